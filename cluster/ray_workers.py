@@ -1,0 +1,154 @@
+"""Workers on Ray: a pool of actors over a queue of items, and a Ray Train group.
+
+Works from inside a Ray task, which is where stages run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from cluster.events import Emit, Log, discard
+from cluster.ray_train import train_group
+from cluster.session import cause_of
+from cluster.workers import Factory, Item, Result, TrainLoop
+from pipeline.errors import WorkerDied
+
+MAX_ATTEMPTS = 2
+WAIT_NOTICE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """`cluster.workers.Workers` on the Ray cluster that this process belongs to."""
+
+    source: str = ""
+    emit: Emit = discard
+    scratch_uri: str = ""
+    """Where Ray Train keeps its own small state; shared by the nodes."""
+
+    def map(
+        self,
+        factory: Factory[Item, Result],
+        items: Sequence[Item],
+        *,
+        num_workers: int,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        describe: Callable[[Item], str] = str,
+    ) -> Iterator[tuple[int, Result]]:
+        host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
+        pool = _Pool(lambda: host.remote(factory), items, describe, self._log)
+        try:
+            yield from pool.run(min(num_workers, len(items)))
+        finally:
+            pool.close()
+
+    def train(
+        self, loop: TrainLoop, payload: Any, *, name: str, num_workers: int, gpus_per_worker: float = 0.0
+    ) -> None:
+        train_group(
+            loop,
+            payload,
+            name=name,
+            num_workers=num_workers,
+            gpus_per_worker=gpus_per_worker,
+            scratch_uri=self.scratch_uri,
+            source=self.source,
+            emit=self.emit,
+        )
+
+    def _log(self, line: str) -> None:
+        self.emit(Log(source=self.source, line=line))
+
+
+class _Host:
+    """The actor: builds the worker's function once and applies it to what arrives."""
+
+    def __init__(self, factory: Factory[Any, Any]) -> None:
+        self._work = factory()
+
+    def ready(self) -> None:
+        return None
+
+    def apply(self, item: Any) -> Any:
+        return self._work(item)
+
+
+@dataclass
+class _Pool(Generic[Item, Result]):
+    """Items go only to actors that have answered: one that waits for a CPU or GPU never holds an item."""
+
+    new_host: Callable[[], Any]
+    items: Sequence[Item]
+    describe: Callable[[Item], str]
+    log: Callable[[str], None]
+    queue: deque[int] = field(init=False)
+    attempts: Counter[int] = field(default_factory=Counter)
+    in_flight: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
+    """Reference -> (actor, position of its item; None while it starts)."""
+
+    def __post_init__(self) -> None:
+        self.queue = deque(range(len(self.items)))
+
+    def run(self, num_workers: int) -> Iterator[tuple[int, Result]]:
+        for _ in range(num_workers):
+            self._start_host()
+        num_left = len(self.items)
+        while num_left:
+            done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_NOTICE_SECONDS)
+            if not done and all(position is None for _, position in self.in_flight.values()):
+                self.log(f"waiting for a free worker of {len(self.in_flight)}: {_free_resources()}")
+            for reference in done:
+                host, position = self.in_flight.pop(reference)
+                try:
+                    value = ray.get(reference)
+                except RayTaskError as error:
+                    raise cause_of(error) from None
+                except (RayActorError, WorkerCrashedError) as error:
+                    self._replace(position, error)
+                    continue
+                self._next_item(host)
+                if position is not None:
+                    num_left -= 1
+                    yield position, value
+
+    def close(self) -> None:
+        for host, _ in self.in_flight.values():
+            ray.kill(host)
+        self.in_flight.clear()
+
+    def _start_host(self) -> None:
+        host = self.new_host()
+        self.in_flight[host.ready.remote()] = (host, None)
+
+    def _next_item(self, host: Any) -> None:
+        if self.queue:
+            position = self.queue.popleft()
+            self.in_flight[host.apply.remote(self.items[position])] = (host, position)
+        else:
+            ray.kill(host)
+
+    def _replace(self, position: int | None, error: BaseException) -> None:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RayTaskError):  # the factory itself raised: trying again would raise again
+            raise cause_of(cause) from None
+        what = "an idle worker" if position is None else self.describe(self.items[position])
+        counted = -1 if position is None else position
+        self.attempts[counted] += 1
+        if self.attempts[counted] >= MAX_ATTEMPTS:
+            raise WorkerDied(f"a worker process died {MAX_ATTEMPTS} times on {what}: {' '.join(str(error).split())[:300]}")
+        self.log(f"a worker died on {what}; trying it once more on a new one")
+        if position is not None:
+            self.queue.appendleft(position)
+        self._start_host()
+
+
+def _free_resources() -> str:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))

@@ -1,0 +1,156 @@
+"""A Ray session: a local one that dies with this process, or a cluster at an address.
+
+Token authentication is on in every session that is begun here; a cluster is joined with the token of the environment
+(`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` or Ray's own token file), as `ray job submit` does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.events import Emit, Event
+from pipeline.errors import UsageError
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+EXCLUDED_FROM_UPLOAD = [".git", ".venv", ".percepts", "docs", "tests", "**/__pycache__"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A task that has ended: its value, or what it raised."""
+
+    name: str
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass
+class Session:
+    """Tasks in flight on Ray, and the mailbox through which they speak."""
+
+    mailbox: Any
+    emit: Emit
+    _running: dict[Any, str] = field(default_factory=dict)
+
+    def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Start `function(*args)` as a task that holds no CPU: it coordinates, its workers compute."""
+        import ray
+
+        task = ray.remote(num_cpus=0, max_retries=0)(function).options(name=name)
+        self._running[task.remote(*args)] = name
+
+    def finished(self, timeout_seconds: float) -> list[Done]:
+        """Tasks that ended since the last call; waits at most `timeout_seconds` for the first."""
+        import ray
+
+        if not self._running:
+            return []
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
+        return [self._collect(reference) for reference in ready]
+
+    def _collect(self, reference: Any) -> Done:
+        import ray
+
+        name = self._running.pop(reference)
+        try:
+            return Done(name=name, value=ray.get(reference))
+        except ray.exceptions.RayTaskError as error:
+            return Done(name=name, error=cause_of(error))
+        except ray.exceptions.RayError as error:
+            return Done(name=name, error=error)
+
+    def events(self) -> list[Event]:
+        """What the tasks said since the last call, in order."""
+        import ray
+
+        drained: list[Event] = ray.get(self.mailbox.drain.remote())
+        return drained
+
+    def cancel(self) -> None:
+        """Stop everything in flight; what it had finished stays on disk."""
+        import ray
+
+        for reference in self._running:
+            ray.cancel(reference, force=True)
+        self._running.clear()
+
+
+@contextmanager
+def session(address: str | None, source_root: str, num_cpus: int | None = None) -> Iterator[Session]:
+    """A session at `address` (default: `RAY_ADDRESS`, else a local Ray of its own, on the loopback address).
+
+    Args:
+        source_root: directory that holds our packages; workers import from it (uploaded to a cluster unless a job,
+            `ray job submit --working-dir`, has brought it already).
+        num_cpus: cores of a local Ray; default: all.
+
+    Raises:
+        UsageError: nothing answers at the address, or it refuses the token.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        _require_token()
+    _put_on_python_path(source_root)
+    import ray
+
+    from cluster.mailbox import open_mailbox
+
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        options |= {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    else:
+        _check_reachable(address)
+        options |= {"address": address} | _upload(source_root)
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
+    try:
+        mailbox, emit = open_mailbox()
+        yield Session(mailbox, emit)
+    finally:
+        ray.shutdown()
+
+
+def cause_of(error: Any) -> BaseException:
+    """The exception that a task raised, freed from Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _require_token() -> None:
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _put_on_python_path(source_root: str) -> None:
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source_root not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source_root, *filter(None, known)])
+
+
+def _upload(source_root: str) -> dict[str, Any]:
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return {}
+    return {"runtime_env": {"working_dir": source_root, "excludes": EXCLUDED_FROM_UPLOAD}}
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("auto", "local") or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+    except OSError as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r} ({error.strerror or error}); "
+            "give --address HOST:PORT of a running head, or leave it out for a local Ray"
+        ) from error

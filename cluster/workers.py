@@ -1,0 +1,155 @@
+"""The two ways in which a stage uses many processes: a map over items, and a training group.
+
+`Workers` is what a stage sees. `InProcess` runs everything in the calling process, for tests and for reading;
+`cluster.ray_workers.OnRay` runs the same on Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from cluster.events import Emit, Log, Metrics, Progress, discard
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Factory = Callable[[], Callable[[Item], Result]]
+"""Called once in every worker process; what it returns is applied to each item. Must pickle."""
+
+
+class TrainWorker(Protocol):
+    """One member of a training group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """The module on this worker's device, its gradients averaged over the group (DDP) where there is more than one."""
+        ...
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Live progress; call on rank 0 only."""
+        ...
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Live curves; call on rank 0 only."""
+        ...
+
+    def log(self, line: str) -> None:
+        """A line for people; call on rank 0 only."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for every member of the group."""
+        ...
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on any member; every member must call it."""
+        ...
+
+
+TrainLoop = Callable[[Any, TrainWorker], None]
+
+
+class Workers(Protocol):
+    """Where the parts of a stage run."""
+
+    def map(
+        self,
+        factory: Factory[Item, Result],
+        items: Sequence[Item],
+        *,
+        num_workers: int,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        describe: Callable[[Item], str] = str,
+    ) -> Iterator[tuple[int, Result]]:
+        """Apply a worker's function to every item; yields (position, result) as they finish, in any order.
+
+        A worker process that dies is replaced and its item tried once more.
+
+        Raises:
+            WorkerDied: two workers died on the same item.
+            Exception: whatever the function raised; the other items in flight are abandoned.
+        """
+        ...
+
+    def train(
+        self,
+        loop: TrainLoop,
+        payload: Any,
+        *,
+        name: str,
+        num_workers: int,
+        gpus_per_worker: float = 0.0,
+    ) -> None:
+        """Run `loop(payload, worker)` on every member of a training group until all return.
+
+        The loop keeps its own checkpoints and resumes from the newest: a group that loses a member is started again.
+
+        Raises:
+            Exception: what the loop raised, once the retries for lost workers are used up.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The training group of one: this process."""
+
+    source: str = ""
+    emit: Emit = discard
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    world_size: int = 1
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
+
+    def metrics(self, step: int, **values: float) -> None:
+        self.emit(Metrics(source=self.source, step=step, values=values))
+
+    def log(self, line: str) -> None:
+        self.emit(Log(source=self.source, line=line))
+
+    def barrier(self) -> None:
+        return None
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Everything in the calling process, one item after the other."""
+
+    source: str = ""
+    emit: Emit = discard
+
+    def map(
+        self,
+        factory: Factory[Item, Result],
+        items: Sequence[Item],
+        *,
+        num_workers: int,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        describe: Callable[[Item], str] = str,
+    ) -> Iterator[tuple[int, Result]]:
+        work = factory() if items else None
+        for position, item in enumerate(items):
+            assert work is not None
+            yield position, work(item)
+
+    def train(
+        self, loop: TrainLoop, payload: Any, *, name: str, num_workers: int, gpus_per_worker: float = 0.0
+    ) -> None:
+        loop(payload, Alone(source=self.source, emit=self.emit))

@@ -1,0 +1,221 @@
+"""MLflow, and the only module that knows it: one parent run a recipe run, one nested run a stage.
+
+One tracker in the driver's process writes for every stage of the run, so that a SQLite file in the store is enough
+and no stage ever waits for a tracking server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pyfunc
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import infer_signature
+from mlflow.tracking import MlflowClient
+
+from pipeline.errors import UsageError
+from pipeline.files import filesystem, is_local, join, local_copy
+from pipeline.plan import Node
+from pipeline.provenance import SOURCE_ROOT
+from pipeline.stage import Artifact, config_dict
+from pipeline.store import MANIFEST, Manifest, Store
+
+SMALL_FILE_BYTES = 1 << 20
+PARAM_CHARACTERS = 500
+DIGEST_CHARACTERS = 36
+PROCESS_TAG = "percepts.process"
+
+
+class Tracker:
+    """The runs of one recipe run. Not for use from several threads at once."""
+
+    def __init__(self, store: Store, tracking_uri: str, recipe: str) -> None:
+        """Raises UsageError where no tracking server or file answers at `tracking_uri`."""
+        self._store = store
+        self.uri = tracking_uri
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        mlflow.set_tracking_uri(tracking_uri)
+        try:
+            self._client = MlflowClient(tracking_uri)
+            self.experiment_id = self._experiment(f"percepts/{recipe}")
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
+        self._dead_run_ids = self._end_dead_runs()
+        self._recipe = recipe
+        self.parent_id = ""
+
+    def start(self, command: str, options: Mapping[str, Any], commit: str | None) -> str:
+        """Begin the parent run; returns its id."""
+        tags = {"recipe": self._recipe, "store": self._store.root, "command": command, "commit": commit or "unknown"}
+        run = self._client.create_run(self.experiment_id, run_name=self._recipe, tags=self._own(tags))
+        self.parent_id = run.info.run_id
+        self._log_params(self.parent_id, options)
+        return self.parent_id
+
+    def start_stage(self, node: Node, inputs: Sequence[Manifest], commit: str | None) -> str:
+        """Begin the nested run of a stage that is being made; returns its id."""
+        run_id = self._nested(node, {"commit": commit or "unknown", "state": "made"})
+        self._log_params(run_id, config_dict(node.config))
+        self._client.log_inputs(run_id, [self._dataset(manifest) for manifest in inputs])
+        return run_id
+
+    def reuse(self, node: Node, manifest: Manifest) -> None:
+        """A nested run that stands for an artifact made earlier and links to the run that made it.
+
+        Where that run's driver was killed between the manifest and the last words to MLflow, they are said now.
+        """
+        if manifest.mlflow_run_id in self._dead_run_ids:
+            self.finish_stage(node, manifest, manifest.mlflow_run_id)
+        tags = {"state": "have", "made_by_run": manifest.mlflow_run_id or "unknown"}
+        run_id = self._nested(node, tags, note=f"reused: made by run `{manifest.mlflow_run_id}`")
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+        """Points of live curves."""
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(run_id, metrics=[Metric(name, float(v), now_ms, step) for name, v in values.items()])
+
+    def finish_stage(self, node: Node, manifest: Manifest, run_id: str) -> None:
+        """End the stage's run: facts, small files, the store's URI and digests of big ones, and the logged model."""
+        numbers = {k: float(v) for k, v in manifest.facts.items() if isinstance(v, int | float)}
+        self.metrics(run_id, 0, numbers | {"seconds": manifest.seconds, "artifact_bytes": float(manifest.num_bytes)})
+        words = [RunTag(k, str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
+        directory = self._store.directory(manifest.stage, manifest.key)
+        self._client.log_batch(run_id, tags=[*words, RunTag("artifact_uri", directory)])
+        small = [name for name, output in manifest.outputs.items() if output.num_bytes <= SMALL_FILE_BYTES]
+        for name in [MANIFEST, *(name for name in small if "/" not in name)]:
+            with local_copy(join(directory, name)) as path:
+                self._client.log_artifact(run_id, str(path))
+        model = node.stage.produces.model
+        if model is not None:
+            self._log_model(run_id, node.stage.produces(directory, manifest.key))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def fail_stage(self, run_id: str, reason: str) -> None:
+        """End the run of a stage that raised."""
+        self._client.set_tag(run_id, "error", reason[:PARAM_CHARACTERS])
+        self._client.set_terminated(run_id, "FAILED")
+
+    def report(self, directory_uri: str, name: str) -> None:
+        """Attach the report to the parent run."""
+        with local_copy(join(directory_uri, name)) as path:
+            self._client.log_artifact(self.parent_id, str(path))
+
+    def end(self, status: str) -> None:
+        """End the parent run: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.parent_id, status)
+
+    def end_stage(self, run_id: str, status: str) -> None:
+        """End a stage's run without a result."""
+        self._client.set_terminated(run_id, status)
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        own_files = self.uri.startswith("sqlite:") and is_local(self._store.root)
+        location = join(self._store.root, "mlartifacts", name) if own_files else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _end_dead_runs(self) -> set[str]:
+        """Runs of drivers that were killed on this machine still say RUNNING: say KILLED."""
+        ended = set()
+        open_runs = self._client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
+        for run in open_runs:
+            host, _, pid = run.data.tags.get(PROCESS_TAG, "").partition(":")
+            if host == socket.gethostname() and not _alive(int(pid)):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+                ended.add(str(run.info.run_id))
+        return ended
+
+    def _own(self, tags: Mapping[str, str]) -> dict[str, str]:
+        return {**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+
+    def _nested(self, node: Node, tags: Mapping[str, str], note: str | None = None) -> str:
+        named = {"key": node.key, "stage": node.stage.name, "recipe": self._recipe, "mlflow.parentRunId": self.parent_id}
+        if note:
+            named["mlflow.note.content"] = note
+        run = self._client.create_run(self.experiment_id, run_name=node.name, tags=self._own({**named, **tags}))
+        return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        flat = _flat(values)
+        self._client.log_batch(run_id, params=[Param(name, text[:PARAM_CHARACTERS]) for name, text in flat.items()])
+
+    def _dataset(self, manifest: Manifest) -> DatasetInput:
+        uri = self._store.directory(manifest.stage, manifest.key)
+        digest = manifest.key.rpartition("-")[2][:DIGEST_CHARACTERS]
+        dataset = Dataset(manifest.name, digest, "local" if is_local(uri) else filesystem(uri)[0].protocol[0], _source(uri))
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", manifest.stage)])
+
+    def _log_model(self, run_id: str, artifact: Artifact) -> None:
+        model = artifact.model
+        assert model is not None
+        example_in, example_out = model.example(artifact.uri)
+        code = [str(Path(SOURCE_ROOT) / name) for name in ("pipeline", "stages", "cluster")]
+        with tempfile.TemporaryDirectory(prefix="percepts-") as directory:
+            for name in model.files:
+                with local_copy(artifact.path(name)) as path:
+                    (Path(directory) / name).write_bytes(path.read_bytes())
+            with mlflow.start_run(run_id=run_id):
+                mlflow.pyfunc.log_model(
+                    name=type(artifact).__name__.lower(),
+                    loader_module=model.loader,
+                    data_path=directory,
+                    code_paths=code,
+                    signature=infer_signature(example_in, example_out),
+                    pip_requirements=_requirements(),
+                )
+
+
+def model_directory(uri: str) -> str:
+    """Where the files of a logged model are, on this machine; other URIs are given back as they are.
+
+    Raises:
+        UsageError: MLflow knows no such model.
+    """
+    if not uri.startswith(("models:/", "runs:/")):
+        return uri
+    try:
+        return join(mlflow.artifacts.download_artifacts(uri), "data")
+    except MlflowException as error:
+        raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
+
+
+def _source(uri: str) -> str:
+    return f'{{"uri": "{uri}"}}'
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy", "safetensors", "fsspec", "mlflow")]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = str(value)
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
