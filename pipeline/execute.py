@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.events import Emit, Event, Metrics
 from cluster.session import Done, Session
@@ -20,7 +20,9 @@ from pipeline.plan import Node
 from pipeline.provenance import commit, libraries
 from pipeline.stage import Artifact, Context, Resources, Stage, config_dict
 from pipeline.store import Manifest, Store
-from pipeline.tracking import Tracker
+
+if TYPE_CHECKING:  # workers import this module, and need no MLflow
+    from pipeline.tracking import Tracker
 
 POLL_SECONDS = 0.25
 TRAIN_SCRATCH = "ray-train"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pyfunc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
@@ -158,6 +157,8 @@ class Tracker:
         return DatasetInput(dataset, [InputTag("mlflow.data.context", manifest.stage)])
 
     def _log_model(self, run_id: str, artifact: Artifact) -> None:
+        import mlflow.pyfunc  # takes seconds: only where a model is logged
+
         model = artifact.model
         assert model is not None
         example_in, example_out = model.example(artifact.uri)

@@ -1,0 +1,149 @@
+"""The paper's tables, and later numbers on Moving MNIST, as data: each with its source and how well it is known.
+
+Numbers that `from_memory` marks were not read from the paper itself: check them against the PDF before you quote them.
+Numbers of different protocols or data sets never stand in one table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PAPER = "Srivastava, Mansimov, Salakhutdinov: Unsupervised Learning of Video Representations using LSTMs, ICML 2015"
+
+OPEN_LOOP = "open loop"
+"""Frames are predicted without the true ones being seen."""
+TEACHER_FORCED = "teacher forced"
+"""Every frame is predicted from the true frames before it: a likelihood."""
+NATS = "nats/frame"
+SQUARED_ERROR = "squared error/frame"
+
+MNIST_COLUMN = "MNIST, nats/frame"
+PATCHES_COLUMN = "natural patches, squared error/frame"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A published figure."""
+
+    value: float
+    from_memory: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f}{'~' if self.from_memory else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """A table of the paper: `rows[name][i]` belongs to `columns[i]`, None where the paper has no such cell."""
+
+    source: str
+    title: str
+    unit: str
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[Number | None, ...]]
+
+    def number(self, row: str, column: str) -> Number | None:
+        """One cell. Raises KeyError or ValueError where the table has no such row or column."""
+        return self.rows[row][self.columns.index(column)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterNumber:
+    """What a later model reached on Moving MNIST. Errors are sums over the 4096 pixels of a frame."""
+
+    model: str
+    protocol: Literal["open loop", "teacher forced"]
+    source: str
+    cross_entropy: float | None = None
+    """Nats a frame."""
+    mse: float | None = None
+    ssim: float | None = None
+
+
+def _recalled(*values: float | None) -> tuple[Number | None, ...]:
+    return tuple(None if value is None else Number(value) for value in values)
+
+
+TABLE_1 = PaperTable(
+    source=f"{PAPER}, Table 1",
+    title="Action recognition",
+    unit="% correct",
+    columns=("UCF-101 RGB", "UCF-101 1-frame flow", "HMDB-51 RGB"),
+    rows={
+        "single frame classifier": _recalled(72.2, 72.2, 40.1),
+        "LSTM classifier": _recalled(74.5, 74.3, 42.8),
+        "composite LSTM + finetuning": (Number(75.8, from_memory=False), Number(74.9), Number(44.1)),
+    },
+)
+
+TABLE_2 = PaperTable(
+    source=f"{PAPER}, Table 2",
+    title="Future prediction, 2 layers, open loop",
+    unit="per frame, lower is better",
+    columns=(MNIST_COLUMN, PATCHES_COLUMN),
+    rows={
+        "future predictor": _recalled(350.2, 225.2),
+        "composite": _recalled(344.9, 210.7),
+        "conditional future predictor": _recalled(343.5, 221.3),
+        "composite, conditional future": (Number(341.2, from_memory=False), Number(208.1)),
+    },
+)
+
+TABLE_3 = PaperTable(
+    source=f"{PAPER}, Table 3",
+    title="Which pretraining",
+    unit="% correct; small: 10 videos a class on UCF-101, 4 on HMDB-51",
+    columns=("UCF-101 small", "UCF-101", "HMDB-51 small", "HMDB-51"),
+    rows={
+        "LSTM, no pretraining": _recalled(63.7, 74.5, 25.3, 42.8),
+        "autoencoder": _recalled(66.2, 75.1, 28.6, 44.0),
+        "future predictor": _recalled(64.9, 74.9, 27.3, 43.1),
+        "conditional autoencoder": _recalled(65.8, 74.8, 27.9, 43.1),
+        "conditional future predictor": _recalled(65.1, 74.9, 27.4, 43.4),
+        "composite": _recalled(67.0, 75.8, 29.1, 44.1),
+        "composite, conditional future": _recalled(67.1, 75.8, 29.2, 44.0),
+    },
+)
+
+TABLE_4 = PaperTable(
+    source=f"{PAPER}, Table 4",
+    title="State of the art of its day",
+    unit="% correct",
+    columns=("UCF-101", "HMDB-51"),
+    rows={
+        "composite LSTM, RGB": (Number(75.8, from_memory=False), Number(44.0, from_memory=False)),
+        "composite LSTM, flow": _recalled(77.7, None),
+        "composite LSTM, RGB + flow": _recalled(84.3, None),
+        "two-stream convolutional networks": _recalled(88.0, 59.4),
+    },
+)
+
+LABEL_CURVE_AT_ONE = PaperTable(
+    source=f"{PAPER}, figure of accuracy against labelled videos",
+    title="One labelled video a class",
+    unit="% correct",
+    columns=("UCF-101", "HMDB-51"),
+    rows={"LSTM, no pretraining": _recalled(29.6, 14.4), "composite": _recalled(34.3, 19.1)},
+)
+
+TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4, LABEL_CURVE_AT_ONE)
+
+LATER = (
+    LaterNumber(model="DFN", protocol=OPEN_LOOP, cross_entropy=285.2, source="Dynamic Filter Networks, as published"),
+    LaterNumber(model="DFN, its re-run", protocol=OPEN_LOOP, cross_entropy=282.3, source="Dynamic Filter Networks"),
+    LaterNumber(model="FC-LSTM", protocol=OPEN_LOOP, mse=118.3, ssim=0.690, source="as later papers quote it"),
+    LaterNumber(model="ConvLSTM", protocol=OPEN_LOOP, mse=103.3, ssim=0.707, source="as later papers quote it"),
+    LaterNumber(model="PredRNN", protocol=OPEN_LOOP, mse=56.8, ssim=0.867, source="as later papers quote it"),
+    LaterNumber(model="SimVP", protocol=OPEN_LOOP, mse=23.8, ssim=0.948, source="as later papers quote it"),
+    LaterNumber(model="Cricri", protocol=TEACHER_FORCED, cross_entropy=187.7, source="as published"),
+    LaterNumber(model="Patraucean", protocol=TEACHER_FORCED, cross_entropy=179.8, source="as published"),
+    LaterNumber(model="VPN", protocol=TEACHER_FORCED, cross_entropy=87.6, source="as published"),
+    LaterNumber(model="lower bound", protocol=TEACHER_FORCED, cross_entropy=86.3, source="as VPN's paper gives it"),
+)
+
+STEPS = (
+    ("single frame", "LSTM from scratch", TABLE_1, "single frame classifier", "LSTM classifier"),
+    ("LSTM from scratch", "LSTM pretrained", TABLE_3, "LSTM, no pretraining", "composite"),
+)
+"""Our arms (worse, better) and the rows of the paper whose difference is the same question on other data."""

@@ -1,0 +1,76 @@
+"""What a run tells its report: the run itself and one entry a node. The artifacts tell the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.explain import Step
+from pipeline.files import join
+from pipeline.store import Manifest, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeView:
+    """One node of the run's plan."""
+
+    name: str
+    stage: str
+    key: str
+    state: Literal["have", "made"]
+    reason: str
+    """Why it was made, or that it was complete."""
+    uri: str
+    """The artifact's directory."""
+    seconds: float
+    """How long it took when it was made, in this run or an earlier one."""
+    num_bytes: int
+    num_files: int
+    facts: dict[str, int | float | str]
+    mlflow_run_id: str | None
+    """The run that made it."""
+    config: dict[str, Any]
+    parents: tuple[str, ...] = ()
+    """Names of the nodes that it reads."""
+
+    @classmethod
+    def of(cls, step: Step, manifest: Manifest, store: Store) -> NodeView:
+        """The view of a step that is complete; `manifest` is the one of the finished artifact."""
+        return cls(
+            name=step.node.name,
+            stage=step.node.stage.name,
+            key=manifest.key,
+            state="have" if step.have else "made",
+            reason=step.reason,
+            uri=store.directory(manifest.stage, manifest.key),
+            seconds=manifest.seconds,
+            num_bytes=manifest.num_bytes,
+            num_files=len(manifest.outputs),
+            facts=dict(manifest.facts),
+            mlflow_run_id=manifest.mlflow_run_id,
+            config=dict(manifest.config),
+            parents=tuple(dict.fromkeys(parent.name for parent in step.node.parents)),
+        )
+
+    def path(self, name: str) -> str:
+        """The URI of a file of the artifact."""
+        return join(self.uri, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """One run of a recipe."""
+
+    recipe: str
+    title: str
+    command: str
+    started_at: str
+    """ISO 8601."""
+    seconds: float
+    commit: str | None
+    dirty: bool | None
+    """Whether the tree had uncommitted changes; None where nobody can tell."""
+    store_uri: str
+    tracking_uri: str
+    nodes: tuple[NodeView, ...]
+    """Parents before children."""
