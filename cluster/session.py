@@ -83,7 +83,7 @@ class Session:
 
 @contextmanager
 def session(address: str | None, source_root: str, num_cpus: int | None = None) -> Iterator[Session]:
-    """A session at `address` (default: `RAY_ADDRESS`, else a local Ray of its own, on the loopback address).
+    """A session at `address` (default: `RAY_ADDRESS`, else a local Ray of its own, which ends with it).
 
     Args:
         source_root: directory that holds our packages; workers import from it (uploaded to a cluster unless a job,
@@ -103,7 +103,7 @@ def session(address: str | None, source_root: str, num_cpus: int | None = None) 
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        options |= {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"num_cpus": num_cpus, "include_dashboard": False}
     else:
         _check_reachable(address)
         options |= {"address": address} | _upload(source_root)

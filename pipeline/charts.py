@@ -43,6 +43,8 @@ class Series:
     samples: tuple[Point, ...] = ()
     """Single measurements behind the points."""
     markers: bool = True
+    faint: bool = False
+    """Drawn thin: what stands behind another line."""
 
     def __post_init__(self) -> None:
         assert self.points
@@ -167,15 +169,13 @@ def _rule(rule: tuple[float, str], y_scale: Scale, right: float) -> Markup:
 
 def _line(series: Series, x_scale: Scale, y_scale: Scale, shift: float) -> Markup:
     at = [(x_scale(x) + shift, y_scale(y)) for x, y in series.points]
-    parts = [
-        tag("circle", cx=x_scale(x) + shift, cy=y_scale(y), r=1.9, class_="sample") for x, y in series.samples
-    ]
+    parts = [tag("circle", cx=x_scale(x) + shift, cy=y_scale(y), r=1.9, class_="sample") for x, y in series.samples]
     parts.append(tag("path", d="M" + "L".join(f"{px(x)} {px(y)}" for x, y in at), class_="line"))
     for (x, _), (low, high) in zip(at, series.intervals, strict=False):
         parts.append(tag("line", x1=x, x2=x, y1=y_scale(low), y2=y_scale(high), class_="interval"))
     if series.markers:
         parts += [_marker(series.style, x, y) for x, y in at]
-    return tag("g", Markup("").join(parts), class_=f"series {series.style}")
+    return tag("g", Markup("").join(parts), class_=_classes(series))
 
 
 def _marker(style: str, x: float, y: float, r: float = 4.6) -> Markup:
@@ -213,8 +213,12 @@ def _end_labels(series: Sequence[Series], y_scale: Scale, right: float) -> Marku
 def _swatch(series: Series) -> Markup:
     line = tag("path", d="M1 7H33", class_="line")
     marker = _marker(series.style, 17, 7) if series.markers else Markup("")
-    group = tag("g", line + marker, class_=f"series {series.style}")
+    group = tag("g", line + marker, class_=_classes(series))
     return tag("svg", group, viewBox="0 0 34 14", width=34, height=14, aria_hidden="true")
+
+
+def _classes(series: Series) -> str:
+    return f"series {series.style}" + (" faint" if series.faint else "")
 
 
 def _heights(series: Series) -> list[float]:

@@ -33,24 +33,21 @@ class Box:
 
 Place = tuple[str, int]
 """A box at its own layer, or (at a deeper layer) the trunk of its edges that passes there."""
+Link = tuple[Place, Place]
 
 
 def dag_chart(boxes: Sequence[Box], *, title: str, description: str) -> Markup:
     """Draw boxes given parents before children; parents that are not among them are left out."""
+    assert boxes
     depth = _depths(boxes)
-    layers = _layers(boxes, depth)
-    centers, width = _centers(layers, boxes, depth)
+    links = _links(boxes, depth)
+    layers = _layers(boxes, depth, links)
+    centers, width = _centers(layers, depth)
     step = BOX_HEIGHT_PX + GAP_Y_PX
-    edges: dict[str, None] = {}
-    for box in boxes:
-        for parent in (p for p in box.parents if p in depth):
-            for level in range(depth[parent], depth[box.name]):
-                end = (box.name if level + 1 == depth[box.name] else parent, level + 1)
-                edges[_edge((parent, level), end, centers, depth, step)] = None
-    lines = tag("path", d="".join(edges), class_="edge") if edges else Markup("")
+    curves = Markup("").join(tag("path", d=_curve(link, centers, depth, step), class_="edge") for link in links)
     drawn = [_box(box, centers[box.name, depth[box.name]], depth[box.name] * step) for box in boxes]
     height = len(layers) * step - GAP_Y_PX
-    return drawing(width, height + 2, title, description, lines + Markup("").join(drawn))
+    return drawing(width, height + 2, title, description, curves + Markup("").join(drawn))
 
 
 def _depths(boxes: Sequence[Box]) -> dict[str, int]:
@@ -60,46 +57,46 @@ def _depths(boxes: Sequence[Box]) -> dict[str, int]:
     return depth
 
 
-def _layers(boxes: Sequence[Box], depth: Mapping[str, int]) -> list[list[Place]]:
-    """Places of every layer, ordered by the mean position of what they are joined to."""
-    layers: list[list[Place]] = [[] for _ in range(max(depth.values()) + 1)]
-    last: dict[str, int] = {}
+def _links(boxes: Sequence[Box], depth: Mapping[str, int]) -> list[Link]:
+    """Every edge cut into pieces from one layer to the next; pieces that edges of one source share are there once."""
+    links: dict[Link, None] = {}
     for box in boxes:
-        layers[depth[box.name]].append((box.name, depth[box.name]))
         for parent in (p for p in box.parents if p in depth):
-            last[parent] = max(last.get(parent, 0), depth[box.name])
-    for name, end in last.items():
-        for level in range(depth[name] + 1, end):
-            layers[level].append((name, level))
-    above = _above(boxes, depth)
+            for level in range(depth[parent] + 1, depth[box.name]):
+                links[(parent, level - 1), (parent, level)] = None
+            links[(parent, depth[box.name] - 1), (box.name, depth[box.name])] = None
+    return list(links)
+
+
+def _layers(boxes: Sequence[Box], depth: Mapping[str, int], links: Sequence[Link]) -> list[list[Place]]:
+    """Places of every layer, ordered by the mean position of what they are joined to."""
+    places = dict.fromkeys([*((box.name, depth[box.name]) for box in boxes), *(end for link in links for end in link)])
+    layers: list[list[Place]] = [[] for _ in range(max(depth.values()) + 1)]
+    for place in places:
+        layers[place[1]].append(place)
+    joined: dict[Place, list[Place]] = {place: [] for place in places}
+    for start, end in links:
+        joined[start].append(end)
+        joined[end].append(start)
     for sweep in range(NUM_SWEEPS):
-        downwards = sweep % 2 == 0
-        order = range(1, len(layers)) if downwards else range(len(layers) - 2, -1, -1)
-        for level in order:
-            beside = layers[level - 1] if downwards else layers[level + 1]
-            at = {place: i / max(1, len(beside) - 1) for i, place in enumerate(beside)}
-            layers[level].sort(key=lambda place: _mean(place, at, above, downwards))  # noqa: B023 - used at once
+        towards = -1 if sweep % 2 == 0 else 1
+        for layer in layers if towards < 0 else reversed(layers):
+            _sort_by(layer, towards, layers, joined)
     return layers
 
 
-def _above(boxes: Sequence[Box], depth: Mapping[str, int]) -> set[tuple[Place, Place]]:
-    pairs = set()
-    for box in boxes:
-        for parent in (p for p in box.parents if p in depth):
-            for level in range(depth[parent], depth[box.name]):
-                end = (box.name if level + 1 == depth[box.name] else parent, level + 1)
-                pairs.add(((parent, level), end))
-    return pairs
+def _sort_by(layer: list[Place], towards: int, layers: list[list[Place]], joined: Mapping[Place, list[Place]]) -> None:
+    """Order a layer by the mean position of its places' neighbours in the layer `towards` (-1: above, 1: below)."""
+    position = {place: i / max(1, len(row) - 1) for row in layers for i, place in enumerate(row)}
+
+    def mean(place: Place) -> float:
+        beside = [position[other] for other in joined[place] if other[1] == place[1] + towards]
+        return sum(beside) / len(beside) if beside else position[place]
+
+    layer.sort(key=mean)
 
 
-def _mean(place: Place, at: Mapping[Place, float], above: set[tuple[Place, Place]], downwards: bool) -> float:
-    joined = [at[p] for p in at if ((p, place) if downwards else (place, p)) in above]
-    return sum(joined) / len(joined) if joined else 0.5
-
-
-def _centers(
-    layers: list[list[Place]], boxes: Sequence[Box], depth: Mapping[str, int]
-) -> tuple[dict[Place, float], float]:
+def _centers(layers: list[list[Place]], depth: Mapping[str, int]) -> tuple[dict[Place, float], float]:
     def room(place: Place) -> float:
         return BOX_WIDTH_PX if depth[place[0]] == place[1] else TRUNK_WIDTH_PX
 
@@ -114,10 +111,9 @@ def _centers(
     return centers, total
 
 
-def _edge(
-    start: Place, end: Place, centers: Mapping[Place, float], depth: Mapping[str, int], step: float
-) -> str:
+def _curve(link: Link, centers: Mapping[Place, float], depth: Mapping[str, int], step: float) -> str:
     """From the foot of one layer to the head of the next; a trunk goes on to the foot of its layer."""
+    start, end = link
     x0, x1 = centers[start], centers[end]
     y0, y1 = start[1] * step + BOX_HEIGHT_PX, end[1] * step
     bend = (y1 - y0) * 0.55

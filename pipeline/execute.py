@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.events import Emit, Event, Metrics
 from cluster.session import Done, Session
 from pipeline.display import Display
-from pipeline.errors import PerceptsError, StageFailed
+from pipeline.errors import PerceptsError, StageFailed, UsageError
 from pipeline.explain import Step, human_bytes
 from pipeline.files import join
 from pipeline.plan import Node
@@ -95,6 +95,7 @@ class Execution:
 
         Raises:
             StageFailed: a stage raised. What was finished stays finished; the rest is stopped.
+            UsageError: a stage found that what was asked cannot be done, as with weights of another digest.
         """
         for step in self.steps:
             if step.manifest is not None:
@@ -180,8 +181,11 @@ class Execution:
             reason = f"{type(done.error).__name__}: {done.error}"
             self.display.failed(node.name)
             self.tracker.fail_stage(run_id, reason)
+            where = f"stage {node.name!r} (key {node.key})"
+            if isinstance(done.error, UsageError):
+                raise type(done.error)(f"{where}: {done.error}") from done.error
             detail = str(done.error) if isinstance(done.error, PerceptsError) else reason
-            raise StageFailed(f"stage {node.name!r} (key {node.key}): {detail}") from done.error
+            raise StageFailed(f"{where}: {detail}") from done.error
         manifest: Manifest = done.value
         self.complete[node.name] = manifest
         self._untracked.append((node, manifest))

@@ -146,6 +146,22 @@ class PixelScores:
     rows: tuple[PixelScore, ...]
     baselines: tuple[PixelScore, ...]
 
+    @property
+    def in_nats(self) -> bool:
+        return self.unit.startswith("nats")
+
+    def value(self, row: PixelScore) -> float | None:
+        """The figure that `unit` names, lower is better; None where it was not measured."""
+        if self.in_nats:
+            return row.cross_entropy
+        return row.squared_error if row.squared_error is not None else row.mse
+
+    @property
+    def best(self) -> PixelScore | None:
+        """The model with the lowest value; None where nothing was measured."""
+        measured = [(value, i) for i, row in enumerate(self.rows) if (value := self.value(row)) is not None]
+        return self.rows[min(measured)[1]] if measured else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -170,13 +186,13 @@ class Ledger:
         return sum(record.verdict == verdict for record in self.records)
 
     def frames(self, kind: str) -> int:
-        """Sum of `frames_<kind>`: expected, decoded, dropped or missing."""
-        return sum(getattr(record, f"frames_{kind}") or 0 for record in self.records)
+        """Sum of `frames_<kind>` (expected, decoded, dropped or missing) over the videos whose frames were counted."""
+        return sum(getattr(record, f"frames_{kind}") for record in self.records if record.frames_decoded is not None)
 
     @property
-    def closes(self) -> bool:
-        """Whether expected = decoded + dropped + missing."""
-        return self.frames("expected") == sum(self.frames(kind) for kind in ("decoded", "dropped", "missing"))
+    def frames_promised(self) -> int:
+        """Frames that the videos say they hold, counted or not."""
+        return sum(record.frames_expected for record in self.records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +210,16 @@ class Results:
     """The nodes that wrote a ledger."""
 
     @property
+    def videos(self) -> Ledger:
+        """Every video of the run once, as the first ledger (else index) that names it has it."""
+        rows = [record for ledger in self.ledgers for record in ledger.records]
+        unique = {record.uri: record for record in reversed(rows)}
+        records = tuple(reversed(unique.values()))
+        return Ledger(name="all", decoded=any(ledger.decoded for ledger in self.ledgers), records=records)
+
+    @property
     def bad_videos(self) -> tuple[VideoRecord, ...]:
-        """Every partial or rejected video, once."""
+        """Every video that is partial or rejected in some ledger or index, once a verdict and reason."""
         bad = [record for ledger in self.ledgers for record in ledger.records if record.verdict != "ok"]
         return tuple({(record.uri, record.verdict, record.reason): record for record in bad}.values())
 

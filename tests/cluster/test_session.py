@@ -1,0 +1,102 @@
+"""Sessions: a local Ray that asks for a token and dies with its driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.events import Log
+from cluster.session import Session, session
+from pipeline.errors import UsageError
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.ray
+
+DRIVER = """
+    import sys, time
+    from cluster.session import session
+    with session(None, {root!r}, num_cpus=1):
+        import ray
+        print(ray.get_runtime_context().gcs_address, flush=True)
+        time.sleep(600)
+"""
+
+
+def ray_processes(session_directory_mark: str) -> list[str]:
+    found = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it ended while we looked
+                continue
+            if session_directory_mark in command and "ray" in command:
+                found.append(command)
+    return found
+
+
+def test_the_processes_of_a_local_ray_die_with_a_killed_driver(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER.format(root=str(ROOT)))],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert driver.stdout is not None
+    address = driver.stdout.readline().strip()
+    port = address.rpartition(":")[2]
+    assert ray_processes(port)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    for _ in range(100):
+        if not ray_processes(port):
+            break
+        time.sleep(0.2)
+    assert ray_processes(port) == []
+
+
+def test_a_local_ray_asks_for_a_token(ray_session: Session) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    attempt = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR')"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
+    stranger = subprocess.run(
+        [sys.executable, "-c", attempt, address], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert stranger.returncode != 0
+    assert "auth" in (stranger.stderr + stranger.stdout).lower()
+
+
+def test_tasks_errors_and_events(ray_session: Session) -> None:
+    def speak(emit: object, fail: bool) -> int:
+        emit(Log(source="speak", line="hello"))  # type: ignore[operator]
+        if fail:
+            raise ValueError("no")
+        return 7
+
+    ray_session.start("good", speak, ray_session.emit, False)
+    ray_session.start("bad", speak, ray_session.emit, True)
+    done = {}
+    while len(done) < 2:
+        done |= {d.name: d for d in ray_session.finished(1.0)}
+    assert done["good"].value == 7
+    assert type(done["bad"].error) is ValueError
+    assert [event.line for event in ray_session.events() if isinstance(event, Log)] == ["hello", "hello"]
+    assert ray_session.finished(0.0) == []
+
+
+def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
+    with pytest.raises(UsageError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'.*leave it out for a local Ray"):
+        with session("127.0.0.1:9", str(ROOT)):
+            pass
