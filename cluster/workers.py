@@ -24,9 +24,20 @@ Factory = Callable[[], Callable[[Item], Result]]
 class TrainWorker(Protocol):
     """One member of a training group."""
 
-    rank: int
-    world_size: int
-    device: torch.device
+    @property
+    def rank(self) -> int:
+        """0 to world_size - 1."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Members of the group."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where this member computes."""
+        ...
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module on this worker's device, its gradients averaged over the group (DDP) where there is more than one."""

@@ -1,0 +1,40 @@
+"""Artifacts that the model stages exchange: directories of a store."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.files import list_files
+from pipeline.stage import Artifact, Model
+from stages.models import serving_classifier
+from stages.models.composite import Composite
+from stages.models.trained import TrainedClassifiers
+from stages.models.weights import MODEL_FILE, load_encoder
+
+
+@dataclass(frozen=True)
+class Encoder(Artifact):
+    """A pretrained composite: `model.safetensors`, weights and config."""
+
+    def load(self, *, device: str = "cpu") -> Composite:
+        """The model, float32, in evaluation mode."""
+        return load_encoder(self.path(MODEL_FILE), device=device)
+
+
+@dataclass(frozen=True)
+class Classifiers(Artifact):
+    """Finetuned classifiers of one arm: files of several each, and in `model.safetensors` the one that is served."""
+
+    model: ClassVar[Model | None] = Model("stages.models.serving_classifier", (MODEL_FILE,), serving_classifier.example)
+
+    def files(self) -> list[str]:
+        """Names of the files that `load` takes, sorted; together they hold every label count and sampling once."""
+        return [name for name in list_files(self.uri) if name.endswith(".safetensors") and name != MODEL_FILE]
+
+    def load(self, name: str, *, device: str = "cpu") -> TrainedClassifiers:
+        """The classifiers of a file."""
+        return TrainedClassifiers.load(self.path(name), device=device)
+
+
+@dataclass(frozen=True)
+class Scores(Artifact):
+    """What evaluation measured."""

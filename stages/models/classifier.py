@@ -1,0 +1,209 @@
+"""Action classifiers (sections 3.2 and 4.2): an LSTM with a softmax at every step, and one that sees single frames.
+
+Both hold G independent classifiers of one shape (samplings, label counts, starts), which train as one batched job.
+Shapes: G groups, T steps, B clips, D frame dimensions, H units, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import ConfigError
+from stages.models.composite import Composite
+from stages.models.lstm import LSTM, compute_dtype, uniform_fan_in_
+
+IGNORED_LABEL = -100
+"""A clip with this label adds nothing to the loss: groups may hold fewer clips than others."""
+
+
+def _check(dim: int, num_classes: int, num_groups: int, *probabilities: float) -> None:
+    if dim < 1 or num_groups < 1 or num_classes < 2:
+        raise ConfigError(f"dim {dim}, num_classes {num_classes}, num_groups {num_groups}: give at least 1, 2 and 1")
+    if not all(0.0 <= probability < 1.0 for probability in probabilities):
+        raise ConfigError(f"dropout is {probabilities}; each is a probability: give 0 <= dropout < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMClassifierConfig:
+    """An LSTM that names the action at every step."""
+
+    dim: int
+    """Dimensions of a frame."""
+    num_classes: int
+    """Actions to tell apart."""
+    num_units: int = 2048
+    """Units of every layer; the encoder's, where it starts from one."""
+    num_layers: int = 1
+    """Layers; the encoder's, where it starts from one."""
+    num_groups: int = 1
+    """Independent classifiers that are trained side by side."""
+    dropout: float = 0.0
+    """Probability of dropping a unit between layers, and below the softmax; never on recurrent connections."""
+    input_dropout: float = 0.0
+    """Probability of dropping a dimension of a frame."""
+    forget_bias: float = 0.0
+    """Initial bias of the forget gates (the paper's is 0)."""
+
+    def __post_init__(self) -> None:
+        _check(self.dim, self.num_classes, self.num_groups, self.dropout, self.input_dropout)
+        if self.num_units < 1 or self.num_layers < 1:
+            raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFrameConfig:
+    """A classifier that sees one frame at a time: multinomial logistic regression, or one hidden layer."""
+
+    dim: int
+    """Dimensions of a frame."""
+    num_classes: int
+    """Actions to tell apart."""
+    num_hidden_units: int = 0
+    """Rectified units between frame and softmax; 0: none, logistic regression."""
+    num_groups: int = 1
+    """Independent classifiers that are trained side by side."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit."""
+    input_dropout: float = 0.0
+    """Probability of dropping a dimension of a frame."""
+
+    def __post_init__(self) -> None:
+        _check(self.dim, self.num_classes, self.num_groups, self.dropout, self.input_dropout)
+        if self.num_hidden_units < 0:
+            raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
+
+
+class GroupedLinear(nn.Module):
+    """G linear maps side by side: `weight` (G, N, D), `bias` (G, N)."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, num_groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_groups, num_outputs, num_inputs))
+        self.bias = nn.Parameter(torch.zeros(num_groups, num_outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Uniform weights, zero biases."""
+        uniform_fan_in_(self.weight, generator)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x_GTBD: Tensor) -> Tensor:
+        """(G or 1, T, B, D) -> (G, T, B, N)."""
+        num_groups, num_outputs, num_inputs = self.weight.shape
+        num_steps, batch = x_GTBD.shape[1:3]
+        dtype = compute_dtype(self.weight)
+        x_GRD = x_GTBD.to(dtype).expand(num_groups, -1, -1, -1).reshape(num_groups, num_steps * batch, num_inputs)
+        y_GRN = torch.baddbmm(self.bias.to(dtype).unsqueeze(1), x_GRD, self.weight.to(dtype).mT)
+        return y_GRN.view(num_groups, num_steps, batch, num_outputs)
+
+
+class LSTMClassifier(nn.Module):
+    """Frames -> LSTM -> a softmax at every step."""
+
+    def __init__(self, config: LSTMClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.lstm = LSTM(
+            config.dim,
+            config.num_units,
+            config.num_layers,
+            num_groups=config.num_groups,
+            dropout=config.dropout,
+            forget_bias=config.forget_bias,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = GroupedLinear(config.num_units, config.num_classes, num_groups=config.num_groups)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew: every group another draw."""
+        self.lstm.reset_parameters(generator)
+        self.output.reset_parameters(generator)
+
+    @torch.no_grad()
+    def start_from(self, encoder: Composite, groups: Sequence[int] | None = None) -> None:
+        """Copies the encoder's weights into the LSTM of `groups` (default: every group); the output layer stays.
+
+        Raises:
+            ConfigError: the encoder has another frame dimension, number of units or of layers.
+        """
+        theirs, ours = encoder.config, self.config
+        given, needed = ((c.dim, c.num_units, c.num_layers) for c in (theirs, ours))
+        if given != needed:
+            raise ConfigError(f"the encoder has (dim, units, layers) {given}, the classifier {needed}: make them equal")
+        chosen = list(range(ours.num_groups)) if groups is None else list(groups)
+        mine = dict(self.lstm.named_parameters())
+        for name, parameter in encoder.encoder.named_parameters():
+            mine[name][chosen] = parameter.to(mine[name])
+
+    def forward(self, x_GTBD: Tensor) -> Tensor:
+        """Logits of every step, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
+        x_GTBD = self.input_dropout(_each_group(x_GTBD, self))
+        h_GTBH, _ = self.lstm(x_GTBD)
+        logits_GTBC: Tensor = self.output(self.dropout(h_GTBH))
+        return logits_GTBC
+
+
+class SingleFrameClassifier(nn.Module):
+    """Each frame by itself -> a softmax; what a clip is, is the mean over its frames, as for the LSTM."""
+
+    def __init__(self, config: SingleFrameConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        hidden = config.num_hidden_units
+        self.hidden = GroupedLinear(config.dim, hidden, num_groups=config.num_groups) if hidden else None
+        self.output = GroupedLinear(hidden or config.dim, config.num_classes, num_groups=config.num_groups)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew: every group another draw."""
+        if self.hidden is not None:
+            self.hidden.reset_parameters(generator)
+        self.output.reset_parameters(generator)
+
+    def forward(self, x_GTBD: Tensor) -> Tensor:
+        """Logits of every frame, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
+        x_GTBD = self.input_dropout(_each_group(x_GTBD, self))
+        if self.hidden is not None:
+            x_GTBD = self.dropout(self.hidden(x_GTBD).relu())
+        logits_GTBC: Tensor = self.output(x_GTBD)
+        return logits_GTBC
+
+
+Classifier = LSTMClassifier | SingleFrameClassifier
+
+
+def _each_group(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
+    """Shared frames given to every group, so that each draws its own dropout; a view, no copy."""
+    if x_GTBD.shape[-1] != classifier.config.dim:
+        raise ValueError(f"frames have {x_GTBD.shape[-1]} dimensions; this classifier reads {classifier.config.dim}")
+    return x_GTBD.expand(classifier.config.num_groups, -1, -1, -1)
+
+
+def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
+    """Each group's cross-entropy (G,), nats: the clip's label at every step; mean over steps and labelled clips.
+
+    Clips labelled IGNORED_LABEL add nothing; a group of nothing else has loss 0. Train on the SUM over groups, so that
+    each group's gradient is the one that it would have alone.
+    """
+    num_groups, num_steps, batch, num_classes = logits_GTBC.shape
+    targets_GTB = labels_GB[:, None].expand(-1, num_steps, -1)
+    logits = logits_GTBC.to(torch.promote_types(logits_GTBC.dtype, torch.float32))
+    losses = cross_entropy(
+        logits.reshape(-1, num_classes),
+        targets_GTB.reshape(-1),
+        ignore_index=IGNORED_LABEL,
+        reduction="none",
+    )
+    num_labelled_G = (labels_GB != IGNORED_LABEL).sum(1).clamp(min=1) * num_steps
+    return losses.view(num_groups, num_steps * batch).sum(1) / num_labelled_G
+
+
+def clip_probabilities(logits_GTBC: Tensor) -> Tensor:
+    """A clip's prediction (G, B, C): the mean over its steps of the softmax's probabilities."""
+    dtype = torch.promote_types(logits_GTBC.dtype, torch.float32)
+    return logits_GTBC.softmax(-1, dtype=dtype).mean(1)

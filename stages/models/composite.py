@@ -1,0 +1,212 @@
+"""The paper's unsupervised models (section 2): an encoder LSTM, and decoders that reconstruct, predict, or both.
+
+Shapes: T steps, B batch, D frame dimensions, H units. Time comes first: a batch of sequences is (T, B, D).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from stages.models.losses import bernoulli_loss, gaussian_loss
+from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositeConfig:
+    """One of the six models {autoencoder, future, composite} x {unconditional, conditional}, and its size."""
+
+    dim: int
+    """Dimensions of a frame: pixels or percept activations."""
+    num_units: int = 2048
+    """Units of every layer, in encoder and decoders."""
+    num_layers: int = 1
+    """Layers of the encoder and of each decoder."""
+    decoders: Literal["autoencoder", "future", "composite"] = "composite"
+    """Reconstruct the input (in reverse order), predict the frames after it, or both."""
+    reconstruct_conditional: bool = False
+    """Give the reconstruction decoder the previous frame: the true one in training, its own output otherwise."""
+    predict_conditional: bool = False
+    """The same for the future decoder."""
+    num_frames_in: int = 16
+    """Frames that the encoder reads, and that are reconstructed."""
+    num_frames_out: int = 13
+    """Frames to predict."""
+    loss: Literal["bernoulli", "gaussian"] = "gaussian"
+    """bernoulli: logistic output and cross-entropy, targets in [0, 1]; gaussian: linear output and squared error."""
+    dropout: float = 0.0
+    """Probability of dropping a unit between layers, and below the output; never on recurrent connections."""
+    forget_bias: float = 0.0
+    """Initial bias of the forget gates (the paper's is 0)."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_units", "num_layers", "num_frames_in", "num_frames_out"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout is {self.dropout}; it is a probability: give 0 <= dropout < 1")
+        if self.reconstruct_conditional and not self.reconstructs:
+            raise ConfigError("reconstruct_conditional needs a reconstruction: use decoders=autoencoder or composite")
+        if self.predict_conditional and not self.predicts:
+            raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
+
+    @property
+    def reconstructs(self) -> bool:
+        return self.decoders != "future"
+
+    @property
+    def predicts(self) -> bool:
+        return self.decoders != "autoencoder"
+
+
+class Outputs(NamedTuple):
+    """What the decoders' output layers say, (T, B, D) each: logits (bernoulli) or means (gaussian). None: no decoder.
+
+    reconstruction: of the input in REVERSE order: step t is frame T-1-t.
+    """
+
+    reconstruction: Tensor | None
+    prediction: Tensor | None
+
+
+class Losses(NamedTuple):
+    """Scalars, nats or squared error: summed over dimensions, averaged over sequences and that decoder's frames."""
+
+    total: Tensor
+    """The sum of the decoders' losses, which weigh the same: what is trained."""
+    reconstruction: Tensor | None
+    prediction: Tensor | None
+
+
+class Decoder(nn.Module):
+    """An LSTM that starts from the encoder's state, with an output matrix on its top layer."""
+
+    def __init__(self, config: CompositeConfig, *, conditional: bool) -> None:
+        super().__init__()
+        self.conditional = conditional
+        self.lstm = LSTM(
+            config.dim if conditional else 0,
+            config.num_units,
+            config.num_layers,
+            dropout=config.dropout,
+            forget_bias=config.forget_bias,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.num_units, config.dim)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew."""
+        self.lstm.reset_parameters(generator)
+        uniform_fan_in_(self.output.weight, generator)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, state: State, target_TBD: Tensor) -> Tensor:
+        """Teacher-forced outputs (T, B, D): nothing at step 0, then, where conditional, the previous true frame."""
+        previous_GSBD = target_TBD[None, :-1] if self.conditional else None
+        h_GTBH, _ = self.lstm(previous_GSBD, state, num_steps=target_TBD.shape[0])
+        output_TBD: Tensor = self.output(self.dropout(h_GTBH[0]))
+        return output_TBD
+
+
+class Composite(nn.Module):
+    """Encoder and decoders; they share no weights. Each decoder starts from the final state of every encoder layer."""
+
+    def __init__(self, config: CompositeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = LSTM(
+            config.dim, config.num_units, config.num_layers, dropout=config.dropout, forget_bias=config.forget_bias
+        )
+        self.reconstruct_decoder = (
+            Decoder(config, conditional=config.reconstruct_conditional) if config.reconstructs else None
+        )
+        self.predict_decoder = Decoder(config, conditional=config.predict_conditional) if config.predicts else None
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew."""
+        self.encoder.reset_parameters(generator)
+        for decoder in (self.reconstruct_decoder, self.predict_decoder):
+            if decoder is not None:
+                decoder.reset_parameters(generator)
+
+    def encode(self, x_TBD: Tensor) -> State:
+        """The representation of each sequence: final h and c, (1, B, H), of every layer, lowest first."""
+        state: State = self.encoder(x_TBD[None])[1]
+        return state
+
+    def forward(self, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Outputs:
+        """Teacher-forced outputs for the input's reconstruction and for its future.
+
+        x_TBD: frames to encode. future_TBD: the true frames after them; needed where there is a future decoder.
+        The outputs are natural parameters: `means` turns them into frames, `losses` into losses.
+        """
+        state = self.encode(x_TBD)
+        reconstruction = prediction = None
+        if self.reconstruct_decoder is not None:
+            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0))
+        if self.predict_decoder is not None:
+            if future_TBD is None:
+                raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
+            prediction = self.predict_decoder(state, future_TBD)
+        return Outputs(reconstruction, prediction)
+
+    def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
+        """Each decoder's loss and their sum. Gradients flow into `outputs`, not into the frames."""
+        loss = bernoulli_loss if self.config.loss == "bernoulli" else gaussian_loss
+        reconstruction = prediction = None
+        if outputs.reconstruction is not None:
+            reconstruction = loss(outputs.reconstruction, x_TBD.flip(0))
+        if outputs.prediction is not None:
+            assert future_TBD is not None, "a prediction is judged against the frames after x"
+            prediction = loss(outputs.prediction, future_TBD)
+        present = [part for part in (reconstruction, prediction) if part is not None]
+        return Losses(torch.stack(present).sum(), reconstruction, prediction)
+
+    def means(self, output: Tensor) -> Tensor:
+        """Frames from a decoder's outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
+        return output.sigmoid() if self.config.loss == "bernoulli" else output
+
+    def extrapolate(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
+        """The next frames, open loop: (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
+
+        source: frames (T, B, D), or what `encode` gave. num_steps: default `config.num_frames_out`; any is allowed.
+        """
+        return self.extrapolate_with_traces(source, num_steps)[0]
+
+    def extrapolate_with_traces(
+        self, source: Tensor | State, num_steps: int | None = None
+    ) -> tuple[Tensor, tuple[Trace, ...]]:
+        """`extrapolate`, and the decoder's gates and states: for each layer a Trace of (1, num_steps, B, H)."""
+        if self.predict_decoder is None:
+            raise ValueError("an autoencoder has no future decoder: train decoders=future or composite")
+        num_steps = self.config.num_frames_out if num_steps is None else num_steps
+        return self._open_loop(self.predict_decoder, source, num_steps)
+
+    def reconstruct(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
+        """The input from its representation, open loop: (num_steps, B, D) means in REVERSE order, last frame first."""
+        if self.reconstruct_decoder is None:
+            raise ValueError("a future predictor cannot reconstruct: train decoders=autoencoder or composite")
+        num_steps = self.config.num_frames_in if num_steps is None else num_steps
+        return self._open_loop(self.reconstruct_decoder, source, num_steps)[0]
+
+    @torch.no_grad()
+    def _open_loop(self, decoder: Decoder, source: Tensor | State, num_steps: int) -> tuple[Tensor, tuple[Trace, ...]]:
+        state = self.encode(source) if isinstance(source, Tensor) else source
+        if not decoder.conditional:
+            traces, _ = decoder.lstm.trace(None, state, num_steps=num_steps)
+            return self.means(decoder.output(traces[-1].h[0])), traces
+        frames: list[Tensor] = []
+        steps: list[tuple[Trace, ...]] = []
+        for _ in range(num_steps):
+            previous_GSBD = frames[-1][None] if frames else None
+            traces, state = decoder.lstm.trace(previous_GSBD, state, num_steps=1)
+            frames.append(self.means(decoder.output(traces[-1].h[0])))
+            steps.append(traces)
+        layers = zip(*steps, strict=True)
+        return torch.cat(frames), tuple(
+            Trace(*(torch.cat(parts, 1) for parts in zip(*layer, strict=True))) for layer in layers
+        )
+

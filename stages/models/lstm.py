@@ -1,0 +1,182 @@
+"""The paper's LSTM (section 2.1): diagonal peepholes, layers in a stack, and G independent models side by side.
+
+Shapes: G groups (independent models of one shape), T steps, S <= T steps that have an input, B batch, D input size,
+H units, K = 4H gates in the order i, f, a, o (torch.nn.LSTM's, so that weights can be compared and carried over).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stages.models.recurrence import Recurrence, run_forward
+
+
+class LayerState(NamedTuple):
+    """What one layer carries from step to step, (G, B, H) each."""
+
+    h: Tensor
+    c: Tensor
+
+
+State = tuple[LayerState, ...]
+"""The state of every layer, lowest first."""
+
+
+class Trace(NamedTuple):
+    """Gates and states of one layer at every step, each (G, T, B, H): i, f, o in (0, 1), a and h in (-1, 1)."""
+
+    i: Tensor
+    f: Tensor
+    a: Tensor
+    o: Tensor
+    c: Tensor
+    h: Tensor
+
+
+def uniform_fan_in_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Fills with U(-1/sqrt(fan_in), +1/sqrt(fan_in)); fan_in is the last dimension. Returns the tensor."""
+    bound = 1.0 / math.sqrt(weight.shape[-1])
+    return nn.init.uniform_(weight, -bound, bound, generator=generator)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of matrix products: autocast's where it is on for the tensor's device, else the tensor's own."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+class PeepholeLayer(nn.Module):
+    """One layer; weights of G groups.
+
+    Parameters: `input_weight` (G, 4H, D), absent when `num_inputs` is 0; `recurrent_weight` (G, 4H, H); `bias` (G, 4H);
+    `peephole` (G, 3, H): the diagonals from c to i, f (old c) and o (new c).
+    """
+
+    def __init__(self, num_inputs: int, num_units: int, *, num_groups: int = 1) -> None:
+        super().__init__()
+        self.num_inputs, self.num_units, self.num_groups = num_inputs, num_units, num_groups
+        self.input_weight: nn.Parameter | None = None
+        if num_inputs:
+            self.input_weight = nn.Parameter(torch.empty(num_groups, 4 * num_units, num_inputs))
+        self.recurrent_weight = nn.Parameter(torch.empty(num_groups, 4 * num_units, num_units))
+        self.bias = nn.Parameter(torch.zeros(num_groups, 4 * num_units))
+        self.peephole = nn.Parameter(torch.zeros(num_groups, 3, num_units))
+
+    def reset_parameters(self, forget_bias: float = 0.0, generator: torch.Generator | None = None) -> None:
+        """The paper's start: uniform weights, zero biases (but for the forget gate's, if asked) and peepholes."""
+        if self.input_weight is not None:
+            uniform_fan_in_(self.input_weight, generator)
+        uniform_fan_in_(self.recurrent_weight, generator)
+        nn.init.zeros_(self.peephole)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.bias[:, self.num_units : 2 * self.num_units] = forget_bias
+
+    def _arguments(
+        self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, int]:
+        dtype = compute_dtype(self.recurrent_weight)
+        if x_GSBD is not None:
+            x_GSBD = x_GSBD.to(dtype).expand(self.num_groups, -1, -1, -1)
+        input_weight_GKD = self.input_weight.to(dtype) if self.input_weight is not None else None
+        h_GBH, c_GBH = (state.h.to(dtype), state.c.to(self.peephole.dtype)) if state else (None, None)
+        recurrent_weight_GKH = self.recurrent_weight.to(dtype)
+        return x_GSBD, input_weight_GKD, recurrent_weight_GKH, self.bias, self.peephole, h_GBH, c_GBH, num_steps
+
+    def forward(self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int) -> tuple[Tensor, LayerState]:
+        """h at every step (G, T, B, H) and the last state; see `LSTM.forward`."""
+        arguments = self._arguments(x_GSBD, state, num_steps)
+        with torch.autocast(self.bias.device.type, enabled=False):
+            h_GTBH, h_GBH, c_GBH = Recurrence.apply(*arguments)  # type: ignore[no-untyped-call]
+        return h_GTBH, LayerState(h_GBH, c_GBH)
+
+    @torch.no_grad()
+    def trace(self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int) -> Trace:
+        """Every gate and state, without gradients."""
+        arguments = self._arguments(x_GSBD, state, num_steps)
+        with torch.autocast(self.bias.device.type, enabled=False):
+            k_GTBK, c_GTBH, h_GTBH = run_forward(*arguments)
+        i_GTBH, f_GTBH, a_GTBH, o_GTBH = k_GTBK.chunk(4, dim=-1)
+        return Trace(i_GTBH, f_GTBH, a_GTBH, o_GTBH, c_GTBH, h_GTBH)
+
+
+class LSTM(nn.Module):
+    """A stack of peephole layers: layer m reads layer m-1's h of the same step.
+
+    num_inputs: D; 0 for an LSTM that is never given an input (an unconditional decoder).
+    dropout: probability of dropping a unit on its way from one layer up to the next; never on recurrent connections.
+    num_groups: G independent models, each with its own weights, states and gradients.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_units: int,
+        num_layers: int = 1,
+        *,
+        num_groups: int = 1,
+        dropout: float = 0.0,
+        forget_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_inputs, self.num_units = num_inputs, num_units
+        self.num_layers, self.num_groups = num_layers, num_groups
+        self.forget_bias = forget_bias
+        self.layers = nn.ModuleList(
+            PeepholeLayer(num_units if m else num_inputs, num_units, num_groups=num_groups) for m in range(num_layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew (`PeepholeLayer.reset_parameters`)."""
+        for layer in self.layers:
+            assert isinstance(layer, PeepholeLayer)
+            layer.reset_parameters(self.forget_bias, generator)
+
+    def _num_steps(self, x_GSBD: Tensor | None, num_steps: int | None) -> int:
+        given = 0 if x_GSBD is None else x_GSBD.shape[1]
+        num_steps = given if num_steps is None else num_steps
+        if num_steps < max(given, 1):
+            raise ValueError(f"num_steps is {num_steps}, the inputs cover {given} steps: give at least as many, and 1")
+        if x_GSBD is not None and x_GSBD.shape[-1] != self.num_inputs:
+            raise ValueError(f"the inputs have {x_GSBD.shape[-1]} dimensions; this LSTM reads {self.num_inputs}")
+        return num_steps
+
+    def forward(
+        self, x_GSBD: Tensor | None, state: State | None = None, *, num_steps: int | None = None
+    ) -> tuple[Tensor, State]:
+        """Runs `num_steps` steps (default: as many as there are inputs).
+
+        x_GSBD: inputs of the LAST S steps; the T-S steps before are given nothing, which costs nothing. (1, S, B, D) is
+          shared by every group. None: no step has an input.
+        state: where to start; None is zero, and needs inputs.
+        Returns h of the top layer at every step, (G, T, B, H), and the final state of every layer.
+        Under autocast the matrix products, gates and h are in its dtype; c stays in the parameters' dtype.
+        """
+        num_steps = self._num_steps(x_GSBD, num_steps)
+        final: list[LayerState] = []
+        for m, layer in enumerate(self.layers):
+            x_GSBD, layer_state = layer(x_GSBD, state[m] if state else None, num_steps)
+            final.append(layer_state)
+            if m + 1 < self.num_layers and self.dropout.p:
+                x_GSBD = self.dropout(x_GSBD)
+        assert x_GSBD is not None
+        return x_GSBD, tuple(final)
+
+    @torch.no_grad()
+    def trace(
+        self, x_GSBD: Tensor | None, state: State | None = None, *, num_steps: int | None = None
+    ) -> tuple[tuple[Trace, ...], State]:
+        """As `forward` in evaluation mode, but returns each layer's gates and states; `[-1].h` is forward's output."""
+        num_steps = self._num_steps(x_GSBD, num_steps)
+        traces: list[Trace] = []
+        for m, layer in enumerate(self.layers):
+            assert isinstance(layer, PeepholeLayer)
+            traces.append(layer.trace(x_GSBD, state[m] if state else None, num_steps))
+            x_GSBD = traces[-1].h
+        return tuple(traces), tuple(LayerState(trace.h[:, -1], trace.c[:, -1]) for trace in traces)

@@ -1,0 +1,57 @@
+"""A small matrix product that every step repeats with the same weights.
+
+On CPU in float32 the weights are laid out once in oneDNN's blocked order, which multiplies a batch of 64 at 1.15 to 1.3
+times the rate of a plain product (that lays them out anew each time). Everywhere else it is a batched product.
+Shapes: G groups, B batch, N outputs, K inputs.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MIN_STEPS_TO_PACK = 4
+"""Laying out costs about as much as two products at batch 64."""
+
+
+class Product(Protocol):
+    """a (G, B, K) -> a times the weights, (G, B, N), written into or added to `out`."""
+
+    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None: ...
+
+    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None: ...
+
+
+class _Batched:
+    def __init__(self, weight_GKN: Tensor) -> None:
+        self.weight_GKN = weight_GKN
+
+    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        torch.bmm(a_GBK, self.weight_GKN, out=out_GBN)
+
+    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        out_GBN.baddbmm_(a_GBK, self.weight_GKN)
+
+
+class _Packed:
+    def __init__(self, weight_GKN: Tensor, batch: int) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_GKN[0].T.contiguous(), batch)
+
+    def _product(self, a_GBK: Tensor) -> Tensor:
+        a_BK = a_GBK[0].contiguous()
+        product_BN: Tensor = torch.ops.mkldnn._linear_pointwise(a_BK, self.packed, None, "none", [], "")
+        return product_BN
+
+    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        out_GBN[0] = self._product(a_GBK)
+
+    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        out_GBN[0].add_(self._product(a_GBK))
+
+
+def repeated_product(weight_GKN: Tensor, *, batch: int, num_steps: int) -> Product:
+    """The fastest product with `weight_GKN` that is about to be repeated `num_steps` times."""
+    plain = weight_GKN.device.type == "cpu" and weight_GKN.dtype == torch.float32 and weight_GKN.shape[0] == 1
+    if plain and num_steps >= MIN_STEPS_TO_PACK and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return _Packed(weight_GKN, batch)
+    return _Batched(weight_GKN)

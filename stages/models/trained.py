@@ -1,0 +1,132 @@
+"""Trained classifiers as files that stand alone: weights, standardisation, class names, and what they learned from.
+
+One safetensors file holds G classifiers of one shape, trained on G samplings; `TrainedClassifiers.select` cuts one out.
+
+Shapes: G classifiers, N windows, T frames of a window, D percept dimension, C classes.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError, CorruptArtifact
+from stages.models.classifier import (
+    Classifier,
+    LSTMClassifier,
+    LSTMClassifierConfig,
+    SingleFrameClassifier,
+    SingleFrameConfig,
+    clip_probabilities,
+)
+from stages.models.groups import build_classifier
+from stages.models.weights import read_tensors, write_tensors
+from stages.percepts.standardisation import Standardisation
+
+_KIND = "TrainedClassifiers"
+_CONFIGS: dict[str, type[LSTMClassifierConfig] | type[SingleFrameConfig]] = {
+    LSTMClassifier.__name__: LSTMClassifierConfig,
+    SingleFrameClassifier.__name__: SingleFrameConfig,
+}
+_WEIGHTS, _MEAN, _SCALE, _LOSSES = "classifier.", "standardise.mean", "standardise.scale", "losses"
+
+
+@dataclass(frozen=True)
+class TrainedClassifiers:
+    """G classifiers and all that is needed to use, to compare and to trace them."""
+
+    classifier: Classifier
+    """With `config.num_groups` = G."""
+    standardise: Standardisation
+    """What the classifiers read is a percept after this."""
+    class_names: tuple[str, ...]
+    arm: str
+    """Name of the model in tables."""
+    num_frames: int
+    """T of the windows that they were trained on."""
+    labels_per_class: int
+    samplings: tuple[int, ...]
+    """Number of each classifier's sampling, G of them."""
+    clips: tuple[tuple[str, ...], ...]
+    """sha256 of the labelled clips of each sampling."""
+    groups: tuple[str, ...]
+    """Groups (`VideoRecord.group`) that any of those clips belongs to."""
+    losses_SG: npt.NDArray[np.float32]
+    """Cross-entropy of each classifier at each of S training steps, nats."""
+
+    def __post_init__(self) -> None:
+        assert self.classifier.config.num_groups == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
+        assert self.classifier.config.num_classes == len(self.class_names)
+        assert self.standardise.mean_D.shape == (self.classifier.config.dim,)
+
+    def select(self, group: int) -> "TrainedClassifiers":
+        """One of the classifiers by itself: G = 1."""
+        single = _without_weights(
+            dataclasses.asdict(self.classifier.config) | {"num_groups": 1}, type(self.classifier).__name__
+        )
+        state = {name: tensor[group : group + 1].clone() for name, tensor in self.classifier.state_dict().items()}
+        single.load_state_dict(state, assign=True)
+        return dataclasses.replace(
+            self,
+            classifier=single.eval(),
+            samplings=self.samplings[group : group + 1],
+            clips=self.clips[group : group + 1],
+            losses_SG=self.losses_SG[:, group : group + 1],
+        )
+
+    @torch.no_grad()
+    def probabilities(self, x_TND: Tensor) -> Tensor:
+        """Standardised windows -> (G, N, C): the mean over a window's frames of the softmax at each of them."""
+        return clip_probabilities(self.classifier(x_TND[None]))
+
+    def save(self, uri: str) -> None:
+        """Writes the file, atomically; equal classifiers give equal bytes."""
+        tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
+        arrays = {_MEAN: self.standardise.mean_D, _SCALE: self.standardise.scale_D, _LOSSES: self.losses_SG}
+        tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+        facts = ("class_names", "arm", "num_frames", "labels_per_class", "samplings", "clips", "groups")
+        header: dict[str, Any] = {name: getattr(self, name) for name in facts}
+        model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
+        write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
+
+    @classmethod
+    def load(cls, uri: str, *, device: str = "cpu") -> "TrainedClassifiers":
+        """Reads the file that `save` wrote; float32, in evaluation mode.
+
+        Raises:
+            SourceError, StoreError, CorruptArtifact: as `stages.models.weights.read_tensors`; CorruptArtifact also
+              where the file holds something else, or weights that do not fit their config.
+        """
+        tensors, header = read_tensors(uri)
+        if header.get("class") != _KIND:
+            raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
+        mean, scale, losses = (tensors.pop(name).numpy() for name in (_MEAN, _SCALE, _LOSSES))
+        state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
+        try:
+            classifier = _without_weights(header["classifier"]["config"], header["classifier"]["name"])
+            classifier.load_state_dict(state, assign=True)
+        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptArtifact(f"{uri}: weights do not fit their config ({reason}): make it again") from error
+        return cls(
+            classifier.to(device).eval(),
+            Standardisation(mean, scale),
+            class_names=tuple(header["class_names"]),
+            arm=header["arm"],
+            num_frames=header["num_frames"],
+            labels_per_class=header["labels_per_class"],
+            samplings=tuple(header["samplings"]),
+            clips=tuple(tuple(clips) for clips in header["clips"]),
+            groups=tuple(header["groups"]),
+            losses_SG=losses,
+        )
+
+
+def _without_weights(config: dict[str, Any], name: str) -> Classifier:
+    """A classifier without memory for its weights, which are to be assigned."""
+    with torch.device("meta"):
+        return build_classifier(_CONFIGS[name](**config))

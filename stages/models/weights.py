@@ -1,0 +1,99 @@
+"""A model as one safetensors file: its weights, and in the header its class and config. Nothing is ever unpickled.
+
+The header's metadata has a single entry, so that equal models give equal bytes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline import files
+from pipeline.errors import ConfigError, CorruptArtifact, SourceError, StoreError
+from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig
+from stages.models.composite import Composite, CompositeConfig
+
+Model = Composite | LSTMClassifier | SingleFrameClassifier
+M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+METADATA_KEY = "percepts"
+
+_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
+    "Composite": (Composite, CompositeConfig),
+    "LSTMClassifier": (LSTMClassifier, LSTMClassifierConfig),
+    "SingleFrameClassifier": (SingleFrameClassifier, SingleFrameConfig),
+}
+
+
+def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes tensors, and a JSON-able header, as one safetensors file; atomically."""
+    metadata = {METADATA_KEY: json.dumps({"version": FORMAT_VERSION, **header}, sort_keys=True)}
+    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    files.write_bytes(uri, safetensors.torch.save(whole, metadata=metadata))
+
+
+def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` made.
+
+    Raises:
+        SourceError: there is no such file.
+        CorruptArtifact: it is no safetensors file, or was not written here.
+        StoreError: a newer version of percepts wrote it.
+    """
+    if not files.exists(uri):
+        raise SourceError(f"there is no model file at {uri}: give a file, or a directory that holds {MODEL_FILE}")
+    try:
+        with files.local_copy(uri) as path, safetensors.safe_open(str(path), framework="pt", device=device) as archive:
+            header = json.loads((archive.metadata() or {})[METADATA_KEY])
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
+    if header["version"] > FORMAT_VERSION:
+        raise StoreError(
+            f"{uri} has model format {header['version']}; this percepts reads up to {FORMAT_VERSION}: upgrade percepts"
+        )
+    return tensors, header
+
+
+def save_model(uri: str, model: Model, *, dtype: torch.dtype | None = None) -> None:
+    """Writes the model, weights and config, to a file on any store; `dtype` (say float16) for a smaller file."""
+    tensors = {name: tensor.to(dtype) if dtype else tensor for name, tensor in model.state_dict().items()}
+    write_tensors(uri, tensors, {"class": type(model).__name__, "config": dataclasses.asdict(model.config)})
+
+
+def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
+    """Builds the model that `save_model` wrote to `uri` (the file, or the directory that holds model.safetensors).
+
+    Float32 on `device`, in evaluation mode.
+
+    Raises:
+        SourceError, StoreError, CorruptArtifact: as `read_tensors`; CorruptArtifact also where the file holds another
+          kind of model, or weights that do not fit its config.
+    """
+    uri = uri if uri.endswith(".safetensors") else files.join(uri, MODEL_FILE)
+    tensors, header = read_tensors(uri, device=device)
+    found = header.get("class")
+    if found != expected.__name__:
+        raise CorruptArtifact(f"{uri} holds a {found}, not a {expected.__name__}: give the file of one")
+    model_class, config_class = _CLASSES[found]
+    try:
+        with torch.device("meta"):
+            model = model_class(config_class(**header["config"]))
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except (TypeError, RuntimeError, ConfigError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorruptArtifact(f"{uri}: the weights do not fit the config beside them ({reason})") from error
+    return cast(M, model.eval())
+
+
+def load_encoder(uri: str, *, device: str = "cpu") -> Composite:
+    """The pretrained composite at `uri`: a path or fsspec URL of its file or of the directory that holds it."""
+    return load_model(uri, Composite, device=device)

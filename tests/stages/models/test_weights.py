@@ -1,0 +1,110 @@
+"""Model files: round trips on several stores, equal bytes for equal models, one clear line for a wrong file."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.errors import CorruptArtifact, SourceError, StoreError
+from stages.models import load_encoder
+from stages.models.artifacts import Encoder
+from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig
+from stages.models.composite import Composite, CompositeConfig
+from stages.models.weights import METADATA_KEY, MODEL_FILE, Model, load_model, save_model
+
+MODELS: list[Model] = [
+    Composite(CompositeConfig(dim=5, num_units=4, num_layers=2, predict_conditional=True, loss="bernoulli")),
+    LSTMClassifier(LSTMClassifierConfig(dim=5, num_classes=3, num_units=4, num_groups=2, dropout=0.25)),
+    SingleFrameClassifier(SingleFrameConfig(dim=5, num_classes=3, num_hidden_units=6)),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("store", ["local", "memory"])
+def test_round_trip(model: Model, store: str, tmp_path: Path) -> None:
+    directory = str(tmp_path) if store == "local" else f"memory://{uuid.uuid4().hex}"
+    uri = f"{directory}/{MODEL_FILE}"
+    save_model(uri, model)
+    loaded = load_model(directory, type(model))
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    for (name, theirs), (_, ours) in zip(loaded.named_parameters(), model.named_parameters(), strict=True):
+        assert torch.equal(theirs, ours), name
+
+
+def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        save_model(str(tmp_path / name), MODELS[0])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_half_precision_file_loads_as_float32(tmp_path: Path) -> None:
+    uri = str(tmp_path / MODEL_FILE)
+    save_model(uri, MODELS[0], dtype=torch.float16)
+    loaded = load_encoder(uri)
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(loaded.encode(x)[0].c, MODELS[0].encode(x)[0].c, atol=1e-3, rtol=1e-3)
+
+
+def test_encoder_artifact_loads_its_model(tmp_path: Path) -> None:
+    save_model(str(tmp_path / MODEL_FILE), MODELS[0])
+    assert Encoder(str(tmp_path)).load().config == MODELS[0].config
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no model file"):
+        load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "foreign"])
+def test_a_file_that_is_no_model(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_model(str(path), MODELS[0])
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("not weights at all, but long enough to hold a length")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        safetensors.torch.save_file({"a": torch.zeros(2)}, str(path), metadata={"format": "pt"})
+    with pytest.raises(CorruptArtifact, match="is not a model file of percepts") as caught:
+        load_encoder(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    with safetensors.safe_open(str(path), framework="pt") as archive:
+        header = json.loads(archive.metadata()[METADATA_KEY])
+        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    safetensors.torch.save_file(tensors, str(path), metadata={METADATA_KEY: json.dumps(header | changes)})
+
+
+def test_a_newer_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_model(str(path), MODELS[0])
+    rewrite(path, version=99)
+    with pytest.raises(StoreError, match=r"model format 99; this percepts reads up to 1"):
+        load_encoder(str(path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"config": {"dim": 6, "num_units": 4}}, {"config": {"nonsense": 1}}, {"config": {"dim": 0}}]
+)
+def test_a_config_that_does_not_fit_the_weights(changes: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_model(str(path), MODELS[0])
+    rewrite(path, **changes)
+    with pytest.raises(CorruptArtifact, match="do not fit the config"):
+        load_encoder(str(path))
+
+
+def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    uri = str(tmp_path / MODEL_FILE)
+    save_model(uri, MODELS[1])
+    with pytest.raises(CorruptArtifact, match="holds a LSTMClassifier, not a Composite"):
+        load_encoder(uri)
