@@ -1,27 +1,12 @@
-"""What a run's artifacts say, as typed values: the one reader behind the page, the terminal and the sentences.
-
-Artifacts are found by the files that they hold (`scores.json`, `history.json`, `forecast.json`, `pixel_scores.json`,
-`gallery.json`, `ledger.parquet`, `index.parquet`), so that a recipe may have any number of each, or none.
-"""
+"""What a run's artifacts say, as typed values: what the page, the terminal and the sentences are made from."""
 
 from __future__ import annotations
 
-import base64
-import json
-import mimetypes
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+import math
+from dataclasses import dataclass
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import join, list_files, read_bytes, read_json, size_bytes
-from pipeline.report_view import NodeView, RunView
-from stages.percepts.ledger import VideoRecord, read_records
-
-MAX_PICTURE_BYTES = 8_000_000
-"""A larger picture is named by its URI and not put into the page, which people send by mail."""
-
-T = TypeVar("T")
+from pipeline.reporting.view import NodeView, RunView
+from stages.percepts.ledger import VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +30,11 @@ class Score:
     high: float
     num_samplings: int
 
+    @property
+    def has_interval(self) -> bool:
+        """A single sampling has none: its bounds are infinite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -57,6 +47,11 @@ class Pair:
     low: float
     high: float
     num_samplings: int
+
+    @property
+    def has_interval(self) -> bool:
+        """As of a Score."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def verdict(self) -> str:
@@ -130,6 +125,10 @@ class PixelScore:
     model: str
     cross_entropy: float | None = None
     squared_error: float | None = None
+    reconstruction_cross_entropy: float | None = None
+    reconstruction_squared_error: float | None = None
+    teacher_forced_cross_entropy: float | None = None
+    teacher_forced_squared_error: float | None = None
     mse: float | None = None
     ssim: float | None = None
     seconds: float | None = None
@@ -145,6 +144,7 @@ class PixelScores:
     unit: str
     rows: tuple[PixelScore, ...]
     baselines: tuple[PixelScore, ...]
+    num_test_sequences: int | None = None
 
     @property
     def in_nats(self) -> bool:
@@ -155,6 +155,14 @@ class PixelScores:
         if self.in_nats:
             return row.cross_entropy
         return row.squared_error if row.squared_error is not None else row.mse
+
+    def reconstruction(self, row: PixelScore) -> float | None:
+        """Error of the reconstructed input, in the same unit."""
+        return row.reconstruction_cross_entropy if self.in_nats else row.reconstruction_squared_error
+
+    def teacher_forced(self, row: PixelScore) -> float | None:
+        """Error of each frame given the true ones before it: another protocol, never beside `value`."""
+        return row.teacher_forced_cross_entropy if self.in_nats else row.teacher_forced_squared_error
 
     @property
     def best(self) -> PixelScore | None:
@@ -222,114 +230,3 @@ class Results:
         """Every video that is partial or rejected in some ledger or index, once a verdict and reason."""
         bad = [record for ledger in self.ledgers for record in ledger.records if record.verdict != "ok"]
         return tuple({(record.uri, record.verdict, record.reason): record for record in bad}.values())
-
-
-def read_results(view: RunView) -> Results:
-    """Read every artifact of the run.
-
-    Raises:
-        CorruptArtifact: a file does not hold what its name promises.
-    """
-    files = {node.name: frozenset(list_files(node.uri)) for node in view.nodes}
-
-    def all_of(name: str, parse: Callable[[NodeView, Any], T]) -> tuple[T, ...]:
-        return tuple(_parsed(node, name, parse) for node in view.nodes if name in files[node.name])
-
-    return Results(
-        view=view,
-        scores=all_of("scores.json", _scores),
-        histories=all_of("history.json", _history),
-        forecasts=all_of("forecast.json", _forecast),
-        pixel_scores=all_of("pixel_scores.json", _pixel_scores),
-        galleries=all_of("gallery.json", _gallery),
-        ledgers=_ledgers(view, files),
-        percepts=tuple(node for node in view.nodes if "ledger.parquet" in files[node.name]),
-    )
-
-
-def _parsed(node: NodeView, name: str, parse: Callable[[NodeView, Any], T]) -> T:
-    uri = join(node.uri, name)
-    try:
-        return parse(node, read_json(uri))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = f"{uri} is not what the report expects ({type(error).__name__}: {error})"
-        raise CorruptArtifact(f"{problem}; remove its directory and run again") from error
-
-
-def _record(kind: type[T], value: dict[str, Any]) -> T:
-    """A dataclass from a JSON object; what the report does not show is left out."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value[name] for name in value if name in known})
-
-
-def _scores(node: NodeView, value: Any) -> Scores:
-    return Scores(
-        name=node.name,
-        class_names=tuple(value["class_names"]),
-        num_test_clips=int(value["num_test_clips"]),
-        chance=float(value["chance"]),
-        samplings=tuple(_record(Sampling, row) for row in value["rows"]),
-        summary=tuple(_record(Score, row) for row in value["summary"]),
-        paired=tuple(_record(Pair, row) for row in value["paired"]),
-        confusion={model: tuple(tuple(row) for row in matrix) for model, matrix in value["confusion"].items()},
-    )
-
-
-def _history(node: NodeView, value: Any) -> History:
-    def rows(name: str) -> tuple[dict[str, float], ...]:
-        return tuple({k: v for k, v in row.items() if v is not None} for row in value[name])
-
-    return History(name=node.name, train=rows("train"), validation=rows("validation"))
-
-
-def _forecast(node: NodeView, value: Any) -> Forecast:
-    return Forecast(
-        name=node.name,
-        unit=value["unit"],
-        num_windows=int(value["num_windows"]),
-        num_dims=int(value["num_dims"]),
-        frames_ahead=tuple(value["frames_ahead"]),
-        predictors={name: tuple(errors) for name, errors in value["predictors"].items()},
-        means=dict(value["means"]),
-        reconstruction=dict(value["reconstruction"]),
-    )
-
-
-def _pixel_scores(node: NodeView, value: Any) -> PixelScores:
-    return PixelScores(
-        name=node.name,
-        protocol=value["protocol"],
-        unit=value["unit"],
-        rows=tuple(_record(PixelScore, row) for row in value["rows"]),
-        baselines=tuple(_record(PixelScore, row) for row in value.get("baselines", ())),
-    )
-
-
-def _gallery(node: NodeView, value: Any) -> tuple[Picture, ...]:
-    pictures = []
-    for entry in value:
-        uri = join(node.uri, entry["file"])
-        fits = size_bytes(uri) <= MAX_PICTURE_BYTES
-        picture = _record(Picture, {**entry, "uri": uri, "data_uri": _data_uri(uri) if fits else None})
-        pictures.append(picture)
-    return tuple(pictures)
-
-
-def _data_uri(uri: str) -> str:
-    kind = mimetypes.guess_type(uri)[0]
-    if kind is None or not kind.startswith("image/"):
-        raise ValueError(f"{uri} is no picture")
-    return f"data:{kind};base64,{base64.b64encode(read_bytes(uri)).decode()}"
-
-
-def _ledgers(view: RunView, files: dict[str, frozenset[str]]) -> tuple[Ledger, ...]:
-    """Every ledger, and those indexes of which some video is in no ledger."""
-
-    def read(name: str, decoded: bool) -> list[Ledger]:
-        nodes = [node for node in view.nodes if name in files[node.name]]
-        return [Ledger(name=n.name, decoded=decoded, records=tuple(read_records(n.path(name)))) for n in nodes]
-
-    ledgers = read("ledger.parquet", True)
-    counted = {record.uri for ledger in ledgers for record in ledger.records}
-    indexes = [i for i in read("index.parquet", False) if any(record.uri not in counted for record in i.records)]
-    return (*ledgers, *indexes)

@@ -1,4 +1,4 @@
-"""The charts of a report, from its results: which numbers go into which drawing, and what it says without being seen."""
+"""The charts of a report: which results go into which drawing, and what it says to those who do not see it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
-from pipeline.dag_chart import Box, dag_chart
+from pipeline.reporting.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
+from pipeline.reporting.dag_chart import Box, dag_chart
 from pipeline.explain import human_seconds
-from pipeline.findings import BASELINES
-from pipeline.results import Forecast, History, RunView, Scores
-from pipeline.svg import Chart, percent
+from pipeline.reporting.findings import BASELINES
+from pipeline.reporting.view import RunView
+from pipeline.reporting.results import Forecast, History, Scores
+from pipeline.reporting.svg import Chart, percent
 
 MAX_LOSS_POINTS = 200
 MAX_BOXES = 40
@@ -43,7 +44,7 @@ def label_curve(scores: Scores) -> Figure:
             continue
         samples = [(float(s.labels_per_class), s.accuracy) for s in scores.samplings if s.model == model]
         points = [(float(s.labels_per_class), s.mean) for s in row]
-        intervals = tuple((s.low, s.high) for s in row)
+        intervals = tuple((s.low, s.high) for s in row) if all(s.has_interval for s in row) else ()
         series.append(
             Series(name=model, style=styles[model], points=tuple(points), intervals=intervals, samples=tuple(samples))
         )
@@ -69,13 +70,13 @@ def label_curve(scores: Scores) -> Figure:
 
 
 def confusions(scores: Scores) -> tuple[Figure, ...]:
-    """A matrix a model, the best model first."""
+    """A matrix a model at the largest label count, the best model first."""
     most = scores.label_counts[-1]
     means = {model: score.mean if (score := scores.score(model, most)) else 0.0 for model in scores.confusion}
-    return tuple(_confusion(scores, model, most) for model in sorted(means, key=lambda name: -means[name]))
+    return tuple(_confusion(scores, model) for model in sorted(means, key=lambda name: -means[name]))
 
 
-def _confusion(scores: Scores, model: str, labels_per_class: int) -> Figure:
+def _confusion(scores: Scores, model: str) -> Figure:
     matrix, names = scores.confusion[model], scores.class_names
     mixed = []
     for i in range(len(matrix)):
@@ -86,7 +87,7 @@ def _confusion(scores: Scores, model: str, labels_per_class: int) -> Figure:
     said = "; ".join(f"{a} and {b} ({percent(share)} of their clips)" for share, a, b in worst)
     caption = f"Most often taken for one another: {said}." if said else "No clip was taken for another class."
     chart = confusion_chart(matrix, names, title=f"Confusion of {model}", description=caption)
-    return Figure(f"{model}, {labels_per_class} labels a class", chart, caption)
+    return Figure(model, chart, caption)
 
 
 def forecast_chart(forecast: Forecast) -> Figure:
@@ -134,7 +135,7 @@ def loss_curve(history: History) -> Figure | None:
         y_label="loss, sum over dimensions per frame", log_y=True,
     )  # fmt: skip
     caption = "Thin: training batches; with markers: validation. Mean over sequences and the decoder's frames."
-    return Figure(history.name, chart, caption)
+    return Figure(f"Loss of {history.name}", chart, caption)
 
 
 def thinned(points: Sequence[Point]) -> tuple[Point, ...]:

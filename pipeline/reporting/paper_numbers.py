@@ -7,16 +7,14 @@ Numbers of different protocols or data sets never stand in one table.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 PAPER = "Srivastava, Mansimov, Salakhutdinov: Unsupervised Learning of Video Representations using LSTMs, ICML 2015"
 
-OPEN_LOOP = "open loop"
+OPEN_LOOP: Final = "open loop"
 """Frames are predicted without the true ones being seen."""
-TEACHER_FORCED = "teacher forced"
+TEACHER_FORCED: Final = "teacher forced"
 """Every frame is predicted from the true frames before it: a likelihood."""
-NATS = "nats/frame"
-SQUARED_ERROR = "squared error/frame"
 
 MNIST_COLUMN = "MNIST, nats/frame"
 PATCHES_COLUMN = "natural patches, squared error/frame"

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.svg import Chart, Scale, drawing, log_ticks, number, percent, px, tag, ticks
+from pipeline.reporting.svg import Chart, Scale, drawing, log_ticks, number, px, tag, ticks
 
 NUM_STYLES = 7
 WIDTH_PX = 680
-HEIGHT_PX = 340
-LEFT_PX, TOP_PX, BOTTOM_PX = 52, 34, 50
-LABEL_PX_PER_CHAR = 6.9
+HEIGHT_PX = 350
+LEFT_PX, TOP_PX, BOTTOM_PX = 52, 42, 50
+LABEL_PX_PER_CHAR = 8.1
+"""Of semibold labels in the widest of the page's fonts."""
+TICK_PX_PER_CHAR = 7.2
 MAX_LABEL_CHARS = 26
 MIN_LABEL_GAP_PX = 17.0
-DODGE_PX = 9.0
+DODGE_PX = 10.0
+MAX_MARKERS = 24
 LOG_RATIO = 20.0
 """Values that span more than this are shown on a logarithmic axis, where the caller allows it."""
 
@@ -83,7 +86,7 @@ def line_chart(
     log_y = log_y and min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
     y_ticks = log_ticks(min(ys), max(ys)) if log_y else ticks(min(ys), max(ys))
     x_marks = list(x_ticks) if x_ticks is not None else [t for t in ticks(min(xs), max(xs)) if t <= max(xs) * 1.0001]
-    inset = DODGE_PX * len(series) if dodge else 0.0
+    inset = DODGE_PX * (len(series) if dodge else 1)
     x_scale = Scale(min(*xs, *x_marks), max(*xs, *x_marks), LEFT_PX + inset, right - inset, log_x)
     y_scale = Scale(y_ticks[0], y_ticks[-1], HEIGHT_PX - BOTTOM_PX, TOP_PX, log_y)
     parts = [_axes(x_scale, y_scale, x_marks, y_ticks, x_label, y_label, y_format, right)]
@@ -93,7 +96,7 @@ def line_chart(
     parts += [_line(s, x_scale, y_scale, shift) for s, shift in zip(series, shifts, strict=True)]
     parts.append(_end_labels(series, y_scale, right))
     svg = drawing(WIDTH_PX, HEIGHT_PX, title, description, Markup("").join(parts))
-    return Chart(svg, tuple((s.name, _swatch(s)) for s in series), WIDTH_PX / (right + 10))
+    return Chart(svg, tuple((s.name, _swatch(s)) for s in series), WIDTH_PX / (right + 18))
 
 
 def confusion_chart(
@@ -106,7 +109,7 @@ def confusion_chart(
     named = num_classes <= 16
     cell = 36.0 if named else max(4.0, 560 / num_classes)
     names = [_shortened(name) for name in class_names]
-    margin = 18 + LABEL_PX_PER_CHAR * max(map(len, names)) if named else 18.0
+    margin = 14 + TICK_PX_PER_CHAR * max(map(len, names)) if named else 18.0
     top = 18 + 0.75 * (margin - 18) if named else 18.0
     parts = [tag("text", "prediction →", x=margin, y=12, class_="unit")]
     for i, row in enumerate(matrix):
@@ -172,13 +175,16 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale, shift: float) -> Marku
     parts = [tag("circle", cx=x_scale(x) + shift, cy=y_scale(y), r=1.9, class_="sample") for x, y in series.samples]
     parts.append(tag("path", d="M" + "L".join(f"{px(x)} {px(y)}" for x, y in at), class_="line"))
     for (x, _), (low, high) in zip(at, series.intervals, strict=False):
-        parts.append(tag("line", x1=x, x2=x, y1=y_scale(low), y2=y_scale(high), class_="interval"))
+        top, foot = y_scale(high), y_scale(low)
+        bar = f"M{px(x - 4)} {px(top)}h8M{px(x)} {px(top)}V{px(foot)}M{px(x - 4)} {px(foot)}h8"
+        parts.append(tag("path", d=bar, class_="interval"))
     if series.markers:
-        parts += [_marker(series.style, x, y) for x, y in at]
+        every = -(-len(at) // MAX_MARKERS)
+        parts += [_marker(series.style, x, y) for x, y in at[::-1][::every]]
     return tag("g", Markup("").join(parts), class_=_classes(series))
 
 
-def _marker(style: str, x: float, y: float, r: float = 4.6) -> Markup:
+def _marker(style: str, x: float, y: float, r: float = 4.0) -> Markup:
     """A shape of its own for each style, so that lines stay apart without colour."""
     d = 1.35 * r
     shapes = {
@@ -199,7 +205,7 @@ def _end_labels(series: Sequence[Series], y_scale: Scale, right: float) -> Marku
     for s in order:
         wanted = y_scale(s.points[-1][1])
         heights.append(max(wanted, heights[-1] + MIN_LABEL_GAP_PX) if heights else wanted)
-    overrun = max(0.0, heights[-1] - (y_scale.start + 4))
+    overrun = max(0.0, heights[-1] - y_scale.start)
     for i in reversed(range(len(heights))):
         limit = heights[i + 1] - MIN_LABEL_GAP_PX if i + 1 < len(heights) else heights[i] - overrun
         heights[i] = min(heights[i], limit)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.explain import human_seconds
-from pipeline.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
-from pipeline.results import Forecast, Pair, PixelScores, Results, Scores
-from pipeline.svg import number, percent
+from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
+from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Scores
+from pipeline.reporting.svg import number, percent
 
 Verdict = Literal["holds", "fails", "open", "note"]
 
@@ -87,13 +87,16 @@ def _ordering(scores: Scores) -> list[Finding]:
         "open": "the ordering {} is not established",
     }[verdict].format(ordering)
     details = "; ".join(_difference(pair) for pair in chain)
-    samplings = f"Mean difference in accuracy, paired over {chain[0].num_samplings} samplings of the labels"
+    count = _count(chain[0].num_samplings, "sampling")
+    samplings = f"Mean difference in accuracy, paired over {count} of the labels"
     found = [Finding(verdict, f"With {_labels(first)}, {says}.", f"{samplings}: {details}.")]
     others = {n: chain_verdict(c) for n, c in chains.items() if n != first}
     return [*found, *_elsewhere(others)]
 
 
 def _difference(pair: Pair) -> str:
+    if not pair.has_interval:
+        return f"{pair.better} over {pair.worse} {points(pair.difference)} points (no interval)"
     zero = {"holds": "", "unclear": ", which includes zero", "reversed": ", below zero"}[pair.verdict]
     interval = f"95% interval {points(pair.low)} to {points(pair.high)}{zero}"
     return f"{pair.better} over {pair.worse} {points(pair.difference)} points ({interval})"
@@ -104,19 +107,26 @@ def _elsewhere(verdicts: dict[int, Verdict]) -> list[Finding]:
         return []
     words = {"holds": "holds", "open": "is not established", "fails": "does not hold"}
     groups = {word: [n for n, v in verdicts.items() if v == verdict] for verdict, word in words.items()}
-    said = [f"{word} with {_listed(counts)}" for word, counts in groups.items() if counts]
+    said = [(_listed(counts), word) for word, counts in groups.items() if counts]
+    (counts, word), *rest = said
+    others = "".join(f"; with {counts} it {word}" for counts, word in rest)
     only = next(iter(set(verdicts.values()))) if len(set(verdicts.values())) == 1 else "note"
-    return [Finding(only, f"At other label counts it {'; it '.join(said)} labels a class.")]
+    return [Finding(only, f"The same ordering {word} with {counts} labels a class{others}.")]
 
 
 def _best(scores: Scores) -> Finding:
     most = scores.label_counts[-1]
     best = scores.best(most)
-    interval = f"95% interval {percent(best.low)} to {percent(best.high)}, {best.num_samplings} samplings"
-    above = best.low > scores.chance
-    chance = f"chance is {percent(scores.chance)}" + ("" if above else ": that is not above chance")
-    headline = f"The best with {_labels(most)} is {best.model}: {percent(best.mean)} of {scores.num_test_clips} test clips."
-    return Finding("note" if above else "open", headline, f"{interval}; {chance}.".capitalize())
+    right = f"{percent(best.mean)} of {scores.num_test_clips:,} test clips"
+    headline = f"The best with {_labels(most)} is {best.model}: {right}."
+    chance = f"chance is {percent(scores.chance)}"
+    if not best.has_interval:
+        return Finding("open", headline, f"One sampling, which gives no interval; {chance}.")
+    count = _count(best.num_samplings, "sampling")
+    detail = f"95% interval {percent(best.low)} to {percent(best.high)}, {count}; {chance}"
+    if best.low <= scores.chance:
+        return Finding("open", headline, f"{detail}: that is not above chance.")
+    return Finding("note", headline, f"{detail}.")
 
 
 def _forecast(forecast: Forecast) -> list[Finding]:
@@ -126,12 +136,15 @@ def _forecast(forecast: Forecast) -> list[Finding]:
         if name in BASELINES or not against:
             continue
         wins = all(mean < error for _, error in against)
-        compared = " and ".join(f"{_relative(mean, error)} than {baseline}" for baseline, error in against)
+        compared = " and ".join(f"{_relative(mean, error)} {baseline}" for baseline, error in against)
         ahead = f"the next {len(forecast.frames_ahead)} frames"
-        does = f"{name} predicts {ahead} with {compared}." if wins else f"{name} does not predict {ahead} better than both "
-        if not wins:
-            does += f"baselines: it has {compared}."
-        found.append(Finding("holds" if wins else "fails", does, _where_ahead(forecast, name)))
+        does = (
+            f"predicts {ahead} with a squared error"
+            if wins
+            else f"does not beat every baseline on {ahead}: its squared error is"
+        )
+        verdict: Verdict = "holds" if wins else "fails"
+        found.append(Finding(verdict, f"{_sentence(name)} {does} {compared}.", _where_ahead(forecast, name)))
     return found
 
 
@@ -151,7 +164,7 @@ def _where_ahead(forecast: Forecast, name: str) -> str:
 
 def _relative(error: float, reference: float) -> str:
     change = 1 - error / reference if reference else 0.0
-    return f"{percent(abs(change))} {'less' if change >= 0 else 'more'} squared error"
+    return f"{percent(abs(change))} {'below' if change >= 0 else 'above'}"
 
 
 def _pixels(pixels: PixelScores) -> list[Finding]:
@@ -160,24 +173,26 @@ def _pixels(pixels: PixelScores) -> list[Finding]:
         return [Finding("open", f"No {pixels.protocol} figure was measured.")]
     value = pixels.value(best)
     assert value is not None
-    headline = f"{best.model} predicts best, {pixels.protocol}: {number_of(value)} {pixels.unit}."
-    known = [(row.model, v) for row in pixels.baselines if (v := pixels.value(row)) is not None]
-    said = [f"{name} has {number_of(v)}" for name, v in known]
+    baselines = {row.model: error for row in pixels.baselines if (error := pixels.value(row)) is not None}
+    reached = f"{pixels.protocol}, {number_of(value)} {pixels.unit}"
+    detail = "; ".join(f"{name}: {number_of(error)}" for name, error in baselines.items())
     if pixels.in_nats and pixels.protocol == OPEN_LOOP:
         row = "composite, conditional future"
-        published = TABLE_2.number(row, MNIST_COLUMN)
-        assert published is not None
-        said.append(f"the paper's best, {row}, {published} on its own test set")
-    beats = all(value < v for _, v in known)
-    verdict: Verdict = "note" if not known else "holds" if beats else "fails"
-    detail = "; ".join(said)
-    return [Finding(verdict, headline, f"{detail[:1].upper()}{detail[1:]}." if said else "")]
+        detail += f"{'; ' if detail else ''}the paper's {row}: {TABLE_2.number(row, MNIST_COLUMN)}, on its test set"
+    detail = f"{_sentence(detail)}." if detail else ""
+    if not baselines:
+        return [Finding("note", _sentence(f"{best.model} predicts best: {reached}."), detail)]
+    wins = value < min(baselines.values())
+    does = "predicts better than" if wins else "does not predict better than"
+    names = " and ".join(baselines)
+    return [Finding("holds" if wins else "fails", _sentence(f"{best.model} {does} {names}: {reached}."), detail)]
 
 
 def _videos(results: Results) -> Finding:
     videos = results.videos
     ok, partial, rejected = (videos.count(verdict) for verdict in ("ok", "partial", "rejected"))
-    headline = f"Of {_count(len(videos.records), 'video')}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
+    total = _count(len(videos.records), "video")
+    headline = f"Of {total}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
     if not videos.decoded:
         return Finding("note", headline, "Frames were not counted in this run.")
     parts = " + ".join(f"{videos.frames(kind):,} {kind}" for kind in ("decoded", "dropped", "missing"))
@@ -189,7 +204,7 @@ def _reuse(results: Results) -> Finding:
     made = [node for node in nodes if node.state == "made"]
     if not made:
         spent = human_seconds(sum(node.seconds for node in nodes))
-        return Finding("note", f"All {_count(len(nodes), 'stage')} were reused; making them had taken {spent}.")
+        return Finding("note", f"Nothing was made anew: {_count(len(nodes), 'stage')} reused, {spent} of earlier work.")
     reused = len(nodes) - len(made)
     took = human_seconds(sum(node.seconds for node in made))
     return Finding("note", f"{_count(len(made), 'stage')} made in {took} of work, {reused} reused.")
@@ -198,6 +213,10 @@ def _reuse(results: Results) -> Finding:
 def number_of(value: float) -> str:
     """An error to a tenth: '341.2'."""
     return f"{value:,.1f}" if abs(value) >= 1 else number(value)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _labels(count: int) -> str:

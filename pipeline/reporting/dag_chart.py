@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.svg import drawing, px, tag
+from pipeline.reporting.svg import drawing, px, tag
 
-BOX_WIDTH_PX, BOX_HEIGHT_PX = 148.0, 42.0
+BOX_WIDTH_PX, BOX_HEIGHT_PX = 164.0, 42.0
 TRUNK_WIDTH_PX = 22.0
 GAP_X_PX, GAP_Y_PX = 18.0, 34.0
 MAX_NAME_CHARS = 20
@@ -54,6 +54,9 @@ def _depths(boxes: Sequence[Box]) -> dict[str, int]:
     depth: dict[str, int] = {}
     for box in boxes:
         depth[box.name] = max((depth[parent] + 1 for parent in box.parents if parent in depth), default=0)
+    for box in reversed(boxes):  # then as deep as its readers allow: what is read together stands together
+        below = [depth[reader.name] for reader in boxes if box.name in reader.parents]
+        depth[box.name] = min(below) - 1 if below else depth[box.name]
     return depth
 
 

@@ -1,0 +1,150 @@
+"""The report in the terminal: the page's tables in at most a screen or two."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.explain import human_bytes, human_seconds
+from pipeline.reporting.findings import Finding, findings, number_of, points
+from pipeline.reporting.view import NodeView
+from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores
+from pipeline.reporting.svg import percent, printable
+
+MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
+PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}
+MAX_STAGES = 12
+MAX_BAD_VIDEOS = 4
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Sentences, then tables. Names from outside are printed as they are, without markup or control characters."""
+    console.print()
+    for finding in findings(results):
+        console.print(_sentence(finding))
+    tables: list[Table] = []
+    for scores in results.scores:
+        tables += [_accuracy(scores), *([_paired(scores)] if scores.paired else [])]
+    tables += [_forecast(forecast) for forecast in results.forecasts]
+    tables += [_pixels(pixels) for pixels in results.pixel_scores]
+    tables += [_bad_videos(results)] if results.bad_videos else []
+    for table in [*tables, _stages(results.view.nodes)]:
+        console.print()
+        console.print(table)
+
+
+def _sentence(finding: Finding) -> Text:
+    mark, style = MARKS[finding.verdict]
+    return Text.assemble((f"{mark} ", style), printable(finding.headline))
+
+
+def _table(title: str, *headings: str) -> Table:
+    """First column left, the others right; the title above, left."""
+    table = Table(
+        title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
+    for i, heading in enumerate(headings):
+        table.add_column(Text(printable(heading)), justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _cell(text: str, style: str = "") -> Text:
+    return Text(printable(text), style)
+
+
+def _accuracy(scores: Scores) -> Table:
+    title = f"Accuracy, {scores.num_test_clips:,} test clips, ± 95% (chance {percent(scores.chance)})"
+    table = _table(title, "labels a class", *(str(n) for n in scores.label_counts))
+    best = {n: scores.best(n).model for n in scores.label_counts}
+    for model in scores.models:
+        cells = []
+        for n in scores.label_counts:
+            score = scores.score(model, n)
+            cells.append(Text(_interval(score), "bold" if best[n] == model else ""))
+        table.add_row(_cell(model), *cells)
+    return table
+
+
+def _interval(score: Score | None) -> str:
+    if score is None:
+        return "not measured"
+    return f"{100 * score.mean:.1f} {_half(score)}"
+
+
+def _paired(scores: Scores) -> Table:
+    table = _table(
+        "Paired differences, points, ± 95% (✓ above zero, ? includes zero, ✗ below)",
+        "better over worse",
+        *(str(n) for n in scores.label_counts),
+    )
+    rows: dict[tuple[str, str], dict[int, Pair]] = {}
+    for pair in scores.paired:
+        rows.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
+    for (better, worse), pairs in rows.items():
+        cells = [_difference(pairs.get(n)) for n in scores.label_counts]
+        table.add_row(_cell(f"{better} over {worse}"), *cells)
+    return table
+
+
+def _difference(pair: Pair | None) -> Text:
+    if pair is None:
+        return Text("not measured")
+    return Text(f"{PAIR_MARKS[pair.verdict]} {points(pair.difference)} {_half(pair)}")
+
+
+def _half(measured: Score | Pair) -> str:
+    """Half of the 95% interval, in points: t intervals are symmetric, and a terminal is narrow."""
+    return f"± {50 * (measured.high - measured.low):.1f}" if measured.has_interval else "± ?"
+
+
+def _forecast(forecast: Forecast) -> Table:
+    shown = sorted({0, len(forecast.frames_ahead) // 2, len(forecast.frames_ahead) - 1})
+    ahead = [f"{forecast.frames_ahead[i]} ahead" for i in shown]
+    table = _table(f"Prediction, {forecast.unit}", "predictor", "mean", *ahead)
+    for name, errors in forecast.predictors.items():
+        table.add_row(_cell(name), number_of(forecast.means[name]), *(number_of(errors[i]) for i in shown))
+    return table
+
+
+def _pixels(pixels: PixelScores) -> Table:
+    table = _table(f"Prediction, {pixels.protocol}", "model", pixels.unit, "MSE", "SSIM", "time")
+    for row in (*pixels.rows, *pixels.baselines):
+        value = pixels.value(row)
+        table.add_row(
+            _cell(row.model),
+            "not measured" if value is None else number_of(value),
+            "" if row.mse is None else number_of(row.mse),
+            "" if row.ssim is None else f"{row.ssim:.3f}",
+            "" if row.seconds is None else human_seconds(row.seconds),
+        )
+    return table
+
+
+def _bad_videos(results: Results) -> Table:
+    bad = results.bad_videos
+    more = f", {MAX_BAD_VIDEOS} shown" if len(bad) > MAX_BAD_VIDEOS else ""
+    table = Table(title=Text(f"Bad videos: {len(bad):,}{more}", "bold"), title_justify="left", box=None, pad_edge=False)
+    for no_wrap in (True, True, False):
+        table.add_column(no_wrap=no_wrap, overflow="ellipsis")
+    table.show_header = False
+    for record in bad[:MAX_BAD_VIDEOS]:
+        name = record.uri.rstrip("/").rsplit("/", 1)[-1]
+        reason = Text(printable(record.reason), no_wrap=True, overflow="ellipsis")
+        table.add_row(_cell(record.verdict), _cell(name), reason)
+    return table
+
+
+def _stages(nodes: tuple[NodeView, ...]) -> Table:
+    table = _table("Stages", "stage", "", "time", "bytes", "key")
+    hidden = nodes[MAX_STAGES:]
+    for node in nodes[:MAX_STAGES]:
+        cells = (human_seconds(node.seconds), human_bytes(node.num_bytes), node.key)
+        table.add_row(_cell(node.name), node.state, *map(_cell, cells))
+    if hidden:
+        made = sum(node.state == "made" for node in hidden)
+        seconds = human_seconds(sum(node.seconds for node in hidden))
+        num_bytes = human_bytes(sum(node.num_bytes for node in hidden))
+        table.add_row(f"{len(hidden)} more", f"{made} made", seconds, num_bytes, "")
+    return table

@@ -1,0 +1,233 @@
+"""A finished run made of invented numbers: artifacts on disk with the shapes that real stages write, and the view."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import stats
+
+from pipeline.reporting.view import NodeView, RunView
+from stages.percepts.ledger import VideoRecord, write_records
+
+SINGLE, SCRATCH, PRETRAINED = "single frame", "LSTM from scratch", "LSTM pretrained"
+CLASSES = ("right", "left", "down", "up", "clockwise", "anticlockwise", "grow", "shrink")
+MEANS = {SINGLE: (0.15, 0.18, 0.23, 0.26), SCRATCH: (0.21, 0.29, 0.45, 0.61), PRETRAINED: (0.27, 0.41, 0.56, 0.70)}
+LABELS = (1, 2, 5, 10)
+NUM_SAMPLINGS = 12
+NUM_CLIPS = 240
+
+Facts = dict[str, int | float | str]
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95% t interval, by SciPy."""
+    mean = float(values.mean())
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    return mean, float(low), float(high)
+
+
+def scores(means: dict[str, tuple[float, ...]] = MEANS, class_names: tuple[str, ...] = CLASSES) -> dict[str, Any]:
+    """A `scores.json` whose intervals follow from its rows."""
+    rng = np.random.default_rng(7)
+    accuracy = {
+        (model, n): np.round((mean + rng.normal(0, 0.03, NUM_SAMPLINGS)) * NUM_CLIPS) / NUM_CLIPS
+        for model, row in means.items()
+        for n, mean in zip(LABELS, row, strict=True)
+    }
+    rows = [
+        {"model": model, "labels_per_class": n, "sampling": i, "accuracy": float(value)}
+        for (model, n), values in accuracy.items()
+        for i, value in enumerate(values)
+    ]
+    summary, paired, models = [], [], list(means)
+    for (model, n), values in accuracy.items():
+        mean, low, high = interval(values)
+        counts = {"labels_per_class": n, "num_samplings": NUM_SAMPLINGS}
+        summary.append({"model": model, "mean": mean, "low": low, "high": high, **counts})
+    for worse, better in itertools.pairwise(models):
+        for n in LABELS:
+            difference, low, high = interval(accuracy[better, n] - accuracy[worse, n])
+            counts = {"labels_per_class": n, "num_samplings": NUM_SAMPLINGS}
+            paired.append(
+                {"worse": worse, "better": better, "difference": difference, "low": low, "high": high, **counts}
+            )
+    return {
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "num_test_clips": NUM_CLIPS,
+        "chance": 1 / len(class_names),
+        "rows": rows,
+        "summary": summary,
+        "paired": paired,
+        "confusion": {model: _confusion(row[-1], rng) for model, row in means.items()},
+    }
+
+
+def _confusion(accuracy: float, rng: np.random.Generator) -> list[list[int]]:
+    """Half of the errors go to the class that is this one reversed."""
+    matrix = np.full((8, 8), (1 - accuracy) / 2 / 6)
+    for i in range(8):
+        matrix[i, i] = accuracy
+        matrix[i, i ^ 1] = (1 - accuracy) / 2
+    return [[int(n) for n in rng.multinomial(NUM_CLIPS // 8 * NUM_SAMPLINGS, row / row.sum())] for row in matrix]
+
+
+def history() -> dict[str, Any]:
+    """A `history.json` of 400 steps."""
+    rng = np.random.default_rng(3)
+
+    def row(step: int, noise: float) -> dict[str, Any]:
+        reconstruct = 260 + 700 * np.exp(-step / 90) + rng.normal(0, noise)
+        predict = 330 + 620 * np.exp(-step / 110) + rng.normal(0, noise)
+        return {
+            "step": step,
+            "loss": float(reconstruct + predict),
+            "reconstruct_loss": float(reconstruct),
+            "predict_loss": float(predict),
+        }
+
+    extra = {"learning_rate": 1e-3, "gradient_norm": 2.0}
+    return {
+        "train": [{**row(step, 22), **extra} for step in range(1, 401)],
+        "validation": [row(step, 3) for step in range(40, 401, 40)],
+    }
+
+
+def forecast(error: float = 210.0) -> dict[str, Any]:
+    """A `forecast.json`: the composite begins at `error` and gets worse."""
+    ahead = list(range(1, 9))
+    predictors = {
+        "composite LSTM": [error + 12.0 * k for k in ahead],
+        "copy last frame": [190 + 38.0 * k for k in ahead],
+        "mean frame": [402.0 for _ in ahead],
+    }
+    return {
+        "unit": "squared error per frame, standardised percepts",
+        "num_windows": 1280,
+        "num_dims": 640,
+        "frames_ahead": ahead,
+        "predictors": predictors,
+        "means": {name: float(np.mean(errors)) for name, errors in predictors.items()},
+        "reconstruction": {"composite LSTM": 171.5, "mean frame": 401.2},
+    }
+
+
+def pixel_scores(protocol: str = "open loop", unit: str = "nats/frame") -> dict[str, Any]:
+    """A `pixel_scores.json` with one model that was not measured."""
+    return {
+        "protocol": protocol,
+        "unit": unit,
+        "rows": [
+            {"model": "composite", "cross_entropy": 331.4, "mse": 121.7, "ssim": 0.671, "seconds": 540.0,
+             "num_sequences_seen": 512_000},
+            {"model": "future predictor", "cross_entropy": None, "mse": None, "ssim": None, "seconds": None,
+             "num_sequences_seen": None},
+        ],
+        "baselines": [{"model": "copy last frame", "cross_entropy": 1203.5, "mse": 240.1, "ssim": 0.61}],
+    }  # fmt: skip
+
+
+def records(num_ok: int = 60) -> list[VideoRecord]:
+    """A ledger with whole, partial and rejected videos."""
+    whole = [_video(f"/videos/clip_{i:03d}.mp4", 32, 32) for i in range(num_ok)]
+    return [
+        *whole,
+        _video(
+            "/videos/half.mp4", 300, 121, verdict="partial", reason="damaged after 4.84 s: 179 frames do not decode"
+        ),
+        _video("/videos/song.mp4", 0, 0, verdict="rejected", reason="holds no video stream"),
+    ]
+
+
+def _video(uri: str, expected: int, decoded: int, verdict: Any = "ok", reason: str = "") -> VideoRecord:
+    return VideoRecord(
+        uri=uri, sha256="ab" * 32, size_bytes=9000, codec="h264", width=112, height=112, fps=25.0,
+        frames_expected=expected, frames_decoded=decoded, frames_dropped=0, frames_missing=expected - decoded,
+        verdict=verdict, reason=reason,
+    )  # fmt: skip
+
+
+def picture(width: int = 660, height: int = 112, kind: str = "png") -> bytes:
+    """Stripes of noise."""
+    pixels = np.random.default_rng(1).integers(0, 255, (height // 8, width // 8), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+class FakeRun:
+    """Add nodes, then take the `view`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.nodes: list[NodeView] = []
+
+    def add(
+        self, name: str, files: dict[str, Any] | None = None, *, parents: tuple[str, ...] = (), stage: str = "",
+        made: bool = True, seconds: float = 12.5, facts: Facts | None = None, config: dict[str, Any] | None = None,
+    ) -> Path:  # fmt: skip
+        """A node whose artifact holds `files`: bytes as they are, ledgers from records, all else as JSON."""
+        directory = self.root / name
+        directory.mkdir(parents=True)
+        for file, content in (files or {}).items():
+            if file.endswith(".parquet"):
+                write_records(str(directory / file), content)
+            else:
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                (directory / file).write_bytes(data)
+        sizes = [path.stat().st_size for path in directory.iterdir()]
+        self.nodes.append(
+            NodeView(
+                name=name, stage=stage or name, key=f"{name}-0123456789abcdef", state="made" if made else "have",
+                reason="never made" if made else "complete", uri=str(directory), seconds=seconds,
+                num_bytes=sum(sizes), num_files=len(sizes), facts=facts or {}, mlflow_run_id=f"run-of-{name}",
+                config=config or {}, parents=parents,
+            )
+        )  # fmt: skip
+        return directory
+
+    @property
+    def view(self) -> RunView:
+        return RunView(
+            recipe="demo", title="From video files to a comparison table", command="python pipeline/run.py demo",
+            started_at="2026-03-01T10:00:00+00:00", seconds=245.0, commit="0123456789abcdef", dirty=False,
+            store_uri="/data/store", tracking_uri="sqlite:////data/store/mlflow.db", nodes=tuple(self.nodes),
+        )  # fmt: skip
+
+
+def demo(root: Path) -> FakeRun:
+    """A run of the main recipe with every kind of result."""
+    run = FakeRun(root)
+    facts: Facts = {
+        "num_videos": 62,
+        "num_frames": 2041,
+        "num_dims": 640,
+        "percept_bytes": 2_612_480,
+        "frames_per_second": 92.4,
+    }
+    run.add("synthesize", made=False, seconds=31.0, config={"num_unlabelled": 480, "codec": "libx264"})
+    run.add("ingest", {"index.parquet": records()}, parents=("synthesize",), made=False, seconds=4.2)
+    run.add("extract", {"ledger.parquet": records()}, parents=("ingest",), made=False, seconds=97.0, facts=facts)
+    run.add("standardize", parents=("extract",), seconds=1.1)
+    run.add("pretrain", {"history.json": history()}, parents=("extract", "standardize"), seconds=61.0)
+    finetuned = ("finetune-frame", "finetune-scratch", "finetune-pretrained")
+    for name in finetuned:
+        encoder = ("pretrain",) if name == "finetune-pretrained" else ()
+        run.add(name, stage="finetune", parents=("extract", "standardize", *encoder), seconds=14.0)
+    run.add("evaluate", {"scores.json": scores()}, parents=(*finetuned, "extract", "standardize"), seconds=6.0)
+    run.add("forecast", {"forecast.json": forecast()}, parents=("pretrain", "extract", "standardize"), seconds=5.0)
+    strip = {"title": "Input, reconstruction, prediction", "caption": "Rows: truth, output.", "file": "strip.png"}
+    moving = {"title": "A clip", "caption": "Moves right.", "file": "clip.gif", "kind": "animation"}
+    gallery = {
+        "gallery.json": [{**strip, "kind": "image"}, moving],
+        "strip.png": picture(),
+        "clip.gif": picture(160, 160, "gif"),
+    }
+    run.add("visualize", gallery, parents=("pretrain", "extract", "standardize"), seconds=3.0)
+    return run

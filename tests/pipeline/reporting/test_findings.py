@@ -1,0 +1,159 @@
+"""The sentences of a report follow its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.reporting.findings import chain_verdict, findings, longest_chain, points
+from pipeline.reporting.results import Pair, Results
+from pipeline.reporting.results_reader import read_results
+from tests.pipeline.reporting.fake_run import (
+    MEANS,
+    PRETRAINED,
+    SCRATCH,
+    SINGLE,
+    FakeRun,
+    demo,
+    forecast,
+    pixel_scores,
+    records,
+    scores,
+)
+
+
+def results_of(root: Path, **files: object) -> Results:
+    run = FakeRun(root)
+    run.add("node", {name.replace("__", "."): content for name, content in files.items()})
+    return read_results(run.view)
+
+
+def said(results: Results) -> list[tuple[str, str]]:
+    return [(finding.verdict, f"{finding.headline} {finding.detail}") for finding in findings(results)]
+
+
+def pair(worse: str, better: str, low: float, high: float) -> Pair:
+    middle = (low + high) / 2
+    return Pair(worse=worse, better=better, labels_per_class=5, difference=middle, low=low, high=high, num_samplings=12)
+
+
+def test_an_ordering_that_holds_is_said_to_hold_with_its_differences(tmp_path: Path) -> None:
+    results = results_of(tmp_path, scores__json=scores())
+    verdict, text = said(results)[0]
+    assert verdict == "holds"
+    assert text.startswith(
+        "With 5 labels a class, the ordering single frame < LSTM from scratch < LSTM pretrained holds."
+    )
+    for found in results.scores[0].pairs(5):
+        assert f"{points(found.difference)} points (95% interval {points(found.low)} to {points(found.high)})" in text
+    assert said(results)[1] == ("holds", "The same ordering holds with 1, 2 and 10 labels a class. ")
+
+
+def test_an_ordering_that_fails_is_said_to_fail(tmp_path: Path) -> None:
+    reversed_means = {**MEANS, PRETRAINED: (0.15, 0.2, 0.3, 0.5)}
+    verdict, text = said(results_of(tmp_path, scores__json=scores(reversed_means)))[0]
+    assert verdict == "fails"
+    assert "does not hold" in text
+    assert "−" in text
+    assert ", below zero" in text
+
+
+def test_an_interval_around_zero_establishes_nothing(tmp_path: Path) -> None:
+    undecided = {**MEANS, PRETRAINED: (0.40, 0.45, 0.45, 0.75)}
+    found = said(results_of(tmp_path, scores__json=scores(undecided)))
+    assert found[0][0] == "open"
+    assert "is not established" in found[0][1]
+    assert "which includes zero" in found[0][1]
+    assert "holds with 1, 2 and 10 labels a class" in found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "verdict"),
+    [([(1, 2), (1, 2)], "holds"), ([(1, 2), (-1, 2)], "open"), ([(-2, -1), (1, 2)], "fails"), ([(0, 2)], "open")],
+)
+def test_a_chain_is_as_good_as_its_worst_link(intervals: list[tuple[float, float]], verdict: str) -> None:
+    assert chain_verdict([pair("a", "b", low, high) for low, high in intervals]) == verdict
+
+
+def test_the_longest_chain_is_found_among_all_pairs() -> None:
+    pairs = [pair(a, b, 1, 2) for a, b in [("a", "d"), ("c", "d"), ("a", "c"), ("b", "c"), ("a", "b"), ("x", "y")]]
+    chain = longest_chain(pairs)
+    assert [link.worse for link in chain] == ["a", "b", "c"]
+    assert chain[-1].better == "d"
+    assert longest_chain([]) == ()
+    assert len(longest_chain([pair("a", "b", 1, 2), pair("b", "a", 1, 2)])) == 1
+
+
+def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
+    single = scores()
+    for row in (*single["summary"], *single["paired"]):
+        row.update(low=None, high=None, num_samplings=1)
+    found = said(results_of(tmp_path, scores__json=single))
+    assert found[0][0] == "open"
+    assert "paired over 1 sampling of the labels" in found[0][1]
+    assert "points (no interval)" in found[0][1]
+    assert "One sampling, which gives no interval; chance is 12.5%." in found[2][1]
+
+
+def test_no_better_than_chance_is_said(tmp_path: Path) -> None:
+    means = {SINGLE: (0.12,) * 4, SCRATCH: (0.121,) * 4}
+    texts = [text for verdict, text in said(results_of(tmp_path, scores__json=scores(means))) if verdict == "open"]
+    assert any("that is not above chance" in text for text in texts)
+
+
+def test_prediction_is_compared_with_both_baselines(tmp_path: Path) -> None:
+    verdict, text = said(results_of(tmp_path, forecast__json=forecast()))[0]
+    means = forecast()["means"]
+    assert verdict == "holds"
+    assert f"{100 * (1 - means['composite LSTM'] / means['copy last frame']):.1f}% below copy last frame" in text
+    assert f"{100 * (1 - means['composite LSTM'] / means['mean frame']):.1f}% below mean frame" in text
+    assert "at every frame" in text
+
+
+def test_prediction_that_loses_to_copying_is_said_to_lose(tmp_path: Path) -> None:
+    verdict, text = said(results_of(tmp_path, forecast__json=forecast(error=320.0)))[0]
+    assert verdict == "fails"
+    assert "does not beat every baseline" in text
+    assert "above copy last frame" in text
+    assert "ahead of copying at 3 of 8 frames (6, 7 and 8)" in text
+
+
+def test_pixels_are_beside_the_paper_only_in_its_own_protocol(tmp_path: Path) -> None:
+    verdict, text = said(results_of(tmp_path / "open", pixel_scores__json=pixel_scores()))[0]
+    assert verdict == "holds"
+    assert "open loop, 331.4 nats/frame" in text
+    assert "341.2" in text
+    for name, changes in (("a", ("teacher forced", "nats/frame")), ("b", ("open loop", "squared error/frame"))):
+        assert "341.2" not in said(results_of(tmp_path / name, pixel_scores__json=pixel_scores(*changes)))[0][1]
+    worse = pixel_scores()
+    worse["rows"][0]["cross_entropy"] = 2000.0
+    assert said(results_of(tmp_path / "worse", pixel_scores__json=worse))[0][0] == "fails"
+
+
+def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
+    nothing = pixel_scores()
+    nothing["rows"] = nothing["rows"][1:]
+    assert said(results_of(tmp_path, pixel_scores__json=nothing))[0] == ("open", "No open loop figure was measured. ")
+
+
+def test_the_ledger_is_added_up(tmp_path: Path) -> None:
+    text = next(text for _, text in said(results_of(tmp_path, ledger__parquet=records())) if "videos" in text)
+    assert "Of 62 videos, 60 are whole, 1 partial, 1 rejected." in text
+    assert "2,220 expected = 2,041 decoded + 0 dropped + 179 missing" in text
+
+
+def test_an_index_alone_claims_no_frames(tmp_path: Path) -> None:
+    promised = [replace(r, frames_decoded=None, frames_dropped=None, frames_missing=None) for r in records()]
+    text = next(text for _, text in said(results_of(tmp_path, index__parquet=promised)) if "videos" in text)
+    assert "Frames were not counted" in text
+
+
+def test_reuse_is_counted(tmp_path: Path) -> None:
+    assert said(read_results(demo(tmp_path / "a").view))[-1][1].startswith(
+        "8 stages made in 1 min 58 s of work, 3 reused."
+    )
+    run = FakeRun(tmp_path / "b")
+    run.add("one", made=False, seconds=90.0)
+    assert said(read_results(run.view))[-1][1].startswith("Nothing was made anew: 1 stage reused, 1 min 30 s")
