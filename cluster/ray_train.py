@@ -1,7 +1,8 @@
 """A Ray Train group: the same loop on every worker, restarted when a worker is lost.
 
 The loop keeps its own checkpoints, so a restart costs the steps since the last one. Losing a worker or a node is
-retried `MAX_RESTARTS` times; an exception of the loop itself is never retried: it would come again.
+retried `MAX_RESTARTS` times; an exception of the loop itself is never retried: it would come again. When one worker
+is lost, the others fail too, in the collective operation that it left; such errors are told from the loop's own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,21 @@ from torch import nn
 from cluster.events import Emit, Log, Metrics, Progress
 from cluster.session import cause_of
 from cluster.workers import TrainLoop
+from pipeline.errors import PerceptsError, WorkerDied
 from pipeline.files import remove
 
 MAX_RESTARTS = 3
+
+RAY_TRAIN_SETTINGS = {
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # How often the group is asked whether it is done or dead: the default, 2 s, is a long wait after a short training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+"""Environment variables of Ray Train; what the user has set stays."""
+
+COLLECTIVE_MARKS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What a RuntimeError of torch.distributed says when another member has left; gloo's have no type of their own."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,26 @@ def train_group(
     source: str,
     emit: Emit,
 ) -> None:
-    """Run `loop(payload, worker)` on `num_workers` workers; see `cluster.workers.Workers.train`."""
-    for attempt in range(MAX_RESTARTS + 1):
-        try:
-            _fit(loop, payload, name, num_workers, gpus_per_worker, scratch_uri, source, emit)
-            break
-        except ray.train.TrainingFailedError as error:
-            own = _own_error(error)
-            if own is not None:
-                raise own from None
-            if attempt == MAX_RESTARTS:
-                raise
-            reason = " ".join(str(error).split())[:200]
-            emit(Log(source=source, line=f"lost a training worker ({reason}); resuming from the last checkpoint"))
-    remove(scratch_uri)
+    """Run `loop(payload, worker)` on `num_workers` workers; see `cluster.workers.Workers.train`.
+
+    Raises:
+        WorkerDied: workers were lost more than `MAX_RESTARTS` times.
+        Exception: what the loop raised; of several, one that percepts raises on purpose.
+    """
+    try:
+        for attempt in range(MAX_RESTARTS + 1):
+            try:
+                return _fit(loop, payload, name, num_workers, gpus_per_worker, scratch_uri, source, emit)
+            except ray.train.TrainingFailedError as error:
+                own = _own_error(error)
+                if own is not None:
+                    raise own from None
+                reason = " ".join(str(error).split())[:200]
+                if attempt == MAX_RESTARTS:
+                    raise WorkerDied(f"training lost workers {attempt + 1} times, the last time: {reason}") from None
+                emit(Log(source=source, line=f"lost a training worker ({reason}); resuming from the last checkpoint"))
+    finally:
+        remove(scratch_uri)
 
 
 def _fit(
@@ -106,7 +125,8 @@ def _fit(
         )
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    for variable, value in RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(variable, value)
     resources = {"CPU": 1.0} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     TorchTrainer(
         member,
@@ -118,10 +138,27 @@ def _fit(
 
 
 def _own_error(error: Any) -> BaseException | None:
-    """What the loop raised, or None where workers were lost."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = cause_of(failure)
-        if not isinstance(cause, ray.exceptions.RayError):
+    """What the loop raised, or None where workers were lost and everything else followed from that."""
+    causes = [cause_of(failure) for failure in (getattr(error, "worker_failures", None) or {}).values()]
+    for cause in causes:
+        if isinstance(cause, PerceptsError):
+            return cause
+    lost = any(_is_from_ray(cause) for cause in causes)
+    for cause in causes:
+        # In a group that has lost a member, any plain RuntimeError may be the echo of it.
+        echo = _is_echo(cause) or (lost and type(cause) is RuntimeError)
+        if not echo and not _is_from_ray(cause):
             return cause
     return None
+
+
+def _is_from_ray(cause: BaseException) -> bool:
+    """Whether Ray itself says this of a worker: it died, or does not answer. Ray Train's types for it are private."""
+    return type(cause).__module__.partition(".")[0] == "ray"
+
+
+def _is_echo(cause: BaseException) -> bool:
+    """Whether a collective operation failed because another member was gone."""
+    if isinstance(cause, torch.distributed.DistError):
+        return True
+    return type(cause) is RuntimeError and any(mark in str(cause) for mark in COLLECTIVE_MARKS)

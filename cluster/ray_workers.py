@@ -43,7 +43,7 @@ class OnRay:
         describe: Callable[[Item], str] = str,
     ) -> Iterator[tuple[int, Result]]:
         host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
-        pool = _Pool(lambda: host.remote(factory), items, describe, self._log)
+        pool: _Pool[Item, Result] = _Pool(lambda: host.remote(factory), items, describe, self._log)
         try:
             yield from pool.run(min(num_workers, len(items)))
         finally:
@@ -71,10 +71,11 @@ class _Host:
     """The actor: builds the worker's function once and applies it to what arrives."""
 
     def __init__(self, factory: Factory[Any, Any]) -> None:
-        self._work = factory()
+        self._factory = factory
 
     def ready(self) -> None:
-        return None
+        # Not in __init__: Ray reports what a constructor raises as the death of the actor.
+        self._work = self._factory()
 
     def apply(self, item: Any) -> Any:
         return self._work(item)
@@ -135,14 +136,12 @@ class _Pool(Generic[Item, Result]):
             ray.kill(host)
 
     def _replace(self, position: int | None, error: BaseException) -> None:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, RayTaskError):  # the factory itself raised: trying again would raise again
-            raise cause_of(cause) from None
         what = "an idle worker" if position is None else self.describe(self.items[position])
         counted = -1 if position is None else position
         self.attempts[counted] += 1
         if self.attempts[counted] >= MAX_ATTEMPTS:
-            raise WorkerDied(f"a worker process died {MAX_ATTEMPTS} times on {what}: {' '.join(str(error).split())[:300]}")
+            reason = " ".join(str(error).split())[:300]
+            raise WorkerDied(f"a worker process died {MAX_ATTEMPTS} times on {what}: {reason}")
         self.log(f"a worker died on {what}; trying it once more on a new one")
         if position is not None:
             self.queue.appendleft(position)
@@ -150,5 +149,6 @@ class _Pool(Generic[Item, Result]):
 
 
 def _free_resources() -> str:
-    free, total = ray.available_resources(), ray.cluster_resources()
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))

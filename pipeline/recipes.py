@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.plan import Node, Plan
@@ -79,6 +79,65 @@ def demo(options: DemoOptions) -> Plan:
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
     seen = {"percepts": percepts, "statistics": statistics}
     plan.add(forecast, ForecastConfig(), encoder=encoder, **seen)
-    plan.add(visualize, VisualizeConfig(), encoder=encoder, index=index, **seen)
+    plan.add(visualize, VisualizeConfig(fit_part="unlabelled"), encoder=encoder, percepts=percepts)
     _compare(plan, options.finetune, encoder, seen, run)
     return plan
+
+
+def _compare(plan: Plan, config: FinetuneConfig, encoder: Node, seen: Mapping[str, Node], resources: Resources) -> Node:
+    """Three arms over the same samplings: single frames, an LSTM from scratch, an LSTM that starts pretrained."""
+    frame = replace(config, arm="single frame", model="frame")
+    arms = [
+        plan.add(finetune, frame, name="finetune single frame", resources=resources, **seen),
+        plan.add(finetune, replace(config, arm="LSTM from scratch"), name="finetune scratch", resources=resources, **seen),
+        plan.add(
+            finetune,
+            replace(config, arm="LSTM pretrained"),
+            name="finetune pretrained",
+            resources=resources,
+            encoder=encoder,
+            **seen,
+        ),
+    ]
+    return plan.add(evaluate, EvaluateConfig(), resources=resources, classifiers=arms, **seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoutubeOptions(RunOptions):
+    """Unlabelled videos of your own: index, extract, pretrain, and see what the model expects next."""
+
+    videos: tuple[str, ...]
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
+    extract: ExtractConfig = ExtractConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+
+
+def youtube(options: YoutubeOptions) -> Plan:
+    """Representations of unlabelled video."""
+    plan = Plan("youtube")
+    run, run_gpu = options.on_cpus, options.on_devices
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run)
+    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
+    statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
+    encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
+    plan.add(visualize, VisualizeConfig(fit_part=None, show_part=None), encoder=encoder, percepts=percepts)
+    return plan
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name on the command line."""
+
+    name: str
+    summary: str
+    options: type[Any]
+    build: Callable[[Any], Plan]
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("demo", "moving digits on photographs: from video files to a comparison table", DemoOptions, demo),
+        Recipe("youtube", "unlabelled videos of your own: percepts and a pretrained encoder", YoutubeOptions, youtube),
+    )
+}

@@ -85,8 +85,10 @@ def parse(recipe: Recipe, arguments: list[str]) -> RunOptions:
     except SystemExit as end:
         if not end.code:
             raise
-        words = re.sub(r"[╭╮╰╯│─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
-        raise UsageError(f"{' '.join(words.split())} (python pipeline/run.py {recipe.name} --help)") from None
+        frame_or_colour = r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+"
+        words = " ".join(re.sub(frame_or_colour, " ", said.getvalue()).split())
+        words = re.sub(r"(Value error )?Error parsing \S+: |For full helptext.*", "", words)
+        raise UsageError(f"{words.strip()} (python pipeline/run.py {recipe.name} --help)") from None
     return options
 
 

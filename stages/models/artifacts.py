@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pipeline.files import list_files
 from pipeline.stage import Artifact, Model
-from stages.models import serving_classifier
+from stages.models import serving, serving_classifier
 from stages.models.composite import Composite
 from stages.models.trained import TrainedClassifiers
 from stages.models.weights import MODEL_FILE, load_encoder
@@ -14,6 +14,8 @@ from stages.models.weights import MODEL_FILE, load_encoder
 @dataclass(frozen=True)
 class Encoder(Artifact):
     """A pretrained composite: `model.safetensors`, weights and config."""
+
+    model: ClassVar[Model | None] = Model("stages.models.serving", (MODEL_FILE,), serving.example)
 
     def load(self, *, device: str = "cpu") -> Composite:
         """The model, float32, in evaluation mode."""

@@ -79,6 +79,7 @@ def train_groups(classifier: Classifier, batches: Batches, config: GroupTraining
     """
     num_groups = classifier.config.num_groups
     optimizer = _optimizer(classifier, config)
+    max_norm = config.max_grad_norm if config.kind == "adamw" else 0.0
     shares = [group["lr"] / config.learning_rate for group in optimizer.param_groups]
     classifier.train()
     losses: list[Tensor] = []
@@ -89,7 +90,7 @@ def train_groups(classifier: Classifier, batches: Batches, config: GroupTraining
         loss_G = classification_losses(logits_GTBC, labels_GB)
         optimizer.zero_grad(set_to_none=True)
         loss_G.sum().backward()  # type: ignore[no-untyped-call]
-        norm_G = clip_gradients(classifier, config.max_grad_norm, num_groups=num_groups)
+        norm_G = clip_gradients(classifier, max_norm, num_groups=num_groups)
         losses.append(loss_G.detach())
         _check_finite(losses[-1], norm_G, step)
         rate = learning_rate(config, step, len(batches))

@@ -43,7 +43,7 @@ class PixelTask:
     num_test: int
     num_in: int
     num_out: int
-    mean_frame_D: npt.NDArray[np.float32]  # noqa: N815
+    mean_frame_D: npt.NDArray[np.float32]
     device: str = "cpu"
 
     def __call__(self) -> "PixelScorer":

@@ -3,7 +3,8 @@
     encoder = mlflow.pyfunc.load_model("models:/...")
     encoder.predict(x_NTD)        # windows of percepts (N, T, D) float32 -> representations (N, 2 * L * H) float32
 
-Shapes: N windows, T frames of a window (any number), D frame dimensions, L layers, H units.
+Shapes: N windows, T frames of a window (as many as in training: a signature has one T), D frame dimensions, L layers,
+H units.
 """
 
 from typing import Any

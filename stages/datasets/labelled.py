@@ -1,0 +1,160 @@
+"""Labelled clips of a ledger: which of them a classifier may learn from, and the windows of frames in each.
+
+A sampling is a draw of k labelled clips a class. It is a pure function of (seed, sampling, the clips' sha256): each
+clip gets a rank by hash, and the k clips of lowest rank are drawn. So every arm that is compared learns from the same
+clips, the draw of 5 contains the draw of 2, and a clip that joins or leaves the ledger moves no other clip's rank.
+
+Shapes: N clips, F frames (of a clip, or of all clips one after the other), T frames of a window, B batch, D percept
+dimension.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError, SourceError
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.reader import PerceptStore
+from stages.percepts.standardisation import Standardisation
+from stages.percepts.windows import window_starts
+
+Rows = npt.NDArray[np.int64]
+
+
+def labelled(records: Iterable[VideoRecord], part: str) -> list[VideoRecord]:
+    """The usable clips of `part` that have a label, by sha256; a video that the ledger names twice counts once.
+
+    Raises:
+        SourceError: there are none, or one video has two labels.
+    """
+    clips: dict[str, VideoRecord] = {}
+    for record in records:
+        if record.part != part or record.label is None or record.verdict == "rejected":
+            continue
+        known = clips.setdefault(record.sha256, record)
+        if known.label != record.label:
+            raise SourceError(
+                f"{known.uri} and {record.uri} are the same video, labelled {known.label!r} and {record.label!r}: "
+                "correct the manifest"
+            )
+    if not clips:
+        raise SourceError(
+            f"the ledger has no usable labelled clip in part {part!r}: name a part of the videos' manifest"
+        )
+    return [clips[sha256] for sha256 in sorted(clips)]
+
+
+def refuse_leaks(records: Iterable[VideoRecord], part: str) -> None:
+    """Check that no video of `part`, and no group with a video in it, is on another side of the split as well.
+
+    Raises:
+        SourceError: one is; the message names both videos and their group.
+    """
+    everything = list(records)
+    inside = [record for record in everything if record.part == part]
+    by_sha256 = {record.sha256: record for record in inside if record.sha256}
+    by_group = {record.group: record for record in inside if record.group is not None}
+    for record in everything:
+        if record.part == part:
+            continue
+        twin = by_sha256.get(record.sha256) or (by_group.get(record.group) if record.group is not None else None)
+        if twin is not None:
+            what = "the same video" if twin.sha256 == record.sha256 else f"both of group {record.group!r}"
+            raise SourceError(
+                f"leak: {record.uri} (part {record.part!r}) and {twin.uri} (part {part!r}) are {what}; "
+                "a group must lie on one side of a split: correct the videos' manifest"
+            )
+
+
+def draw(clips: Sequence[VideoRecord], *, labels_per_class: int, sampling: int, seed: int) -> list[VideoRecord]:
+    """`labels_per_class` clips of every class: sampling number `sampling` (see the head of this file).
+
+    Classes come in alphabetical order, a class's clips in the order of their ranks.
+
+    Raises:
+        ConfigError: a class has fewer clips.
+    """
+    by_class: defaultdict[str, list[VideoRecord]] = defaultdict(list)
+    for clip in clips:
+        assert clip.label is not None
+        by_class[clip.label].append(clip)
+    scarce = Counter({label: len(members) for label, members in by_class.items() if len(members) < labels_per_class})
+    if scarce:
+        label, num_clips = scarce.most_common()[-1]
+        raise ConfigError(
+            f"labels_per_class is {labels_per_class}, but class {label!r} has {num_clips} labelled clips "
+            f"({len(scarce)} of {len(by_class)} classes have too few): ask for at most {num_clips}"
+        )
+    drawn: list[VideoRecord] = []
+    for label in sorted(by_class):
+        drawn += sorted(by_class[label], key=lambda clip: _rank(clip.sha256, sampling, seed))[:labels_per_class]
+    return drawn
+
+
+def _rank(sha256: str, sampling: int, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {sampling} {sha256}".encode()).digest()
+
+
+@dataclass(frozen=True)
+class ClipWindows:
+    """Clips in memory, and where their windows begin: a window's T frames are rows start ... start + T - 1."""
+
+    frames_FD: Tensor
+    """Standardised percepts of all clips, one after the other; float32."""
+    starts_N: tuple[Rows, ...]
+    """For each clip, the first rows of its windows: at least one. None crosses a gap."""
+    num_frames: int
+    """T."""
+    num_padded: int
+    """Clips without T frames in a row: they have one window, their longest segment with its last frame repeated."""
+
+    def to(self, device: str) -> "ClipWindows":
+        """The same, with the frames on a device."""
+        return replace(self, frames_FD=self.frames_FD.to(device))
+
+    def gather(self, starts: Rows) -> Tensor:
+        """Windows that begin at rows `starts` (..., B): time comes before the batch, (..., T, B, D)."""
+        rows = starts[..., None, :] + np.arange(self.num_frames)[:, None]
+        found = self.frames_FD.index_select(0, torch.from_numpy(rows).flatten().to(self.frames_FD.device))
+        return found.view(*rows.shape, -1)
+
+
+def load_windows(
+    store: PerceptStore, clips: Sequence[VideoRecord], standardise: Standardisation, *, num_frames: int, stride: int
+) -> ClipWindows:
+    """Reads the clips' percepts, each once; their windows begin every `stride` frames of a segment.
+
+    Raises:
+        SourceError: a clip has no percepts.
+    """
+    pieces: list[npt.NDArray[np.float16]] = []
+    starts: list[Rows] = []
+    num_rows = num_padded = 0
+    for clip in clips:
+        try:
+            segment_F, percepts_FD = store.rows(clip.sha256).segment_N, store.percepts(clip.sha256)
+        except KeyError:
+            raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
+        clip_starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)
+        if not len(clip_starts):
+            percepts_FD, clip_starts = _padded(percepts_FD, segment_F, num_frames), np.zeros(1, np.int64)
+            num_padded += 1
+        pieces.append(percepts_FD)
+        starts.append(clip_starts + num_rows)
+        num_rows += len(percepts_FD)
+    frames_FD = standardise(torch.from_numpy(np.concatenate(pieces)))
+    return ClipWindows(frames_FD, tuple(starts), num_frames, num_padded)
+
+
+def _padded(
+    percepts_FD: npt.NDArray[np.float16], segment_F: npt.NDArray[np.int32], num_frames: int
+) -> npt.NDArray[np.float16]:
+    segments, lengths = np.unique(segment_F, return_counts=True)
+    longest_FD = percepts_FD[segment_F == segments[lengths.argmax()]]
+    return np.concatenate([longest_FD, np.repeat(longest_FD[-1:], num_frames - len(longest_FD), axis=0)])

@@ -1,0 +1,120 @@
+"""How a training worker gets its source: small values that pickle, and open the data where they are called.
+
+Shapes: D dimensions of a frame.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from stages.datasets.artifacts import Digits, Patches
+from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS
+from stages.datasets.sequences import MovingMNISTSource, PatchesSource, PerceptSource, hold_out
+from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.reader import PerceptStore
+from stages.percepts.standardisation import Standardisation
+from stages.percepts.windows import Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPercepts:
+    """Windows of the videos of some parts; some videos are held out for validation, in whole groups."""
+
+    percepts: Percepts
+    statistics: Statistics
+    parts: tuple[str, ...]
+    num_frames: int
+    stride: int
+    validation_fraction: float
+    seed: int
+
+    def __call__(self) -> PerceptSource:
+        """Opens the store.
+
+        Raises:
+            SourceError: no video with frames is of these parts.
+            ConfigError: no video is as long as a window, or those that are make up a single group.
+        """
+        store = self.percepts.open(parts=self.parts)
+        long_enough = set(open_windows(store, self.num_frames, self.stride).videos)
+        records = [record for record in self.percepts.records() if record.sha256 in long_enough]
+        kept, held_out = hold_out(records, portion=self.validation_fraction, seed=self.seed)
+        return PerceptSource(
+            train=Windows(store.select(kept), length=self.num_frames, stride=self.stride),
+            validation=Windows(store.select(held_out), length=self.num_frames, stride=self.stride),
+            standardise=self.standardisation(),
+            seed=self.seed,
+        )
+
+    def standardisation(self) -> Standardisation:
+        """Of the statistics."""
+        return Standardisation.of(self.statistics.moments())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenDigits:
+    """Moving MNIST, endless."""
+
+    digits: Digits
+    num_frames: int
+    seed: int
+
+    def __call__(self) -> MovingMNISTSource:
+        """Reads the digits of the training and of the validation part."""
+        train, validation = (self.digits.load(part).images for part in ("train", "validation"))
+        return MovingMNISTSource(train=train, validation=validation, seed=self.seed, num_frames=self.num_frames)
+
+    def standardisation(self) -> Standardisation | None:
+        """None: pixels in [0, 1] are read as they are."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPatches:
+    """Patches of natural video."""
+
+    patches: Patches
+    num_frames: int
+    seed: int
+
+    def __call__(self) -> PatchesSource:
+        """Maps the patches. Raises ConfigError where they are shorter than `num_frames`."""
+        return PatchesSource(
+            train=self.patches.map("train"),
+            validation=self.patches.map("validation"),
+            moments=self.patches.moments(),
+            num_frames=self.num_frames,
+            seed=self.seed,
+        )
+
+    def standardisation(self) -> Standardisation:
+        """Of the channels, repeated for every pixel; of bytes, 0 to 255."""
+        moments = self.patches.moments()
+        num_pixels = NUM_DIMS // NUM_CHANNELS
+        return Standardisation(np.tile(moments.mean_C, num_pixels), np.tile(moments.std_C, num_pixels))
+
+
+@dataclass(frozen=True)
+class StoreWindows:
+    """Windows that are there, and the videos that have some."""
+
+    windows: Windows
+    videos: Sequence[str]
+
+
+def open_windows(store: PerceptStore, num_frames: int, stride: int) -> StoreWindows:
+    """Windows of `num_frames` frames, at least one of them.
+
+    Raises:
+        ConfigError: every video is shorter, or has gaps.
+    """
+    windows = Windows(store, length=num_frames, stride=stride)
+    if not len(windows):
+        longest = int(np.diff(store.first_row_V).max())
+        raise ConfigError(
+            f"a window is {num_frames} frames long, and the longest of {len(store.videos)} videos has {longest} frames "
+            "(no window crosses a gap): give fewer num_frames_in or num_frames_out, or longer videos"
+        )
+    return StoreWindows(windows, [store.videos[number] for number in np.unique(windows.video_W)])

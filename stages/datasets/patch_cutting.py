@@ -1,0 +1,140 @@
+"""Cuts patches out of one video while it is decoded: no more than the patches themselves is ever kept.
+
+Where patches lie is a pure function of (seed, sha256 of the video); the decoder's chunks, other videos and the number
+of workers change nothing.
+
+Shapes: K patches, T frames, P = 32 pixels, C = 3 channels; N frames of a chunk of H x W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError, CorruptArtifact
+from pipeline.files import exists, join
+from stages.datasets.arrays import map_array, write_array
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, Patch
+from stages.percepts.ledger import VideoRecord
+from stages.video.chunks import FrameChunk
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.sources import local_video
+
+PIECES: Final = "pieces"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuttingConfig:
+    """What is cut out of each video."""
+
+    num_frames: int = 29
+    """Frames of a patch: those to read (16) and those to predict (13)."""
+    patches_per_video: int = 32
+    """Places, in space and time, at which each video is cut; fewer come out of one that is short or has gaps."""
+    short_side_px: int | None = 240
+    """Scale videos so that the shorter side has this many pixels, as UCF-101's; None keeps their size."""
+    seed: int = 0
+    """Of the places."""
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.patches_per_video < 1:
+            raise ConfigError(
+                f"num_frames is {self.num_frames}, patches_per_video {self.patches_per_video}; both must be at least 1"
+            )
+        if self.short_side_px is not None and self.short_side_px < PATCH_PX:
+            raise ConfigError(f"short_side_px is {self.short_side_px}; patches of {PATCH_PX} px must fit: give more")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the patches of a video lie."""
+
+    start_K: npt.NDArray[np.int64]
+    """Number of the first frame."""
+    corner_K2: npt.NDArray[np.float64]
+    """Upper left corner, as a share (0..1) of the room that there is."""
+
+
+def places(config: CuttingConfig, record: VideoRecord) -> Places:
+    """K places, drawn uniformly; none where the video promises fewer frames than a patch has."""
+    room = record.frames_expected - config.num_frames + 1
+    if room < 1:
+        return Places(np.empty(0, np.int64), np.empty((0, 2)))
+    philox = np.random.Philox(key=[config.seed, int(record.sha256[:16], 16)])
+    draw_K3 = np.random.Generator(philox).random((config.patches_per_video, 3))
+    return Places((draw_K3[:, 0] * room).astype(np.int64), draw_K3[:, 1:])
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Called in a worker, it is the worker's function: VideoRecord -> number of patches, written to a piece file."""
+
+    config: CuttingConfig
+    uri: str
+    """Directory of the artifact."""
+
+    def __call__(self) -> "Cutter._Cut":
+        return Cutter._Cut(self)
+
+    class _Cut:
+        def __init__(self, cutter: "Cutter") -> None:
+            self._cutter = cutter
+
+        def __call__(self, record: VideoRecord) -> int:
+            uri = piece_uri(self._cutter.uri, record)
+            if exists(uri):
+                try:
+                    return len(map_array(uri))
+                except CorruptArtifact:
+                    pass  # left half-written by a killed run: cut it again
+            with local_video(record.uri) as path:
+                decode = DecodeConfig(short_side_px=self._cutter.config.short_side_px, crop_px=None)
+                patches = cut_video(VideoDecoder(path, decode, limits=Limits()), self._cutter.config, record)
+            write_array(uri, patches)
+            return len(patches)
+
+
+def piece_uri(uri: str, record: VideoRecord) -> str:
+    """Where the patches of a video wait to be put together."""
+    return join(uri, PIECES, f"{record.sha256}.npy")
+
+
+def cut_video(decoder: VideoDecoder, config: CuttingConfig, record: VideoRecord) -> Patch:
+    """(K', T, 32, 32, 3) uint8, K' <= K. Left out: patches that would cross a gap or the video's end, and all of a
+    video that is rejected after all, or smaller than a patch."""
+    where = places(config, record)
+    patches = np.zeros((len(where.start_K), config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS), np.uint8)
+    num_seen = np.zeros(len(patches), np.int64)
+    first_segment = np.full(len(patches), -1, np.int64)
+    for chunk in decoder:
+        if min(chunk.frames_NHWC.shape[1:3]) >= PATCH_PX:
+            _cut_chunk(chunk, where, patches, num_seen, first_segment)
+    if decoder.report.verdict == "rejected":
+        return patches[:0]
+    return np.asarray(patches[num_seen == config.num_frames])
+
+
+def _cut_chunk(
+    chunk: FrameChunk,
+    where: Places,
+    patches: Patch,
+    num_seen: npt.NDArray[np.int64],
+    first_segment: npt.NDArray[np.int64],
+) -> None:
+    """Copies what the chunk holds of each patch, and counts its frames; those of a second segment do not count."""
+    num_frames = patches.shape[1]
+    height, width = chunk.frames_NHWC.shape[1:3]
+    corner_K2 = (where.corner_K2 * [height - PATCH_PX + 1, width - PATCH_PX + 1]).astype(np.int64)
+    for k, start in enumerate(where.start_K):
+        t_N = chunk.index_N - start
+        inside = np.flatnonzero((t_N >= 0) & (t_N < num_frames))
+        if not len(inside):
+            continue
+        if first_segment[k] < 0:
+            first_segment[k] = chunk.segment_N[inside[0]]
+        inside = inside[chunk.segment_N[inside] == first_segment[k]]
+        top, left = corner_K2[k]
+        patches[k, t_N[inside]] = chunk.frames_NHWC[inside, top : top + PATCH_PX, left : left + PATCH_PX]
+        num_seen[k] += len(inside)

@@ -1,0 +1,222 @@
+"""Where a training loop gets its sequences: the same interface over Moving MNIST, patches and percepts.
+
+What step s of a run sees is a pure function of (seed, s, global batch size). A worker asks for its share of the global
+batch, so that neither a restart nor another number of workers changes what the model sees.
+
+Shapes: T frames, B sequences of a batch, D dimensions of a frame.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from stages.datasets import moving_mnist
+from stages.datasets.moving_mnist import Images
+from stages.datasets.patches import NUM_DIMS, ChannelMoments, Patch
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.standardisation import Standardisation
+from stages.percepts.windows import WindowOrder, Windows
+
+Frames = npt.NDArray[np.float32]
+
+VALIDATION_SEED = 0
+"""Validation sequences are the same for every run, whatever its seed, so that runs can be compared."""
+
+
+class SequenceSource(Protocol):
+    """Training sequences by step, and a fixed set of validation sequences."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        ...
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Different training sequences that there are; None where there is no end."""
+        ...
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+        """Worker `rank`'s share of step `step`'s global batch of `batch_size`: (T, B, D) float32, contiguous."""
+        ...
+
+    def validation_batches(self) -> Iterator[Frames]:
+        """The validation sequences, always the same, in pieces of (T, at most `validation_batch`, D)."""
+        ...
+
+
+def share(batch_size: int, rank: int, world_size: int) -> slice:
+    """Which sequences of a global batch are worker `rank`'s: one run of them, as long as the others' or one longer.
+
+    Raises:
+        ConfigError: some worker would get none.
+    """
+    if batch_size < world_size:
+        raise ConfigError(
+            f"a batch of {batch_size} sequences cannot be shared by {world_size} workers: "
+            f"give batch_size >= {world_size}"
+        )
+    assert 0 <= rank < world_size
+    return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingMNISTSource:
+    """Endless Moving MNIST; D = 4096, pixels in [0, 1]. Validation moves digits that training never sees."""
+
+    train: Images
+    """(N, 28, 28) uint8."""
+    validation: Images
+    seed: int = 0
+    num_frames: int = 20
+    num_digits: int = 2
+    num_validation: int = 1000
+    validation_batch: int = 100
+    dim: int = moving_mnist.NUM_PIXELS
+    num_sequences: None = None
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+        return moving_mnist.draw_unit(self.train, self._scenes(step, batch_size, rank, world_size))
+
+    def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """`batch`, drawn on `device` from digits that stay there: what a GPU that outruns its cores should use."""
+        key = str(device)
+        if key not in self._on_device:
+            self._on_device[key] = torch.from_numpy(self.train).to(device)
+        return moving_mnist.draw_on_device(self._on_device[key], self._scenes(step, batch_size, rank, world_size))
+
+    def validation_batches(self) -> Iterator[Frames]:
+        for first in range(0, self.num_validation, self.validation_batch):
+            yield moving_mnist.sequences(
+                self.validation,
+                seed=VALIDATION_SEED,
+                stream="validation",
+                first=first,
+                num=min(self.validation_batch, self.num_validation - first),
+                num_frames=self.num_frames,
+                num_digits=self.num_digits,
+            )
+
+    @cached_property
+    def _on_device(self) -> dict[str, Tensor]:
+        return {}
+
+    def _scenes(self, step: int, batch_size: int, rank: int, world_size: int) -> moving_mnist.Scenes:
+        mine = share(batch_size, rank, world_size)
+        return moving_mnist.scenes(
+            len(self.train),
+            seed=self.seed,
+            stream="train",
+            first=step * batch_size + mine.start,
+            num=mine.stop - mine.start,
+            num_frames=self.num_frames,
+            num_digits=self.num_digits,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesSource:
+    """Patches of video, standardised per channel; D = 3072. Epochs are permutations (`WindowOrder`)."""
+
+    train: Patch
+    """(N, at least T, 32, 32, 3) uint8, in memory or mapped."""
+    validation: Patch
+    moments: ChannelMoments
+    num_frames: int = 29
+    seed: int = 0
+    validation_batch: int = 100
+    dim: int = NUM_DIMS
+
+    def __post_init__(self) -> None:
+        if self.num_frames > self.train.shape[1]:
+            raise ConfigError(
+                f"the patches were cut {self.train.shape[1]} frames long, the model wants {self.num_frames}: "
+                "cut longer ones"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.train)
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+        order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
+        mine = order.ids(step)[share(batch_size, rank, world_size)]
+        return self.moments.standardise(self.train[mine, : self.num_frames])
+
+    def validation_batches(self) -> Iterator[Frames]:
+        for first in range(0, len(self.validation), self.validation_batch):
+            piece = self.validation[first : first + self.validation_batch, : self.num_frames]
+            yield self.moments.standardise(piece)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptSource:
+    """Windows of percepts, standardised per dimension. Not to be pickled: open the store where it is used."""
+
+    train: Windows
+    validation: Windows
+    standardise: Standardisation
+    seed: int = 0
+    validation_batch: int = 64
+
+    def __post_init__(self) -> None:
+        assert self.train.length == self.validation.length
+
+    @property
+    def dim(self) -> int:
+        return self.train.store.dim
+
+    @property
+    def num_frames(self) -> int:
+        return self.train.length
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.train)
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+        order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
+        return self._standard(self.train, order.ids(step)[share(batch_size, rank, world_size)])
+
+    def validation_batches(self) -> Iterator[Frames]:
+        for first in range(0, len(self.validation), self.validation_batch):
+            end = min(first + self.validation_batch, len(self.validation))
+            yield self._standard(self.validation, np.arange(first, end))
+
+    def _standard(self, windows: Windows, ids_B: npt.NDArray[np.int64]) -> Frames:
+        standard: Frames = self.standardise(torch.from_numpy(windows.gather_half(ids_B))).numpy()
+        return standard
+
+
+def hold_out(records: Iterable[VideoRecord], *, portion: float, seed: int) -> tuple[list[str], list[str]]:
+    """Divides videos into (kept, held out), by sha256, in the records' order; a group is never divided.
+
+    Groups are ranked by a hash of (seed, group): the order of the records changes nothing, and a video that comes
+    later moves few others. portion: share of the groups to hold out; at least one group is.
+
+    Raises:
+        ConfigError: there is a single group, so that nothing would be left.
+    """
+    group_of = {record.sha256: record.group or record.sha256 for record in records}
+    groups = sorted(set(group_of.values()), key=lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest())
+    num_out = max(1, round(portion * len(groups)))
+    if num_out >= len(groups):
+        raise ConfigError(
+            f"holding out {portion:g} of {len(groups)} video groups leaves none to train on: give more videos, or less"
+        )
+    out = set(groups[:num_out])
+    kept = [sha256 for sha256, group in group_of.items() if group not in out]
+    return kept, [sha256 for sha256, group in group_of.items() if group in out]

@@ -1,0 +1,197 @@
+"""extract: percepts of every frame of every video of an index, each paid for once.
+
+    percepts = extract(ExtractConfig(convnet=ConvnetConfig(layer="blocks.4", grid=4)), context, index=index)
+
+Percepts are kept by content: below `<store>/percepts/`, by the sha256 of the video and the fingerprint of the
+extractor. A video that any complete shard of that fingerprint holds is not extracted again, whoever asked first. What
+is missing is cut into shards, the plan is written down, and workers fill the shards; a run that was killed goes on
+with the same plan and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipeline.errors import ConfigError, SourceError, WorkerDied
+from pipeline.files import join
+from pipeline.stage import Context, Estimate, Resources, stage
+from stages.percepts.artifacts import Percepts
+from stages.percepts.convnets import percept_dim
+from stages.percepts.decode_ahead import Video, decode, rejected
+from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask
+from stages.percepts.extractor import ExtractionConfig, extractor_of
+from stages.percepts.ledger import VideoRecord, write_records
+from stages.percepts.plan import ledger_row, make_plan, settle, usable_videos
+from stages.percepts.schema import Extractor
+from stages.percepts.shards import LEDGER_FILE, Outcome, ShardUse, read_sidecar, write_uses
+from stages.video.artifacts import Index
+
+ROW_OVERHEAD_BYTES = 17
+"""Bytes of a row beside its percept: frame, time, segment and a video code, before Parquet packs them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(ExtractionConfig):
+    """Which percepts, and how they are cut into files."""
+
+    shard_frames: int = 16384
+    """Frames in a file, about; a video is never cut. 4096-d percepts of so many take 134 MB."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard_frames < 1:
+            raise ConfigError(f"shard_frames is {self.shard_frames}; a shard needs at least 1 frame")
+
+
+def estimate_extraction(config: ExtractConfig, num_frames: int, frames_per_s: float | None = None) -> Estimate:
+    """Frames, bytes before compression, and seconds where a rate is known; with a target rate_fps, upper bounds."""
+    row_bytes = 2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES
+    seconds = None if frames_per_s is None else num_frames / frames_per_s
+    return Estimate(num_frames=num_frames, num_bytes=num_frames * row_bytes, seconds=seconds)
+
+
+def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    num_frames = inputs["index"].num_frames
+    return Estimate() if num_frames is None else estimate_extraction(config, num_frames)
+
+
+def fingerprint(config: ExtractConfig) -> str:
+    """Digest of the extractor, weights included: part of the stage's key."""
+    return extractor_of(config).fingerprint
+
+
+@stage(version=1, snapshot=fingerprint, estimate=_estimate)
+def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percepts:
+    """Extract what no shard of the store holds yet, and write the ledger. A rejected video is a row of it.
+
+    Raises:
+        ConfigError, DigestError, SourceError: no such convnet or layer; weights missing or not the promised ones.
+        SourceError: no video of the index gave a frame.
+        RunError: the convnet's engine cannot be trusted here, or percepts overflow float16.
+    """
+    extractor = extractor_of(config)
+    records = index.records()
+    videos = usable_videos(records)
+    plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, videos, shard_frames=config.shard_frames)
+    began = time.perf_counter()
+    done = _run(config, context, extractor, plan.tasks)
+    seconds = time.perf_counter() - began
+    uses, outcomes = settle(context.store_uri, videos, plan.holders)
+    if not uses:
+        raise SourceError("no video of the index gave a frame; look at the verdicts: python -m pipeline.ledger")
+    ledger = [ledger_row(record, outcomes) for record in records]
+    write_records(join(context.uri, LEDGER_FILE), ledger, store_uri=context.store_uri)
+    write_uses(context.uri, uses)
+    _record_facts(context, extractor, ledger, uses)
+    _record_speed(context, done, seconds)
+    return Percepts(context.uri, context.key)
+
+
+def _run(config: ExtractConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]) -> list[ShardDone]:
+    """Write the shards that are not complete yet."""
+    missing = [task for task in tasks if read_sidecar(context.store_uri, task.path) is None]
+    progress = _Progress(context, sum(task.num_frames for task in missing))
+    factory = partial(_shard_extractor, config, extractor, context.store_uri, context.resources)
+    try:
+        _map(context, factory, missing, progress.add)
+    except WorkerDied as error:
+        context.log(f"{error}; its videos are decoded one by one, to find the one that does it")
+        for task in missing:
+            if read_sidecar(context.store_uri, task.path) is None:
+                known = _deadly_videos(config, context, task)
+                _map(context, factory, [replace(task, known=known)], progress.add)
+    return progress.done
+
+
+def _shard_extractor(
+    config: ExtractConfig, extractor: Extractor, store_uri: str, resources: Resources
+) -> ShardExtractor:
+    """In a worker."""
+    device = "cuda" if resources.gpus_per_worker else "cpu"
+    return ShardExtractor(config, extractor, store_uri, device=device, num_cpus=max(1, int(resources.cpus_per_worker)))
+
+
+def _map(
+    context: Context, factory: Callable[[], Callable[[Any], Any]], items: Sequence[Any], add: Callable[[Any], None]
+) -> None:
+    resources = context.resources
+    results = context.workers.map(
+        factory,
+        items,
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        describe=str,
+    )
+    for _, result in results:
+        add(result)
+
+
+def _deadly_videos(config: ExtractConfig, context: Context, task: ShardTask) -> dict[str, Outcome]:
+    """Outcomes of the videos of a shard that kill the process that decodes them."""
+    known = {}
+    for video in task.videos:
+        try:
+            _map(context, partial(_trial, config), [video], lambda _: None)
+        except WorkerDied:
+            known[video.sha256] = rejected(video.frames_expected, "the process that decoded it died twice", final=True)
+    return known
+
+
+def _trial(config: ExtractConfig) -> Callable[[Video], int]:
+    """In a worker: decodes a video and forgets it."""
+    return lambda video: sum(1 for _ in decode(video, config.decode, config.limits))
+
+
+class _Progress:
+    """Frames done, and who waits for whom."""
+
+    def __init__(self, context: Context, num_frames: int) -> None:
+        self.done: list[ShardDone] = []
+        self._context = context
+        self._num_frames = num_frames
+        self._began = time.perf_counter()
+
+    def add(self, shard: ShardDone) -> None:
+        self.done.append(shard)
+        num_frames = sum(done.num_frames for done in self.done)
+        rate = num_frames / (time.perf_counter() - self._began)
+        starved = sum(done.starved_s for done in self.done) / sum(done.seconds for done in self.done)
+        note = f"{rate:.0f} frames/s, convnet waits {starved:.0%} for decoders"
+        self._context.progress(min(num_frames, self._num_frames), self._num_frames, "frames", note)
+
+
+def _record_facts(
+    context: Context, extractor: Extractor, ledger: Sequence[VideoRecord], uses: Sequence[ShardUse]
+) -> None:
+    unique = {record.sha256 or record.uri: record for record in ledger}.values()
+    verdicts = [record.verdict for record in unique]
+    num_bytes, num_rows = sum(use.bytes for use in uses), sum(use.rows for use in uses)
+    context.record(
+        num_frames=sum(record.frames_decoded or 0 for record in unique),
+        num_frames_expected=sum(record.frames_expected for record in unique),
+        num_frames_dropped=sum(record.frames_dropped or 0 for record in unique),
+        num_frames_missing=sum(record.frames_missing or 0 for record in unique),
+        num_bytes=num_bytes,
+        bytes_per_frame=round(num_bytes / num_rows, 1),
+        dim=extractor.dim,
+        fingerprint=extractor.fingerprint,
+        num_videos_ok=verdicts.count("ok"),
+        num_videos_partial=verdicts.count("partial"),
+        num_videos_rejected=verdicts.count("rejected"),
+    )
+
+
+def _record_speed(context: Context, done: Sequence[ShardDone], seconds: float) -> None:
+    num_frames = sum(shard.num_frames for shard in done)
+    context.record(num_frames_extracted=num_frames)
+    if done:
+        context.record(
+            frames_per_s=round(num_frames / seconds, 1),
+            starved_share=round(sum(shard.starved_s for shard in done) / sum(shard.seconds for shard in done), 3),
+            backend=done[0].backend,
+        )

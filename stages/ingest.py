@@ -1,0 +1,209 @@
+"""ingest: any folder, glob, manifest or bucket of videos becomes an index: content hash, what it is, a verdict.
+
+    index = ingest(IngestConfig(videos=("clips/",)), context)
+
+A video that cannot be used is a row with the verdict `rejected` and a reason, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipeline.errors import ConfigError, WorkerDied
+from pipeline.files import exists, join, remove, sha256_bytes
+from pipeline.stage import Context, stage
+from stages.percepts.ledger import VideoRecord, read_records, write_records
+from stages.video.artifacts import INDEX_NAME, Corpus, Index
+from stages.video.container import Limits
+from stages.video.probe import probe
+from stages.video.sources import VideoSource, list_videos, local_video, snapshot
+
+FILES_A_SHARD = 32
+"""Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
+
+HASH_BYTES = 1 << 20
+
+Shard = tuple[VideoSource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """What to index, and the limits beyond which a video is rejected."""
+
+    videos: tuple[str, ...] = ()
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs, besides the corpus that a
+    stage before may have made."""
+    part: str = "unlabelled"
+    """Part of the videos whose manifest names none, or that come without one."""
+    max_pixels: int = Limits.max_pixels
+    """Largest frame, width x height."""
+    max_duration_s: float = Limits.max_duration_s
+    """Longest video, seconds."""
+    max_frames: int = Limits.max_frames
+    """Most frames of a video."""
+
+    def __post_init__(self) -> None:
+        _ = self.limits
+
+    @property
+    def limits(self) -> Limits:
+        """The limits as the video room takes them. Raises ConfigError."""
+        return Limits(max_pixels=self.max_pixels, max_duration_s=self.max_duration_s, max_frames=self.max_frames)
+
+
+def source_snapshot(config: IngestConfig) -> str | None:
+    """Digest of the source's listing; None where the videos come from a corpus of the store. Raises SourceError."""
+    return snapshot(config.videos) if config.videos else None
+
+
+@stage(version=1, snapshot=source_snapshot)
+def ingest(config: IngestConfig, context: Context, *, corpus: Corpus | None = None) -> Index:
+    """Hash and probe every video of the source.
+
+    Raises:
+        ConfigError: neither `config.videos` nor `corpus` was given.
+        SourceError: the source does not exist or holds no videos.
+    """
+    places = ((corpus.manifest_uri,) if corpus is not None else ()) + config.videos
+    if not places:
+        raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
+    sources = [replace(source, part=source.part or config.part) for source in list_videos(places)]
+    records = _note_duplicates(_probe_all(sources, config, context))
+    write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
+    remove(join(context.uri, "parts"))
+    _record_facts(records, context)
+    return Index(context.uri, context.key)
+
+
+def _probe_all(sources: Sequence[VideoSource], config: IngestConfig, context: Context) -> list[VideoRecord]:
+    """One record a source, in the order of the sources, over the workers; what an earlier attempt left is used."""
+    shards = [tuple(sources[i : i + FILES_A_SHARD]) for i in range(0, len(sources), FILES_A_SHARD)]
+    parts = [join(context.uri, "parts", f"{_digest(shard, config)}.parquet") for shard in shards]
+    done = {i: read_records(part) for i, part in enumerate(parts) if exists(part)}
+
+    def keep(shard: int, records: list[VideoRecord]) -> None:
+        write_records(parts[shard], records, store_uri=context.store_uri)
+        done[shard] = records
+        context.progress(sum(map(len, done.values())), len(sources), "videos")
+
+    try:
+        _map(config, context, [(i, shard) for i, shard in enumerate(shards) if i not in done], keep)
+    except WorkerDied as error:
+        context.log(f"{error}; its videos are probed one by one")
+        for i, shard in enumerate(shards):
+            if i not in done:
+                keep(i, [_probe_alone(source, config, context) for source in shard])
+    return [record for i in range(len(shards)) for record in done[i]]
+
+
+def _map(
+    config: IngestConfig,
+    context: Context,
+    shards: Sequence[tuple[int, Shard]],
+    keep: Callable[[int, list[VideoRecord]], None],
+) -> None:
+    results = context.workers.map(
+        partial(_prober, config.limits),
+        [shard for _, shard in shards],
+        num_workers=context.resources.num_workers,
+        cpus_per_worker=context.resources.cpus_per_worker,
+        describe=lambda shard: f"the videos from {shard[0].uri} to {shard[-1].uri}",
+    )
+    for position, records in results:
+        keep(shards[position][0], records)
+
+
+def _probe_alone(source: VideoSource, config: IngestConfig, context: Context) -> VideoRecord:
+    """A video in a worker of its own: if that dies twice, this is the culprit."""
+    found: dict[int, list[VideoRecord]] = {}
+    try:
+        _map(config, context, [(0, (source,))], found.__setitem__)
+    except WorkerDied:
+        reason = "the process that probed it died twice"
+        return _record(source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected", reason=reason)
+    return found[0][0]
+
+
+def _prober(limits: Limits) -> Callable[[Shard], list[VideoRecord]]:
+    """What a worker does with a shard."""
+    return lambda shard: [probe_source(source, limits) for source in shard]
+
+
+def probe_source(source: VideoSource, limits: Limits) -> VideoRecord:
+    """Hash and probe one video; whatever is wrong with it ends up in the record."""
+    rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
+    try:
+        source.uri.encode()
+    except UnicodeEncodeError:
+        uri = source.uri.encode("utf-8", "backslashreplace").decode()
+        return replace(rejected(reason="its name is not UTF-8; rename it"), uri=uri)
+    try:
+        with local_video(source.uri) as path:
+            digest = hashlib.sha256()
+            size_bytes = 0
+            with open(path, "rb") as file:
+                while piece := file.read(HASH_BYTES):
+                    digest.update(piece)
+                    size_bytes += len(piece)
+            found = probe(path, limits)
+    except FileNotFoundError:
+        return rejected(reason="there is no such file")
+    except OSError as error:
+        return rejected(reason=f"cannot be read: {error.strerror or error}")
+    return _record(
+        source,
+        sha256=digest.hexdigest(),
+        size_bytes=size_bytes,
+        container=found.container,
+        codec=found.codec,
+        pixel_format=found.pixel_format,
+        width=found.width,
+        height=found.height,
+        rotation_degrees=found.rotation_degrees,
+        fps=found.fps,
+        duration_us=found.duration_us,
+        frames_expected=found.frames_expected,
+        verdict=found.verdict,
+        reason=found.reason,
+    )
+
+
+def _record(source: VideoSource, **facts: Any) -> VideoRecord:
+    return VideoRecord(uri=source.uri, label=source.label, part=source.part, group=source.group, **facts)
+
+
+def _note_duplicates(records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """The records, those that repeat earlier bytes saying so: percepts are kept by content, so nothing counts twice."""
+    first: dict[str, str] = {}
+    noted = []
+    for record in records:
+        original = first.setdefault(record.sha256, record.uri) if record.sha256 else record.uri
+        if original != record.uri:
+            same = f"same bytes as {posixpath.basename(original)}"
+            record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
+        noted.append(record)
+    return noted
+
+
+def _record_facts(records: Sequence[VideoRecord], context: Context) -> None:
+    unique = {record.sha256 or record.uri: record for record in records}.values()
+    usable = [record for record in unique if record.verdict != "rejected"]
+    context.record(
+        num_videos=len(records),
+        num_duplicates=len(records) - len(unique),
+        num_rejected=sum(record.verdict == "rejected" for record in unique),
+        num_frames=sum(record.frames_expected for record in usable),
+        num_bytes=sum(record.size_bytes for record in unique),
+        seconds_of_video=round(sum(record.duration_us or 0 for record in usable) / 1e6, 3),
+    )
+
+
+def _digest(shard: Shard, config: IngestConfig) -> str:
+    """Names a shard's part file: another listing or other limits give another name."""
+    return sha256_bytes(json.dumps([[asdict(source) for source in shard], asdict(config.limits)]).encode())[:16]

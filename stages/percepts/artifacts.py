@@ -1,0 +1,81 @@
+"""Artifacts about percepts: those of an index, and their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+from pipeline.errors import SourceError
+from pipeline.files import join, read_bytes, write_bytes
+from pipeline.stage import Artifact
+from stages.percepts import shards
+from stages.percepts.ledger import VideoRecord, read_records
+from stages.percepts.reader import PerceptStore, open_store
+
+STATISTICS_FILE = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Percepts(Artifact):
+    """Percepts of the videos of an index: `shards.json` names the files, `ledger.parquet` has a row for every video."""
+
+    def records(self) -> list[VideoRecord]:
+        """The ledger, in the order of the index: label, part, group, final verdict and frame counts of each video."""
+        return read_records(self.path(shards.LEDGER_FILE))
+
+    def uses(self) -> list[shards.ShardUse]:
+        """The shards that this artifact uses."""
+        return shards.read_uses(self.uri)
+
+    def open(self, *, parts: Collection[str] | None = None, cache: str | None = None) -> PerceptStore:
+        """Percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.
+
+        Raises:
+            SourceError: no video of these parts has frames; the message names the parts that there are.
+            CorruptArtifact, StoreError: see `stages.percepts.reader.open_store`.
+        """
+        store = open_store(self.uri, cache=cache)
+        if parts is None:
+            return store
+        records = self.records()
+        chosen = dict.fromkeys(record.sha256 for record in records if record.part in parts)
+        selected = store.select(list(chosen))
+        if not selected.videos:
+            known = ", ".join(sorted({str(record.part) for record in records}))
+            raise SourceError(f"no video with frames is of part {' or '.join(sorted(parts))}; parts here: {known}")
+        return selected
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of each percept dimension. D: percept dimension."""
+
+    mean_D: npt.NDArray[np.float32]
+    std_D: npt.NDArray[np.float32]
+    """Population standard deviation; 0 where a dimension never changes."""
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Statistics(Artifact):
+    """`statistics.safetensors`: `mean` (D) and `std` (D) float32, `num_rows` (1) int64."""
+
+    def moments(self) -> Moments:
+        """Read the file."""
+        tensors = load(read_bytes(self.path(STATISTICS_FILE)))
+        return Moments(tensors["mean"], tensors["std"], int(tensors["num_rows"][0]))
+
+
+def write_moments(uri: str, moments: Moments) -> None:
+    """Write `statistics.safetensors` into an artifact's directory."""
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "mean": moments.mean_D,
+        "std": moments.std_D,
+        "num_rows": np.array([moments.num_rows], np.int64),
+    }
+    write_bytes(join(uri, STATISTICS_FILE), save(tensors))

@@ -1,0 +1,176 @@
+"""The ledger: one row a video, and where every one of its frames went.
+
+`ingest` writes an index (`index.parquet`) with rows whose frame counts are still promises; `extract` writes a ledger
+(`ledger.parquet`) with the same columns and the counts it found. In a finished row the account closes:
+
+    frames_expected = frames_decoded + frames_dropped + frames_missing
+
+expected  frames that the file says it holds: those its container declares or, where it declares none, those its
+          packets would show.
+decoded   frames that came out and were handed on: as many rows has the video in the percept store.
+dropped   frames that were left out on purpose: cut away by an edit list, repeats of the frame before (empty packets
+          of AVI), packets that show no picture of their own, and frames between the ticks of a target frame rate.
+missing   frames that should have come out and did not: undecodable, unreadable, or behind the end of a truncated file.
+
+`ok` means nothing is missing; `partial` that some frames are usable and something is wrong, as `reason` says;
+`rejected` that no frame is used (frames_decoded is 0).
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CorruptArtifact, StoreError
+from pipeline.files import absolute, join, read_bytes, write_bytes
+
+Verdict = Literal["ok", "partial", "rejected"]
+
+FORMAT = "1"
+"""Version of the columns, in the file's metadata under `percepts.ledger`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRecord:
+    """What is known of one video. A field is None where nothing could be found out."""
+
+    uri: str
+    """Local path or fsspec URL."""
+    sha256: str
+    """Hex digest of the file's bytes; empty where they could not be read."""
+    size_bytes: int
+    container: str | None = None
+    """FFmpeg's name of the container format."""
+    codec: str | None = None
+    """FFmpeg's name of the codec."""
+    pixel_format: str | None = None
+    """FFmpeg's name of the decoded frames' format, such as yuv420p10le."""
+    width: int | None = None
+    """Pixels, as displayed: after rotation. Non-square pixels are not stretched."""
+    height: int | None = None
+    """Pixels, as displayed: after rotation."""
+    rotation_degrees: int = 0
+    """Clockwise turn that brings stored frames upright: 0, 90, 180 or 270."""
+    fps: float | None = None
+    """Average frame rate."""
+    duration_us: int | None = None
+    """From the first frame's timestamp to the end of the last one."""
+    frames_expected: int = 0
+    frames_decoded: int | None = None
+    """None in an index: nothing has been decoded yet."""
+    frames_dropped: int | None = None
+    frames_missing: int | None = None
+    verdict: Verdict
+    """Provisional in an index."""
+    reason: str = ""
+    """One sentence; empty where there is nothing to say."""
+    label: str | None = None
+    """Class of the video; None when unlabelled."""
+    part: str | None = None
+    """The side of a split that the source's manifest puts it on (such as pretrain, train, test)."""
+    group: str | None = None
+    """Videos of one group share a source and must stay on one side of any split."""
+
+    def __post_init__(self) -> None:
+        assert self.verdict in ("ok", "partial", "rejected"), self.verdict
+        assert self.frames_expected >= 0
+        if self.frames_decoded is None:
+            return
+        assert self.frames_dropped is not None
+        assert self.frames_missing is not None
+        total = self.frames_decoded + self.frames_dropped + self.frames_missing
+        assert total == self.frames_expected, f"{self.uri}: {self.frames_expected} expected, {total} found"
+        assert (self.frames_decoded == 0) == (self.verdict == "rejected"), f"{self.uri}: {self.verdict}"
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("container", pa.string()),
+        pa.field("codec", pa.string()),
+        pa.field("pixel_format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("rotation_degrees", pa.int32(), nullable=False),
+        pa.field("fps", pa.float64()),
+        pa.field("duration_us", pa.int64()),
+        pa.field("frames_expected", pa.int64(), nullable=False),
+        pa.field("frames_decoded", pa.int64()),
+        pa.field("frames_dropped", pa.int64()),
+        pa.field("frames_missing", pa.int64()),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("part", pa.string()),
+        pa.field("group", pa.string()),
+    ],
+    metadata={"percepts.ledger": FORMAT},
+)
+assert SCHEMA.names == [field.name for field in fields(VideoRecord)]
+
+
+def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:
+    """Write rows as Parquet, atomically, in the order given; equal rows give equal bytes.
+
+    Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
+    may be moved and two stores that hold the same are equal byte for byte.
+    """
+    rows: list[dict[str, Any]] = [asdict(record) for record in records]
+    for row in rows:
+        row["uri"] = _to_stored(row["uri"], uri, store_uri)
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
+    write_bytes(uri, sink.getvalue())
+
+
+def read_records(uri: str) -> list[VideoRecord]:
+    """Rows of an index or ledger file, in its order, with absolute URIs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptArtifact: the file is not Parquet or lacks columns.
+        StoreError: a newer version of percepts wrote it.
+    """
+    data = read_bytes(uri)
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except pa.ArrowInvalid as error:
+        raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
+    version = (table.schema.metadata or {}).get(b"percepts.ledger", b"").decode()
+    if version.isdigit() and int(version) > int(FORMAT):
+        raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
+    if table.schema.names != SCHEMA.names:
+        raise CorruptArtifact(f"{uri} has columns {table.schema.names}, a ledger has {SCHEMA.names}")
+    rows = table.to_pylist()
+    return [VideoRecord(**{**row, "uri": _from_stored(row["uri"], uri)}) for row in rows]
+
+
+def _to_stored(video_uri: str, file_uri: str, store_uri: str | None) -> str:
+    if store_uri is None:
+        return video_uri
+    root = absolute(store_uri).rstrip("/")
+    video, directory = absolute_video(video_uri), posixpath.dirname(absolute(file_uri))
+    if not video.startswith(root + "/") or not directory.startswith(root):
+        return video_uri
+    return posixpath.relpath(video[len(root) :], directory[len(root) :] or "/")
+
+
+def _from_stored(stored: str, file_uri: str) -> str:
+    if "://" in stored or stored.startswith("/"):
+        return stored
+    directory = posixpath.dirname(absolute(file_uri))
+    scheme, separator, path = directory.rpartition("://")
+    return scheme + separator + posixpath.normpath(join(path, stored))
+
+
+def absolute_video(uri: str) -> str:
+    """`uri` made absolute without asking fsspec, which gives `::` and `~` in a file's name a meaning."""
+    return uri if "://" in uri or uri.startswith("/") else absolute(uri)

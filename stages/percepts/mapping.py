@@ -1,0 +1,114 @@
+"""The percept column of a Parquet file as memory: mapped, never read, wherever the file allows it.
+
+`stages.percepts.schema` puts the percepts of a row group into one page. In an uncompressed file that page is a small
+header and then the plain (rows, 2 * D) bytes; where they begin follows from the chunk's size, which is in the footer.
+
+Shapes: N rows, D percept dimension, any other letters: the shape of an array of row numbers.
+"""
+
+import itertools
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from pipeline.files import sha256_bytes
+from stages.percepts.schema import COLUMNS
+
+PERCEPT_COLUMN: Final = COLUMNS.index("percept")
+MAX_PAGE_HEADER_BYTES: Final = 64
+"""A page header without statistics takes about 25; more would mean a second page."""
+
+Percepts = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class MappedPercepts:
+    """Row n of a file begins at byte `offset_N[n]` of `data`."""
+
+    data: npt.NDArray[np.uint8]
+    offset_N: npt.NDArray[np.int64]
+    dim: int
+
+    @property
+    def _records(self) -> npt.NDArray[np.void]:
+        """A row beginning at every byte: overlapping records that numpy gathers with one memcpy each."""
+        row_bytes = 2 * self.dim
+        shape = (max(0, self.data.size - row_bytes + 1),)
+        return np.ndarray(shape, dtype=f"V{row_bytes}", buffer=self.data, strides=(1,))
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Percepts:
+        """A copy of any rows, in any order: (...) row numbers -> (..., D)."""
+        # Flat: with more axes NumPy may lay the result out in another order.
+        records: npt.NDArray[np.void] = self._records[self.offset_N[rows.ravel()]]
+        return records.view("<f2").reshape(*rows.shape, self.dim)
+
+    def pieces(self, first: int, end: int) -> list[Percepts]:
+        """Rows first to end - 1 as views, (N, D) each, cut where a row group ends. They may be unaligned."""
+        if first == end:
+            return []
+        steps = np.diff(self.offset_N[first:end])
+        cuts = np.flatnonzero(steps != 2 * self.dim) + 1
+        bounds = [first, *(first + int(cut) for cut in cuts), end]
+        return [self._view(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+    def _view(self, first: int, end: int) -> Percepts:
+        shape, offset = (end - first, self.dim), int(self.offset_N[first])
+        return np.ndarray(shape, dtype="<f2", buffer=self.data, offset=offset)
+
+    def slice(self, first: int, end: int) -> Percepts:
+        """Rows first to end - 1: a view where they lie in one row group, else a copy."""
+        pieces = self.pieces(first, end)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.empty((0, self.dim), np.float16), *pieces])
+
+
+def map_percepts(path: Path, dim: int, scratch: Callable[[], Path]) -> MappedPercepts:
+    """The percepts of a local Parquet file. A compressed column is written out, plain, into `scratch()` once."""
+    offsets = _plain_offsets(path, dim)
+    if offsets is not None:
+        return MappedPercepts(_mapped(path), offsets, dim)
+    state = path.stat()
+    plain = scratch() / f"{sha256_bytes(f'{path} {state.st_size} {state.st_mtime_ns}'.encode())[:16]}.f16"
+    if not plain.exists():
+        _write_plain(path, dim, plain)
+    data = _mapped(plain)
+    return MappedPercepts(data, np.arange(data.size // (2 * dim), dtype=np.int64) * (2 * dim), dim)
+
+
+def _mapped(path: Path) -> npt.NDArray[np.uint8]:
+    if path.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="r")
+
+
+def _plain_offsets(path: Path, dim: int) -> npt.NDArray[np.int64] | None:
+    """Byte at which each row's percept begins in the file, or None where they are not there plainly."""
+    metadata = pq.read_metadata(path)
+    pages: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(PERCEPT_COLUMN)
+        header_bytes = chunk.total_compressed_size - group.num_rows * 2 * dim
+        if chunk.compression != "UNCOMPRESSED" or not 0 < header_bytes <= MAX_PAGE_HEADER_BYTES:
+            return None
+        first = chunk.data_page_offset + header_bytes
+        pages.append(first + np.arange(group.num_rows, dtype=np.int64) * (2 * dim))
+    return np.concatenate(pages)
+
+
+def _write_plain(path: Path, dim: int, target: Path) -> None:
+    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:8]}")
+    with open(temporary, "wb") as file:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["percept"]):
+            column = batch.column(0)
+            begin = 2 * dim * column.offset
+            file.write(memoryview(column.buffers()[1])[begin : begin + 2 * dim * len(column)])
+    os.replace(temporary, target)

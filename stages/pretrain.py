@@ -1,0 +1,184 @@
+"""Pretraining: the composite LSTM learns, without labels, to reconstruct sequences and to predict what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import ConfigError
+from pipeline.files import join, read_json
+from pipeline.stage import Context, stage
+from stages.datasets.artifacts import Digits, Patches
+from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
+from stages.models.artifacts import Encoder
+from stages.models.composite import CompositeConfig
+from stages.models.loop import HISTORY_FILE, TrainingPlan, is_finished, pretraining_loop
+from stages.models.training import OptimizerConfig
+from stages.percepts.artifacts import Percepts, Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """The model, what it learns from, and for how long."""
+
+    decoders: Literal["autoencoder", "future", "composite"] = "composite"
+    """Reconstruct the input (in reverse order), predict the frames after it, or both."""
+    reconstruct_conditional: bool = False
+    """Give the reconstruction decoder the previous frame: the true one in training, its own output otherwise."""
+    predict_conditional: bool = False
+    """The same for the future decoder."""
+    num_units: int = 2048
+    """Units of every layer, in encoder and decoders."""
+    num_layers: int = 1
+    """Layers of the encoder and of each decoder."""
+    num_frames_in: int = 16
+    """Frames that the encoder reads, and that are reconstructed."""
+    num_frames_out: int = 13
+    """Frames to predict."""
+    loss: Literal["bernoulli", "gaussian"] = "gaussian"
+    """gaussian: squared error, for percepts and patches; bernoulli: cross-entropy, for pixels in [0, 1]."""
+    dropout: float = 0.0
+    """Probability of dropping a unit between layers, and below the output."""
+    forget_bias: float = 0.0
+    """Initial bias of the forget gates (the paper's is 0)."""
+    parts: tuple[str, ...] = ("unlabelled",)
+    """Parts of the videos' split to learn from (percepts only)."""
+    window_stride: int = 8
+    """A window of frames begins every so many frames of a video (percepts only)."""
+    validation_fraction: float = 0.05
+    """Share of the videos, in whole groups, that is held out to validate on (percepts only)."""
+    batch_size: int = 64
+    """Sequences of a step, over all workers."""
+    num_steps: int = 1000
+    """Steps of training."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimiser and learning rate. Gradients, and the norm they are clipped to, are those of the loss a dimension."""
+    validate_every_steps: int = 200
+    """Validate after every so many steps, besides before the first and after the last."""
+    max_validation_batches: int = 50
+    """Validate on at most so many batches of the held-out sequences."""
+    checkpoint_every_steps: int = 200
+    """Write a checkpoint after every so many steps: a restart repeats at most those."""
+    seed: int = 0
+    """Of the initial weights, the order of the sequences, dropout, and which videos are held out."""
+
+    def __post_init__(self) -> None:
+        self.composite(dim=1)
+        at_least_one = ("window_stride", "batch_size", "num_steps", "validate_every_steps", "max_validation_batches")
+        for name in (*at_least_one, "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
+        if not self.parts:
+            raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must be at least 0")
+
+    def composite(self, dim: int) -> CompositeConfig:
+        """The model for frames of `dim` dimensions."""
+        return CompositeConfig(
+            dim=dim,
+            num_units=self.num_units,
+            num_layers=self.num_layers,
+            decoders=self.decoders,
+            reconstruct_conditional=self.reconstruct_conditional,
+            predict_conditional=self.predict_conditional,
+            num_frames_in=self.num_frames_in,
+            num_frames_out=self.num_frames_out,
+            loss=self.loss,
+            dropout=self.dropout,
+            forget_bias=self.forget_bias,
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a sequence: those to read, and those to predict where there is a future decoder."""
+        return self.num_frames_in + (self.num_frames_out if self.decoders != "autoencoder" else 0)
+
+
+@stage(version=1)
+def pretrain(
+    config: PretrainConfig,
+    context: Context,
+    *,
+    percepts: Percepts | None = None,
+    statistics: Statistics | None = None,
+    digits: Digits | None = None,
+    patches: Patches | None = None,
+) -> Encoder:
+    """Trains on `percepts` (with their `statistics`), on Moving MNIST of `digits`, or on `patches`; through Ray Train.
+
+    Writes model.safetensors (weights, config, standardisation) and history.json. The bytes are the same after any
+    number of restarts on one worker; another number of workers changes the order of sums and nothing else.
+
+    Raises:
+        ConfigError: not exactly one kind of input, or no video is as long as a window.
+        SourceError: no video with frames is of `config.parts`.
+        TrainingDiverged: loss or gradient is no longer finite; the last good checkpoint stays.
+        WorkerDied: workers were lost time and again.
+    """
+    opener = _opener(config, percepts, statistics, digits, patches)
+    source = opener()
+    plan = TrainingPlan(
+        uri=context.uri,
+        open_source=opener,
+        composite=config.composite(source.dim),
+        optimizer=config.optimizer,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_steps=config.num_steps,
+        validate_every_steps=config.validate_every_steps,
+        max_validation_batches=config.max_validation_batches,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+        standardisation=opener.standardisation(),
+    )
+    if source.num_sequences is not None:
+        context.record(num_sequences=source.num_sequences)
+    if not is_finished(context.uri):
+        context.workers.train(
+            pretraining_loop,
+            plan,
+            name=context.key,
+            num_workers=min(context.resources.num_workers, config.batch_size),
+            gpus_per_worker=context.resources.gpus_per_worker,
+        )
+    _record(plan, context)
+    return Encoder(context.uri, context.key)
+
+
+def _opener(
+    config: PretrainConfig,
+    percepts: Percepts | None,
+    statistics: Statistics | None,
+    digits: Digits | None,
+    patches: Patches | None,
+) -> OpenPercepts | OpenDigits | OpenPatches:
+    """The one kind of input that was connected."""
+    if digits is not None and percepts is None and patches is None:
+        return OpenDigits(digits=digits, num_frames=config.num_frames, seed=config.seed)
+    if patches is not None and percepts is None and digits is None:
+        return OpenPatches(patches=patches, num_frames=config.num_frames, seed=config.seed)
+    if percepts is None or statistics is None or digits is not None or patches is not None:
+        raise ConfigError("pretrain learns from percepts with their statistics, from digits, or from patches: give one")
+    return OpenPercepts(
+        percepts=percepts,
+        statistics=statistics,
+        parts=config.parts,
+        num_frames=config.num_frames,
+        stride=config.window_stride,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+
+
+def _record(plan: TrainingPlan, context: Context) -> None:
+    """The last losses as facts."""
+    history = read_json(join(plan.uri, HISTORY_FILE))
+    context.record(
+        num_steps=plan.num_steps,
+        num_sequences_seen=plan.num_steps * plan.batch_size,
+        train_loss=history["train"][-1]["loss"],
+        first_validation_loss=history["validation"][0]["loss"],
+        validation_loss=history["validation"][-1]["loss"],
+    )

@@ -1,0 +1,225 @@
+"""score_pixels: how well models of pixels predict the fixed test set, beside baselines, open loop.
+
+    score_pixels(ScorePixelsConfig(), context, encoders=(composite, future), digits=digits)
+
+Open loop: a model sees the input frames and nothing after them; a conditional decoder reads its own output. What it
+scores with the true frames at its elbow (teacher-forced) is told apart and never mixed in.
+
+Shapes: T frames, N sequences of the test set, D pixels (and channels) of a frame, S softenings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.errors import ConfigError, CorruptArtifact
+from pipeline.files import exists, join, read_json, sha256_bytes, write_json
+from pipeline.stage import Artifact, Context, stage
+from stages.datasets import moving_mnist
+from stages.datasets.artifacts import Digits, Patches
+from stages.metrics import Frames, t_interval
+from stages.models.artifacts import Encoder
+from stages.models.composite import Composite, CompositeConfig
+from stages.models.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
+
+SCORES_FILE: Final = "pixel_scores.json"
+MANIFEST_FILE: Final = "manifest.json"
+NUM_MEAN_FRAME_SEQUENCES: Final = 1000
+"""Training sequences whose frames make the mean frame."""
+
+
+@dataclass(frozen=True)
+class PixelScores(Artifact):
+    """`pixel_scores.json`: protocol, unit, a row a model, a row a baseline; means over sequences and frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePixelsConfig:
+    """How much is scored."""
+
+    num_test_sequences: int = 10_000
+    """The first sequences of the fixed test set; figures beside published ones need all 10,000. Of patches: at most."""
+
+    def __post_init__(self) -> None:
+        if self.num_test_sequences < 2:
+            raise ConfigError(f"num_test_sequences is {self.num_test_sequences}; an interval needs at least 2")
+
+
+@stage(version=1)
+def score_pixels(
+    config: ScorePixelsConfig,
+    context: Context,
+    *,
+    encoders: tuple[Encoder, ...],
+    digits: Digits | None = None,
+    patches: Patches | None = None,
+) -> PixelScores:
+    """Scores all encoders on the fixed Moving MNIST test set of `digits`, or on the test patches.
+
+    Raises:
+        ConfigError: no model, not exactly one kind of data, or models that differ from it or one another in the size or
+          number of frames.
+        CorruptArtifact: the generator no longer makes the test set whose digest is recorded.
+    """
+    models = [encoder.load() for encoder in encoders]
+    configs = [model.config for model in models]
+    num_in, num_out = _lengths(configs)
+    if digits is not None and patches is None:
+        facts, task = _digits_task(config, encoders, digits, num_in, num_out)
+    elif patches is not None and digits is None:
+        facts, task = _patches_task(config, encoders, patches, num_in, num_out)
+    else:
+        raise ConfigError("score_pixels needs one kind of data: digits, or patches")
+    dim = len(task.mean_frame_D)
+    if wrong := [each.dim for each in configs if each.dim != dim]:
+        raise ConfigError(f"a model reads frames of {wrong[0]} values, the data have {dim}: connect its own")
+    task = replace(task, device="cuda" if context.resources.gpus_per_worker > 0 else "cpu")
+    columns = _score(task, context)
+    rows = [
+        _row(name, each, task.in_nats) | {"num_parameters": _num_parameters(model)} | _training_facts(encoder)
+        for name, each, model, encoder in zip(
+            model_names(configs), columns[: len(models)], models, encoders, strict=True
+        )
+    ]
+    baselines = [_row(name, each, task.in_nats) for name, each in zip(BASELINES, columns[len(models) :], strict=True)]
+    unit = "nats/frame" if task.in_nats else "squared error/frame"
+    facts |= {"num_test_sequences": task.num_test, "num_frames_in": num_in, "num_frames_out": num_out}
+    scores = {"protocol": "open loop", "unit": unit, **facts, "rows": rows, "baselines": baselines}
+    write_json(join(context.uri, SCORES_FILE), scores)
+    context.record(num_test_sequences=task.num_test)
+    return PixelScores(context.uri, context.key)
+
+
+def model_names(configs: Sequence[CompositeConfig]) -> list[str]:
+    """The paper's names of the models; with their sizes where two have the same."""
+    names = [_paper_name(config) for config in configs]
+    if len(set(names)) < len(names):
+        names = [f"{name}, {c.num_layers} x {c.num_units}" for name, c in zip(names, configs, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(names)]
+
+
+def _paper_name(config: CompositeConfig) -> str:
+    if config.decoders == "autoencoder":
+        return "conditional autoencoder" if config.reconstruct_conditional else "autoencoder"
+    if config.decoders == "future":
+        return "conditional future predictor" if config.predict_conditional else "future predictor"
+    conditional = {
+        (False, False): "composite",
+        (False, True): "composite, conditional future",
+        (True, False): "composite, conditional reconstruction",
+        (True, True): "composite, both conditional",
+    }
+    return conditional[config.reconstruct_conditional, config.predict_conditional]
+
+
+def _lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
+    """Frames in and out, which all models share; an autoencoder says nothing about the latter."""
+    if not configs:
+        raise ConfigError("score_pixels has no encoder to score: connect at least one")
+    ins = {config.num_frames_in for config in configs}
+    outs = {config.num_frames_out for config in configs if config.predicts} or {configs[0].num_frames_out}
+    if len(ins) != 1 or len(outs) != 1:
+        raise ConfigError(
+            f"models that read {sorted(ins)} and predict {sorted(outs)} frames share no table: score them apart"
+        )
+    return ins.pop(), outs.pop()
+
+
+def _digits_task(
+    config: ScorePixelsConfig, encoders: tuple[Encoder, ...], digits: Digits, num_in: int, num_out: int
+) -> tuple[dict[str, Any], PixelTask]:
+    images, num_frames = digits.load("test").images, num_in + num_out
+    num = config.num_test_sequences
+    digest = moving_mnist.digest(moving_mnist.fixed_test_set(images, num=num, num_frames=num_frames))
+    recorded = moving_mnist.TEST_SET_SHA256.get(sha256_bytes(images.tobytes()))
+    is_whole = (num, num_frames) == (moving_mnist.NUM_TEST_SEQUENCES, moving_mnist.NUM_TEST_FRAMES)
+    if is_whole and recorded is not None and digest != recorded:
+        raise CorruptArtifact(
+            f"the fixed Moving MNIST test set has sha256 {digest} here and {recorded} on record: this machine or "
+            "version of NumPy draws other sequences, and its figures would not compare"
+        )
+    training = digits.load("train").images
+    pieces = [
+        moving_mnist.sequences(training, seed=0, first=first, num=PIECE, num_frames=num_frames).mean((0, 1))
+        for first in range(0, NUM_MEAN_FRAME_SEQUENCES, PIECE)
+    ]
+    mean_frame_D: Frames = np.mean(pieces, axis=0)
+    facts = {"test_set_sha256": digest, "test_set_is_recorded": bool(is_whole and recorded)}
+    return facts, PixelTask(encoders, digits, num, num_in, num_out, mean_frame_D)
+
+
+def _patches_task(
+    config: ScorePixelsConfig, encoders: tuple[Encoder, ...], patches: Patches, num_in: int, num_out: int
+) -> tuple[dict[str, Any], PixelTask]:
+    test, train, moments = patches.map("test"), patches.map("train"), patches.moments()
+    if test.shape[1] < num_in + num_out:
+        raise ConfigError(
+            f"the patches are {test.shape[1]} frames long, the models read and predict {num_in + num_out}: "
+            "cut longer ones"
+        )
+    training = train[:NUM_MEAN_FRAME_SEQUENCES, : num_in + num_out].mean((0, 1), keepdims=True)
+    mean_frame_D = moments.standardise(training)[0, 0]
+    num = min(config.num_test_sequences, len(test))
+    return {}, PixelTask(encoders, patches, num, num_in, num_out, mean_frame_D)
+
+
+def _score(task: PixelTask, context: Context) -> list[Columns]:
+    """Columns of the whole test set, of every model and baseline."""
+    pieces = list(range(0, task.num_test, PIECE))
+    found: dict[int, list[Columns]] = {}
+    resources = context.resources
+    for position, result in context.workers.map(
+        task,
+        pieces,
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        describe=lambda first: f"test sequences from {first} on",
+    ):
+        found[position] = result
+        context.progress(min(len(found) * PIECE, task.num_test), task.num_test, "sequences")
+    whole = [found[position] for position in range(len(pieces))]
+    num_scored = len(whole[0])
+    return [
+        {name: np.concatenate([piece[n][name] for piece in whole]) for name in whole[0][n]} for n in range(num_scored)
+    ]
+
+
+def _row(name: str, columns: Columns, in_nats: bool) -> dict[str, Any]:
+    """A row of the table; None where the model makes no such thing."""
+    error = "cross_entropy" if in_nats else "squared_error"
+    columns = dict(columns)
+    row: dict[str, Any] = {"model": name}
+    if "softened" in columns:
+        softened_NTS = columns.pop("softened")
+        best = int(softened_NTS.mean((0, 1)).argmin())
+        columns["error"] = softened_NTS[..., best]
+        row["softening"] = SOFTENINGS[best]
+    for key, column in {
+        error: "error",
+        "mse": "mse",
+        "ssim": "ssim",
+        f"reconstruction_{error}": "reconstruction",
+        f"teacher_forced_{error}": "teacher_forced",
+    }.items():
+        row[key] = float(columns[column].mean()) if column in columns else None
+    if "error" in columns:
+        interval = t_interval(columns["error"].mean(1))
+        row |= {f"{error}_low": interval.low, f"{error}_high": interval.high}
+        row[f"{error}_by_frame"] = columns["error"].mean(0).tolist()
+    return row
+
+
+def _num_parameters(model: Composite) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _training_facts(encoder: Encoder) -> dict[str, Any]:
+    """How long the encoder was trained, where its manifest says so."""
+    uri = encoder.path(MANIFEST_FILE)
+    manifest = read_json(uri) if exists(uri) else {"facts": {}}
+    return {"seconds": manifest.get("seconds"), "num_sequences_seen": manifest["facts"].get("num_sequences_seen")}

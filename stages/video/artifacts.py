@@ -1,0 +1,30 @@
+"""Artifacts about videos: a made corpus, and the index of a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.stage import Artifact
+from stages.percepts.ledger import VideoRecord, read_records
+
+MANIFEST_NAME = "manifest.csv"
+INDEX_NAME = "index.parquet"
+
+
+@dataclass(frozen=True)
+class Corpus(Artifact):
+    """Videos that a stage made, with `manifest.csv`: columns uri (relative to the corpus), label, part, group."""
+
+    @property
+    def manifest_uri(self) -> str:
+        """The manifest, as `stages.video.sources.list_videos` takes it."""
+        return self.path(MANIFEST_NAME)
+
+
+@dataclass(frozen=True)
+class Index(Artifact):
+    """`index.parquet`: one row a video of a source, with its content hash and what probing found."""
+
+    def records(self) -> list[VideoRecord]:
+        """The rows, in the source's order, with absolute URIs; frame counts other than `frames_expected` are None."""
+        return read_records(self.path(INDEX_NAME))

@@ -1,0 +1,167 @@
+"""Opening a video file that may be anything, and reading its packets past damage.
+
+Only container formats from a fixed list are opened, and only the named file is ever read: a playlist that calls
+itself .mp4 must not make FFmpeg read other files or the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipeline.errors import ConfigError
+
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,gif,apng,ogg,asf,ivf,nut,mxf,dv,rm,swf,wtv,"
+    "h264,hevc,m4v,mjpeg,obu,yuv4mpegpipe"
+)
+"""Demuxers that may be used; hls, concat, dash and the like, which open further files, are not among them."""
+
+Damage: TypeAlias = av.FFmpegError | OSError | ValueError | MemoryError
+DAMAGE = (av.FFmpegError, OSError, ValueError, MemoryError)
+"""What PyAV raises on bad bytes: FFmpeg's errors, what the system says, unknown codecs and impossible sizes."""
+
+MAX_READ_ERRORS = 16
+"""Read errors in a row after which a file is at its end: some demuxers report the same error for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds against hostile files: a video beyond one of them is rejected, with the limit in the reason."""
+
+    max_pixels: int = 8192 * 4320
+    """Largest frame, width x height, before and after scaling."""
+    max_duration_s: float = 6 * 3600.0
+    """Longest video, seconds."""
+    max_frames: int = 4_000_000
+    """Most packets of a video that are looked at."""
+    max_decode_s_per_s: float = 30.0
+    """Seconds of decoding per second of video; waiting for whoever consumes the frames does not count."""
+    min_decode_s: float = 60.0
+    """Seconds of decoding that every video may take, however short."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_duration_s", "max_frames", "max_decode_s_per_s", "min_decode_s"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"{name} is {value}; a limit must be positive (raise it to effectively remove it)")
+
+
+class NoVideoError(Exception):
+    """The file has no video stream to decode. Stays inside this package: callers get a rejected video."""
+
+
+@contextmanager
+def open_video(
+    path: str | os.PathLike[str], limits: Limits, *, num_threads: int = 1, conceal: bool = True
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream that is not a cover picture, its decoder limited and not yet opened.
+
+    `num_threads` decoder threads; 0 lets FFmpeg choose. Without `conceal`, the decoder reports an error where it would
+    otherwise make up a damaged part of a frame without a word.
+
+    Raises:
+        NoVideoError: no such stream, or no decoder for it.
+        DAMAGE: FFmpeg cannot open the file.
+    """
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    # The prefix keeps names such as "http:x.mp4" names.
+    name = "file:" + os.path.abspath(path)
+    with av.open(name, mode="r", options=options, metadata_errors="replace", timeout=60.0) as container:
+        stream = _first_video(container)
+        decoder = stream.codec_context
+        decoder.thread_count = num_threads
+        decoder.thread_type = "NONE" if num_threads == 1 else "AUTO"
+        decoder.options = {"max_pixels": str(limits.max_pixels)}
+        if not conceal:
+            decoder.options["err_detect"] = "crccheck+bitstream+buffer+explode"
+        yield container, stream
+
+
+def _first_video(container: InputContainer) -> VideoStream:
+    streams = container.streams.video
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise NoVideoError(f"holds no video stream, only {' and '.join(kinds)}" if kinds else "holds no streams at all")
+    moving = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        raise NoVideoError("holds no video stream, only a cover picture")
+    # PyAV leaves the context out where FFmpeg has no decoder for the codec.
+    if getattr(moving[0], "codec_context", None) is None:
+        raise NoVideoError("holds a video stream that FFmpeg has no decoder for")
+    return moving[0]
+
+
+@dataclass
+class PacketReader:
+    """Packets of a container in file order, going on after read errors; `num_errors` counts those."""
+
+    container: InputContainer
+    streams: tuple[VideoStream, ...] = ()
+    """Streams to read; none reads all."""
+    num_errors: int = field(default=0, init=False)
+    last_key_pts: int | None = field(default=None, init=False)
+    """Timestamp of the keyframe that was read last."""
+
+    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+        errors_in_a_row = 0
+        while True:
+            packets = self.container.demux(*self.streams)
+            while True:
+                try:
+                    packet = next(packets, None)
+                except IndexError:
+                    # PyAV stumbles at the end over streams that turned up while reading; the packets are all read.
+                    return
+                except DAMAGE:
+                    self.num_errors += 1
+                    errors_in_a_row += 1
+                    break
+                if packet is None:
+                    return
+                errors_in_a_row = 0
+                if packet.is_keyframe and packet.stream in self.streams:
+                    self.last_key_pts = packet.pts
+                if packet.size or packet.dts is not None:
+                    yield packet  # type: ignore[misc]  # PyAV types the stream more widely than was asked for
+            if errors_in_a_row > MAX_READ_ERRORS:
+                return
+
+
+def decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | Damage]:
+    """Frames that come out when `packet` goes in (None: at the end, what is left), or the error in their place."""
+    if packet is not None and not packet.size:
+        # An empty packet repeats the frame before; FFmpeg would take it for the end of the video.
+        return []
+    try:
+        return list(decoder.decode(packet))
+    except EOFError:
+        return []
+    except DAMAGE as error:
+        return [error]
+
+
+def shows_no_picture(codec: str, packet: Packet[VideoStream]) -> bool:
+    """Whether a packet only prepares later frames (a VP8 alternate reference frame)."""
+    if codec != "vp8" or not packet.size:
+        return False
+    # RFC 6386, section 9.1: bit 4 of the frame tag is show_frame.
+    return not memoryview(packet)[0] & 0x10
+
+
+def in_words(error: Damage) -> str:
+    """FFmpeg's message, without Python's decoration."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")

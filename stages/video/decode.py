@@ -1,0 +1,272 @@
+"""Decode a video into upright RGB frames in bounded memory, losing nothing without saying so.
+
+    decoder = VideoDecoder("clip.mp4", DecodeConfig(short_side_px=240, crop_px=224))
+    for chunk in decoder:
+        use(chunk.frames_NHWC, chunk.index_N)
+    assert decoder.report.verdict != "rejected"    # if it is: forget the chunks
+
+Damage does not end a video: what decodes is kept, and the frames that do not are counted and leave a gap.
+
+Shape legend: H height, W width, C channels (R, G, B); chunks are N frames, NHWC.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from pipeline.errors import ConfigError
+from stages.percepts.ledger import Verdict
+from stages.video.chunks import ChunkBuilder, FrameChunk
+from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
+from stages.video.filters import UprightRgb
+from stages.video.probe import Probe, probe
+from stages.video.timeline import Account, Place
+
+__all__ = ["DecodeConfig", "DecodeReport", "FrameChunk", "VideoDecoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """What comes out of a decoder; part of an extractor's fingerprint."""
+
+    short_side_px: int | None = 240
+    """Scale so that the shorter side has this many pixels; None keeps the video's size."""
+    crop_px: int | None = 224
+    """Side of the central square that is cut out after scaling and turning; None keeps the whole frame."""
+    rate_fps: float | None = None
+    """Keep about this many frames a second, chosen by timestamp, never repeating one; None keeps every frame."""
+    after_damage: Literal["keep", "drop"] = "keep"
+    """Frames that a decoder makes up from damaged or lost data: `keep` takes whatever FFmpeg gives out, so that counts
+    are FFmpeg's, but FFmpeg's repairs may differ from one run to the next; `drop` counts them as missing, up to the
+    next sound keyframe."""
+
+    def __post_init__(self) -> None:
+        for name in ("short_side_px", "crop_px", "rate_fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be positive, or None to leave that step out")
+        if self.crop_px is not None and (self.short_side_px is None or self.crop_px > self.short_side_px):
+            raise ConfigError(
+                f"crop_px is {self.crop_px} and short_side_px is {self.short_side_px}; the square must fit into the"
+                " scaled frame: give short_side_px >= crop_px"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeReport:
+    """The account of a decoded video, in the fields of `VideoRecord`: `replace(record, **vars(report))`."""
+
+    frames_expected: int
+    frames_decoded: int
+    frames_dropped: int
+    frames_missing: int
+    verdict: Verdict
+    reason: str
+
+
+class VideoDecoder:
+    """Iterate once over the chunks of a local video file; then read `report`.
+
+    Never raises on what the file holds. When the verdict is `rejected`, the chunks that came out must not be used
+    (a limit may be hit late in a video).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: DecodeConfig,
+        *,
+        limits: Limits | None = None,
+        chunk_frames: int = 64,
+        num_threads: int = 1,
+    ) -> None:
+        """`chunk_frames`: frames in a chunk, fewer where they are large. `num_threads`: decoder threads, 0 for
+        FFmpeg's choice; many videos side by side with one thread each are the faster use of the same cores."""
+        assert chunk_frames > 0
+        self.path = path
+        self.config = config
+        self._limits = limits or Limits()
+        self._chunk_frames = chunk_frames
+        self._num_threads = num_threads
+        self._report: DecodeReport | None = None
+        self._num_concealed = 0
+        self._first_error = ""
+        self._key_pts_at_error: int | None = None
+        self.probe: Probe | None = None
+        """What the file is, once iteration has begun."""
+
+    @property
+    def report(self) -> DecodeReport:
+        """Where every frame went; there once the iteration has ended."""
+        assert self._report is not None, "iterate over the decoder to its end before reading its report"
+        return self._report
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        assert self.probe is None, "a decoder can be iterated only once"
+        clock = _Stopwatch()
+        found = self.probe = probe(self.path, self._limits)
+        account = Account(found.timeline, self.config.rate_fps, keep_late=self.config.after_damage == "keep")
+        if found.verdict == "rejected":
+            self._finish(account, found.reason)
+            return
+        budget_s = self._limits.min_decode_s + self._limits.max_decode_s_per_s * (found.duration_us or 0) / 1e6
+        builder = ChunkBuilder(self._chunk_frames)
+        refused = ""
+        for place, image_HWC in self._placed(account):
+            for chunk in builder.add(place, image_HWC):
+                with clock.paused():
+                    yield chunk
+            if clock.seconds > budget_s:
+                refused = (
+                    f"took more than {budget_s:.0f} s to decode (min_decode_s = {self._limits.min_decode_s:g},"
+                    f" max_decode_s_per_s = {self._limits.max_decode_s_per_s:g})"
+                )
+                break
+        if not refused:
+            yield from builder.flush()
+        self._finish(account, refused)
+
+    def _placed(self, account: Account) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
+        """Frames to keep as uint8 HWC images, each with its place."""
+        to_rgb = UprightRgb(self.config.short_side_px, self.config.crop_px, self._limits.max_pixels)
+        num_lost, is_sound = 0, True
+        for frame, time_us in self._frames(account):
+            place = account.place(frame.pts, time_us)
+            is_sound = not frame.is_corrupt and (
+                (is_sound and account.num_lost == num_lost) or self._starts_afresh(frame)
+            )
+            num_lost = account.num_lost
+            if not place.keep:
+                continue
+            if not is_sound and self.config.after_damage == "drop":
+                account.retract()
+                continue
+            try:
+                image_HWC = to_rgb(frame)
+            except DAMAGE as error:
+                self._note(error)
+                account.retract()
+                continue
+            self._num_concealed += frame.is_corrupt
+            yield place, image_HWC
+
+    def _starts_afresh(self, frame: VideoFrame) -> bool:
+        """Whether a frame builds on nothing that is damaged: a keyframe that was read after the last error."""
+        if not frame.key_frame:
+            return False
+        return frame.pts is None or self._key_pts_at_error is None or frame.pts > self._key_pts_at_error
+
+    def _frames(self, account: Account) -> Iterator[tuple[VideoFrame, int | None]]:
+        """Every frame that decodes, in presentation order, with its time in microseconds.
+
+        FFmpeg's frame threads report an error some packets late and lose frames that were ready, so that what is
+        salvaged would depend on their number. A video that shows any sign of damage is therefore decoded again on
+        one thread, from where the sound part ended.
+        """
+        if self._num_threads != 1:
+            is_sound = yield from self._session(account, self._num_threads, skip=0)
+            if is_sound:
+                return
+        yield from self._session(account, 1, skip=account.num_placed)
+
+    def _session(
+        self, account: Account, num_threads: int, skip: int
+    ) -> Generator[tuple[VideoFrame, int | None], None, bool]:
+        """One pass over the file, leaving out its first `skip` frames; with several threads it ends, and returns
+        False, at the first sign of damage."""
+        with open_video(
+            self.path, self._limits, num_threads=num_threads, conceal=self.config.after_damage == "keep"
+        ) as (container, stream):
+            assert stream.time_base is not None
+            to_us = stream.time_base * 1_000_000
+            reader = PacketReader(container, (stream,))
+            for item in _decoded(reader, stream.codec_context):
+                if not isinstance(item, VideoFrame):
+                    if num_threads != 1:
+                        return False
+                    self._note(item)
+                    self._key_pts_at_error = reader.last_key_pts
+                    account.error()
+                    continue
+                if num_threads != 1 and (item.is_corrupt or not account.is_next(item.pts)):
+                    return False
+                if skip:
+                    skip -= 1
+                    continue
+                account.damaged |= item.is_corrupt
+                yield item, None if item.pts is None else round(item.pts * to_us)
+        return num_threads == 1 or account.is_complete
+
+    def _note(self, error: Damage) -> None:
+        self._first_error = self._first_error or in_words(error)
+
+    def _finish(self, account: Account, refused: str) -> None:
+        account.damaged |= bool(refused)
+        account.close()
+        if refused:
+            account.reject()
+        verdict: Verdict = "ok"
+        reason = refused
+        if account.decoded == 0:
+            verdict = "rejected"
+            reason = reason or "no frame can be decoded" + (f": {self._first_error}" if self._first_error else "")
+        elif account.missing or self._num_concealed:
+            verdict = "partial"
+            reason = self._what_is_wrong(account)
+        self._report = DecodeReport(
+            frames_expected=account.expected,
+            frames_decoded=account.decoded,
+            frames_dropped=account.dropped,
+            frames_missing=account.missing,
+            verdict=verdict,
+            reason=reason,
+        )
+
+    def _what_is_wrong(self, account: Account) -> str:
+        wrong = []
+        if account.missing:
+            why = f" ({self._first_error})" if self._first_error else ""
+            wrong.append(f"{account.missing} of {account.expected} frames are missing{why}")
+        if self._num_concealed:
+            wrong.append(f"{self._num_concealed} decoded frames hold errors that the decoder has concealed")
+        return "; ".join(wrong)
+
+
+def _decoded(reader: PacketReader, decoder: VideoCodecContext) -> Iterator[VideoFrame | Damage]:
+    """Frames and errors of a stream, in the order in which they turn up."""
+    num_errors = 0
+    for packet in reader:
+        if reader.num_errors > num_errors:
+            num_errors = reader.num_errors
+            yield OSError("the file cannot be read at this point")
+        yield from decode_packet(decoder, packet)
+    yield from decode_packet(decoder, None)
+
+
+class _Stopwatch:
+    """Seconds since it was made, without the paused ones."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - since

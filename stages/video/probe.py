@@ -1,0 +1,107 @@
+"""What a video file is, without decoding more of it than its first frame.
+
+Every packet is read once, which is cheap and gives the video's timeline: how many frames it promises and when each of
+them is shown. Bad bytes never raise: they give a `Probe` whose verdict is `rejected` and whose reason says why.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stages.percepts.ledger import Verdict
+from stages.video.container import DAMAGE, Limits, NoVideoError, in_words, open_video
+from stages.video.filters import display_matrix, rotation_degrees
+from stages.video.scan import Scan
+from stages.video.timeline import Timeline
+
+EMPTY = Timeline(np.empty(0, np.int64), np.empty(0, np.bool_), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one reading of a file's packets tells. None: could not be found out."""
+
+    container: str | None = None
+    codec: str | None = None
+    pixel_format: str | None = None
+    width: int | None = None
+    """Pixels, as displayed: after rotation; non-square pixels are not stretched."""
+    height: int | None = None
+    rotation_degrees: int = 0
+    """Clockwise: 0, 90, 180 or 270."""
+    fps: float | None = None
+    duration_us: int | None = None
+    """From the first frame's timestamp to the end of the last; what the header says where no frame can be read."""
+    frames_declared: int | None = None
+    """What the container's header counts; None where it does not count."""
+    verdict: Verdict
+    """Provisional: a video that is `ok` here may still turn out `partial` or `rejected` when it is decoded."""
+    reason: str = ""
+    timeline: Timeline = field(default=EMPTY, repr=False)
+
+    @property
+    def frames_expected(self) -> int:
+        """Frames that the file says it holds (see `stages.percepts.ledger`)."""
+        return self.timeline.num_expected
+
+
+def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
+    """Probe a local file. Never raises on what the file holds.
+
+    Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for the caller's process
+    supervision.
+    """
+    limits = limits or Limits()
+    try:
+        if os.stat(path).st_size == 0:
+            return Probe(verdict="rejected", reason="the file is empty (0 bytes)")
+        with open_video(path, limits) as (container, stream):
+            return _judge(Scan(container, stream, limits), limits)
+    except NoVideoError as error:
+        return Probe(verdict="rejected", reason=str(error))
+    except DAMAGE as error:
+        return Probe(verdict="rejected", reason=f"cannot be opened as a video: {in_words(error)}")
+
+
+def _judge(scan: Scan, limits: Limits) -> Probe:
+    """The probe of a scanned video, with a verdict."""
+    stream, decoder = scan.stream, scan.stream.codec_context
+    found = Probe(
+        container=scan.container.format.name,
+        codec=decoder.name,
+        pixel_format=decoder.pix_fmt,
+        width=scan.header_size[0] or None,
+        height=scan.header_size[1] or None,
+        fps=float(stream.average_rate) if stream.average_rate else None,
+        duration_us=scan.duration_us or scan.container.duration,
+        frames_declared=stream.frames or None,
+        verdict="ok",
+    )
+    if scan.first is not None:
+        turned = rotation_degrees(display_matrix(scan.first))
+        width, height = scan.first.width, scan.first.height
+        found = replace(
+            found,
+            pixel_format=scan.first.format.name,
+            width=height if turned in (90, 270) else width,
+            height=width if turned in (90, 270) else height,
+            rotation_degrees=turned,
+        )
+    if (found.width or 0) * (found.height or 0) > limits.max_pixels:
+        reason = f"has {found.width}x{found.height} frames, more than max_pixels = {limits.max_pixels}"
+        return replace(found, verdict="rejected", reason=reason)
+    if scan.stopped:
+        return replace(found, verdict="rejected", reason=scan.stopped)
+    found = replace(found, timeline=scan.timeline())
+    if scan.first is None:
+        why = f"no frame can be decoded: {scan.error}" if scan.error else "no frame can be decoded"
+        return replace(found, verdict="rejected", reason=why if scan.num_packets else "holds no readable frame")
+    if found.timeline.num_unreadable:
+        reason = f"{found.timeline.num_unreadable} of {found.timeline.num_expected} frames are not in the file"
+        return replace(found, verdict="partial", reason=reason)
+    if scan.num_errors:
+        return replace(found, verdict="partial", reason=f"{scan.num_errors} errors while reading the file")
+    return found

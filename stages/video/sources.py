@@ -1,0 +1,252 @@
+"""Where videos come from: folders, globs, single files, manifests and buckets, listed in a stable order.
+
+    list_videos(("clips/", "more/*.mp4", "labelled.csv", "s3://bucket/films"))
+
+A name that exists is taken literally, whatever characters it holds; only a name that does not exist is tried as a
+glob. A manifest is a .txt file (a URI a line) or a .csv, .jsonl or .parquet file with a column `uri` and, if wanted,
+`label`, `part` and `group`; relative URIs in it start at the manifest's own directory.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import json
+import os
+import posixpath
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import SourceError
+from pipeline.files import filesystem, join, local_copy, read_bytes
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "m2v", "ts", "mts", "m2ts", "vob", "flv", "wmv"),
+        *("asf", "ogv", "ogg", "3gp", "3g2", "gif", "mxf", "ivf", "nut", "dv", "rm", "mjpeg", "y4m", "h264", "hevc"),
+    )
+)
+"""What counts as a video in a folder; a file that is named itself, or in a manifest, may have any suffix."""
+
+MANIFEST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSource:
+    """A video that a source lists. It need not exist: that is found out, and recorded, when it is probed."""
+
+    uri: str
+    """Absolute local path, or fsspec URL."""
+    size_bytes: int | None = None
+    """None where the listing does not tell."""
+    stamp: str = ""
+    """Changes when the file does: modification time or etag."""
+    label: str | None = None
+    part: str | None = None
+    group: str | None = None
+
+
+def list_videos(videos: Sequence[str]) -> list[VideoSource]:
+    """Every video of every given source, in the order given and sorted by name within a folder or glob.
+
+    A URI that turns up again is listed once, as it was first.
+
+    Raises:
+        SourceError: a source does not exist, cannot be read, or holds no video.
+    """
+    if not videos:
+        raise SourceError(
+            "no videos were given; name a folder, glob, file, manifest or bucket, such as --videos clips/"
+        )
+    listed: dict[str, VideoSource] = {}
+    for given in videos:
+        for source in _expand(given):
+            listed.setdefault(source.uri, source)
+    return list(listed.values())
+
+
+def snapshot(videos: Sequence[str]) -> str:
+    """Digest of the listing (names, sizes, times or etags, labels): changes when the source does, reads no video.
+
+    Raises:
+        SourceError: as `list_videos`.
+    """
+    listing = [asdict(source) for source in list_videos(videos)]
+    # Names that are not UTF-8 reach Python as lone surrogates; JSON escapes them.
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def local_video(uri: str) -> Iterator[Path]:
+    """The video as a local file: itself where it is local already (any name at all), else a temporary copy."""
+    if is_plain_path(uri):
+        yield Path(uri)
+        return
+    with local_copy(uri) as path:
+        yield path
+
+
+def is_plain_path(uri: str) -> bool:
+    """Whether `uri` is a local path: those never pass through fsspec, which reads `::` and `~` in a name as its own."""
+    return "://" not in uri or os.path.lexists(uri)
+
+
+def _expand(given: str) -> list[VideoSource]:
+    given = given.removeprefix("file://")
+    found = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
+    if not found:
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
+        raise SourceError(f"{given!r} holds no videos; a folder's videos end in one of {kinds}, others need a manifest")
+    return found
+
+
+def _expand_local(given: str) -> list[VideoSource]:
+    if os.path.isdir(given):
+        return [_local(path) for path in _walk(given)]
+    if os.path.lexists(given):
+        if Path(given).suffix.lower() in MANIFEST_SUFFIXES:
+            return _manifest(given)
+        if not stat.S_ISREG(os.stat(given).st_mode if os.path.exists(given) else stat.S_IFREG):
+            raise SourceError(f"{given!r} is neither a file nor a folder; give a video file, a folder or a manifest")
+        return [_local(given)]
+    matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else None
+    if matches is None:
+        raise SourceError(
+            f"there is no file or folder {given!r}; give an existing one, a glob such as '*.mp4' or a URL"
+        )
+    if not matches:
+        raise SourceError(f"nothing matches {given!r}; give a pattern that does (in quotes, so the shell leaves it)")
+    paths: list[str] = []
+    for match in _without_loops(matches):
+        if os.path.isdir(match):
+            paths.extend(_walk(match))
+        elif _is_wanted(match, given):
+            paths.append(match)
+    return [_local(path) for path in paths]
+
+
+def _expand_remote(given: str) -> list[VideoSource]:
+    fs, path = filesystem(given)
+    try:
+        if fs.isfile(path):
+            if posixpath.splitext(path)[1].lower() in MANIFEST_SUFFIXES:
+                return _manifest(given)
+            return [_remote(fs, path, fs.info(path))]
+        fs.invalidate_cache()
+        if fs.isdir(path):
+            found = {n: i for n, i in fs.find(path, detail=True).items() if _has_video_suffix(n)}
+        elif glob.has_magic(path):
+            found = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
+        else:
+            raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
+    except (OSError, RuntimeError, ImportError) as error:
+        raise SourceError(f"cannot list {given!r}: {error}; check the URL and the credentials") from error
+    files = {name: info for name, info in found.items() if info.get("type", "file") == "file"}
+    return [_remote(fs, name, files[name]) for name in sorted(files)]
+
+
+def _walk(folder: str) -> list[str]:
+    """Videos below a folder, sorted, symlinks followed; a folder that was entered before is not entered again."""
+    found: list[str] = []
+    entered: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"cannot read {error.filename!r}: {error.strerror}; check its permissions") from error
+
+    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(directory)
+        if (status.st_dev, status.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        subfolders.sort()
+        found.extend(os.path.join(directory, name) for name in names if _has_video_suffix(name))
+    # A pipe or a device would block whoever opens it; a broken link is a video that cannot be read.
+    return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
+
+
+def _without_loops(matches: list[str]) -> list[str]:
+    """Of several names of one file, as a symlink loop gives without end, the shortest; sorted."""
+    shortest: dict[str, str] = {}
+    for match in sorted(matches, key=lambda name: (len(name), name)):
+        shortest.setdefault(os.path.realpath(match), match)
+    return sorted(shortest.values())
+
+
+def _has_video_suffix(name: str) -> bool:
+    return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _is_wanted(match: str, pattern: str) -> bool:
+    """A pattern that spells a suffix out means it; any other picks videos by their suffix."""
+    spelled = posixpath.splitext(pattern)[1]
+    return (bool(spelled) and not glob.has_magic(spelled)) or _has_video_suffix(match)
+
+
+def _local(path: str) -> VideoSource:
+    absolute = os.path.abspath(path)
+    try:
+        status = os.stat(absolute)
+    except OSError:
+        return VideoSource(uri=absolute)
+    return VideoSource(uri=absolute, size_bytes=status.st_size, stamp=str(status.st_mtime_ns))
+
+
+def _remote(fs: Any, path: str, info: dict[str, Any]) -> VideoSource:
+    stamp = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), "")
+    return VideoSource(uri=fs.unstrip_protocol(path), size_bytes=info.get("size"), stamp=stamp)
+
+
+def _manifest(uri: str) -> list[VideoSource]:
+    """The videos that a manifest lists, in its order."""
+    try:
+        data = Path(uri).read_bytes() if is_plain_path(uri) else read_bytes(uri)
+        rows = _rows(uri, data)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid, csv.Error) as error:
+        raise SourceError(f"cannot read the manifest {uri!r}: {error}") from error
+    directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
+    sources = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not row.get("uri"):
+            rule = "every row needs a value in the column 'uri' (further columns: label, part, group)"
+            raise SourceError(f"row {number} of the manifest {uri!r} names no video; {rule}")
+        source = _resolved(str(row["uri"]), directory)
+        label, part, group = (_mark(row.get(name)) for name in ("label", "part", "group"))
+        sources.append(replace(source, label=label, part=part, group=group))
+    return sources
+
+
+def _mark(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _rows(uri: str, data: bytes) -> list[Any]:
+    suffix = posixpath.splitext(uri)[1].lower()
+    if suffix == ".parquet":
+        return list(pq.read_table(io.BytesIO(data)).to_pylist())
+    text = data.decode("utf-8-sig")
+    if suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    # Not str.splitlines: it also splits at characters that names may hold. No comments: names may begin with "#".
+    lines = [line.strip() for line in text.split("\n")]
+    return [json.loads(line) if suffix == ".jsonl" else {"uri": line} for line in lines if line]
+
+
+def _resolved(uri: str, directory: str) -> VideoSource:
+    if "://" in uri:
+        return VideoSource(uri=uri)
+    if uri.startswith("/"):
+        return _local(uri)
+    if is_plain_path(directory):
+        return _local(os.path.join(directory, uri))
+    return VideoSource(uri=join(directory, uri))

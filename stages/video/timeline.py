@@ -1,0 +1,235 @@
+"""Which frames a video promises, in presentation order, and the account of where each of them went.
+
+A *slot* is a frame that should be shown. The slots of a video come from its packets, read once without decoding; a
+decoded frame finds its slot by its timestamp. Everything here is arithmetic: no FFmpeg.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+GRID_TOLERANCE_US = 500
+"""Half a millisecond: Matroska rounds timestamps to milliseconds, and a frame must not miss its tick for that."""
+
+
+DECODED, DROPPED, MISSING = 1, 2, 3
+"""What became of a slot; 0 is not known yet."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The slots of a video. n of them, sorted by time."""
+
+    times_us: npt.NDArray[np.int64]
+    """(n,) presentation time of each slot."""
+    readable: npt.NDArray[np.bool_]
+    """(n,) False where the container promises the slot but has no packet for it: behind a truncation, say."""
+    pts: npt.NDArray[np.int64] | None
+    """(n,) timestamps in units of the stream, strictly increasing; None where they do not identify a frame (missing,
+    repeated or made up ones), and frames are then matched to slots by counting."""
+    num_hidden: int = 0
+    """Frames of the file that are not slots because they are not to be shown: cut away by an edit list, or empty."""
+
+    def __post_init__(self) -> None:
+        assert self.times_us.ndim == 1
+        assert self.times_us.shape == self.readable.shape
+        if self.pts is not None:
+            assert self.pts.shape == self.times_us.shape
+            assert np.all(np.diff(self.pts) > 0)
+
+    def __len__(self) -> int:
+        return len(self.times_us)
+
+    @property
+    def num_expected(self) -> int:
+        """Frames that the file says it holds, shown or not."""
+        return len(self) + self.num_hidden
+
+    @property
+    def num_unreadable(self) -> int:
+        """Slots for which the file has no packet."""
+        return int(np.count_nonzero(~self.readable))
+
+    def slot(self, pts: int | None) -> int | None:
+        """The slot of a timestamp; None where there is none."""
+        if self.pts is None or pts is None:
+            return None
+        position = int(np.searchsorted(self.pts, pts))
+        return position if position < len(self) and self.pts[position] == pts else None
+
+
+class Grid:
+    """Picks frames at a target rate: the first frame of every tick, counted from the first slot's time.
+
+    Never repeats a frame: a video slower than the rate keeps all of its frames.
+    """
+
+    def __init__(self, rate_fps: float | None, origin_us: int) -> None:
+        self._rate = rate_fps
+        self._origin_us = origin_us
+        self._tick = -1
+
+    def take(self, time_us: int) -> bool:
+        """Whether the frame at `time_us` is the first of its tick; call once a slot, in order."""
+        if self._rate is None:
+            return True
+        tick = int((time_us - self._origin_us + GRID_TOLERANCE_US) * self._rate // 1_000_000)
+        if tick <= self._tick:
+            return False
+        self._tick = tick
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a decoded frame belongs."""
+
+    keep: bool
+    """False: the frame lies between the ticks of the target rate."""
+    index: int
+    """Number of the frame among those to keep, missing ones counted: it jumps where, and only where, frames are missing
+    or out of order."""
+    segment: int
+    """Rises by one at every gap: frames of one segment follow one another without loss."""
+    time_us: int
+
+
+class Account:
+    """Follows a video from its first frame to its last and says of every slot what became of it.
+
+    Invariant once `close` was called: expected = decoded + dropped + missing.
+    """
+
+    def __init__(self, timeline: Timeline, rate_fps: float | None, *, keep_late: bool = True) -> None:
+        """`keep_late`: whether frames that come out of order are to be kept."""
+        self._timeline = timeline
+        self._rate_fps = rate_fps
+        self._keep_late = keep_late
+        self._fates = bytearray(len(timeline))
+        self._grid = Grid(rate_fps, int(timeline.times_us[0]) if len(timeline) else 0)
+        self._next_slot = 0
+        self._next_index = 0
+        self._segment = 0
+        self._segment_before = 0
+        self._has_gap = False
+        self._errors_unplaced = 0
+        self._closed = False
+        self.damaged = False
+        """Whether anything went wrong so far: from then on, a slot without a frame is a loss."""
+        self.num_placed = 0
+        self.num_lost = 0
+        """Errors and slots lost so far, sampled or not: rises whenever frames to come may lack what they build on."""
+        self.expected = timeline.num_expected
+        self.decoded = 0
+        self.dropped = timeline.num_hidden
+        self.missing = 0
+
+    def error(self) -> None:
+        """The decoder or the container reported damage at this point of the video."""
+        self.damaged = True
+        self.num_lost += 1
+        self._errors_unplaced += 1
+
+    def is_next(self, pts: int | None) -> bool:
+        """Whether a frame with this timestamp follows the one before without a hole."""
+        slot = self._timeline.slot(pts)
+        return slot is None or slot == self._next_slot
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every slot that has a packet has been passed."""
+        return not self._timeline.readable[self._next_slot :].any()
+
+    def place(self, pts: int | None, time_us: int | None) -> Place:
+        """The place of the next frame in presentation order. `time_us`: its timestamp, None where it has none."""
+        assert not self._closed
+        slot = self._timeline.slot(pts)
+        if slot is not None and slot < self._next_slot:
+            return self._too_late(slot)
+        if slot is None:
+            # Timestamps say nothing, so count: every error so far swallowed one frame.
+            swallowed = self._errors_unplaced if self._timeline.pts is None else 0
+            slot = max(self._next_slot, min(self._next_slot + swallowed, len(self._timeline) - 1))
+        self._errors_unplaced = 0
+        self._pass_over(slot)
+        if slot >= len(self._timeline):
+            self.expected += 1  # more frames came out than the container promised
+        elif time_us is None or self._timeline.pts is None:
+            time_us = int(self._timeline.times_us[slot])
+        time_us = 0 if time_us is None else time_us
+        self._next_slot = slot + 1
+        self.num_placed += 1
+        if not self._grid.take(time_us):
+            self._settle(slot, DROPPED)
+            return Place(False, self._next_index, self._segment, time_us)
+        self._segment_before = self._segment
+        self._segment += self._has_gap and self.decoded > 0
+        self._has_gap = False
+        self._settle(slot, DECODED)
+        self._next_index += 1
+        return Place(True, self._next_index - 1, self._segment, time_us)
+
+    def retract(self) -> None:
+        """The frame that was placed last cannot be used after all."""
+        assert self.decoded
+        self.decoded -= 1
+        self.missing += 1
+        self.damaged = True
+        self._segment = self._segment_before
+        self._has_gap = True
+
+    def close(self) -> None:
+        """The video has ended: what has not come out until now never will."""
+        self._pass_over(len(self._timeline))
+        self._closed = True
+        assert self.expected == self.decoded + self.dropped + self.missing
+
+    def reject(self) -> None:
+        """Nothing of this video is used: what had been decoded counts as missing."""
+        self.missing += self.decoded
+        self.decoded = 0
+
+    def _too_late(self, slot: int) -> Place:
+        """A frame that comes out after one that is shown later, as decoders do after damage: it gets a segment of its
+        own, or is not kept at all."""
+        self.num_placed += 1
+        time_us = int(self._timeline.times_us[slot])
+        fate = self._fates[slot]
+        if not self._keep_late or (fate == DROPPED and self._rate_fps is not None):
+            if fate == DECODED:
+                self.expected += 1
+                self.dropped += 1
+            return Place(False, self._next_index, self._segment, time_us)
+        self.expected += fate == DECODED
+        self.missing -= fate == MISSING
+        self.dropped -= fate == DROPPED
+        self.decoded += 1
+        self._fates[slot] = DECODED
+        self._segment_before = self._segment
+        self._segment += 1
+        self._next_index += 3
+        self._has_gap = True
+        return Place(True, self._next_index - 2, self._segment, time_us)
+
+    def _settle(self, slot: int, fate: int) -> None:
+        if slot < len(self._fates):
+            self._fates[slot] = fate
+        self.decoded += fate == DECODED
+        self.dropped += fate == DROPPED
+        self.missing += fate == MISSING
+
+    def _pass_over(self, end: int) -> None:
+        lost = 0
+        for slot in range(self._next_slot, min(end, len(self._timeline))):
+            is_lost = self.damaged or not self._timeline.readable[slot]
+            self.num_lost += is_lost
+            is_wanted = self._grid.take(int(self._timeline.times_us[slot]))
+            # What the decoder takes without complaint is no loss: the second field of an interlaced frame, for one.
+            self._settle(slot, MISSING if is_wanted and is_lost else DROPPED)
+            lost += is_wanted and is_lost
+        self._has_gap |= lost > 0
+        self._next_index += lost
+        self._next_slot = max(self._next_slot, end)

@@ -1,0 +1,224 @@
+"""Extraction against the convnet alone, against the loop people write, and against Ray Data, on the same videos.
+
+    python -m tests.bench.extraction                     # 320x240 H.264 made here; Lite0 features at 224x224
+    python -m tests.bench.extraction --only extract_vs_convnet --videos ../shared/data/ucf101
+    python -m tests.bench.extraction --device cuda --name vgg16 --layer fc6 --weights URI --weights-sha256 HEX
+
+Prints a JSON line for each benchmark. Repetitions of both sides take turns; figures are medians. `ratio` of
+extract_vs_convnet is the share of the convnet's own rate, on the same frames already in memory, that extraction from
+files keeps (1 is perfect); the other ratios are seconds over the peer's seconds (below 1 is faster). Core seconds are
+those of this process on all cores: on a busy machine they say more than seconds do.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+from skimage import data
+
+from cluster.session import session
+from pipeline.files import sha256_file
+from stages.percepts.convnets import Convnet, ConvnetConfig, build, load_network
+from stages.percepts.decode_ahead import Video
+from stages.percepts.extraction import ShardExtractor, ShardTask
+from stages.percepts.extractor import ExtractionConfig, extractor_of
+from stages.percepts.shards import directory
+from stages.video.decode import DecodeConfig, VideoDecoder
+
+Frames = npt.NDArray[np.uint8]
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("extract_vs_convnet", "extract_vs_plain_loop", "extract_vs_ray_data")
+
+
+def make_videos(folder: Path, num_videos: int, num_frames: int) -> list[Path]:
+    """H.264 at 320x240, 30 frames/s: a window that drifts over a photograph."""
+    photograph = np.ascontiguousarray(data.astronaut())
+    paths = []
+    for number in range(num_videos):
+        path = folder / f"{number:03d}.mp4"
+        rng = np.random.default_rng(number)
+        step = rng.uniform(-2, 2, 2)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=Fraction(30))
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            for frame in range(num_frames):
+                row, column = (np.array([136, 96]) * (1 + np.sin(frame * step / 10))).astype(int)
+                image = np.ascontiguousarray(photograph[row : row + 240, column : column + 320])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+        paths.append(path)
+    return paths
+
+
+def decode_all(videos: Sequence[Video], config: DecodeConfig) -> Frames:
+    """Every frame of every video, in memory: (N, H, W, 3)."""
+    return np.concatenate([chunk.frames_NHWC for video in videos for chunk in VideoDecoder(video.uri, config)])
+
+
+def run_convnet(convnet: Convnet, frames_NHWC: Frames) -> None:
+    """The convnet alone, batches as in extraction."""
+    size = convnet.batch_frames
+    for _ in convnet.stream(frames_NHWC[first : first + size] for first in range(0, len(frames_NHWC), size)):
+        pass
+
+
+class PlainLoop:
+    """What people write: for each video, decode it whole, run the network in plain torch, np.save."""
+
+    def __init__(self, config: ExtractionConfig, folder: Path, device: str) -> None:
+        self.network = load_network(config.convnet)[0].to(device)
+        self.short_px, self.px, self.device = config.decode.short_side_px, config.convnet.input_px, device
+        self.folder = folder
+
+    @torch.inference_mode()
+    def __call__(self, videos: Sequence[Video]) -> None:
+        for video in videos:
+            x_NCHW = torch.from_numpy(self.decode(video.uri)).permute(0, 3, 1, 2).float()
+            percepts = [self.network(batch.to(self.device)).cpu() for batch in x_NCHW.split(64)]
+            np.save(self.folder / f"{video.sha256}.npy", torch.cat(percepts).numpy().astype(np.float16))
+
+    def decode(self, path: str) -> Frames:
+        """(N, px, px, 3): one frame after the other, scaled with `reformat`, the middle cut out."""
+        images = []
+        with av.open(path) as container:
+            for frame in container.decode(video=0):
+                scale = (self.short_px or min(frame.width, frame.height)) / min(frame.width, frame.height)
+                size = round(frame.width * scale), round(frame.height * scale)
+                image = frame.reformat(*size, format="rgb24").to_ndarray()
+                top, left = (image.shape[0] - self.px) // 2, (image.shape[1] - self.px) // 2
+                images.append(image[top : top + self.px, left : left + self.px])
+        return np.stack(images)
+
+
+class RayDataConvnet:
+    """The class that `map_batches` builds in each of its actors."""
+
+    def __init__(self, config: ConvnetConfig, device: str) -> None:
+        torch.set_num_threads(1)
+        self.convnet = build(config, device=device)
+
+    def __call__(self, batch: dict[str, npt.NDArray[np.uint8]]) -> dict[str, npt.NDArray[np.float16]]:
+        return {"percept": self.convnet(np.stack(list(batch["frame"])))}
+
+
+def run_ray_data(videos: Sequence[Video], config: ExtractionConfig, folder: Path, device: str, num_cpus: int) -> None:
+    """Ray Data over the same files with our own decoder and convnet: flat_map, map_batches in actors, write_parquet."""
+    import ray
+
+    def frames_of(row: dict[str, str]) -> list[dict[str, Frames]]:
+        return [{"frame": f} for chunk in VideoDecoder(row["uri"], config.decode) for f in chunk.frames_NHWC]
+
+    frames = ray.data.from_items([{"uri": video.uri} for video in videos]).flat_map(frames_of)
+    actor = {"fn_constructor_args": (config.convnet, device), "batch_size": 16, "zero_copy_batch": True}
+    actor |= {"num_gpus": 1, "concurrency": 1} if device == "cuda" else {"concurrency": max(1, num_cpus - 1)}
+    frames.map_batches(RayDataConvnet, **actor).write_parquet(str(folder))
+
+
+Times = tuple[float, float]
+"""Seconds on the wall, and of all cores of this process."""
+
+
+def timed(work: Callable[[], object]) -> Times:
+    """Seconds of one call."""
+    wall, cores = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cores
+
+
+def compare(ours: Callable[[], object], peer: Callable[[], object], repetitions: int) -> tuple[Times, Times]:
+    """Median seconds of both, after one warm-up of each; they take turns."""
+    ours()
+    peer()
+    rounds = [(*timed(ours), *timed(peer)) for _ in range(repetitions)]
+    wall, cores, peer_wall, peer_cores = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return (wall, cores), (peer_wall, peer_cores)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=NAMES, action="append", help="benchmarks to run (default: all)")
+    parser.add_argument("--videos", type=Path, help="a folder of videos (default: made here)")
+    parser.add_argument("--num-videos", type=int, default=8)
+    parser.add_argument("--num-frames", type=int, default=90)
+    parser.add_argument("--name", default="efficientnet_lite0")
+    parser.add_argument("--layer", default="features")
+    parser.add_argument("--input-px", type=int, default=224)
+    parser.add_argument("--weights")
+    parser.add_argument("--weights-sha256")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cpus", type=int, default=2, help="cores for the convnet's engine and the decoders")
+    parser.add_argument("--repetitions", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    convnet = ConvnetConfig(
+        name=args.name,
+        layer=args.layer,
+        input_px=args.input_px,
+        weights=args.weights,
+        weights_sha256=args.weights_sha256,
+    )
+    decode = DecodeConfig(short_side_px=round(args.input_px * 240 / 224), crop_px=args.input_px)
+    config = ExtractionConfig(convnet=convnet, decode=decode)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        found = sorted(p for p in args.videos.rglob("*") if p.is_file()) if args.videos else None
+        paths = found or make_videos(folder, args.num_videos, args.num_frames)
+        videos = [Video(sha256_file(str(path)), str(path), 0) for path in paths]
+        bench(args, config, videos, folder)
+
+
+def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[Video], folder: Path) -> None:
+    """Run the benchmarks that were asked for."""
+    extractor = extractor_of(config)
+    ours = ShardExtractor(config, extractor, str(folder), device=args.device, num_cpus=args.cpus)
+    task = ShardTask(f"{directory(extractor.fingerprint)}/bench.parquet", tuple(videos))
+    extract = partial(ours, task)
+    frames_NHWC = decode_all(videos, config.decode)
+    _, decode_s = timed(lambda: decode_all(videos, config.decode))
+    convnet = build(config.convnet, device=args.device, num_threads=args.cpus)
+    peers = {
+        "extract_vs_convnet": partial(run_convnet, convnet, frames_NHWC),
+        "extract_vs_plain_loop": partial(PlainLoop(config, folder, args.device), videos),
+        "extract_vs_ray_data": partial(run_ray_data, videos, config, folder / "ray", args.device, args.cpus),
+    }
+    for name in args.only or NAMES:
+        torch.set_num_threads(args.cpus)
+        ray = session(None, str(ROOT), num_cpus=args.cpus) if name == "extract_vs_ray_data" else nullcontext()
+        with ray:
+            (wall_s, cores_s), (peer_wall_s, peer_cores_s) = compare(extract, peers[name], args.repetitions)
+        line = {
+            "benchmark": name,
+            "seconds": round(wall_s, 3),
+            "peer_seconds": round(peer_wall_s, 3),
+            "ratio": round(peer_wall_s / wall_s if name == "extract_vs_convnet" else wall_s / peer_wall_s, 3),
+            "core_seconds": round(cores_s, 3),
+            "peer_core_seconds": None if name == "extract_vs_ray_data" else round(peer_cores_s, 3),
+            "frames": len(frames_NHWC),
+            "frames_per_second": round(len(frames_NHWC) / wall_s, 1),
+            "peer_frames_per_second": round(len(frames_NHWC) / peer_wall_s, 1),
+            "decode_core_seconds": round(decode_s, 3),
+            "config": {
+                "convnet": f"{args.name}:{args.layer}@{args.input_px}",
+                "backend": convnet.backend.name,
+                "cpus": args.cpus,
+            },
+        }
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Forecasting, against the same errors computed window by window in NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, SourceError
+from pipeline.stage import Context
+from stages.forecast import ForecastConfig, forecast
+from stages.models.artifacts import Encoder
+from stages.models.training import OptimizerConfig
+from stages.percepts.artifacts import Moments, Statistics, write_moments
+from stages.pretrain import PretrainConfig, pretrain
+from tests.stages.made_percepts import DIM, circle, make_percepts
+
+Inputs = dict[str, Any]
+SMALL = partial(
+    PretrainConfig,
+    num_units=16,
+    num_frames_in=6,
+    num_frames_out=4,
+    window_stride=2,
+    validation_fraction=0.2,
+    batch_size=16,
+    num_steps=60,
+    optimizer=OptimizerConfig(learning_rate=2e-2, num_warmup_steps=4),
+)
+NUM_TEST, NUM_FRAMES = 5, 24
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    directory = tmp_path_factory.mktemp("store")
+    percepts, statistics = make_percepts(directory, {"unlabelled": 20, "test": NUM_TEST}, num_frames=NUM_FRAMES)
+    edges = {"percepts": percepts, "statistics": statistics}
+    encoder = pretrain(SMALL(), Context.for_test(directory / "pretrain"), **edges)
+    return {**edges, "encoder": encoder}
+
+
+def test_errors_are_those_of_numpy(tmp_path: Path, inputs: Inputs) -> None:
+    context = Context.for_test(tmp_path)
+    found = forecast(ForecastConfig(window_stride=5, num_frames_ahead=7), context, **inputs).read()
+    moments, model = inputs["statistics"].moments(), inputs["encoder"].load()
+    sums: dict[str, list[Any]] = {"composite LSTM": [], "copy last frame": [], "mean frame": []}
+    rebuilt: dict[str, list[Any]] = {"composite LSTM": [], "mean frame": []}
+    for video in range(20, 20 + NUM_TEST):
+        frames = (circle(video, NUM_FRAMES).astype(np.float32) - moments.mean_D) / moments.std_D
+        for start in range(0, NUM_FRAMES - 13 + 1, 5):
+            past, future = frames[start : start + 6], frames[start + 6 : start + 13]
+            x_T1D = torch.from_numpy(past)[:, None]
+            sums["composite LSTM"].append(((model.extrapolate(x_T1D, 7).numpy()[:, 0] - future) ** 2).sum(1))
+            sums["copy last frame"].append(((past[-1] - future) ** 2).sum(1))
+            sums["mean frame"].append((future**2).sum(1))
+            rebuilt["composite LSTM"].append(((model.reconstruct(x_T1D).numpy()[::-1, 0] - past) ** 2).sum(1))
+            rebuilt["mean frame"].append((past**2).sum(1))
+    assert found["num_windows"] == len(sums["mean frame"]) == 15
+    assert found["num_dims"] == DIM
+    assert found["frames_ahead"] == [1, 2, 3, 4, 5, 6, 7]
+    assert found["predictors"].keys() == sums.keys()
+    for name, errors in sums.items():
+        np.testing.assert_allclose(found["predictors"][name], np.mean(errors, axis=0), rtol=1e-4)
+        assert found["means"][name] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert found["reconstruction"].keys() == rebuilt.keys()
+    for name, errors in rebuilt.items():
+        assert found["reconstruction"][name] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert context.facts["mean frame error"] == found["means"]["mean frame"]
+
+
+def test_a_trained_model_foretells_better_than_copies_and_means(tmp_path: Path, inputs: Inputs) -> None:
+    means = forecast(ForecastConfig(), Context.for_test(tmp_path), **inputs).read()["means"]
+    assert means["composite LSTM"] < 0.7 * min(means["copy last frame"], means["mean frame"])
+
+
+@pytest.mark.parametrize("decoders", ["autoencoder", "future"])
+def test_a_model_with_one_decoder_is_measured_on_what_it_does(tmp_path: Path, inputs: Inputs, decoders: str) -> None:
+    config = SMALL(decoders=decoders, num_steps=1)
+    edges = {name: inputs[name] for name in ("percepts", "statistics")}
+    encoder = pretrain(config, Context.for_test(tmp_path / "pretrain"), **edges)
+    found = forecast(ForecastConfig(), Context.for_test(tmp_path), encoder=encoder, **edges).read()
+    assert ("future LSTM" in found["predictors"]) == (decoders == "future")
+    assert ("autoencoder LSTM" in found["reconstruction"]) == (decoders == "autoencoder")
+    assert {"copy last frame", "mean frame"} <= found["predictors"].keys()
+
+
+def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
+    context = Context.for_test(tmp_path)
+    with pytest.raises(SourceError, match="parts here: test, unlabelled"):
+        forecast(ForecastConfig(parts=("nowhere",)), context, **inputs)
+    with pytest.raises(ConfigError, match="the longest of 5 videos has 24 frames"):
+        forecast(ForecastConfig(num_frames_ahead=19), context, **inputs)
+    moments = inputs["statistics"].moments()
+    write_moments(str(tmp_path / "others"), Moments(moments.mean_D + 1, moments.std_D, 9))
+    with pytest.raises(ConfigError, match="other statistics"):
+        forecast(ForecastConfig(), context, **{**inputs, "statistics": Statistics(str(tmp_path / "others"))})
+    with pytest.raises(ConfigError, match="num_frames_ahead is 0"):
+        replace(ForecastConfig(), num_frames_ahead=0)
+
+
+def test_the_encoder_edge_is_typed() -> None:
+    assert forecast.edges["encoder"].artifact is Encoder

@@ -1,0 +1,156 @@
+"""Ingest: a row for every file, whatever it is, and the same bytes again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.workers import InProcess
+from pipeline.errors import ConfigError, SourceError, WorkerDied
+from pipeline.stage import Context
+from stages import ingest as module
+from stages.ingest import IngestConfig, ingest, source_snapshot
+from stages.video.artifacts import Corpus
+from tests.stages.video.clips import encode, moving_square
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    encode(folder / "a # [1].mp4", moving_square(10))
+    encode(folder / "b.mkv", moving_square(12))
+    shutil.copy(folder / "b.mkv", folder / "c again.mkv")
+    (folder / "d.mp4").write_text("not a video")
+    (folder / "e.mp4").symlink_to("nowhere")
+    (folder / os.fsdecode(b"f\xff.mp4")).write_bytes(b"x")
+    return folder
+
+
+def test_every_file_has_a_row(films: Path, tmp_path: Path) -> None:
+    context = Context.for_test(tmp_path)
+    index = ingest(IngestConfig(videos=(str(films),)), context)
+    rows = {os.path.basename(record.uri): record for record in index.records()}
+    assert {name: (row.verdict, row.frames_expected) for name, row in rows.items()} == {
+        "a # [1].mp4": ("ok", 10),
+        "b.mkv": ("ok", 12),
+        "c again.mkv": ("ok", 12),
+        "d.mp4": ("rejected", 0),
+        "e.mp4": ("rejected", 0),
+        "f\\udcff.mp4": ("rejected", 0),
+    }
+    assert rows["c again.mkv"].reason == "same bytes as b.mkv"
+    assert rows["e.mp4"].reason == "there is no such file"
+    assert rows["f\\udcff.mp4"].reason == "its name is not UTF-8; rename it"
+    assert rows["b.mkv"].sha256 == hashlib.sha256((films / "b.mkv").read_bytes()).hexdigest()
+    assert all(row.frames_decoded is None for row in rows.values())
+    assert context.facts["num_videos"] == 6
+    assert context.facts["num_duplicates"] == 1
+    assert context.facts["num_frames"] == 22
+    assert sorted(os.listdir(tmp_path / "out")) == ["index.parquet"]
+
+
+def test_corpus_is_indexed_relative_to_the_store(tmp_path: Path) -> None:
+    """Two stores with the same corpus get the same bytes."""
+    found = []
+    for name in ("one", "two"):
+        store = tmp_path / name
+        corpus = store / "synthesize" / "k"
+        corpus.mkdir(parents=True)
+        encode(corpus / "x.mp4", moving_square(5))
+        (corpus / "manifest.csv").write_text("uri,label,part,group\nx.mp4,left,train,7\n")
+        context = Context.for_test(store, uri=str(store / "ingest" / "k"))
+        index = ingest(IngestConfig(), context, corpus=Corpus(str(corpus)))
+        record = index.records()[0]
+        assert record.uri == str(corpus / "x.mp4")
+        assert (record.label, record.part, record.group) == ("left", "train", "7")
+        found.append(Path(index.path("index.parquet")).read_bytes())
+    assert found[0] == found[1]
+
+
+def test_what_an_interrupted_run_has_found_is_not_probed_again(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILES_A_SHARD", 2)
+    whole = ingest(IngestConfig(videos=(str(films),)), Context.for_test(tmp_path / "whole"))
+    real, probed = module.probe_source, []
+
+    def probe_source(source: Any, limits: Any) -> Any:
+        if len(probed) == 4:
+            raise KeyboardInterrupt
+        probed.append(source.uri)
+        return real(source, limits)
+
+    monkeypatch.setattr(module, "probe_source", probe_source)
+    context = Context.for_test(tmp_path / "again")
+    with pytest.raises(KeyboardInterrupt):
+        ingest(IngestConfig(videos=(str(films),)), context)
+    monkeypatch.setattr(
+        module, "probe_source", lambda source, limits: probed.append(source.uri) or real(source, limits)
+    )
+    again = ingest(IngestConfig(videos=(str(films),)), context)
+    assert len(probed) == len(set(probed)) == 6
+    assert Path(again.path("index.parquet")).read_bytes() == Path(whole.path("index.parquet")).read_bytes()
+
+
+@dataclass(frozen=True)
+class Mortal(InProcess):
+    """Workers that die of one file."""
+
+    deaths: list[str] = field(default_factory=list)
+
+    def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
+        for position, shard in enumerate(items):
+            if any("b.mkv" in source.uri for source in shard):
+                self.deaths.append(settings["describe"](shard))
+                raise WorkerDied("a worker process died 2 times")
+            yield position, factory()(shard)
+
+
+def test_a_video_that_kills_its_worker_is_the_only_one_lost(films: Path, tmp_path: Path) -> None:
+    workers = Mortal()
+    index = ingest(IngestConfig(videos=(str(films),)), Context.for_test(tmp_path, workers=workers))
+    rows = {os.path.basename(record.uri): record for record in index.records()}
+    assert len(rows) == 6
+    assert (rows["b.mkv"].verdict, rows["b.mkv"].reason) == ("rejected", "the process that probed it died twice")
+    assert rows["a # [1].mp4"].verdict == rows["c again.mkv"].verdict == "ok"
+    assert len(workers.deaths) == 2
+
+
+def test_what_may_be_given(films: Path, tmp_path: Path) -> None:
+    context = Context.for_test(tmp_path)
+    with pytest.raises(ConfigError, match="given neither"):
+        ingest(IngestConfig(), context)
+    with pytest.raises(SourceError, match="there is no file or folder"):
+        ingest(IngestConfig(videos=("nowhere",)), context)
+    with pytest.raises(ConfigError, match="max_frames is 0"):
+        IngestConfig(max_frames=0)
+
+
+def test_corpus_and_videos_together(films: Path, tmp_path: Path) -> None:
+    """The corpus comes first; what a manifest does not place is placed by the config."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    encode(corpus / "x.mp4", moving_square(5))
+    (corpus / "manifest.csv").write_text("uri,label,part,group\nx.mp4,left,train,7\n")
+    config = IngestConfig(videos=(str(films / "b.mkv"),), part="pretrain")
+    index = ingest(config, Context.for_test(tmp_path), corpus=Corpus(str(corpus)))
+    assert [(os.path.basename(record.uri), record.part) for record in index.records()] == [
+        ("x.mp4", "train"),
+        ("b.mkv", "pretrain"),
+    ]
+
+
+def test_snapshot_is_the_sources(films: Path) -> None:
+    config = IngestConfig(videos=(str(films),))
+    before = source_snapshot(config)
+    (films / "g.mp4").write_bytes(b"new")
+    assert source_snapshot(config) != before
+    assert source_snapshot(IngestConfig()) is None

@@ -1,0 +1,82 @@
+"""The ledger's rows survive the file, and other readers read them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import CorruptArtifact, StoreError
+from stages.percepts.ledger import SCHEMA, VideoRecord, read_records, write_records
+
+RECORD = VideoRecord(
+    uri="/films/a b.mp4",
+    sha256="ab" * 32,
+    size_bytes=7,
+    codec="h264",
+    width=320,
+    height=240,
+    fps=29.97,
+    frames_expected=10,
+    frames_decoded=7,
+    frames_dropped=1,
+    frames_missing=2,
+    verdict="partial",
+    reason="2 of 10 frames are missing",
+    label="run",
+)
+REJECTED = VideoRecord(
+    uri="s3://bucket/b.mp4", sha256="", size_bytes=0, verdict="rejected", reason="there is no such file"
+)
+
+
+def test_rows_come_back_and_bytes_are_stable(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_records(str(tmp_path / name), [RECORD, REJECTED])
+    assert read_records(str(tmp_path / "one")) == [RECORD, REJECTED]
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_other_readers(tmp_path: Path) -> None:
+    write_records(str(tmp_path / "ledger.parquet"), [RECORD, REJECTED])
+    query = f"select verdict, sum(frames_missing) from '{tmp_path}/ledger.parquet' group by verdict order by verdict"
+    assert duckdb.sql(query).fetchall() == [("partial", 2), ("rejected", None)]
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://store"])
+def test_videos_of_the_store_are_kept_relative_to_it(tmp_path: Path, root: str) -> None:
+    store = root.format(tmp=tmp_path / "store")
+    inside = replace(RECORD, uri=f"{store}/synthesize/k/clips/1.mp4")
+    uri = f"{store}/ingest/k2/index.parquet"
+    write_records(uri, [inside, RECORD, REJECTED], store_uri=store)
+    found = read_records(uri)
+    assert [record.uri for record in found[1:]] == [RECORD.uri, REJECTED.uri]
+    assert found[0].uri == inside.uri
+    if "memory" not in store:
+        assert pq.read_table(uri).column("uri")[0].as_py() == "../../synthesize/k/clips/1.mp4"
+
+
+def test_an_account_that_does_not_close_is_no_record() -> None:
+    with pytest.raises(AssertionError, match="10 expected, 11 found"):
+        replace(RECORD, frames_dropped=2)
+    with pytest.raises(AssertionError, match="rejected"):
+        replace(RECORD, verdict="rejected")
+
+
+def test_foreign_and_newer_files(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    pq.write_table(pa.table({"uri": ["x"]}), tmp_path / "other")
+    newer = SCHEMA.with_metadata({"percepts.ledger": "2"})
+    pq.write_table(newer.empty_table(), tmp_path / "newer")
+    with pytest.raises(CorruptArtifact, match="not a Parquet file"):
+        read_records(str(tmp_path / "text"))
+    with pytest.raises(CorruptArtifact, match="has columns"):
+        read_records(str(tmp_path / "other"))
+    with pytest.raises(StoreError, match="use a newer percepts"):
+        read_records(str(tmp_path / "newer"))
+    assert json.dumps(RECORD.__dict__)

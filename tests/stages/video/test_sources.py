@@ -1,0 +1,156 @@
+"""Listings against what was put there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import SourceError
+from stages.video.sources import VideoSource, list_videos, local_video, snapshot
+
+
+def names(sources: list[VideoSource], below: Path | None = None) -> list[str]:
+    return [os.path.relpath(source.uri, below) if below else source.uri for source in sources]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.mp4", "a.MKV", "sub/c.webm", "sub/deep/d.avi", "notes.txt", "cover.jpg"):
+        path = tmp_path / "films" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "films"
+
+
+def test_folder_is_read_to_its_depth(folder: Path) -> None:
+    sources = list_videos((str(folder),))
+    assert names(sources, folder) == ["a.MKV", "b.mp4", "sub/c.webm", "sub/deep/d.avi"]
+    assert [source.size_bytes for source in sources] == [5, 5, 10, 14]
+    assert names(list_videos((folder.as_uri(),)), folder) == names(sources, folder)
+
+
+def test_symlinks(folder: Path) -> None:
+    """A loop ends, a broken link is listed (and later rejected), a pipe is left alone."""
+    (folder / "sub/loop").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(folder / "nowhere.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    listed = ["a.MKV", "b.mp4", "gone.mp4", "sub/c.webm", "sub/deep/d.avi"]
+    assert names(list_videos((str(folder),)), folder) == listed
+    assert names(list_videos((f"{folder}/**/*.mp4",)), folder) == ["b.mp4", "gone.mp4", "pipe.mp4"]
+    with pytest.raises(SourceError, match="neither a file nor a folder"):
+        list_videos((str(folder / "pipe.mp4"),))
+
+
+def test_glob(folder: Path) -> None:
+    assert names(list_videos((f"{folder}/*",)), folder) == ["a.MKV", "b.mp4", "sub/c.webm", "sub/deep/d.avi"]
+    assert names(list_videos((f"{folder}/*.jpg",)), folder) == ["cover.jpg"]
+    assert names(list_videos((f"{folder}/**/*.avi",)), folder) == ["sub/deep/d.avi"]
+
+
+@pytest.mark.parametrize("name", ["! # [ ] ( ) & ;", "[ab]*?", "new\nline", "🎬", "a::b~", "memory:x"])
+def test_names_that_exist_are_taken_literally(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    video = tmp_path / name / f"{name}.mp4"
+    video.write_bytes(b"x")
+    for given in (str(tmp_path), str(tmp_path / name), str(video)):
+        assert names(list_videos((given,))) == [str(video)]
+    with local_video(str(video)) as path:
+        assert path.read_bytes() == b"x"
+
+
+def test_several_sources_and_repetitions(folder: Path) -> None:
+    given = (str(folder / "sub"), f"{folder}/b.mp4", str(folder))
+    assert names(list_videos(given), folder) == ["sub/c.webm", "sub/deep/d.avi", "b.mp4", "a.MKV"]
+
+
+def test_manifests(folder: Path) -> None:
+    """The same four rows in every format; the absolute, the remote and the missing one are kept as they are."""
+    rows = [
+        {"uri": "sub/c.webm", "label": "run", "part": "train", "group": "g1"},
+        {"uri": str(folder / "b.mp4"), "label": "walk", "part": "test", "group": ""},
+        {"uri": "s3://bucket/x.mp4", "label": "", "part": "", "group": ""},
+        {"uri": "# not there.mp4", "label": "", "part": "", "group": ""},
+    ]
+    (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "list.csv").write_text(
+        "uri,label,part,group\r\n" + "".join(",".join(row.values()) + "\r\n" for row in rows)
+    )
+    pq.write_table(pa.Table.from_pylist(rows), folder / "list.parquet")
+    expected = list_videos((str(folder / "list.jsonl"),))
+    uris = [str(folder / "sub/c.webm"), str(folder / "b.mp4"), "s3://bucket/x.mp4", str(folder / "# not there.mp4")]
+    assert names(expected) == uris
+    assert [(source.label, source.part, source.group) for source in expected[:3]] == [
+        ("run", "train", "g1"),
+        ("walk", "test", None),
+        (None, None, None),
+    ]
+    assert list_videos((str(folder / "list.csv"),)) == expected
+    assert list_videos((str(folder / "list.parquet"),)) == expected
+    (folder / "list.txt").write_text("\r\n".join(row["uri"] + "  " for row in rows) + "\r\n\r\n")
+    assert names(list_videos((str(folder / "list.txt"),))) == uris
+
+
+def test_bucket() -> None:
+    """Any fsspec file system: names, sizes and manifests there."""
+    fs = fsspec.filesystem("memory")
+    for name, data in (("b/2.mp4", b"22"), ("b/x/1.mkv", b"1"), ("b/readme.md", b""), ("b/l.csv", b"uri\nx/1.mkv\n")):
+        fs.pipe_file(f"/{name}", data)
+    sources = list_videos(("memory://b",))
+    assert names(sources) == ["memory://b/2.mp4", "memory://b/x/1.mkv"] or names(sources) == [
+        "memory:///b/2.mp4",
+        "memory:///b/x/1.mkv",
+    ]
+    assert [source.size_bytes for source in sources] == [2, 1]
+    assert names(list_videos(("memory://b/l.csv",))) == ["memory://b/x/1.mkv"]
+    assert len(list_videos(("memory://b/*.mp4",))) == 1
+    with local_video(sources[0].uri) as path:
+        assert path.read_bytes() == b"22"
+    with pytest.raises(SourceError, match="nothing at 'memory://elsewhere'"):
+        list_videos(("memory://elsewhere",))
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ((), "no videos were given"),
+        (("nowhere",), "there is no file or folder 'nowhere'"),
+        (("*.nothing",), "nothing matches"),
+        (("empty",), "holds no videos"),
+        (("bad.csv",), "row 1 of the manifest 'bad.csv' names no video"),
+        (("bad.jsonl",), "cannot read the manifest"),
+        (("bad.parquet",), "cannot read the manifest"),
+        (("nope://x",), "cannot reach 'nope://x'"),
+    ],
+)
+def test_what_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], rule: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("path\na.mp4\n")
+    (tmp_path / "bad.jsonl").write_text("{")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR0")
+    with pytest.raises(SourceError, match=rule.replace("*", r"\*")):
+        list_videos(given)
+
+
+def test_snapshot_sees_what_changes(folder: Path) -> None:
+    given = (str(folder),)
+    seen = [snapshot(given)]
+    assert snapshot(given) == seen[0]
+    (folder / "b.mp4").write_bytes(b"longer")
+    seen.append(snapshot(given))
+    (folder / "e.mp4").write_bytes(b"new")
+    seen.append(snapshot(given))
+    os.utime(folder / "e.mp4", ns=(1, 1))
+    seen.append(snapshot(given))
+    (folder / "e.mp4").unlink()
+    (folder / os.fsdecode(b"\xff.mp4")).write_bytes(b"not UTF-8")
+    seen.append(snapshot(given))
+    assert len(set(seen)) == 5
