@@ -40,7 +40,7 @@ class TrainWorker(Protocol):
         ...
 
     def prepare(self, module: nn.Module) -> nn.Module:
-        """The module on this worker's device, its gradients averaged over the group (DDP) where there is more than one."""
+        """The module on this worker's device; its gradients are averaged over the group (DDP)."""
         ...
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:

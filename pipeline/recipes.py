@@ -1,27 +1,31 @@
 """THE DAGs. Each recipe is one function from typed options to a plan; every option is a flag of `pipeline/run.py`.
 
-    demo     synthesize ─ ingest ─ extract ─ standardize ─ pretrain ─┬─ forecast, visualize
-                                      └── finetune (3 arms) ─────────┴─ evaluate
-    youtube  the same without labels, on videos of your own
+demo     synthesize ─ ingest ─ extract ─ standardize ─ pretrain ─┬─ forecast, visualize
+                                  └── finetune (3 arms) ─────────┴─ evaluate
+youtube  the same without labels, on videos of your own
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from stages.synthesize import SynthesizeConfig, synthesize
+
+from pipeline.errors import ConfigError
 from pipeline.plan import Node, Plan
 from pipeline.stage import Resources
+from stages.cut import CutConfig, cut
+from stages.digits import DigitsConfig, digits
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.forecast import ForecastConfig, forecast
 from stages.ingest import IngestConfig, ingest
-from stages.percepts.convnets import ConvnetConfig
 from stages.pretrain import PretrainConfig, pretrain
+from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.standardize import StandardizeConfig, standardize
-from stages.synthesize import SynthesizeConfig, synthesize
 from stages.visualize import VisualizeConfig, visualize
 
 
@@ -77,29 +81,34 @@ def demo(options: DemoOptions) -> Plan:
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
-    seen = {"percepts": percepts, "statistics": statistics}
-    plan.add(forecast, ForecastConfig(), encoder=encoder, **seen)
-    plan.add(visualize, VisualizeConfig(fit_part="unlabelled"), encoder=encoder, percepts=percepts)
-    _compare(plan, options.finetune, encoder, seen, run)
+    plan.add(forecast, ForecastConfig(), encoder=encoder, percepts=percepts, statistics=statistics)
+    plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
+    arms = _arms(plan, options.finetune, encoder, percepts, statistics, run)
+    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts, statistics=statistics)
     return plan
 
 
-def _compare(plan: Plan, config: FinetuneConfig, encoder: Node, seen: Mapping[str, Node], resources: Resources) -> Node:
+def _arms(
+    plan: Plan, config: FinetuneConfig, encoder: Node, percepts: Node, statistics: Node, resources: Resources
+) -> list[Node]:
     """Three arms over the same samplings: single frames, an LSTM from scratch, an LSTM that starts pretrained."""
-    frame = replace(config, arm="single frame", model="frame")
-    arms = [
-        plan.add(finetune, frame, name="finetune single frame", resources=resources, **seen),
-        plan.add(finetune, replace(config, arm="LSTM from scratch"), name="finetune scratch", resources=resources, **seen),
-        plan.add(
+
+    def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
+        return plan.add(
             finetune,
-            replace(config, arm="LSTM pretrained"),
-            name="finetune pretrained",
+            replace(config, arm=name),
+            name=f"finetune {name}",
             resources=resources,
-            encoder=encoder,
-            **seen,
-        ),
+            percepts=percepts,
+            statistics=statistics,
+            encoder=start,
+        )
+
+    return [
+        arm("single frame", replace(config, model="frame")),
+        arm("LSTM from scratch", config),
+        arm("LSTM pretrained", config, encoder),
     ]
-    return plan.add(evaluate, EvaluateConfig(), resources=resources, classifiers=arms, **seen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,92 @@ def youtube(options: YoutubeOptions) -> Plan:
     return plan
 
 
+PixelModel = Literal[
+    "autoencoder",
+    "future",
+    "composite",
+    "conditional autoencoder",
+    "conditional future",
+    "composite, conditional future",
+]
+PIXEL_MODELS: dict[str, dict[str, Any]] = {
+    "autoencoder": {"decoders": "autoencoder"},
+    "future": {"decoders": "future"},
+    "composite": {"decoders": "composite"},
+    "conditional autoencoder": {"decoders": "autoencoder", "reconstruct_conditional": True},
+    "conditional future": {"decoders": "future", "predict_conditional": True},
+    "composite, conditional future": {"decoders": "composite", "predict_conditional": True},
+}
+"""The six models: {autoencoder, future predictor, composite} x {unconditional, conditional}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingMNISTOptions(RunOptions):
+    """Two bouncing digits, ten frames in, ten to predict: the paper's Table 2, open loop on 10,000 fixed sequences."""
+
+    models: tuple[PixelModel, ...] = ("composite",)
+    """Any of the paper's six."""
+    digits: DigitsConfig = DigitsConfig()
+    pretrain: PretrainConfig = PretrainConfig(
+        num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=256, forget_bias=1.0, batch_size=32
+    )
+    """Of every model; the decoders are those of `models`."""
+    num_test_sequences: int = 10_000
+    """How many of the fixed test sequences to score."""
+
+
+def moving_mnist(options: MovingMNISTOptions) -> Plan:
+    """The models of Table 2 on bouncing digits."""
+    plan = Plan("moving-mnist")
+    made = plan.add(digits, options.digits)
+    encoders = _pixel_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
+    score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
+    plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
+    plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
+    return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesOptions(RunOptions):
+    """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
+
+    videos: tuple[str, ...]
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
+    models: tuple[PixelModel, ...] = ("composite",)
+    """Any of the paper's six."""
+    cut: CutConfig = CutConfig(patches_per_video=256)
+    pretrain: PretrainConfig = PretrainConfig(num_units=256, forget_bias=1.0, batch_size=32)
+    """Of every model; the decoders are those of `models`."""
+    num_test_sequences: int = 10_000
+    """How many test patches to score, at most."""
+
+
+def patches(options: PatchesOptions) -> Plan:
+    """The models of Table 2 on natural patches."""
+    plan = Plan("patches")
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
+    made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
+    encoders = _pixel_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
+    score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
+    plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
+    plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
+    return plan
+
+
+def _pixel_models(
+    plan: Plan, models: Sequence[PixelModel], config: PretrainConfig, resources: Resources, **source: Node
+) -> list[Node]:
+    """One pretrained model for each name."""
+    if not models:
+        raise ConfigError(f"models is empty; name any of {', '.join(PIXEL_MODELS)}")
+    return [
+        plan.add(
+            pretrain, replace(config, **PIXEL_MODELS[model]), name=f"pretrain {model}", resources=resources, **source
+        )
+        for model in models
+    ]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A name on the command line."""
@@ -139,5 +234,7 @@ RECIPES = {
     for recipe in (
         Recipe("demo", "moving digits on photographs: from video files to a comparison table", DemoOptions, demo),
         Recipe("youtube", "unlabelled videos of your own: percepts and a pretrained encoder", YoutubeOptions, youtube),
+        Recipe("moving-mnist", "two bouncing digits and their future: Table 2", MovingMNISTOptions, moving_mnist),
+        Recipe("patches", "32x32 colour patches of videos of your own: Table 2", PatchesOptions, patches),
     )
 }

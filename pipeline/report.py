@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
 from pipeline.explain import human_bytes, human_seconds
-from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.files import join, write_bytes
+from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings, number_of, points
 from pipeline.reporting.paper_numbers import (
     LABEL_CURVE_AT_ONE,
@@ -29,11 +29,11 @@ from pipeline.reporting.paper_numbers import (
     TABLE_3,
     TEACHER_FORCED,
 )
-from pipeline.reporting.terminal import print_results
-from pipeline.reporting.view import NodeView, RunView
 from pipeline.reporting.results import Pair, PixelScore, PixelScores, Results, Scores
 from pipeline.reporting.results_reader import read_results
 from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.terminal import print_results
+from pipeline.reporting.view import NodeView, RunView
 
 __all__ = ["NodeView", "RunView", "print_report", "write_report"]
 

@@ -1,9 +1,9 @@
 """THE ENTRY: make what is missing of a recipe, on Ray, and report.
 
-    python pipeline/run.py demo
-    python pipeline/run.py demo --plan
-    python pipeline/run.py youtube --videos s3://bucket/clips --store s3://bucket/percepts --tracking-uri http://...
-    ray job submit --working-dir . -- python pipeline/run.py demo --store /shared/percepts
+python pipeline/run.py demo
+python pipeline/run.py demo --plan
+python pipeline/run.py youtube --videos s3://bucket/clips --store s3://bucket/percepts --tracking-uri http://...
+ray job submit --working-dir . -- python pipeline/run.py demo --store /shared/percepts
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def parse(recipe: Recipe, arguments: list[str]) -> RunOptions:
     return options
 
 
-def _run(
-    recipe: Recipe, options: RunOptions, steps: list[Step], store: Store, command: str, console: Console
-) -> str:
+def _run(recipe: Recipe, options: RunOptions, steps: list[Step], store: Store, command: str, console: Console) -> str:
     started, started_at = time.monotonic(), datetime.now(UTC)
     tracking_uri = options.tracking_uri or store.default_tracking_uri
     with Display(recipe.name, [step.node.name for step in steps], console) as display:
@@ -188,7 +186,9 @@ def _store_to_look_at(options: RunOptions) -> Store:
 
 def _refuse_to_lose(options: RunOptions) -> None:
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and options.store == RunOptions.store:
-        raise UsageError("a job's working directory is thrown away with the job; pass --store a lasting directory or URL")
+        raise UsageError(
+            "a job's working directory is thrown away with the job; pass --store a lasting directory or URL"
+        )
 
 
 if __name__ == "__main__":

@@ -180,7 +180,11 @@ def stage(
         hints = typing.get_type_hints(function)
         name = f"{function.__module__}.{function.__name__}"
         parameters = list(inspect.signature(function).parameters.values())
-        if len(parameters) < 2 or not is_dataclass(hints.get(parameters[0].name)) or hints.get("context") is not Context:
+        if (
+            len(parameters) < 2
+            or not is_dataclass(hints.get(parameters[0].name))
+            or hints.get("context") is not Context
+        ):
             raise PlanError(f"{name} must take (config: <a dataclass>, context: Context, *, <inputs>)")
         produces = hints.get("return")
         if not (isinstance(produces, type) and issubclass(produces, Artifact)):

@@ -12,7 +12,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.errors import CorruptArtifact, SourceError, StoreError
-from pipeline.files import absolute, filesystem, is_local, join, list_files, read_json, sha256_file, size_bytes, write_json
+from pipeline.files import (
+    absolute,
+    filesystem,
+    is_local,
+    join,
+    list_files,
+    read_json,
+    sha256_file,
+    size_bytes,
+    write_json,
+)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -86,7 +96,9 @@ class Store:
         except SourceError as error:
             raise StoreError(str(error)) from error
         except OSError as error:
-            raise StoreError(f"store {uri!r} cannot be read: {_cause(error)}; check the address and its rights") from error
+            raise StoreError(
+                f"store {uri!r} cannot be read: {_cause(error)}; check the address and its rights"
+            ) from error
         if found is None:
             if not create:
                 raise StoreError(f"there is no percepts store at {uri!r}; run a recipe with --store {uri} to begin one")
@@ -162,7 +174,9 @@ def _begin(uri: str, marker: str) -> None:
     try:
         write_json(marker, {"format": FORMAT})
     except Exception as error:  # fsspec's back ends raise whatever their client library does
-        raise StoreError(f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights") from error
+        raise StoreError(
+            f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights"
+        ) from error
 
 
 def _cause(error: BaseException) -> str:

@@ -140,7 +140,12 @@ class Tracker:
         return {**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
 
     def _nested(self, node: Node, tags: Mapping[str, str], note: str | None = None) -> str:
-        named = {"key": node.key, "stage": node.stage.name, "recipe": self._recipe, "mlflow.parentRunId": self.parent_id}
+        named = {
+            "key": node.key,
+            "stage": node.stage.name,
+            "recipe": self._recipe,
+            "mlflow.parentRunId": self.parent_id,
+        }
         if note:
             named["mlflow.note.content"] = note
         run = self._client.create_run(self.experiment_id, run_name=node.name, tags=self._own({**named, **tags}))
@@ -153,7 +158,9 @@ class Tracker:
     def _dataset(self, manifest: Manifest) -> DatasetInput:
         uri = self._store.directory(manifest.stage, manifest.key)
         digest = manifest.key.rpartition("-")[2][:DIGEST_CHARACTERS]
-        dataset = Dataset(manifest.name, digest, "local" if is_local(uri) else filesystem(uri)[0].protocol[0], _source(uri))
+        dataset = Dataset(
+            manifest.name, digest, "local" if is_local(uri) else filesystem(uri)[0].protocol[0], _source(uri)
+        )
         return DatasetInput(dataset, [InputTag("mlflow.data.context", manifest.stage)])
 
     def _log_model(self, run_id: str, artifact: Artifact) -> None:
@@ -199,7 +206,9 @@ def _source(uri: str) -> str:
 def _requirements() -> list[str]:
     from importlib.metadata import version
 
-    return [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy", "safetensors", "fsspec", "mlflow")]
+    return [
+        f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy", "safetensors", "fsspec", "mlflow")
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from pipeline.errors import CorruptArtifact
 from pipeline.files import join, list_files, read_bytes, read_json, size_bytes
-from pipeline.reporting.view import NodeView, RunView
 from pipeline.reporting.results import (
     Forecast,
     History,
@@ -30,6 +29,7 @@ from pipeline.reporting.results import (
     Score,
     Scores,
 )
+from pipeline.reporting.view import NodeView, RunView
 from stages.percepts.ledger import read_records
 
 MAX_PICTURE_BYTES = 8_000_000

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from pipeline.explain import human_bytes, human_seconds
 from pipeline.reporting.findings import Finding, findings, number_of, points
-from pipeline.reporting.view import NodeView
 from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores
 from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.view import NodeView
 
 MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
 PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}

@@ -209,4 +209,3 @@ class Composite(nn.Module):
         return torch.cat(frames), tuple(
             Trace(*(torch.cat(parts, 1) for parts in zip(*layer, strict=True))) for layer in layers
         )
-

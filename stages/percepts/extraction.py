@@ -61,7 +61,7 @@ class ShardDone:
     backend: str
 
 
-class _RejectedLate(Exception):  # noqa: N818
+class _RejectedLate(Exception):
     """A video of which frames had been used already was rejected after all."""
 
     def __init__(self, video: str, outcome: Outcome) -> None:

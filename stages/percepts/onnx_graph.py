@@ -26,7 +26,7 @@ INPUT: Final = "frames_BHWC"
 OUTPUT: Final = "percepts_BD"
 
 
-class UnsupportedLayer(Exception):  # noqa: N818
+class UnsupportedLayer(Exception):
     """The network holds a layer or an operation that `to_onnx` does not know; the message names it."""
 
 

@@ -72,7 +72,12 @@ def test_a_local_ray_asks_for_a_token(ray_session: Session) -> None:
     attempt = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR')"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
     stranger = subprocess.run(
-        [sys.executable, "-c", attempt, address], capture_output=True, text=True, check=False, env=environment, timeout=120
+        [sys.executable, "-c", attempt, address],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
     )
     assert stranger.returncode != 0
     assert "auth" in (stranger.stderr + stranger.stdout).lower()
@@ -97,6 +102,8 @@ def test_tasks_errors_and_events(ray_session: Session) -> None:
 
 
 def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
-    with pytest.raises(UsageError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'.*leave it out for a local Ray"):
-        with session("127.0.0.1:9", str(ROOT)):
-            pass
+    refusal = pytest.raises(
+        UsageError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'.*leave it out for a local Ray"
+    )
+    with refusal, session("127.0.0.1:9", str(ROOT)):
+        pass

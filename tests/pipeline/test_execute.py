@@ -110,9 +110,7 @@ def test_a_failing_stage_names_itself_and_keeps_what_was_finished(store: Store, 
     failed = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
     experiment = mlflow.get_experiment_by_name("percepts/toy")
     assert experiment is not None
-    statuses = {
-        r.info.run_name: r.info.status for r in failed.search_runs([experiment.experiment_id], max_results=4)
-    }
+    statuses = {r.info.run_name: r.info.status for r in failed.search_runs([experiment.experiment_id], max_results=4)}
     assert statuses["add"] == "FAILED"
     assert statuses["toy"] == "FAILED"
 

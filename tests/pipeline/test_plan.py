@@ -44,7 +44,9 @@ def test_wrong_edges_name_both_ends_and_the_fix() -> None:
     plan = Plan("toy")
     numbers = plan.add(count, CountConfig())
     total = plan.add(add, SumConfig(), parts=[numbers])
-    with pytest.raises(PlanError, match=r"again\.numbers \(Numbers\) was given 'add', which makes Total; connect .* Numbers"):
+    with pytest.raises(
+        PlanError, match=r"again\.numbers \(Numbers\) was given 'add', which makes Total; connect .* Numbers"
+    ):
         plan.add(double, SumConfig(), name="again", numbers=total)
     with pytest.raises(PlanError, match=r"double\.numbers \(Numbers\) is not connected; pass numbers="):
         plan.add(double, SumConfig())

@@ -21,7 +21,10 @@ def test_a_stage_is_called_as_its_function(tmp_path: Path) -> None:
 
 
 def test_edges_are_read_from_the_annotations() -> None:
-    assert {name: str(edge) for name, edge in add.edges.items()} == {"parts": "tuple[Numbers, ...]", "extra": "Numbers | None"}
+    assert {name: str(edge) for name, edge in add.edges.items()} == {
+        "parts": "tuple[Numbers, ...]",
+        "extra": "Numbers | None",
+    }
     assert add.produces is Total
     assert count.edges == {}
 

@@ -38,9 +38,14 @@ def test_an_artifact_is_complete_once_its_manifest_is_there(root: str) -> None:
 
 def test_a_write_that_fails_leaves_nothing(root: str) -> None:
     uri = files.join(root, "a/b.bin")
-    with pytest.raises(RuntimeError, match="half way"), files.open_atomic(uri) as file:
-        file.write(b"half")
-        raise RuntimeError("half way")
+
+    def fail() -> None:
+        with files.open_atomic(uri) as file:
+            file.write(b"half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert not files.exists(uri)
     assert files.list_files(root) == []
 
@@ -54,7 +59,7 @@ def test_unfinished_writes_are_not_listed(tmp_path: Path) -> None:
 
 def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     files.write_json(str(tmp_path / "store.json"), {"format": 99})
-    with pytest.raises(StoreError, match="format 99.*newer version; upgrade"):
+    with pytest.raises(StoreError, match=r"format 99.*newer version; upgrade"):
         Store.open(str(tmp_path), create=True)
 
 
@@ -65,7 +70,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not JSON"):
         Store.open(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written|is a file"):
+    with pytest.raises(StoreError, match=r"cannot be written|is a file"):
         Store.open(str(tmp_path / "file"), create=True)
     with pytest.raises(StoreError, match="cannot be written"):
         Store.open("/proc/percepts", create=True)

@@ -40,7 +40,9 @@ class SumConfig:
     scale: float = 1.0
 
 
-@stage(version=1, estimate=lambda config, inputs: Estimate(num_frames=config.num, num_bytes=config.num * 8, seconds=1.0))
+@stage(
+    version=1, estimate=lambda config, inputs: Estimate(num_frames=config.num, num_bytes=config.num * 8, seconds=1.0)
+)
 def count(config: CountConfig, context: Context) -> Numbers:
     write_json(f"{context.uri}/numbers.json", [config.seed + i for i in range(config.num)])
     context.record(num_frames=config.num)
