@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from stages.synthesize import SynthesizeConfig, synthesize
-
 from pipeline.errors import ConfigError
 from pipeline.plan import Node, Plan
 from pipeline.stage import Resources
@@ -23,9 +21,13 @@ from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.forecast import ForecastConfig, forecast
 from stages.ingest import IngestConfig, ingest
+from stages.models.training import OptimizerConfig
+from stages.percepts.convnets import ConvnetConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.standardize import StandardizeConfig, standardize
+from stages.synthesize import SynthesizeConfig, synthesize
+from stages.video.decode import DecodeConfig
 from stages.visualize import VisualizeConfig, visualize
 
 
@@ -59,6 +61,19 @@ class RunOptions:
         return Resources(num_workers=self.workers, gpus_per_worker=self.gpus_per_worker)
 
 
+LSTM_CLASSIFIER = FinetuneConfig(
+    arm="LSTM from scratch",
+    num_units=128,
+    forget_bias=1.0,
+    learning_rate=3e-3,
+    output_learning_rate=1e-2,
+    num_steps=60,
+    dropout=0.5,
+    input_dropout=0.3,
+    zero_output=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(RunOptions):
     """A corpus of moving digits, encoded here; eight motions to tell apart, half of them the other half reversed."""
@@ -66,10 +81,25 @@ class DemoOptions(RunOptions):
     videos: tuple[str, ...] = ()
     """More unlabelled video to learn from: folders, globs, manifests, buckets."""
     corpus: SynthesizeConfig = SynthesizeConfig()
-    extract: ExtractConfig = ExtractConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    finetune: FinetuneConfig = FinetuneConfig(arm="LSTM")
-    """Of the two LSTM arms; the single-frame arm takes what applies to it."""
+    extract: ExtractConfig = ExtractConfig(
+        convnet=ConvnetConfig(layer="blocks.0", grid=4, input_px=64),
+        decode=DecodeConfig(short_side_px=64, crop_px=64),
+        shard_frames=4096,
+    )
+    pretrain: PretrainConfig = PretrainConfig(
+        num_units=128,
+        forget_bias=1.0,
+        window_stride=1,
+        num_steps=500,
+        optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
+        validate_every_steps=100,
+        checkpoint_every_steps=100,
+    )
+    single_frame: FinetuneConfig = FinetuneConfig(
+        arm="single frame", model="frame", learning_rate=1e-3, weight_decay=0.1, num_steps=40
+    )
+    scratch: FinetuneConfig = LSTM_CLASSIFIER
+    pretrained: FinetuneConfig = replace(LSTM_CLASSIFIER, arm="LSTM pretrained", learning_rate=3e-4)
 
 
 def demo(options: DemoOptions) -> Plan:
@@ -77,38 +107,25 @@ def demo(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, options.corpus, resources=run)
-    index = plan.add(ingest, IngestConfig(), resources=run, corpus=corpus)
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run, corpus=corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
     plan.add(forecast, ForecastConfig(), encoder=encoder, percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
-    arms = _arms(plan, options.finetune, encoder, percepts, statistics, run)
-    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts, statistics=statistics)
-    return plan
-
-
-def _arms(
-    plan: Plan, config: FinetuneConfig, encoder: Node, percepts: Node, statistics: Node, resources: Resources
-) -> list[Node]:
-    """Three arms over the same samplings: single frames, an LSTM from scratch, an LSTM that starts pretrained."""
 
     def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
         return plan.add(
-            finetune,
-            replace(config, arm=name),
-            name=f"finetune {name}",
-            resources=resources,
-            percepts=percepts,
-            statistics=statistics,
-            encoder=start,
+            finetune, config, name=name, resources=run, percepts=percepts, statistics=statistics, encoder=start
         )
 
-    return [
-        arm("single frame", replace(config, model="frame")),
-        arm("LSTM from scratch", config),
-        arm("LSTM pretrained", config, encoder),
+    arms = [
+        arm("finetune frame", options.single_frame),
+        arm("finetune scratch", options.scratch),
+        arm("finetune pretrained", options.pretrained, encoder),
     ]
+    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts, statistics=statistics)
+    return plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import os
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ SMALL_FILE_BYTES = 1 << 20
 PARAM_CHARACTERS = 500
 DIGEST_CHARACTERS = 36
 PROCESS_TAG = "percepts.process"
+MODEL_DIRECTORY = "model"
+"""MLflow keeps a model's files below `data/` under the name that they had."""
 
 
 class Tracker:
@@ -170,15 +173,19 @@ class Tracker:
         assert model is not None
         example_in, example_out = model.example(artifact.uri)
         code = [str(Path(SOURCE_ROOT) / name) for name in ("pipeline", "stages", "cluster")]
-        with tempfile.TemporaryDirectory(prefix="percepts-") as directory:
+        with tempfile.TemporaryDirectory(prefix="percepts-") as directory, warnings.catch_warnings():
+            # The signature is inferred here from an example; storing the example as well would need pandas' formats.
+            warnings.filterwarnings("ignore", message=".*input example was not provided")
+            data = Path(directory) / MODEL_DIRECTORY
+            data.mkdir()
             for name in model.files:
                 with local_copy(artifact.path(name)) as path:
-                    (Path(directory) / name).write_bytes(path.read_bytes())
+                    (data / name).write_bytes(path.read_bytes())
             with mlflow.start_run(run_id=run_id):
                 mlflow.pyfunc.log_model(
                     name=type(artifact).__name__.lower(),
                     loader_module=model.loader,
-                    data_path=directory,
+                    data_path=str(data),
                     code_paths=code,
                     signature=infer_signature(example_in, example_out),
                     pip_requirements=_requirements(),
@@ -194,7 +201,7 @@ def model_directory(uri: str) -> str:
     if not uri.startswith(("models:/", "runs:/")):
         return uri
     try:
-        return join(mlflow.artifacts.download_artifacts(uri), "data")
+        return join(mlflow.artifacts.download_artifacts(uri), "data", MODEL_DIRECTORY)
     except MlflowException as error:
         raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
 
