@@ -57,9 +57,9 @@ PART_OF_TILE: Final = ("unlabelled", "unlabelled", "train", "test")
 """Of tile (row, column), by (row + 2 * column) % 4: every part sees all of a photograph's regions."""
 
 # Ranges that a clip's motion is drawn from. Lengths in sides of the frame, times in frames.
-START: Final = (0.43, 0.57)
-SPEED: Final = (0.036, 0.059)
-RADIUS: Final = (0.20, 0.28)
+START: Final = (0.46, 0.54)
+SPEED: Final = (0.045, 0.062)
+RADIUS: Final = (0.22, 0.28)
 ZOOM_CYCLES_A_FRAME: Final = (0.04, 0.06)
 ZOOM: Final = (0.6, 1.56)
 """Smallest and largest size of a digit that grows or shrinks, in its usual size."""
