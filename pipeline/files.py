@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import SourceError
 
 TEMPORARY_MARK = ".tmp-"
-"""Names that hold this mark are unfinished writes: `list_files` leaves them out, `pipeline.verify` finds them."""
+"""Names that hold this mark are unfinished writes: `list_files` leaves them out."""
 
 CHUNK_BYTES = 1 << 20
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
 REPORTS = "reports"
+PLAIN_COLUMNS = 150
+"""Width of what is printed into a file or a pipe."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if given else 2
     recipe = _recipe(given[0])
     options = parse(recipe, given[1:])
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
     plan = recipe.build(options)
     if options.plan:
         store = _store_to_look_at(options)

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.errors import ConfigError, SourceError, WorkerDied
 from pipeline.files import join
 from pipeline.stage import Context, Estimate, Resources, stage
+from stages.costs import extraction_seconds
 from stages.percepts.artifacts import Percepts
 from stages.percepts.convnets import percept_dim
 from stages.percepts.decode_ahead import Video, decode, rejected
@@ -56,7 +57,10 @@ def estimate_extraction(config: ExtractConfig, num_frames: int, frames_per_s: fl
 
 def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     num_frames = inputs["index"].num_frames
-    return Estimate() if num_frames is None else estimate_extraction(config, num_frames)
+    if num_frames is None:
+        return Estimate()
+    seconds = extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames)
+    return replace(estimate_extraction(config, num_frames), seconds=seconds)
 
 
 def fingerprint(config: ExtractConfig) -> str:

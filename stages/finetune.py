@@ -13,7 +13,7 @@ most labels and sampling 0, by itself.
 Shapes: S training steps, G samplings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from pipeline.errors import ConfigError, CorruptArtifact
 from pipeline.files import exists, join
-from pipeline.stage import Context, stage
+from pipeline.stage import Context, Estimate, stage
+from stages.costs import FLOP_PER_S, lstm_flop
 from stages.datasets.labelled import draw, labelled, refuse_leaks
 from stages.models.artifacts import Classifiers, Encoder
 from stages.models.finetuning import ArmConfig, Job, Trainer, check_encoder
@@ -55,7 +56,24 @@ class FinetuneConfig(ArmConfig):
             raise ConfigError(f"labels_per_class is {counts}; give one or more counts, each at least 1 and named once")
 
 
-@stage(version=1)
+def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    """Frames looked at, and the time of the matrix products."""
+    percepts = inputs["percepts"]
+    if not (percepts.num_frames and percepts.num_bytes):
+        return Estimate()
+    dim = percepts.num_bytes // percepts.num_frames // 2
+    windows = len(config.labels_per_class) * config.num_samplings * config.num_steps * config.batch_clips
+    flop = lstm_flop(
+        num_sequences=windows,
+        num_steps=config.num_frames,
+        num_inputs=dim,
+        num_units=config.num_units if config.model == "lstm" else 1,
+        num_layers=config.num_layers,
+    )
+    return Estimate(num_frames=windows * config.num_frames, seconds=flop / FLOP_PER_S)
+
+
+@stage(version=1, estimate=_estimate)
 def finetune(
     config: FinetuneConfig,
     context: Context,

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from pipeline.errors import ConfigError, WorkerDied
 from pipeline.files import exists, join, remove, sha256_bytes
-from pipeline.stage import Context, stage
+from pipeline.stage import Context, Estimate, stage
+from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
 from stages.percepts.ledger import VideoRecord, read_records, write_records
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
@@ -28,6 +29,9 @@ FILES_A_SHARD = 32
 """Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
 
 HASH_BYTES = 1 << 20
+
+INDEX_BYTES_A_VIDEO = 100
+"""Of `index.parquet`, about."""
 
 Shard = tuple[VideoSource, ...]
 
@@ -62,7 +66,19 @@ def source_snapshot(config: IngestConfig) -> str | None:
     return snapshot(config.videos) if config.videos else None
 
 
-@stage(version=1, snapshot=source_snapshot)
+def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    corpus = inputs.get("corpus", Estimate())
+    listed = list_videos(config.videos) if config.videos else []
+    num_bytes = sum(source.size_bytes or 0 for source in listed)
+    num_frames = (corpus.num_frames or 0) + num_bytes // BYTES_PER_FRAME
+    return Estimate(
+        num_frames=num_frames,
+        num_bytes=INDEX_BYTES_A_VIDEO * len(listed) or None,
+        seconds=len(listed) / PROBED_VIDEOS_PER_S + num_frames / DECODED_FRAMES_PER_S / 10,
+    )
+
+
+@stage(version=1, snapshot=source_snapshot, estimate=_estimate)
 def ingest(config: IngestConfig, context: Context, *, corpus: Corpus | None = None) -> Index:
     """Hash and probe every video of the source.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.files import join, read_json
-from pipeline.stage import Context, stage
+from pipeline.stage import Context, Estimate, stage
+from stages.costs import FLOP_PER_S, TRAIN_START_S, lstm_flop
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
 from stages.models.artifacts import Encoder
@@ -15,6 +17,9 @@ from stages.models.composite import CompositeConfig
 from stages.models.loop import HISTORY_FILE, TrainingPlan, is_finished, pretraining_loop
 from stages.models.training import OptimizerConfig
 from stages.percepts.artifacts import Percepts, Statistics
+
+PIXELS = 4096
+"""Dimensions of a frame of Moving MNIST, for estimates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,26 @@ class PretrainConfig:
         return self.num_frames_in + (self.num_frames_out if self.decoders != "autoencoder" else 0)
 
 
-@stage(version=1)
+def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    """Frames looked at; the frames' dimension is read off the bytes of the percepts, or is that of a picture."""
+    percepts = inputs.get("percepts", Estimate())
+    dim = PIXELS if not (percepts.num_frames and percepts.num_bytes) else percepts.num_bytes // percepts.num_frames // 2
+    sequences, num_units, num_layers = config.num_steps * config.batch_size, config.num_units, config.num_layers
+    flop = 0.0
+    for num_steps, num_inputs in ((config.num_frames_in, dim), (config.num_frames, dim // 4)):
+        flop += lstm_flop(
+            num_sequences=sequences,
+            num_steps=num_steps,
+            num_inputs=num_inputs,
+            num_units=num_units,
+            num_layers=num_layers,
+        )
+    num_weights = 3 * 4 * num_units * (dim + num_units) * num_layers
+    seconds = TRAIN_START_S + flop / FLOP_PER_S
+    return Estimate(num_frames=sequences * config.num_frames, num_bytes=4 * num_weights, seconds=seconds)
+
+
+@stage(version=1, estimate=_estimate)
 def pretrain(
     config: PretrainConfig,
     context: Context,

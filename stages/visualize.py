@@ -85,7 +85,6 @@ def visualize(
     """
     pretrained = Pretrained.load(encoder.uri)
     model = pretrained.composite
-    context.progress(0, 0, "pictures")
     if percepts is not None and digits is None and patches is None:
         figures = _of_percepts(config, pretrained, percepts)
     elif digits is not None and percepts is None and patches is None:

@@ -112,7 +112,9 @@ class ShardFile:
         try:
             file = pq.ParquetFile(path)
         except pa.ArrowInvalid as error:
-            raise CorruptArtifact(f"{uri} is not a whole Parquet file ({error}); run pipeline.verify on it") from error
+            raise CorruptArtifact(
+                f"{uri} is not a whole Parquet file ({error}); remove it and run the recipe again"
+            ) from error
         extractor = read_extractor(file.schema_arrow.metadata, uri)
         table = file.read(columns=["video", "frame", "pts_us", "segment"]).unify_dictionaries()
         rows = Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
@@ -229,7 +231,7 @@ def open_store(uri: str, *, cache: str | None = None) -> PerceptStore:
             raise CorruptArtifact(f"{part.uri} and {parts[0].uri} have different extractors; open one directory")
         for video in file.spans if part.videos is None else part.videos:
             if video not in file.spans:
-                raise CorruptArtifact(f"{part.uri} lacks the video {video}; run pipeline.verify on the store")
+                raise CorruptArtifact(f"{part.uri} lacks the video {video}; remove that file and run the recipe again")
             extents.setdefault(video, Extent(len(files), *file.spans[video]))
         files.append(file)
     return PerceptStore(files, [video for video in order or sorted(extents) if video in extents], extents)

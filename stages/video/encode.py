@@ -32,7 +32,7 @@ def encode_h264(frames_THWC: npt.NDArray[np.uint8], *, fps: int = 25, crf: int =
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # x264's macroblock tree gives other bytes from time to time, even on one thread: 9 of 60 clips encoded 10 times.
+        # x264's macroblock tree now and then gives other bytes, even on one thread: of 9 clips in 60, encoded 10 times.
         stream.options = {"preset": "veryfast", "crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))

@@ -82,10 +82,14 @@ def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str
     assert "report.html" in done.stdout
 
     without_store = [*submit, "python", "pipeline/run.py", "demo"]
-    refused = subprocess.run(without_store, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=120)
+    refused = subprocess.run(
+        without_store, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=120
+    )
     assert refused.returncode != 0
     assert "pass --store a lasting directory or URL" in refused.stdout + refused.stderr
 
     stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
-    denied = subprocess.run(without_store, cwd=ROOT, env=stranger, capture_output=True, text=True, check=False, timeout=60)
+    denied = subprocess.run(
+        without_store, cwd=ROOT, env=stranger, capture_output=True, text=True, check=False, timeout=60
+    )
     assert denied.returncode != 0

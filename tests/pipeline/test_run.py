@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
@@ -42,7 +42,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("arguments, words", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
 def test_bad_input_is_a_usage_error_that_says_what_to_do(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,8 +133,6 @@ def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.Compl
 
 
 def test_logged_models_load_again(undisturbed: tuple[Store, subprocess.CompletedProcess[str]]) -> None:
-    import mlflow.pyfunc
-
     store, _ = undisturbed
     mlflow.set_tracking_uri(store.default_tracking_uri)
     client = MlflowClient()
