@@ -62,6 +62,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"the head did not listen at {port}; it ended with {process.poll()}")
 
 
+@pytest.mark.timeout(600)
 def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str], tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     submit = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--"]
@@ -73,20 +74,13 @@ def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     manifests = list(Store.open(root).manifests())
     assert len(manifests) == 11
     assert {manifest.commit for manifest in manifests} == {"0123abc"}
     assert "report.html" in done.stdout
-
-    without_store = [*submit, "python", "pipeline/run.py", "demo"]
-    refused = subprocess.run(
-        without_store, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert refused.returncode != 0
-    assert "pass --store a lasting directory or URL" in refused.stdout + refused.stderr
 
     stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
     denied = subprocess.run(

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.pipeline.small_demo import SMALL_DEMO
 
 
-def run(arguments: list[str], timeout: float = 280.0) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], timeout: float = 500.0) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *arguments]
     return subprocess.run(
@@ -50,6 +50,12 @@ def test_bad_input_is_a_usage_error_that_says_what_to_do(
     with pytest.raises(UsageError) as error:
         main(arguments)
     assert words in " ".join(str(error.value).split())
+
+
+def test_a_job_must_name_a_lasting_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UsageError, match="pass --store a lasting directory or URL"):
+        main(["demo"])
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
@@ -150,6 +156,7 @@ def test_logged_models_load_again(undisturbed: tuple[Store, subprocess.Completed
     np.testing.assert_allclose(probabilities_NC.sum(1), 1, rtol=1e-4)
 
 
+@pytest.mark.timeout(600)
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
