@@ -84,6 +84,6 @@ def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str
 
     stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
     denied = subprocess.run(
-        without_store, cwd=ROOT, env=stranger, capture_output=True, text=True, check=False, timeout=60
+        [*submit, "true"], cwd=ROOT, env=stranger, capture_output=True, text=True, check=False, timeout=60
     )
     assert denied.returncode != 0
