@@ -1,7 +1,7 @@
 """What a pretrained model remembers of a sequence, and what it expects next.
 
     python -m pipeline.predict CHECKPOINT clip.mp4 --num-frames 30 --out here
-    python -m pipeline.predict models:/encoder@best percepts.parquet --out here
+    python -m pipeline.predict models:/m-<id> percepts.parquet --out here
     python -m pipeline.predict CHECKPOINT moving-mnist:7 --out here
 
 Writes `reconstruction.npy` and `prediction.npy` (frames in order of time, in the units of the data), and the same as a

@@ -62,20 +62,24 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"the head did not listen at {port}; it ended with {process.poll()}")
 
 
+def submitted(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Submit, and again while the head has no agent for jobs yet: it listens some seconds before it has one."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500
+        )
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
+
+
 @pytest.mark.timeout(600)
 def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str], tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     submit = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--"]
     command = ["python", "pipeline/run.py", *SMALL_DEMO, "--store", root]
-    done = subprocess.run(
-        [*submit, "env", "PERCEPTS_COMMIT=0123abc", *command],
-        cwd=ROOT,
-        env=head,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
+    done = submitted([*submit, "env", "PERCEPTS_COMMIT=0123abc", *command], head)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     manifests = list(Store.open(root).manifests())
     assert len(manifests) == 11
