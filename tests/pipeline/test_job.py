@@ -41,6 +41,8 @@ def head() -> Iterator[dict[str, str]]:
     # Sockets below a long path do not fit into 107 characters: Ray's directory must be a short one.
     short = Path("/tmp") / f"percepts-{secrets.token_hex(4)}"
     start = [BIN / "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # Its agent takes the jobs, at a port that the Ray of the other tests has already.
+    start += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
     start += ["--num-cpus=2", f"--temp-dir={short}", "--disable-usage-stats"]
     # Not `ray stop` in the end: it would stop every Ray of this machine, the one of the other tests too.
     process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
