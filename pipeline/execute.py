@@ -124,6 +124,7 @@ class Execution:
                 self._listen(session.events())
                 for done in ended:
                     self._end(running.pop(done.name), done)
+            self._listen(session.events())  # what a stage says may arrive after its result
             self._track_finished()
         except BaseException as error:
             session.cancel()
