@@ -82,7 +82,7 @@ class DemoOptions(RunOptions):
     """More unlabelled video to learn from: folders, globs, manifests, buckets."""
     corpus: SynthesizeConfig = SynthesizeConfig()
     extract: ExtractConfig = ExtractConfig(
-        convnet=ConvnetConfig(layer="blocks.0", grid=4, input_px=64),
+        convnet=ConvnetConfig(layer="blocks.1", grid=4, input_px=64),
         decode=DecodeConfig(short_side_px=64, crop_px=64),
         shard_frames=4096,
     )
