@@ -1,0 +1,157 @@
+"""The official splits of a data set as an artifact: which clip is where, and how much of it is there.
+
+splits = split(SplitConfig(dataset="ucf101", lists="ucfTrainTestlist/"), context, index=index)
+for number in splits.numbers():
+    records = splits.assign(percepts.records(), number)   # part is "train", "validation" or "test"
+    print(splits.coverage(number))                        # UCF-101 split 1: 9537/9537 train, 3783/3783 test
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from pipeline.files import read_json, write_json
+from pipeline.stage import Artifact
+from stages.datasets.matching import name_of
+from stages.datasets.official import DataSet, OfficialClip
+from stages.datasets.validation import hold_out_sources
+from stages.percepts.ledger import VideoRecord
+
+SPLITS_FILE: Final = "splits.json"
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How many clips of an official split are there; training clips include those held out for validation."""
+
+    name: str
+    """UCF-101."""
+    number: int
+    """Of the split."""
+    num_train: int
+    num_official_train: int
+    num_test: int
+    num_official_test: int
+
+    @property
+    def fraction(self) -> float:
+        """Of the split's clips, 0 to 1."""
+        return (self.num_train + self.num_test) / (self.num_official_train + self.num_official_test)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no clip is missing."""
+        return self.fraction == 1
+
+    def __str__(self) -> str:
+        train = f"{self.num_train}/{self.num_official_train} train"
+        return f"{self.name} split {self.number}: {train}, {self.num_test}/{self.num_official_test} test"
+
+
+@dataclass(frozen=True)
+class Splits(Artifact):
+    """`splits.json`: every clip of the official lists with its side in each split, and which files were found."""
+
+    @property
+    def name(self) -> str:
+        """The data set: "UCF-101" or "HMDB-51"."""
+        return str(self._content()["name"])
+
+    def numbers(self) -> tuple[int, ...]:
+        """The official splits: (1, 2, 3)."""
+        return tuple(range(1, len(self._content()["counts"]) + 1))
+
+    def class_names(self) -> tuple[str, ...]:
+        """Every class of the data set, also those of which no clip is there; sorted."""
+        return tuple(sorted({clip["label"] for clip in self._content()["clips"]}))
+
+    def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+        """The clips among `records` (of the index, or of a ledger) that split `number` uses, in the lists' order.
+
+        They carry their class as `label`, what the split never divides as `group`, and as `part` "train", "validation"
+        or "test". Left out are clips that the split does not use, and rejected ones. Content under several names counts
+        once: as the test clip, if it is one; if its names are of several classes, not at all.
+        """
+        assert number in self.numbers(), f"there is no split {number}"
+        return _assign(self._content()["clips"], records, number)
+
+    def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
+        """Counts of split `number`: of the clips that the index had, or of those among `records`."""
+        content = self._content()
+        if records is None:
+            found = Counter(content["found"][number - 1])
+        else:
+            found = Counter(str(record.part) for record in self.assign(records, number))
+        official = content["counts"][number - 1]
+        return Coverage(
+            name=content["name"],
+            number=number,
+            num_train=found["train"] + found["validation"],
+            num_official_train=official["train"],
+            num_test=found["test"],
+            num_official_test=official["test"],
+        )
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = read_json(self.path(SPLITS_FILE))
+        return content
+
+
+def _assign(clips: Sequence[Mapping[str, Any]], records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+    by_name = {name_of(record.uri): record for record in records if record.verdict != "rejected"}
+    assigned: list[VideoRecord] = []
+    for clip in clips:
+        record, part = by_name.get(clip["name"].casefold()), clip["parts"][number - 1]
+        if record is not None and part is not None:
+            assigned.append(replace(record, label=clip["label"], group=clip["group"], part=part))
+    return _once(assigned)
+
+
+def _once(records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """Of records with the same bytes, the test clip or else the first; none where their labels differ."""
+    same: defaultdict[str, list[VideoRecord]] = defaultdict(list)
+    for record in records:
+        same[record.sha256].append(record)
+    kept = {
+        sha256: min(group, key=lambda record: record.part != "test").uri
+        for sha256, group in same.items()
+        if len({record.label for record in group}) == 1
+    }
+    return [record for record in records if kept.get(record.sha256) == record.uri]
+
+
+def write_splits(
+    uri: str,
+    data: DataSet,
+    clips: Sequence[OfficialClip],
+    records: Sequence[VideoRecord],
+    *,
+    validation_fraction: float,
+    seed: int,
+) -> None:
+    """Divide the training sides, and write `splits.json`. records: of the index."""
+    held_out = [
+        hold_out_sources(
+            [clip for clip in clips if clip.sides[number - 1] == "train"], fraction=validation_fraction, seed=seed
+        )
+        for number in data.numbers
+    ]
+    rows = [
+        {"name": clip.name, "label": clip.label, "group": clip.group, "parts": _parts(clip, held_out)} for clip in clips
+    ]
+    content: dict[str, Any] = {
+        "name": data.name,
+        "counts": [{"train": train, "test": test} for train, test in data.counts],
+        "found": [Counter(record.part for record in _assign(rows, records, number)) for number in data.numbers],
+        "clips": rows,
+    }
+    write_json(f"{uri}/{SPLITS_FILE}", content)
+
+
+def _parts(clip: OfficialClip, held_out: Sequence[frozenset[str]]) -> list[Part | None]:
+    return ["validation" if clip.name in names else side for side, names in zip(clip.sides, held_out, strict=True)]

@@ -1,0 +1,64 @@
+"""UCF-101: 13,320 clips, 101 classes, 25 groups of footage a class, three official splits.
+
+    clips = read_clips("ucfTrainTestlist/")
+
+`trainlist0N.txt` has lines such as `Archery/v_Archery_g08_c01.avi 3`, `testlist0N.txt` the same without the number. The
+lists end their lines in CRLF, and the clips in `HandstandPushups/` are called `v_HandStandPushups_*`: the class is the
+folder's name. Clips of one class and one g-number were cut from the same footage.
+
+Soomro, Zamir and Shah: UCF101, CRCV-TR-12-01, 2012.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import Final
+
+from pipeline.errors import SourceError
+from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
+
+UCF101: Final = DataSet(
+    key="ucf101",
+    name="UCF-101",
+    num_clips=13320,
+    counts=((9537, 3783), (9586, 3734), (9624, 3696)),
+    instructions="",
+)
+NUM_CLASSES: Final = 101
+
+LIST = re.compile(r"(train|test)list0([123])\.txt")
+LINE = re.compile(r"(?P<label>[^/\s]+)/(?P<file>v_\w+_(?P<group>g\d\d)_c\d\d\.avi)(?: \d+)?")
+
+
+def read_clips(uri: str) -> tuple[OfficialClip, ...]:
+    """The clips of the official lists in a folder or zip, sorted by name.
+
+    Raises:
+        SourceError: the lists cannot be read or are not the official ones.
+    """
+    lists = numbered(list_files(uri, LIST), LIST)
+    expected = {(side, str(number)) for side in ("train", "test") for number in UCF101.numbers}
+    if missing := sorted(f"{side}list0{number}.txt" for side, number in expected - lists.keys()):
+        raise SourceError(f"{uri!r} lacks {', '.join(missing)}; give the official lists of UCF-101")
+    sides: dict[str, list[Side | None]] = {}
+    for (side, number), lines in lists.items():
+        for line in lines:
+            match = LINE.fullmatch(line)
+            if match is None:
+                raise SourceError(f"{side}list0{number}.txt: {line!r} is no line of UCF-101's lists")
+            places = sides.setdefault(f"{match['label']}/{match['file']}", [None] * len(UCF101.counts))
+            if places[int(number) - 1] is not None:
+                raise SourceError(f"split {number} of the lists names {match['file']} twice; give the official lists")
+            places[int(number) - 1] = "train" if side == "train" else "test"
+    clips = tuple(_clip(path, tuple(places)) for path, places in sorted(sides.items()))
+    check_official(UCF101, clips)
+    return clips
+
+
+def _clip(path: str, sides: tuple[Side | None, ...]) -> OfficialClip:
+    match = LINE.fullmatch(path)
+    assert match is not None
+    name = posixpath.splitext(match["file"])[0]
+    group = f"{match['label']}/{match['group']}"
+    return OfficialClip(name=name, label=match["label"], source=group, group=group, sides=sides)

@@ -1,0 +1,119 @@
+"""split: the official splits of UCF-101 or HMDB-51, matched with the videos of an index, and a check of both.
+
+    splits = split(SplitConfig(dataset="ucf101", lists="ucfTrainTestlist/"), context, index=index)
+
+The check says which of the data set's clips are missing or unreadable, which files hold the same bytes under several
+names, and which videos the lists do not name. Unless `allow_missing`, it goes on only with the whole data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import ConfigError, SourceError
+from pipeline.files import sha256_bytes
+from pipeline.stage import Context, stage
+from stages.datasets import hmdb51, ucf101
+from stages.datasets.matching import Match, match
+from stages.datasets.official import DataSet, OfficialClip
+from stages.datasets.splits import Splits, write_splits
+from stages.video.artifacts import Index
+
+DataSetKey = Literal["ucf101", "hmdb51"]
+DATA_SETS: dict[str, tuple[DataSet, Callable[[str], tuple[OfficialClip, ...]]]] = {
+    "ucf101": (ucf101.UCF101, ucf101.read_clips),
+    "hmdb51": (hmdb51.HMDB51, hmdb51.read_clips),
+}
+
+NUM_NAMED = 5
+"""Clips that a message names, of those it counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which data set, where its lists are, and what to do where clips are missing."""
+
+    dataset: DataSetKey
+    lists: str
+    """Folder or zip with the official list files."""
+    allow_missing: bool = False
+    """Go on with the clips that are there; every result then says how many those are."""
+    validation_fraction: float = 0.1
+    """Of each class's training clips, held out for choices; in whole sources."""
+    seed: int = 0
+    """Chooses those sources."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATA_SETS:
+            raise ConfigError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATA_SETS)}")
+        if not self.lists:
+            raise ConfigError("lists is empty; give the folder or zip of the official list files: --lists")
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
+
+
+def lists_snapshot(config: SplitConfig) -> str:
+    """Digest of what the lists say. Raises SourceError."""
+    _, read_clips = DATA_SETS[config.dataset]
+    return sha256_bytes(repr(read_clips(config.lists)).encode())
+
+
+@stage(version=1, snapshot=lists_snapshot)
+def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
+    """Write `splits.json`.
+
+    Raises:
+        SourceError: the lists are not the official ones, none of their clips is in the index, or not all of them are
+            and `allow_missing` is false.
+    """
+    data, read_clips = DATA_SETS[config.dataset]
+    clips, records = read_clips(config.lists), index.records()
+    found = match(clips, records)
+    lines = findings(data, found)
+    if not found.found:
+        raise SourceError(f"none of the {data.num_clips} clips of {data.name} is among the {len(records)} videos given")
+    if lines and not config.allow_missing:
+        raise SourceError(f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing")
+    for line in lines:
+        context.log(f"{data.name}: {line}")
+    if found.extra:
+        context.log(
+            f"{data.name}: {_named([record.uri for record in found.extra], 'videos')} not in its lists, ignored"
+        )
+    write_splits(context.uri, data, clips, records, validation_fraction=config.validation_fraction, seed=config.seed)
+    splits = Splits(context.uri, context.key)
+    for number in splits.numbers():
+        context.log(str(splits.coverage(number)))
+    context.record(
+        num_clips=len(found.found),
+        num_official_clips=data.num_clips,
+        num_missing=len(found.missing),
+        num_unreadable=len(found.unreadable),
+        num_twins=sum(len(names) - 1 for names in found.twins),
+        num_extra=len(found.extra),
+    )
+    return splits
+
+
+def findings(data: DataSet, found: Match) -> list[str]:
+    """What keeps the data set from being whole, one sentence each; empty where nothing does."""
+    lines = []
+    if found.missing:
+        lines.append(f"{len(found.missing)} of {data.num_clips} clips are missing ({_some(found.missing)})")
+    if found.unreadable:
+        lines.append(f"{len(found.unreadable)} cannot be read ({_some(list(found.unreadable))})")
+    if found.twins:
+        pairs = [" = ".join(names) for names in found.twins]
+        lines.append(f"{len(found.twins)} files have the same bytes under several names ({_some(pairs)})")
+    return lines
+
+
+def _named(names: Sequence[str], unit: str) -> str:
+    return f"{len(names)} {unit} ({_some(names)})"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more
