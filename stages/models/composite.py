@@ -13,6 +13,9 @@ from pipeline.errors import ConfigError
 from stages.models.losses import bernoulli_loss, gaussian_loss
 from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
 
+MIN_MEAN = 1e-3
+"""A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompositeConfig:
@@ -131,6 +134,18 @@ class Composite(nn.Module):
         for decoder in (self.reconstruct_decoder, self.predict_decoder):
             if decoder is not None:
                 decoder.reset_parameters(generator)
+
+    @torch.no_grad()
+    def start_at_mean(self, mean_D: Tensor) -> None:
+        """Sets the output biases to the natural parameter of a mean frame: its log-odds, or itself.
+
+        A model that knows nothing yet then says the mean frame, and need not spend its first steps on learning it.
+        """
+        if self.config.loss == "bernoulli":
+            mean_D = mean_D.clamp(MIN_MEAN, 1 - MIN_MEAN).logit()
+        for decoder in (self.reconstruct_decoder, self.predict_decoder):
+            if decoder is not None:
+                decoder.output.bias.copy_(mean_D)
 
     def encode(self, x_TBD: Tensor) -> State:
         """The representation of each sequence: final h and c, (1, B, H), of every layer, lowest first."""

@@ -9,8 +9,7 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,6 +26,7 @@ from stages.datasets.sequences import SequenceSource
 from stages.models.checkpoints import newest_checkpoint, write_checkpoint
 from stages.models.composite import Composite, CompositeConfig, Losses
 from stages.models.feed import Feed
+from stages.models.precision import Precision, autocast, slow_on
 from stages.models.pretrained import Pretrained
 from stages.models.training import DivergenceGuard, OptimizerConfig, build_optimizer, clip_gradients, learning_rate
 from stages.models.weights import MODEL_FILE
@@ -37,6 +37,8 @@ CHECKPOINTS = "checkpoints"
 NUM_CURVE_POINTS = 500
 """About so many points has the training curve, however long the training."""
 SECONDS_BETWEEN_REPORTS = 1.0
+NUM_MEAN_SEQUENCES = 512
+"""About so many training sequences make the mean frame that output biases may start at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,9 @@ class TrainingPlan:
     checkpoint_every_steps: int
     standardisation: Standardisation | None = None
     """The source's, to be kept with the weights."""
+    precision: Precision = "auto"
+    start_at_mean: bool = False
+    """Output biases start where the model says the mean frame of training, whatever its state."""
 
 
 class Objective(nn.Module):
@@ -116,6 +121,8 @@ class _Trainer:
     def run(self) -> None:
         plan, worker = self.plan, self.worker
         first_step = self._resume()
+        if slow_on(plan.precision, worker.device):
+            self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
         with Feed(self.source, plan.batch_size, plan.num_steps, worker.device, worker.rank, worker.world_size) as feed:
             for step in range(first_step, plan.num_steps):
                 if step % plan.validate_every_steps == 0:
@@ -133,7 +140,7 @@ class _Trainer:
         torch.manual_seed(_seed_of(plan.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(plan.optimizer, step, plan.num_steps)
-        with self._autocast():
+        with autocast(plan.precision, worker.device):
             losses: Losses = self.model(x_TBD)
         share = x_TBD.shape[1] / plan.batch_size
         # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the batch's mean.
@@ -171,7 +178,7 @@ class _Trainer:
         for number, x in enumerate(batches):
             if number % self.worker.world_size == self.worker.rank:
                 x_TBD = torch.from_numpy(np.ascontiguousarray(x)).to(self.worker.device)
-                with self._autocast():
+                with autocast(self.plan.precision, self.worker.device):
                     losses = _stack(objective(x_TBD))
                 sums += torch.cat([losses, torch.ones(1, device=self.worker.device)]) * x_TBD.shape[1]
         self.composite.train()
@@ -196,11 +203,6 @@ class _Trainer:
             torch.distributed.all_reduce(values)
         return values
 
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.worker.device.type == "cuda"):
-            yield
-
     def _report(self, step: int, feed: Feed) -> None:
         """Live progress and curves, at most one a second, from rank 0."""
         now, (before, step_before, waited_before) = time.monotonic(), self.reported
@@ -222,6 +224,7 @@ class _Trainer:
     def _resume(self) -> int:
         found = newest_checkpoint(join(self.plan.uri, CHECKPOINTS), self.composite, self.optimizer, self._log)
         if found is None:
+            self._start()
             return 0
         step, extra = found
         self.history = extra["history"]
@@ -229,6 +232,14 @@ class _Trainer:
         self.reported = (time.monotonic(), step, 0.0)
         self._log(f"resuming from step {step} of {self.plan.num_steps}")
         return step
+
+    def _start(self) -> None:
+        """Before the first step; every worker finds the same mean, from the first batches whole."""
+        plan = self.plan
+        if plan.start_at_mean:
+            num_batches = -(-NUM_MEAN_SEQUENCES // plan.batch_size)
+            means = [self.source.batch(step, plan.batch_size).mean((0, 1)) for step in range(num_batches)]
+            self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))
 
     def _log(self, line: str) -> None:
         if self.worker.rank == 0:

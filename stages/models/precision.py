@@ -1,0 +1,22 @@
+"""What matrix products of training are computed in. Weights, cell states, losses and optimisers are float32 always."""
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""auto: bfloat16 on a GPU, float32 on a CPU."""
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which a model's forward pass runs."""
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def slow_on(precision: Precision, device: torch.device) -> bool:
+    """Whether bfloat16 was asked of a CPU that only emulates it, as those without AVX512-BF16 or AMX do."""
+    if precision != "bfloat16" or device.type != "cpu":
+        return False
+    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
