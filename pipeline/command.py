@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from pipeline.errors import PerceptsError, UsageError
+from pipeline.errors import DataSetError, PerceptsError, UsageError
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
@@ -23,6 +23,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         status = main() or 0
     except UsageError as error:
         _say(f"error: {_one_line(error)}")
+        if isinstance(error, DataSetError) and error.instructions:
+            _say(f"\n{error.instructions}")
         status = 2
     except PerceptsError as error:
         _say(f"failed: {error}")

@@ -5,6 +5,7 @@ PerceptsError
 │   ├── ConfigError (ValueError)  a setting breaks its rule
 │   ├── PlanError (ValueError)    the stages of a recipe do not fit together
 │   ├── SourceError               a folder, bucket or file that is missing or holds nothing to use
+│   │   └── DataSetError          a published data set that is not there or not whole; says what to put where
 │   ├── StoreError                a store that cannot be written, or that a newer version wrote
 │   └── DigestError               bytes that are not the ones promised by their sha256
 └── RunError                      the work itself went wrong: exit status 1
@@ -37,6 +38,17 @@ class PlanError(UsageError, ValueError):
 
 class SourceError(UsageError):
     """A folder, bucket or file is missing, unreadable, or holds nothing to use."""
+
+
+class DataSetError(SourceError):
+    """A published data set is not there or not whole. `instructions`: further lines that say what to put where."""
+
+    def __init__(self, message: str, instructions: str = "") -> None:
+        super().__init__(message, instructions)
+        self.instructions = instructions
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StoreError(UsageError):

@@ -184,7 +184,7 @@ class Execution:
             self.tracker.fail_stage(run_id, reason)
             where = f"stage {node.name!r} (key {node.key})"
             if isinstance(done.error, UsageError):
-                raise type(done.error)(f"{where}: {done.error}") from done.error
+                raise _named(done.error, where) from done.error
             detail = str(done.error) if isinstance(done.error, PerceptsError) else reason
             raise StageFailed(f"{where}: {detail}") from done.error
         manifest: Manifest = done.value
@@ -197,3 +197,9 @@ class Execution:
         while self._untracked:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
+
+
+def _named(error: UsageError, where: str) -> UsageError:
+    """The same error, saying where."""
+    message, *rest = error.args or ("",)
+    return type(error)(f"{where}: {message}", *rest)

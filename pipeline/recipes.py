@@ -3,6 +3,7 @@
 demo     synthesize ─ ingest ─ extract ─ standardize ─ pretrain ─┬─ forecast, visualize
                                   └── finetune (3 arms) ─────────┴─ evaluate
 youtube  the same without labels, on videos of your own
+ucf101, hmdb51   in `action_recipes`, by the official splits
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from pipeline.action_recipes import HMDB51Options, UCF101Options, hmdb51, ucf101
 from pipeline.errors import ConfigError
+from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
 from pipeline.stage import Resources
 from stages.cut import CutConfig, cut
@@ -29,37 +32,6 @@ from stages.standardize import StandardizeConfig, standardize
 from stages.synthesize import SynthesizeConfig, synthesize
 from stages.video.decode import DecodeConfig
 from stages.visualize import VisualizeConfig, visualize
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of every recipe. Those of this class never change what is made, only where and how."""
-
-    plan: bool = False
-    """Print what is there, what would be made and why, with estimates; start nothing."""
-    store: str = ".percepts"
-    """Directory or fsspec URL (s3://...) that holds everything made; begun where there is none."""
-    tracking_uri: str | None = None
-    """MLflow tracking server or database; default: SQLite in the store."""
-    address: str | None = None
-    """Ray cluster to join, HOST:PORT; default: RAY_ADDRESS, else a local Ray."""
-    num_cpus: int | None = None
-    """Cores of a local Ray; default: all of this machine's."""
-    workers: int = 2
-    """Worker processes of each stage: extractors, members of the training group."""
-    gpus_per_worker: float = 0.0
-    """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
-
-    @property
-    def on_cpus(self) -> Resources:
-        """For stages that need no GPU."""
-        return Resources(num_workers=self.workers)
-
-    @property
-    def on_devices(self) -> Resources:
-        """For stages that use a GPU where there is one."""
-        return Resources(num_workers=self.workers, gpus_per_worker=self.gpus_per_worker)
-
 
 LSTM_CLASSIFIER = FinetuneConfig(
     arm="LSTM from scratch",
@@ -252,6 +224,8 @@ RECIPES = {
         Recipe("demo", "moving digits on photographs: from video files to a comparison table", DemoOptions, demo),
         Recipe("youtube", "unlabelled videos of your own: percepts and a pretrained encoder", YoutubeOptions, youtube),
         Recipe("moving-mnist", "two bouncing digits and their future: Table 2", MovingMNISTOptions, moving_mnist),
+        Recipe("ucf101", "action recognition on UCF-101 by its official splits", UCF101Options, ucf101),
+        Recipe("hmdb51", "action recognition on HMDB-51 by its official splits", HMDB51Options, hmdb51),
         Recipe("patches", "32x32 colour patches of videos of your own: Table 2", PatchesOptions, patches),
     )
 }

@@ -38,8 +38,9 @@ from pipeline.errors import UsageError
 from pipeline.execute import Execution
 from pipeline.explain import Step, look_up, plan_table
 from pipeline.files import join
+from pipeline.options import RunOptions
 from pipeline.provenance import SOURCE_ROOT, commit
-from pipeline.recipes import RECIPES, Recipe, RunOptions
+from pipeline.recipes import RECIPES, Recipe
 from pipeline.store import Manifest, Store
 
 if TYPE_CHECKING:

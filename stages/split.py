@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError, DataSetError
 from pipeline.files import sha256_bytes
 from pipeline.stage import Context, stage
 from stages.datasets import hmdb51, ucf101
@@ -65,17 +65,22 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
     """Write `splits.json`.
 
     Raises:
-        SourceError: the lists are not the official ones, none of their clips is in the index, or not all of them are
-            and `allow_missing` is false.
+        SourceError: the lists cannot be read or are not the official ones.
+        DataSetError: none of their clips is in the index, or not all of them are and `allow_missing` is false.
     """
     data, read_clips = DATA_SETS[config.dataset]
     clips, records = read_clips(config.lists), index.records()
     found = match(clips, records)
     lines = findings(data, found)
     if not found.found:
-        raise SourceError(f"none of the {data.num_clips} clips of {data.name} is among the {len(records)} videos given")
+        raise DataSetError(
+            f"none of the {data.num_clips} clips of {data.name} is among the {len(records)} videos given",
+            data.instructions,
+        )
     if lines and not config.allow_missing:
-        raise SourceError(f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing")
+        raise DataSetError(
+            f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing", data.instructions
+        )
     for line in lines:
         context.log(f"{data.name}: {line}")
     if found.extra:

@@ -1,6 +1,7 @@
 """standardize: mean and standard deviation of each percept dimension, over the videos that training may see.
 
 statistics = standardize(StandardizeConfig(parts=("unlabelled",)), context, percepts=percepts)
+statistics = standardize(StandardizeConfig(splits=(1, 2, 3)), context, percepts=percepts, splits=splits)
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import ConfigError, SourceError
 from pipeline.stage import Context, stage
+from stages.datasets.splits import Splits
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.reader import PerceptStore
 
@@ -23,6 +26,13 @@ class StandardizeConfig:
 
     parts: tuple[str, ...] = ()
     """Parts of the index (such as unlabelled, train) to use; empty uses every video. Leave test videos out."""
+    splits: tuple[int, ...] = ()
+    """With official splits: those that the statistics are for. Clips are used that at least one of them trains on and
+    none of them tests, so that one set of statistics serves them all; empty takes every official split."""
+
+    def __post_init__(self) -> None:
+        if self.parts and self.splits:
+            raise ConfigError("parts and splits cannot both be given: official splits know their own parts")
 
 
 def moments_of(store: PerceptStore) -> Moments:
@@ -46,13 +56,38 @@ def moments_of(store: PerceptStore) -> Moments:
 
 
 @stage(version=1)
-def standardize(config: StandardizeConfig, context: Context, *, percepts: Percepts) -> Statistics:
-    """Write `statistics.safetensors`.
+def standardize(
+    config: StandardizeConfig, context: Context, *, percepts: Percepts, splits: Splits | None = None
+) -> Statistics:
+    """Write `statistics.safetensors`. With `splits`, no clip that one of `config.splits` tests is looked at.
 
     Raises:
-        SourceError: no video of these parts has frames.
+        ConfigError: `config.splits` without official splits, or one that those do not have.
+        SourceError: no video of these parts, or clip that only trains, has frames.
     """
-    moments = moments_of(percepts.open(parts=config.parts or None))
+    if splits is None:
+        if config.splits:
+            raise ConfigError("splits were given to standardize, but no official splits are connected")
+        store = percepts.open(parts=config.parts or None)
+    else:
+        store = _open_training(percepts, splits, config.splits or splits.numbers())
+    moments = moments_of(store)
     write_moments(context.uri, moments)
-    context.record(num_frames=moments.num_rows, num_constant_dimensions=int(np.count_nonzero(moments.std_D == 0)))
+    context.record(
+        num_videos=len(store.videos),
+        num_frames=moments.num_rows,
+        num_constant_dimensions=int(np.count_nonzero(moments.std_D == 0)),
+    )
     return Statistics(context.uri, context.key)
+
+
+def _open_training(percepts: Percepts, splits: Splits, numbers: tuple[int, ...]) -> PerceptStore:
+    records = splits.training_only(percepts.records(), numbers)
+    store = percepts.open().select([record.sha256 for record in records])
+    if not store.videos:
+        named = ", ".join(map(str, numbers))
+        raise SourceError(
+            f"no clip that is there trains in {splits.name}'s splits {named} without being tested in one of them, so "
+            "that nothing can be standardised by training clips alone: give more clips, or other --splits"
+        )
+    return store

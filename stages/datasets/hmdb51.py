@@ -18,12 +18,21 @@ from typing import Final
 from pipeline.errors import SourceError
 from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
 
+INSTRUCTIONS: Final = """\
+HMDB-51 is distributed at https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/:
+    hmdb51_org.rar            about 2.1 GB    51 rars, one a class, of 6,766 clips: CLASS/NAME.avi
+    test_train_splits.rar     about 0.2 MB    CLASS_test_split1.txt ... CLASS_test_split3.txt
+Unpack both (and the rars in the first), and give:
+    python pipeline/run.py hmdb51 --videos hmdb51_org/ --lists testTrainMulti_7030_splits/
+--videos takes folders, archives and buckets, --lists a folder or an archive. With a part of the clips, add
+--allow-missing: every table then says how many of the 6,766 it stands on."""
+
 HMDB51: Final = DataSet(
     key="hmdb51",
     name="HMDB-51",
     num_clips=6766,
     counts=((3570, 1530),) * 3,
-    instructions="",
+    instructions=INSTRUCTIONS,
 )
 NUM_CLASSES: Final = 51
 NUM_TRAIN_A_CLASS: Final = 70

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from pipeline.errors import ConfigError
 from pipeline.files import read_json, write_json
 from pipeline.stage import Artifact
 from stages.datasets.matching import name_of
@@ -76,12 +77,28 @@ class Splits(Artifact):
         They carry their class as `label`, what the split never divides as `group`, and as `part` "train", "validation"
         or "test". Left out are clips that the split does not use, and rejected ones. Content under several names counts
         once: as the test clip, if it is one; if its names are of several classes, not at all.
+
+        Raises:
+            ConfigError: there is no such split.
         """
-        assert number in self.numbers(), f"there is no split {number}"
+        self._check(number)
         return _assign(self._content()["clips"], records, number)
 
+    def training_only(self, records: Sequence[VideoRecord], numbers: Sequence[int]) -> list[VideoRecord]:
+        """The clips among `records` that a split of `numbers` trains on and none of them tests, neither by name nor
+        by content; in the order of `records`. `part` is "train"."""
+        assigned = [record for number in numbers for record in self.assign(records, number)]
+        tested = {record.sha256 for record in assigned if record.part == "test"}
+        trained = {record.uri: record for record in assigned if record.sha256 not in tested}
+        return [replace(trained[record.uri], part="train") for record in records if record.uri in trained]
+
     def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
-        """Counts of split `number`: of the clips that the index had, or of those among `records`."""
+        """Counts of split `number`: of the clips that the index had, or of those among `records`.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        self._check(number)
         content = self._content()
         if records is None:
             found = Counter(content["found"][number - 1])
@@ -96,6 +113,11 @@ class Splits(Artifact):
             num_test=found["test"],
             num_official_test=official["test"],
         )
+
+    def _check(self, number: int) -> None:
+        if number not in self.numbers():
+            known = ", ".join(map(str, self.numbers()))
+            raise ConfigError(f"there is no split {number} of {self.name}; its official splits are {known}")
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = read_json(self.path(SPLITS_FILE))

@@ -18,12 +18,21 @@ from typing import Final
 from pipeline.errors import SourceError
 from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
 
+INSTRUCTIONS: Final = """\
+UCF-101 is distributed at https://www.crcv.ucf.edu/data/UCF101.php:
+    UCF101.rar                                    6,932,971,618 bytes   13,320 clips, UCF-101/CLASS/v_CLASS_gNN_cNN.avi
+    UCF101TrainTestSplits-RecognitionTask.zip     about 0.1 MB          trainlist01.txt ... testlist03.txt
+Unpack the first, and give both:
+    python pipeline/run.py ucf101 --videos UCF-101/ --lists UCF101TrainTestSplits-RecognitionTask.zip
+--videos takes folders, archives and buckets, --lists the zip or the folder in it. With a part of the clips, add
+--allow-missing: every table then says how many of the 13,320 it stands on."""
+
 UCF101: Final = DataSet(
     key="ucf101",
     name="UCF-101",
     num_clips=13320,
     counts=((9537, 3783), (9586, 3734), (9624, 3696)),
-    instructions="",
+    instructions=INSTRUCTIONS,
 )
 NUM_CLASSES: Final = 101
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from pipeline.command import run_command
-from pipeline.errors import ConfigError, StageFailed
+from pipeline.errors import ConfigError, DataSetError, StageFailed
 
 
 def ending(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str]:
@@ -22,6 +24,9 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(None, capsys) == (0, "")
     assert ending(ConfigError("a\n b"), capsys) == (2, "error: a b\n")
     assert ending(StageFailed("stage 'x' (key k): why"), capsys) == (1, "failed: stage 'x' (key k): why\n")
+    missing = DataSetError("no clips\nhere", "Get them:\n    from there")
+    assert ending(missing, capsys) == (2, "error: no clips here\n\nGet them:\n    from there\n")
+    assert str(pickle.loads(pickle.dumps(missing))) == "no clips\nhere"
     status, said = ending(KeyboardInterrupt(), capsys)
     assert status == 130
     assert said.startswith("interrupted: what was finished stays finished")

@@ -1,0 +1,37 @@
+"""Options that every recipe takes: where things are made and how, never what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.stage import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of every recipe. Those of this class never change what is made, only where and how."""
+
+    plan: bool = False
+    """Print what is there, what would be made and why, with estimates; start nothing."""
+    store: str = ".percepts"
+    """Directory or fsspec URL (s3://...) that holds everything made; begun where there is none."""
+    tracking_uri: str | None = None
+    """MLflow tracking server or database; default: SQLite in the store."""
+    address: str | None = None
+    """Ray cluster to join, HOST:PORT; default: RAY_ADDRESS, else a local Ray."""
+    num_cpus: int | None = None
+    """Cores of a local Ray; default: all of this machine's."""
+    workers: int = 2
+    """Worker processes of each stage: extractors, members of the training group."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
+
+    @property
+    def on_cpus(self) -> Resources:
+        """For stages that need no GPU."""
+        return Resources(num_workers=self.workers)
+
+    @property
+    def on_devices(self) -> Resources:
+        """For stages that use a GPU where there is one."""
+        return Resources(num_workers=self.workers, gpus_per_worker=self.gpus_per_worker)
