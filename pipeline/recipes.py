@@ -17,13 +17,13 @@ from pipeline.errors import ConfigError
 from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
 from pipeline.stage import Resources
-from pipeline.video_recipes import add_index
 from stages.cut import CutConfig, cut
 from stages.digits import DigitsConfig, digits
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.forecast import ForecastConfig, forecast
+from stages.ingest import IngestConfig, ingest
 from stages.models.training import OptimizerConfig
 from stages.percepts.convnets import ConvnetConfig
 from stages.pretrain import PretrainConfig, pretrain
@@ -79,7 +79,7 @@ def demo(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, options.corpus, resources=run)
-    index = add_index(plan, options.videos, run, corpus)
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run, corpus=corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
@@ -105,7 +105,7 @@ class YoutubeOptions(RunOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the model expects next."""
 
     videos: tuple[str, ...]
-    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
@@ -114,7 +114,7 @@ def youtube(options: YoutubeOptions) -> Plan:
     """Representations of unlabelled video."""
     plan = Plan("youtube")
     run, run_gpu = options.on_cpus, options.on_devices
-    index = add_index(plan, options.videos, run)
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
@@ -172,7 +172,7 @@ class PatchesOptions(RunOptions):
     """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
 
     videos: tuple[str, ...]
-    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
     models: tuple[PixelModel, ...] = ("composite",)
     """Any of the paper's six."""
     cut: CutConfig = CutConfig(patches_per_video=256)
@@ -185,7 +185,7 @@ class PatchesOptions(RunOptions):
 def patches(options: PatchesOptions) -> Plan:
     """The models of Table 2 on natural patches."""
     plan = Plan("patches")
-    index = add_index(plan, options.videos, options.on_cpus)
+    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
     made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
     encoders = _pixel_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)

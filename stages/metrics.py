@@ -100,26 +100,51 @@ class Interval(NamedTuple):
     low: float
     high: float
     num: int
-    """Independent values behind it."""
+    """Values behind it."""
+    p: float
+    """Two-sided p value of the hypothesis that the mean is 0; 1 for a single value."""
 
 
-def t_interval(values: Sequence[float] | Values, confidence: float = 0.95) -> Interval:
-    """Mean of independent values and its two-sided interval by Student's t; a single value has no finite interval."""
+def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, overlap: float = 0.0) -> Interval:
+    """Mean of values and its two-sided interval by Student's t; a single value has no finite interval.
+
+    overlap: test clips per training clip where the values are of splits whose training sets overlap, so that they are
+      not independent: the variance of the mean is then s^2 (1/n + overlap) and not s^2 / n (Nadeau and Bengio, 2003:
+      "Inference for the generalization error", the corrected resampled t-test). 0: independent values.
+    """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not x.size:
         raise ValueError(f"an interval needs a row of values; got shape {x.shape}")
+    if overlap < 0:
+        raise ValueError(f"overlap is {overlap}; a ratio of clips is at least 0")
     mean = float(x.mean())
     if x.size == 1:
-        return Interval(mean, -np.inf, np.inf, 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size))
-    return Interval(mean, mean - half, mean + half, x.size)
+        return Interval(mean, -np.inf, np.inf, 1, 1.0)
+    error = float(x.std(ddof=1) * np.sqrt(1 / x.size + overlap))
+    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, x.size - 1)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, x.size, p)
 
 
-def paired_interval(worse: Sequence[float], better: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_interval(
+    worse: Sequence[float], better: Sequence[float], confidence: float = 0.95, *, overlap: float = 0.0
+) -> Interval:
     """Interval of the mean of `better - worse`, value by value; an interval above 0 means that `better` is better."""
     a, b = np.asarray(worse, dtype=np.float64), np.asarray(better, dtype=np.float64)
     _check_same_shape(a, b)
-    return t_interval(b - a, confidence)
+    return t_interval(b - a, confidence, overlap=overlap)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for being a family (Holm, 1979): reject those below a level, and the chance that any true null
+    hypothesis of the family is rejected stays below that level."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order.tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _check_same_shape(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> None:

@@ -32,7 +32,7 @@ class ClipBatches:
     def step(self, number: int) -> tuple[Tensor, Tensor]:
         """Frames x_GTBD and labels_GB of a step, on the device of `windows`."""
         labels_GB = torch.from_numpy(self.labels_SGB[number])
-        return self.windows.gather(self.starts_SGB[number]), labels_GB.to(self.windows.frames_FD.device)
+        return self.windows.gather(self.starts_SGB[number]), labels_GB.to(self.windows.device)
 
 
 def clip_batches(
@@ -43,13 +43,13 @@ def clip_batches(
     A step has `batch_clips` clips, or all of a classifier's where it has fewer.
     """
     counts_N = np.array([len(starts) for starts in windows.starts_N])
+    first_N, all_starts = np.cumsum([0, *counts_N[:-1]]), np.concatenate(windows.starts_N)
     starts, labels = [], []
     for members_N, labels_N, seed in zip(members_GN, labels_GN, seeds, strict=True):
         order_SB, crop_SB = _passes(len(members_N), seed, num_steps, batch_clips)
         clips_SB = members_N[order_SB]
         window_SB = (crop_SB * counts_N[clips_SB]).astype(np.int64)
-        pairs = zip(clips_SB.ravel().tolist(), window_SB.ravel().tolist(), strict=True)
-        starts.append(np.array([windows.starts_N[clip][window] for clip, window in pairs]).reshape(order_SB.shape))
+        starts.append(all_starts[first_N[clips_SB] + window_SB])
         labels.append(labels_N[order_SB])
     return ClipBatches(windows, np.stack(starts, axis=1), np.stack(labels, axis=1))
 

@@ -11,7 +11,9 @@ dimension.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,9 @@ from stages.percepts.standardisation import Standardisation
 from stages.percepts.windows import window_starts
 
 Rows = npt.NDArray[np.int64]
+
+ALL_CLIPS: Final = 0
+"""As a number of labelled clips a class: all that there are."""
 
 
 def labelled(records: Iterable[VideoRecord], part: str) -> list[VideoRecord]:
@@ -72,20 +77,23 @@ def refuse_leaks(records: Iterable[VideoRecord], part: str) -> None:
             )
 
 
-def draw(clips: Sequence[VideoRecord], *, labels_per_class: int, sampling: int, seed: int) -> list[VideoRecord]:
+def draw(
+    clips: Sequence[VideoRecord], *, labels_per_class: int, sampling: int, seed: int, allow_fewer: bool = False
+) -> list[VideoRecord]:
     """`labels_per_class` clips of every class: sampling number `sampling` (see the head of this file).
 
-    Classes come in alphabetical order, a class's clips in the order of their ranks.
+    Classes come in alphabetical order, a class's clips in the order of their ranks. ALL_CLIPS draws every clip;
+    `allow_fewer` draws every clip of a class that has fewer than asked for.
 
     Raises:
-        ConfigError: a class has fewer clips.
+        ConfigError: a class has fewer clips, and `allow_fewer` is false.
     """
     by_class: defaultdict[str, list[VideoRecord]] = defaultdict(list)
     for clip in clips:
         assert clip.label is not None
         by_class[clip.label].append(clip)
     scarce = Counter({label: len(members) for label, members in by_class.items() if len(members) < labels_per_class})
-    if scarce:
+    if scarce and not allow_fewer:
         label, num_clips = scarce.most_common()[-1]
         raise ConfigError(
             f"labels_per_class is {labels_per_class}, but class {label!r} has {num_clips} labelled clips "
@@ -93,7 +101,8 @@ def draw(clips: Sequence[VideoRecord], *, labels_per_class: int, sampling: int, 
         )
     drawn: list[VideoRecord] = []
     for label in sorted(by_class):
-        drawn += sorted(by_class[label], key=lambda clip: _rank(clip.sha256, sampling, seed))[:labels_per_class]
+        ranked = sorted(by_class[label], key=lambda clip: _rank(clip.sha256, sampling, seed))
+        drawn += ranked if labels_per_class == ALL_CLIPS else ranked[:labels_per_class]
     return drawn
 
 
@@ -103,32 +112,52 @@ def _rank(sha256: str, sampling: int, seed: int) -> bytes:
 
 @dataclass(frozen=True)
 class ClipWindows:
-    """Clips in memory, and where their windows begin: a window's T frames are rows start ... start + T - 1."""
+    """Clips by the views of them that the store gives, and where their windows begin: no more is in memory than the
+    windows of a batch, so that ten thousand clips are as good as ten.
 
-    frames_FD: Tensor
-    """Standardised percepts of all clips, one after the other; float32."""
+    Rows are numbered through all clips; a window's T frames are rows start ... start + T - 1.
+    """
+
+    clips_FD: tuple[npt.NDArray[np.float16], ...]
+    """Percepts of each clip: views of mapped files."""
     starts_N: tuple[Rows, ...]
     """For each clip, the first rows of its windows: at least one. None crosses a gap."""
+    standardise: Standardisation
     num_frames: int
     """T."""
-    num_padded: int
+    num_padded: int = 0
     """Clips without T frames in a row: they have one window, their longest segment with its last frame repeated."""
+    device: str = "cpu"
+    """Where windows go."""
 
-    def to(self, device: str) -> "ClipWindows":
-        """The same, with the frames on a device."""
-        return replace(self, frames_FD=self.frames_FD.to(device))
+    @cached_property
+    def first_rows(self) -> Rows:
+        """Number of each clip's first row."""
+        return np.cumsum([0, *(len(clip) for clip in self.clips_FD[:-1])], dtype=np.int64)
 
     def gather(self, starts: Rows) -> Tensor:
-        """Windows that begin at rows `starts` (..., B): time comes before the batch, (..., T, B, D)."""
-        rows = starts[..., None, :] + np.arange(self.num_frames)[:, None]
-        found = self.frames_FD.index_select(0, torch.from_numpy(rows).flatten().to(self.frames_FD.device))
-        return found.view(*rows.shape, -1)
+        """Standardised windows that begin at rows `starts` (..., B): time comes before the batch, (..., T, B, D)."""
+        flat = starts.ravel()
+        owners = np.searchsorted(self.first_rows, flat, side="right") - 1
+        inside = flat - self.first_rows[owners]
+        dim = self.clips_FD[0].shape[1]
+        windows_NTD = np.empty((len(flat), self.num_frames, dim), np.float16)
+        for window_TD, owner, first in zip(windows_NTD, owners.tolist(), inside.tolist(), strict=True):
+            window_TD[:] = self.clips_FD[owner][first : first + self.num_frames]
+        found = self.standardise(torch.from_numpy(windows_NTD).to(self.device))
+        return found.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
 
 
 def load_windows(
-    store: PerceptStore, clips: Sequence[VideoRecord], standardise: Standardisation, *, num_frames: int, stride: int
+    store: PerceptStore,
+    clips: Sequence[VideoRecord],
+    standardise: Standardisation,
+    *,
+    num_frames: int,
+    stride: int,
+    device: str = "cpu",
 ) -> ClipWindows:
-    """Reads the clips' percepts, each once; their windows begin every `stride` frames of a segment.
+    """Finds the clips' percepts; their windows begin every `stride` frames of a segment.
 
     Raises:
         SourceError: a clip has no percepts.
@@ -148,8 +177,7 @@ def load_windows(
         pieces.append(percepts_FD)
         starts.append(clip_starts + num_rows)
         num_rows += len(percepts_FD)
-    frames_FD = standardise(torch.from_numpy(np.concatenate(pieces)))
-    return ClipWindows(frames_FD, tuple(starts), num_frames, num_padded)
+    return ClipWindows(tuple(pieces), tuple(starts), standardise, num_frames, num_padded, device)
 
 
 def _padded(

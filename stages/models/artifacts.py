@@ -10,6 +10,9 @@ from stages.models.composite import Composite
 from stages.models.trained import TrainedClassifiers
 from stages.models.weights import MODEL_FILE, load_encoder
 
+JOB_PREFIXES = ("labels-", "split-")
+"""How the files of a `Classifiers` begin that hold classifiers to be judged."""
+
 
 @dataclass(frozen=True)
 class Encoder(Artifact):
@@ -30,7 +33,8 @@ class Classifiers(Artifact):
 
     def files(self) -> list[str]:
         """Names of the files that `load` takes, sorted; together they hold every label count and sampling once."""
-        return [name for name in list_files(self.uri) if name.endswith(".safetensors") and name != MODEL_FILE]
+        names = [name for name in list_files(self.uri) if name.endswith(".safetensors")]
+        return [name for name in names if name.startswith(JOB_PREFIXES)]
 
     def load(self, name: str, *, device: str = "cpu") -> TrainedClassifiers:
         """The classifiers of a file."""

@@ -7,6 +7,7 @@ Shapes: G groups, S steps, T frames, B clips, D frame dimensions.
 """
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,8 +72,19 @@ class Batches(Protocol):
         ...
 
 
-def train_groups(classifier: Classifier, batches: Batches, config: GroupTrainingConfig) -> npt.NDArray[np.float32]:
+def train_groups(
+    classifier: Classifier,
+    batches: Batches,
+    config: GroupTrainingConfig,
+    *,
+    num_steps: int | None = None,
+    checks: Collection[int] = (),
+    on_check: Callable[[], None] | None = None,
+) -> npt.NDArray[np.float32]:
     """Trains the classifier where it is; parameters that need no gradient stay. Returns losses_SG, nats.
+
+    num_steps: ends after so many, on the learning rates of the whole of `batches`; None: with the last of them.
+    checks, on_check: after these numbers of steps `on_check` is called, the classifier in evaluation mode.
 
     Raises:
         TrainingDiverged: a loss or a gradient is not finite; the message names step, group, loss and gradient norm.
@@ -83,7 +95,7 @@ def train_groups(classifier: Classifier, batches: Batches, config: GroupTraining
     shares = [group["lr"] / config.learning_rate for group in optimizer.param_groups]
     classifier.train()
     losses: list[Tensor] = []
-    for step in range(len(batches)):
+    for step in range(len(batches) if num_steps is None else num_steps):
         x_GTBD, labels_GB = batches.step(step)
         with torch.autocast(x_GTBD.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             logits_GTBC = classifier(x_GTBD)
@@ -97,6 +109,11 @@ def train_groups(classifier: Classifier, batches: Batches, config: GroupTraining
         for group, share in zip(optimizer.param_groups, shares, strict=True):
             group["lr"] = rate * share
         optimizer.step()
+        if on_check is not None and step + 1 in checks:
+            classifier.eval()
+            with torch.no_grad():
+                on_check()
+            classifier.train()
     classifier.eval()
     return np.asarray(torch.stack(losses).cpu().numpy(), np.float32)
 

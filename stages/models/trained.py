@@ -32,6 +32,10 @@ _CONFIGS: dict[str, type[LSTMClassifierConfig] | type[SingleFrameConfig]] = {
     LSTMClassifier.__name__: LSTMClassifierConfig,
     SingleFrameClassifier.__name__: SingleFrameConfig,
 }
+_FACTS = (
+    *("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings"),
+    *("clips", "consulted", "groups"),
+)
 _WEIGHTS, _MEAN, _SCALE, _LOSSES = "classifier.", "standardise.mean", "standardise.scale", "losses"
 
 
@@ -49,12 +53,17 @@ class TrainedClassifiers:
     num_frames: int
     """T of the windows that they were trained on."""
     labels_per_class: int
+    """0 (`ALL_CLIPS`): all training clips."""
+    split: int
+    """Number of the official split; 0: the parts of the videos' manifest."""
     samplings: tuple[int, ...]
     """Number of each classifier's sampling, G of them."""
     clips: tuple[tuple[str, ...], ...]
     """sha256 of the labelled clips of each sampling."""
+    consulted: tuple[str, ...]
+    """sha256 of the clips by which settings were chosen: trained on or judged in a trial."""
     groups: tuple[str, ...]
-    """Groups (`VideoRecord.group`) that any of those clips belongs to."""
+    """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or consulted."""
     losses_SG: npt.NDArray[np.float32]
     """Cross-entropy of each classifier at each of S training steps, nats."""
 
@@ -88,8 +97,7 @@ class TrainedClassifiers:
         tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
         arrays = {_MEAN: self.standardise.mean_D, _SCALE: self.standardise.scale_D, _LOSSES: self.losses_SG}
         tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
-        facts = ("class_names", "arm", "num_frames", "labels_per_class", "samplings", "clips", "groups")
-        header: dict[str, Any] = {name: getattr(self, name) for name in facts}
+        header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
         model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
         write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
 
@@ -119,8 +127,10 @@ class TrainedClassifiers:
             arm=header["arm"],
             num_frames=header["num_frames"],
             labels_per_class=header["labels_per_class"],
+            split=header["split"],
             samplings=tuple(header["samplings"]),
             clips=tuple(tuple(clips) for clips in header["clips"]),
+            consulted=tuple(header["consulted"]),
             groups=tuple(header["groups"]),
             losses_SG=losses,
         )

@@ -78,7 +78,7 @@ def test_paired_interval_is_scipy_s_paired_test() -> None:
 
 
 def test_one_value_has_no_finite_interval() -> None:
-    assert metrics.t_interval([0.5]) == (0.5, -np.inf, np.inf, 1)
+    assert metrics.t_interval([0.5]) == (0.5, -np.inf, np.inf, 1, 1.0)
 
 
 def test_accuracy() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.datasets.clip_batches import clip_batches
 from stages.datasets.labelled import ClipWindows
+from stages.percepts.standardisation import Standardisation
 
 NUM_FRAMES = 3
 
@@ -18,7 +19,10 @@ def windows_of(num_windows: list[int]) -> ClipWindows:
     rows = sum(count + NUM_FRAMES - 1 for count in num_windows)
     firsts = np.cumsum([0, *(count + NUM_FRAMES - 1 for count in num_windows[:-1])])
     starts = tuple(first + np.arange(count) for first, count in zip(firsts, num_windows, strict=True))
-    return ClipWindows(torch.arange(rows, dtype=torch.float32)[:, None], starts, NUM_FRAMES, 0)
+    frames = np.arange(rows, dtype=np.float16)[:, None]
+    clips = tuple(np.split(frames, firsts[1:]))
+    plain = Standardisation(np.zeros(1, np.float32), np.ones(1, np.float32))
+    return ClipWindows(clips, starts, plain, NUM_FRAMES)
 
 
 @settings(max_examples=50)

@@ -142,8 +142,10 @@ def made_trained(kind: str) -> TrainedClassifiers:
         arm="a name",
         num_frames=T,
         labels_per_class=2,
+        split=0,
         samplings=(4, 5, 6),
         clips=(("a", "b"), ("c", "d"), ("a", "d")),
+        consulted=("a", "e"),
         groups=("g",),
         losses_SG=rng.random((S, G)).astype(np.float32),
     )

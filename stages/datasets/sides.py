@@ -1,0 +1,85 @@
+"""The sides of a split: clips that a classifier may learn from, and clips that its settings may be chosen by.
+
+Without official splits, the parts of the videos' manifest are the one split there is, number 0. A split that divides a
+group of videos is refused. What is learned from is the training part, and the validation part with it: settings are
+chosen on validation clips by classifiers that have not seen them, and the classifiers that are judged then learn from
+all training videos (section 4.2). No test clip is ever among these.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.errors import ConfigError
+from stages.datasets.labelled import labelled, refuse_leaks
+from stages.datasets.splits import Splits
+from stages.percepts.ledger import VideoRecord
+
+MANIFEST_SPLIT: Final = 0
+"""Number of the split that the videos' own manifest makes."""
+VALIDATION: Final = "validation"
+"""Part of the clips that settings are chosen by."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """One split. Every list is sorted by sha256."""
+
+    number: int
+    fit: list[VideoRecord]
+    """Training clips that are not held out."""
+    validation: list[VideoRecord]
+    """Held-out training clips, of groups of their own; empty where settings are not chosen here."""
+    class_names: tuple[str, ...]
+    """Classes to tell apart, sorted: of official splits all that the data set has."""
+
+    @property
+    def learn(self) -> list[VideoRecord]:
+        """All training videos."""
+        return sorted([*self.fit, *self.validation], key=lambda clip: clip.sha256)
+
+
+def split_numbers(splits: Splits | None, numbers: Sequence[int]) -> tuple[int, ...]:
+    """The splits that `numbers` asks for; empty: every official one, or the manifest's.
+
+    Raises:
+        ConfigError: numbers without official splits, or one that these do not have.
+    """
+    if splits is None:
+        if numbers:
+            raise ConfigError(f"splits is {tuple(numbers)}, but no official splits are connected; leave splits out")
+        return (MANIFEST_SPLIT,)
+    unknown = sorted(set(numbers) - set(splits.numbers()))
+    if unknown:
+        raise ConfigError(f"splits holds {unknown[0]}; the official splits are {', '.join(map(str, splits.numbers()))}")
+    return tuple(dict.fromkeys(numbers)) or splits.numbers()
+
+
+def records_of(records: Sequence[VideoRecord], splits: Splits | None, number: int) -> list[VideoRecord]:
+    """The ledger as a split has it."""
+    return list(records) if splits is None else splits.assign(records, number)
+
+
+def sides_of(
+    records: Sequence[VideoRecord], splits: Splits | None, number: int, *, part: str, with_validation: bool
+) -> Sides:
+    """What may be learned from in a split.
+
+    Raises:
+        SourceError: no labelled clips, or a group of videos on more than one side.
+        ConfigError: `with_validation`, and nothing is held out.
+    """
+    has_label = [record for record in records_of(records, splits, number) if record.label is not None]
+    learns_all = with_validation or splits is not None
+    for side in (part, VALIDATION) if learns_all else (part,):
+        refuse_leaks(has_label, side)
+    has_validation = any(record.part == VALIDATION and record.verdict != "rejected" for record in has_label)
+    if with_validation and not has_validation:
+        raise ConfigError(
+            f"there are no clips of part {VALIDATION!r} to choose settings by (split {number}): hold some of the "
+            "training videos out, or choose no settings here (leave selection out)"
+        )
+    fit = labelled(has_label, part)
+    validation = labelled(has_label, VALIDATION) if learns_all and has_validation else []
+    names = {str(clip.label) for clip in (*fit, *validation)} if splits is None else splits.class_names()
+    return Sides(number, fit, validation, class_names=tuple(sorted(names)))

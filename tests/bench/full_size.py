@@ -1,0 +1,253 @@
+"""Tables 1 and 3 on a full-size stand-in for UCF-101: every clip of the official lists, three splits, on this machine.
+
+    python -m tests.bench.full_size --lists ucfTrainTestlist/                 # 13,320 clips; tens of minutes on 2 cores
+    python -m tests.bench.full_size --lists ucfTrainTestlist/ --share 0.05    # a quick look at the same
+
+Percepts are made with a known degree of separability (`tests.bench.made_actions`); everything after them is what the
+recipe `ucf101` runs: pretraining of the six models, a finetune node an arm with settings chosen on validation clips,
+evaluation by the paper's protocol, on Ray. Prints a JSON line: seconds, peak memory of all processes, the accuracies,
+and for the single-frame row what scikit-learn's LogisticRegression gets on the same percepts, windows and splits.
+`ratio` is our accuracy over scikit-learn's. The line says skipped where the lists are not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+
+from cluster.session import session
+from pipeline.action_tables import SINGLE_FRAME, ArmConfigs, Measured, add_arms
+from pipeline.display import Display
+from pipeline.execute import Execution
+from pipeline.explain import look_up
+from pipeline.files import read_json
+from pipeline.plan import Node, Plan
+from pipeline.recipes import PIXEL_MODELS
+from pipeline.stage import Resources
+from pipeline.store import Store
+from pipeline.tracking import Tracker
+from stages.datasets.sides import sides_of
+from stages.datasets.splits import Splits
+from stages.finetune import FinetuneConfig
+from stages.models.arm import SelectionConfig
+from stages.models.training import OptimizerConfig
+from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.standardisation import Standardisation
+from stages.pretrain import PretrainConfig, pretrain
+from stages.split import SplitConfig, split
+from stages.standardize import StandardizeConfig, standardize
+from tests.bench.made_actions import MadeActionsConfig, World, made_index, made_percepts
+
+ROOT = Path(__file__).parents[2]
+LISTS = ROOT.parent / "shared" / "data" / "splits" / "ucf101"
+SAMPLE_FRAMES = 4
+"""Frames of a training clip that scikit-learn learns from, evenly spread: all 32 take it a quarter of an hour."""
+
+LSTM = FinetuneConfig(
+    arm="LSTM",
+    num_units=64,
+    forget_bias=1.0,
+    learning_rate=5e-3,
+    num_steps=150,
+    num_epochs=6,
+    batch_clips=128,
+    dropout=0.3,
+    num_samplings=1,
+    zero_output=True,
+    selection=SelectionConfig(num_checks=3),
+)
+CONFIGS = ArmConfigs(
+    single_frame=replace(
+        LSTM,
+        arm="frame",
+        model="frame",
+        dropout=0.0,
+        learning_rate=1e-2,
+        selection=SelectionConfig(learning_rates=(1e-2, 3e-3), weight_decays=(0.01, 0.3), num_checks=3),
+    ),
+    scratch=LSTM,
+    pretrained=LSTM,
+)
+PRETRAIN = PretrainConfig(
+    num_units=64,
+    forget_bias=1.0,
+    window_stride=1,
+    num_frames_in=16,
+    num_frames_out=13,
+    num_steps=300,
+    optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
+    validate_every_steps=150,
+    checkpoint_every_steps=150,
+)
+
+
+def build(config: MadeActionsConfig, num_workers: int) -> tuple[Plan, dict[str, Node]]:
+    """The plan of the run, and the nodes that are looked at afterwards."""
+    plan, resources = Plan("full-size"), Resources(num_workers=num_workers)
+    index = plan.add(made_index, config)
+    percepts = plan.add(made_percepts, config)
+    splits = plan.add(split, SplitConfig(dataset="ucf101", lists=config.lists, allow_missing=True), index=index)
+    statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
+    encoders = {
+        model: plan.add(
+            pretrain,
+            replace(PRETRAIN, **changes),
+            name=f"pretrain {model}",
+            resources=Resources(num_workers=1),
+            percepts=percepts,
+            statistics=statistics,
+        )
+        for model, changes in PIXEL_MODELS.items()
+    }
+    arms = add_arms(
+        plan,
+        configs=CONFIGS,
+        measured=Measured(tables=("1", "3"), small=10, curve=()),
+        encoders=encoders,
+        percepts=percepts,
+        statistics=statistics,
+        splits=splits,
+        resources=resources,
+    )
+    return plan, {"percepts": percepts, "splits": splits, "statistics": statistics, "scores": arms.scores}
+
+
+def scikit_learn(percepts: Percepts, splits: Splits, statistics: Statistics) -> float:
+    """Mean over splits of LogisticRegression's accuracy, by the same protocol: a clip is the mean over its frames."""
+    store, standardise = percepts.open(), Standardisation.of(statistics.moments())
+
+    def frames(sha256: str) -> Any:
+        return (store.percepts(sha256).astype(np.float32) - standardise.mean_D) / standardise.scale_D
+
+    found: list[float] = []
+    for number in splits.numbers():
+        sides = sides_of(percepts.records(), splits, number, part="train", with_validation=False)
+        take = np.linspace(0, store.rows(store.videos[0]).frame_N[-1], SAMPLE_FRAMES).astype(int)
+        x = np.concatenate([frames(clip.sha256)[take] for clip in sides.learn])
+        y = np.repeat([str(clip.label) for clip in sides.learn], SAMPLE_FRAMES)
+        # Frames of a clip are no independent examples: C is that of one frame a clip.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = LogisticRegression(C=0.01 / SAMPLE_FRAMES, max_iter=60).fit(x, y)
+        tested = [clip for clip in splits.assign(percepts.records(), number) if clip.part == "test"]
+        probabilities = [model.predict_proba(frames(clip.sha256)).mean(0) for clip in tested]
+        named = model.classes_[np.argmax(probabilities, axis=1)]
+        found.append(float(np.mean(named == np.array([clip.label for clip in tested]))))
+    return float(np.mean(found))
+
+
+class PeakMemory:
+    """Memory of this process and all below it, Ray and its workers: their proportional share, summed."""
+
+    def __init__(self) -> None:
+        self.peak_bytes, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own = Path("/proc/self")
+        while not self._ended.wait(2.0):
+            self.peak_bytes = max(self.peak_bytes, sum(_pss_bytes(path) for path in [own, *_descendants(own)]))
+
+
+def _processes() -> list[Path]:
+    return [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _descendants(root: Path) -> list[Path]:
+    """Processes below this one."""
+    parents: dict[int, list[Path]] = {}
+    for path in _processes():
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended meanwhile
+        parents.setdefault(parent, []).append(path)
+    found, new = [], [int(root.resolve().name)]
+    while new:
+        children = [child for parent in new for child in parents.get(parent, [])]
+        found += children
+        new = [int(child.name) for child in children]
+    return found
+
+
+def _pss_bytes(process: Path) -> int:
+    """Proportional set size: pages that processes share are counted once."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # it has ended meanwhile
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def main() -> None:
+    """Run it all, and print the line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lists", default=str(LISTS), help="folder of UCF-101's official lists")
+    parser.add_argument("--share", type=float, default=0.05, help="of the footage; 1 is the full size")
+    parser.add_argument("--store", default="", help="where to keep what is made; default: a temporary folder")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    if not Path(given.lists).is_dir():
+        print(json.dumps({"benchmark": "full_size", "skipped": f"no official lists at {given.lists}"}))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        print(json.dumps(measure(given.lists, given.share, given.store or temporary, given.workers)))
+
+
+def measure(lists: str, share: float, store_uri: str, num_workers: int) -> dict[str, Any]:
+    """The line."""
+    config = MadeActionsConfig(lists=lists, share=share, num_unlabelled=max(64, round(4000 * share)))
+    plan, nodes = build(config, num_workers)
+    store = Store.open(store_uri, create=True)
+    tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
+    tracker.start("python -m tests.bench.full_size", {"share": share}, None)
+    started = time.monotonic()
+    with PeakMemory() as memory, Display(plan.recipe, [n.name for n in plan.nodes], Console(stderr=True)) as display:
+        execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display)
+        complete = execution.run(partial(session, None, str(ROOT)))
+    seconds = time.monotonic() - started
+    tracker.end("FINISHED")
+    uri = {name: store.directory(node.stage.name, node.key) for name, node in nodes.items()}
+    scores = read_json(f"{uri['scores']}/scores.json")
+    cells = {f"{row['model']}, {row['labels_per_class'] or 'all'}": row for row in scores["summary"]}
+    ours = cells[f"{SINGLE_FRAME}, all"]["mean"]
+    peer = scikit_learn(Percepts(uri["percepts"]), Splits(uri["splits"]), Statistics(uri["statistics"]))
+    return {
+        "benchmark": "full_size",
+        "clips": scores["coverage"][0]["num_train"] + scores["coverage"][0]["num_test"],
+        "classifiers": len(scores["rows"]),
+        "seconds": round(seconds, 1),
+        "seconds_by_stage": {name: manifest.seconds for name, manifest in complete.items()},
+        "peak_memory_bytes": memory.peak_bytes,
+        "ceiling_of_single_frames": World(config, tuple(scores["class_names"])).ceiling,
+        "accuracy": {name: round(row["mean"], 4) for name, row in cells.items()},
+        "single_frame": round(ours, 4),
+        "scikit_learn": round(peer, 4),
+        "ratio": round(ours / peer, 4),
+        "store": store_uri,
+        "key": nodes["scores"].key,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""The protocol of section 4.2 on official splits: choices look at held-out training clips only; leaks are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.errors import ConfigError, SourceError
+from pipeline.files import read_json
+from pipeline.stage import Context
+from stages.datasets.labelled import ALL_CLIPS
+from stages.datasets.splits import Coverage, Splits
+from stages.evaluate import EvaluateConfig, evaluate
+from stages.finetune import FinetuneConfig, finetune
+from stages.models.arm import Candidate, SelectionConfig
+from stages.models.artifacts import Classifiers
+from stages.models.scoring import Answers, scores_of
+from stages.models.trials import TrialResult
+from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.ledger import VideoRecord
+from tests.stages.labelled_store import MOTIONS, make_store, turning_clips
+
+PER_CLASS = 12
+FRAME = FinetuneConfig(
+    arm="frame",
+    model="frame",
+    labels_per_class=(2, ALL_CLIPS),
+    num_samplings=3,
+    num_frames=8,
+    num_steps=30,
+    learning_rate=0.03,
+    selection=SelectionConfig(learning_rates=(0.03, 1e-6), num_checks=2, stride=2),
+)
+
+
+@dataclass(frozen=True)
+class ThreeSplits(Splits):
+    """Clip n of a class is tested in split 1 + n % 3; of the others, every fourth is held out."""
+
+    @property
+    def name(self) -> str:
+        return "made"
+
+    def numbers(self) -> tuple[int, ...]:
+        return (1, 2, 3)
+
+    def class_names(self) -> tuple[str, ...]:
+        return (*sorted(MOTIONS), "unseen")
+
+    def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+        found = []
+        for position, record in enumerate(records):
+            clip = position % PER_CLASS
+            held = "validation" if clip % 4 == 3 else "train"
+            found.append(replace(record, part="test" if clip % 3 == number - 1 else held))
+        return found
+
+    def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
+        return Coverage(
+            name="made", number=number, num_train=32, num_official_train=40, num_test=16, num_official_test=16
+        )
+
+
+Made = tuple[Percepts, Statistics]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_store(tmp_path_factory.mktemp("made"), turning_clips("all", PER_CLASS, seed=0))
+
+
+def run(config: FinetuneConfig, directory: Path, made: Made, splits: Splits | None = None) -> Classifiers:
+    return finetune(
+        config,
+        Context.for_test(directory),
+        percepts=made[0],
+        statistics=made[1],
+        splits=ThreeSplits("") if splits is None else splits,
+    )
+
+
+def judge(arms: Sequence[Classifiers], directory: Path, made: Made, splits: Splits, **changes: Any) -> dict[str, Any]:
+    context = Context.for_test(directory)
+    scores = evaluate(
+        EvaluateConfig(stride=2, **changes),
+        context,
+        classifiers=tuple(arms),
+        percepts=made[0],
+        statistics=made[1],
+        splits=splits,
+    )
+    found: dict[str, Any] = read_json(scores.path("scores.json"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Classifiers:
+    return run(FRAME, tmp_path_factory.mktemp("frame"), made)
+
+
+def parts(made: Made, number: int) -> dict[str, set[str]]:
+    """sha256 of the clips on each side."""
+    found: dict[str, set[str]] = {}
+    for record in ThreeSplits("").assign(made[0].records(), number):
+        found.setdefault(str(record.part), set()).add(record.sha256)
+    return found
+
+
+def test_all_labels_are_all_training_videos_and_no_other(frame: Classifiers, made: Made) -> None:
+    for number in (1, 2, 3):
+        sides = parts(made, number)
+        trained = frame.load(f"split-{number}-labels-all-samplings-000-000.safetensors")
+        assert set(trained.clips[0]) == sides["train"] | sides["validation"]
+        few = frame.load(f"split-{number}-labels-002-samplings-000-002.safetensors")
+        assert all(len(clips) == 2 * len(MOTIONS) for clips in few.clips)
+        for found in (trained, few):
+            assert not ({*found.consulted, *(c for clips in found.clips for c in clips)} & sides["test"])
+            assert found.class_names == ("far, left", "far, right", "near, left", "near, right", "unseen")
+
+
+def test_settings_are_those_that_held_out_clips_prefer(frame: Classifiers, made: Made) -> None:
+    choices = read_json(frame.path("selection.json"))["choices"]
+    assert [(row["split"], row["labels_per_class"]) for row in choices] == [
+        (number, count) for number in (1, 2, 3) for count in (0, 2)
+    ]
+    for row in choices:
+        best = max(row["tried"], key=lambda tried: max(tried["accuracies"]))
+        assert row["chosen"]["learning_rate"] == best["learning_rate"]
+        assert row["chosen"]["stop"] == (np.argmax(best["accuracies"]) + 1) / 2
+        assert row["accuracy"] == max(best["accuracies"])
+        trial = TrialResult.load(frame.path(row["trial"]))
+        sides = parts(made, row["split"])
+        assert set(trial.videos) == sides["validation"]
+        assert {sha256 for sha256, _ in trial.consulted} <= sides["train"] | sides["validation"]
+        truth = {record.sha256: record.label for record in made[0].records()}
+        named = [trial.class_names[best] for best in trial.probabilities_NC.argmax(1)]
+        assert (
+            np.mean([truth[video] == name for video, name in zip(trial.videos, named, strict=True)]) == row["accuracy"]
+        )
+    assert sum(row["chosen"]["learning_rate"] == 0.03 for row in choices) >= 5
+
+
+def test_training_stops_where_validation_was_best(tmp_path: Path, made: Made) -> None:
+    """Twice the same classifier: once stopped, once chosen with one check at that share of the steps."""
+    config = replace(FRAME, labels_per_class=(2,), num_samplings=1, splits=(1,))
+    config = replace(config, selection=SelectionConfig(num_checks=3))
+    stop = read_json(run(config, tmp_path, made).path("selection.json"))["choices"][0]["chosen"]["stop"]
+    (name,) = Classifiers(str(tmp_path / "out")).files()
+    assert len(Classifiers(str(tmp_path / "out")).load(name).losses_SG) == round(30 * stop)
+
+
+def test_a_planted_leak_is_caught(frame: Classifiers, tmp_path: Path, made: Made) -> None:
+    """The splits that evaluate reads test what finetune has learned from, or has chosen its settings by."""
+
+    class Exchanged(ThreeSplits):
+        """Split 1 tests what it trained on; the groups are hidden, as where no footage is known."""
+
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            moved = {"train": "test", "test": "train", "validation": None}
+            return [replace(r, group=None, part=moved[str(r.part)]) for r in super().assign(records, number)]
+
+    class Validated(ThreeSplits):
+        """Split 1 tests what settings were chosen by, and nothing else."""
+
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            moved = {"train": "train", "test": None, "validation": "test"}
+            return [replace(r, group=None, part=moved[str(r.part)]) for r in super().assign(records, number)]
+
+    class Grouped(ThreeSplits):
+        """Every test clip is of the footage of some training clip."""
+
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            return [
+                replace(r, group="one" if r.label == "far, left" else r.group) for r in super().assign(records, number)
+            ]
+
+    with pytest.raises(SourceError, match=r"leak: arm 'frame' has learned from test clip .*clip\d+\.mp4: from itself"):
+        judge([frame], tmp_path / "exchanged", made, Exchanged(""))
+    few = run(replace(FRAME, labels_per_class=(1,), num_samplings=1, splits=(1,)), tmp_path / "few", made)
+    (name,) = few.files()
+    trained = few.load(name)
+    unlearned = replace(trained, clips=(tuple(c for c in trained.clips[0] if c not in parts(made, 1)["validation"]),))
+    unlearned.save(few.path(name))
+    with pytest.raises(SourceError, match=r"leak: arm 'frame' was chosen by test clip .*clip\d+\.mp4"):
+        judge([few], tmp_path / "validated", made, Validated(""))
+    with pytest.raises(SourceError, match="both of group 'one'"):
+        run(FRAME, tmp_path / "grouped", made, Grouped(""))
+
+
+def test_choosing_needs_clips_to_choose_by(tmp_path: Path, made: Made) -> None:
+    class NothingHeld(ThreeSplits):
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            return [r for r in super().assign(records, number) if r.part != "validation"]
+
+    with pytest.raises(ConfigError, match="no clips of part 'validation' to choose settings by"):
+        run(FRAME, tmp_path, made, NothingHeld(""))
+    with pytest.raises(ConfigError, match="splits holds 4; the official splits are 1, 2, 3"):
+        run(replace(FRAME, splits=(1, 4)), tmp_path, made)
+
+
+def test_scores_are_over_splits(frame: Classifiers, tmp_path: Path, made: Made) -> None:
+    other = run(replace(FRAME, arm="other", weight_decay=0.5), tmp_path / "other", made)
+    table = judge([frame, other], tmp_path / "scores", made, ThreeSplits(""), pairs=(("frame", "other"),))
+    assert table["splits"] == [{"number": number, "num_test_clips": 16} for number in (1, 2, 3)]
+    assert (table["dataset"], table["coverage"][0]["num_official_train"]) == ("made", 40)
+    rows = {(r["model"], r["labels_per_class"], r["split"], r["sampling"]): r["accuracy"] for r in table["rows"]}
+    assert len(rows) == 2 * 3 * (3 + 1)
+    few = [np.mean([rows["frame", 2, split, sampling] for sampling in range(3)]) for split in (1, 2, 3)]
+    (cell,) = [r for r in table["summary"] if (r["model"], r["labels_per_class"]) == ("frame", 2)]
+    low, high = stats.ttest_1samp(few, 0.0).confidence_interval(0.95)
+    assert (cell["mean"], cell["low"], cell["high"]) == pytest.approx((np.mean(few), low, high))
+    assert (cell["num_samplings"], cell["num_splits"], cell["over"]) == (3, 3, "splits")
+    assert [pair["labels_per_class"] for pair in table["paired"]] == [2, 0]
+
+
+def answers(arm: str, split: int, correct: Sequence[int], *, count: int = ALL_CLIPS, num_learned: int = 30) -> Answers:
+    """Classifiers of which sampling s names `correct[s]` of 10 test clips of class a rightly."""
+    predicted = np.array([[0] * right + [1] * (10 - right) for right in correct], np.int16)
+    clips = tuple(str(number) for number in range(num_learned))
+    samplings = tuple(range(len(correct)))
+    one = np.ones_like(predicted, np.float32)
+    return Answers(arm, ("a", "b"), count, split, samplings, (clips,) * len(correct), predicted, one, None, 0)
+
+
+def test_splits_that_share_training_clips_have_a_wider_interval() -> None:
+    """Nadeau and Bengio's corrected resampled t-test, written out."""
+    worse, better = [[5], [6], [4]], [[7], [7], [7]]
+    found = [answers(arm, s + 1, right[s]) for arm, right in (("w", worse), ("b", better)) for s in range(3)]
+    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})
+    (pair,) = table["paired"]
+    d = np.array([0.2, 0.1, 0.3])
+    error = np.sqrt((1 / 3 + 10 / 30) * d.var(ddof=1))
+    half = stats.t.ppf(0.975, 2) * error
+    assert (pair["low"], pair["high"]) == pytest.approx((d.mean() - half, d.mean() + half))
+    assert pair["p"] == pytest.approx(2 * stats.t.sf(d.mean() / error, 2))
+
+
+def test_ten_samplings_of_three_splits_are_three_values() -> None:
+    rng = np.random.default_rng(0)
+    found = [answers("one", split, (split + 2 + rng.integers(0, 3, 10)).tolist(), count=2) for split in (1, 2, 3)]
+    (cell,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})["summary"]
+    means = [found[split].predicted_GN.mean(1).mean() for split in range(3)]
+    low, high = stats.ttest_1samp([1 - mean for mean in means], 0.0).confidence_interval(0.95)
+    assert (cell["low"], cell["high"]) == pytest.approx((low, high))
+    assert (cell["num_samplings"], cell["num_splits"]) == (10, 3)
+
+
+def test_a_gain_that_shrinks_with_labels_is_measured() -> None:
+    gains = {2: [3, 4, 5], ALL_CLIPS: [1, 1, 2]}
+    found = [
+        answers(arm, split + 1, [4 + (gain[split] if arm == "b" else 0)], count=count, num_learned=10 + count)
+        for arm in ("w", "b")
+        for count, gain in gains.items()
+        for split in range(3)
+    ]
+    (gain,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})["gains"]
+    low, high = stats.ttest_1samp([0.2, 0.3, 0.3], 0.0).confidence_interval(0.95)
+    assert (gain["fewest"], gain["most"], gain["change"]) == (2, 0, pytest.approx(0.8 / 3))
+    assert (gain["low"], gain["high"]) == pytest.approx((low, high))
+
+
+def test_holm_multiplies_within_a_family() -> None:
+    found = [answers(arm, s, [right]) for arm, rights in {"w": (4, 5, 6), "b": (6, 7, 9), "c": (5, 7, 7)}.items()
+             for s, right in zip((1, 2, 3), rights, strict=True)]  # fmt: skip
+    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}, pairs=(("w", "b"), ("w", "c")))
+    small, large = sorted(table["paired"], key=lambda pair: pair["p"])
+    assert small["p_holm"] == pytest.approx(min(1.0, 2 * small["p"]))
+    assert large["p_holm"] == pytest.approx(max(large["p"], small["p_holm"]))
+
+
+def test_candidates_are_every_combination() -> None:
+    config = SelectionConfig(learning_rates=(1e-3, 1e-2), dropouts=(0.0, 0.5))
+    assert config.is_on
+    assert not SelectionConfig().is_on
+    assert config.candidates()[1] == Candidate(learning_rate=1e-3, dropout=0.5)
+    assert FRAME.chosen(config.candidates()[2]).learning_rate == 1e-2
+    with pytest.raises(ConfigError, match="dropout is"):
+        replace(FRAME, selection=SelectionConfig(dropouts=(1.5,)))
