@@ -2,7 +2,7 @@
 
 demo     synthesize ─ ingest ─ extract ─ standardize ─ pretrain ─┬─ forecast, visualize
                                   └── finetune (3 arms) ─────────┴─ evaluate
-youtube  the same without labels, on videos of your own
+youtube  the same without labels, on videos of your own: six models, some videos held out, a table of forecasts
 ucf101, hmdb51   in `action_recipes`, by the official splits
 """
 
@@ -83,7 +83,7 @@ def demo(options: DemoOptions) -> Plan:
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
-    plan.add(forecast, ForecastConfig(), encoder=encoder, percepts=percepts, statistics=statistics)
+    plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
 
     def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
@@ -100,29 +100,7 @@ def demo(options: DemoOptions) -> Plan:
     return plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class YoutubeOptions(RunOptions):
-    """Unlabelled videos of your own: index, extract, pretrain, and see what the model expects next."""
-
-    videos: tuple[str, ...]
-    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
-    extract: ExtractConfig = ExtractConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-
-
-def youtube(options: YoutubeOptions) -> Plan:
-    """Representations of unlabelled video."""
-    plan = Plan("youtube")
-    run, run_gpu = options.on_cpus, options.on_devices
-    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run)
-    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
-    statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
-    encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
-    plan.add(visualize, VisualizeConfig(fit_part=None, show_part=None), encoder=encoder, percepts=percepts)
-    return plan
-
-
-PixelModel = Literal[
+Model = Literal[
     "autoencoder",
     "future",
     "composite",
@@ -130,7 +108,7 @@ PixelModel = Literal[
     "conditional future",
     "composite, conditional future",
 ]
-PIXEL_MODELS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "autoencoder": {"decoders": "autoencoder"},
     "future": {"decoders": "future"},
     "composite": {"decoders": "composite"},
@@ -142,10 +120,48 @@ PIXEL_MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class YoutubeOptions(RunOptions):
+    """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
+
+    videos: tuple[str, ...]
+    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
+    models: tuple[Model, ...] = ("composite",)
+    """Any of the paper's six."""
+    held_out: float = 0.1
+    """Share of the videos that nothing is learned from, in whole groups, chosen by content; the models' forecasts are
+    scored on them. 0: none, and no scores. A manifest's own part `test` is held out anyway."""
+    extract: ExtractConfig = ExtractConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    """Of every model; the decoders are those of `models`."""
+    forecast: ForecastConfig = ForecastConfig()
+
+
+def youtube(options: YoutubeOptions) -> Plan:
+    """Representations of unlabelled video."""
+    plan = Plan("youtube")
+    run, run_gpu = options.on_cpus, options.on_devices
+    index = plan.add(ingest, IngestConfig(videos=options.videos, held_out=options.held_out), resources=run)
+    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
+    statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
+    encoders = _pretrain_models(
+        plan, options.models, options.pretrain, run_gpu, percepts=percepts, statistics=statistics
+    )
+    shown = VisualizeConfig()
+    if options.held_out:
+        plan.add(
+            forecast, options.forecast, resources=run_gpu, encoders=encoders, percepts=percepts, statistics=statistics
+        )
+    else:
+        shown = VisualizeConfig(fit_part=None, show_part=None)
+    plan.add(visualize, shown, encoder=encoders[0], percepts=percepts)
+    return plan
+
+
+@dataclass(frozen=True, kw_only=True)
 class MovingMNISTOptions(RunOptions):
     """Two bouncing digits, ten frames in, ten to predict: the paper's Table 2, open loop on 10,000 fixed sequences."""
 
-    models: tuple[PixelModel, ...] = ("composite",)
+    models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
     digits: DigitsConfig = DigitsConfig()
     pretrain: PretrainConfig = PretrainConfig(
@@ -160,7 +176,7 @@ def moving_mnist(options: MovingMNISTOptions) -> Plan:
     """The models of Table 2 on bouncing digits."""
     plan = Plan("moving-mnist")
     made = plan.add(digits, options.digits)
-    encoders = _pixel_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
+    encoders = _pretrain_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
@@ -173,7 +189,7 @@ class PatchesOptions(RunOptions):
 
     videos: tuple[str, ...]
     """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
-    models: tuple[PixelModel, ...] = ("composite",)
+    models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
     cut: CutConfig = CutConfig(patches_per_video=256)
     pretrain: PretrainConfig = PretrainConfig(num_units=256, forget_bias=1.0, batch_size=32)
@@ -187,23 +203,21 @@ def patches(options: PatchesOptions) -> Plan:
     plan = Plan("patches")
     index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
     made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
-    encoders = _pixel_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
+    encoders = _pretrain_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
     return plan
 
 
-def _pixel_models(
-    plan: Plan, models: Sequence[PixelModel], config: PretrainConfig, resources: Resources, **source: Node
+def _pretrain_models(
+    plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, **source: Node
 ) -> list[Node]:
     """One pretrained model for each name."""
     if not models:
-        raise ConfigError(f"models is empty; name any of {', '.join(PIXEL_MODELS)}")
+        raise ConfigError(f"models is empty; name any of {', '.join(MODELS)}")
     return [
-        plan.add(
-            pretrain, replace(config, **PIXEL_MODELS[model]), name=f"pretrain {model}", resources=resources, **source
-        )
+        plan.add(pretrain, replace(config, **MODELS[model]), name=f"pretrain {model}", resources=resources, **source)
         for model in models
     ]
 

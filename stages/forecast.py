@@ -1,6 +1,6 @@
-"""Forecasting: how well a pretrained model foretells percepts of videos it has never seen, open loop, frame by frame.
+"""Forecasting: how well pretrained models foretell percepts of videos they have never seen, open loop, frame by frame.
 
-Beside it two predictors that know nothing of motion: the last frame seen, for ever, and the mean frame of the corpus,
+Beside them two predictors that know nothing of motion: the last frame seen, for ever, and the mean frame of the corpus,
 which is zero after standardisation. Writes `forecast.json`.
 
 Shapes: T frames, P frames ahead, B windows, D percept dimension.
@@ -8,7 +8,7 @@ Shapes: T frames, P frames ahead, B windows, D percept dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from pipeline.files import join, read_json, write_json
 from pipeline.stage import Artifact, Context, stage
 from stages.datasets.opening import open_windows
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite
+from stages.models.composite import Composite, CompositeConfig
+from stages.models.names import model_names
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
@@ -42,11 +43,11 @@ class ForecastConfig:
     """What is foretold."""
 
     parts: tuple[str, ...] = ("test",)
-    """Parts of the videos' split to measure on; none that the model has learned from."""
+    """Parts of the videos' split to measure on; none that a model has learned from."""
     window_stride: int = 8
     """A window of frames begins every so many frames of a video."""
     num_frames_ahead: int | None = None
-    """Frames to foretell; default: as many as the model was trained for."""
+    """Frames to foretell; default: as many as the models were trained for."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -81,46 +82,50 @@ class Sums:
 class Measuring:
     """Builds, in a worker, the function that measures windows first ... end - 1."""
 
-    encoder: Encoder
+    encoders: Mapping[str, Encoder]
+    """By the name of the model."""
     percepts: Percepts
     parts: tuple[str, ...]
     standardise: Standardisation
+    num_frames_in: int
     num_frames_ahead: int
     stride: int
     device: str
 
     def __call__(self) -> Callable[[Span], Sums]:
-        model = Pretrained.load(self.encoder.uri, device=self.device).composite
-        num_frames = model.config.num_frames_in + self.num_frames_ahead
+        loaded = {name: Pretrained.load(found.uri, device=self.device) for name, found in self.encoders.items()}
+        models = {name: pretrained.composite for name, pretrained in loaded.items()}
+        num_frames = self.num_frames_in + self.num_frames_ahead
         windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride).windows
 
         def measure(span: Span) -> Sums:
             x_TBD = self.standardise(torch.from_numpy(windows.gather(np.arange(*span))).to(self.device))
-            return errors_of(model, x_TBD)
+            return errors_of(models, x_TBD, self.num_frames_in)
 
         return measure
 
 
-def name_of(model: Composite) -> str:
-    """The model's name among the predictors."""
-    return f"{model.config.decoders} LSTM"
+def predictor_names(configs: Sequence[CompositeConfig]) -> list[str]:
+    """The models' names among the predictors: the paper's, saying that they are LSTMs."""
+    parts = [name.partition(",") for name in model_names(configs)]
+    return [f"{head.removesuffix(' predictor')} LSTM{comma}{rest}" for head, comma, rest in parts]
 
 
 @torch.no_grad()
-def errors_of(model: Composite, x_TBD: Tensor) -> Sums:
+def errors_of(models: Mapping[str, Composite], x_TBD: Tensor, num_frames_in: int) -> Sums:
     """Errors over the windows of `x_TBD`: frames to encode, and the true frames after them."""
-    past_TBD, future_PBD = x_TBD[: model.config.num_frames_in], x_TBD[model.config.num_frames_in :]
-    state = model.encode(past_TBD)
-    ahead = {COPY_LAST: past_TBD[-1:].expand_as(future_PBD), MEAN_FRAME: torch.zeros_like(future_PBD)}
-    reconstruction = {MEAN_FRAME: torch.zeros_like(past_TBD)}
-    if model.config.predicts:
-        ahead = {name_of(model): model.extrapolate(state, len(future_PBD)), **ahead}
-    if model.config.reconstructs:
-        reconstruction = {name_of(model): model.reconstruct(state).flip(0), **reconstruction}
-    return Sums(
-        {name: _squared_errors(frames, future_PBD) for name, frames in ahead.items()},
-        {name: _squared_errors(frames, past_TBD) for name, frames in reconstruction.items()},
-    )
+    past_TBD, future_PBD = x_TBD[:num_frames_in], x_TBD[num_frames_in:]
+    sums = Sums({}, {})
+    for name, model in models.items():
+        state = model.encode(past_TBD)
+        if model.config.predicts:
+            sums.ahead[name] = _squared_errors(model.extrapolate(state, len(future_PBD)), future_PBD)
+        if model.config.reconstructs:
+            sums.reconstruction[name] = _squared_errors(model.reconstruct(state).flip(0), past_TBD)
+    sums.ahead[COPY_LAST] = _squared_errors(past_TBD[-1:].expand_as(future_PBD), future_PBD)
+    sums.ahead[MEAN_FRAME] = _squared_errors(torch.zeros_like(future_PBD), future_PBD)
+    sums.reconstruction[MEAN_FRAME] = _squared_errors(torch.zeros_like(past_TBD), past_TBD)
+    return sums
 
 
 def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
@@ -129,37 +134,61 @@ def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float
     return errors
 
 
-@stage(version=1)
+@stage(version=2)
 def forecast(
-    config: ForecastConfig, context: Context, *, encoder: Encoder, percepts: Percepts, statistics: Statistics
+    config: ForecastConfig,
+    context: Context,
+    *,
+    encoders: tuple[Encoder, ...],
+    percepts: Percepts,
+    statistics: Statistics,
 ) -> Forecast:
-    """Measures the model of `encoder` on windows of `config.parts`; the same numbers for any number of workers.
+    """Measures the models on windows of `config.parts`; the same numbers for any number of workers.
 
     Raises:
-        ConfigError: the encoder was trained with other statistics, or no video is as long as a window.
+        ConfigError: no model, one that was trained with other statistics, models that differ in the number of frames,
+          or no video is as long as a window.
         SourceError: no video with frames is of `config.parts`.
     """
-    pretrained = Pretrained.load(encoder.uri)
-    model = pretrained.composite.config
+    loaded = [Pretrained.load(encoder.uri) for encoder in encoders]
     standardise = Standardisation.of(statistics.moments())
-    if pretrained.standardisation is not None and pretrained.standardisation != standardise:
+    if any(each.standardisation not in (None, standardise) for each in loaded):
         raise ConfigError("the encoder was trained with other statistics: connect those that it was trained with")
+    models = [each.composite.config for each in loaded]
+    num_frames_in, num_frames_out = _lengths(models)
     measuring = Measuring(
-        encoder=encoder,
+        encoders=dict(zip(predictor_names(models), encoders, strict=True)),
         percepts=percepts,
         parts=config.parts,
         standardise=standardise,
-        num_frames_ahead=config.num_frames_ahead or model.num_frames_out,
+        num_frames_in=num_frames_in,
+        num_frames_ahead=config.num_frames_ahead or num_frames_out,
         stride=config.window_stride,
         device="cuda" if context.resources.gpus_per_worker else "cpu",
     )
-    num_frames = model.num_frames_in + measuring.num_frames_ahead
-    num_windows = len(open_windows(percepts.open(parts=config.parts), num_frames, config.window_stride).windows)
+    num_frames = num_frames_in + measuring.num_frames_ahead
+    store = percepts.open(parts=config.parts)
+    num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
     found = _measure_all(measuring, num_windows, context)
-    facts = _facts(found, num_windows=num_windows, dim=model.dim)
+    facts = _facts(found, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
     write_json(join(context.uri, FORECAST_FILE), facts)
-    context.record(num_windows=num_windows, **{f"{name} error": mean for name, mean in facts["means"].items()})
+    means = {f"{name} error": mean for name, mean in facts["means"].items()}
+    context.record(num_windows=num_windows, num_videos=len(store.videos), **means)
     return Forecast(context.uri, context.key)
+
+
+def _lengths(models: Sequence[CompositeConfig]) -> tuple[int, int]:
+    """Frames in and out, which all models share; those of an autoencoder are not looked at for the latter."""
+    if not models:
+        raise ConfigError("forecast was given no encoder: connect one model, or more")
+    lengths_in = {model.num_frames_in for model in models}
+    lengths_out = {model.num_frames_out for model in models if model.predicts} or {models[0].num_frames_out}
+    if len(lengths_in) > 1 or len(lengths_out) > 1:
+        raise ConfigError(
+            f"models of {sorted(lengths_in)} frames in and {sorted(lengths_out)} out cannot be compared on the same "
+            "windows: pretrain them with the same num_frames_in and num_frames_out"
+        )
+    return lengths_in.pop(), lengths_out.pop()
 
 
 def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> list[Sums]:
@@ -180,13 +209,14 @@ def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> li
     return [found[position] for position in range(len(spans))]
 
 
-def _facts(found: list[Sums], *, num_windows: int, dim: int) -> dict[str, Any]:
+def _facts(found: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> dict[str, Any]:
     """The contents of forecast.json."""
     ahead = _mean([sums.ahead for sums in found], num_windows)
     rebuilt = _mean([sums.reconstruction for sums in found], num_windows)
     return {
         "unit": UNIT,
         "num_windows": num_windows,
+        "num_videos": num_videos,
         "num_dims": dim,
         "frames_ahead": list(range(1, len(next(iter(ahead.values()))) + 1)),
         "predictors": {name: errors.tolist() for name, errors in ahead.items()},

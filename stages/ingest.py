@@ -13,12 +13,14 @@ import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import compress
 from typing import Any
 
 from pipeline.errors import ConfigError, WorkerDied
 from pipeline.files import exists, join, remove, sha256_bytes
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
+from stages.datasets.sequences import hold_out
 from stages.percepts.ledger import VideoRecord, read_records, write_records
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
@@ -45,6 +47,10 @@ class IngestConfig:
     stage before may have made."""
     part: str = "unlabelled"
     """Part of the videos whose manifest names none, or that come without one."""
+    held_out: float = 0.0
+    """Share of those videos, in whole groups, that goes to part `held_out_part` instead; 0: none."""
+    held_out_part: str = "test"
+    """Part of the videos that are held out."""
     max_pixels: int = Limits.max_pixels
     """Largest frame, width x height."""
     max_duration_s: float = Limits.max_duration_s
@@ -54,6 +60,10 @@ class IngestConfig:
 
     def __post_init__(self) -> None:
         _ = self.limits
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
+        if self.held_out and self.held_out_part == self.part:
+            raise ConfigError(f"held_out_part is {self.part!r}, as is the part of the others: name another")
 
     @property
     def limits(self) -> Limits:
@@ -85,12 +95,16 @@ def ingest(config: IngestConfig, context: Context, *, corpus: Corpus | None = No
     Raises:
         ConfigError: neither `config.videos` nor `corpus` was given.
         SourceError: the source does not exist or holds no videos.
+        ConfigError: also where videos are to be held out, and all that are usable make up a single group.
     """
     places = ((corpus.manifest_uri,) if corpus is not None else ()) + config.videos
     if not places:
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
-    sources = [replace(source, part=source.part or config.part) for source in list_videos(places)]
+    listed = list_videos(places)
+    sources = [replace(source, part=source.part or config.part) for source in listed]
     records = _note_duplicates(_probe_all(sources, config, context))
+    if config.held_out:
+        records = _hold_out(records, [source.part is None for source in listed], config)
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
     remove(join(context.uri, "parts"))
     _record_facts(records, context)
@@ -205,6 +219,17 @@ def _note_duplicates(records: Sequence[VideoRecord]) -> list[VideoRecord]:
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
         noted.append(record)
     return noted
+
+
+def _hold_out(records: Sequence[VideoRecord], has_no_part: Sequence[bool], config: IngestConfig) -> list[VideoRecord]:
+    """The records, some of those whose part is ours to choose put aside: by a hash of group or content."""
+    free = [free and record.verdict != "rejected" for record, free in zip(records, has_no_part, strict=True)]
+    _, out = hold_out(list(compress(records, free)), portion=config.held_out, seed=0)
+    aside = set(out)
+    return [
+        replace(record, part=config.held_out_part) if is_free and record.sha256 in aside else record
+        for record, is_free in zip(records, free, strict=True)
+    ]
 
 
 def _record_facts(records: Sequence[VideoRecord], context: Context) -> None:

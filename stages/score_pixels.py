@@ -24,6 +24,7 @@ from stages.datasets.artifacts import Digits, Patches
 from stages.metrics import Frames, t_interval
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite, CompositeConfig
+from stages.models.names import model_names
 from stages.models.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
 
 SCORES_FILE: Final = "pixel_scores.json"
@@ -92,28 +93,6 @@ def score_pixels(
     write_json(join(context.uri, SCORES_FILE), scores)
     context.record(num_test_sequences=task.num_test)
     return PixelScores(context.uri, context.key)
-
-
-def model_names(configs: Sequence[CompositeConfig]) -> list[str]:
-    """The paper's names of the models; with their sizes where two have the same."""
-    names = [_paper_name(config) for config in configs]
-    if len(set(names)) < len(names):
-        names = [f"{name}, {c.num_layers} x {c.num_units}" for name, c in zip(names, configs, strict=True)]
-    return [name if names.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(names)]
-
-
-def _paper_name(config: CompositeConfig) -> str:
-    if config.decoders == "autoencoder":
-        return "conditional autoencoder" if config.reconstruct_conditional else "autoencoder"
-    if config.decoders == "future":
-        return "conditional future predictor" if config.predict_conditional else "future predictor"
-    conditional = {
-        (False, False): "composite",
-        (False, True): "composite, conditional future",
-        (True, False): "composite, conditional reconstruction",
-        (True, True): "composite, both conditional",
-    }
-    return conditional[config.reconstruct_conditional, config.predict_conditional]
 
 
 def _lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from pipeline.explain import human_seconds
 from pipeline.reporting.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
 from pipeline.reporting.dag_chart import Box, dag_chart
-from pipeline.reporting.findings import BASELINES
-from pipeline.reporting.results import Forecast, History, Scores
+from pipeline.reporting.results import BASELINES, Forecast, History, Scores
 from pipeline.reporting.svg import Chart, percent
 from pipeline.reporting.view import RunView
 

@@ -8,16 +8,13 @@ from typing import Literal
 
 from pipeline.explain import human_seconds
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
-from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Scores
+from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, Pair, PixelScores, Results, Scores
 from pipeline.reporting.svg import number, percent
 
 Verdict = Literal["holds", "fails", "open", "note"]
 
 HEADLINE_LABELS = 5
 """The label count that the first sentence is about, where it was measured; else the middle one."""
-
-COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
-BASELINES = (COPY_LAST, MEAN_FRAME)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pipeline.reporting.view import NodeView, RunView
 from stages.percepts.ledger import VideoRecord
 
+COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
+BASELINES = (COPY_LAST, MEAN_FRAME)
+"""What `forecast.json` calls the predictors that know nothing of motion."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -116,6 +120,12 @@ class Forecast:
     predictors: dict[str, tuple[float, ...]]
     means: dict[str, float]
     reconstruction: dict[str, float]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Models, those that only reconstruct after those that predict, then the baselines."""
+        known = dict.fromkeys([*self.predictors, *self.reconstruction])
+        return tuple(sorted(known, key=lambda name: name in BASELINES))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,9 +102,13 @@ def _half(measured: Score | Pair) -> str:
 def _forecast(forecast: Forecast) -> Table:
     shown = sorted({0, len(forecast.frames_ahead) // 2, len(forecast.frames_ahead) - 1})
     ahead = [f"{forecast.frames_ahead[i]} ahead" for i in shown]
-    table = _table(f"Prediction, {forecast.unit}", "predictor", "mean", *ahead)
-    for name, errors in forecast.predictors.items():
-        table.add_row(_cell(name), number_of(forecast.means[name]), *(number_of(errors[i]) for i in shown))
+    table = _table(f"Prediction, {forecast.unit}", "predictor", "mean", *ahead, "reconstruction")
+    for name in forecast.names:
+        errors = forecast.predictors.get(name)
+        found = [] if errors is None else [forecast.means[name], *(errors[i] for i in shown)]
+        cells = [number_of(error) for error in found] or [""] * (1 + len(shown))
+        rebuilt = forecast.reconstruction.get(name)
+        table.add_row(_cell(name), *cells, "" if rebuilt is None else number_of(rebuilt))
     return table
 
 

@@ -41,13 +41,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     percepts, statistics = make_percepts(directory, {"unlabelled": 20, "test": NUM_TEST}, num_frames=NUM_FRAMES)
     edges = {"percepts": percepts, "statistics": statistics}
     encoder = pretrain(SMALL(), Context.for_test(directory / "pretrain"), **edges)
-    return {**edges, "encoder": encoder}
+    return {**edges, "encoders": (encoder,)}
 
 
 def test_errors_are_those_of_numpy(tmp_path: Path, inputs: Inputs) -> None:
     context = Context.for_test(tmp_path)
     found = forecast(ForecastConfig(window_stride=5, num_frames_ahead=7), context, **inputs).read()
-    moments, model = inputs["statistics"].moments(), inputs["encoder"].load()
+    moments, model = inputs["statistics"].moments(), inputs["encoders"][0].load()
     sums: dict[str, list[Any]] = {"composite LSTM": [], "copy last frame": [], "mean frame": []}
     rebuilt: dict[str, list[Any]] = {"composite LSTM": [], "mean frame": []}
     for video in range(20, 20 + NUM_TEST):
@@ -83,7 +83,7 @@ def test_a_model_with_one_decoder_is_measured_on_what_it_does(tmp_path: Path, in
     config = SMALL(decoders=decoders, num_steps=1)
     edges = {name: inputs[name] for name in ("percepts", "statistics")}
     encoder = pretrain(config, Context.for_test(tmp_path / "pretrain"), **edges)
-    found = forecast(ForecastConfig(), Context.for_test(tmp_path), encoder=encoder, **edges).read()
+    found = forecast(ForecastConfig(), Context.for_test(tmp_path), encoders=(encoder,), **edges).read()
     assert ("future LSTM" in found["predictors"]) == (decoders == "future")
     assert ("autoencoder LSTM" in found["reconstruction"]) == (decoders == "autoencoder")
     assert {"copy last frame", "mean frame"} <= found["predictors"].keys()
@@ -104,4 +104,4 @@ def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
 
 
 def test_the_encoder_edge_is_typed() -> None:
-    assert forecast.edges["encoder"].artifact is Encoder
+    assert forecast.edges["encoders"].artifact is Encoder

@@ -21,8 +21,9 @@ from stages.datasets.patches import MomentSums
 from stages.models import pixel_scoring
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite, CompositeConfig
+from stages.models.names import model_names
 from stages.models.weights import save_model
-from stages.score_pixels import ScorePixelsConfig, model_names, score_pixels
+from stages.score_pixels import ScorePixelsConfig, score_pixels
 
 NUM_TEST = 12
 
