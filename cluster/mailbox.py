@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from cluster.events import Emit, Event
+from cluster.session import this_node
 
 
 class _Mailbox:
@@ -31,6 +32,9 @@ class _Post:
 
 
 def open_mailbox() -> tuple[Any, Emit]:
-    """The actor's handle, and a picklable function that posts to it from anywhere in the cluster."""
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    """The actor's handle, and a picklable function that posts to it from anywhere in the cluster.
+
+    It lives on the driver's node, as the driver that reads it does.
+    """
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=this_node())(_Mailbox).remote()
     return mailbox, _Post(mailbox)

@@ -1,37 +1,72 @@
-"""A Ray Train group: the same loop on every worker, restarted when a worker is lost.
+"""A Ray Train group: the same loop on every worker, begun again when a worker is lost and when more can be had.
 
-The loop keeps its own checkpoints, so a restart costs the steps since the last one. Losing a worker or a node is
-retried `MAX_RESTARTS` times; an exception of the loop itself is never retried: it would come again. When one worker
-is lost, the others fail too, in the collective operation that it left; such errors are told from the loop's own.
+The loop keeps its own checkpoints, so a new beginning costs the steps since the last one. Every group is elastic: it
+starts with as many workers as there is room for, from `min_workers` to `num_workers`, and the loop shares one global
+batch between them, so that what is learned does not depend on how many they are.
+
+Who decides what, and why:
+
+- Ray Train's own retries are off (`FailureConfig`): it retries a bug of the loop as patiently as a lost node. Here the
+  two are told apart. An exception of the loop is never retried, since it would come again; a lost worker, node or
+  controller is, up to `MAX_RESTARTS` times in a row. A group that has reached a checkpoint begins the count anew: on
+  preemptible machines a night has many losses, and only losses without progress are a reason to give up. A node that
+  the cloud takes back with notice (Ray's "preemption") is not counted at all.
+- Ray Train's own growing is off (`elastic_resize_monitor_interval_s`): it would stop the group between two checkpoints
+  and repeat steps. The group itself looks for room after writing a checkpoint, and then repeats none.
+- When one worker is lost, the others fail too, in the collective operation that it left; such errors are told from the
+  loop's own.
+
+How long it takes to notice, worst case first:
+
+- A node that is cut off: the head asks every node for a sign of life and gives it up after
+  RAY_health_check_failure_threshold unanswered questions. These are settings of the head (see ray_cluster.yaml).
+- A worker that hangs on a node that lives: Ray Train waits `RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S`, by default ten
+  minutes; here one. Its answer comes from a thread beside the training, so a long step does not count as hanging.
+- A collective operation without end, should both have missed it: `COLLECTIVE_TIMEOUT_SECONDS` instead of half an hour.
+  It must be longer than the first worker takes to write a checkpoint while the others wait.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.train
 import torch
 import torch.distributed
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device, prepare_model
-from torch import nn
+from ray.train import PreemptionError, RunConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
-from cluster.events import Emit, Log, Metrics, Progress
-from cluster.session import cause_of
+from cluster.events import Emit, Log
+from cluster.membership import Mark, Member, Regroup
+from cluster.session import cause_of, free_resources
+from cluster.torch_backend import NodeInterfaceConfig
 from cluster.workers import TrainLoop
-from pipeline.errors import PerceptsError, WorkerDied
-from pipeline.files import remove
+from pipeline.errors import GroupReplaced, PerceptsError, WorkerDied
+from pipeline.files import join, remove
 
-MAX_RESTARTS = 3
+MAX_RESTARTS = 5
+"""Losses in a row, without a checkpoint between them, after which training gives up."""
+GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
+"""How long a group that is too small has trained at least before it looks for more workers: a start costs 5 to 20 s."""
+COLLECTIVE_TIMEOUT_SECONDS = 300
+WAIT_NOTICE_SECONDS = 15.0
+MARK_FILE = "writer.json"
 
 RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # How often the group is asked whether it is done or dead: the default, 2 s, is a long wait after a short training.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 """Environment variables of Ray Train; what the user has set stays."""
 
@@ -39,107 +74,141 @@ COLLECTIVE_MARKS = ("gloo", "NCCL", "Connection closed by peer", "Connection res
 """What a RuntimeError of torch.distributed says when another member has left; gloo's have no type of their own."""
 
 
-@dataclass(frozen=True)
-class _Member:
-    """`cluster.workers.TrainWorker` inside a Ray Train worker."""
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What all groups of one training share."""
 
+    loop: TrainLoop
+    payload: Any
+    name: str
+    num_workers: int
+    min_workers: int
+    gpus_per_worker: float
+    scratch_uri: str
+    """Below the store: Ray Train's own small state, and the mark of the group that may write."""
     source: str
     emit: Emit
-    rank: int
-    world_size: int
-    device: torch.device
 
-    def prepare(self, module: nn.Module) -> nn.Module:
-        prepared: nn.Module = prepare_model(module)
-        return prepared
+    @property
+    def mark(self) -> Mark:
+        return Mark(join(self.scratch_uri, MARK_FILE))
 
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
-
-    def metrics(self, step: int, **values: float) -> None:
-        self.emit(Metrics(source=self.source, step=step, values=values))
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of each worker."""
+        return {"CPU": 1.0} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
 
     def log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))
 
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            torch.distributed.barrier()
 
-    def any(self, flag: bool) -> bool:
-        if self.world_size == 1:
-            return flag
-        vote = torch.tensor(int(flag), device=self.device)
-        torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-        return bool(vote.item())
-
-
-def train_group(
-    loop: TrainLoop,
-    payload: Any,
-    *,
-    name: str,
-    num_workers: int,
-    gpus_per_worker: float,
-    scratch_uri: str,
-    source: str,
-    emit: Emit,
-) -> None:
-    """Run `loop(payload, worker)` on `num_workers` workers; see `cluster.workers.Workers.train`.
+def train_group(group: Group) -> None:
+    """Run `group.loop(payload, worker)` on all workers until it returns; see `cluster.workers.Workers.train`.
 
     Raises:
-        WorkerDied: workers were lost more than `MAX_RESTARTS` times.
+        WorkerDied: workers were lost more than `MAX_RESTARTS` times in a row without a checkpoint between.
         Exception: what the loop raised; of several, one that percepts raises on purpose.
     """
-    try:
-        for attempt in range(MAX_RESTARTS + 1):
-            try:
-                return _fit(loop, payload, name, num_workers, gpus_per_worker, scratch_uri, source, emit)
-            except ray.train.TrainingFailedError as error:
-                own = _own_error(error)
-                if own is not None:
-                    raise own from None
-                reason = " ".join(str(error).split())[:200]
-                if attempt == MAX_RESTARTS:
-                    raise WorkerDied(f"training lost workers {attempt + 1} times, the last time: {reason}") from None
-                emit(Log(source=source, line=f"lost a training worker ({reason}); resuming from the last checkpoint"))
-    finally:
-        remove(scratch_uri)
+    num_losses, grow_after_seconds = 0, GROW_AFTER_SECONDS
+    while True:
+        before = group.mark.read()
+        try:
+            _fit(group, grow_after_seconds)
+            break
+        except ray.train.TrainingFailedError as error:
+            causes = [cause_of(failure) for failure in (getattr(error, "worker_failures", None) or {}).values()]
+            mark = group.mark.read()
+            if any(isinstance(cause, Regroup) for cause in causes):
+                group.log(f"there is room for more workers than {mark.get('world_size')}: going on with more")
+                # Room that cannot be had after all must not stop the training at every checkpoint.
+                grew = not before or mark.get("world_size", 0) != before.get("world_size", 0)
+                grow_after_seconds = GROW_AFTER_SECONDS if grew else 2 * grow_after_seconds
+                continue
+            own = _own_error(causes)
+            if own is not None:
+                if not isinstance(own, GroupReplaced):  # then the directory is another run's
+                    remove(group.scratch_uri)
+                raise own from None
+            reason = " ".join(str(causes[0] if causes else error).split())[:200]
+            if isinstance(error, PreemptionError):
+                group.log("a node is taken away; resuming without it from the last checkpoint")
+                continue
+            if mark != before and mark.get("num_checkpoints"):
+                num_losses = 0
+            num_losses += 1
+            if num_losses > MAX_RESTARTS:
+                remove(group.scratch_uri)
+                raise WorkerDied(f"training lost workers {num_losses} times in a row, at last: {reason}") from None
+            group.log(f"lost a training worker ({reason}); resuming from the last checkpoint")
+    remove(group.scratch_uri)
 
 
-def _fit(
-    loop: TrainLoop,
-    payload: Any,
-    name: str,
-    num_workers: int,
-    gpus_per_worker: float,
-    scratch_uri: str,
-    source: str,
-    emit: Emit,
-) -> None:
+def _fit(group: Group, grow_after_seconds: float) -> None:
     def member() -> None:
-        train_context = ray.train.get_context()
-        loop(
-            payload,
-            _Member(source, emit, train_context.get_world_rank(), train_context.get_world_size(), get_device()),
+        context = ray.train.get_context()
+        worker = Member(
+            source=group.source,
+            emit=group.emit,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=get_device(),
+            mark=group.mark,
+            resources=group.resources,
+            max_workers=group.num_workers,
+            grow_after_seconds=grow_after_seconds,
         )
+        worker.begin()
+        group.loop(group.payload, worker)
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     for variable, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
-    resources = {"CPU": 1.0} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
-    TorchTrainer(
+    trainer = TorchTrainer(
         member,
+        torch_config=NodeInterfaceConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=(group.min_workers, group.num_workers),
+            elastic_resize_monitor_interval_s=math.inf,
+            use_gpu=group.gpus_per_worker > 0,
+            resources_per_worker=group.resources,
         ),
-        run_config=RunConfig(name=name, storage_path=scratch_uri, failure_config=FailureConfig(max_failures=0)),
-    ).fit()
+        run_config=RunConfig(
+            name=group.name,
+            storage_path=group.scratch_uri,
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+        ),
+    )
+    with _notices_while_waiting(group):
+        trainer.fit()
 
 
-def _own_error(error: Any) -> BaseException | None:
+@contextmanager
+def _notices_while_waiting(group: Group) -> Iterator[None]:
+    """Says every so often what is waited for, until a worker has begun."""
+    before, ended = group.mark.read(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WAIT_NOTICE_SECONDS):
+            if group.mark.read() != before:
+                return
+            wanted = _range(group.min_workers, group.num_workers)
+            group.log(f"waiting for {wanted} training workers to begin; {free_resources()}")
+
+    thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _range(low: int, high: int) -> str:
+    return f"{high}" if low == high else f"{low} to {high}"
+
+
+def _own_error(causes: list[BaseException]) -> BaseException | None:
     """What the loop raised, or None where workers were lost and everything else followed from that."""
-    causes = [cause_of(failure) for failure in (getattr(error, "worker_failures", None) or {}).values()]
     for cause in causes:
         if isinstance(cause, PerceptsError):
             return cause

@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
 from cluster.events import Emit, Log, discard
-from cluster.ray_train import train_group
-from cluster.session import cause_of
+from cluster.ray_train import Group, train_group
+from cluster.session import cause_of, free_resources
 from cluster.workers import Factory, Item, Result, TrainLoop
 from pipeline.errors import WorkerDied
 
@@ -50,18 +50,27 @@ class OnRay:
             pool.close()
 
     def train(
-        self, loop: TrainLoop, payload: Any, *, name: str, num_workers: int, gpus_per_worker: float = 0.0
+        self,
+        loop: TrainLoop,
+        payload: Any,
+        *,
+        name: str,
+        num_workers: int,
+        min_workers: int = 1,
+        gpus_per_worker: float = 0.0,
     ) -> None:
-        train_group(
-            loop,
-            payload,
+        group = Group(
+            loop=loop,
+            payload=payload,
             name=name,
             num_workers=num_workers,
+            min_workers=min_workers,
             gpus_per_worker=gpus_per_worker,
             scratch_uri=self.scratch_uri,
             source=self.source,
             emit=self.emit,
         )
+        train_group(group)
 
     def _log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))
@@ -104,7 +113,7 @@ class _Pool(Generic[Item, Result]):
         while num_left:
             done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_NOTICE_SECONDS)
             if not done and all(position is None for _, position in self.in_flight.values()):
-                self.log(f"waiting for a free worker of {len(self.in_flight)}: {_free_resources()}")
+                self.log(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
             for reference in done:
                 host, position = self.in_flight.pop(reference)
                 try:
@@ -146,9 +155,3 @@ class _Pool(Generic[Item, Result]):
         if position is not None:
             self.queue.appendleft(position)
         self._start_host()
-
-
-def _free_resources() -> str:
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))

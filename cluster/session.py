@@ -39,10 +39,13 @@ class Session:
     _running: dict[Any, str] = field(default_factory=dict)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Start `function(*args)` as a task that holds no CPU: it coordinates, its workers compute."""
+        """Start `function(*args)` as a task that holds no CPU: it coordinates, its workers compute.
+
+        It runs on the driver's own node: no other node's loss can then end the run, only cost workers.
+        """
         import ray
 
-        task = ray.remote(num_cpus=0, max_retries=0)(function).options(name=name)
+        task = ray.remote(num_cpus=0, max_retries=0)(function).options(name=name, scheduling_strategy=this_node())
         self._running[task.remote(*args)] = name
 
     def finished(self, timeout_seconds: float) -> list[Done]:
@@ -117,6 +120,23 @@ def session(address: str | None, source_root: str, num_cpus: int | None = None) 
         yield Session(mailbox, emit)
     finally:
         ray.shutdown()
+
+
+def this_node() -> Any:
+    """Schedules a task or actor on the node of the calling process, and nowhere else."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def free_resources() -> str:
+    """What of the cluster is free, in words."""
+    import ray
+
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
 
 
 def cause_of(error: Any) -> BaseException:

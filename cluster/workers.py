@@ -63,6 +63,18 @@ class TrainWorker(Protocol):
         """Whether `flag` is true on any member; every member must call it."""
         ...
 
+    def claim(self) -> None:
+        """Call on rank 0 before writing anything that another group of the same training may write too.
+
+        Raises:
+            GroupReplaced: another group has begun meanwhile, since this one was given up for lost.
+        """
+        ...
+
+    def checkpointed(self) -> None:
+        """Call on every member when a checkpoint is written: here the group may end, to come back larger."""
+        ...
+
 
 TrainLoop = Callable[[Any, TrainWorker], None]
 
@@ -97,14 +109,18 @@ class Workers(Protocol):
         *,
         name: str,
         num_workers: int,
+        min_workers: int = 1,
         gpus_per_worker: float = 0.0,
     ) -> None:
         """Run `loop(payload, worker)` on every member of a training group until all return.
 
-        The loop keeps its own checkpoints and resumes from the newest: a group that loses a member is started again.
+        The group has as many members as there is room for, from `min_workers` to `num_workers`. The loop keeps its own
+        checkpoints and resumes from the newest: a group that loses a member is begun again with what is left, and one
+        that is too small ends at a checkpoint and is begun again when there is room for more.
 
         Raises:
-            Exception: what the loop raised, once the retries for lost workers are used up.
+            WorkerDied: workers were lost time and again, without a checkpoint between.
+            Exception: what the loop raised.
         """
         ...
 
@@ -137,6 +153,12 @@ class Alone:
     def any(self, flag: bool) -> bool:
         return flag
 
+    def claim(self) -> None:
+        return None
+
+    def checkpointed(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class InProcess:
@@ -161,6 +183,13 @@ class InProcess:
             yield position, work(item)
 
     def train(
-        self, loop: TrainLoop, payload: Any, *, name: str, num_workers: int, gpus_per_worker: float = 0.0
+        self,
+        loop: TrainLoop,
+        payload: Any,
+        *,
+        name: str,
+        num_workers: int,
+        min_workers: int = 1,
+        gpus_per_worker: float = 0.0,
     ) -> None:
         loop(payload, Alone(source=self.source, emit=self.emit))

@@ -11,6 +11,7 @@ PerceptsError
 └── RunError                      the work itself went wrong: exit status 1
     ├── StageFailed               a stage raised; names the stage and its key
     ├── WorkerDied                a worker process was lost twice on the same item
+    ├── GroupReplaced             another run trains into the same artifact
     ├── TrainingDiverged          the loss or the gradient is no longer finite
     └── CorruptArtifact           a finished file is not what its manifest says
 
@@ -69,6 +70,10 @@ class StageFailed(RunError):
 
 class WorkerDied(RunError):
     """A worker process was lost twice on the same item. The message names the item."""
+
+
+class GroupReplaced(RunError):
+    """A training group found that another one writes in its place. The message says what to do."""
 
 
 class TrainingDiverged(RunError):

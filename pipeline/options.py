@@ -21,17 +21,19 @@ class RunOptions:
     """Ray cluster to join, HOST:PORT; default: RAY_ADDRESS, else a local Ray."""
     num_cpus: int | None = None
     """Cores of a local Ray; default: all of this machine's."""
-    workers: int = 2
-    """Worker processes of each stage: extractors, members of the training group."""
+    workers: str = "2"
+    """Worker processes of each stage: extractors, members of the training group; the latter goes on with fewer while
+    nodes are lost, and with all again when they are back. MIN:MAX, such as 4:8, never lets it train with fewer than
+    MIN: it waits instead. The batch of a step, and what is learned, are the same for any number."""
     gpus_per_worker: float = 0.0
     """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
 
     @property
     def on_cpus(self) -> Resources:
         """For stages that need no GPU."""
-        return Resources(num_workers=self.workers)
+        return Resources.of_workers(self.workers)
 
     @property
     def on_devices(self) -> Resources:
         """For stages that use a GPU where there is one."""
-        return Resources(num_workers=self.workers, gpus_per_worker=self.gpus_per_worker)
+        return Resources.of_workers(self.workers, gpus_per_worker=self.gpus_per_worker)

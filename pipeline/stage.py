@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -30,7 +31,9 @@ class Resources:
     """How a stage runs. Never part of a key: the same artifact comes out whatever these say."""
 
     num_workers: int = 2
-    """Worker processes of the stage's map or training group."""
+    """Worker processes of the stage's map or training group, at most."""
+    min_workers: int = 1
+    """A training group waits for as many before it begins, and does not go on with fewer."""
     cpus_per_worker: float = 1.0
     """CPU cores that Ray reserves for each."""
     gpus_per_worker: float = 0.0
@@ -39,8 +42,23 @@ class Resources:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ConfigError(f"num_workers is {self.num_workers}; a stage needs at least 1 worker")
+        if not 1 <= self.min_workers <= self.num_workers:
+            raise ConfigError(
+                f"min_workers is {self.min_workers}; it must lie between 1 and num_workers {self.num_workers}"
+            )
         if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
             raise ConfigError("cpus_per_worker and gpus_per_worker count what Ray reserves; they cannot be negative")
+
+    @classmethod
+    def of_workers(cls, workers: str, *, gpus_per_worker: float = 0.0) -> Resources:
+        """From "8", at most 8 workers, or "4:8", at most 8 and at least 4. Raises ConfigError."""
+        found = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
+        if found is None:
+            raise ConfigError(
+                f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"
+            )
+        fewest, most = int(found[1] or 1), int(found[2])
+        return cls(num_workers=most, min_workers=fewest, gpus_per_worker=gpus_per_worker)
 
 
 @dataclass(frozen=True)

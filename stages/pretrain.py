@@ -173,6 +173,7 @@ def pretrain(
             plan,
             name=context.key,
             num_workers=min(context.resources.num_workers, config.batch_size),
+            min_workers=min(context.resources.min_workers, config.batch_size),
             gpus_per_worker=context.resources.gpus_per_worker,
         )
     _record(plan, context)

@@ -249,11 +249,14 @@ class _Trainer:
         self._check()
         if self.worker.rank == 0:
             extra = {"history": self.history, "smallest_loss": self.guard.smallest_loss}
+            self.worker.claim()
             write_checkpoint(join(self.plan.uri, CHECKPOINTS), self.composite, self.optimizer, step, extra)
+        self.worker.checkpointed()
 
     def _finish(self) -> None:
         plan = self.plan
         if self.worker.rank == 0:
+            self.worker.claim()
             Pretrained(self.composite, plan.standardisation).save(join(plan.uri, MODEL_FILE))
             write_json(join(plan.uri, HISTORY_FILE), self.history)
             remove(join(plan.uri, CHECKPOINTS))

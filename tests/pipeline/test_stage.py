@@ -79,6 +79,18 @@ def test_config_dict_is_plain_json() -> None:
 def test_resources_check_themselves() -> None:
     with pytest.raises(ConfigError, match="at least 1 worker"):
         Resources(num_workers=0)
+    with pytest.raises(ConfigError, match="must lie between 1 and num_workers 2"):
+        Resources(num_workers=2, min_workers=3)
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    assert Resources.of_workers("8") == Resources(num_workers=8, min_workers=1)
+    assert Resources.of_workers("4:8", gpus_per_worker=0.5) == Resources(
+        num_workers=8, min_workers=4, gpus_per_worker=0.5
+    )
+    for wrong in ("many", "1:", ":2", "-1", "0", "8:4"):
+        with pytest.raises(ConfigError):
+            Resources.of_workers(wrong)
 
 
 def test_artifact_paths() -> None:

@@ -34,20 +34,28 @@ def frames_of(number: int, num_frames: int) -> npt.NDArray[np.uint8]:
     return frames
 
 
-def make_index(root: Path, num_frames: tuple[int, ...], parts: tuple[str, ...] = ("unlabelled", "test")) -> Index:
-    """Clips of the given lengths, dealt to `parts` in turn, labelled `a` and `b`; ingested."""
-    (root / "clips").mkdir(parents=True)
-    rows = ["uri,label,part,group"]
+def make_clips(directory: Path, num_frames: tuple[int, ...]) -> Path:
+    """Clips of the given lengths, `<directory>/<number>.mp4`; returns the directory."""
+    directory.mkdir(parents=True)
     for number, length in enumerate(num_frames):
-        with av.open(str(root / "clips" / f"{number}.mp4"), "w") as container:
+        with av.open(str(directory / f"{number}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=Fraction(25), options={"crf": "10"})
             stream.width, stream.height, stream.pix_fmt = SIDE_PX, SIDE_PX, "yuv420p"
             for image in frames_of(number, length):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
-        rows.append(f"{number}.mp4,{'ab'[number // len(parts) % 2]},{parts[number % len(parts)]},")
+    return directory
+
+
+def make_index(root: Path, num_frames: tuple[int, ...], parts: tuple[str, ...] = ("unlabelled", "test")) -> Index:
+    """Clips of the given lengths, dealt to `parts` in turn, labelled `a` and `b`; ingested."""
+    make_clips(root / "clips", num_frames)
+    rows = [
+        f"{number}.mp4,{'ab'[number // len(parts) % 2]},{parts[number % len(parts)]},"
+        for number in range(len(num_frames))
+    ]
     manifest = root / "clips" / "manifest.csv"
-    manifest.write_text("\n".join(rows) + "\n")
+    manifest.write_text("\n".join(["uri,label,part,group", *rows]) + "\n")
     return ingest(IngestConfig(videos=(str(manifest),)), Context.for_test(root / "ingest"))
 
 

@@ -105,3 +105,37 @@ def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
 
 def test_the_encoder_edge_is_typed() -> None:
     assert forecast.edges["encoders"].artifact is Encoder
+
+
+def test_many_models_make_one_table(tmp_path: Path, inputs: Inputs) -> None:
+    edges = {name: inputs[name] for name in ("percepts", "statistics")}
+    settings: dict[str, dict[str, Any]] = {
+        "autoencoder LSTM": {"decoders": "autoencoder"},
+        "conditional future LSTM": {"decoders": "future", "predict_conditional": True},
+        "composite LSTM, conditional future": {"predict_conditional": True},
+    }
+    encoders = tuple(
+        pretrain(SMALL(num_steps=1, **each), Context.for_test(tmp_path / name), **edges)
+        for name, each in settings.items()
+    )
+    found = forecast(ForecastConfig(), Context.for_test(tmp_path), encoders=encoders, **edges).read()
+    alone = [
+        forecast(ForecastConfig(), Context.for_test(tmp_path / str(n)), encoders=(encoder,), **edges).read()
+        for n, encoder in enumerate(encoders)
+    ]
+    names = list(settings)
+    baselines = ["copy last frame", "mean frame"]
+    assert set(found["means"]) == {*names[1:], *baselines}
+    assert set(found["reconstruction"]) == {names[0], names[2], baselines[1]}
+    for each in alone:
+        assert all(found["means"][name] == mean for name, mean in each["means"].items())
+        assert all(found["reconstruction"][name] == mean for name, mean in each["reconstruction"].items())
+
+
+def test_models_of_other_windows_are_refused(tmp_path: Path, inputs: Inputs) -> None:
+    edges = {name: inputs[name] for name in ("percepts", "statistics")}
+    longer = pretrain(SMALL(num_steps=1, num_frames_in=7), Context.for_test(tmp_path / "longer"), **edges)
+    with pytest.raises(ConfigError, match=r"models of \[6, 7\] frames in"):
+        forecast(ForecastConfig(), Context.for_test(tmp_path), encoders=(*inputs["encoders"], longer), **edges)
+    with pytest.raises(ConfigError, match="no encoder"):
+        forecast(ForecastConfig(), Context.for_test(tmp_path), encoders=(), **edges)

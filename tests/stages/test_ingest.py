@@ -154,3 +154,37 @@ def test_snapshot_is_the_sources(films: Path) -> None:
     (films / "g.mp4").write_bytes(b"new")
     assert source_snapshot(config) != before
     assert source_snapshot(IngestConfig()) is None
+
+
+def test_held_out_videos_are_chosen_by_content_in_whole_groups(tmp_path: Path) -> None:
+    rows = ["uri,part,group"]
+    for number in range(10):
+        encode(tmp_path / f"{number}.mp4", moving_square(8 + number))
+        rows.append(f"{number}.mp4,,{'pair' if number < 2 else ''}")
+    encode(tmp_path / "own.mp4", moving_square(20))
+    shutil.copy(tmp_path / "4.mp4", tmp_path / "4 again.mp4")
+    (tmp_path / "broken.mp4").write_text("not a video")
+    rows += ["own.mp4,train,", "4 again.mp4,,", "broken.mp4,,"]
+
+    def parts(name: str, lines: list[str]) -> dict[str, str | None]:
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        config = IngestConfig(videos=(str(tmp_path / f"{name}.csv"),), held_out=0.4)
+        index = ingest(config, Context.for_test(tmp_path / name))
+        return {os.path.basename(record.uri): record.part for record in index.records()}
+
+    found = parts("all", rows)
+    assert found == parts("backwards", [rows[0], *rows[:0:-1]])
+    assert found["own.mp4"] == "train"
+    assert found["broken.mp4"] == "unlabelled"
+    assert found["0.mp4"] == found["1.mp4"]
+    assert found["4.mp4"] == found["4 again.mp4"]
+    groups = {"pair": found["0.mp4"], **{str(n): found[f"{n}.mp4"] for n in range(2, 10)}}
+    assert list(groups.values()).count("test") == 4  # 0.4 of 9 groups
+
+
+def test_nothing_is_left_where_all_would_be_held_out(tmp_path: Path) -> None:
+    encode(tmp_path / "only.mp4", moving_square(8))
+    with pytest.raises(ConfigError, match="holding out"):
+        ingest(IngestConfig(videos=(str(tmp_path / "only.mp4"),), held_out=0.4), Context.for_test(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="held_out is 1"):
+        IngestConfig(held_out=1.0)

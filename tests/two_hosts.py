@@ -1,0 +1,138 @@
+"""Two Ray hosts in network namespaces of this machine, joined by a cable that can be cut (`../shared/two_hosts.sh`).
+
+Only one pair can exist at a time: whoever wants it waits for the other. The pair is taken down without `ray stop`,
+which would end every Ray of this machine: only the processes inside the two namespaces are killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import ROOT, SHARED_DATA
+
+SCRIPT = SHARED_DATA.parent / "two_hosts.sh"
+LOCK = Path("/tmp/two_hosts.lock")
+HEAD = "10.99.0.1:6400"
+BIN = Path(sys.executable).parent
+SETTINGS = {
+    # A node that is cut off is given up after 5 x (1 + 3) s; ray_cluster.yaml is a little more patient.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "PERCEPTS_GROW_AFTER_S": "2",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def missing() -> str | None:
+    """Why this machine cannot have two hosts; None where it can."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    if shutil.which("ip") is None:
+        return "needs `ip` (Debian package iproute2)"
+    if not SCRIPT.is_file():
+        return f"needs {SCRIPT}"
+    return None
+
+
+@dataclass(frozen=True)
+class TwoHosts:
+    """Host 1 is the head; host 2 hangs on the cable."""
+
+    state: Path
+
+    def on(self, host: int, *command: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start a command on a host; what it says goes to the end of `log`."""
+        with log.open("ab") as output:
+            script = [str(SCRIPT), "on", str(host), "env", f"RAY_ADDRESS={HEAD}", *command]
+            return subprocess.Popen(script, stdout=output, stderr=output, env=self._environment(), cwd=ROOT)
+
+    def cut(self) -> None:
+        self._run("cut")
+
+    def join(self) -> None:
+        self._run("join")
+
+    def new_host_2(self) -> None:
+        """What an autoscaler does: the processes of the lost host end, and a fresh one joins."""
+        kill_all(2)
+        start = ["ray", "start", f"--address={HEAD}", "--node-ip-address=10.99.0.2", "--num-cpus=1"]
+        self._run("on", "2", *start, f"--temp-dir={self.state}/2")
+
+    def pids(self, host: int, title: str) -> list[int]:
+        """Processes of a host whose command line holds `title`."""
+        return [pid for pid in pids(host) if title in command_line(pid)]
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(SCRIPT), *arguments], env=self._environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        return kept | SETTINGS | {"TWO_HOSTS_STATE": str(self.state), "PATH": path}
+
+
+@contextmanager
+def two_hosts() -> Iterator[TwoHosts]:
+    """The pair, up; down in the end, whatever happens."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_down()  # what a killed test has left
+        # Sockets below a long path do not fit into 107 characters: Ray's directory must be a short one.
+        hosts = TwoHosts(Path("/tmp") / f"two-{secrets.token_hex(3)}")
+        try:
+            hosts._run("up")
+            yield hosts
+        finally:
+            take_down()
+            shutil.rmtree(hosts.state, ignore_errors=True)
+
+
+def take_down() -> None:
+    """End the processes of both namespaces and remove them, and nothing else."""
+    for host in (1, 2):
+        if exists(host):
+            kill_all(host)
+            subprocess.run(["ip", "netns", "del", f"percepts{host}"], check=True)
+
+
+def exists(host: int) -> bool:
+    return Path(f"/run/netns/percepts{host}").exists()
+
+
+def pids(host: int) -> list[int]:
+    listing = subprocess.run(["ip", "netns", "pids", f"percepts{host}"], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listing.stdout.split()]
+
+
+def kill_all(host: int) -> None:
+    """kill -9 every process of a namespace, until there is none."""
+    deadline = time.monotonic() + 30
+    while found := pids(host):
+        assert time.monotonic() < deadline, f"processes {found} of host {host} do not end"
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:  # it ended while we looked
+        return ""
