@@ -31,6 +31,7 @@ class OnRay:
     emit: Emit = discard
     scratch_uri: str = ""
     """Where Ray Train keeps its own small state; shared by the nodes."""
+    replaces_workers: bool = True
 
     def map(
         self,
@@ -41,9 +42,10 @@ class OnRay:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
+        again: Callable[[Item], Item] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
-        pool: _Pool[Item, Result] = _Pool(lambda: host.remote(factory), items, describe, self._log)
+        pool: _Pool[Item, Result] = _Pool(lambda: host.remote(factory), list(items), describe, again, self._log)
         try:
             yield from pool.run(min(num_workers, len(items)))
         finally:
@@ -95,8 +97,9 @@ class _Pool(Generic[Item, Result]):
     """Items go only to actors that have answered: one that waits for a CPU or GPU never holds an item."""
 
     new_host: Callable[[], Any]
-    items: Sequence[Item]
+    items: list[Item]
     describe: Callable[[Item], str]
+    again: Callable[[Item], Item] | None
     log: Callable[[str], None]
     queue: deque[int] = field(init=False)
     attempts: Counter[int] = field(default_factory=Counter)
@@ -153,5 +156,7 @@ class _Pool(Generic[Item, Result]):
             raise WorkerDied(f"a worker process died {MAX_ATTEMPTS} times on {what}: {reason}")
         self.log(f"a worker died on {what}; trying it once more on a new one")
         if position is not None:
+            if self.again is not None:
+                self.items[position] = self.again(self.items[position])
             self.queue.appendleft(position)
         self._start_host()

@@ -82,6 +82,11 @@ TrainLoop = Callable[[Any, TrainWorker], None]
 class Workers(Protocol):
     """Where the parts of a stage run."""
 
+    @property
+    def replaces_workers(self) -> bool:
+        """Whether a worker of `map` is a process that may end, and is then replaced."""
+        ...
+
     def map(
         self,
         factory: Factory[Item, Result],
@@ -91,10 +96,11 @@ class Workers(Protocol):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
+        again: Callable[[Item], Item] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Apply a worker's function to every item; yields (position, result) as they finish, in any order.
 
-        A worker process that dies is replaced and its item tried once more.
+        A worker process that dies is replaced and its item tried once more: the item that `again` makes of it.
 
         Raises:
             WorkerDied: two workers died on the same item.
@@ -166,6 +172,7 @@ class InProcess:
 
     source: str = ""
     emit: Emit = discard
+    replaces_workers: bool = False
 
     def map(
         self,
@@ -176,6 +183,7 @@ class InProcess:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
+        again: Callable[[Item], Item] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         work = factory() if items else None
         for position, item in enumerate(items):

@@ -11,24 +11,23 @@ with the same plan and ends with the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-from pipeline.errors import ConfigError, SourceError, WorkerDied
+from pipeline.errors import ConfigError, SourceError
 from pipeline.files import join
 from pipeline.stage import Context, Estimate, Resources, stage
 from stages.costs import extraction_seconds
 from stages.percepts.artifacts import Percepts
 from stages.percepts.convnets import percept_dim
-from stages.percepts.decode_ahead import Video, decode, rejected
 from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask
 from stages.percepts.extractor import ExtractionConfig, extractor_of
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.plan import ledger_row, make_plan, settle, usable_videos
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, Outcome, ShardUse, read_sidecar, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardUse, read_sidecar, write_uses
+from stages.video import watchdog
 from stages.video.artifacts import Index
 
 ROW_OVERHEAD_BYTES = 17
@@ -76,6 +75,7 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
         ConfigError, DigestError, SourceError: no such convnet or layer; weights missing or not the promised ones.
         SourceError: no video of the index gave a frame.
         RunError: the convnet's engine cannot be trusted here, or percepts overflow float16.
+        WorkerDied: two workers died on one shard, the second one with its videos decoded apart: not a video's fault.
     """
     extractor = extractor_of(config)
     records = index.records()
@@ -99,56 +99,30 @@ def _run(config: ExtractConfig, context: Context, extractor: Extractor, tasks: S
     """Write the shards that are not complete yet."""
     missing = [task for task in tasks if read_sidecar(context.store_uri, task.path) is None]
     progress = _Progress(context, sum(task.num_frames for task in missing))
-    factory = partial(_shard_extractor, config, extractor, context.store_uri, context.resources)
-    try:
-        _map(context, factory, missing, progress.add)
-    except WorkerDied as error:
-        context.log(f"{error}; its videos are decoded one by one, to find the one that does it")
-        for task in missing:
-            if read_sidecar(context.store_uri, task.path) is None:
-                known = _deadly_videos(config, context, task)
-                _map(context, factory, [replace(task, known=known)], progress.add)
+    may_end = context.workers.replaces_workers
+    factory = partial(_shard_extractor, config, extractor, context.store_uri, context.resources, may_end)
+    resources = context.resources
+    results = context.workers.map(
+        factory,
+        missing,
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        again=partial(replace, apart=True),
+    )
+    for _, done in results:
+        progress.add(done)
     return progress.done
 
 
 def _shard_extractor(
-    config: ExtractConfig, extractor: Extractor, store_uri: str, resources: Resources
+    config: ExtractConfig, extractor: Extractor, store_uri: str, resources: Resources, may_end: bool
 ) -> ShardExtractor:
-    """In a worker."""
+    """In a worker. `may_end`: its process may be ended where a video hangs."""
+    if may_end:
+        watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
     device = "cuda" if resources.gpus_per_worker else "cpu"
     return ShardExtractor(config, extractor, store_uri, device=device, num_cpus=max(1, int(resources.cpus_per_worker)))
-
-
-def _map(
-    context: Context, factory: Callable[[], Callable[[Any], Any]], items: Sequence[Any], add: Callable[[Any], None]
-) -> None:
-    resources = context.resources
-    results = context.workers.map(
-        factory,
-        items,
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        describe=str,
-    )
-    for _, result in results:
-        add(result)
-
-
-def _deadly_videos(config: ExtractConfig, context: Context, task: ShardTask) -> dict[str, Outcome]:
-    """Outcomes of the videos of a shard that kill the process that decodes them."""
-    known = {}
-    for video in task.videos:
-        try:
-            _map(context, partial(_trial, config), [video], lambda _: None)
-        except WorkerDied:
-            known[video.sha256] = rejected(video.frames_expected, "the process that decoded it died twice", final=True)
-    return known
-
-
-def _trial(config: ExtractConfig) -> Callable[[Video], int]:
-    """In a worker: decodes a video and forgets it."""
-    return lambda video: sum(1 for _ in decode(video, config.decode, config.limits))
 
 
 class _Progress:

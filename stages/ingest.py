@@ -14,17 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, WorkerDied
+from pipeline.errors import ConfigError
 from pipeline.files import exists, join, remove, sha256_bytes
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
 from stages.datasets.sequences import hold_out
 from stages.percepts.ledger import VideoRecord, read_records, write_records
+from stages.video import watchdog
+from stages.video.apart import Apart, DiedApart
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
-from stages.video.probe import probe
+from stages.video.probe import Probe, probe
 from stages.video.sources import VideoSource, list_videos, local_video, snapshot
 
 FILES_A_SHARD = 32
@@ -122,50 +125,53 @@ def _probe_all(sources: Sequence[VideoSource], config: IngestConfig, context: Co
         done[shard] = records
         context.progress(sum(map(len, done.values())), len(sources), "videos")
 
-    try:
-        _map(config, context, [(i, shard) for i, shard in enumerate(shards) if i not in done], keep)
-    except WorkerDied as error:
-        context.log(f"{error}; its videos are probed one by one")
-        for i, shard in enumerate(shards):
-            if i not in done:
-                keep(i, [_probe_alone(source, config, context) for source in shard])
+    missing = [i for i in range(len(shards)) if i not in done]
+    results = context.workers.map(
+        partial(_prober, config.limits, context.workers.replaces_workers),
+        [_Work(shards[i]) for i in missing],
+        num_workers=context.resources.num_workers,
+        cpus_per_worker=context.resources.cpus_per_worker,
+        again=partial(replace, apart=True),
+    )
+    for position, records in results:
+        keep(missing[position], records)
     return [record for i in range(len(shards)) for record in done[i]]
 
 
-def _map(
-    config: IngestConfig,
-    context: Context,
-    shards: Sequence[tuple[int, Shard]],
-    keep: Callable[[int, list[VideoRecord]], None],
-) -> None:
-    results = context.workers.map(
-        partial(_prober, config.limits),
-        [shard for _, shard in shards],
-        num_workers=context.resources.num_workers,
-        cpus_per_worker=context.resources.cpus_per_worker,
-        describe=lambda shard: f"the videos from {shard[0].uri} to {shard[-1].uri}",
-    )
-    for position, records in results:
-        keep(shards[position][0], records)
+@dataclass(frozen=True)
+class _Work:
+    """What a worker does at a time."""
+
+    shard: Shard
+    apart: bool = False
+    """Probe in a process apart: a worker died on this shard, and one of its videos may be to blame."""
+
+    def __str__(self) -> str:
+        return f"the videos from {self.shard[0].uri} to {self.shard[-1].uri}"
 
 
-def _probe_alone(source: VideoSource, config: IngestConfig, context: Context) -> VideoRecord:
-    """A video in a worker of its own: if that dies twice, this is the culprit."""
-    found: dict[int, list[VideoRecord]] = {}
+def _prober(limits: Limits, may_end: bool) -> Callable[[_Work], list[VideoRecord]]:
+    """What a worker does with its work. `may_end`: its process may be ended where a video hangs."""
+    if may_end:
+        watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
+
+    def work(work: _Work) -> list[VideoRecord]:
+        if not work.apart:
+            return [probe_source(source, limits) for source in work.shard]
+        with Apart(limits) as apart:
+            return [probe_source(source, limits, partial(_probe_apart, apart)) for source in work.shard]
+
+    return work
+
+
+def _probe_apart(apart: Apart, path: Path, limits: Limits) -> Probe:
     try:
-        _map(config, context, [(0, (source,))], found.__setitem__)
-    except WorkerDied:
-        reason = "the process that probed it died twice"
-        return _record(source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected", reason=reason)
-    return found[0][0]
+        return apart.call(probe, path, limits)
+    except DiedApart as death:
+        return Probe(verdict="rejected", reason=str(death))
 
 
-def _prober(limits: Limits) -> Callable[[Shard], list[VideoRecord]]:
-    """What a worker does with a shard."""
-    return lambda shard: [probe_source(source, limits) for source in shard]
-
-
-def probe_source(source: VideoSource, limits: Limits) -> VideoRecord:
+def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Limits], Probe] = probe) -> VideoRecord:
     """Hash and probe one video; whatever is wrong with it ends up in the record."""
     rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
     try:

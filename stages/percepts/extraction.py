@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -39,6 +39,8 @@ class ShardTask:
     videos: tuple[Video, ...]
     known: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes settled before: these videos are not decoded."""
+    apart: bool = False
+    """Decode in processes apart: a worker died on this shard, and one of its videos may be to blame."""
 
     @property
     def num_frames(self) -> int:
@@ -89,6 +91,7 @@ class _Pass:
         self._config = config
         self._convnet = convnet
         self._num_threads = num_threads
+        self._apart = task.apart
         self._videos = [video for video in task.videos if video.sha256 not in task.known]
         self._pieces: deque[_Piece] = deque()
 
@@ -127,7 +130,9 @@ class _Pass:
     def _chunks(self) -> Iterator[tuple[str, FrameChunk]]:
         """Chunks of all videos; fills `outcomes` in."""
         config, used = self._config, ""
-        events = decode_ahead(self._videos, config.decode, config.limits, num_threads=self._num_threads)
+        events = decode_ahead(
+            self._videos, config.decode, config.limits, num_threads=self._num_threads, apart=self._apart
+        )
         with closing(events):
             for video, event in self._timed(events):
                 if isinstance(event, FrameChunk):
@@ -191,7 +196,7 @@ class ShardExtractor:
         began = time.perf_counter()
         known = dict(task.known)
         while True:
-            attempt = _Pass(ShardTask(task.path, task.videos, known), self._config, self._convnet, self._decode_threads)
+            attempt = _Pass(replace(task, known=known), self._config, self._convnet, self._decode_threads)
             try:
                 num_rows = self._write(task.path, attempt)
             except _RejectedLate as late:

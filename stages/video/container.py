@@ -7,7 +7,7 @@ itself .mp4 must not make FFmpeg read other files or the network.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -50,9 +50,21 @@ class Limits:
     """Seconds of decoding per second of video; waiting for whoever consumes the frames does not count."""
     min_decode_s: float = 60.0
     """Seconds of decoding that every video may take, however short."""
+    max_stall_s: float = 60.0
+    """Seconds without a packet read or a frame decoded, after which the process that decodes is ended."""
+    max_memory_bytes: int = 4 << 30
+    """Memory that decoding one video may take."""
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_duration_s", "max_frames", "max_decode_s_per_s", "min_decode_s"):
+        for name in (
+            "max_pixels",
+            "max_duration_s",
+            "max_frames",
+            "max_decode_s_per_s",
+            "min_decode_s",
+            "max_stall_s",
+            "max_memory_bytes",
+        ):
             value = getattr(self, name)
             if not value > 0:
                 raise ConfigError(f"{name} is {value}; a limit must be positive (raise it to effectively remove it)")
@@ -78,7 +90,9 @@ def open_video(
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     # The prefix keeps names such as "http:x.mp4" names.
     name = "file:" + os.path.abspath(path)
-    with av.open(name, mode="r", options=options, metadata_errors="replace", timeout=60.0) as container:
+    # FFmpeg's own time limit, where it looks at it, comes before the watchdog's.
+    timeout_s = limits.max_stall_s / 2
+    with av.open(name, mode="r", options=options, metadata_errors="replace", timeout=timeout_s) as container:
         stream = _first_video(container)
         decoder = stream.codec_context
         decoder.thread_count = num_threads
@@ -110,6 +124,8 @@ class PacketReader:
     container: InputContainer
     streams: tuple[VideoStream, ...] = ()
     """Streams to read; none reads all."""
+    beat: Callable[[], None] = lambda: None
+    """Called after every packet and error."""
     num_errors: int = field(default=0, init=False)
     last_key_pts: int | None = field(default=None, init=False)
     """Timestamp of the keyframe that was read last."""
@@ -120,6 +136,7 @@ class PacketReader:
             packets = self.container.demux(*self.streams)
             while True:
                 try:
+                    self.beat()
                     packet = next(packets, None)
                 except IndexError:
                     # PyAV stumbles at the end over streams that turned up while reading; the packets are all read.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +26,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.errors import ConfigError
 from stages.percepts.ledger import Verdict
+from stages.video import watchdog
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
@@ -122,25 +123,33 @@ class VideoDecoder:
         budget_s = self._limits.min_decode_s + self._limits.max_decode_s_per_s * (found.duration_us or 0) / 1e6
         builder = ChunkBuilder(self._chunk_frames)
         refused = ""
-        for place, image_HWC in self._placed(account):
-            for chunk in builder.add(place, image_HWC):
-                with clock.paused():
-                    yield chunk
-            if clock.seconds > budget_s:
+        with watchdog.watched(str(self.path)) as pulse:
+
+            def beat() -> None:
+                pulse.beat()
+                if clock.seconds > budget_s:
+                    raise _OutOfTime
+
+            try:
+                for place, image_HWC in self._placed(account, beat):
+                    for chunk in builder.add(place, image_HWC):
+                        with clock.paused(), pulse.resting():
+                            yield chunk
+            except _OutOfTime:
                 refused = (
                     f"took more than {budget_s:.0f} s to decode (min_decode_s = {self._limits.min_decode_s:g},"
                     f" max_decode_s_per_s = {self._limits.max_decode_s_per_s:g})"
                 )
-                break
         if not refused:
             yield from builder.flush()
         self._finish(account, refused)
 
-    def _placed(self, account: Account) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
+    def _placed(self, account: Account, beat: Callable[[], None]) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
         """Frames to keep as uint8 HWC images, each with its place."""
         to_rgb = UprightRgb(self.config.short_side_px, self.config.crop_px, self._limits.max_pixels)
         num_lost, is_sound = 0, True
-        for frame, time_us in self._frames(account):
+        for frame, time_us in self._frames(account, beat):
+            beat()
             place = account.place(frame.pts, time_us)
             is_sound = not frame.is_corrupt and (
                 (is_sound and account.num_lost == num_lost) or self._starts_afresh(frame)
@@ -166,7 +175,7 @@ class VideoDecoder:
             return False
         return frame.pts is None or self._key_pts_at_error is None or frame.pts > self._key_pts_at_error
 
-    def _frames(self, account: Account) -> Iterator[tuple[VideoFrame, int | None]]:
+    def _frames(self, account: Account, beat: Callable[[], None]) -> Iterator[tuple[VideoFrame, int | None]]:
         """Every frame that decodes, in presentation order, with its time in microseconds.
 
         FFmpeg's frame threads report an error some packets late and lose frames that were ready, so that what is
@@ -174,13 +183,13 @@ class VideoDecoder:
         one thread, from where the sound part ended.
         """
         if self._num_threads != 1:
-            is_sound = yield from self._session(account, self._num_threads, skip=0)
+            is_sound = yield from self._session(account, beat, self._num_threads, skip=0)
             if is_sound:
                 return
-        yield from self._session(account, 1, skip=account.num_placed)
+        yield from self._session(account, beat, 1, skip=account.num_placed)
 
     def _session(
-        self, account: Account, num_threads: int, skip: int
+        self, account: Account, beat: Callable[[], None], num_threads: int, skip: int
     ) -> Generator[tuple[VideoFrame, int | None], None, bool]:
         """One pass over the file, leaving out its first `skip` frames; with several threads it ends, and returns
         False, at the first sign of damage."""
@@ -189,7 +198,7 @@ class VideoDecoder:
         ) as (container, stream):
             assert stream.time_base is not None
             to_us = stream.time_base * 1_000_000
-            reader = PacketReader(container, (stream,))
+            reader = PacketReader(container, (stream,), beat)
             for item in _decoded(reader, stream.codec_context):
                 if not isinstance(item, VideoFrame):
                     if num_threads != 1:
@@ -251,6 +260,10 @@ def _decoded(reader: PacketReader, decoder: VideoCodecContext) -> Iterator[Video
             yield OSError("the file cannot be read at this point")
         yield from decode_packet(decoder, packet)
     yield from decode_packet(decoder, None)
+
+
+class _OutOfTime(Exception):
+    pass
 
 
 class _Stopwatch:

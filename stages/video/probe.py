@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stages.percepts.ledger import Verdict
+from stages.video import watchdog
 from stages.video.container import DAMAGE, Limits, NoVideoError, in_words, open_video
 from stages.video.filters import display_matrix, rotation_degrees
 from stages.video.scan import Scan
@@ -51,15 +52,14 @@ class Probe:
 def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
     """Probe a local file. Never raises on what the file holds.
 
-    Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for the caller's process
-    supervision.
+    Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for `stages.video.watchdog`.
     """
     limits = limits or Limits()
     try:
         if os.stat(path).st_size == 0:
             return Probe(verdict="rejected", reason="the file is empty (0 bytes)")
-        with open_video(path, limits) as (container, stream):
-            return _judge(Scan(container, stream, limits), limits)
+        with watchdog.watched(str(path)) as pulse, open_video(path, limits) as (container, stream):
+            return _judge(Scan(container, stream, limits, pulse.beat), limits)
     except NoVideoError as error:
         return Probe(verdict="rejected", reason=str(error))
     except DAMAGE as error:

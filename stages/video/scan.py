@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -40,7 +40,10 @@ FALLBACK_FPS = 25
 class Scan:
     """Reads every packet of the container once; the video's are kept as timestamps, 16 bytes a frame."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, limits: Limits) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, limits: Limits, beat: Callable[[], None]
+    ) -> None:
+        """`beat` is called after every packet."""
         self.container = container
         self.stream = stream
         self.time_base = stream.time_base or Fraction(1, 1000)
@@ -61,11 +64,10 @@ class Scan:
         self._num_hidden = 0
         self._holes: list[int] = []
         """Numbers of the video's packets before which bytes of the file are lost."""
-        self.num_errors = self._read()
+        self.num_errors = self._read(PacketReader(container, beat=beat))
 
-    def _read(self) -> int:
+    def _read(self, reader: PacketReader) -> int:
         deadline = time.monotonic() + self._limits.min_decode_s
-        reader = PacketReader(self.container)
         num_errors = 0
         for packet in reader:
             if reader.num_errors > num_errors or packet.is_corrupt:

@@ -10,6 +10,7 @@ glob. A manifest is a .txt file (a URI a line) or a .csv, .jsonl or .parquet fil
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -88,8 +89,15 @@ def snapshot(videos: Sequence[str]) -> str:
 
 @contextmanager
 def local_video(uri: str) -> Iterator[Path]:
-    """The video as a local file: itself where it is local already (any name at all), else a temporary copy."""
+    """The video as a local file: itself where it is local already (any name at all), else a temporary copy.
+
+    Raises:
+        OSError: it is a pipe or a device, which might never end.
+    """
     if is_plain_path(uri):
+        mode = os.stat(uri).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and not a file", uri)
         yield Path(uri)
         return
     with local_copy(uri) as path:

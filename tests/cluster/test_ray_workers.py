@@ -34,6 +34,11 @@ def squares(directory: str) -> Callable[[int], int]:
     return work
 
 
+def two_instead(item: int) -> int:
+    assert item == 4
+    return 2
+
+
 def no_squares(directory: str) -> Callable[[int], int]:
     with Path(directory, "tried").open("a") as log:
         log.write("x")
@@ -41,13 +46,18 @@ def no_squares(directory: str) -> Callable[[int], int]:
 
 
 def coordinate(
-    factory: Callable[[str], Callable[[int], int]], directory: str, items: list[int]
+    factory: Callable[[str], Callable[[int], int]],
+    directory: str,
+    items: list[int],
+    again: Callable[[int], int] | None = None,
 ) -> tuple[list[tuple[int, int]], list[str]]:
     from cluster.ray_workers import OnRay
 
     said: list[Event] = []
     workers = OnRay(source="map", emit=said.append)
-    results = workers.map(partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}")
+    results = workers.map(
+        partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}", again=again
+    )
     return sorted(results), [event.line for event in said if isinstance(event, Log)]
 
 
@@ -75,6 +85,11 @@ def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Sess
 def test_a_second_death_names_the_item(tmp_path: Path, ray_session: Session) -> None:
     with pytest.raises(WorkerDied, match=r"2 times on item 4"):
         run(ray_session, squares, str(tmp_path), [1, 4])
+
+
+@pytest.mark.ray
+def test_a_second_try_may_be_another(tmp_path: Path, ray_session: Session) -> None:
+    assert run(ray_session, squares, str(tmp_path), [1, 4], two_instead)[0] == [(0, 1), (1, 4)]
 
 
 @pytest.mark.ray

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.workers import InProcess
-from pipeline.errors import ConfigError, SourceError, WorkerDied
+from pipeline.errors import ConfigError, SourceError
 from pipeline.files import join, list_files, read_bytes, read_json, remove
 from pipeline.stage import Context, Estimate
 from stages.extract import ExtractConfig, estimate_extraction, extract
@@ -24,7 +24,6 @@ from stages.percepts import convnets, decode_ahead, extraction, open_store
 from stages.percepts.artifacts import Percepts
 from stages.percepts.convnets import ConvnetConfig
 from stages.percepts.decode_ahead import Video
-from stages.percepts.extraction import ShardTask
 from stages.percepts.plan import plan_shards
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.artifacts import Index
@@ -222,25 +221,17 @@ def test_percepts_do_not_depend_on_shard_boundaries(clips: Path, tmp_path: Path)
     assert scans[0] == scans[1] == scans[2]
 
 
-class Deadly(InProcess):
-    """A pool whose worker dies on every item that holds a certain video."""
+def test_decoding_apart_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
+    class Apart(InProcess):
+        """A pool in which every item is a second try."""
 
-    def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
-        for position, item in enumerate(items):
-            is_task = isinstance(item, ShardTask)
-            decoded = [v.uri for v in item.videos if v.sha256 not in item.known] if is_task else [item.uri]
-            if any(uri.endswith("3.mp4") for uri in decoded):
-                raise WorkerDied(f"two workers died on {item}")
-            yield position, factory()(item)
+        def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
+            return super().map(factory, [settings["again"](item) for item in items], num_workers=1)
 
-
-def test_a_video_that_kills_its_worker_costs_one_video(clips: Path, tmp_path: Path) -> None:
     index = index_of(tmp_path, [clips])
-    percepts = extract(CONFIG, context_of(tmp_path, "a", workers=Deadly()), index=index)
-    rejected = {Path(record.uri).name: record.reason for record in percepts.records() if record.verdict == "rejected"}
-    assert rejected["3.mp4"] == "the process that decoded it died twice"
-    assert set(rejected) == {"3.mp4", "broken.mp4"}
-    assert len(percepts.open().videos) == 8
+    extract(CONFIG, context_of(tmp_path / "one", "a"), index=index)
+    extract(CONFIG, context_of(tmp_path / "two", "a", workers=Apart()), index=index)
+    assert all_bytes(str(tmp_path / "one")) == all_bytes(str(tmp_path / "two"))
 
 
 def test_a_video_rejected_after_frames_came_out(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.workers import InProcess
-from pipeline.errors import ConfigError, SourceError, WorkerDied
+from pipeline.errors import ConfigError, SourceError
 from pipeline.stage import Context
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest, source_snapshot
@@ -100,28 +99,31 @@ def test_what_an_interrupted_run_has_found_is_not_probed_again(
     assert Path(again.path("index.parquet")).read_bytes() == Path(whole.path("index.parquet")).read_bytes()
 
 
-@dataclass(frozen=True)
-class Mortal(InProcess):
-    """Workers that die of one file."""
+def test_probing_apart_gives_the_same_bytes(films: Path, tmp_path: Path) -> None:
+    class Apart(InProcess):
+        """A pool in which every item is a second try."""
 
-    deaths: list[str] = field(default_factory=list)
+        def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
+            return super().map(factory, [settings["again"](item) for item in items], num_workers=1)
 
-    def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
-        for position, shard in enumerate(items):
-            if any("b.mkv" in source.uri for source in shard):
-                self.deaths.append(settings["describe"](shard))
-                raise WorkerDied("a worker process died 2 times")
-            yield position, factory()(shard)
+    config = IngestConfig(videos=(str(films),))
+    one = ingest(config, Context.for_test(tmp_path / "one"))
+    two = ingest(config, Context.for_test(tmp_path / "two", workers=Apart()))
+    assert Path(one.path("index.parquet")).read_bytes() == Path(two.path("index.parquet")).read_bytes()
 
 
-def test_a_video_that_kills_its_worker_is_the_only_one_lost(films: Path, tmp_path: Path) -> None:
-    workers = Mortal()
-    index = ingest(IngestConfig(videos=(str(films),)), Context.for_test(tmp_path, workers=workers))
-    rows = {os.path.basename(record.uri): record for record in index.records()}
-    assert len(rows) == 6
-    assert (rows["b.mkv"].verdict, rows["b.mkv"].reason) == ("rejected", "the process that probed it died twice")
-    assert rows["a # [1].mp4"].verdict == rows["c again.mkv"].verdict == "ok"
-    assert len(workers.deaths) == 2
+def test_what_is_no_file_is_not_opened(films: Path, tmp_path: Path) -> None:
+    """A pipe that nobody writes to would block, a device would never end."""
+    os.mkfifo(films / "pipe.mp4")
+    (films / "folder.mp4").mkdir()
+    (films / "list.txt").write_text("pipe.mp4\nfolder.mp4\n/dev/zero\na # [1].mp4\n")
+    index = ingest(IngestConfig(videos=(str(films / "list.txt"),)), Context.for_test(tmp_path))
+    assert [(record.verdict, record.reason) for record in index.records()] == [
+        ("rejected", "cannot be read: it is a pipe, a socket or a device, and not a file"),
+        ("rejected", "cannot be read: Is a directory"),
+        ("rejected", "cannot be read: it is a pipe, a socket or a device, and not a file"),
+        ("ok", ""),
+    ]
 
 
 def test_what_may_be_given(films: Path, tmp_path: Path) -> None:

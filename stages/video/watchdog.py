@@ -1,0 +1,118 @@
+"""Ends this process when FFmpeg hangs in it, or takes all memory: nothing else stops a thread inside C code.
+
+A worker process that can be replaced calls `arm` once. From then on, whatever is `watched` has to give a sign of life
+now and then; if it does not, the process says so on stderr and dies of SIGALRM (of memory, with the exit status
+OUT_OF_MEMORY). The second try then takes place in a process apart (`stages.video.apart`), where the video that did it
+is the only one that is lost. In a process that is not armed, watching does nothing.
+
+A thread does the checking. It also winds up the kernel's alarm clock again and again: C code that hangs with Python's
+lock held stops the thread, and then the alarm ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CHECKS_PER_STALL = 10
+"""How often the thread looks within the longest silence allowed; once a second at least."""
+
+OUT_OF_MEMORY = 75
+"""Exit status of a process that took too much memory."""
+
+
+class Pulse:
+    """Signs of life of one piece of work."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._beat_s: float | None = time.monotonic()
+
+    def beat(self) -> None:
+        """It goes on."""
+        self._beat_s = time.monotonic()
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While it waits for somebody else, its silence means nothing."""
+        self._beat_s = None
+        try:
+            yield
+        finally:
+            self._beat_s = time.monotonic()
+
+    def silent_s(self, now_s: float) -> float:
+        """Seconds since the last sign of life; 0 while it rests."""
+        beat_s = self._beat_s
+        return 0.0 if beat_s is None else now_s - beat_s
+
+
+_pulses: set[Pulse] = set()
+
+
+@contextmanager
+def watched(name: str) -> Iterator[Pulse]:
+    """Work that must call `beat` on what this gives, or be `resting`."""
+    pulse = Pulse(name)
+    _pulses.add(pulse)
+    if _armed.locked():
+        _wind_up()
+    try:
+        yield pulse
+    finally:
+        _pulses.discard(pulse)
+
+
+_armed = threading.Lock()
+_alarm_s = 0.0
+
+
+def _wind_up() -> None:
+    """The kernel's alarm clock rings later; not at all when nothing is watched."""
+    signal.setitimer(signal.ITIMER_REAL, _alarm_s if _pulses else 0)
+
+
+def arm(max_stall_s: float, max_memory_bytes: int) -> None:
+    """From now on this process ends when something watched is silent for `max_stall_s`, or when the process has grown
+    by more than `max_memory_bytes` for each thing watched. The first call of a process counts."""
+    if not _armed.acquire(blocking=False):
+        return
+    global _alarm_s
+    # Twice: the thread, which can say what hangs, comes first.
+    _alarm_s = 2 * max_stall_s
+    arguments = (max_stall_s, max_memory_bytes, resident_bytes())
+    threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
+
+
+def _watch(max_stall_s: float, max_memory_bytes: int, bytes_before: int) -> None:
+    while True:
+        time.sleep(min(1.0, max_stall_s / CHECKS_PER_STALL))
+        pulses, now_s = list(_pulses), time.monotonic()
+        for pulse in pulses:
+            if pulse.silent_s(now_s) > max_stall_s:
+                _say(f"no sign of life from {pulse.name} for {max_stall_s:g} s")
+                os.kill(os.getpid(), signal.SIGALRM)
+        if pulses and resident_bytes() - bytes_before > max_memory_bytes * len(pulses):
+            names = ", ".join(sorted(pulse.name for pulse in pulses))
+            _say(f"more than {max_memory_bytes} bytes taken for each of {names}")
+            os._exit(OUT_OF_MEMORY)
+        _wind_up()
+
+
+def _say(why: str) -> None:
+    sys.stderr.write(f"percepts: {why}; this process ends, and its videos are tried once more, each apart\n")
+    sys.stderr.flush()
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; where the system does not tell, the most that it ever had."""
+    if sys.platform == "linux":
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
