@@ -6,12 +6,44 @@ Exit status 0: done. 1: the work failed, and the message says where. 2: what was
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
 
 from pipeline.errors import DataSetError, PerceptsError, UsageError
+
+Options = TypeVar("Options")
+
+
+def parse_options(
+    kind: type[Options], arguments: Sequence[str] | None, *, prog: str, description: str | None = None
+) -> Options:
+    """A dataclass of options from its flags (None: those of this process).
+
+    Raises:
+        UsageError: a flag is unknown or its value breaks a rule; `--help` prints and leaves with SystemExit 0.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=prog, description=description)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        frame_or_colour = r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+"
+        words = " ".join(re.sub(frame_or_colour, " ", said.getvalue()).split())
+        words = re.sub(r"(Value error )?Error parsing \S+: |For full helptext.*", "", words)
+        raise UsageError(f"{words.strip()} ({_how_to_call(prog)} --help)") from None
+
+
+def _how_to_call(prog: str) -> str:
+    return prog if prog.startswith("python") else f"python pipeline/{prog}"
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:

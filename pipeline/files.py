@@ -8,13 +8,16 @@ PUT, which is atomic there.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -82,6 +85,24 @@ def read_json(uri: str) -> Any:
     return json.loads(read_bytes(uri))
 
 
+def read_many(uris: Sequence[str]) -> dict[str, bytes]:
+    """The whole files at those of `uris` (all on one file system) where there is one; an object store is asked for
+    many at once. Everything is held in memory."""
+    if not uris:
+        return {}
+    fs = filesystem(uris[0])[0]
+    paths = {str(fs._strip_protocol(uri)): uri for uri in uris}
+    # `cat` would hand on whatever went wrong as if the file were absent with on_error="omit".
+    found = fs.cat(list(paths), on_error="return")
+    read = {}
+    for path, data in found.items():
+        if isinstance(data, bytes):
+            read[paths[path]] = data
+        elif not isinstance(data, FileNotFoundError):
+            raise data
+    return read
+
+
 def list_files(uri: str) -> list[str]:
     """Names relative to `uri` of every finished file below it, sorted; empty where there is no such directory."""
     fs, path = filesystem(uri)
@@ -90,6 +111,30 @@ def list_files(uri: str) -> list[str]:
     fs.invalidate_cache(path)
     found = fs.find(path)
     return sorted(os.path.relpath(str(name), path) for name in found if TEMPORARY_MARK not in str(name))
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What a listing says of a file."""
+
+    num_bytes: int
+    modified_s: float
+    """Seconds since the epoch."""
+
+
+def list_states(uri: str) -> dict[str, FileState]:
+    """Every file below `uri` by its relative name, sorted; unfinished writes too. One listing."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    found = fs.find(path, detail=True)
+    return {os.path.relpath(str(name), path): _state(found[name]) for name in sorted(found)}
+
+
+def _state(info: dict[str, Any]) -> FileState:
+    # Every fsspec back end has its own word for the same thing.
+    modified = info.get("mtime", info.get("LastModified", info.get("created", info.get("updated", 0.0))))
+    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+    return FileState(int(info["size"] or 0), seconds)
 
 
 def remove(uri: str) -> None:
@@ -123,6 +168,28 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
             os.remove(temporary)
 
 
+class HashingFile(io.RawIOBase):
+    """Passes bytes on to a file and keeps their digest and number, so that nothing has to be read back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        view = memoryview(data)  # type: ignore[arg-type]
+        self.digest.update(view)
+        self.num_bytes += view.nbytes
+        self._file.write(view)
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write the whole file at once, atomically."""
     with open_atomic(uri) as file:
@@ -139,13 +206,15 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(uri: str) -> str:
-    """Hex digest of the file's bytes, 64 digits, read in pieces."""
+def sha256_file(uri: str, advance: Callable[[int], object] | None = None) -> str:
+    """Hex digest of the file's bytes, 64 digits, read in pieces; `advance` is told the bytes of each."""
     digest = hashlib.sha256()
     fs, path = filesystem(uri)
     with fs.open(path, "rb") as file:
         while piece := file.read(CHUNK_BYTES):
             digest.update(piece)
+            if advance is not None:
+                advance(len(piece))
     return digest.hexdigest()
 
 

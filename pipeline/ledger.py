@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.command import run_command
+from pipeline.command import parse_options, run_command
 from pipeline.files import exists, join
 from pipeline.store import Store
 from stages.percepts.ledger import VideoRecord, read_records
@@ -98,7 +98,7 @@ def summary(records: Sequence[VideoRecord]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises UsageError where there is no store to read."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipeline.ledger")
+    options = parse_options(Options, arguments, prog="python -m pipeline.ledger")
     records = videos(Store.open(options.store))
     if options.as_json:
         for record in records:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 import tyro
 
-from pipeline.command import run_command
+from pipeline.command import parse_options, run_command
 from pipeline.errors import ConfigError
 from pipeline.files import join, write_bytes
 from stages.datasets.arrays import write_array
@@ -122,7 +122,7 @@ def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipeline.predict")
+    options = parse_options(Options, arguments, prog="python -m pipeline.predict")
     written = predict(options)
     sys.stdout.write("".join(f"{join(options.out, name)}\n" for name in written))
     return 0

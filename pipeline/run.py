@@ -8,11 +8,8 @@ ray job submit --working-dir . -- python pipeline/run.py demo --store /shared/pe
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
 import os
-import re
 import shlex
 import sys
 import time
@@ -28,11 +25,10 @@ if __name__ == "__main__":
     # Python put pipeline/ itself on the path, where `plan` or `store` could shadow other packages.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import tyro
 from rich.console import Console
 
 from cluster.session import session
-from pipeline.command import run_command
+from pipeline.command import parse_options, run_command
 from pipeline.display import Display
 from pipeline.errors import UsageError
 from pipeline.execute import Execution
@@ -79,19 +75,9 @@ def parse(recipe: Recipe, arguments: list[str]) -> RunOptions:
     Raises:
         UsageError: a flag is unknown or its value breaks a rule; `--help` prints and leaves with SystemExit 0.
     """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options: RunOptions = tyro.cli(
-                recipe.options, args=arguments, prog=f"run.py {recipe.name}", description=recipe.summary
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        frame_or_colour = r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+"
-        words = " ".join(re.sub(frame_or_colour, " ", said.getvalue()).split())
-        words = re.sub(r"(Value error )?Error parsing \S+: |For full helptext.*", "", words)
-        raise UsageError(f"{words.strip()} (python pipeline/run.py {recipe.name} --help)") from None
+    options: RunOptions = parse_options(
+        recipe.options, arguments, prog=f"run.py {recipe.name}", description=recipe.summary
+    )
     return options
 
 

@@ -64,6 +64,13 @@ class Manifest:
         """Bytes of the artifact's own files."""
         return sum(output.num_bytes for output in self.outputs.values())
 
+    def input_keys(self) -> list[str]:
+        """Keys of all artifacts that this one was made of."""
+        found: list[str] = []
+        for value in self.inputs.values():
+            found.extend(value if isinstance(value, list) else [] if value is None else [value])
+        return found
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Manifest:
         outputs = {name: Output(**output) for name, output in value["outputs"].items()}

@@ -23,6 +23,7 @@ from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, piece_u
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, MomentSums
 from stages.datasets.sequences import hold_out
 from stages.percepts.ledger import VideoRecord
+from stages.percepts.takedowns import taken_down
 from stages.video.artifacts import Index
 
 
@@ -53,7 +54,9 @@ def cut(config: CutConfig, context: Context, *, index: Index) -> Patches:
         SourceError: no video can be cut, or a part came out empty.
         ConfigError: fewer than 3 groups of videos.
     """
-    parts = _deal(config, [record for record in index.records() if record.verdict != "rejected"])
+    gone = taken_down(context.store_uri)
+    usable = [record for record in index.records() if record.verdict != "rejected" and record.sha256 not in gone]
+    parts = _deal(config, usable)
     records = [record for part in parts.values() for record in part]
     counts = _cut_all(config, context, records)
     sums = MomentSums()

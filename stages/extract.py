@@ -26,7 +26,8 @@ from stages.percepts.extractor import ExtractionConfig, extractor_of
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.plan import ledger_row, make_plan, settle, usable_videos
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, read_sidecar, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardUse, read_shards, write_uses
+from stages.percepts.takedowns import read_takedowns, taken_down
 from stages.video import watchdog
 from stages.video.artifacts import Index
 
@@ -79,15 +80,18 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     """
     extractor = extractor_of(config)
     records = index.records()
-    videos = usable_videos(records)
+    videos = usable_videos(records, taken_down(context.store_uri))
     plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, videos, shard_frames=config.shard_frames)
     began = time.perf_counter()
     done = _run(config, context, extractor, plan.tasks)
     seconds = time.perf_counter() - began
+    # Once more: somebody may have taken a video down meanwhile.
+    takedowns = read_takedowns(context.store_uri)
+    videos = [video for video in videos if video.sha256 not in takedowns]
     uses, outcomes = settle(context.store_uri, videos, plan.holders)
     if not uses:
         raise SourceError("no video of the index gave a frame; look at the verdicts: python -m pipeline.ledger")
-    ledger = [ledger_row(record, outcomes) for record in records]
+    ledger = [ledger_row(record, outcomes, takedowns) for record in records]
     write_records(join(context.uri, LEDGER_FILE), ledger, store_uri=context.store_uri)
     write_uses(context.uri, uses)
     _record_facts(context, extractor, ledger, uses)
@@ -97,7 +101,8 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
 
 def _run(config: ExtractConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]) -> list[ShardDone]:
     """Write the shards that are not complete yet."""
-    missing = [task for task in tasks if read_sidecar(context.store_uri, task.path) is None]
+    complete = read_shards(context.store_uri, [task.path for task in tasks])
+    missing = [task for task in tasks if task.path not in complete]
     progress = _Progress(context, sum(task.num_frames for task in missing))
     may_end = context.workers.replaces_workers
     factory = partial(_shard_extractor, config, extractor, context.store_uri, context.resources, may_end)

@@ -6,8 +6,6 @@ fast anything is, or on how often it was killed and begun again.
 Shapes: B frames of a batch, N frames of a piece of one video, D percept dimension.
 """
 
-import hashlib
-import io
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.files import join, open_atomic
+from pipeline.files import HashingFile, join, open_atomic
 from stages.percepts import convnets
 from stages.percepts.convnets import Convnet
 from stages.percepts.decode_ahead import Event, Video, decode_ahead
@@ -154,28 +152,6 @@ class _Pass:
             yield event
 
 
-class _HashingFile(io.RawIOBase):
-    """Passes bytes on to a file and keeps their digest and number, so that nothing has to be read back."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.num_bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        view = memoryview(data)  # type: ignore[arg-type]
-        self.digest.update(view)
-        self.num_bytes += view.nbytes
-        self._file.write(view)
-        return view.nbytes
-
-    def tell(self) -> int:
-        return self.num_bytes
-
-
 class ShardExtractor:
     """What a worker applies to each ShardTask."""
 
@@ -208,7 +184,7 @@ class ShardExtractor:
 
     def _write(self, path: str, attempt: _Pass) -> int:
         with open_atomic(join(self._store_uri, path)) as target:
-            file = _HashingFile(target)
+            file = HashingFile(target)
             num_rows = attempt.write(file, self._extractor)  # type: ignore[arg-type]
         outcomes: dict[str, Outcome] = {}
         for video, outcome in attempt.outcomes.items():

@@ -9,16 +9,15 @@ Shapes: N rows, D percept dimension, any other letters: the shape of an array of
 import itertools
 import os
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import sha256_bytes
 from stages.percepts.schema import COLUMNS
 
 PERCEPT_COLUMN: Final = COLUMNS.index("percept")
@@ -70,28 +69,31 @@ class MappedPercepts:
         return np.concatenate([np.empty((0, self.dim), np.float16), *pieces])
 
 
-def map_percepts(path: Path, dim: int, scratch: Callable[[], Path]) -> MappedPercepts:
-    """The percepts of a local Parquet file. A compressed column is written out, plain, into `scratch()` once."""
-    offsets = _plain_offsets(path, dim)
-    if offsets is not None:
-        return MappedPercepts(_mapped(path), offsets, dim)
-    state = path.stat()
-    plain = scratch() / f"{sha256_bytes(f'{path} {state.st_size} {state.st_mtime_ns}'.encode())[:16]}.f16"
-    if not plain.exists():
-        _write_plain(path, dim, plain)
-    data = _mapped(plain)
+def map_plain(path: Path, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
+    """The percepts of a local Parquet file, or None where they are compressed. What is mapped stays readable when the
+    file is removed, and takes no file descriptor."""
+    offsets = _plain_offsets(metadata, dim)
+    return None if offsets is None else MappedPercepts(_mapped(path), offsets, dim)
+
+
+def map_decompressed(file: pq.ParquetFile, dim: int, target: Path) -> MappedPercepts:
+    """The same of a file with a compressed column, written out, plain, to `target` unless that is there."""
+    if not target.exists():
+        _write_plain(file, dim, target)
+    data = _mapped(target)
     return MappedPercepts(data, np.arange(data.size // (2 * dim), dtype=np.int64) * (2 * dim), dim)
 
 
 def _mapped(path: Path) -> npt.NDArray[np.uint8]:
     if path.stat().st_size == 0:
         return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r")
+    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
+    with pa.memory_map(str(path)) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
-def _plain_offsets(path: Path, dim: int) -> npt.NDArray[np.int64] | None:
+def _plain_offsets(metadata: pq.FileMetaData, dim: int) -> npt.NDArray[np.int64] | None:
     """Byte at which each row's percept begins in the file, or None where they are not there plainly."""
-    metadata = pq.read_metadata(path)
     pages: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -104,10 +106,10 @@ def _plain_offsets(path: Path, dim: int) -> npt.NDArray[np.int64] | None:
     return np.concatenate(pages)
 
 
-def _write_plain(path: Path, dim: int, target: Path) -> None:
+def _write_plain(source: pq.ParquetFile, dim: int, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:8]}")
     with open(temporary, "wb") as file:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["percept"]):
+        for batch in source.iter_batches(columns=["percept"]):
             column = batch.column(0)
             begin = 2 * dim * column.offset
             file.write(memoryview(column.buffers()[1])[begin : begin + 2 * dim * len(column)])

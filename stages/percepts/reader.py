@@ -30,8 +30,12 @@ from pipeline.errors import CorruptArtifact, SourceError
 from pipeline.files import exists, filesystem, is_local, join, list_files, sha256_bytes
 from stages.percepts import shards
 from stages.percepts.ledger import read_records
-from stages.percepts.mapping import MappedPercepts, map_percepts
+from stages.percepts.mapping import MappedPercepts, map_decompressed, map_plain
 from stages.percepts.schema import Extractor, read_extractor
+from stages.percepts.takedowns import taken_down
+
+ATTEMPTS: Final = 3
+"""At finding the files of an artifact while somebody rewrites them."""
 
 Percepts = npt.NDArray[np.float16]
 
@@ -96,19 +100,27 @@ class Scratch:
 
 @dataclass
 class ShardFile:
-    """One Parquet file, opened: its small columns in memory, its percepts mapped when first asked for."""
+    """One Parquet file, opened: its small columns in memory, its percepts mapped.
 
-    path: Path
+    From then on it may be removed, as by a compaction: what was opened stays readable.
+    """
+
     extractor: Extractor
     rows: Rows
     spans: dict[str, tuple[int, int]]
     """Video -> (first row, end row)."""
+    plain: MappedPercepts | None
+    """None where the column is compressed."""
+    file: pq.ParquetFile
     scratch: Scratch
+    digest: str
+    """Of the file's name and state."""
 
     @classmethod
     def open(cls, uri: str, scratch: Scratch) -> Self:
-        """Raises: CorruptArtifact, StoreError (see `stages.percepts.schema.read_extractor`)."""
+        """Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`)."""
         path = scratch.local(uri)
+        state = path.stat()
         try:
             file = pq.ParquetFile(path)
         except pa.ArrowInvalid as error:
@@ -118,12 +130,18 @@ class ShardFile:
         extractor = read_extractor(file.schema_arrow.metadata, uri)
         table = file.read(columns=["video", "frame", "pts_us", "segment"]).unify_dictionaries()
         rows = Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
-        return cls(path, extractor, rows, _spans(table["video"], uri), scratch)
+        plain = map_plain(path, file.metadata, extractor.dim)
+        digest = sha256_bytes(f"{path} {state.st_size} {state.st_mtime_ns}".encode())[:16]
+        if plain is not None:
+            file.close()
+        return cls(extractor, rows, _spans(table["video"], uri), plain, file, scratch, digest)
 
     @cached_property
     def percepts(self) -> MappedPercepts:
-        """The percept column."""
-        return map_percepts(self.path, self.extractor.dim, lambda: self.scratch.path)
+        """The percept column; where it is compressed, written out when it is first asked for."""
+        if self.plain is not None:
+            return self.plain
+        return map_decompressed(self.file, self.extractor.dim, self.scratch.path / f"{self.digest}.f16")
 
 
 def _spans(videos: pa.ChunkedArray, uri: str) -> dict[str, tuple[int, int]]:
@@ -215,14 +233,24 @@ def open_store(uri: str, *, cache: str | None = None) -> PerceptStore:
 
     An artifact's videos come in the order of its index, a directory's in the order of their sha256. Files that are
     not local, or compressed, go into `cache`, a local directory (default: a temporary one that goes with the store).
+    Videos that were taken down are left out.
 
     Raises:
         SourceError: nothing there.
         CorruptArtifact: a file is damaged, missing or of another extractor.
         StoreError: a newer version of percepts wrote it.
     """
-    parts, order = _parts(uri)
     scratch = Scratch(cache)
+    for _ in range(ATTEMPTS):
+        try:
+            return _open(*_parts(uri), scratch)
+        except FileNotFoundError as error:
+            # Between the look and the opening, a compaction put another file in its place: look again.
+            gone = error
+    raise CorruptArtifact(f"{uri} uses a file that is not there: {gone}; run the recipe again") from gone
+
+
+def _open(parts: Sequence["_Part"], order: Sequence[str], scratch: Scratch) -> PerceptStore:
     files: list[ShardFile] = []
     extents: dict[str, Extent] = {}
     for part in parts:
@@ -250,6 +278,9 @@ def _parts(uri: str) -> tuple[list[_Part], list[str]]:
     if exists(join(uri, shards.SHARDS_FILE)):
         uses = shards.read_uses(uri)
         root = shards.store_root(uri, uses)
+        uses = shards.locate(root, uses, taken_down(root))
+        if not uses:
+            raise SourceError(f"every video of {uri} was taken down; run its recipe again, with other videos")
         order = dict.fromkeys(record.sha256 for record in read_records(join(uri, shards.LEDGER_FILE)))
         return [_Part(join(root, use.path), use.videos) for use in uses], list(order)
     if uri.endswith(".parquet") and exists(uri):

@@ -50,13 +50,29 @@ def test_uncompressed_percepts_are_mapped_and_not_copied(tmp_path: Path) -> None
     path = tmp_path / "a.parquet"
     write_shard(str(path), SEGMENTS)
     store = open_store(str(path))
-    assert isinstance(store.files[0].percepts.data, np.memmap)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert str(path) not in open_files()
     views = list(store.pieces())
     assert all(np.shares_memory(view, store.files[0].percepts.data) for view in views)
     # Rows 0 to 5399 of the file in groups of 2048 (bounds 2048, 4096) and videos (1500, 3400): no further cuts.
     assert [len(view) for view in views] == [548, 1352, 696, 1304, 1500]
     expected = [values(video, num_rows) for video, num_rows in ((1, 1900), (2, 2000), (3, 1500))]
     np.testing.assert_array_equal(np.concatenate(views), np.concatenate(expected))
+
+
+def open_files() -> set[str]:
+    """Paths behind this process's file descriptors."""
+    links = [Path(link) for link in Path("/proc/self/fd").iterdir()]
+    return {str(link.readlink()) for link in links if link.is_symlink()}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_what_was_opened_outlives_its_file(tmp_path: Path, compression: Compression) -> None:
+    path = tmp_path / "a.parquet"
+    write_shard(str(path), SEGMENTS, compression=compression)
+    store = open_store(str(path))
+    path.unlink()
+    np.testing.assert_array_equal(store.percepts(video_name(2)), values(2, 2000))
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,0 +1,144 @@
+"""Rewrites shards: many small ones into one, or one without the videos that were taken down. No percept changes.
+
+The new shard is written, read back and recorded before an old one goes. Killed at any moment, nothing is lost: either
+the old shards are complete, or the new one is and says that it replaces them; `remove_replaced` then takes up the rest.
+
+Shapes: N rows of a video, D percept dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+
+from pipeline.errors import CorruptArtifact
+from pipeline.files import HashingFile, join, list_files, open_atomic, remove, sha256_file
+from stages.percepts.reader import Percepts, Rows, Scratch, ShardFile
+from stages.percepts.schema import ROW_GROUP_ROWS
+from stages.percepts.shards import Outcome, Shard, in_use, shard_name, shards_below, sidecar, write_sidecar
+from stages.percepts.writer import ShardWriter
+
+
+def merge_groups(shards: Sequence[Shard], *, min_bytes: int, max_bytes: int) -> list[tuple[Shard, ...]]:
+    """Shards smaller than `min_bytes`, in their order, in groups of two or more that stay below `max_bytes` together.
+
+    A shard with a video that is to be tried again is left alone: the shard that the next attempt writes may have its
+    name, and must not be taken for one that was replaced.
+    """
+    groups: list[list[Shard]] = []
+    num_bytes = max_bytes
+    for shard in shards:
+        if shard.bytes >= min_bytes or not all(outcome.final for outcome in shard.outcomes.values()):
+            continue
+        if num_bytes + shard.bytes > max_bytes:
+            groups.append([])
+            num_bytes = 0
+        groups[-1].append(shard)
+        num_bytes += shard.bytes
+    return [tuple(group) for group in groups if len(group) > 1]
+
+
+def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[str] = ()) -> Shard:
+    """One shard with the videos of all `sources` (each content once) but those of `leave_out`; the sources go.
+
+    Raises:
+        CorruptArtifact: a source is not what its sidecar says, or what was written does not read back the same.
+    """
+    chosen: dict[str, Shard] = {}
+    for source in sources:
+        for video, outcome in source.outcomes.items():
+            if video not in leave_out and (video not in chosen or _is_better(outcome, chosen[video].outcomes[video])):
+                chosen[video] = source
+    name = shard_name(["rewritten", *(source.path for source in sources), *chosen])
+    path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
+    scratch = Scratch(None)
+    opened = {source.path: _open(store_uri, source, scratch) for source in sources}
+    extractor = opened[sources[0].path].extractor
+    digests: dict[str, str] = {}
+    with open_atomic(join(store_uri, path)) as target:
+        file = HashingFile(target)
+        compression = extractor.settings.get("compression", "none")
+        with ShardWriter(file, extractor, compression=compression) as writer:  # type: ignore[arg-type]
+            for video, source in chosen.items():
+                if source.outcomes[video].frames_decoded:
+                    digests[video] = _copy(video, opened[source.path], writer)
+    shard = Shard(
+        path=path,
+        sha256=file.digest.hexdigest(),
+        bytes=file.num_bytes,
+        rows=writer.num_rows,
+        outcomes={video: source.outcomes[video] for video, source in chosen.items()},
+        replaces=tuple(sorted({old for source in sources for old in (source.path, *source.replaces)})),
+    )
+    _check(_open(store_uri, shard, Scratch(None)), digests, path)
+    write_sidecar(store_uri, shard)
+    for source in sources:
+        remove_shard(store_uri, source.path)
+    return shard
+
+
+def remove_replaced(store_uri: str, folder: str) -> int:
+    """Removes what a rewriting that was killed left of the shards that were replaced; returns the bytes.
+
+    Raises:
+        CorruptArtifact: a sidecar is damaged.
+    """
+    shards = shards_below(store_uri, folder)
+    replaced = {path for shard in in_use(shards) for path in shard.replaces}
+    # A Parquet file without its sidecar, too: of the two the sidecar goes first.
+    left = [path for name in list_files(join(store_uri, folder)) if (path := f"{folder}/{name}") in replaced]
+    for path in left:
+        remove_shard(store_uri, path)
+    return sum(shard.bytes for shard in shards if shard.path in left)
+
+
+def remove_shard(store_uri: str, path: str) -> None:
+    """Removes a shard: first the sidecar, so that it is never complete without its rows."""
+    remove(join(store_uri, sidecar(path)))
+    remove(join(store_uri, path))
+
+
+def _is_better(outcome: Outcome, than: Outcome) -> bool:
+    return (outcome.frames_decoded > 0, outcome.final) > (than.frames_decoded > 0, than.final)
+
+
+def _open(store_uri: str, shard: Shard, scratch: Scratch) -> ShardFile:
+    uri = join(store_uri, shard.path)
+    # Of a remote shard the copy is hashed: those are the bytes that are read.
+    if sha256_file(str(scratch.local(uri))) != shard.sha256:
+        repair = f"python -m pipeline.verify --repair --store {store_uri}"
+        raise CorruptArtifact(f"{uri} is not what its sidecar says; mend the store first: {repair}")
+    return ShardFile.open(uri, scratch)
+
+
+def _pieces(video: str, file: ShardFile) -> Iterator[tuple[Rows, Percepts]]:
+    """A row group's worth at a time."""
+    first, end = file.spans[video]
+    for start in range(first, end, ROW_GROUP_ROWS):
+        stop = min(end, start + ROW_GROUP_ROWS)
+        rows, part = file.rows, slice(start, stop)
+        yield (
+            Rows(rows.frame_N[part], rows.pts_us_N[part], rows.segment_N[part]),
+            file.percepts.slice(start, stop),
+        )
+
+
+def _copy(video: str, file: ShardFile, writer: ShardWriter) -> str:
+    """Appends the rows of a video; returns their digest."""
+    for rows, percepts_ND in _pieces(video, file):
+        writer.write(video, rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND)
+    return _digest(video, file)
+
+
+def _digest(video: str, file: ShardFile) -> str:
+    digest = hashlib.sha256()
+    for rows, percepts_ND in _pieces(video, file):
+        for column_N in (rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND):
+            digest.update(column_N.tobytes())
+    return digest.hexdigest()
+
+
+def _check(written: ShardFile, digests: dict[str, str], path: str) -> None:
+    for video, digest in digests.items():
+        if video not in written.spans or _digest(video, written) != digest:
+            raise CorruptArtifact(f"{path} does not read back as it was written; the shards it was made of are kept")

@@ -1,0 +1,82 @@
+"""A small real store: encoded clips, an index, percepts and their statistics, with manifests, made in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import join, list_files, read_bytes
+from pipeline.plan import Node, Plan
+from pipeline.stage import Context, config_dict
+from pipeline.store import Manifest, Store
+from stages.extract import ExtractConfig, extract
+from stages.ingest import IngestConfig, ingest
+from stages.percepts.convnets import ConvnetConfig
+from stages.standardize import StandardizeConfig, standardize
+from stages.video.decode import DecodeConfig
+from tests.stages.test_extract import encode
+
+CONFIG = ExtractConfig(
+    convnet=ConvnetConfig(layer="stem", input_px=32),
+    decode=DecodeConfig(short_side_px=32, crop_px=32),
+    shard_frames=24,
+)
+
+
+def encode_clips(folder: Path, num_clips: int = 6) -> list[str]:
+    """Clips of 10, 12, 14... frames; returns their paths."""
+    paths = [folder / f"{number}.mp4" for number in range(num_clips)]
+    for number, path in enumerate(paths):
+        encode(path, 10 + 2 * number, seed=number)
+    return [str(path) for path in paths]
+
+
+def plan_of(videos: Sequence[str], config: ExtractConfig = CONFIG) -> Plan:
+    """ingest, extract, standardize."""
+    plan = Plan("small")
+    index = plan.add(ingest, IngestConfig(videos=tuple(videos)))
+    percepts = plan.add(extract, config, index=index)
+    plan.add(standardize, StandardizeConfig(), percepts=percepts)
+    return plan
+
+
+def run_recipe(root: str, videos: Sequence[str], config: ExtractConfig = CONFIG) -> dict[str, Manifest]:
+    """Makes what is missing of the plan, as `pipeline.execute` does it; stage name -> manifest."""
+    store = Store.open(root, create=True)
+    nodes = plan_of(videos, config).nodes
+    return {node.name: store.find(node.stage.name, node.key) or _make(store, node) for node in nodes}
+
+
+def _make(store: Store, node: Node) -> Manifest:
+    directory = store.directory(node.stage.name, node.key)
+    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name)
+    inputs: dict[str, Any] = {
+        edge: value.stage.produces(store.directory(value.stage.name, value.key), value.key)
+        for edge, value in node.inputs.items()
+        if isinstance(value, Node)
+    }
+    node.stage(node.config, context, **inputs)
+    manifest = Manifest(
+        stage=node.stage.name,
+        version=node.stage.version,
+        key=node.key,
+        name=node.name,
+        recipe="small",
+        config=config_dict(node.config),
+        inputs=node.input_keys(),
+        snapshot=node.snapshot,
+        outputs=store.outputs(node.stage.name, node.key),
+        facts=dict(context.facts),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    store.commit(manifest)
+    return manifest
+
+
+def all_bytes(root: str) -> dict[str, str]:
+    """sha256 of every finished file of a store but its manifests, which tell the time."""
+    names = [name for name in list_files(root) if not name.endswith("manifest.json")]
+    return {name: hashlib.sha256(read_bytes(join(root, name))).hexdigest() for name in names}
