@@ -11,7 +11,10 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +239,72 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """A run of MLflow that made or used an artifact."""
+
+    run_id: str
+    name: str
+    key: str
+    """Of the artifact."""
+    state: str
+    """`made`, or `have` where the run used what another one had made."""
+    parent_id: str
+    started_at: str
+    """UTC, ISO 8601."""
+    models: tuple[str, ...] = ()
+    """Ids of the models that it logged: models:/<id>."""
+
+
+def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
+    """Every run of a stage whose artifact has one of `keys`, with the models that it logged.
+
+    Raises:
+        UsageError: no tracking server or file answers.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [e.experiment_id for e in _pages(client.search_experiments) if e.name.startswith("percepts/")]
+        if not experiments:
+            return []
+        runs = [r for r in _pages(partial(client.search_runs, experiments)) if r.data.tags.get("key") in keys]
+        models: dict[str, list[str]] = {}
+        for model in _pages(partial(client.search_logged_models, experiments)):
+            models.setdefault(str(model.source_run_id), []).append(str(model.model_id))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
+    return [
+        TrackedRun(
+            run_id=run.info.run_id,
+            name=run.info.run_name,
+            key=run.data.tags["key"],
+            state=run.data.tags.get("state", ""),
+            parent_id=run.data.tags.get("mlflow.parentRunId", ""),
+            started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+            models=tuple(sorted(models.get(run.info.run_id, ()))),
+        )
+        for run in runs
+    ]
+
+
+def tag_runs(tracking_uri: str, runs: Sequence[TrackedRun], name: str, value: str) -> None:
+    """Set a tag of these runs and of the models that they logged."""
+    client = MlflowClient(tracking_uri)
+    for run in runs:
+        client.set_tag(run.run_id, name, value)
+        for model in run.models:
+            client.set_logged_model_tags(model, {name: value})
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
