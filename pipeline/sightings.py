@@ -49,7 +49,7 @@ REMAINS: Final = {
     "synthesize": ("delete the video's file in it", False),
     "cut": ("delete: it holds pixels of the video", True),
 }
-GUARDED: Final = ("ingest", "extract", "synthesize")
+GUARDED: Final = ("ingest", "split", "extract", "synthesize")
 """Stages whose artifacts show nobody a video that has been taken down."""
 OTHERWISE: Final = ("make it again without the video, or delete it: --remove-artifacts", True)
 
