@@ -36,8 +36,8 @@ Kind = Literal[
 
 SET_ASIDE: Final = "set-aside"
 """Where a repair puts files that are not ours."""
-NOT_OURS: Final = ("reports", "mlartifacts", "ray-train", SET_ASIDE)
-"""Directories of the store that hold nothing an artifact is made of."""
+NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", SET_ASIDE)
+"""Directories of the store that hold no artifact: only their unfinished writes are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Inspection:
                 if self._is_old(name):
                     what = "an unfinished write of a process that was killed"
                     yield Finding(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
-            elif parts[0] in (*NOT_OURS, DIRECTORY, STORE_FILE) or name.startswith("mlflow.db"):
+            elif parts[0] in (*NOT_CHECKED, DIRECTORY, STORE_FILE) or name.startswith("mlflow.db"):
                 continue
             elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
                 shard_files.setdefault("/".join(parts[:2]), []).append(name)
