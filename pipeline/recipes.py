@@ -8,15 +8,15 @@ ucf101, hmdb51   in `action_recipes`, by the official splits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.action_recipes import HMDB51Options, UCF101Options, hmdb51, ucf101
-from pipeline.errors import ConfigError
+from pipeline.action_tables import ArmConfigs, Measured, add_arms
 from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
-from pipeline.stage import Resources
+from pipeline.six_models import MODELS, Model, pretrain_models
 from stages.cut import CutConfig, cut
 from stages.digits import DigitsConfig, digits
 from stages.evaluate import EvaluateConfig, evaluate
@@ -29,7 +29,7 @@ from stages.percepts.convnets import ConvnetConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.standardize import StandardizeConfig, standardize
-from stages.synthesize import SynthesizeConfig, synthesize
+from stages.synthesize import MOTIONS, SynthesizeConfig, synthesize
 from stages.video.decode import DecodeConfig
 from stages.visualize import VisualizeConfig, visualize
 
@@ -72,19 +72,25 @@ class DemoOptions(RunOptions):
     )
     scratch: FinetuneConfig = LSTM_CLASSIFIER
     pretrained: FinetuneConfig = replace(LSTM_CLASSIFIER, arm="LSTM pretrained", learning_rate=3e-4)
+    tables: bool = False
+    """Measure all of Table 3's seven rows and the label curve up to 50 clips a class, on a corpus with 60 to train on;
+    takes several times as long."""
 
 
 def demo(options: DemoOptions) -> Plan:
     """From video files to a comparison table."""
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
-    corpus = plan.add(synthesize, options.corpus, resources=run)
+    corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
     index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run, corpus=corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
     plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
+    if options.tables:
+        _demo_tables(plan, options, encoder, percepts, statistics)
+        return plan
 
     def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
         return plan.add(
@@ -100,23 +106,35 @@ def demo(options: DemoOptions) -> Plan:
     return plan
 
 
-Model = Literal[
-    "autoencoder",
-    "future",
-    "composite",
-    "conditional autoencoder",
-    "conditional future",
-    "composite, conditional future",
-]
-MODELS: dict[str, dict[str, Any]] = {
-    "autoencoder": {"decoders": "autoencoder"},
-    "future": {"decoders": "future"},
-    "composite": {"decoders": "composite"},
-    "conditional autoencoder": {"decoders": "autoencoder", "reconstruct_conditional": True},
-    "conditional future": {"decoders": "future", "predict_conditional": True},
-    "composite, conditional future": {"decoders": "composite", "predict_conditional": True},
-}
-"""The six models: {autoencoder, future predictor, composite} x {unconditional, conditional}."""
+DEMO_CURVE = (1, 2, 4, 10, 20, 50)
+DEMO_CLIPS_PER_CLASS = 60
+"""To draw the curve's samplings from, so that those of 50 differ."""
+
+
+def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
+    return replace(options.corpus, num_train=max(options.corpus.num_train, DEMO_CLIPS_PER_CLASS * len(MOTIONS)))
+
+
+def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
+    """The other five models, and an arm a row. More labels train for more steps."""
+    others: list[Model] = [name for name in MODELS if name != "composite"]
+    nodes = pretrain_models(
+        plan, others, options.pretrain, options.on_devices, percepts=percepts, statistics=statistics
+    )
+    encoders: dict[str, Node] = {"composite": composite}
+    encoders.update(zip(others, nodes, strict=True))
+    arms = (options.single_frame, options.scratch, options.pretrained)
+    frame, scratch, pretrained = (replace(arm, num_epochs=15, num_full_samplings=10) for arm in arms)
+    add_arms(
+        plan,
+        configs=ArmConfigs(single_frame=frame, scratch=scratch, pretrained=pretrained),
+        measured=Measured(tables=("1", "3", "curve"), small=4, curve=DEMO_CURVE),
+        encoders=encoders,
+        percepts=percepts,
+        statistics=statistics,
+        splits=None,
+        resources=options.on_cpus,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +161,7 @@ def youtube(options: YoutubeOptions) -> Plan:
     index = plan.add(ingest, IngestConfig(videos=options.videos, held_out=options.held_out), resources=run)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
-    encoders = _pretrain_models(
+    encoders = pretrain_models(
         plan, options.models, options.pretrain, run_gpu, percepts=percepts, statistics=statistics
     )
     shown = VisualizeConfig()
@@ -176,7 +194,7 @@ def moving_mnist(options: MovingMNISTOptions) -> Plan:
     """The models of Table 2 on bouncing digits."""
     plan = Plan("moving-mnist")
     made = plan.add(digits, options.digits)
-    encoders = _pretrain_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
@@ -203,23 +221,11 @@ def patches(options: PatchesOptions) -> Plan:
     plan = Plan("patches")
     index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
     made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
-    encoders = _pretrain_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
     return plan
-
-
-def _pretrain_models(
-    plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, **source: Node
-) -> list[Node]:
-    """One pretrained model for each name."""
-    if not models:
-        raise ConfigError(f"models is empty; name any of {', '.join(MODELS)}")
-    return [
-        plan.add(pretrain, replace(config, **MODELS[model]), name=f"pretrain {model}", resources=resources, **source)
-        for model in models
-    ]
 
 
 @dataclass(frozen=True)

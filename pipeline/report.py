@@ -16,8 +16,11 @@ from rich.console import Console
 
 from pipeline.explain import human_bytes, human_seconds
 from pipeline.files import join, write_bytes
+from pipeline.reporting.action_tables import action_tables, paper_at_one_label
+from pipeline.reporting.claims import points
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
-from pipeline.reporting.findings import findings, number_of, points
+from pipeline.reporting.findings import findings, number_of
+from pipeline.reporting.paper_findings import verdict_of
 from pipeline.reporting.paper_numbers import (
     LABEL_CURVE_AT_ONE,
     LATER,
@@ -40,6 +43,7 @@ __all__ = ["NodeView", "RunView", "print_report", "write_report"]
 PAGE = "report.html"
 MAX_CONFUSION_CLASSES = 16
 """With more classes only the best model's confusion is drawn."""
+PAIR_MARKS = {"holds": "✓", "open": "?", "fails": "✗"}
 MAX_BAD_VIDEOS = 200
 """Longer lists are cut, with a count: `python -m pipeline.ledger` lists them all."""
 
@@ -79,6 +83,8 @@ def page(results: Results) -> str:
     )
     environment.globals.update(fact=fact, setting=_setting)
     bad = results.bad_videos
+    tables = action_tables(results)
+    at_one = [(scores, found) for scores in results.scores if (found := paper_at_one_label(scores))]
     return environment.get_template("report.html.j2").render(
         view=results.view,
         results=results,
@@ -93,6 +99,14 @@ def page(results: Results) -> str:
         plan=plan_chart(results.view),
         paper_tables=(TABLE_3, LABEL_CURVE_AT_ONE),
         steps=_paper_steps(results.scores),
+        has_tables=bool(tables or results.duplicates),
+        action_tables=tables,
+        at_one_label=[(scores, found) for scores, found in at_one if 1 in scores.label_counts],
+        any_over_splits=any(scores.num_splits > 1 for scores in results.scores),
+        choices=results.choices,
+        duplicates=results.duplicates,
+        pair_marks=PAIR_MARKS,
+        gain_verdict=verdict_of,
     )
 
 
@@ -126,7 +140,7 @@ def _accuracy(scores: Scores) -> dict[str, Any]:
         "styles": model_styles(scores.models),
         "best": {n: scores.best(n).model for n in scores.label_counts},
         "pairs": by_pair,
-        "curve": label_curve(scores),
+        "curve": label_curve(scores) if len([n for n in scores.label_counts if n]) > 1 else None,
         "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
     }
 

@@ -34,14 +34,17 @@ def model_styles(models: Sequence[str]) -> dict[str, str]:
 
 
 def label_curve(scores: Scores) -> Figure:
-    """Accuracy against labels a class, every sampling a dot."""
+    """Accuracy against labels a class, every sampling a dot; of the models that were measured at each count."""
     styles = model_styles(scores.models)
+    counts = [n for n in scores.label_counts if n]
     series = []
     for model in scores.models:
-        row = [score for n in scores.label_counts if (score := scores.score(model, n)) is not None]
-        if not row:
+        row = [score for n in counts if (score := scores.score(model, n)) is not None]
+        if len(row) < len(counts):
             continue
-        samples = [(float(s.labels_per_class), s.accuracy) for s in scores.samplings if s.model == model]
+        samples = [
+            (float(s.labels_per_class), s.accuracy) for s in scores.samplings if s.model == model and s.labels_per_class
+        ]
         points = [(float(s.labels_per_class), s.mean) for s in row]
         intervals = tuple((s.low, s.high) for s in row) if all(s.has_interval for s in row) else ()
         series.append(
@@ -54,7 +57,7 @@ def label_curve(scores: Scores) -> Figure:
         description=said,
         x_label="labelled clips a class",
         y_label="test accuracy",
-        x_ticks=[float(n) for n in scores.label_counts],
+        x_ticks=[float(n) for n in counts],
         log_x=True,
         from_zero=True,
         y_format=percent,
@@ -62,7 +65,8 @@ def label_curve(scores: Scores) -> Figure:
         dodge=True,
     )
     caption = (
-        "Mean over samplings of the labels; bars are 95% intervals of the mean, small dots the single samplings. "
+        f"Mean over {'splits and ' if scores.num_splits > 1 else ''}samplings of the labels; bars are 95% intervals of "
+        "the mean, small dots the single samplings. "
         f"The horizontal axis is logarithmic; {scores.num_test_clips:,} test clips."
     )
     return Figure("Accuracy against labels", chart, caption)

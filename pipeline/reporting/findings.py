@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.explain import human_seconds
+from pipeline.reporting.action_tables import COMPOSITE
+from pipeline.reporting.claims import Finding, Verdict, listed_words, points
+from pipeline.reporting.paper_findings import paper_findings
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
-from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, Pair, PixelScores, Results, Scores
+from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, Pair, PixelScores, Results, Scores, count_name
 from pipeline.reporting.svg import number, percent
-
-Verdict = Literal["holds", "fails", "open", "note"]
 
 HEADLINE_LABELS = 5
 """The label count that the first sentence is about, where it was measured; else the middle one."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence, and the figures behind it."""
-
-    verdict: Verdict
-    headline: str
-    detail: str = ""
 
 
 def findings(results: Results) -> tuple[Finding, ...]:
     """Everything worth saying about a run, the claims first."""
     found: list[Finding] = []
     for scores in results.scores:
-        found += [*_ordering(scores), _best(scores)]
+        is_table = COMPOSITE in scores.models or scores.dataset is not None or scores.weights is not None
+        found += [*(paper_findings(scores) if is_table else _ordering(scores)), _best(scores)]
     for forecast in results.forecasts:
         found += _forecast(forecast)
     for pixels in results.pixel_scores:
@@ -57,11 +48,6 @@ def chain_verdict(chain: Iterable[Pair]) -> Verdict:
     """`holds` where every difference has its interval above zero, `fails` where one has it below, else `open`."""
     verdicts = {pair.verdict for pair in chain}
     return "fails" if "reversed" in verdicts else "open" if "unclear" in verdicts else "holds"
-
-
-def points(fraction: float) -> str:
-    """A difference of accuracies in percentage points, signed: 0.062 -> '+6.2'."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
 def headline_labels(counts: Sequence[int]) -> int:
@@ -217,7 +203,7 @@ def _sentence(text: str) -> str:
 
 
 def _labels(count: int) -> str:
-    return f"{_count(count, 'label')} a class"
+    return f"{_count(count, 'label')} a class" if count else "all labels"
 
 
 def _count(count: int, noun: str) -> str:
@@ -225,5 +211,4 @@ def _count(count: int, noun: str) -> str:
 
 
 def _listed(values: Sequence[int]) -> str:
-    texts = [str(value) for value in values]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return listed_words([count_name(value) for value in values], "and")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.reporting.view import NodeView, RunView
 from stages.percepts.ledger import VideoRecord
@@ -11,6 +12,11 @@ from stages.percepts.ledger import VideoRecord
 COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
 BASELINES = (COPY_LAST, MEAN_FRAME)
 """What `forecast.json` calls the predictors that know nothing of motion."""
+
+
+def count_name(labels_per_class: int) -> str:
+    """A label count as people read it: 0 is all training clips."""
+    return "all" if labels_per_class == 0 else str(labels_per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +27,13 @@ class Sampling:
     labels_per_class: int
     sampling: int
     accuracy: float
+    split: int = 0
+    """Official split; 0: the parts of the videos' manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Mean accuracy (0..1) over samplings and its 95% interval."""
+    """Mean accuracy (0..1) over splits and samplings, and its 95% interval. A label count of 0: all training clips."""
 
     model: str
     labels_per_class: int
@@ -33,16 +41,19 @@ class Score:
     low: float
     high: float
     num_samplings: int
+    num_splits: int = 1
+    over: str = "samplings"
+    """What the interval is over: samplings of the labels, or official splits."""
 
     @property
     def has_interval(self) -> bool:
-        """A single sampling has none: its bounds are infinite."""
+        """A single value has none: its bounds are infinite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Mean of (better - worse) over the same samplings, accuracy, and its 95% interval."""
+    """Mean of (better - worse) over the same splits and samplings, accuracy, and its 95% interval."""
 
     worse: str
     better: str
@@ -51,6 +62,10 @@ class Pair:
     low: float
     high: float
     num_samplings: int
+    num_splits: int = 1
+    over: str = "samplings"
+    p_holm: float | None = None
+    """p value among all that one model is compared with at this label count; None where it was not measured."""
 
     @property
     def has_interval(self) -> bool:
@@ -61,6 +76,40 @@ class Pair:
     def verdict(self) -> str:
         """`holds` where the interval is above zero, `reversed` where it is below, else `unclear`."""
         return "holds" if self.low > 0 else "reversed" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """How much larger the difference of two models is with the fewest labels than with the most, accuracy."""
+
+    worse: str
+    better: str
+    fewest: int
+    most: int
+    change: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """As of a Pair."""
+        return "holds" if self.low > 0 else "reversed" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCoverage:
+    """How many clips of an official split were there."""
+
+    name: str
+    number: int
+    num_train: int
+    num_official_train: int
+    num_test: int
+    num_official_test: int
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.num_train, self.num_test) == (self.num_official_train, self.num_official_test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +124,38 @@ class Scores:
     summary: tuple[Score, ...]
     paired: tuple[Pair, ...]
     confusion: dict[str, tuple[tuple[float, ...], ...]]
+    dataset: str | None = None
+    """UCF-101 or HMDB-51; None: not by official splits."""
+    coverage: tuple[SplitCoverage, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    weights: dict[str, tuple[float, ...]] | None = None
+    """Of fused streams: rule -> weight of the first stream in each split. None: not fused."""
+
+    @property
+    def covered(self) -> str:
+        """What every table says where clips are missing; empty where none is."""
+        if all(split.is_whole for split in self.coverage):
+            return ""
+        said = (
+            f"split {split.number}: {split.num_train:,} of {split.num_official_train:,} training and "
+            f"{split.num_test:,} of {split.num_official_test:,} test clips"
+            for split in self.coverage
+        )
+        return f"Not all of {self.dataset} was there. {'; '.join(said)}."
+
+    @property
+    def num_splits(self) -> int:
+        return max(score.num_splits for score in self.summary)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Models as the file orders them: first those that are expected to be worst."""
-        chain = [name for pair in self.paired for name in (pair.worse, pair.better)]
-        return tuple(dict.fromkeys([*chain, *(score.model for score in self.summary)]))
+        return tuple(dict.fromkeys(score.model for score in self.summary))
 
     @property
     def label_counts(self) -> tuple[int, ...]:
-        return tuple(sorted({score.labels_per_class for score in self.summary}))
+        """Rising, all clips (0) last."""
+        return tuple(sorted({score.labels_per_class for score in self.summary}, key=lambda n: (n == 0, n)))
 
     def score(self, model: str, labels_per_class: int) -> Score | None:
         """The cell of the table, None where it was not measured."""
@@ -94,6 +165,11 @@ class Scores:
     def best(self, labels_per_class: int) -> Score:
         """The highest mean at a label count; the first of equals."""
         return max((s for s in self.summary if s.labels_per_class == labels_per_class), key=lambda score: score.mean)
+
+    def pair(self, worse: str, better: str, labels_per_class: int) -> Pair | None:
+        """The difference of two models, None where it was not measured."""
+        wanted = (worse, better)
+        return next((p for p in self.pairs(labels_per_class) if (p.worse, p.better) == wanted), None)
 
     def pairs(self, labels_per_class: int) -> tuple[Pair, ...]:
         return tuple(pair for pair in self.paired if pair.labels_per_class == labels_per_class)
@@ -214,6 +290,33 @@ class Ledger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choices:
+    """One `selection.json`: what was chosen on validation clips for an arm."""
+
+    arm: str
+    choices: tuple[dict[str, Any], ...]
+    """Split, labels_per_class, num_validation_clips, chosen (settings), accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectPair:
+    """A test clip and the pretraining video that is most like it."""
+
+    test: str
+    pretraining: str
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """One `duplicates.json`: test clips that may be among the videos that were pretrained on."""
+
+    sentence: str
+    num_suspects: int
+    pairs: tuple[SuspectPair, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything that a report shows, in the order of the plan."""
 
@@ -224,6 +327,8 @@ class Results:
     pixel_scores: tuple[PixelScores, ...]
     galleries: tuple[tuple[Picture, ...], ...]
     ledgers: tuple[Ledger, ...]
+    choices: tuple[Choices, ...] = ()
+    duplicates: tuple[Duplicates, ...] = ()
     percepts: tuple[NodeView, ...]
     """The nodes that wrote a ledger."""
 

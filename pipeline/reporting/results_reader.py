@@ -1,7 +1,8 @@
 """Reading a run's artifacts into `Results`.
 
 Artifacts are found by the files that they hold (`scores.json`, `history.json`, `forecast.json`, `pixel_scores.json`,
-`gallery.json`, `ledger.parquet`, `index.parquet`), so that a recipe may have any number of each, or none.
+`gallery.json`, `selection.json`, `duplicates.json`, `ledger.parquet`, `index.parquet`), so that a recipe may have any
+number of each, or none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import Any, TypeVar
 from pipeline.errors import CorruptArtifact
 from pipeline.files import join, list_files, read_bytes, read_json, size_bytes
 from pipeline.reporting.results import (
+    Choices,
+    Duplicates,
     Forecast,
+    Gain,
     History,
     Ledger,
     Pair,
@@ -28,12 +32,17 @@ from pipeline.reporting.results import (
     Sampling,
     Score,
     Scores,
+    SplitCoverage,
+    SuspectPair,
 )
 from pipeline.reporting.view import NodeView, RunView
 from stages.percepts.ledger import read_records
 
 MAX_PICTURE_BYTES = 8_000_000
 """A larger picture is named by its URI and not put into the page, which people send by mail."""
+
+MAX_SUSPECTS = 50
+"""Test clips that may have been pretrained on, of those that the page counts."""
 
 T = TypeVar("T")
 
@@ -57,6 +66,8 @@ def read_results(view: RunView) -> Results:
         pixel_scores=all_of("pixel_scores.json", _pixel_scores),
         galleries=all_of("gallery.json", _gallery),
         ledgers=_ledgers(view, files),
+        choices=tuple(found for found in all_of("selection.json", _choices) if found.choices),
+        duplicates=all_of("duplicates.json", _duplicates),
         percepts=tuple(node for node in view.nodes if "ledger.parquet" in files[node.name]),
     )
 
@@ -97,7 +108,20 @@ def _scores(node: NodeView, value: Any) -> Scores:
         summary=tuple(_record(Score, _bounded(row)) for row in value["summary"]),
         paired=tuple(_record(Pair, _bounded(row)) for row in value["paired"]),
         confusion={model: tuple(tuple(row) for row in matrix) for model, matrix in value["confusion"].items()},
+        dataset=value.get("dataset"),
+        coverage=tuple(_record(SplitCoverage, row) for row in value.get("coverage", ())),
+        gains=tuple(_record(Gain, _bounded(row)) for row in value.get("gains", ())),
+        weights={rule: tuple(w) for rule, w in value["weights"].items()} if "weights" in value else None,
     )
+
+
+def _choices(node: NodeView, value: Any) -> Choices:
+    return Choices(arm=value["arm"], choices=tuple(value["choices"]))
+
+
+def _duplicates(node: NodeView, value: Any) -> Duplicates:
+    pairs = tuple(_record(SuspectPair, row) for row in value["suspects"][:MAX_SUSPECTS])
+    return Duplicates(sentence=value["sentence"], num_suspects=len(value["suspects"]), pairs=pairs)
 
 
 def _bounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.explain import human_bytes, human_seconds
-from pipeline.reporting.findings import Finding, findings, number_of, points
-from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores
+from pipeline.reporting.claims import Finding, points
+from pipeline.reporting.findings import findings, number_of
+from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores, count_name
 from pipeline.reporting.svg import percent, printable
 from pipeline.reporting.view import NodeView
 
@@ -55,8 +56,11 @@ def _cell(text: str, style: str = "") -> Text:
 
 
 def _accuracy(scores: Scores) -> Table:
-    title = f"Accuracy, {scores.num_test_clips:,} test clips, ± 95% (chance {percent(scores.chance)})"
-    table = _table(title, "labels a class", *(str(n) for n in scores.label_counts))
+    splits = f" of {scores.num_splits} splits" if scores.num_splits > 1 else ""
+    title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
+    if scores.covered:
+        title += f"\n{scores.covered}"
+    table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
     best = {n: scores.best(n).model for n in scores.label_counts}
     for model in scores.models:
         cells = []
@@ -77,7 +81,7 @@ def _paired(scores: Scores) -> Table:
     table = _table(
         "Paired differences, points, ± 95% (✓ above zero, ? includes zero, ✗ below)",
         "better over worse",
-        *(str(n) for n in scores.label_counts),
+        *(count_name(n) for n in scores.label_counts),
     )
     rows: dict[tuple[str, str], dict[int, Pair]] = {}
     for pair in scores.paired:

@@ -179,27 +179,33 @@ def _with_holm(paired: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _gain_change(
     pair: tuple[str, str], counts: Sequence[int], cells: Mapping[tuple[str, int], Cell]
 ) -> dict[str, Any] | None:
-    """How much larger the difference of a pair is with the fewest labels than with the most; None with one count.
+    """How much larger the difference of a pair is with the fewest labels than with the most; None where it has no two.
 
-    Over splits, or over samplings that both counts have; where they have none in common, without an interval.
+    Over splits; with one split over samplings, at the most labels that have the same samplings as the fewest.
     """
     worse, better = pair
-    measured = [count for count in counts if (worse, count) in cells and (better, count) in cells]
-    if len(measured) < 2:
+    differences = {
+        count: _differences(cells[worse, count], cells[better, count])
+        for count in counts
+        if (worse, count) in cells and (better, count) in cells
+    }
+    means = {count: _split_means(found) for count, found in differences.items()}
+    if any(len(found) == 1 for found in means.values()):
+        first = next(iter(differences.values()))
+        means = {count: found for count, found in differences.items() if found.keys() == first.keys()}
+    if len(means) < 2:
         return None
-    few, many = (_differences(cells[worse, count], cells[better, count]) for count in (measured[0], measured[-1]))
-    many_means = {split: float(np.mean([v for (s, _), v in many.items() if s == split])) for split, _ in many}
-    same = few.keys() <= many.keys()
-    if not same and len(many_means) == 1:  # one split, and classifiers of other samplings: independent, not paired
-        change = float(np.mean(list(few.values()))) - next(iter(many_means.values()))
-        bounds: dict[str, Any] = {"low": None, "high": None, "p": None, "over": "samplings"}
-    else:
-        values = {run: value - (many[run] if same else many_means[run[0]]) for run, value in few.items()}
-        cell = cells[better, measured[0]]
-        interval, _ = cell.interval(values)
-        figures = _figures("change", cell, values)
-        change, bounds = figures.pop("change"), {**figures, "p": interval.p}
-    return {"worse": worse, "better": better, "fewest": measured[0], "most": measured[-1], "change": change, **bounds}
+    fewest, most = next(iter(means)), list(means)[-1]
+    change = {run: value - means[most][run] for run, value in means[fewest].items()}
+    interval, _ = cells[better, fewest].interval(change)
+    figures = {**_figures("change", cells[better, fewest], change), "p": interval.p}
+    return {"worse": worse, "better": better, "fewest": fewest, "most": most, **figures}
+
+
+def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
+    """The mean over a split's samplings, as its only one."""
+    splits = sorted({split for split, _ in values})
+    return {(split, 0): float(np.mean([v for (s, _), v in values.items() if s == split])) for split in splits}
 
 
 def _figures(name: str, cell: Cell, values: Mapping[Run, float]) -> dict[str, Any]:

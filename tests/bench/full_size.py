@@ -34,7 +34,7 @@ from pipeline.execute import Execution
 from pipeline.explain import look_up
 from pipeline.files import read_json
 from pipeline.plan import Node, Plan
-from pipeline.recipes import PIXEL_MODELS
+from pipeline.six_models import MODELS
 from pipeline.stage import Resources
 from pipeline.store import Store
 from pipeline.tracking import Tracker
@@ -65,6 +65,7 @@ LSTM = FinetuneConfig(
     batch_clips=128,
     dropout=0.3,
     num_samplings=1,
+    allow_fewer=True,
     zero_output=True,
     selection=SelectionConfig(num_checks=3),
 )
@@ -109,7 +110,7 @@ def build(config: MadeActionsConfig, num_workers: int) -> tuple[Plan, dict[str, 
             percepts=percepts,
             statistics=statistics,
         )
-        for model, changes in PIXEL_MODELS.items()
+        for model, changes in MODELS.items()
     }
     arms = add_arms(
         plan,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reporting.findings import chain_verdict, findings, longest_chain, points
+from pipeline.reporting.claims import points
+from pipeline.reporting.findings import chain_verdict, findings, longest_chain
 from pipeline.reporting.results import Pair, Results
 from pipeline.reporting.results_reader import read_results
 from tests.pipeline.reporting.fake_run import (

@@ -1,0 +1,211 @@
+"""Tables 1, 3 and 4 and the label curve's first point of a run, each cell beside the paper's.
+
+The paper's accuracies stand only beside figures of the same data set. On other data what can be compared is a
+difference between two rows, in points: that stands beside the paper's in either case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.reporting.paper_numbers import LABEL_CURVE_AT_ONE, TABLE_1, TABLE_3, TABLE_4, Number, PaperTable
+from pipeline.reporting.results import Pair, Results, Score, Scores
+from pipeline.reporting.view import NodeView
+
+SINGLE_FRAME: Final = "single frame"
+SCRATCH: Final = "LSTM from scratch"
+COMPOSITE: Final = "composite"
+ALL: Final = 0
+SMALL: Final = {"UCF-101": 10, "HMDB-51": 4}
+"""Labelled videos a class of Table 3's small variant."""
+TABLE_1_ROWS: Final = {
+    SINGLE_FRAME: "single frame classifier",
+    SCRATCH: "LSTM classifier",
+    COMPOSITE: "composite LSTM + finetuning",
+}
+"""Our rows and the paper's."""
+TABLE_3_ROWS: Final = {SCRATCH: "LSTM, no pretraining", **{name: name for name in list(TABLE_3.rows)[1:]}}
+PRETRAINED: Final = tuple(list(TABLE_3_ROWS)[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCell:
+    """One place of a table. Differences are to the row that the others are measured against."""
+
+    score: Score | None
+    seconds: float | None
+    """Of training, summed over workers; None where an earlier run did part of it."""
+    paper: Number | None
+    """Of the same data set."""
+    gain: Pair | None
+    paper_gain: Number | None
+    """The same difference in the paper, points, on `ActionTable.paper_columns`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionRow:
+    """A model."""
+
+    name: str
+    key: str
+    """Of the artifact with its classifiers; empty where there is none."""
+    cells: tuple[TableCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionTable:
+    """A table of the paper with this run's numbers in it."""
+
+    title: str
+    scores: Scores
+    columns: tuple[str, ...]
+    paper_columns: tuple[str, ...]
+    """Whose difference in the paper stands beside ours; of the same data set where there is one."""
+    reference: str
+    """The row that gains are over."""
+    rows: tuple[ActionRow, ...]
+    source: str
+
+    @property
+    def is_same_data(self) -> bool:
+        return self.scores.dataset is not None
+
+
+def action_tables(results: Results) -> tuple[ActionTable, ...]:
+    """The tables of every `scores.json` that has rows of them; nothing for a run of three arms alone."""
+    found: list[ActionTable] = []
+    for scores in results.scores:
+        nodes = _classifier_nodes(results, scores)
+        if scores.weights is not None:
+            found.append(_table_4(scores))
+            continue
+        if COMPOSITE in scores.models and SINGLE_FRAME in scores.models and scores.score(COMPOSITE, ALL):
+            found.append(_table(scores, nodes, TABLE_1, "Table 1. Action recognition", TABLE_1_ROWS, (ALL,)))
+        small = small_count(scores)
+        counts = tuple(n for n in (small, ALL) if n is not None and scores.score(SCRATCH, n))
+        if counts and any(row in scores.models for row in PRETRAINED):
+            found.append(_table(scores, nodes, TABLE_3, "Table 3. Which pretraining", TABLE_3_ROWS, counts))
+    return tuple(found)
+
+
+def small_count(scores: Scores) -> int | None:
+    """The label count of Table 3's small variant: the paper's, or the one that most models are measured at."""
+    if scores.dataset in SMALL:
+        return SMALL[scores.dataset]
+    counts = [n for n in scores.label_counts if n]
+    return max(counts, key=lambda n: sum(s.labels_per_class == n for s in scores.summary), default=None)
+
+
+def _classifier_nodes(results: Results, scores: Scores) -> dict[str, NodeView]:
+    """Arm -> the node that trained it: among what the scores' node reads."""
+    nodes = {node.name: node for node in results.view.nodes}
+    evaluated = nodes.get(scores.name)
+    parents = evaluated.parents if evaluated is not None else ()
+    return {str(nodes[name].config["arm"]): nodes[name] for name in parents if "arm" in nodes[name].config}
+
+
+def _table(
+    scores: Scores,
+    nodes: dict[str, NodeView],
+    paper: PaperTable,
+    title: str,
+    rows: dict[str, str],
+    counts: tuple[int, ...],
+) -> ActionTable:
+    reference = next(iter(rows))
+    dataset = scores.dataset or "UCF-101"
+    columns = [_paper_column(paper, dataset, is_small=count != ALL) for count in counts]
+
+    def cell(row: str, place: int) -> TableCell:
+        count, column = counts[place], columns[place]
+        number, base = paper.number(rows[row], column), paper.number(rows[reference], column)
+        against = _against(scores, reference, row, count)
+        paper_base = (
+            base if against is None or against.worse == reference else paper.number(rows[against.worse], column)
+        )
+        node = nodes.get(row)
+        seconds = node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}") if node else None
+        return TableCell(
+            score=scores.score(row, count),
+            seconds=float(seconds) if seconds is not None else None,
+            paper=number if scores.dataset else None,
+            gain=against,
+            paper_gain=_difference(paper_base, number) if against is not None else None,
+        )
+
+    return ActionTable(
+        title=title,
+        scores=scores,
+        columns=tuple("all labels" if n == ALL else f"{n} a class" for n in counts),
+        paper_columns=tuple(columns),
+        reference=reference,
+        rows=tuple(
+            ActionRow(
+                name=row,
+                key=nodes[row].key if row in nodes else "",
+                cells=tuple(cell(row, place) for place in range(len(counts))),
+            )
+            for row in rows
+            if row in scores.models or scores.dataset
+        ),
+        source=paper.source,
+    )
+
+
+def _against(scores: Scores, reference: str, row: str, count: int) -> Pair | None:
+    """What a row is compared with: the reference, or in Table 1 the row above, as the run has measured it."""
+    direct = scores.pair(reference, row, count)
+    return direct or (scores.pair(SCRATCH, row, count) if reference == SINGLE_FRAME else None)
+
+
+def _table_4(scores: Scores) -> ActionTable:
+    rows = {
+        "RGB": "composite LSTM, RGB",
+        "flow": "composite LSTM, flow",
+        "RGB + flow, mean of log-probabilities": "composite LSTM, RGB + flow",
+        "RGB + flow, weights chosen on validation": "composite LSTM, RGB + flow",
+    }
+    dataset = scores.dataset or "UCF-101"
+
+    def cell(row: str) -> TableCell:
+        number = TABLE_4.number(rows[row], dataset) if row in rows else None
+        base = TABLE_4.number(rows["RGB"], dataset)
+        gain = scores.pair(scores.models[0], row, ALL)
+        return TableCell(
+            score=scores.score(row, scores.label_counts[-1]),
+            seconds=None,
+            paper=number if scores.dataset else None,
+            gain=gain,
+            paper_gain=_difference(base, number) if gain is not None else None,
+        )
+
+    return ActionTable(
+        title="Table 4. RGB, flow, and both",
+        scores=scores,
+        columns=("all labels",),
+        paper_columns=(dataset,),
+        reference=scores.models[0],
+        rows=tuple(ActionRow(name=row, key="", cells=(cell(row),)) for row in scores.models),
+        source=TABLE_4.source,
+    )
+
+
+def _paper_column(paper: PaperTable, dataset: str, *, is_small: bool) -> str:
+    wanted = f"{dataset}{' small' if is_small else ' RGB' if paper is TABLE_1 else ''}"
+    assert wanted in paper.columns, wanted
+    return wanted
+
+
+def _difference(low: Number | None, high: Number | None) -> Number | None:
+    if low is None or high is None:
+        return None
+    return Number(round(high.value - low.value, 1), from_memory=low.from_memory or high.from_memory)
+
+
+def paper_at_one_label(scores: Scores) -> dict[str, Number | None]:
+    """The paper's accuracies with one labelled video a class, by our rows; empty for other data."""
+    if scores.dataset is None:
+        return {}
+    rows = {SCRATCH: "LSTM, no pretraining", COMPOSITE: "composite"}
+    return {row: LABEL_CURVE_AT_ONE.number(name, scores.dataset) for row, name in rows.items()}

@@ -1,0 +1,160 @@
+"""Which of the paper's findings about action recognition hold in a run, which do not, and which it cannot tell.
+
+A finding holds where the 95% interval of its difference lies on its side of zero and, where one row is compared with
+several others, the p value adjusted for that (Holm) is below 0.05. It fails where the interval lies on the other side.
+Otherwise the run cannot tell: that is a statement about the run, and none about the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipeline.reporting.action_tables import ALL, COMPOSITE, PRETRAINED, SCRATCH, SINGLE_FRAME, small_count
+from pipeline.reporting.claims import Finding, Verdict, listed_words, points
+from pipeline.reporting.results import Gain, Pair, Scores
+
+LITTLE: Final = 0.01
+"""What the paper calls no difference between conditional and unconditional decoders is at most this, in accuracy."""
+LEVEL: Final = 0.05
+
+
+def paper_findings(scores: Scores) -> list[Finding]:
+    """One a finding of the paper that the run has measured anything for."""
+    if scores.weights is not None:
+        return _fusion(scores)
+    found = [
+        *_step(scores, SINGLE_FRAME, SCRATCH, "an LSTM over frames is better than single frames (Table 1)"),
+        *_step(scores, SCRATCH, COMPOSITE, "starting from the composite is better than from scratch (Table 1)"),
+        *_any_pretraining(scores),
+        *_fewer_labels(scores),
+        *_both_decoders(scores),
+        *_conditioning(scores),
+    ]
+    if scores.covered:
+        found.append(Finding("open", "None of this is a statement about the whole data set.", scores.covered))
+    return found
+
+
+def verdict_of(pair: Pair) -> Verdict:
+    """Of the claim that the better model is better."""
+    if pair.verdict == "reversed":
+        return "fails"
+    sure = pair.p_holm is None or pair.p_holm < LEVEL
+    return "holds" if pair.verdict == "holds" and sure else "open"
+
+
+SAYS: Final[dict[Verdict, str]] = {
+    "holds": "In this run as in the paper, {}.",
+    "fails": "Not in this run: that {}.",
+    "open": "This run cannot tell whether {}.",
+}
+
+
+def _say(verdict: Verdict, claim: str, detail: str) -> Finding:
+    return Finding(verdict, SAYS[verdict].format(claim), detail)
+
+
+def _figures(pair: Pair | Gain) -> str:
+    difference = pair.difference if isinstance(pair, Pair) else pair.change
+    if abs(pair.low) == float("inf"):
+        return f"{points(difference)} points, no interval: one value"
+    said = f"{points(difference)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+    if isinstance(pair, Pair):
+        number = pair.num_splits if pair.over == "splits" else pair.num_samplings
+        said += f" over {number} {pair.over}"
+        if pair.p_holm is not None:
+            said += f", p {_p(pair.p_holm)}"
+    return said
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _step(scores: Scores, worse: str, better: str, claim: str) -> list[Finding]:
+    """At all labels; where those were not measured at the most that were."""
+    counts = [n for n in scores.label_counts if scores.pair(worse, better, n)]
+    if not counts:
+        return []
+    pair = scores.pair(worse, better, counts[-1])
+    assert pair is not None
+    return [_say(verdict_of(pair), claim, f"With {_labels(counts[-1])}: {_figures(pair)}.")]
+
+
+def _any_pretraining(scores: Scores) -> list[Finding]:
+    found = []
+    for count in dict.fromkeys((small_count(scores), ALL)):
+        pairs = [] if count is None else [p for row in PRETRAINED if (p := scores.pair(SCRATCH, row, count))]
+        if len(pairs) < 2:
+            continue
+        verdicts = [verdict_of(pair) for pair in pairs]
+        verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
+        number = sum(v == "holds" for v in verdicts)
+        claim = f"each of the {len(pairs)} ways of pretraining is better than none with {_labels(count or 0)} (Table 3)"
+        detail = "; ".join(f"{pair.better} {_figures(pair)}" for pair in pairs)
+        found.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}."))
+    return found
+
+
+def _fewer_labels(scores: Scores) -> list[Finding]:
+    found = []
+    for gain in scores.gains:
+        if (gain.worse, gain.better) != (SCRATCH, COMPOSITE):
+            continue
+        verdict: Verdict = {"holds": "holds", "reversed": "fails", "unclear": "open"}[gain.verdict]  # type: ignore[assignment]
+        claim = f"pretraining helps more with {_labels(gain.fewest)} than with {_labels(gain.most)}"
+        found.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}."))
+    return found
+
+
+def _both_decoders(scores: Scores) -> list[Finding]:
+    count = small_count(scores)
+    pairs = [p for row in ("autoencoder", "future predictor") if count and (p := scores.pair(row, COMPOSITE, count))]
+    if not pairs:
+        return []
+    verdicts = {verdict_of(pair) for pair in pairs}
+    verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
+    claim = f"the composite is better than {listed_words([pair.worse for pair in pairs], 'and')} alone (Table 3)"
+    detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
+    return [_say(verdict, claim, f"With {_labels(count or 0)}: {detail}.")]
+
+
+def _conditioning(scores: Scores) -> list[Finding]:
+    """The paper finds next to none: what holds is an interval inside of +-LITTLE, and not one that includes zero."""
+    couples = (
+        ("autoencoder", "conditional autoencoder"),
+        ("future predictor", "conditional future predictor"),
+        (COMPOSITE, "composite, conditional future"),
+    )
+    counts = [n for n in (small_count(scores), ALL) if n is not None]
+    pairs = [(n, p) for n in counts for worse, better in couples if (p := scores.pair(worse, better, n))]
+    if not pairs:
+        return []
+    if all(pair.low > -LITTLE and pair.high < LITTLE for _, pair in pairs):
+        verdict: Verdict = "holds"
+    elif any(pair.low > LITTLE or pair.high < -LITTLE for _, pair in pairs):
+        verdict = "fails"
+    else:
+        verdict = "open"
+    claim = f"conditional decoders change less than {points(LITTLE).lstrip('+')} points (Table 3)"
+    return [_say(verdict, claim, "; ".join(f"{p.better}, {_labels(n)}: {_figures(p)}" for n, p in pairs) + ".")]
+
+
+def _fusion(scores: Scores) -> list[Finding]:
+    """Both streams together against each alone."""
+    count = scores.label_counts[-1]
+    streams, fused = scores.models[:2], scores.models[2:]
+    found = []
+    for rule in fused:
+        pairs = [pair for stream in streams if (pair := scores.pair(stream, rule, count))]
+        verdicts = {verdict_of(pair) for pair in pairs}
+        verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
+        detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
+        found.append(
+            _say(verdict, f"{rule} is better than {listed_words(streams, 'and')} alone (Table 4)", f"{detail}.")
+        )
+    return found
+
+
+def _labels(count: int) -> str:
+    return "all labels" if count == ALL else "1 label a class" if count == 1 else f"{count} labels a class"

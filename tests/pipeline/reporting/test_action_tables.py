@@ -1,0 +1,98 @@
+"""The paper's tables: our cells beside the paper's of the same data, and sentences that follow the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.report import write_report
+from pipeline.reporting.action_tables import action_tables, paper_at_one_label
+from pipeline.reporting.findings import findings
+from pipeline.reporting.paper_findings import LITTLE, paper_findings
+from pipeline.reporting.results import Results, Scores
+from pipeline.reporting.results_reader import read_results
+from tests.pipeline.reporting.fake_actions import FULL, SMALL, action_scores, actions
+from tests.pipeline.reporting.fake_run import demo
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(actions(tmp_path_factory.mktemp("run")).view)
+
+
+def scores_of_run(root: Path, table: dict[str, Any]) -> Scores:
+    (found,) = read_results(actions(root, table).view).scores
+    return found
+
+
+def test_every_cell_stands_beside_the_paper_s(results: Results) -> None:
+    first, third = action_tables(results)
+    assert [row.name for row in first.rows] == ["single frame", "LSTM from scratch", "composite"]
+    assert [str(row.cells[0].paper) for row in first.rows] == ["72.2~", "74.5~", "75.8"]
+    assert len(third.rows) == 7
+    composite = next(row for row in third.rows if row.name == "composite")
+    small, full = composite.cells
+    assert (str(small.paper), str(full.paper)) == ("67.0~", "75.8~")
+    assert (small.seconds, full.seconds, composite.key) == (47.5, 312.0, "finetune composite-0123456789abcdef")
+    assert small.gain is not None
+    assert (small.gain.worse, str(small.paper_gain)) == ("LSTM from scratch", "3.3~")
+    assert small.score is not None
+    assert small.score.mean == pytest.approx(SMALL["composite"], abs=0.015)
+    assert (small.score.over, small.score.num_splits, small.score.num_samplings) == ("splits", 3, 10)
+    assert first.rows[2].cells[0].gain == results.scores[0].pair("LSTM from scratch", "composite", 0)
+    assert str(paper_at_one_label(results.scores[0])["composite"]) == "34.3~"
+
+
+def test_other_data_never_stand_beside_the_paper_s_accuracies(tmp_path: Path) -> None:
+    table = action_scores()
+    del table["dataset"], table["coverage"]
+    for found in action_tables(read_results(actions(tmp_path, table).view)):
+        assert not found.is_same_data
+        assert all(cell.paper is None for row in found.rows for cell in row.cells)
+        assert any(cell.paper_gain is not None for row in found.rows for cell in row.cells)
+
+
+def test_the_page_says_what_was_missing_and_which_settings_were_chosen(tmp_path: Path) -> None:
+    view = actions(tmp_path / "run").view
+    html = Path(write_report(view, str(tmp_path))).read_text()
+    assert html.count("split 2: 9,466 of 9,586 training and 3,734 of 3,734 test clips") >= 3
+    for said in ("Table 1. Action recognition", "Table 3. Which pretraining", "learning rate 0.0003", "yt_1.mp4"):
+        assert said in html
+
+
+def verdicts(scores: Scores) -> dict[str, str]:
+    """Verdict by the word that tells the claims apart."""
+    words = ("single frames", "from scratch", "ways of pretraining is better than none with 10", "helps more", "alone",
+             "conditional decoders")  # fmt: skip
+    said = paper_findings(scores)
+    return {word: next(f.verdict for f in said if word in f.headline) for word in words}
+
+
+def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
+    assert verdicts(results.scores[0]) == {
+        "single frames": "holds",
+        "from scratch": "holds",
+        "ways of pretraining is better than none with 10": "holds",
+        "helps more": "holds",
+        "alone": "holds",
+        "conditional decoders": "open",
+    }
+    headlines = [finding.headline for finding in findings(results)]
+    assert "None of this is a statement about the whole data set." in headlines
+    reversed_full = {**FULL, "single frame": 0.80, "composite": 0.70}
+    reversed_small = {**SMALL, "composite": 0.60, "conditional autoencoder": 0.70}
+    found = verdicts(scores_of_run(tmp_path / "reversed", action_scores(reversed_full, reversed_small)))
+    assert {found[word] for word in ("single frames", "from scratch", "alone", "conditional decoders")} == {"fails"}
+    assert found["ways of pretraining is better than none with 10"] == "fails"
+    same = dict.fromkeys(FULL, 0.7)
+    found = verdicts(scores_of_run(tmp_path / "same", action_scores(same, same)))
+    assert found["single frames"] == found["from scratch"] == found["alone"] == "open"
+    assert LITTLE == 0.01
+
+
+def test_a_run_of_three_arms_has_no_tables(tmp_path: Path) -> None:
+    results = read_results(demo(tmp_path).view)
+    assert action_tables(results) == ()
+    assert "holds" in findings(results)[0].headline
