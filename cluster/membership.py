@@ -32,13 +32,14 @@ class Regroup(Exception):
 
 @dataclass(frozen=True)
 class Mark:
-    """Which group writes, as `{"writer": name, "world_size": members, "num_checkpoints": of this group}`."""
+    """Which group writes: its name, its members, the checkpoints that it has written, and Ray Train's id of the run."""
 
     uri: str
 
-    def write(self, writer: str, world_size: int, num_checkpoints: int) -> None:
+    def write(self, writer: str, world_size: int, num_checkpoints: int, run_id: str) -> None:
         """Make it the mark of this group."""
-        write_json(self.uri, {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints})
+        found = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints, "run_id": run_id}
+        write_json(self.uri, found)
 
     def read(self) -> dict[str, Any]:
         """The mark; empty where there is none."""
@@ -65,6 +66,7 @@ class Member:
     """The group wants to be as large."""
     grow_after_seconds: float
     """A group that is too small looks for more workers when it has lived as long, at its next checkpoint."""
+    run_id: str = ""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     _started: float = field(default_factory=time.monotonic)
     _num_checkpoints: int = 0
@@ -72,7 +74,7 @@ class Member:
     def begin(self) -> None:
         """From now on this group may write, and no group before it."""
         if self.rank == 0:
-            self.mark.write(self.name, self.world_size, 0)
+            self.mark.write(self.name, self.world_size, 0, self.run_id)
             self.log(f"training on {self.world_size} worker{'s' if self.world_size > 1 else ''}")
 
     def claim(self) -> None:
@@ -86,7 +88,7 @@ class Member:
     def checkpointed(self) -> None:
         self._num_checkpoints += 1
         if self.rank == 0:
-            self.mark.write(self.name, self.world_size, self._num_checkpoints)
+            self.mark.write(self.name, self.world_size, self._num_checkpoints, self.run_id)
         if self.world_size < self.max_workers and self.any(self.rank == 0 and self._could_grow()):
             raise Regroup
 

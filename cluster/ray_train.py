@@ -43,6 +43,7 @@ import torch
 import torch.distributed
 from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from cluster.events import Emit, Log
@@ -109,6 +110,7 @@ def train_group(group: Group) -> None:
         WorkerDied: workers were lost more than `MAX_RESTARTS` times in a row without a checkpoint between.
         Exception: what the loop raised; of several, one that percepts raises on purpose.
     """
+    _release_lost_run(group.mark.read().get("run_id"))
     num_losses, grow_after_seconds = 0, GROW_AFTER_SECONDS
     while True:
         before = group.mark.read()
@@ -156,6 +158,7 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             resources=group.resources,
             max_workers=group.num_workers,
             grow_after_seconds=grow_after_seconds,
+            run_id=get_train_context().train_run_context.run_id,
         )
         worker.begin()
         group.loop(group.payload, worker)
@@ -180,6 +183,21 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
     )
     with _notices_while_waiting(group):
         trainer.fit()
+
+
+def _release_lost_run(run_id: str | None) -> None:
+    """Gives back what a killed driver's training has reserved.
+
+    Ray keeps the request of an elastic group in an actor that outlives the driver, for three minutes, and lends nobody
+    else the resources: a job that is submitted again would wait for its own ghost.
+    """
+    if run_id is None:
+        return
+    try:
+        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+    except ValueError:  # a new cluster
+        return
+    ray.get(coordinator.cancel_request.remote(f"train-{run_id}"))
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,6 +117,9 @@ def session(address: str | None, source_root: str, num_cpus: int | None = None) 
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
+    if threading.current_thread() is threading.main_thread():
+        # `ray job stop` ends a driver so: it leaves as after Ctrl-C, and tells MLflow that it was stopped.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         mailbox, emit = open_mailbox()
         yield Session(mailbox, emit)

@@ -1,9 +1,15 @@
-"""ray_cluster.yaml passes Ray's own schema check."""
+"""ray_cluster.yaml passes Ray's own schema check, and what it and docs/cluster.md tell people to type can be typed."""
 
 from __future__ import annotations
 
+import re
+import shlex
+
+import pytest
 import yaml
 
+from pipeline.recipes import RECIPES
+from pipeline.run import parse
 from tests.conftest import ROOT
 
 
@@ -14,3 +20,24 @@ def test_ray_accepts_the_cluster_file() -> None:
     validate_config(prepare_config(config))
     commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert all("RAY_AUTH_MODE=token" in command for command in commands)
+
+
+def test_what_vanishes_is_preemptible_and_the_head_is_not() -> None:
+    kinds = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["available_node_types"]
+    head = kinds.pop("head")
+    assert head["resources"] == {"CPU": 0, "run": 1}
+    assert "InstanceMarketOptions" not in head["node_config"]
+    for kind in kinds.values():
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert kind["min_workers"] == 0
+    assert any("GPU" in kind["resources"] for kind in kinds.values())
+
+
+@pytest.mark.parametrize("name", ["ray_cluster.yaml", "docs/cluster.md"])
+def test_the_commands_in_it_are_commands(name: str) -> None:
+    text = re.sub(r"\\\n#?\s*", " ", (ROOT / name).read_text())
+    commands = re.findall(r"-- +(?:env \S+ )?python pipeline/run.py (.*)", text)
+    assert commands
+    for command in commands:
+        recipe, *flags = shlex.split(command.replace(" ...", ""))
+        parse(RECIPES[recipe], flags)
