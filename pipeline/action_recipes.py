@@ -1,7 +1,7 @@
 """THE DAGs of action recognition by official splits: UCF-101 and HMDB-51.
 
-ingest ─┬─ split ──────────────────┐
-        └─ extract ─ standardize ──┴─ finetune ─ evaluate
+(unpack ─) ingest ─┬─ split ──────────────────┐
+                   └─ extract ─ standardize ──┴─ finetune ─ evaluate
 
 `standardize` looks at clips that none of the chosen splits tests; `split` holds some training clips out for choices.
 """
@@ -14,8 +14,9 @@ from typing import ClassVar
 from pipeline.errors import DataSetError
 from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
+from pipeline.video_recipes import add_index
 from stages.extract import ExtractConfig, extract
-from stages.ingest import IngestConfig, ingest
+from stages.ingest import IngestConfig
 from stages.split import DATA_SETS, DataSetKey, SplitConfig, split
 from stages.standardize import StandardizeConfig, standardize
 
@@ -71,7 +72,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     if not (options.videos and options.lists):
         lacks = " and ".join(flag for flag in ("videos", "lists") if not getattr(options, flag))
         raise DataSetError(f"{data.name} needs --videos (its clips) and --lists; {lacks} missing", data.instructions)
-    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
+    index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
     config = SplitConfig(
         dataset=options.dataset,
         lists=options.lists,

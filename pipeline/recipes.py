@@ -17,13 +17,14 @@ from pipeline.action_tables import ArmConfigs, Measured, add_arms
 from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
 from pipeline.six_models import MODELS, Model, pretrain_models
+from pipeline.video_recipes import add_index
 from stages.cut import CutConfig, cut
 from stages.digits import DigitsConfig, digits
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.forecast import ForecastConfig, forecast
-from stages.ingest import IngestConfig, ingest
+from stages.ingest import IngestConfig
 from stages.models.training import OptimizerConfig
 from stages.percepts.convnets import ConvnetConfig
 from stages.pretrain import PretrainConfig, pretrain
@@ -82,7 +83,7 @@ def demo(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
-    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=run, corpus=corpus)
+    index = add_index(plan, IngestConfig(videos=options.videos), run, corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
@@ -142,7 +143,7 @@ class YoutubeOptions(RunOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
 
     videos: tuple[str, ...]
-    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
+    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
     held_out: float = 0.1
@@ -158,7 +159,7 @@ def youtube(options: YoutubeOptions) -> Plan:
     """Representations of unlabelled video."""
     plan = Plan("youtube")
     run, run_gpu = options.on_cpus, options.on_devices
-    index = plan.add(ingest, IngestConfig(videos=options.videos, held_out=options.held_out), resources=run)
+    index = add_index(plan, IngestConfig(videos=options.videos, held_out=options.held_out), run)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoders = pretrain_models(
@@ -206,7 +207,7 @@ class PatchesOptions(RunOptions):
     """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
 
     videos: tuple[str, ...]
-    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs."""
+    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
     cut: CutConfig = CutConfig(patches_per_video=256)
@@ -219,7 +220,7 @@ class PatchesOptions(RunOptions):
 def patches(options: PatchesOptions) -> Plan:
     """The models of Table 2 on natural patches."""
     plan = Plan("patches")
-    index = plan.add(ingest, IngestConfig(videos=options.videos), resources=options.on_cpus)
+    index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
     made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)

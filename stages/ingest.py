@@ -81,8 +81,9 @@ def source_snapshot(config: IngestConfig) -> str | None:
 
 def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     corpus = inputs.get("corpus", Estimate())
+    unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
     listed = list_videos(config.videos) if config.videos else []
-    num_bytes = sum(source.size_bytes or 0 for source in listed)
+    num_bytes = unpacked_bytes + sum(source.size_bytes or 0 for source in listed)
     num_frames = (corpus.num_frames or 0) + num_bytes // BYTES_PER_FRAME
     return Estimate(
         num_frames=num_frames,
@@ -92,15 +93,18 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
 
 
 @stage(version=1, snapshot=source_snapshot, estimate=_estimate)
-def ingest(config: IngestConfig, context: Context, *, corpus: Corpus | None = None) -> Index:
-    """Hash and probe every video of the source.
+def ingest(
+    config: IngestConfig, context: Context, *, corpus: Corpus | None = None, unpacked: Corpus | None = None
+) -> Index:
+    """Hash and probe every video of the sources: a corpus that a stage made, what was unpacked, `config.videos`.
 
     Raises:
-        ConfigError: neither `config.videos` nor `corpus` was given.
+        ConfigError: none of them was given.
         SourceError: the source does not exist or holds no videos.
         ConfigError: also where videos are to be held out, and all that are usable make up a single group.
     """
-    places = ((corpus.manifest_uri,) if corpus is not None else ()) + config.videos
+    made = tuple(source.manifest_uri for source in (corpus, unpacked) if source is not None)
+    places = made + config.videos
     if not places:
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
     listed = list_videos(places)

@@ -37,7 +37,7 @@ class SplitConfig:
 
     dataset: DataSetKey
     lists: str
-    """Folder or zip with the official list files."""
+    """Folder or archive with the official list files."""
     allow_missing: bool = False
     """Go on with the clips that are there; every result then says how many those are."""
     validation_fraction: float = 0.1
@@ -49,7 +49,7 @@ class SplitConfig:
         if self.dataset not in DATA_SETS:
             raise ConfigError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATA_SETS)}")
         if not self.lists:
-            raise ConfigError("lists is empty; give the folder or zip of the official list files: --lists")
+            raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
         if not 0 <= self.validation_fraction <= 0.5:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
 

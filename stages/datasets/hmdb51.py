@@ -22,10 +22,10 @@ INSTRUCTIONS: Final = """\
 HMDB-51 is distributed at https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/:
     hmdb51_org.rar            about 2.1 GB    51 rars, one a class, of 6,766 clips: CLASS/NAME.avi
     test_train_splits.rar     about 0.2 MB    CLASS_test_split1.txt ... CLASS_test_split3.txt
-Unpack both (and the rars in the first), and give:
-    python pipeline/run.py hmdb51 --videos hmdb51_org/ --lists testTrainMulti_7030_splits/
---videos takes folders, archives and buckets, --lists a folder or an archive. With a part of the clips, add
---allow-missing: every table then says how many of the 6,766 it stands on."""
+Give both as they are, or unpacked with the rars inside (--videos hmdb51_org/ --lists testTrainMulti_7030_splits/), on
+disk or in a bucket:
+    python pipeline/run.py hmdb51 --videos hmdb51_org.rar --lists test_train_splits.rar
+With a part of the clips, add --allow-missing: every table then says how many of the 6,766 it stands on."""
 
 HMDB51: Final = DataSet(
     key="hmdb51",
@@ -47,7 +47,7 @@ SIDES: Final[dict[str, Side | None]] = {"0": None, "1": "train", "2": "test"}
 
 
 def read_clips(uri: str) -> tuple[OfficialClip, ...]:
-    """The clips of the official lists in a folder or zip, sorted by name.
+    """The clips of the official lists in a folder or archive, sorted by name.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.

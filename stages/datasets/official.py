@@ -6,24 +6,24 @@ the official ones.
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import SourceError
-from pipeline.files import filesystem
+from pipeline.files import filesystem, local_copy
+from stages.video.archives import ArchiveLimits, is_archive, members
 
 Side = Literal["train", "test"]
 
 MAX_LIST_BYTES = 1 << 20
 """Of one list file; the longest official one has 0.5 MB."""
 MAX_LISTS_BYTES = 64 << 20
-"""Of an archive of lists; the official ones have 0.2 MB."""
+"""Of all lists in an archive, unpacked."""
+RULE = "give the folder or archive of the official lists"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,54 +62,44 @@ class DataSet:
 
 
 def list_files(uri: str, wanted: re.Pattern[str]) -> dict[str, str]:
-    """Texts of the list files at `uri`, a folder or a zip of any depth on any fsspec URL, by their names.
+    """Texts of the list files at `uri`, a folder or archive of any depth on any fsspec URL, by their names.
 
     wanted: what a whole file name must match.
 
     Raises:
         SourceError: there is nothing at `uri`, it cannot be read, it holds no such file, or two of one name.
     """
+
+    def is_wanted(path: str) -> bool:
+        return wanted.fullmatch(posixpath.basename(path)) is not None
+
     try:
-        found = _in_zip(uri, wanted) if uri.lower().endswith(".zip") else _in_folder(uri, wanted)
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise SourceError(f"cannot read the lists {uri!r}: {error}; give the folder or zip of the lists") from error
+        found = _in_archive(uri, is_wanted) if is_archive(uri) else _in_folder(uri, is_wanted)
+    except OSError as error:
+        raise SourceError(f"cannot read the lists {uri!r}: {error}; {RULE}") from error
     if not found:
-        raise SourceError(
-            f"{uri!r} holds no list files ({wanted.pattern}); give the folder or zip of the official lists"
-        )
+        raise SourceError(f"{uri!r} holds no list files ({wanted.pattern}); {RULE}")
     texts: dict[str, str] = {}
     for path, data in found:
-        name = posixpath.basename(path)
-        text = data.decode("utf-8", "replace")
+        if len(data) > MAX_LIST_BYTES:
+            raise SourceError(f"{path} in {uri!r} has over {MAX_LIST_BYTES} bytes: no official list is so long")
+        name, text = posixpath.basename(path), data.decode("utf-8", "replace")
         if texts.setdefault(name, text) != text:
             raise SourceError(f"{uri!r} holds two different files {name!r}; give the folder of one set of lists")
     return texts
 
 
-def _in_folder(uri: str, wanted: re.Pattern[str]) -> list[tuple[str, bytes]]:
+def _in_folder(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
     fs, path = filesystem(uri)
     if not fs.isdir(path):
-        raise SourceError(f"there is no folder {uri!r}; give the folder or zip of the official lists")
-    names = sorted(name for name in fs.find(path) if wanted.fullmatch(posixpath.basename(name)))
-    for name in names:
-        _check_size(name, int(fs.size(name)))
-    return [(name, fs.cat_file(name)) for name in names]
+        raise SourceError(f"there is no folder {uri!r}; {RULE}")
+    return [(name, fs.cat_file(name, end=MAX_LIST_BYTES + 1)) for name in sorted(filter(is_wanted, fs.find(path)))]
 
 
-def _in_zip(uri: str, wanted: re.Pattern[str]) -> list[tuple[str, bytes]]:
-    fs, path = filesystem(uri)
-    if int(fs.size(path)) > MAX_LISTS_BYTES:
-        raise SourceError(f"{uri!r} is larger than {MAX_LISTS_BYTES} bytes: that is no archive of lists")
-    with zipfile.ZipFile(io.BytesIO(fs.cat_file(path))) as archive:
-        entries = [entry for entry in archive.infolist() if wanted.fullmatch(posixpath.basename(entry.filename))]
-        for entry in entries:
-            _check_size(entry.filename, entry.file_size)
-        return [(entry.filename, archive.read(entry)) for entry in entries]
-
-
-def _check_size(name: str, size_bytes: int) -> None:
-    if size_bytes > MAX_LIST_BYTES:
-        raise SourceError(f"{name} has {size_bytes} bytes: no official list is longer than {MAX_LIST_BYTES}")
+def _in_archive(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
+    limits = ArchiveLimits(max_bytes=MAX_LISTS_BYTES)
+    with local_copy(uri) as path:
+        return [(member.path, b"".join(member.chunks)) for member in members(path, is_wanted, limits)]
 
 
 def check_official(data: DataSet, clips: Sequence[OfficialClip]) -> None:

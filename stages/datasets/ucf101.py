@@ -22,10 +22,9 @@ INSTRUCTIONS: Final = """\
 UCF-101 is distributed at https://www.crcv.ucf.edu/data/UCF101.php:
     UCF101.rar                                    6,932,971,618 bytes   13,320 clips, UCF-101/CLASS/v_CLASS_gNN_cNN.avi
     UCF101TrainTestSplits-RecognitionTask.zip     about 0.1 MB          trainlist01.txt ... testlist03.txt
-Unpack the first, and give both:
-    python pipeline/run.py ucf101 --videos UCF-101/ --lists UCF101TrainTestSplits-RecognitionTask.zip
---videos takes folders, archives and buckets, --lists the zip or the folder in it. With a part of the clips, add
---allow-missing: every table then says how many of the 13,320 it stands on."""
+Give both as they are, or unpacked (--videos UCF-101/ --lists ucfTrainTestlist/), on disk or in a bucket:
+    python pipeline/run.py ucf101 --videos UCF101.rar --lists UCF101TrainTestSplits-RecognitionTask.zip
+With a part of the clips, add --allow-missing: every table then says how many of the 13,320 it stands on."""
 
 UCF101: Final = DataSet(
     key="ucf101",
@@ -41,7 +40,7 @@ LINE = re.compile(r"(?P<label>[^/\s]+)/(?P<file>v_\w+_(?P<group>g\d\d)_c\d\d\.av
 
 
 def read_clips(uri: str) -> tuple[OfficialClip, ...]:
-    """The clips of the official lists in a folder or zip, sorted by name.
+    """The clips of the official lists in a folder or archive, sorted by name.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.

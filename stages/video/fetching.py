@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import IO, Final, Self
 
 import fsspec
 
@@ -78,7 +78,7 @@ def fetched(address: str, policy: FetchPolicy) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _copy(address: str, file: BinaryIO, policy: FetchPolicy) -> None:
+def _copy(address: str, file: IO[bytes], policy: FetchPolicy) -> None:
     deadline = time.monotonic() + policy.max_seconds
     num_bytes = 0
     with fsspec.open(address, "rb", **_options(address)) as remote:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import SourceError
 from pipeline.files import filesystem, join, local_copy, read_bytes
+from stages.video.archives import is_archive
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -87,6 +88,42 @@ def snapshot(videos: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
 
 
+def split_archives(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(archives, everything else) of what a user gave as videos; a local pattern such as `*.rar` is expanded."""
+    archives: list[str] = []
+    others: list[str] = []
+    for name in given:
+        if not is_archive(name) or (is_plain_path(name) and os.path.isdir(name)):
+            others.append(name)
+        elif is_plain_path(name) and not os.path.lexists(name) and glob.has_magic(name):
+            archives += sorted(filter(os.path.isfile, glob.glob(name, recursive=True))) or [name]
+        else:
+            archives.append(name)
+    return tuple(archives), tuple(others)
+
+
+def archive_snapshot(archives: Sequence[str]) -> str:
+    """Digest of the archives' names, sizes and times or etags; reads none of them.
+
+    Raises:
+        SourceError: one of them is not there.
+    """
+    listing = [asdict(_archive(given)) for given in archives]
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
+
+def _archive(given: str) -> VideoSource:
+    if is_plain_path(given):
+        if not os.path.isfile(given):
+            raise SourceError(f"there is no archive {given!r}; give an existing file, or a folder of videos")
+        return _local(given)
+    fs, path = filesystem(given)
+    try:
+        return _remote(fs, path, fs.info(path))
+    except (OSError, RuntimeError, ImportError) as error:
+        raise SourceError(f"cannot find the archive {given!r}: {error}; check the URL and the credentials") from error
+
+
 @contextmanager
 def local_video(uri: str) -> Iterator[Path]:
     """The video as a local file: itself where it is local already (any name at all), else a temporary copy.
@@ -111,6 +148,8 @@ def is_plain_path(uri: str) -> bool:
 
 def _expand(given: str) -> list[VideoSource]:
     given = given.removeprefix("file://")
+    if is_archive(given) and not os.path.isdir(given):
+        raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
     found = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
     if not found:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
@@ -152,7 +191,7 @@ def _expand_remote(given: str) -> list[VideoSource]:
             return [_remote(fs, path, fs.info(path))]
         fs.invalidate_cache()
         if fs.isdir(path):
-            found = {n: i for n, i in fs.find(path, detail=True).items() if _has_video_suffix(n)}
+            found = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
         elif glob.has_magic(path):
             found = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
         else:
@@ -178,7 +217,7 @@ def _walk(folder: str) -> list[str]:
             continue
         entered.add((status.st_dev, status.st_ino))
         subfolders.sort()
-        found.extend(os.path.join(directory, name) for name in names if _has_video_suffix(name))
+        found.extend(os.path.join(directory, name) for name in names if has_video_suffix(name))
     # A pipe or a device would block whoever opens it; a broken link is a video that cannot be read.
     return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
 
@@ -191,14 +230,15 @@ def _without_loops(matches: list[str]) -> list[str]:
     return sorted(shortest.values())
 
 
-def _has_video_suffix(name: str) -> bool:
+def has_video_suffix(name: str) -> bool:
+    """Whether a file's name ends as that of a video does."""
     return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _is_wanted(match: str, pattern: str) -> bool:
     """A pattern that spells a suffix out means it; any other picks videos by their suffix."""
     spelled = posixpath.splitext(pattern)[1]
-    return (bool(spelled) and not glob.has_magic(spelled)) or _has_video_suffix(match)
+    return (bool(spelled) and not glob.has_magic(spelled)) or has_video_suffix(match)
 
 
 def _local(path: str) -> VideoSource:
@@ -257,4 +297,5 @@ def _resolved(uri: str, directory: str) -> VideoSource:
         return _local(uri)
     if is_plain_path(directory):
         return _local(os.path.join(directory, uri))
-    return VideoSource(uri=join(directory, uri))
+    scheme, separator, path = directory.partition("://")
+    return VideoSource(uri=scheme + separator + posixpath.normpath(join(path, uri)))

@@ -19,6 +19,7 @@ from stages.ingest import IngestConfig, ingest
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.split import DataSetKey, SplitConfig, split
 from stages.video.artifacts import INDEX_NAME, Index
+from tests.stages.video.made_archives import make_rar
 
 READ = {"ucf101": ucf101.read_clips, "hmdb51": hmdb51.read_clips}
 DATA = {"ucf101": ucf101.UCF101, "hmdb51": hmdb51.HMDB51}
@@ -174,13 +175,19 @@ def test_names(shared_data: Path, tmp_path: Path) -> None:
         )
 
 
-def test_lists_in_a_zip_and_lists_that_are_not_official(shared_data: Path, tmp_path: Path) -> None:
+def test_lists_in_archives_and_lists_that_are_not_official(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "splits" / "ucf101"
     with zipfile.ZipFile(tmp_path / "lists.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, f"ucfTrainTestlist/{file.name}")
     whole = ucf101.read_clips(str(folder))
     assert ucf101.read_clips(str(tmp_path / "lists.zip")) == whole
+    packed = {
+        f"testTrainMulti_7030_splits/{file.name}": file.read_bytes() for file in (folder.parent / "hmdb51").iterdir()
+    }
+    (tmp_path / "test_train_splits.rar").write_bytes(make_rar(packed))
+    unpacked = hmdb51.read_clips(str(folder.parent / "hmdb51"))
+    assert hmdb51.read_clips(str(tmp_path / "test_train_splits.rar")) == unpacked
 
     texts = {file.name: file.read_bytes() for file in folder.iterdir()}
 

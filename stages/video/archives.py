@@ -1,0 +1,275 @@
+"""Files inside archives: zip, tar (plain, gzip, bzip2, xz) and rar, archives within archives included, in one pass.
+
+    with local_copy("s3://bucket/hmdb51_org.rar") as path:
+        for member in members(path, has_video_suffix, ArchiveLimits()):
+            write(member.path, member.chunks)
+
+An archive comes from somebody else, and nothing in it is trusted: names are checked before anything is read, bytes are
+counted as they come and not as headers promise them, links and devices are refused, and so is what unpacks to much more
+than it is. Rar is read by libarchive, a library of the system; zip and tar by Python's own modules.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Final
+
+from pipeline.errors import ConfigError, SourceError
+
+ZIP_SUFFIXES: Final = (".zip",)
+TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+RAR_SUFFIXES: Final = (".rar",)
+ARCHIVE_SUFFIXES: Final = ZIP_SUFFIXES + TAR_SUFFIXES + RAR_SUFFIXES
+
+RAR_MARKS: Final = {b"Rar!\x1a\x07\x00": "rar", b"Rar!\x1a\x07\x01\x00": "rar5"}
+"""How rar files begin, and libarchive's names of the two formats."""
+
+CHUNK_BYTES: Final = 1 << 20
+MAX_NAME_BYTES: Final = 1024
+RATIO_SLACK_BYTES: Final = 64 << 20
+"""Archives of small files may shrink a lot: the ratio counts from here on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveLimits:
+    """What an archive may hold, with all archives inside it."""
+
+    max_bytes: int = 1 << 40
+    """Unpacked, in total."""
+    max_files: int = 1_000_000
+    """Members, those that are not wanted included."""
+    max_ratio: float = 100.0
+    """Unpacked bytes to bytes of the outermost archive. Video hardly shrinks: 1 is usual."""
+    max_depth: int = 3
+    """Archives inside each other: 1 allows none inside the given one; HMDB-51 has 2."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_bytes, self.max_files, self.max_depth) < 1 or self.max_ratio < 1:
+            raise ConfigError("max_bytes, max_files, max_ratio and max_depth of an archive must be at least 1")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A wanted file. Its bytes must be taken before the next member is asked for; else they are skipped."""
+
+    path: str
+    """Relative and clean: no `..`, no backslash. What is inside an inner archive lies below that archive's path."""
+    size_bytes: int | None
+    """As the header promises; None where it does not."""
+    chunks: Iterator[bytes]
+
+
+@dataclass
+class _Raw:
+    """A member as its format has it."""
+
+    name: str
+    kind: str
+    """file, folder, or what is refused: link, device, encrypted file."""
+    size_bytes: int | None = None
+    chunks: Iterator[bytes] = field(default_factory=lambda: iter(()))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file's name ends as that of an archive does."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) -> Iterator[Member]:
+    """Every wanted file of the archive `path` and of the archives in it, in the order in which they lie there.
+
+    wanted: tells by a member's path; other files are passed over, archives are always entered.
+
+    Raises:
+        SourceError: no archive that can be read, or one with something in it that is refused (see the head of this
+            file); the message names the member and the rule.
+    """
+    yield from _entered(path, path.name, "", wanted, _Budget(limits, path.stat().st_size, path.name), 1)
+
+
+def _entered(
+    path: Path, shown: str, prefix: str, wanted: Callable[[str], bool], budget: _Budget, depth: int
+) -> Iterator[Member]:
+    seen: set[str] = set()
+    for raw in _raw_members(path, shown):
+        where = f"{shown}: member {raw.name!r}"
+        budget.count_file()
+        clean = _clean(raw.name, where)
+        if raw.kind not in ("file", "folder"):
+            raise SourceError(f"{where} is a {raw.kind}; only plain files and folders are unpacked")
+        if raw.kind == "folder":
+            continue
+        if clean in seen:
+            raise SourceError(f"{where} is there twice; unpack the archive by hand and give the folder")
+        seen.add(clean)
+        if is_archive(clean):
+            if depth == budget.limits.max_depth:
+                raise SourceError(
+                    f"{where} is an archive inside {depth} others, max_depth is {budget.limits.max_depth}"
+                )
+            with tempfile.NamedTemporaryFile(prefix="percepts-", suffix=_suffix(clean)) as spooled:
+                for chunk in budget.counted(raw.chunks):
+                    spooled.write(chunk)
+                spooled.flush()
+                inner = prefix + clean[: -len(_suffix(clean))] + "/"
+                yield from _entered(Path(spooled.name), f"{shown}/{clean}", inner, wanted, budget, depth + 1)
+        elif wanted(clean):
+            yield Member(prefix + clean, raw.size_bytes, budget.counted(raw.chunks))
+
+
+def _clean(name: str, where: str) -> str:
+    """The name as a relative path. Raises SourceError where it is none that stays inside a folder."""
+    unix = name.replace("\\", "/")
+    parts = [part for part in unix.split("/") if part not in ("", ".")]
+    if unix.startswith("/") or re.match(r"[A-Za-z]:(?!:)", unix):
+        raise SourceError(f"{where} has an absolute path; an archive may only hold relative ones")
+    if ".." in parts:
+        raise SourceError(f"{where} leads out of its folder; an archive may not hold '..'")
+    clean = "/".join(parts)
+    too_long = len(clean.encode("utf-8", "replace")) > MAX_NAME_BYTES
+    # fsspec reads `::` in an address as its own.
+    if not clean or too_long or "::" in clean or re.search(r"[\x00-\x1f]", clean) or not _is_utf8(clean):
+        raise SourceError(f"{where} has no usable name: empty, over {MAX_NAME_BYTES} bytes, with '::', or not text")
+    return clean
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _suffix(name: str) -> str:
+    return next(suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix))
+
+
+class _Budget:
+    """What has come out so far, and when that is too much."""
+
+    def __init__(self, limits: ArchiveLimits, archive_bytes: int, shown: str) -> None:
+        self.limits = limits
+        self._most_bytes = min(limits.max_bytes, RATIO_SLACK_BYTES + int(limits.max_ratio * archive_bytes))
+        self._shown = shown
+        self._num_bytes = self._num_files = 0
+
+    def count_file(self) -> None:
+        self._num_files += 1
+        if self._num_files > self.limits.max_files:
+            raise SourceError(f"{self._shown} holds more than max_files = {self.limits.max_files} members")
+
+    def counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._num_bytes += len(chunk)
+            if self._num_bytes > self._most_bytes:
+                raise SourceError(
+                    f"{self._shown} unpacks to more than {self._most_bytes} bytes "
+                    f"(max_bytes = {self.limits.max_bytes}, max_ratio = {self.limits.max_ratio:g}); "
+                    "unpack it by hand if you trust it"
+                )
+            yield chunk
+
+
+DAMAGE: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+"""What Python's modules raise where an archive is broken, or compressed in a way that they do not know."""
+
+
+def _raw_members(path: Path, shown: str) -> Iterator[_Raw]:
+    name = path.name.lower()
+    if name.endswith(RAR_SUFFIXES):
+        yield from _rar(path, shown)
+        return
+    try:
+        yield from (_zip if name.endswith(ZIP_SUFFIXES) else _tar)(path, shown)
+    except DAMAGE as error:
+        raise _unreadable(shown, error) from error
+
+
+def _unreadable(shown: str, error: Exception | str) -> SourceError:
+    return SourceError(f"{shown} cannot be read: {error}; is it whole? If it is, unpack it and give the folder")
+
+
+def _zip(path: Path, shown: str) -> Iterator[_Raw]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            mode = info.external_attr >> 16
+            if info.is_dir():
+                yield _Raw(info.filename, "folder")
+            elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                yield _Raw(info.filename, "link" if stat.S_ISLNK(mode) else "device")
+            elif info.flag_bits & 1:
+                yield _Raw(info.filename, "encrypted file")
+            else:
+                yield _Raw(info.filename, "file", info.file_size, _chunks(partial(archive.open, info), shown))
+
+
+def _tar(path: Path, shown: str) -> Iterator[_Raw]:
+    with tarfile.open(path, "r|*") as archive:
+        for info in archive:
+            if info.isdir():
+                yield _Raw(info.name, "folder")
+            elif info.isfile():
+                yield _Raw(info.name, "file", info.size, _chunks(partial(archive.extractfile, info), shown))
+            else:
+                yield _Raw(info.name, "link" if info.issym() or info.islnk() else "device")
+
+
+def _chunks(open_member: Callable[[], IO[bytes] | None], shown: str) -> Iterator[bytes]:
+    try:
+        file = open_member()
+        assert file is not None
+        with file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+    except DAMAGE as error:
+        raise _unreadable(shown, error) from error
+
+
+def _rar(path: Path, shown: str) -> Iterator[_Raw]:
+    """libarchive reads rar 5, and rar 4 unless it is solid, encrypted or in volumes."""
+    if re.search(r"\.part\d+\.rar$", path.name.lower()):
+        raise SourceError(f"{shown} is one volume of several; unpack them (unrar x) and give the folder")
+    libarchive = _libarchive()
+    with open(path, "rb") as file:
+        start = file.read(max(map(len, RAR_MARKS)))
+    # Left to itself, libarchive takes a rar that ends in a stored zip for that zip.
+    rar_format = next((name for mark, name in RAR_MARKS.items() if start.startswith(mark)), None)
+    if rar_format is None:
+        raise _unreadable(shown, "it does not begin as a rar does")
+    try:
+        with libarchive.file_reader(str(path), format_name=rar_format) as archive:
+            for entry in archive:
+                kind = "folder" if entry.isdir else "file" if entry.isreg and not entry.linkpath else "link"
+                blocks = _blocks(entry, libarchive.ArchiveError, shown) if kind == "file" else iter(())
+                yield _Raw(entry.pathname, kind, entry.size, blocks)
+    except libarchive.ArchiveError as error:
+        raise _unreadable(shown, error.msg) from error
+
+
+def _blocks(entry: Any, archive_error: type[Exception], shown: str) -> Iterator[bytes]:
+    try:
+        yield from entry.get_blocks(CHUNK_BYTES)
+    except archive_error as error:
+        raise _unreadable(shown, str(error)) from error
+
+
+def _libarchive() -> Any:
+    try:
+        import libarchive
+    except (ImportError, OSError, AttributeError, TypeError) as error:
+        raise SourceError(
+            f"rar archives need libarchive ({error}); install it (Debian: libarchive13, macOS: brew install "
+            "libarchive), or unpack the archive (unrar x) and give the folder"
+        ) from error
+    return libarchive
