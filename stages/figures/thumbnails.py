@@ -4,6 +4,7 @@ Shapes: N frames, P x P pixels of a picture, C channels (R, G, B).
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,14 @@ Pictures = npt.NDArray[np.uint8]
 
 
 def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int], side_px: int) -> Pictures:
-    """The named frames (numbers as in a percept store) as the extractor saw them, (N, P, P, C) uint8, in their order.
+    """The named frames (numbers as in a percept store) as the extractor saw them, (N, P, P, C) uint8, in their order;
+    RGB also where the convnet saw their flow.
 
     Raises:
         CorruptArtifact: the video no longer has these frames: it has changed since its percepts were taken.
     """
-    decode, limits = DecodeConfig(**extractor.settings["decode"]), Limits(**extractor.settings["limits"])
+    decode = replace(DecodeConfig(**extractor.settings["decode"]), flow="none")
+    limits = Limits(**extractor.settings["limits"])
     wanted = {int(frame): n for n, frame in enumerate(sorted(frames))}
     found = np.zeros((len(wanted), side_px, side_px, 3), np.uint8)
     missing = set(wanted)

@@ -53,13 +53,13 @@ class OnnxCpu:
     batch_frames = CPU_BATCH_FRAMES
     tolerance = 1e-4
 
-    def __init__(self, network: nn.Module, input_px: int, num_threads: int) -> None:
+    def __init__(self, network: nn.Module, input_px: int, in_channels: int, num_threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         # Spinning threads would take the cores that decode the next frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = to_onnx(network, batch_frames=self.batch_frames, input_px=input_px)
+        model = to_onnx(network, batch_frames=self.batch_frames, input_px=input_px, in_channels=in_channels)
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
@@ -94,10 +94,10 @@ class TorchCuda:
     batch_frames = CUDA_BATCH_FRAMES
     tolerance = 2e-2
 
-    def __init__(self, network: nn.Module, input_px: int) -> None:
+    def __init__(self, network: nn.Module, input_px: int, in_channels: int) -> None:
         self._device = torch.device("cuda")
         self._network = copy.deepcopy(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        shape = (self.batch_frames, input_px, input_px, 3)
+        shape = (self.batch_frames, input_px, input_px, in_channels)
         self._pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         self._uploads = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
@@ -134,7 +134,7 @@ def _arrived(result: torch.Tensor, event: torch.cuda.Event) -> Percepts:
     return result.numpy()
 
 
-def choose(network: nn.Module, input_px: int, *, device: str, num_threads: int) -> Backend:
+def choose(network: nn.Module, input_px: int, in_channels: int, *, device: str, num_threads: int) -> Backend:
     """The fastest engine that can run `network` (x_BCHW float32 in 0..255 -> percepts_BD), checked.
 
     Raises:
@@ -142,24 +142,24 @@ def choose(network: nn.Module, input_px: int, *, device: str, num_threads: int) 
     """
     backend: Backend
     if device == "cuda":
-        backend = TorchCuda(network, input_px)
+        backend = TorchCuda(network, input_px, in_channels)
     else:
         try:
-            backend = OnnxCpu(network, input_px, num_threads)
+            backend = OnnxCpu(network, input_px, in_channels, num_threads)
         except UnsupportedLayer:
             backend = TorchCpu(network)
-    check(backend, network, input_px)
+    check(backend, network, input_px, in_channels)
     return backend
 
 
 @torch.inference_mode()
-def check(backend: Backend, network: nn.Module, input_px: int) -> None:
+def check(backend: Backend, network: nn.Module, input_px: int, in_channels: int) -> None:
     """Compare the engine with plain float32 torch on two fixed frames: noise, and a ramp.
 
     Raises:
         RunError: they differ by more than the engine's tolerance, float16 rounding (2^-10) added.
     """
-    frames_BHWC = np.zeros((backend.batch_frames, input_px, input_px, 3), np.uint8)
+    frames_BHWC = np.zeros((backend.batch_frames, input_px, input_px, in_channels), np.uint8)
     frames_BHWC[0] = np.random.default_rng(0).integers(0, 256, frames_BHWC.shape[1:], dtype=np.uint8)
     frames_BHWC[1] = np.linspace(0, 255, input_px, dtype=np.uint8)[:, None, None]
     (percepts_BD,) = backend.stream([frames_BHWC])

@@ -26,13 +26,15 @@ class ConvnetConfig:
     """Which network looks at the frames, and where its activations are taken."""
 
     name: str = "efficientnet_lite0"
-    """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, pixels, or one that a plugin registers."""
+    """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, vgg16_flow, pixels, or one of a plugin."""
     layer: str = "features"
     """Layer to take percepts from. Lite: stem, blocks.K, features; VGG: pool5, fc6, fc7; pixels: rgb, gray."""
     grid: int = 1
     """Average the layer's map to grid x grid cells; percepts have channels * grid * grid values."""
     input_px: int = 224
     """Side of the square frames that the network sees, in pixels; the decoder delivers this size."""
+    in_channels: int = 3
+    """3 for RGB; twice the decoder's flow_stack for a network that takes optical flow."""
     weights: str | None = None
     """URI of the weights (.safetensors or .pth); none: those that an installed package ships."""
     weights_sha256: str | None = None
@@ -43,6 +45,8 @@ class ConvnetConfig:
     def __post_init__(self) -> None:
         if self.grid < 1:
             raise ConfigError(f"grid is {self.grid}; pooling needs at least 1 cell")
+        if self.in_channels != 3 and (self.in_channels < 2 or self.in_channels % 2):
+            raise ConfigError(f"in_channels is {self.in_channels}; RGB has 3, stacks of L flow fields have 2 L")
         if not 8 <= self.input_px <= 2048:
             raise ConfigError(f"input_px is {self.input_px}; frames must be 8 to 2048 pixels wide")
         if (self.weights is None) != (self.weights_sha256 is None):
@@ -72,14 +76,18 @@ def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weig
 
 def _network(config: ConvnetConfig, architecture: registry.Architecture) -> nn.Module:
     """x_BCHW float32 in 0..255 -> y_BCHW or y_BD, weights not loaded."""
-    network = architecture.network(config.layer, config.input_px)
+    network = (
+        architecture.network(config.layer, config.input_px)
+        if config.in_channels == 3
+        else architecture.flow_network(config.layer, config.input_px, config.in_channels)
+    )
     return network.eval().requires_grad_(False)
 
 
 def _pooling(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[nn.Module, int]:
     """What flattens the layer's output to y_BD, and D. Shapes come from a dry run without memory or arithmetic."""
     with torch.device("meta"):
-        y = _network(config, architecture)(torch.empty(1, 3, config.input_px, config.input_px))
+        y = _network(config, architecture)(torch.empty(1, config.in_channels, config.input_px, config.input_px))
     if y.ndim == 2:
         if config.grid != 1:
             raise ConfigError(f"layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1")
@@ -135,12 +143,17 @@ class Convnet:
         return self.config.input_px
 
     @property
+    def in_channels(self) -> int:
+        """Channels of the frames that it takes."""
+        return self.config.in_channels
+
+    @property
     def batch_frames(self) -> int:
         """Frames in each batch of `stream`."""
         return self.backend.batch_frames
 
     def __call__(self, frames_NHWC: Frames) -> Percepts:
-        """Percepts of any number of frames: uint8 RGB (N, input_px, input_px, 3) -> float16 (N, D).
+        """Percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
 
         Raises:
             RunError: an activation is too large for float16 (above 65504) or not a number.
@@ -168,7 +181,7 @@ class Convnet:
             yield percepts_ND
 
     def _filled(self, batch_BHWC: Frames) -> Frames:
-        shape = (self.batch_frames, self.input_px, self.input_px, 3)
+        shape = (self.batch_frames, self.input_px, self.input_px, self.in_channels)
         assert batch_BHWC.dtype == np.uint8, batch_BHWC.dtype
         assert batch_BHWC.shape[1:] == shape[1:], batch_BHWC.shape
         if len(batch_BHWC) == shape[0]:
@@ -206,5 +219,5 @@ def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int 
     """
     network, dim, weights_sha256 = load_network(config)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    backend = backends.choose(network, config.input_px, device=chosen, num_threads=num_threads)
+    backend = backends.choose(network, config.input_px, config.in_channels, device=chosen, num_threads=num_threads)
     return Convnet(config, dim, weights_sha256, backend)

@@ -109,7 +109,7 @@ class _Pass:
     def _batches(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Full batches across videos, and a last shorter one; notes whose rows they are."""
         size, px = self._convnet.batch_frames, self._convnet.input_px
-        batch_BHWC, filled = np.empty((size, px, px, 3), np.uint8), 0
+        batch_BHWC, filled = np.empty((size, px, px, self._convnet.in_channels), np.uint8), 0
         for video, chunk in self._chunks():
             first = 0
             while first < len(chunk.index_N):

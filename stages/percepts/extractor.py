@@ -1,13 +1,14 @@
 """Everything that decides the percepts of a video, and the fingerprint that stands for it."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from pipeline.errors import ConfigError
 from stages.percepts import convnets
 from stages.percepts.convnets import ConvnetConfig
 from stages.percepts.schema import FORMAT, Extractor
 from stages.percepts.writer import Compression
+from stages.video import flow
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 
@@ -34,6 +35,12 @@ class ExtractionConfig:
                 f"the decoder crops to {self.decode.crop_px} px and the convnet takes {self.convnet.input_px} px; "
                 "set decode.crop_px = convnet.input_px"
             )
+        if self.decode.num_channels != self.convnet.in_channels:
+            raise ConfigError(
+                f"the decoder delivers {self.decode.num_channels} channels (flow {self.decode.flow}, stacks of "
+                f"{self.decode.flow_stack}) and the convnet takes {self.convnet.in_channels}; set convnet.in_channels "
+                "to twice decode.flow_stack for flow, to 3 for RGB"
+            )
 
 
 def extractor_of(config: ExtractionConfig) -> Extractor:
@@ -41,8 +48,9 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
 
     Raises:
         ConfigError, DigestError, SourceError: see `stages.percepts.convnets.identity`.
+        ConfigError: flow by an algorithm that this OpenCV does not have.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "convnet": convnets.identity(config.convnet),
         "decode": asdict(config.decode),
         "limits": asdict(config.limits),
@@ -50,4 +58,7 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
         "format": FORMAT,
         "version": VERSION,
     }
+    if config.decode.flow != "none":
+        flow.check_algorithm(config.decode.flow)
+        settings["opencv"] = flow.version()
     return Extractor(settings=settings, dim=convnets.percept_dim(config.convnet))

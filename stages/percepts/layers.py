@@ -10,15 +10,15 @@ from pipeline.errors import ConfigError
 
 
 class Normalize(nn.Module):
-    """x_BCHW float RGB in 0..255 -> (x - mean) * scale, each per channel."""
+    """x_BCHW float in 0..255 -> (x - mean) * scale, each per channel."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, mean: tuple[float, float, float], scale: tuple[float, float, float]) -> None:
+    def __init__(self, mean: tuple[float, ...], scale: tuple[float, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return (x_BCHW - self.mean) * self.scale

@@ -159,8 +159,8 @@ def _translate(graph: _Graph, network: nn.Module, x: str) -> str:
     raise AssertionError("a traced graph ends with its output")
 
 
-def to_onnx(network: nn.Module, *, batch_frames: int, input_px: int) -> bytes:
-    """A serialised ONNX model: frames_BHWC uint8 (B, input_px, input_px, 3) -> percepts_BD float32.
+def to_onnx(network: nn.Module, *, batch_frames: int, input_px: int, in_channels: int = 3) -> bytes:
+    """A serialised ONNX model: frames_BHWC uint8 (B, input_px, input_px, in_channels) -> percepts_BD float32.
 
     `network` maps x_BCHW float32 in 0..255 to percepts_BD and is in evaluation mode.
 
@@ -175,7 +175,7 @@ def to_onnx(network: nn.Module, *, batch_frames: int, input_px: int) -> bytes:
     except (fx.proxy.TraceError, TypeError) as error:
         raise UnsupportedLayer(f"{type(network).__name__} cannot be traced: {error}") from error
     graph.nodes.append(helper.make_node("Identity", [output], [OUTPUT]))
-    shape = [batch_frames, input_px, input_px, 3]
+    shape = [batch_frames, input_px, input_px, in_channels]
     inputs = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)]
     outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)]
     proto = helper.make_graph(graph.nodes, "percepts", inputs, outputs, graph.weights)

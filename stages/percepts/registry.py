@@ -43,6 +43,17 @@ class Architecture(ABC):
         to a vector y_BD.
         """
 
+    def flow_network(self, layer: str, input_px: int, in_channels: int) -> nn.Module:
+        """The same for optical flow: x_BCHW float32 in 0..255 with C = in_channels = 2 L, x and y of L fields in turn.
+
+        Raises:
+            ConfigError: unless overridden: the network takes RGB.
+        """
+        raise ConfigError(
+            f"this convnet takes RGB frames and not {in_channels} channels of flow; choose vgg16_flow, or "
+            "set in_channels=3"
+        )
+
     def default_weights(self) -> Path | None:
         """Weights that an installed package ships, or None: then the user names a URI and its sha256."""
         return None

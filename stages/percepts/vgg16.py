@@ -4,11 +4,13 @@
 are the central 224x224 pixels of 240x320. Weights come from a user's URI with a sha256, in torchvision's naming
 (`features.0.weight` ... `classifier.3.bias`), safetensors or .pth; what lies behind the layer is not read.
 
-Two names, for two ways of training, which expect other inputs:
+Three names, for three ways of training, which expect other inputs:
 
 * `vgg16`: the authors' Caffe network, converted: B, G, R in 0..255 minus the mean (103.939, 116.779, 123.68). The
   channels are turned around here, in front of the first convolution: keep the file's BGR filters as they are.
 * `vgg16_torchvision`: R, G, B / 255, minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225).
+* `vgg16_flow`: the temporal stream of two-stream networks: stacks of L flow fields (2 L channels of bytes, see
+  `stages.video.flow`) minus 128, the byte of no movement.
 """
 
 from abc import abstractmethod
@@ -30,16 +32,19 @@ LAYERS: Final = ("pool5", "fc6", "fc7")
 CAFFE_MEAN_BGR: Final = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD_RGB: Final = (0.229, 0.224, 0.225)
+FLOW_MEAN: Final = 128.0
+"""What flow networks subtract (Wang et al. 2015, Towards Good Practices for Very Deep Two-Stream ConvNets)."""
 
 
-def vgg16_layers(layer: str, stages: tuple[tuple[int, int], ...], fc_units: int, cells: int) -> nn.Sequential:
+def vgg16_layers(
+    layer: str, stages: tuple[tuple[int, int], ...], fc_units: int, cells: int, in_channels: int = 3
+) -> nn.Sequential:
     """x_BCHW normalised -> map (B, C, cells, cells) at pool5, or (B, fc_units) at fc6 and fc7.
 
     `stages`, `fc_units` and `cells` are parameters so that a test can check the arithmetic on a small network.
     Parameter names are torchvision's: `features.K` and `classifier.K`.
     """
     features: list[nn.Module] = []
-    in_channels = 3
     for channels, num_convs in stages:
         for _ in range(num_convs):
             features += [nn.Conv2d(in_channels, channels, kernel_size=3, padding=1), nn.ReLU()]
@@ -73,18 +78,24 @@ def load_torchvision(layers: nn.Module, state: Mapping[str, Tensor]) -> None:
     layers.load_state_dict({name: state[name] for name in wanted})
 
 
+def _check_size(layer: str, input_px: int) -> None:
+    if layer != "pool5" and input_px // 32 != POOL5_CELLS:
+        raise ConfigError(f"VGG-16 {layer} needs 224x224 input (a 7x7 map), not {input_px}; set input_px=224")
+
+
 class _Vgg16(Architecture):
     def layers(self) -> tuple[str, ...]:
         return LAYERS
 
-    def network(self, layer: str, input_px: int) -> nn.Module:
-        if layer != "pool5" and input_px // 32 != POOL5_CELLS:
-            raise ConfigError(f"VGG-16 {layer} needs 224x224 input (a 7x7 map), not {input_px}; set input_px=224")
-        return nn.Sequential(self.prepare(), vgg16_layers(layer, STAGES, FC_UNITS, POOL5_CELLS))
-
     def load(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
         assert isinstance(network, nn.Sequential)
         load_torchvision(network[-1], state)
+
+
+class _RgbVgg16(_Vgg16):
+    def network(self, layer: str, input_px: int) -> nn.Module:
+        _check_size(layer, input_px)
+        return nn.Sequential(self.prepare(), vgg16_layers(layer, STAGES, FC_UNITS, POOL5_CELLS))
 
     @abstractmethod
     def prepare(self) -> nn.Module:
@@ -92,7 +103,7 @@ class _Vgg16(Architecture):
 
 
 @register("vgg16")
-class Vgg16(_Vgg16):
+class Vgg16(_RgbVgg16):
     """The paper's: Caffe weights."""
 
     def prepare(self) -> nn.Module:
@@ -100,7 +111,7 @@ class Vgg16(_Vgg16):
 
 
 @register("vgg16_torchvision")
-class Vgg16Torchvision(_Vgg16):
+class Vgg16Torchvision(_RgbVgg16):
     """Weights trained on RGB in 0..1, normalised by ImageNet's mean and standard deviation."""
 
     def prepare(self) -> nn.Module:
@@ -109,3 +120,18 @@ class Vgg16Torchvision(_Vgg16):
         return Normalize(
             (255 * red, 255 * green, 255 * blue), (1 / (255 * std_red), 1 / (255 * std_green), 1 / (255 * std_blue))
         )
+
+
+@register("vgg16_flow")
+class Vgg16Flow(_Vgg16):
+    """A temporal-stream network; in_channels is twice the number of fields in a stack."""
+
+    def network(self, layer: str, input_px: int) -> nn.Module:
+        raise ConfigError(
+            "convnet vgg16_flow takes optical flow; set decode.flow and convnet.in_channels = 2 flow_stack"
+        )
+
+    def flow_network(self, layer: str, input_px: int, in_channels: int) -> nn.Module:
+        _check_size(layer, input_px)
+        network = vgg16_layers(layer, STAGES, FC_UNITS, POOL5_CELLS, in_channels)
+        return nn.Sequential(Normalize((FLOW_MEAN,) * in_channels, (1.0,) * in_channels), network)

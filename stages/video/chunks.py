@@ -1,6 +1,6 @@
 """Chunks: consecutive decoded frames of one size in one array.
 
-Shape legend: N frames of a chunk, H height, W width, C channels (R, G, B).
+Shape legend: N frames of a chunk, H height, W width, C channels (R, G, B; or those of a flow stack).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class FrameChunk:
     """Consecutive frames of one size, in presentation order."""
 
     frames_NHWC: npt.NDArray[np.uint8]
-    """RGB, 0 to 255."""
+    """RGB, 0 to 255; or flow stacks (`stages.video.flow`)."""
     index_N: npt.NDArray[np.int32]
     """Number of each frame among the video's frames to keep, from 0. Missing frames are counted: two frames follow
     one another without loss if and only if their indices differ by one. (A frame that a damaged video shows out of

@@ -30,6 +30,7 @@ from stages.video import watchdog
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
+from stages.video.flow import FlowStacks
 from stages.video.probe import Probe, probe
 from stages.video.timeline import Account, Place
 
@@ -50,17 +51,34 @@ class DecodeConfig:
     """Frames that a decoder makes up from damaged or lost data: `keep` takes whatever FFmpeg gives out, so that counts
     are FFmpeg's, but FFmpeg's repairs may differ from one run to the next; `drop` counts them as missing, up to the
     next sound keyframe."""
+    flow: Literal["none", "dis", "tvl1"] = "none"
+    """Deliver optical flow in the place of RGB: OpenCV's DIS, or TV-L1 (slow; needs OpenCV's contributed modules)."""
+    flow_stack: int = 1
+    """Fields in a stack, from one frame to the next each; a frame then has twice as many channels."""
+    flow_bound_px: float = 20.0
+    """Displacement that becomes 255 (and, the other way, 0), in pixels of the scaled frame."""
+    flow_subtract_mean: bool = False
+    """Take the mean displacement out of every field."""
 
     def __post_init__(self) -> None:
         for name in ("short_side_px", "crop_px", "rate_fps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be positive, or None to leave that step out")
+        if not 1 <= self.flow_stack <= 32:
+            raise ConfigError(f"flow_stack is {self.flow_stack}; a stack holds 1 to 32 fields")
+        if not self.flow_bound_px > 0:
+            raise ConfigError(f"flow_bound_px is {self.flow_bound_px}; it must be positive")
         if self.crop_px is not None and (self.short_side_px is None or self.crop_px > self.short_side_px):
             raise ConfigError(
                 f"crop_px is {self.crop_px} and short_side_px is {self.short_side_px}; the square must fit into the"
                 " scaled frame: give short_side_px >= crop_px"
             )
+
+    @property
+    def num_channels(self) -> int:
+        """Of the frames that come out: 3, or those of a flow stack."""
+        return 3 if self.flow == "none" else 2 * self.flow_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +132,21 @@ class VideoDecoder:
 
     def __iter__(self) -> Iterator[FrameChunk]:
         assert self.probe is None, "a decoder can be iterated only once"
+        config = self.config
+        if config.flow == "none":
+            return self._rgb(config.crop_px)
+        stacks = FlowStacks(
+            config.flow,
+            stack=config.flow_stack,
+            bound_px=config.flow_bound_px,
+            subtract_mean=config.flow_subtract_mean,
+            crop_px=config.crop_px,
+            chunk_frames=self._chunk_frames,
+        )
+        return stacks(self._rgb(None))
+
+    def _rgb(self, crop_px: int | None) -> Iterator[FrameChunk]:
+        """Chunks of RGB frames; fills the report in at the end."""
         clock = _Stopwatch()
         found = self.probe = probe(self.path, self._limits)
         account = Account(found.timeline, self.config.rate_fps, keep_late=self.config.after_damage == "keep")
@@ -131,7 +164,7 @@ class VideoDecoder:
                     raise _OutOfTime
 
             try:
-                for place, image_HWC in self._placed(account, beat):
+                for place, image_HWC in self._placed(account, beat, crop_px):
                     for chunk in builder.add(place, image_HWC):
                         with clock.paused(), pulse.resting():
                             yield chunk
@@ -144,9 +177,11 @@ class VideoDecoder:
             yield from builder.flush()
         self._finish(account, refused)
 
-    def _placed(self, account: Account, beat: Callable[[], None]) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
+    def _placed(
+        self, account: Account, beat: Callable[[], None], crop_px: int | None
+    ) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
         """Frames to keep as uint8 HWC images, each with its place."""
-        to_rgb = UprightRgb(self.config.short_side_px, self.config.crop_px, self._limits.max_pixels)
+        to_rgb = UprightRgb(self.config.short_side_px, crop_px, self._limits.max_pixels)
         num_lost, is_sound = 0, True
         for frame, time_us in self._frames(account, beat):
             beat()

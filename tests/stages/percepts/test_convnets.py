@@ -109,7 +109,7 @@ def test_a_back_end_that_computes_something_else_is_refused() -> None:
     with torch.no_grad():
         next(wrong.parameters()).mul_(1.01)
     with pytest.raises(RunError, match="onnxruntime differs from plain torch"):
-        backends.check(backends.OnnxCpu(wrong, 64, 1), network, 64)
+        backends.check(backends.OnnxCpu(wrong, 64, 3, 1), network, 64, 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -173,7 +173,7 @@ def test_values_beyond_float16_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1e5)
-    large = type(convnet)(convnet.config, dim, None, backends.OnnxCpu(network, 8, 1))
+    large = type(convnet)(convnet.config, dim, None, backends.OnnxCpu(network, 8, 3, 1))
     with pytest.raises(RunError, match="float16 cannot hold"):
         large(noise(1, 8))
 

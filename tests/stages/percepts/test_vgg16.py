@@ -53,26 +53,33 @@ def transcription(x_CHW: Array, state: dict[str, Array], num_convs: tuple[int, .
 
 
 @pytest.mark.parametrize("layer", ["pool5", "fc6", "fc7"])
-@pytest.mark.parametrize("name", ["vgg16", "vgg16_torchvision"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_torchvision", "vgg16_flow"])
 def test_equals_the_numpy_transcription(layer: str, name: str) -> None:
     torch.manual_seed(0)
     stages, size_px = ((5, 2), (6, 2), (7, 3)), 24
-    prepare = find(name, None).architecture.prepare()  # type: ignore[attr-defined]
-    layers = vgg16.vgg16_layers(layer, stages, fc_units=11, cells=3)
+    architecture, channels = find(name, None).architecture, 4 if name == "vgg16_flow" else 3
+    prepare = (
+        architecture.flow_network("pool5", 32, 4)[0]  # type: ignore[index]
+        if channels == 4
+        else architecture.prepare()  # type: ignore[attr-defined]
+    )
+    layers = vgg16.vgg16_layers(layer, stages, fc_units=11, cells=3, in_channels=channels)
     network = nn.Sequential(prepare, layers, nn.Flatten()).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False).normal_(std=0.2)
     state = {key: value.double().numpy() for key, value in layers.state_dict().items()}
-    frame_HWC = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8)
+    frame_HWC = np.random.default_rng(0).integers(0, 256, (size_px, size_px, channels), dtype=np.uint8)
     if name == "vgg16":
         prepared = frame_HWC[..., ::-1].astype(np.float64) - (103.939, 116.779, 123.68)
+    elif name == "vgg16_flow":
+        prepared = frame_HWC - 128.0
     else:
         prepared = (frame_HWC / 255.0 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     expected = transcription(prepared.transpose(2, 0, 1), state, (2, 2, 3), layer).ravel()
     with torch.inference_mode():
         eager = network(torch.from_numpy(frame_HWC).permute(2, 0, 1)[None].float()).numpy()[0]
     np.testing.assert_allclose(eager, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    engine = backends.choose(network, size_px, device="cpu", num_threads=1)
+    engine = backends.choose(network, size_px, channels, device="cpu", num_threads=1)
     assert engine.name == "onnxruntime"
     assert np.abs(expected).max() > 0
 
