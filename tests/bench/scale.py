@@ -1,0 +1,241 @@
+"""300 hours on paper: 108,000 ten-second clips through every step but decoding and the convnet, on this machine's disk.
+
+    python -m tests.bench.scale                     # 108,000 clips, and 10,800 for comparison; some minutes
+    python -m tests.bench.scale --clips 10800 1080
+
+Real are the listing, ingest's records and parts, planning, sharding, Parquet writing, sidecars, ledger, manifest, the
+second run, a grown index, verify, compaction's plan, opening and windows. Probing, decoding and the convnet are stubs
+that give the right shapes: 300 frames a clip, percepts of 4 dimensions (32.4 M of 1280 would take 83 GB).
+
+Prints a table of microseconds a clip and peak memory of each phase, and a JSON line for each: `ratio` is the CPU time
+that a clip takes in the small run over that in the large one, 1 where the phase is linear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from pipeline import compact, verify
+from pipeline.files import HashingFile, join, open_atomic
+from pipeline.plan import Node, Plan
+from pipeline.stage import Context, config_dict
+from pipeline.store import Manifest, Store
+from stages import extract as extraction_stage
+from stages import ingest as ingest_stage
+from stages.extract import ExtractConfig, extract
+from stages.ingest import IngestConfig, ingest
+from stages.percepts import Windows, open_store
+from stages.percepts.extraction import ShardDone, ShardTask
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.schema import Extractor
+from stages.percepts.shards import Outcome, Shard, write_sidecar
+from stages.percepts.writer import ShardWriter
+from stages.video.sources import VideoSource
+
+CLIP_FRAMES, DIM = 300, 4
+
+
+class Phases:
+    """Seconds and peak memory of named parts of the run."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak begins anew
+        began, cpu_began = time.perf_counter(), time.process_time()
+        yield
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+        status = Path("/proc/self/status").read_text()
+        peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+        kept = self.found.setdefault(name, {"seconds": 0.0, "cpu_s": 0.0, "peak_mb": 0.0})
+        kept["seconds"] += seconds
+        kept["cpu_s"] += cpu_s
+        kept["peak_mb"] = max(kept["peak_mb"], peak_kb / 1000)
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self(name):
+                return function(*args, **kwargs)
+
+        return call
+
+
+def stub_probe(source: VideoSource, limits: object) -> VideoRecord:
+    """What ingest would find out about a clip of ten seconds."""
+    sha256 = hashlib.sha256(source.uri.encode()).hexdigest()
+    size = {"width": 320, "height": 240, "fps": 30.0, "duration_us": 10_000_000, "frames_expected": CLIP_FRAMES}
+    return VideoRecord(
+        uri=source.uri, sha256=sha256, size_bytes=900_000, codec="h264", verdict="ok", part=source.part, **size
+    )
+
+
+class StubExtractor:
+    """Writes a shard of the right number of rows, as the real one does, of a fixed noise."""
+
+    def __init__(self, extractor: Extractor, store_uri: str) -> None:
+        self.extractor, self.store_uri = extractor, store_uri
+        self.percepts_ND = np.random.default_rng(0).standard_normal((CLIP_FRAMES, DIM)).astype(np.float16)
+        self.frame_N = np.arange(CLIP_FRAMES, dtype=np.int32)
+
+    def __call__(self, task: ShardTask) -> ShardDone:
+        with open_atomic(join(self.store_uri, task.path)) as target:
+            file = HashingFile(target)
+            with ShardWriter(file, self.extractor) as writer:
+                for video in task.videos:
+                    pts_us_N = self.frame_N * np.int64(33_333)
+                    writer.write(video.sha256, self.frame_N, pts_us_N, self.frame_N * 0, self.percepts_ND)
+        done = Outcome(
+            frames_expected=CLIP_FRAMES,
+            frames_decoded=CLIP_FRAMES,
+            frames_dropped=0,
+            frames_missing=0,
+            verdict="ok",
+            reason="",
+        )
+        outcomes = {video.sha256: done for video in task.videos}
+        digest = file.digest.hexdigest()
+        shard = Shard(path=task.path, sha256=digest, bytes=file.num_bytes, rows=writer.num_rows, outcomes=outcomes)
+        write_sidecar(self.store_uri, shard)
+        return ShardDone(task.path, writer.num_rows, 1e-6, 0.0, "stub")
+
+
+def run(root: str, num_clips: int, phases: Phases) -> None:
+    """A run, a second one, and one of an index that has grown by 1%."""
+    listing = Path(root).parent / "clips.txt"
+    clips = [f"s3://bucket/clips/{number // 1000:04d}/{number:07d}.mp4" for number in range(num_clips * 101 // 100)]
+    store = Store.open(root, create=True)
+    extractor = Extractor(settings={"made": "by a stub"}, dim=DIM)
+    for turn, num in (("", num_clips), ("second run: ", num_clips), ("grown by 1%: ", len(clips))):
+        listing.write_text("\n".join(clips[:num]) + "\n")
+        with stubs(extractor, phases, turn), phases(f"{turn}list and keys"):
+            plan = Plan("scale")
+            index = plan.add(ingest, IngestConfig(videos=(str(listing),)))
+            plan.add(extract, ExtractConfig(), index=index)
+        with stubs(extractor, phases, turn):
+            for node in plan.nodes:
+                with phases(f"{turn}find"):
+                    found = store.find(node.stage.name, node.key)
+                if found is None:
+                    make(store, node, phases, turn)
+
+
+@contextmanager
+def stubs(extractor: Extractor, phases: Phases, turn: str) -> Iterator[None]:
+    """Stubs for what costs, and clocks around what extract calls."""
+    timed = {"make_plan": "plan", "_run": "shards and sidecars", "settle": "settle", "write_records": "write ledger"}
+    with (
+        mock.patch.object(ingest_stage, "probe_source", stub_probe),
+        mock.patch.multiple(
+            extraction_stage,
+            extractor_of=lambda config: extractor,
+            _shard_extractor=lambda *args: StubExtractor(extractor, args[2]),
+            **{name: phases.timed(f"{turn}{word}", getattr(extraction_stage, name)) for name, word in timed.items()},
+        ),
+    ):
+        yield
+
+
+def make(store: Store, node: Node, phases: Phases, turn: str) -> None:
+    directory = store.directory(node.stage.name, node.key)
+    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name)
+    inputs: dict[str, Any] = {
+        edge: value.stage.produces(store.directory(value.stage.name, value.key), value.key)
+        for edge, value in node.inputs.items()
+        if isinstance(value, Node)
+    }
+    with phases(f"{turn}{node.name}, all"):
+        node.stage(node.config, context, **inputs)
+    with phases(f"{turn}{node.name} manifest"):
+        facts = {"name": node.name, "recipe": "scale", "config": config_dict(node.config), "inputs": node.input_keys()}
+        outputs = store.outputs(node.stage.name, node.key)
+        manifest = Manifest(stage=node.stage.name, version=node.stage.version, key=node.key, outputs=outputs, **facts)
+        store.commit(manifest)
+
+
+def look(root: str, phases: Phases) -> None:
+    """What reads the finished store."""
+    uri = next(str(path.parent) for path in Path(root).glob("extract/*/manifest.json"))
+    with phases("open_store"):
+        store = open_store(uri)
+    with phases("windows"):
+        windows = Windows(store, length=29, stride=8)
+    with phases("gather 100 batches"):
+        rng = np.random.default_rng(0)
+        for _ in range(100):
+            windows.gather(rng.integers(0, len(windows), 128))
+    del store, windows
+    with phases("verify"):
+        assert verify.main(["--store", root, "--json"]) == 0
+    with phases("compact --plan"):
+        compact.main(["--store", root, "--plan", "--json"])
+
+
+def measure(num_clips: int) -> None:
+    """In a process of its own: prints the phases as JSON on the last line."""
+    phases = Phases()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        root = str(Path(folder) / "store")
+        Path(root).mkdir()
+        run(root, num_clips, phases)
+        look(root, phases)
+        num_bytes = sum(path.stat().st_size for path in Path(root).rglob("*") if path.is_file())
+    print(json.dumps({"phases": phases.found, "num_bytes": num_bytes}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, nargs=2, default=(108_000, 10_800), metavar=("LARGE", "SMALL"))
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure)
+        return
+    command = [sys.executable, "-m", "tests.bench.scale", "--measure"]
+    run_one = partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=True)
+    large, small = (json.loads(run_one([*command, str(n)]).stdout.splitlines()[-1]) for n in args.clips)
+    print(
+        "| phase | us a clip | CPU us a clip | in the small run | peak MB | in the small run |\n|---|---|---|---|---|---|"
+    )
+    lines = []
+    for name, found in large["phases"].items():
+        other = small["phases"][name]
+        us = found["seconds"] / args.clips[0] * 1e6
+        cpu_us, other_us = found["cpu_s"] / args.clips[0] * 1e6, other["cpu_s"] / args.clips[1] * 1e6
+        memory = f"{found['peak_mb']:.0f} | {other['peak_mb']:.0f}"
+        print(f"| {name} | {us:.1f} | {cpu_us:.1f} | {other_us:.1f} | {memory} |")
+        lines.append(
+            {
+                "benchmark": "scale",
+                "phase": name,
+                "seconds": round(found["seconds"], 3),
+                "us_per_clip": round(us, 2),
+                "cpu_us_per_clip": round(cpu_us, 2),
+                "peer_cpu_us_per_clip": round(other_us, 2),
+                "ratio": round(other_us / max(cpu_us, 0.01), 2),
+                "peak_mb": round(found["peak_mb"]),
+                "peer_peak_mb": round(other["peak_mb"]),
+                "config": {"clips": args.clips[0], "peer_clips": args.clips[1], "bytes": large["num_bytes"]},
+            }
+        )
+    for line in lines:
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
