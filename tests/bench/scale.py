@@ -209,9 +209,7 @@ def main() -> None:
     command = [sys.executable, "-m", "tests.bench.scale", "--measure"]
     run_one = partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=True)
     large, small = (json.loads(run_one([*command, str(n)]).stdout.splitlines()[-1]) for n in args.clips)
-    print(
-        "| phase | us a clip | CPU us a clip | in the small run | peak MB | in the small run |\n|---|---|---|---|---|---|"
-    )
+    print("| phase | us a clip | CPU us | in the small run | peak MB | in the small run |\n|---|---|---|---|---|---|")
     lines = []
     for name, found in large["phases"].items():
         other = small["phases"][name]
