@@ -16,6 +16,9 @@ from pipeline.plan import Node, Plan
 from pipeline.stage import Estimate, config_dict
 from pipeline.store import Manifest, Store
 
+INDEX = "ingest"
+"""The stage whose artifact says how many frames there are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -31,8 +34,10 @@ class Step:
         return self.manifest is not None
 
 
-def look_up(plan: Plan, store: Store) -> list[Step]:
+def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> list[Step]:
     """Every node in the plan's order, with what the store knows of it. Starts nothing.
+
+    With `assumed_index`, as if indexes held that, and everything that follows from them were still to be made.
 
     Raises:
         CorruptArtifact: a manifest in the way cannot be read.
@@ -41,10 +46,15 @@ def look_up(plan: Plan, store: Store) -> list[Step]:
     histories: dict[str, list[Manifest]] = {}
     for node in plan.nodes:
         history = histories.setdefault(node.stage.name, list(store.manifests(node.stage.name)))
-        manifest = store.find(node.stage.name, node.key)
+        is_assumed = assumed_index is not None and (node.stage.name == INDEX or bool(node.parents))
+        manifest = None if is_assumed else store.find(node.stage.name, node.key)
         reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
         upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
         estimate = _from_manifest(manifest) if manifest else _estimate(node, upstream, history)
+        if is_assumed:
+            reason = "assumed"
+            if assumed_index is not None and node.stage.name == INDEX:
+                estimate = assumed_index
         steps[node.name] = Step(node=node, manifest=manifest, reason=reason, estimate=estimate)
     return list(steps.values())
 

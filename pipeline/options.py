@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
+
+from pipeline.costing import CostOptions
 from pipeline.stage import Resources
 
 
@@ -27,6 +31,9 @@ class RunOptions:
     MIN: it waits instead. The batch of a step, and what is learned, are the same for any number."""
     gpus_per_worker: float = 0.0
     """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
+
+    costs: Annotated[CostOptions, tyro.conf.arg(name="")] = CostOptions()
+    """For --plan."""
 
     @property
     def on_cpus(self) -> Resources:

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from cluster.session import session
 from pipeline.command import parse_options, run_command
+from pipeline.costing import with_bill
 from pipeline.display import Display
 from pipeline.errors import UsageError
 from pipeline.execute import Execution
@@ -59,7 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     plan = recipe.build(options)
     if options.plan:
         store = _store_to_look_at(options)
-        console.print(plan_table(plan.recipe, look_up(plan, store)))
+        looked_up = look_up(plan, store, options.costs.assumed)
+        steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
+        console.print(plan_table(plan.recipe, steps))
+        for line in bill:
+            console.print(line, highlight=False, soft_wrap=True)
         return 0
     _refuse_to_lose(options)
     store = Store.open(options.store, create=True)

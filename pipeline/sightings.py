@@ -47,9 +47,10 @@ REMAINS: Final = {
     "ingest": ("nothing: it names the video; take the file out of the source, or it stays listed as rejected", False),
     "extract": ("nothing: readers leave the video out", True),
     "synthesize": ("delete the video's file in it", False),
+    "unpack": ("delete the video's file that it unpacked, and the archive", False),
     "cut": ("delete: it holds pixels of the video", True),
 }
-GUARDED: Final = ("ingest", "split", "extract", "synthesize")
+GUARDED: Final = ("ingest", "split", "extract", "synthesize", "unpack")
 """Stages whose artifacts show nobody a video that has been taken down."""
 OTHERWISE: Final = ("make it again without the video, or delete it: --remove-artifacts", True)
 

@@ -181,7 +181,8 @@ def _print(report: Report, options: Options) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"video {report.video}")
     for uri in report.uris:
-        console.print(f"  {escape(uri)}")
+        is_inside = "://" not in uri and not uri.startswith("/")
+        console.print(f"  {escape(uri)}{' (a file of this store: delete it)' if is_inside else ''}")
     verb = "would remove" if report.is_plan else "removed"
     console.print(
         f"{verb} {report.num_rows:,} percepts from {len(report.shards)} shards "

@@ -177,4 +177,6 @@ def _record_speed(context: Context, done: Sequence[ShardDone], seconds: float) -
             frames_per_s=round(num_frames / seconds, 1),
             starved_share=round(sum(shard.starved_s for shard in done) / sum(shard.seconds for shard in done), 3),
             backend=done[0].backend,
+            num_cores=context.resources.num_workers * context.resources.cpus_per_worker,
+            num_gpus=context.resources.num_workers * context.resources.gpus_per_worker,
         )
