@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= .percepts
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check bench ui clean
+.PHONY: setup demo test check bench bench-gpu ui clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# Needs a GPU: make bench-gpu MNIST=/data/mnist; any other option of tests.bench_gpu in ARGS.
+bench-gpu: setup
+	$(BIN)/python -m tests.bench_gpu $(if $(MNIST),--mnist $(MNIST)) $(ARGS)
 
 ui: setup
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db

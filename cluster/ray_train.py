@@ -84,6 +84,7 @@ class Group:
     name: str
     num_workers: int
     min_workers: int
+    cpus_per_worker: float
     gpus_per_worker: float
     scratch_uri: str
     """Below the store: Ray Train's own small state, and the mark of the group that may write."""
@@ -97,7 +98,7 @@ class Group:
     @property
     def resources(self) -> dict[str, float]:
         """Of each worker."""
-        return {"CPU": 1.0} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
 
     def log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))
@@ -147,6 +148,7 @@ def train_group(group: Group) -> None:
 
 def _fit(group: Group, grow_after_seconds: float) -> None:
     def member() -> None:
+        torch.set_num_threads(max(1, int(group.cpus_per_worker)))
         context = ray.train.get_context()
         worker = Member(
             source=group.source,

@@ -59,6 +59,7 @@ class OnRay:
         name: str,
         num_workers: int,
         min_workers: int = 1,
+        cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
         group = Group(
@@ -67,6 +68,7 @@ class OnRay:
             name=name,
             num_workers=num_workers,
             min_workers=min_workers,
+            cpus_per_worker=cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
             scratch_uri=self.scratch_uri,
             source=self.source,

@@ -116,13 +116,15 @@ class Workers(Protocol):
         name: str,
         num_workers: int,
         min_workers: int = 1,
+        cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
         """Run `loop(payload, worker)` on every member of a training group until all return.
 
         The group has as many members as there is room for, from `min_workers` to `num_workers`. The loop keeps its own
         checkpoints and resumes from the newest: a group that loses a member is begun again with what is left, and one
-        that is too small ends at a checkpoint and is begun again when there is room for more.
+        that is too small ends at a checkpoint and is begun again when there is room for more. A member that has a
+        process of its own computes on `cpus_per_worker` threads, 1 at least.
 
         Raises:
             WorkerDied: workers were lost time and again, without a checkpoint between.
@@ -198,6 +200,7 @@ class InProcess:
         name: str,
         num_workers: int,
         min_workers: int = 1,
+        cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
         loop(payload, Alone(source=self.source, emit=self.emit))

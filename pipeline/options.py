@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
 from pipeline.costing import CostOptions
+from pipeline.errors import ConfigError
 from pipeline.stage import Resources
 
 
@@ -31,9 +32,15 @@ class RunOptions:
     MIN: it waits instead. The batch of a step, and what is learned, are the same for any number."""
     gpus_per_worker: float = 0.0
     """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
-
+    train_threads: int = 1
+    """Cores of each member of a training group on CPUs, which then has `workers` / `train_threads` members. On one
+    machine threads are faster than as many members, whose gradients must travel."""
     costs: Annotated[CostOptions, tyro.conf.arg(name="")] = CostOptions()
     """For --plan."""
+
+    def __post_init__(self) -> None:
+        if self.train_threads < 1:
+            raise ConfigError(f"train_threads is {self.train_threads}; it must be at least 1")
 
     @property
     def on_cpus(self) -> Resources:
@@ -44,3 +51,15 @@ class RunOptions:
     def on_devices(self) -> Resources:
         """For stages that use a GPU where there is one."""
         return Resources.of_workers(self.workers, gpus_per_worker=self.gpus_per_worker)
+
+    @property
+    def to_train(self) -> Resources:
+        """For a training group: as `on_devices`, but on CPUs of fewer members with several threads each."""
+        found = self.on_devices
+        threads = 1 if self.gpus_per_worker else min(found.num_workers, self.train_threads)
+        return replace(
+            found,
+            num_workers=found.num_workers // threads,
+            min_workers=max(1, found.min_workers // threads),
+            cpus_per_worker=float(threads),
+        )

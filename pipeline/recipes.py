@@ -86,7 +86,7 @@ def demo(options: DemoOptions) -> Plan:
     index = add_index(plan, IngestConfig(videos=options.videos), run, corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
-    encoder = plan.add(pretrain, options.pretrain, resources=run_gpu, percepts=percepts, statistics=statistics)
+    encoder = plan.add(pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics)
     plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
     if options.tables:
@@ -119,9 +119,7 @@ def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
 def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
     """The other five models, and an arm a row. More labels train for more steps."""
     others: list[Model] = [name for name in MODELS if name != "composite"]
-    nodes = pretrain_models(
-        plan, others, options.pretrain, options.on_devices, percepts=percepts, statistics=statistics
-    )
+    nodes = pretrain_models(plan, others, options.pretrain, options.to_train, percepts=percepts, statistics=statistics)
     encoders: dict[str, Node] = {"composite": composite}
     encoders.update(zip(others, nodes, strict=True))
     arms = (options.single_frame, options.scratch, options.pretrained)
@@ -184,18 +182,31 @@ class MovingMNISTOptions(RunOptions):
     """Any of the paper's six."""
     digits: DigitsConfig = DigitsConfig()
     pretrain: PretrainConfig = PretrainConfig(
-        num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=256, forget_bias=1.0, batch_size=32
+        num_frames_in=10,
+        num_frames_out=10,
+        loss="bernoulli",
+        num_units=384,
+        forget_bias=1.0,
+        precision="bfloat16",
+        start_at_mean=True,
+        batch_size=64,
+        num_steps=2800,
+        optimizer=OptimizerConfig(learning_rate=3e-3, final_fraction=0.02, num_warmup_steps=80, beta2=0.95),
+        validate_every_steps=400,
+        max_validation_batches=5,
+        checkpoint_every_steps=400,
     )
-    """Of every model; the decoders are those of `models`."""
+    """Of every model; the decoders are those of `models`. About eight minutes each on two cores."""
     num_test_sequences: int = 10_000
     """How many of the fixed test sequences to score."""
+    train_threads: int = 2
 
 
 def moving_mnist(options: MovingMNISTOptions) -> Plan:
     """The models of Table 2 on bouncing digits."""
     plan = Plan("moving-mnist")
     made = plan.add(digits, options.digits)
-    encoders = pretrain_models(plan, options.models, options.pretrain, options.on_devices, digits=made)
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, digits=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
@@ -215,6 +226,7 @@ class PatchesOptions(RunOptions):
     """Of every model; the decoders are those of `models`."""
     num_test_sequences: int = 10_000
     """How many test patches to score, at most."""
+    train_threads: int = 2
 
 
 def patches(options: PatchesOptions) -> Plan:
@@ -222,7 +234,7 @@ def patches(options: PatchesOptions) -> Plan:
     plan = Plan("patches")
     index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
     made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
-    encoders = pretrain_models(plan, options.models, options.pretrain, options.on_devices, patches=made)
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
     plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)

@@ -174,6 +174,7 @@ def pretrain(
             name=context.key,
             num_workers=min(context.resources.num_workers, config.batch_size),
             min_workers=min(context.resources.min_workers, config.batch_size),
+            cpus_per_worker=context.resources.cpus_per_worker,
             gpus_per_worker=context.resources.gpus_per_worker,
         )
     _record(plan, context)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stages.models.products import repeated_product
+from stages.models.products import project_into, repeated_product
 
 Advance = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], None]
 Retreat = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor], None]
@@ -135,9 +135,8 @@ def run_forward(
     if x_GSBD is not None and num_with_input:
         assert input_weight_GKD is not None, "this layer has no input weights"
         rows = num_with_input * batch
-        bias_G1K = bias_GK.to(k_GTBK.dtype).unsqueeze(1)
         pre_GRK = k_GTBK[:, num_blind:].view(num_groups, rows, num_gates)
-        torch.baddbmm(bias_G1K, x_GSBD.reshape(num_groups, rows, -1), input_weight_GKD.mT, out=pre_GRK)
+        project_into(pre_GRK, x_GSBD.reshape(num_groups, rows, -1), input_weight_GKD, bias_GK)
 
     advance, _ = _step_functions(source.device)
     product = repeated_product(recurrent_weight_GKH.mT, batch=batch, num_steps=num_steps)

