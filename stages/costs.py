@@ -14,6 +14,12 @@ TRAIN_START_S: Final = 20.0
 PROBED_VIDEOS_PER_S: Final = 350.0
 ENCODED_FRAMES_PER_S: Final = 3000.0
 DECODED_FRAMES_PER_S: Final = 2500.0
+SCANNED_BYTES_PER_S: Final = 130e6
+"""Percepts from a warm disk into moments in float64."""
+FORECAST_S: Final = 7.0
+"""Of the default number of windows, most of it opening percepts and the model."""
+VISUALIZE_S: Final = 5.0
+"""Drawing; no part of it grows with the number of videos."""
 BYTES_PER_FRAME: Final = 3000
 """Of compressed video on the web, 240p to 480p: what a listing's sizes say about its frames."""
 CONVNET_FRAMES_PER_S_AT_224_PX: Final = {"efficientnet_lite0": 190.0, "vgg16": 4.0, "vgg16_torchvision": 4.0}

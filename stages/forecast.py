@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.files import join, read_json, write_json
-from pipeline.stage import Artifact, Context, stage
+from pipeline.stage import Artifact, Context, Estimate, stage
+from stages.costs import FORECAST_S
 from stages.datasets.opening import open_windows
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite, CompositeConfig
@@ -134,7 +135,7 @@ def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float
     return errors
 
 
-@stage(version=2)
+@stage(version=2, estimate=lambda config, inputs: Estimate(seconds=FORECAST_S))
 def forecast(
     config: ForecastConfig,
     context: Context,

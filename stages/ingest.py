@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.files import exists, join, remove, sha256_bytes
+from pipeline.files import join, list_files, remove, sha256_bytes
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
 from stages.datasets.sequences import hold_out
@@ -122,12 +122,16 @@ def _probe_all(sources: Sequence[VideoSource], config: IngestConfig, context: Co
     """One record a source, in the order of the sources, over the workers; what an earlier attempt left is used."""
     shards = [tuple(sources[i : i + FILES_A_SHARD]) for i in range(0, len(sources), FILES_A_SHARD)]
     parts = [join(context.uri, "parts", f"{_digest(shard, config)}.parquet") for shard in shards]
-    done = {i: read_records(part) for i, part in enumerate(parts) if exists(part)}
+    there = set(list_files(join(context.uri, "parts")))
+    done = {i: read_records(part) for i, part in enumerate(parts) if part.rpartition("/")[2] in there}
+    num_done = sum(map(len, done.values()))
 
     def keep(shard: int, records: list[VideoRecord]) -> None:
+        nonlocal num_done
         write_records(parts[shard], records, store_uri=context.store_uri)
         done[shard] = records
-        context.progress(sum(map(len, done.values())), len(sources), "videos")
+        num_done += len(records)
+        context.progress(num_done, len(sources), "videos")
 
     missing = [i for i in range(len(shards)) if i not in done]
     results = context.workers.map(

@@ -6,12 +6,14 @@ statistics = standardize(StandardizeConfig(splits=(1, 2, 3)), context, percepts=
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.stage import Context, stage
+from pipeline.stage import Context, Estimate, stage
+from stages.costs import SCANNED_BYTES_PER_S
 from stages.datasets.splits import Splits
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.reader import PerceptStore
@@ -55,7 +57,14 @@ def moments_of(store: PerceptStore) -> Moments:
     return Moments(mean_D.astype(np.float32), std_D.astype(np.float32), num_rows)
 
 
-@stage(version=1)
+def _estimate(config: StandardizeConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    """One scan of all percepts; of some parts it is an upper bound."""
+    percepts = inputs["percepts"]
+    seconds = None if percepts.num_bytes is None else percepts.num_bytes / SCANNED_BYTES_PER_S
+    return Estimate(num_frames=percepts.num_frames, seconds=seconds)
+
+
+@stage(version=1, estimate=_estimate)
 def standardize(
     config: StandardizeConfig, context: Context, *, percepts: Percepts, splits: Splits | None = None
 ) -> Statistics:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.stage import Context, stage
+from pipeline.stage import Context, Estimate, stage
+from stages.costs import VISUALIZE_S
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
@@ -65,7 +66,7 @@ class VisualizeConfig:
             raise ConfigError("fit_part and show_part go together: name two parts, or none of both")
 
 
-@stage(version=1)
+@stage(version=1, estimate=lambda config, inputs: Estimate(seconds=VISUALIZE_S))
 def visualize(
     config: VisualizeConfig,
     context: Context,

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import posixpath
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -123,11 +123,13 @@ def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | 
     Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
     may be moved and two stores that hold the same are equal byte for byte.
     """
-    rows: list[dict[str, Any]] = [asdict(record) for record in records]
-    for row in rows:
-        row["uri"] = _to_stored(row["uri"], uri, store_uri)
+    rows = list(records)
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    if store_uri is not None:
+        root, directory = absolute(store_uri).rstrip("/"), posixpath.dirname(absolute(uri))
+        columns["uri"] = [_to_stored(video, directory, root) for video in columns["uri"]]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pydict(columns, schema=SCHEMA), sink, compression="zstd")
     write_bytes(uri, sink.getvalue())
 
 
@@ -149,24 +151,22 @@ def read_records(uri: str) -> list[VideoRecord]:
         raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
     if table.schema.names != SCHEMA.names:
         raise CorruptArtifact(f"{uri} has columns {table.schema.names}, a ledger has {SCHEMA.names}")
+    directory = posixpath.dirname(absolute(uri))
     rows = table.to_pylist()
-    return [VideoRecord(**{**row, "uri": _from_stored(row["uri"], uri)}) for row in rows]
+    return [VideoRecord(**{**row, "uri": _from_stored(row["uri"], directory)}) for row in rows]
 
 
-def _to_stored(video_uri: str, file_uri: str, store_uri: str | None) -> str:
-    if store_uri is None:
-        return video_uri
-    root = absolute(store_uri).rstrip("/")
-    video, directory = absolute_video(video_uri), posixpath.dirname(absolute(file_uri))
+def _to_stored(video_uri: str, directory: str, root: str) -> str:
+    """Relative to the file's directory where both lie below `root`; these two are absolute."""
+    video = absolute_video(video_uri)
     if not video.startswith(root + "/") or not directory.startswith(root):
         return video_uri
     return posixpath.relpath(video[len(root) :], directory[len(root) :] or "/")
 
 
-def _from_stored(stored: str, file_uri: str) -> str:
+def _from_stored(stored: str, directory: str) -> str:
     if "://" in stored or stored.startswith("/"):
         return stored
-    directory = posixpath.dirname(absolute(file_uri))
     scheme, separator, path = directory.rpartition("://")
     return scheme + separator + posixpath.normpath(join(path, stored))
 
