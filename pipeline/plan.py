@@ -49,6 +49,11 @@ class Node:
         return {name: _keys_of(value) for name, value in self.inputs.items()}
 
 
+@dataclass(frozen=True)
+class AsItWasMade:
+    """The config of a node that was given by its key."""
+
+
 @dataclass
 class Plan:
     """The nodes of one recipe, parents before children."""
@@ -84,6 +89,14 @@ class Plan:
         snapshot = stage.snapshot(config) if stage.snapshot else None
         key = _key(stage, config, snapshot, {edge: _keys_of(value) for edge, value in checked.items()})
         node = Node(name, stage, config, checked, resources or Resources(), key, snapshot)
+        self.nodes.append(node)
+        return node
+
+    def given(self, stage: Stage[Any, ..., Any], key: str, *, name: str) -> Node:
+        """Add an artifact that the store has already, by its key. How it was made is in its manifest, and not here."""
+        if any(node.name == name for node in self.nodes):
+            raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
+        node = Node(name, stage, AsItWasMade(), {}, Resources(), key)
         self.nodes.append(node)
         return node
 

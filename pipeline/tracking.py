@@ -209,6 +209,23 @@ def model_directory(uri: str) -> str:
         raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
 
 
+def key_of_model(tracking_uri: str, uri: str) -> str:
+    """Key of the artifact that a logged model (models:/m-...) was made from.
+
+    Raises:
+        UsageError: MLflow knows no such model, or it was not logged by a run of a recipe.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        model = client.get_logged_model(uri.removeprefix("models:/"))
+        key = client.get_run(str(model.source_run_id)).data.tags.get("key")
+    except MlflowException as error:
+        raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
+    if key is None:
+        raise UsageError(f"MLflow's model {uri!r} was not logged by a recipe: give the key of an artifact")
+    return str(key)
+
+
 def _source(uri: str) -> str:
     return f'{{"uri": "{uri}"}}'
 

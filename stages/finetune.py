@@ -31,11 +31,11 @@ from pipeline.files import exists, join, write_json
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import FLOP_PER_S, lstm_flop
 from stages.datasets.labelled import ALL_CLIPS, draw
-from stages.datasets.sides import Sides, sides_of, split_numbers
+from stages.datasets.sides import Sides, split_numbers
 from stages.datasets.splits import Splits
 from stages.models.arm import ArmConfig, check_encoder
 from stages.models.artifacts import Classifiers, Encoder
-from stages.models.finetuning import Job, Trainer, Trial, count_text
+from stages.models.finetuning import Job, Trainer, Trial, arm_sides, count_text
 from stages.models.trained import TrainedClassifiers
 from stages.models.trials import TrialResult
 from stages.models.weights import MODEL_FILE
@@ -122,11 +122,10 @@ def finetune(
     if encoder is not None:
         check_encoder(config, encoder, statistics)
     records = percepts.records()
-    sides = [
-        sides_of(records, splits, number, part=config.part, with_validation=config.selection.is_on)
-        for number in split_numbers(splits, config.splits)
-    ]
+    sides = [arm_sides(config, records, splits, number) for number in split_numbers(splits, config.splits)]
     for side in sides:
+        if config.selection.is_on and not side.validation:
+            context.log(f"{config.arm}, split {side.number}: nothing is held out; settings are the configured ones")
         clips = side.fit if config.selection.is_on else side.learn
         most = max(config.labels_per_class)
         draw(clips, labels_per_class=most, sampling=0, seed=config.seed, allow_fewer=config.allow_fewer)
@@ -191,7 +190,8 @@ def _trials(config: FinetuneConfig, sides: Sequence[Sides]) -> list[Trial]:
         return []
     numbers = range(len(config.selection.candidates()))
     counts = reversed(config.rising_counts)
-    return [Trial(count, side.number, number) for count in counts for side in sides for number in numbers]
+    chosen = [side for side in sides if side.validation]
+    return [Trial(count, side.number, number) for count in counts for side in chosen for number in numbers]
 
 
 def _is_tried(trial: Trial, context: Context) -> bool:

@@ -140,6 +140,7 @@ class Scores:
             f"split {split.number}: {split.num_train:,} of {split.num_official_train:,} training and "
             f"{split.num_test:,} of {split.num_official_test:,} test clips"
             for split in self.coverage
+            if not split.is_whole
         )
         return f"Not all of {self.dataset} was there. {'; '.join(said)}."
 

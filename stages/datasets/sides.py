@@ -61,20 +61,26 @@ def records_of(records: Sequence[VideoRecord], splits: Splits | None, number: in
 
 
 def sides_of(
-    records: Sequence[VideoRecord], splits: Splits | None, number: int, *, part: str, with_validation: bool
+    records: Sequence[VideoRecord],
+    splits: Splits | None,
+    number: int,
+    *,
+    part: str,
+    with_validation: bool,
+    allow_none: bool = False,
 ) -> Sides:
     """What may be learned from in a split.
 
     Raises:
         SourceError: no labelled clips, or a group of videos on more than one side.
-        ConfigError: `with_validation`, and nothing is held out.
+        ConfigError: `with_validation`, nothing is held out, and that is not allowed.
     """
     has_label = [record for record in records_of(records, splits, number) if record.label is not None]
     learns_all = with_validation or splits is not None
     for side in (part, VALIDATION) if learns_all else (part,):
         refuse_leaks(has_label, side)
     has_validation = any(record.part == VALIDATION and record.verdict != "rejected" for record in has_label)
-    if with_validation and not has_validation:
+    if with_validation and not (has_validation or allow_none):
         raise ConfigError(
             f"there are no clips of part {VALIDATION!r} to choose settings by (split {number}): hold some of the "
             "training videos out, or choose no settings here (leave selection out)"

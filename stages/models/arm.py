@@ -92,7 +92,8 @@ class ArmConfig(GroupTrainingConfig):
     selection: SelectionConfig = SelectionConfig()
     """Settings that are chosen on a validation part of the training videos, for each split and label count apart."""
     allow_fewer: bool = False
-    """Learn from all clips of a class that has fewer than asked for, instead of refusing."""
+    """Learn from all clips of a class that has fewer than asked for, and choose no settings in a split that holds
+    nothing out, instead of refusing."""
     seed: int = 0
     """Of samplings, weights, batches and dropout. Arms that are compared need the same."""
 

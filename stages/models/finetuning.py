@@ -110,8 +110,7 @@ class _Bench:
         records = trainer.percepts.records()
 
         def sides(number: int) -> Sides:
-            part, selects = trainer.config.part, trainer.config.selection.is_on
-            return sides_of(records, trainer.splits, number, part=part, with_validation=selects)
+            return arm_sides(trainer.config, records, trainer.splits, number)
 
         self.sides = cache(sides)
 
@@ -186,6 +185,7 @@ class _Bench:
             accuracies=tuple(accuracies),
             consulted=tuple(sorted(consulted.items())),
             videos=tuple(clip.sha256 for clip in sides.validation),
+            labels=tuple(str(clip.label) for clip in sides.validation),
             class_names=sides.class_names,
             probabilities_NC=best_NC[0],
         ).save(join(self.uri, trial.file))
@@ -218,6 +218,18 @@ class _Bench:
             num_steps=config.steps(len(drawn[0])),
             batch_clips=config.batch_clips,
         )
+
+
+def arm_sides(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> Sides:
+    """What the arm may learn from in a split. Raises as `sides_of`."""
+    return sides_of(
+        records,
+        splits,
+        number,
+        part=config.part,
+        with_validation=config.selection.is_on,
+        allow_none=config.allow_fewer,
+    )
 
 
 def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:

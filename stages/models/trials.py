@@ -27,6 +27,8 @@ class TrialResult:
     """(sha256, group) of every clip that was trained on or judged here."""
     videos: tuple[str, ...]
     """sha256 of the validation clips."""
+    labels: tuple[str, ...]
+    """Their classes."""
     class_names: tuple[str, ...]
     probabilities_NC: npt.NDArray[np.float32]
     """Of the validation clips, at the first check with the highest accuracy."""
@@ -38,7 +40,7 @@ class TrialResult:
 
     def save(self, uri: str) -> None:
         """Writes the file, atomically."""
-        facts = ("accuracies", "consulted", "videos", "class_names")
+        facts = ("accuracies", "consulted", "videos", "labels", "class_names")
         header: dict[str, Any] = {name: getattr(self, name) for name in facts}
         write_tensors(uri, {_PROBABILITIES: torch.from_numpy(self.probabilities_NC)}, {"class": _KIND, **header})
 
@@ -57,6 +59,7 @@ class TrialResult:
             accuracies=tuple(header["accuracies"]),
             consulted=tuple((sha256, group) for sha256, group in header["consulted"]),
             videos=tuple(header["videos"]),
+            labels=tuple(header["labels"]),
             class_names=tuple(header["class_names"]),
             probabilities_NC=tensors[_PROBABILITIES].numpy(),
         )

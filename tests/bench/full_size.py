@@ -59,15 +59,15 @@ LSTM = FinetuneConfig(
     arm="LSTM",
     num_units=64,
     forget_bias=1.0,
-    learning_rate=5e-3,
-    num_steps=150,
-    num_epochs=6,
+    learning_rate=1e-2,
+    num_steps=80,
+    num_epochs=4,
     batch_clips=128,
     dropout=0.3,
     num_samplings=1,
     allow_fewer=True,
     zero_output=True,
-    selection=SelectionConfig(num_checks=3),
+    selection=SelectionConfig(num_checks=2),
 )
 CONFIGS = ArmConfigs(
     single_frame=replace(
@@ -76,7 +76,7 @@ CONFIGS = ArmConfigs(
         model="frame",
         dropout=0.0,
         learning_rate=1e-2,
-        selection=SelectionConfig(learning_rates=(1e-2, 3e-3), weight_decays=(0.01, 0.3), num_checks=3),
+        selection=SelectionConfig(learning_rates=(1e-2, 3e-3), weight_decays=(0.01, 0.3), num_checks=2),
     ),
     scratch=LSTM,
     pretrained=LSTM,
@@ -87,10 +87,10 @@ PRETRAIN = PretrainConfig(
     window_stride=1,
     num_frames_in=16,
     num_frames_out=13,
-    num_steps=300,
+    num_steps=200,
     optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
-    validate_every_steps=150,
-    checkpoint_every_steps=150,
+    validate_every_steps=100,
+    checkpoint_every_steps=100,
 )
 
 

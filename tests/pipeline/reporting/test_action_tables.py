@@ -13,8 +13,9 @@ from pipeline.reporting.findings import findings
 from pipeline.reporting.paper_findings import LITTLE, paper_findings
 from pipeline.reporting.results import Results, Scores
 from pipeline.reporting.results_reader import read_results
-from tests.pipeline.reporting.fake_actions import FULL, SMALL, action_scores, actions
-from tests.pipeline.reporting.fake_run import demo
+from stages.models.scoring import scores_of
+from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
+from tests.pipeline.reporting.fake_run import FakeRun, demo
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,28 @@ def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
     found = verdicts(scores_of_run(tmp_path / "same", action_scores(same, same)))
     assert found["single frames"] == found["from scratch"] == found["alone"] == "open"
     assert LITTLE == 0.01
+
+
+def test_fused_streams_are_table_4(tmp_path: Path) -> None:
+    names = ("RGB", "flow", "RGB + flow, mean of log-probabilities")
+    found = [
+        answers(name, split, 0, [accuracy])
+        for name, accuracy in zip(names, (0.758, 0.777, 0.843), strict=True)
+        for split in (1, 2, 3)
+    ]
+    labels = [CLASSES[number % len(CLASSES)] for number in range(NUM_CLIPS)]
+    pairs = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
+    table = {**scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs), "weights": {}, "dataset": "UCF-101"}
+    run = FakeRun(tmp_path)
+    run.add("fuse", {"scores.json": table})
+    results = read_results(run.view)
+    (fourth,) = action_tables(results)
+    assert [str(row.cells[0].paper) for row in fourth.rows] == ["75.8", "77.7~", "84.3~"]
+    assert str(fourth.rows[2].cells[0].paper_gain) == "8.5~"
+    (finding,) = paper_findings(results.scores[0])
+    assert finding.verdict == "holds"
+    assert "is better than RGB and flow alone (Table 4)" in finding.headline
+    assert "Table 4. RGB, flow, and both" in Path(write_report(run.view, str(tmp_path))).read_text()
 
 
 def test_a_run_of_three_arms_has_no_tables(tmp_path: Path) -> None:

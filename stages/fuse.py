@@ -1,0 +1,195 @@
+"""fuse: two streams of percepts, such as RGB and flow, judged together (section 4.2, Table 4).
+
+    scores = fuse(FuseConfig(), context, scores=(rgb, flow), classifiers=(composite_of_rgb, composite_of_flow))
+
+Each stream has its own classifiers of the same clips. They are fused clip by clip, in logarithms of probabilities: by
+the mean, and by a weight that is chosen for each split on the validation clips that both have held out, with the
+classifiers that had not seen them. No test clip has a part in the choice.
+
+Writes `scores.json` with a row a stream and one a rule.
+
+Shapes: N clips, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.files import exists, join, read_json, write_json
+from pipeline.stage import Context, stage
+from stages.models.artifacts import Classifiers, Scores
+from stages.models.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
+from stages.models.scoring import Answers, scores_of
+from stages.models.trials import TrialResult
+
+FLOOR = 1e-12
+"""A probability below it counts as this much."""
+Log = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseConfig:
+    """What is fused, and how finely weights are tried."""
+
+    streams: tuple[str, str] = ("RGB", "flow")
+    """Names of the streams in tables, in the order of `scores` and `classifiers`."""
+    arm: str = "composite"
+    """The arm whose classifiers are fused."""
+    num_weights: int = 21
+    """Weights of the first stream to try on validation clips: evenly from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.streams)) != 2 or not all(self.streams):
+            raise ConfigError(f"streams is {self.streams}; give two different names")
+        if self.num_weights < 2:
+            raise ConfigError(f"num_weights is {self.num_weights}; give at least 2, for 0 and 1")
+
+    @property
+    def mean_rule(self) -> str:
+        """Name of its row."""
+        return f"{' + '.join(self.streams)}, mean of log-probabilities"
+
+    @property
+    def chosen_rule(self) -> str:
+        """Name of its row."""
+        return f"{' + '.join(self.streams)}, weights chosen on validation"
+
+
+@stage(version=1)
+def fuse(
+    config: FuseConfig, context: Context, *, scores: tuple[Scores, ...], classifiers: tuple[Classifiers, ...]
+) -> Scores:
+    """Score both streams apart and together; with weights only where settings were chosen on validation clips.
+
+    Raises:
+        ConfigError: not two of each, streams without the arm, or of other test clips, classes, splits or labels.
+    """
+    if len(scores) != 2 or len(classifiers) != 2:
+        raise ConfigError(f"fuse takes two streams; {len(scores)} scores and {len(classifiers)} classifiers were given")
+    first, second = (_answers_of(config.arm, found) for found in scores)
+    _check_same(config, first, second)
+    learned = [_clips_learned_from(found) for found in classifiers]
+    weights = _weights(config, classifiers)
+    if not weights:
+        context.log("no settings were chosen on validation clips, so that no weights can be: only the mean is taken")
+    rows: dict[str, list[Answers]] = {name: [] for name in (*config.streams, config.mean_rule)}
+    rows |= {config.chosen_rule: []} if weights else {}
+    labels: dict[int, tuple[str, ...]] = {}
+    for (count, split, sampling), one in first.items():
+        two = second[count, split, sampling]
+        logs = [_log(one.probabilities_NC), _log(_in_order(two, one.videos))]
+        share = dict(zip(config.streams, (1.0, 0.0), strict=True)) | {config.mean_rule: 0.5}
+        share |= {config.chosen_rule: weights[split]} if weights else {}
+        labels[split] = one.labels
+        for name in rows:
+            which = 1 if name == config.streams[1] else 0
+            run = (count, split, sampling)
+            rows[name].append(_answer(name, run, one.class_names, _fused(logs, share[name]), learned[which][run]))
+    fused = [name for name in rows if name not in config.streams]
+    pairs = [(stream, rule) for rule in fused for stream in config.streams]
+    table = scores_of([a for found in rows.values() for a in found], labels, pairs=[config.streams, *pairs])
+    table["weights"] = {config.chosen_rule: [weights[split] for split in sorted(labels)]} if weights else {}
+    theirs = read_json(scores[0].path("scores.json"))
+    table |= {name: theirs[name] for name in ("dataset", "coverage") if name in theirs}
+    write_json(join(context.uri, "scores.json"), table)
+    context.record(num_test_clips=table["num_test_clips"], num_classifiers=len(table["rows"]))
+    return Scores(context.uri, context.key)
+
+
+Key = tuple[int, int, int]
+"""(labels a class, split, sampling)."""
+
+
+def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
+    found = read_probabilities(scores.path(PROBABILITIES_FILE))
+    mine = {(count, split, sampling): value for (model, count, split, sampling), value in found.items() if model == arm}
+    if not mine:
+        known = ", ".join(sorted({model for model, *_ in found})) or "none"
+        raise ConfigError(f"{scores.uri} has no probabilities of arm {arm!r}; it has those of: {known}")
+    return mine
+
+
+def _check_same(
+    config: FuseConfig, first: Mapping[Key, ClassProbabilities], second: Mapping[Key, ClassProbabilities]
+) -> None:
+    names = " and ".join(config.streams)
+    if first.keys() != second.keys():
+        raise ConfigError(f"{names} were measured at other label counts, splits or samplings; finetune them alike")
+    for key, one in first.items():
+        two = second[key]
+        if one.class_names != two.class_names or sorted(one.videos) != sorted(two.videos):
+            raise ConfigError(f"{names} were judged by other clips or classes; extract both from the same videos")
+
+
+def _clips_learned_from(classifiers: Classifiers) -> dict[Key, tuple[str, ...]]:
+    files = [classifiers.load(name) for name in classifiers.files()]
+    return {
+        (file.labels_per_class, file.split, sampling): clips
+        for file in files
+        for sampling, clips in zip(file.samplings, file.clips, strict=True)
+    }
+
+
+def _in_order(found: ClassProbabilities, videos: Sequence[str]) -> npt.NDArray[np.float32]:
+    place = {video: row for row, video in enumerate(found.videos)}
+    return found.probabilities_NC[[place[video] for video in videos]]
+
+
+def _log(probabilities_NC: npt.NDArray[np.float32]) -> Log:
+    return np.log(np.maximum(probabilities_NC.astype(np.float64), FLOOR))
+
+
+def _fused(logs: Sequence[Log], weight: float) -> Log:
+    """Probabilities (N, C), proportional to p^weight q^(1 - weight)."""
+    mixed_NC = weight * logs[0] + (1 - weight) * logs[1]
+    shifted_NC = np.exp(mixed_NC - mixed_NC.max(1, keepdims=True))
+    return np.asarray(shifted_NC / shifted_NC.sum(1, keepdims=True))
+
+
+def _answer(
+    name: str, key: Key, class_names: tuple[str, ...], probabilities_NC: Log, clips: tuple[str, ...]
+) -> Answers:
+    count, split, sampling = key
+    return Answers(
+        arm=name,
+        class_names=class_names,
+        labels_per_class=count,
+        split=split,
+        samplings=(sampling,),
+        clips=(clips,),
+        predicted_GN=probabilities_NC.argmax(1).astype(np.int16)[None],
+        probability_GN=probabilities_NC.max(1).astype(np.float32)[None],
+        probabilities_GNC=None,
+        num_padded=0,
+    )
+
+
+def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int, float]:
+    """Split -> weight of the first stream with the highest validation accuracy; of equals the one nearest to a half."""
+    trials = [_chosen_trials(found) for found in classifiers]
+    grid = sorted(np.linspace(0.0, 1.0, config.num_weights).tolist(), key=lambda weight: abs(weight - 0.5))
+    weights: dict[int, float] = {}
+    for split in sorted(trials[0].keys() & trials[1].keys()):
+        one, two = trials[0][split], trials[1][split]
+        if one.class_names != two.class_names or set(one.videos) != set(two.videos):
+            raise ConfigError(f"{' and '.join(config.streams)} have held out other clips; connect the same splits")
+        place = {video: row for row, video in enumerate(two.videos)}
+        logs = [_log(one.probabilities_NC), _log(two.probabilities_NC[[place[video] for video in one.videos]])]
+        truth = np.array([one.class_names.index(label) for label in one.labels])
+        weights[split] = max(grid, key=lambda weight: float((_fused(logs, weight).argmax(1) == truth).mean()))
+    return weights
+
+
+def _chosen_trials(classifiers: Classifiers) -> dict[int, TrialResult]:
+    """Split -> the trial that won at the most labels."""
+    if not exists(classifiers.path("selection.json")):
+        return {}
+    rows: list[dict[str, Any]] = read_json(classifiers.path("selection.json"))["choices"]
+    most: dict[int, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["labels_per_class"] == 0, row["labels_per_class"])):
+        most[row["split"]] = row
+    return {split: TrialResult.load(classifiers.path(row["trial"])) for split, row in most.items()}

@@ -1,0 +1,166 @@
+"""near_duplicates: test clips that may be among the videos that were pretrained on.
+
+    duplicates = near_duplicates(NearDuplicatesConfig(), context, pretraining=unlabelled, percepts=percepts,
+                                 statistics=statistics, splits=splits)
+
+UCF-101 was collected from YouTube, as the unlabelled videos were: who pretrains on a test clip has seen it, though not
+its label. Percepts are compared and not bytes, since copies are cut, scaled and encoded anew (`percepts.similarity`).
+
+The threshold comes from the data, and is justified on both sides. How alike strangers are is measured by comparing
+each test clip with training clips of other classes and other footage, as many as there are pretraining videos if there
+are so many: whoever is more like a pretraining video than all but a small share of test clips are like any such
+stranger is a suspect. What the check would find is measured by comparing each test clip with other frames of itself.
+
+Writes `duplicates.json`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import ConfigError, SourceError
+from pipeline.files import join, write_json
+from pipeline.stage import Artifact, Context, stage
+from stages.datasets.sides import records_of, split_numbers
+from stages.datasets.splits import Splits
+from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.similarity import best_matches, looks, similarities
+from stages.percepts.standardisation import Standardisation
+
+DUPLICATES_FILE = "duplicates.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicatesConfig:
+    """What is compared, how finely, and how rare a suspect is among strangers."""
+
+    parts: tuple[str, ...] = ("unlabelled",)
+    """Parts of `pretraining` that were learned from."""
+    test_part: str = "test"
+    """Part of `percepts` whose clips are looked for."""
+    num_frames: int = 8
+    """Frames of each video, evenly spaced."""
+    num_candidates: int = 5
+    """Pretraining videos of the most similar mean percept whose frames are compared with a clip's."""
+    false_alarms: float = 0.001
+    """Share of test clips that would be suspects if there were strangers only."""
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.num_candidates < 1 or not 0 < self.false_alarms < 1:
+            raise ConfigError(
+                f"num_frames {self.num_frames}, num_candidates {self.num_candidates}, false_alarms "
+                f"{self.false_alarms}: give at least 1, 1, and a share between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class NearDuplicates(Artifact):
+    """`duplicates.json`: threshold, what it rests on, and the suspects, the most similar first."""
+
+
+@stage(version=1)
+def near_duplicates(
+    config: NearDuplicatesConfig,
+    context: Context,
+    *,
+    pretraining: Percepts,
+    percepts: Percepts,
+    statistics: Statistics,
+    splits: Splits | None = None,
+) -> NearDuplicates:
+    """Compare every test clip of any split with every pretraining video.
+
+    Raises:
+        SourceError: there are no test clips, no pretraining videos, or no training clips to tell strangers by.
+        ConfigError: the percepts are not of one kind.
+    """
+    tested, strangers = _sides(config, percepts, splits)
+    store, standardise = percepts.open(), Standardisation.of(statistics.moments())
+    unlabelled = pretraining.open(parts=config.parts)
+    if unlabelled.extractor.fingerprint != store.extractor.fingerprint:
+        raise ConfigError("pretraining and test percepts are of different extractors; extract both alike")
+    rng = np.random.default_rng(0)
+    if len(strangers) > len(unlabelled.videos):
+        chosen = np.sort(rng.choice(len(strangers), len(unlabelled.videos), replace=False))
+        strangers = [strangers[number] for number in chosen]
+    seen = dict.fromkeys(unlabelled.videos)
+    ours = looks(store, [clip.sha256 for clip in tested], standardise, num_frames=config.num_frames)
+    context.progress(1, 4, "comparisons")
+    other = looks(store, [clip.sha256 for clip in strangers], standardise, num_frames=config.num_frames)
+    labels = np.array([str(clip.label) for clip in strangers])
+    groups = np.array([str(clip.group) for clip in strangers])
+    related_NM = np.stack([(labels == clip.label) | (groups == str(clip.group)) for clip in tested])
+    _, null_N = best_matches(ours, other, num_candidates=config.num_candidates, excluded_NM=related_NM)
+    context.progress(2, 4, "comparisons")
+    threshold = float(np.quantile(null_N, 1 - config.false_alarms, method="higher"))
+    again = looks(store, ours.videos, standardise, num_frames=config.num_frames, offset=0.5)
+    pairs = zip(ours.frames_NKD, again.frames_NKD, strict=True)
+    self_N = np.array([similarities(one, two[None])[0] for one, two in pairs])
+    context.progress(3, 4, "comparisons")
+    theirs = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
+    best_N, similarity_N = best_matches(ours, theirs, num_candidates=config.num_candidates)
+    names = {record.sha256: record.uri for record in pretraining.records()}
+    suspects: list[dict[str, Any]] = [
+        {
+            "test": tested[row].uri,
+            "pretraining": names[theirs.videos[best_N[row]]],
+            "similarity": round(float(similarity_N[row]), 4),
+            "is_same_file": tested[row].sha256 in seen,
+        }
+        for row in np.argsort(-similarity_N, kind="stable").tolist()
+        if similarity_N[row] > threshold or tested[row].sha256 in seen
+    ]
+    found = {
+        "num_test_clips": len(tested),
+        "num_pretraining_videos": len(theirs.videos),
+        "num_strangers": len(strangers),
+        "threshold": threshold,
+        "false_alarms": config.false_alarms,
+        "stranger_quantiles": _quantiles(null_N),
+        "pretraining_quantiles": _quantiles(similarity_N),
+        "recall_of_other_frames": float((self_N > threshold).mean()),
+        "suspects": suspects,
+    }
+    write_json(join(context.uri, DUPLICATES_FILE), {"sentence": sentence(found), **found})
+    context.record(num_suspects=len(suspects), num_test_clips=len(tested), threshold=round(threshold, 4))
+    return NearDuplicates(context.uri, context.key)
+
+
+def _sides(
+    config: NearDuplicatesConfig, percepts: Percepts, splits: Splits | None
+) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """Clips that any split tests, and labelled clips to tell strangers by: without splits, those of other parts."""
+    records = percepts.records()
+    everything = [r for number in split_numbers(splits, ()) for r in records_of(records, splits, number)]
+    usable = [r for r in everything if r.label is not None and r.verdict != "rejected"]
+    tested = {r.sha256: r for r in usable if r.part == config.test_part}
+    strangers = {r.sha256: r for r in usable if splits is not None or r.part != config.test_part}
+    if not tested or not strangers:
+        raise SourceError(f"there are {len(tested)} labelled test clips and {len(strangers)} others: both are needed")
+    return list(tested.values()), list(strangers.values())
+
+
+def _quantiles(values: Any) -> dict[str, float]:
+    return {f"{q:g}": round(float(np.quantile(values, q)), 4) for q in (0.5, 0.9, 0.99, 0.999, 1.0)}
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What was found, for people."""
+    num, of = len(found["suspects"]), found["num_test_clips"]
+    expected = found["false_alarms"] * of
+    looks_like = "looks" if num == 1 else "look"
+    alarms = f"{found['false_alarms']:.1%}"
+    said = (
+        f"{num:,} of {of:,} test clips {looks_like} like one of the {found['num_pretraining_videos']:,} videos that "
+        f"were pretrained on: their similarity is above {found['threshold']:.3f}, which {alarms} of test clips reach "
+        f"with training clips of other classes and footage, so that about {expected:.0f} would be suspects by chance. "
+        f"Of clips of which other frames were pretrained on, the check finds {found['recall_of_other_frames']:.1%}."
+    )
+    if found["num_strangers"] < found["num_pretraining_videos"]:
+        said += (
+            f" There are only {found['num_strangers']:,} such training clips: with more strangers to choose from, "
+            "more would be alike by chance."
+        )
+    return said
