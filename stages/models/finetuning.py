@@ -148,6 +148,7 @@ class _Bench:
             consulted=tuple(sorted(sha256 for sha256, _ in job.consulted)),
             groups=tuple(sorted({group for _, group in seen if group is not None})),
             losses_SG=losses_SG,
+            extractor=self.store.extractor,
         ).save(join(self.uri, job.file))
 
     def _try(self, trial: Trial) -> None:

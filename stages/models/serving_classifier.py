@@ -1,60 +1,92 @@
-"""A finetuned classifier as an MLflow model (`loader_module`), from its safetensors file: nothing is unpickled.
+"""A finetuned classifier as an MLflow model (`loader_module`) that takes videos; nothing is unpickled.
 
     classifier = mlflow.pyfunc.load_model("models:/...")
-    classifier.predict(x_NTD)      # windows of percepts (N, T, D) float32 -> probabilities (N, C) float32
+    classifier.predict(["https://example.org/clip.mp4"])
 
-Shapes: N windows, T frames of a window (any number), D percept dimension, C classes.
+    mlflow models serve -m models:/... --env-manager local
+    curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\
+        -d '{"dataframe_records": [{"video": "https://example.org/clip.mp4"}]}'
+
+A video is an http(s), s3 or `data:` URL. Local paths are refused, since a server answers whoever reaches it; set
+PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and
+PERCEPTS_CONVNET_WEIGHTS names the convnet's weights where they are those of no package.
 """
 
+import os
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UsageError
 from pipeline.files import join
 from stages.models.trained import TrainedClassifiers
+from stages.models.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
 from stages.models.weights import MODEL_FILE
+from stages.video.fetching import FetchPolicy, fetched
 
-Array = npt.NDArray[np.float32]
+COLUMN = "video"
+WEIGHTS_VARIABLE = "PERCEPTS_CONVNET_WEIGHTS"
 
 
-class ClassifierModel:
-    """What MLflow calls."""
+class ServedClassifier:
+    """What MLflow calls. The convnet is loaded at the first video."""
 
     def __init__(self, trained: TrainedClassifiers) -> None:
-        assert trained.classifier.config.num_groups == 1, "a model that is served is one classifier"
         self.trained = trained
+        self._classifier: VideoClassifier | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C actions, in the order of the columns of `predict`."""
+        """The C actions."""
         return self.trained.class_names
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Array:
-        """Windows of percepts as the extractor gives them, not standardised, (N, T, D) -> probabilities (N, C).
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """An answer for every video: `video`, `error` (empty where all went well), and `VideoAnswer.to_json`. A video
+        that cannot be read takes nothing from the others: its `error` says why.
+
+        model_input: data frame with the column `video`, or a list of addresses.
 
         Raises:
-            ConfigError: the input has other dimensions.
+            ConfigError: the input is something else; or the extractor of the training cannot be built here.
         """
-        x_NTD = np.asarray(model_input, np.float32)
-        dim = self.trained.classifier.config.dim
-        if x_NTD.ndim != 3 or x_NTD.shape[1] < 1 or x_NTD.shape[2] != dim:
-            raise ConfigError(f"the classifier reads windows of shape (N, T, {dim}); got {x_NTD.shape}")
-        x_TND = self.trained.standardise(torch.tensor(x_NTD)).transpose(0, 1).contiguous()
-        probabilities_NC: Array = self.trained.probabilities(x_TND)[0].numpy()
-        return probabilities_NC
+        policy = FetchPolicy.of_environment()
+        return [self._answer(address, policy) for address in _addresses(model_input)]
+
+    def _answer(self, address: str, policy: FetchPolicy) -> dict[str, Any]:
+        if self._classifier is None:
+            self._classifier = VideoClassifier(self.trained, weights=os.environ.get(WEIGHTS_VARIABLE))
+        nothing = {"action": "", "probability": 0.0, "actions": [], "timeline": []}
+        named = address if not address.startswith("data:") else "data:"
+        try:
+            with fetched(address, policy) as path:
+                return {"video": named, "error": "", **self._classifier(path).to_json(NUM_TOP)}
+        except UsageError as error:
+            return {"video": named, "error": str(error), **nothing}
 
 
-def _load_pyfunc(path: str) -> ClassifierModel:
+def _addresses(model_input: Any) -> list[str]:
+    columns = getattr(model_input, "columns", None)
+    if columns is not None:
+        if COLUMN not in columns:
+            raise ConfigError(f"the input has columns {list(columns)}; the classifier reads the column {COLUMN!r}")
+        model_input = model_input[COLUMN]
+    found = [model_input] if isinstance(model_input, str) else list(model_input)
+    if not found or not all(isinstance(address, str) for address in found):
+        raise ConfigError("the classifier reads addresses of videos: strings, at least one")
+    return found
+
+
+def _load_pyfunc(path: str) -> ServedClassifier:
     """MLflow's entry: `path` is the directory that holds model.safetensors, or that file."""
     uri = path if path.endswith(".safetensors") else join(path, MODEL_FILE)
-    return ClassifierModel(TrainedClassifiers.load(uri))
+    return ServedClassifier(TrainedClassifiers.load(uri))
 
 
-def example(uri: str) -> tuple[Array, Array]:
-    """An input and its output, for the signature: one window of frames at the mean."""
-    model = _load_pyfunc(uri)
-    x_NTD = np.tile(model.trained.standardise.mean_D, (1, model.trained.num_frames, 1))
-    return x_NTD, model.predict(x_NTD)
+def example(uri: str) -> tuple[Any, Any]:
+    """An input and an output, for the signature; no video is read."""
+    import numpy as np
+    import pandas as pd
+
+    names = _load_pyfunc(uri).class_names
+    uniform_WC = np.full((1, len(names)), 1 / len(names), np.float32)
+    answer = VideoAnswer(names, uniform_WC, np.zeros(1, np.int64), np.full(1, 640_000, np.int64))
+    address = "https://example.org/clip.mp4"
+    return pd.DataFrame({COLUMN: [address]}), [{"video": address, "error": "", **answer.to_json()}]

@@ -25,6 +25,7 @@ from stages.models.classifier import (
 )
 from stages.models.groups import build_classifier
 from stages.models.weights import read_tensors, write_tensors
+from stages.percepts.schema import Extractor
 from stages.percepts.standardisation import Standardisation
 
 _KIND = "TrainedClassifiers"
@@ -66,6 +67,8 @@ class TrainedClassifiers:
     """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or consulted."""
     losses_SG: npt.NDArray[np.float32]
     """Cross-entropy of each classifier at each of S training steps, nats."""
+    extractor: Extractor | None = None
+    """What made the percepts that they learned from, so that a video can be turned into such percepts."""
 
     def __post_init__(self) -> None:
         assert self.classifier.config.num_groups == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
@@ -99,6 +102,8 @@ class TrainedClassifiers:
         tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
         model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
+        if self.extractor is not None:
+            header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
         write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
 
     @classmethod
@@ -133,6 +138,7 @@ class TrainedClassifiers:
             consulted=tuple(header["consulted"]),
             groups=tuple(header["groups"]),
             losses_SG=losses,
+            extractor=Extractor(**header["extractor"]) if "extractor" in header else None,
         )
 
 

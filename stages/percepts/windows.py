@@ -36,6 +36,17 @@ def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, s
     return np.asarray(np.repeat(first_S, windows_S) + stride * within_W, np.int64)
 
 
+def clip_rows(segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
+    """(W, T) rows of the windows of one video, at least one: without `length` rows in a row, it is the longest segment
+    with its last row repeated."""
+    start_W = window_starts(np.zeros(len(segment_N), np.int64), segment_N, length, stride)
+    if len(start_W):
+        return start_W[:, None] + np.arange(length)
+    segments, num_rows = np.unique(segment_N, return_counts=True)
+    longest = np.flatnonzero(segment_N == segments[num_rows.argmax()])
+    return np.asarray(np.pad(longest, (0, length - len(longest)), mode="edge")[None], np.int64)
+
+
 class Windows:
     """All windows of a store, numbered 0 to len - 1 in the order of its rows.
 

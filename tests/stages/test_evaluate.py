@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -193,31 +192,3 @@ def test_a_clip_that_was_learned_from_is_refused(directory: Path, store: Store, 
     percepts, _ = make_store(directory / "strange", [*clips, strange])
     with pytest.raises(SourceError, match=r"clip8\.mp4 is of class 'hovering'"):
         judge(arms, directory / "class", (percepts, store[1]))
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_mlflow_serves_the_classifier_without_pickle(
-    directory: Path, store: Store, arms: tuple[Classifiers, ...]
-) -> None:
-    model = Classifiers.model
-    assert model is not None
-    inputs, outputs = model.example(arms[1].uri)
-    assert inputs.shape == (1, 8, 6)
-    data, saved = directory / "data", directory / "saved"
-    data.mkdir()
-    for name in model.files:
-        (data / name).write_bytes(Path(arms[1].path(name)).read_bytes())
-    with pytest.warns(UserWarning, match="input example"):
-        mlflow.pyfunc.save_model(
-            str(saved),
-            loader_module=model.loader,
-            data_path=str(data),
-            signature=mlflow.models.infer_signature(inputs, outputs),
-            pip_requirements=[],
-        )
-    loaded = mlflow.pyfunc.load_model(str(saved))
-    assert not [name for name in list_files(str(saved)) if name.endswith((".pkl", ".pickle"))]
-    windows = np.stack([turning(motion, 400, num_frames=8) for motion in MOTIONS]).astype(np.float32)
-    probabilities = loaded.predict(windows)
-    np.testing.assert_allclose(probabilities.sum(1), 1.0, rtol=1e-5)
-    assert [sorted(MOTIONS)[best] for best in probabilities.argmax(1)] == list(MOTIONS)

@@ -1,0 +1,54 @@
+"""A classifier's answer over time, as a small picture and as lines for a terminal.
+
+Shapes: W windows, C classes, K classes that are shown.
+"""
+
+import io
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Sheet
+
+from stages.figures.plots import DPI, STYLE
+from stages.models.video_classifier import VideoAnswer
+
+WIDTH_CHARACTERS: Final = 60
+BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+
+
+def timeline_picture(answer: VideoAnswer, *, num_top: int = 3) -> bytes:
+    """PNG: probability of the video's best actions over time, each window a step as long as it lasts."""
+    middle_s = (answer.start_us_W + answer.end_us_W) / 2e6
+    with mpl.rc_context(STYLE):
+        sheet = Sheet(figsize=(6, 2.2), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(sheet)
+        axes = sheet.subplots()
+        for number in answer.top(num_top):
+            label = f"{answer.class_names[number]} ({answer.overall[number]:.0%})"
+            axes.plot(middle_s, answer.probabilities_WC[:, number], marker=".", linewidth=1.2, label=label)
+        axes.set_xlim(answer.start_us_W[0] / 1e6, max(answer.end_us_W[-1] / 1e6, answer.start_us_W[0] / 1e6 + 0.001))
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("probability")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.28), ncols=num_top, frameon=False, fontsize=7)
+        sink = io.BytesIO()
+        sheet.savefig(sink, format="png", metadata={"Software": None})
+    return sink.getvalue()
+
+
+def timeline_lines(answer: VideoAnswer, *, num_top: int = 3, width: int = WIDTH_CHARACTERS) -> list[str]:
+    """One line for each of the video's best actions: its probability, its name, and a bar for each moment."""
+    first_us, last_us = int(answer.start_us_W[0]), int(answer.end_us_W[-1])
+    middle_us_W = (answer.start_us_W + answer.end_us_W) / 2
+    moments_us = [first_us + (last_us - first_us) * (k + 0.5) / width for k in range(width)]
+    nearest = [int(abs(middle_us_W - moment).argmin()) for moment in moments_us]
+    longest = max(len(answer.class_names[number]) for number in answer.top(num_top))
+    lines = []
+    for number in answer.top(num_top):
+        levels = [answer.probabilities_WC[window, number] for window in nearest]
+        bars = "".join(BLOCKS[min(len(BLOCKS) - 1, round(float(level) * (len(BLOCKS) - 1)))] for level in levels)
+        lines.append(f"{answer.overall[number]:6.1%}  {answer.class_names[number]:<{longest}}  {bars}")
+    scale = f"{first_us / 1e6:.1f} s"
+    lines.append(f"{'':8}{'':<{longest}}  {scale}{last_us / 1e6:>{width - len(scale) - 2}.1f} s")
+    return lines
