@@ -7,21 +7,19 @@ batch between them, so that what is learned does not depend on how many they are
 Who decides what, and why:
 
 - Ray Train's own retries are off (`FailureConfig`): it retries a bug of the loop as patiently as a lost node. Here the
-  two are told apart. An exception of the loop is never retried, since it would come again; a lost worker, node or
-  controller is, up to `MAX_RESTARTS` times in a row. A group that has reached a checkpoint begins the count anew: on
-  preemptible machines a night has many losses, and only losses without progress are a reason to give up. A node that
-  the cloud takes back with notice (Ray's "preemption") is not counted at all.
+  two are told apart (`cluster.failures`). An exception of the loop is never retried, since it would come again; a lost
+  worker, node or controller is, up to `MAX_RESTARTS` times in a row. A group that has reached a checkpoint begins the
+  count anew: on preemptible machines a night has many losses, and only losses without progress are a reason to give up.
+  A node that the cloud takes back with notice (Ray's "preemption") is not counted at all.
 - Ray Train's own growing is off (`elastic_resize_monitor_interval_s`): it would stop the group between two checkpoints
   and repeat steps. The group itself looks for room after writing a checkpoint, and then repeats none.
-- When one worker is lost, the others fail too, in the collective operation that it left; such errors are told from the
-  loop's own.
 
-How long it takes to notice, worst case first:
+How long it takes to notice:
 
 - A node that is cut off: the head asks every node for a sign of life and gives it up after
   RAY_health_check_failure_threshold unanswered questions. These are settings of the head (see ray_cluster.yaml).
 - A worker that hangs on a node that lives: Ray Train waits `RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S`, by default ten
-  minutes; here one. Its answer comes from a thread beside the training, so a long step does not count as hanging.
+  minutes; here one. The training runs in a thread beside the one that answers, so a long step is no hanging.
 - A collective operation without end, should both have missed it: `COLLECTIVE_TIMEOUT_SECONDS` instead of half an hour.
   It must be longer than the first worker takes to write a checkpoint while the others wait.
 """
@@ -39,19 +37,18 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
-import torch.distributed
 from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from cluster.events import Emit, Log
+from cluster.failures import loss_in_words, one_line, own_error
 from cluster.membership import Mark, Member, Regroup
 from cluster.session import cause_of, free_resources
 from cluster.torch_backend import NodeInterfaceConfig
 from cluster.workers import TrainLoop
-from pipeline.errors import GroupReplaced, PerceptsError, WorkerDied
+from pipeline.errors import GroupReplaced, WorkerDied
 from pipeline.files import join, remove
 
 MAX_RESTARTS = 5
@@ -70,9 +67,6 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 """Environment variables of Ray Train; what the user has set stays."""
-
-COLLECTIVE_MARKS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What a RuntimeError of torch.distributed says when another member has left; gloo's have no type of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,41 +103,59 @@ def train_group(group: Group) -> None:
 
     Raises:
         WorkerDied: workers were lost more than `MAX_RESTARTS` times in a row without a checkpoint between.
+        GroupReplaced: another run has begun the same training.
         Exception: what the loop raised; of several, one that percepts raises on purpose.
     """
     _release_lost_run(group.mark.read().get("run_id"))
-    num_losses, grow_after_seconds = 0, GROW_AFTER_SECONDS
-    while True:
-        before = group.mark.read()
-        try:
-            _fit(group, grow_after_seconds)
-            break
-        except ray.train.TrainingFailedError as error:
-            causes = [cause_of(failure) for failure in (getattr(error, "worker_failures", None) or {}).values()]
-            mark = group.mark.read()
-            if any(isinstance(cause, Regroup) for cause in causes):
-                group.log(f"there is room for more workers than {mark.get('world_size')}: going on with more")
-                # Room that cannot be had after all must not stop the training at every checkpoint.
-                grew = not before or mark.get("world_size", 0) != before.get("world_size", 0)
-                grow_after_seconds = GROW_AFTER_SECONDS if grew else 2 * grow_after_seconds
-                continue
-            own = _own_error(causes)
-            if own is not None:
-                if not isinstance(own, GroupReplaced):  # then the directory is another run's
-                    remove(group.scratch_uri)
-                raise own from None
-            reason = " ".join(str(causes[0] if causes else error).split())[:200]
-            if isinstance(error, PreemptionError):
-                group.log("a node is taken away; resuming without it from the last checkpoint")
-                continue
-            if mark != before and mark.get("num_checkpoints"):
-                num_losses = 0
-            num_losses += 1
-            if num_losses > MAX_RESTARTS:
-                remove(group.scratch_uri)
-                raise WorkerDied(f"training lost workers {num_losses} times in a row, at last: {reason}") from None
-            group.log(f"lost a training worker ({reason}); resuming from the last checkpoint")
+    restarts = _Restarts(group)
+    try:
+        while True:
+            before = group.mark.read()
+            try:
+                _fit(group, restarts.grow_after_seconds)
+                break
+            except ray.train.TrainingFailedError as error:
+                restarts.judge(error, before)
+    except GroupReplaced:  # what lies there is the other run's
+        raise
+    except Exception:
+        remove(group.scratch_uri)
+        raise
     remove(group.scratch_uri)
+
+
+@dataclass
+class _Restarts:
+    """Whether a group that has ended is begun again, and how soon the next one may look for more workers."""
+
+    group: Group
+    num_losses: int = 0
+    """In a row, without a checkpoint between them."""
+    grow_after_seconds: float = GROW_AFTER_SECONDS
+
+    def judge(self, error: Exception, before: dict[str, Any]) -> None:
+        """Returns where the group is to be begun again, having said why; `before`: the mark when the group began."""
+        failures = {rank: cause_of(failure) for rank, failure in getattr(error, "worker_failures", {}).items()}
+        causes, mark = list(failures.values()), self.group.mark.read()
+        if any(isinstance(cause, Regroup) for cause in causes):
+            self.group.log(f"there is room for more workers than {mark.get('world_size')}: going on with more")
+            # Room that cannot be had after all must not stop the training at every checkpoint.
+            grew = not before or mark.get("world_size") != before.get("world_size")
+            self.grow_after_seconds = GROW_AFTER_SECONDS if grew else 2 * self.grow_after_seconds
+            return
+        own = own_error(causes)
+        if own is not None:
+            raise own from None
+        if isinstance(error, PreemptionError):
+            self.group.log("a node is taken away; resuming without it from the last checkpoint")
+            return
+        if mark != before and mark.get("num_checkpoints"):
+            self.num_losses = 0
+        self.num_losses += 1
+        loss = loss_in_words(failures) or one_line(error)
+        if self.num_losses > MAX_RESTARTS:
+            raise WorkerDied(f"training lost workers {self.num_losses} times in a row, at last {loss}") from None
+        self.group.log(f"lost a training worker ({loss}); resuming from the last checkpoint")
 
 
 def _fit(group: Group, grow_after_seconds: float) -> None:
@@ -225,29 +237,3 @@ def _notices_while_waiting(group: Group) -> Iterator[None]:
 
 def _range(low: int, high: int) -> str:
     return f"{high}" if low == high else f"{low} to {high}"
-
-
-def _own_error(causes: list[BaseException]) -> BaseException | None:
-    """What the loop raised, or None where workers were lost and everything else followed from that."""
-    for cause in causes:
-        if isinstance(cause, PerceptsError):
-            return cause
-    lost = any(_is_from_ray(cause) for cause in causes)
-    for cause in causes:
-        # In a group that has lost a member, any plain RuntimeError may be the echo of it.
-        echo = _is_echo(cause) or (lost and type(cause) is RuntimeError)
-        if not echo and not _is_from_ray(cause):
-            return cause
-    return None
-
-
-def _is_from_ray(cause: BaseException) -> bool:
-    """Whether Ray itself says this of a worker: it died, or does not answer. Ray Train's types for it are private."""
-    return type(cause).__module__.partition(".")[0] == "ray"
-
-
-def _is_echo(cause: BaseException) -> bool:
-    """Whether a collective operation failed because another member was gone."""
-    if isinstance(cause, torch.distributed.DistError):
-        return True
-    return type(cause) is RuntimeError and any(mark in str(cause) for mark in COLLECTIVE_MARKS)

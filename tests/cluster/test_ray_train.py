@@ -42,10 +42,10 @@ def test_the_loops_own_error_is_told_from_those_of_a_lost_worker(
     # Ray reads its authentication mode when it is first imported: the session comes first.
     from ray.exceptions import RayActorError
 
-    from cluster.ray_train import _own_error
+    from cluster.failures import own_error
 
     raised = {rank: RayActorError("killed") if failure is DIED else failure for rank, failure in enumerate(failures)}
-    found = _own_error(list(raised.values()))
+    found = own_error(list(raised.values()))
     assert found is None if own is None else type(found) is own
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import ray_train
 from cluster.events import Log
+from cluster.failures import loss_in_words
 from cluster.membership import Regroup
 from cluster.ray_train import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
 from pipeline.errors import GroupReplaced, TrainingDiverged, WorkerDied
@@ -82,13 +83,35 @@ def test_losses_with_checkpoints_between_them_never_end_a_training(
     told, said = run(monkeypatch, tmp_path, *[lost(num_checkpoints=1)] * (3 * MAX_RESTARTS), finished)
     assert not told.left
     assert len(said) == 3 * MAX_RESTARTS
-    assert all(line == "lost a training worker (killed); resuming from the last checkpoint" for line in said)
+    assert all(line == "lost a training worker (number 0: killed); resuming from the last checkpoint" for line in said)
     assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "died because its node has died. ip: 10.99.0.2. Node Id: 3f",
+            "number 1 on 10.99.0.2: its node is gone",
+        ),
+        (
+            "Worker( node_ip='10.0.0.7', pid=3) The actor died",
+            "number 1 on 10.0.0.7: its process died",
+        ),
+        ("A worker health check has been hanging for 61.20 seconds.", "number 1: it does not answer"),
+        ("something new", "number 1: something new"),
+    ],
+)
+def test_a_loss_is_told_in_words(said: str, told: str) -> None:
+    from ray.exceptions import RayActorError
+
+    assert loss_in_words({0: RuntimeError("Connection reset"), 1: RayActorError(error_msg=said)}) == told
+    assert loss_in_words({0: RuntimeError("Connection reset")}) is None
 
 
 def test_losses_without_progress_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fates = [lost(num_checkpoints=1), *[lost()] * (MAX_RESTARTS + 1)]
-    with pytest.raises(WorkerDied, match=rf"{MAX_RESTARTS + 1} times in a row, at last: killed"):
+    with pytest.raises(WorkerDied, match=rf"{MAX_RESTARTS + 1} times in a row, at last number 0: killed"):
         run(monkeypatch, tmp_path, *fates)
     assert not (tmp_path / "scratch").exists()
 
