@@ -37,6 +37,7 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.execution.context import get_train_context

@@ -63,6 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, directory: Path, *fates: Callable[[Grou
         name="key",
         num_workers=2,
         min_workers=1,
+        cpus_per_worker=1.0,
         gpus_per_worker=0.0,
         scratch_uri=str(directory / "scratch"),
         source="pretrain",
