@@ -29,11 +29,19 @@ Percepts = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class MappedPercepts:
-    """Row n of a file begins at byte `offset_N[n]` of `data`."""
+    """Row n of row group g begins at byte `offset_G[g] + (n - first_G[g]) * 2 * dim` of `data`."""
 
     data: npt.NDArray[np.uint8]
-    offset_N: npt.NDArray[np.int64]
+    first_G: npt.NDArray[np.int64]
+    """(num_groups + 1,) first row of each row group; the last is the number of rows."""
+    offset_G: npt.NDArray[np.int64]
+    """(num_groups,)"""
     dim: int
+
+    @property
+    def num_rows(self) -> int:
+        """Of all row groups."""
+        return int(self.first_G[-1])
 
     @property
     def _records(self) -> npt.NDArray[np.void]:
@@ -45,21 +53,23 @@ class MappedPercepts:
     def gather(self, rows: npt.NDArray[np.int64]) -> Percepts:
         """A copy of any rows, in any order: (...) row numbers -> (..., D)."""
         # Flat: with more axes NumPy may lay the result out in another order.
-        records: npt.NDArray[np.void] = self._records[self.offset_N[rows.ravel()]]
+        row_N = rows.ravel()
+        group_N = np.searchsorted(self.first_G, row_N, side="right") - 1
+        offset_N = self.offset_G[group_N] + (row_N - self.first_G[group_N]) * (2 * self.dim)
+        records: npt.NDArray[np.void] = self._records[offset_N]
         return records.view("<f2").reshape(*rows.shape, self.dim)
 
     def pieces(self, first: int, end: int) -> list[Percepts]:
         """Rows first to end - 1 as views, (N, D) each, cut where a row group ends. They may be unaligned."""
         if first == end:
             return []
-        steps = np.diff(self.offset_N[first:end])
-        cuts = np.flatnonzero(steps != 2 * self.dim) + 1
-        bounds = [first, *(first + int(cut) for cut in cuts), end]
-        return [self._view(start, stop) for start, stop in itertools.pairwise(bounds)]
+        inner = self.first_G[(self.first_G > first) & (self.first_G < end)]
+        return [self._view(start, stop) for start, stop in itertools.pairwise([first, *map(int, inner), end])]
 
     def _view(self, first: int, end: int) -> Percepts:
-        shape, offset = (end - first, self.dim), int(self.offset_N[first])
-        return np.ndarray(shape, dtype="<f2", buffer=self.data, offset=offset)
+        group = int(np.searchsorted(self.first_G, first, side="right")) - 1
+        offset = int(self.offset_G[group]) + (first - int(self.first_G[group])) * 2 * self.dim
+        return np.ndarray((end - first, self.dim), dtype="<f2", buffer=self.data, offset=offset)
 
     def slice(self, first: int, end: int) -> Percepts:
         """Rows first to end - 1: a view where they lie in one row group, else a copy."""
@@ -69,41 +79,35 @@ class MappedPercepts:
         return np.concatenate([np.empty((0, self.dim), np.float16), *pieces])
 
 
-def map_plain(path: Path, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
-    """The percepts of a local Parquet file, or None where they are compressed. What is mapped stays readable when the
-    file is removed, and takes no file descriptor."""
-    offsets = _plain_offsets(metadata, dim)
-    return None if offsets is None else MappedPercepts(_mapped(path), offsets, dim)
-
-
-def map_decompressed(file: pq.ParquetFile, dim: int, target: Path) -> MappedPercepts:
-    """The same of a file with a compressed column, written out, plain, to `target` unless that is there."""
-    if not target.exists():
-        _write_plain(file, dim, target)
-    data = _mapped(target)
-    return MappedPercepts(data, np.arange(data.size // (2 * dim), dtype=np.int64) * (2 * dim), dim)
-
-
-def _mapped(path: Path) -> npt.NDArray[np.uint8]:
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
-    with pa.memory_map(str(path)) as file:
-        return np.frombuffer(file.read_buffer(), np.uint8)
-
-
-def _plain_offsets(metadata: pq.FileMetaData, dim: int) -> npt.NDArray[np.int64] | None:
-    """Byte at which each row's percept begins in the file, or None where they are not there plainly."""
-    pages: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+def map_plain(data: npt.NDArray[np.uint8], metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
+    """The percepts of a Parquet file, given as its bytes, or None where they are compressed."""
+    firsts, offsets = [0], []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunk = group.column(PERCEPT_COLUMN)
         header_bytes = chunk.total_compressed_size - group.num_rows * 2 * dim
         if chunk.compression != "UNCOMPRESSED" or not 0 < header_bytes <= MAX_PAGE_HEADER_BYTES:
             return None
-        first = chunk.data_page_offset + header_bytes
-        pages.append(first + np.arange(group.num_rows, dtype=np.int64) * (2 * dim))
-    return np.concatenate(pages)
+        firsts.append(firsts[-1] + group.num_rows)
+        offsets.append(chunk.data_page_offset + header_bytes)
+    return MappedPercepts(data, np.array(firsts, np.int64), np.array(offsets, np.int64), dim)
+
+
+def map_decompressed(file: pq.ParquetFile, dim: int, target: Path) -> MappedPercepts:
+    """The percepts of a file with a compressed column, written out, plain, to `target` unless that is there."""
+    if not target.exists():
+        _write_plain(file, dim, target)
+    data = map_file(target)
+    return MappedPercepts(data, np.array([0, data.size // (2 * dim)], np.int64), np.zeros(1, np.int64), dim)
+
+
+def map_file(path: Path) -> npt.NDArray[np.uint8]:
+    """A file as memory. It stays readable when the file is removed, and takes no file descriptor."""
+    if path.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
+    with pa.memory_map(str(path)) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
 def _write_plain(source: pq.ParquetFile, dim: int, target: Path) -> None:

@@ -30,7 +30,7 @@ from pipeline.errors import CorruptArtifact, SourceError
 from pipeline.files import exists, filesystem, is_local, join, list_files, sha256_bytes
 from stages.percepts import shards
 from stages.percepts.ledger import read_records
-from stages.percepts.mapping import MappedPercepts, map_decompressed, map_plain
+from stages.percepts.mapping import MappedPercepts, map_decompressed, map_file, map_plain
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.takedowns import taken_down
 
@@ -100,18 +100,17 @@ class Scratch:
 
 @dataclass
 class ShardFile:
-    """One Parquet file, opened: its small columns in memory, its percepts mapped.
+    """One Parquet file, mapped; its columns are read from memory when they are first asked for.
 
-    From then on it may be removed, as by a compaction: what was opened stays readable.
+    From the moment it is opened it may be removed, as by a compaction: what was opened stays readable.
     """
 
+    file: pq.ParquetFile
     extractor: Extractor
-    rows: Rows
     spans: dict[str, tuple[int, int]]
     """Video -> (first row, end row)."""
     plain: MappedPercepts | None
     """None where the column is compressed."""
-    file: pq.ParquetFile
     scratch: Scratch
     digest: str
     """Of the file's name and state."""
@@ -121,20 +120,29 @@ class ShardFile:
         """Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`)."""
         path = scratch.local(uri)
         state = path.stat()
+        data = map_file(path)
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
         except pa.ArrowInvalid as error:
             raise CorruptArtifact(
                 f"{uri} is not a whole Parquet file ({error}); remove it and run the recipe again"
             ) from error
         extractor = read_extractor(file.schema_arrow.metadata, uri)
-        table = file.read(columns=["video", "frame", "pts_us", "segment"]).unify_dictionaries()
-        rows = Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
-        plain = map_plain(path, file.metadata, extractor.dim)
+        spans = _spans(file.read(columns=["video"]).unify_dictionaries()["video"], uri)
+        plain = map_plain(data, file.metadata, extractor.dim)
         digest = sha256_bytes(f"{path} {state.st_size} {state.st_mtime_ns}".encode())[:16]
-        if plain is not None:
-            file.close()
-        return cls(extractor, rows, _spans(table["video"], uri), plain, file, scratch, digest)
+        return cls(file, extractor, spans, plain, scratch, digest)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The small columns."""
+        table = self.file.read(columns=["frame", "pts_us", "segment"])
+        return Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
+
+    def read_segments(self) -> npt.NDArray[np.int32]:
+        """(N,) the column `segment`, read anew: windows need it once, and of every file."""
+        segment_N: npt.NDArray[np.int32] = self.file.read(columns=["segment"])["segment"].to_numpy()
+        return segment_N
 
     @cached_property
     def percepts(self) -> MappedPercepts:

@@ -60,18 +60,30 @@ class Windows:
         self.store = store
         self.length = length
         self.stride = stride
-        num_rows_V = np.diff(store.first_row_V)
-        video_N = np.repeat(np.arange(len(store.videos)), num_rows_V)
-        segments = [store.rows(video).segment_N for video in store.videos]
-        segment_N = np.concatenate([np.empty(0, np.int32), *segments])
-        start_W = window_starts(video_N, segment_N, length, stride)
-        self.video_W: Ids = video_N[start_W]
+        self._file_V = np.array([store.extent(video).file for video in store.videos], np.int64)
+        self._first_V = np.array([store.extent(video).first for video in store.videos], np.int64)
+        found = [self._of_file(int(file)) for file in np.unique(self._file_V)]
+        video_W = np.concatenate([np.empty(0, np.int64), *(videos for videos, _ in found)])
+        start_W = np.concatenate([np.empty(0, np.int64), *(starts for _, starts in found)])
+        if np.any(np.diff(video_W) < 0):
+            order = np.argsort(video_W, kind="stable")
+            video_W, start_W = video_W[order], start_W[order]
+        self.video_W: Ids = video_W
         """(W,) number of each window's video in `store.videos`."""
-        self.start_W: Ids = start_W - store.first_row_V[self.video_W]
+        self.start_W: Ids = start_W
         """(W,) row of each window's first frame, counted from its video's first row."""
-        extents = [store.extent(video) for video in store.videos]
-        self._file_V = np.array([extent.file for extent in extents], np.int64)
-        self._first_V = np.array([extent.first for extent in extents], np.int64)
+
+    def _of_file(self, file: int) -> tuple[Ids, Ids]:
+        """`video_W` and `start_W` of the windows of one file: the segments of no more are in memory at a time."""
+        video_V = np.flatnonzero(self._file_V == file)
+        rows_V = np.diff(self.store.first_row_V)[video_V]
+        column_N = self.store.files[file].read_segments()
+        pieces = [column_N[first : first + rows] for first, rows in zip(self._first_V[video_V], rows_V, strict=True)]
+        before_V = np.cumsum(rows_V) - rows_V
+        number_N = np.repeat(np.arange(len(video_V)), rows_V)
+        start_W = window_starts(number_N, np.concatenate(pieces), self.length, self.stride)
+        number_W = number_N[start_W]
+        return video_V[number_W], start_W - before_V[number_W]
 
     def __len__(self) -> int:
         return len(self.start_W)
