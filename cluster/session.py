@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,13 +92,16 @@ class Session:
 
 
 @contextmanager
-def session(address: str | None, source_root: str, num_cpus: int | None = None) -> Iterator[Session]:
+def session(
+    address: str | None, source_root: str, num_cpus: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Session]:
     """A session at `address` (default: `RAY_ADDRESS`, else a local Ray of its own, which ends with it).
 
     Args:
         source_root: directory that holds our packages; workers import from it (uploaded to a cluster unless a job,
             `ray job submit --working-dir`, has brought it already).
         num_cpus: cores of a local Ray; default: all.
+        environment: variables for every worker, on every node.
 
     Raises:
         UsageError: nothing answers at the address, or it refuses the token.
@@ -115,11 +118,12 @@ def session(address: str | None, source_root: str, num_cpus: int | None = None) 
     if address is None:
         for variable, value in PATIENT_THREADS.items():
             os.environ.setdefault(variable, value)
-        # "local": without an address Ray would join whatever `ray start` has left running on this machine.
-        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        options |= {"num_cpus": num_cpus, "include_dashboard": False}
     else:
         _check_reachable(address)
         options |= {"address": address} | _upload(source_root)
+    if environment:
+        options["runtime_env"] = {**options.get("runtime_env", {}), "env_vars": dict(environment)}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:

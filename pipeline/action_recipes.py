@@ -111,10 +111,11 @@ class Prepared:
 
     splits: Node
     percepts: Node
+    statistics: Node
 
 
 def prepare(plan: Plan, options: ActionOptions) -> Prepared:
-    """From clips and lists to percepts and sides.
+    """From clips and lists to percepts, statistics and sides.
 
     Raises:
         DataSetError: no clips or no lists were given; it says what to put where.
@@ -132,7 +133,8 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     )
     splits = plan.add(split, config, index=index)
     percepts = plan.add(extract, options.extract, resources=options.on_devices, index=index)
-    return Prepared(splits, percepts)
+    statistics = plan.add(standardize, StandardizeConfig(splits=options.splits), percepts=percepts, splits=splits)
+    return Prepared(splits, percepts, statistics)
 
 
 def ucf101(options: UCF101Options) -> Plan:
@@ -148,25 +150,21 @@ def hmdb51(options: HMDB51Options) -> Plan:
 def _recognition(options: ActionOptions) -> Plan:
     plan = Plan(options.dataset)
     prepared = prepare(plan, options)
-    splits, percepts = prepared.splits, prepared.percepts
-    source = _pretrained(plan, options)
-    if source is None:
-        statistics = plan.add(standardize, StandardizeConfig(splits=options.splits), percepts=percepts, splits=splits)
-    else:
-        statistics = source.statistics
     if not options.tables:
         return plan
+    source = _pretrained(plan, options)
+    statistics = prepared.statistics if source is None else source.statistics
     encoders = {} if source is None else source.encoders
     size = None if source is None else source.size
-    arms = _arms(plan, options, encoders, percepts, statistics, splits, size=size)
+    arms = _arms(plan, options, encoders, prepared.percepts, statistics, prepared.splits, size=size)
     if source is not None:
         plan.add(
             near_duplicates,
             NearDuplicatesConfig(),
             pretraining=source.percepts,
-            percepts=percepts,
+            percepts=prepared.percepts,
             statistics=source.statistics,
-            splits=splits,
+            splits=prepared.splits,
         )
     if "4" in options.tables:
         _table_4(plan, options, prepared, arms)

@@ -140,7 +140,6 @@ def add_arms(
         resources=resources,
         classifiers=list(finetuned.values()),
         percepts=percepts,
-        statistics=statistics,
         splits=splits,
     )
     return Arms(finetuned=finetuned, scores=scores)

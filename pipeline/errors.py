@@ -13,6 +13,7 @@ PerceptsError
     ├── WorkerDied                a worker process was lost twice on the same item
     ├── GroupReplaced             another run trains into the same artifact
     ├── TrainingDiverged          the loss or the gradient is no longer finite
+    ├── OutOfMemory               a machine or a GPU has too little memory for what was asked at once
     └── CorruptArtifact           a finished file is not what its manifest says
 
 A message says what was given, the rule, and what to do instead.
@@ -78,6 +79,10 @@ class GroupReplaced(RunError):
 
 class TrainingDiverged(RunError):
     """The loss or the gradient is no longer finite. The message names step, loss and gradient norm."""
+
+
+class OutOfMemory(RunError):
+    """A machine or a GPU has too little memory. The message names the setting that asks for less."""
 
 
 class CorruptArtifact(RunError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -35,12 +36,28 @@ class RunOptions:
     train_threads: int = 1
     """Cores of each member of a training group on CPUs, which then has `workers` / `train_threads` members. On one
     machine threads are faster than as many members, whose gradients must travel."""
+    max_sequences_per_worker: int | None = None
+    """Sequences that a member of the training group holds in memory at once; default: its whole share of a batch. A
+    larger share is worked off in parts: less memory, the same batch and the same loss."""
+    keep_checkpoints: int = 2
+    """Checkpoints of a training that stay while it runs: the newest so many."""
+    cache: str | None = None
+    """Directory on each node for what is read from a remote store; default: PERCEPTS_CACHE, else below /tmp. Local
+    stores are read where they are."""
+    cache_gigabytes: float | None = None
+    """Most that the cache may hold (10^9 bytes); the least recently used goes first. Default: all but a tenth of the
+    disk."""
+    register: str | None = None
+    """Register the pretrained encoder with MLflow: NAME or NAME@ALIAS; models:/NAME@ALIAS then loads it."""
     costs: Annotated[CostOptions, tyro.conf.arg(name="")] = CostOptions()
     """For --plan."""
 
     def __post_init__(self) -> None:
         if self.train_threads < 1:
             raise ConfigError(f"train_threads is {self.train_threads}; it must be at least 1")
+        if self.cache_gigabytes is not None and not self.cache_gigabytes > 0:
+            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be above 0")
+        _ = self.on_devices
 
     @property
     def on_cpus(self) -> Resources:
@@ -50,7 +67,12 @@ class RunOptions:
     @property
     def on_devices(self) -> Resources:
         """For stages that use a GPU where there is one."""
-        return Resources.of_workers(self.workers, gpus_per_worker=self.gpus_per_worker)
+        return Resources.of_workers(
+            self.workers,
+            gpus_per_worker=self.gpus_per_worker,
+            max_sequences_per_worker=self.max_sequences_per_worker,
+            num_checkpoints_kept=self.keep_checkpoints,
+        )
 
     @property
     def to_train(self) -> Resources:
@@ -63,3 +85,13 @@ class RunOptions:
             min_workers=max(1, found.min_workers // threads),
             cpus_per_worker=float(threads),
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that every process of the run is to have, on every node."""
+        named = {
+            "PERCEPTS_CACHE": self.cache,
+            "PERCEPTS_CACHE_GIGABYTES": self.cache_gigabytes,
+            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI"),
+        }
+        return {name: str(value) for name, value in named.items() if value is not None}

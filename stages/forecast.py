@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from pipeline.stage import Artifact, Context, Estimate, stage
 from stages.costs import FORECAST_S
 from stages.datasets.opening import open_windows
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import CompositeConfig
 from stages.models.names import model_names
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import raw
 
 FORECAST_FILE = "forecast.json"
 UNIT = "squared error per frame, standardised percepts"
@@ -95,13 +97,12 @@ class Measuring:
 
     def __call__(self) -> Callable[[Span], Sums]:
         loaded = {name: Pretrained.load(found.uri, device=self.device) for name, found in self.encoders.items()}
-        models = {name: pretrained.composite for name, pretrained in loaded.items()}
         num_frames = self.num_frames_in + self.num_frames_ahead
         windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride).windows
 
         def measure(span: Span) -> Sums:
-            x_TBD = self.standardise(torch.from_numpy(windows.gather(np.arange(*span))).to(self.device))
-            return errors_of(models, x_TBD, self.num_frames_in)
+            percepts_TBD = torch.from_numpy(windows.gather(np.arange(*span))).to(self.device)
+            return errors_of(loaded, self.standardise, percepts_TBD, self.num_frames_in)
 
         return measure
 
@@ -113,20 +114,35 @@ def predictor_names(configs: Sequence[CompositeConfig]) -> list[str]:
 
 
 @torch.no_grad()
-def errors_of(models: Mapping[str, Composite], x_TBD: Tensor, num_frames_in: int) -> Sums:
-    """Errors over the windows of `x_TBD`: frames to encode, and the true frames after them."""
-    past_TBD, future_PBD = x_TBD[:num_frames_in], x_TBD[num_frames_in:]
+def errors_of(
+    models: Mapping[str, Pretrained], standardise: Standardisation, percepts_TBD: Tensor, num_frames_in: int
+) -> Sums:
+    """Errors over windows of percepts: frames to encode, and the true frames after them.
+
+    They are those of standardised percepts whatever a model reads, so that models can be compared.
+    """
+    standard_TBD = standardise(percepts_TBD)
+    past_TBD, future_PBD = standard_TBD[:num_frames_in], standard_TBD[num_frames_in:]
     sums = Sums({}, {})
-    for name, model in models.items():
-        state = model.encode(past_TBD)
+    for name, pretrained in models.items():
+        model, alike = pretrained.composite, pretrained.transform in (None, standardise)
+        state = model.encode(past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in]))
+        to_standard = (lambda frames: frames) if alike else partial(_to_standard, pretrained, standardise)
         if model.config.predicts:
-            sums.ahead[name] = _squared_errors(model.extrapolate(state, len(future_PBD)), future_PBD)
+            predicted_PBD = to_standard(model.extrapolate(state, len(future_PBD)))
+            sums.ahead[name] = _squared_errors(predicted_PBD, future_PBD)
         if model.config.reconstructs:
-            sums.reconstruction[name] = _squared_errors(model.reconstruct(state).flip(0), past_TBD)
+            rebuilt_TBD = to_standard(model.reconstruct(state)).flip(0)
+            sums.reconstruction[name] = _squared_errors(rebuilt_TBD, past_TBD)
     sums.ahead[COPY_LAST] = _squared_errors(past_TBD[-1:].expand_as(future_PBD), future_PBD)
     sums.ahead[MEAN_FRAME] = _squared_errors(torch.zeros_like(future_PBD), future_PBD)
     sums.reconstruction[MEAN_FRAME] = _squared_errors(torch.zeros_like(past_TBD), past_TBD)
     return sums
+
+
+def _to_standard(pretrained: Pretrained, standardise: Standardisation, frames: Tensor) -> Tensor:
+    """Frames as the model writes them, as standardised percepts."""
+    return standardise(torch.from_numpy(pretrained.in_units(frames.cpu().numpy())).to(frames.device))
 
 
 def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
@@ -153,7 +169,8 @@ def forecast(
     """
     loaded = [Pretrained.load(encoder.uri) for encoder in encoders]
     standardise = Standardisation.of(statistics.moments())
-    if any(each.standardisation not in (None, standardise) for each in loaded):
+    others = [each.transform for each in loaded if isinstance(each.transform, Standardisation)]
+    if any(each not in (standardise, raw(each.dim)) for each in others):
         raise ConfigError("the encoder was trained with other statistics: connect those that it was trained with")
     models = [each.composite.config for each in loaded]
     num_frames_in, num_frames_out = _lengths(models)

@@ -14,10 +14,13 @@ from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
 from stages.models.artifacts import Encoder
 from stages.models.composite import CompositeConfig
-from stages.models.loop import HISTORY_FILE, TrainingPlan, is_finished, pretraining_loop
+from stages.models.loop import HISTORY_FILE, is_finished, pretraining_loop
+from stages.models.outcome import EarlyStopConfig, WeightsConfig
 from stages.models.precision import Precision
 from stages.models.training import OptimizerConfig
+from stages.models.training_plan import TrainingPlan
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.transforms import TransformConfig
 
 PIXELS = 4096
 """Dimensions of a frame of Moving MNIST, for estimates."""
@@ -42,11 +45,13 @@ class PretrainConfig:
     num_frames_out: int = 13
     """Frames to predict."""
     loss: Literal["bernoulli", "gaussian"] = "gaussian"
-    """gaussian: squared error, for percepts and patches; bernoulli: cross-entropy, for pixels in [0, 1]."""
+    """gaussian: squared error, for percepts and patches; bernoulli: cross-entropy, for pixels in [0, 1] and squashed
+    percepts."""
     dropout: float = 0.0
     """Probability of dropping a unit between layers, and below the output."""
     forget_bias: float = 0.0
     """Initial bias of the forget gates (the paper's is 0)."""
+    transform: TransformConfig = TransformConfig()
     parts: tuple[str, ...] = ("unlabelled",)
     """Parts of the videos' split to learn from (percepts only)."""
     window_stride: int = 8
@@ -65,6 +70,8 @@ class PretrainConfig:
     """Validate on at most so many batches of the held-out sequences."""
     checkpoint_every_steps: int = 200
     """Write a checkpoint after every so many steps: a restart repeats at most those."""
+    weights: WeightsConfig = WeightsConfig()
+    early_stop: EarlyStopConfig = EarlyStopConfig()
     precision: Precision = "auto"
     """Of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a CPU that has
     AVX512-BF16 or AMX, and is slow on any other; the rest is float32 always."""
@@ -127,7 +134,7 @@ def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimat
     return Estimate(num_frames=sequences * config.num_frames, num_bytes=4 * num_weights, seconds=seconds)
 
 
-@stage(version=1, estimate=_estimate)
+@stage(version=2, estimate=_estimate)
 def pretrain(
     config: PretrainConfig,
     context: Context,
@@ -139,21 +146,21 @@ def pretrain(
 ) -> Encoder:
     """Trains on `percepts` (with their `statistics`), on Moving MNIST of `digits`, or on `patches`; through Ray Train.
 
-    Writes model.safetensors (weights, config, standardisation) and history.json. The bytes are the same after any
+    Writes model.safetensors (weights, config, transform, extractor) and history.json. The bytes are the same after any
     number of restarts on one worker; another number of workers changes the order of sums and nothing else.
 
     Raises:
         ConfigError: not exactly one kind of input, or no video is as long as a window.
         SourceError: no video with frames is of `config.parts`.
-        TrainingDiverged: loss or gradient is no longer finite; the last good checkpoint stays.
+        TrainingDiverged, OutOfMemory, StoreError, CorruptArtifact: see `stages.models.loop.pretraining_loop`; the last
+          good checkpoint stays.
         WorkerDied: workers were lost time and again.
     """
     opener = _opener(config, percepts, statistics, digits, patches)
-    source = opener()
     plan = TrainingPlan(
         uri=context.uri,
         open_source=opener,
-        composite=config.composite(source.dim),
+        composite=config.composite(opener.dim()),
         optimizer=config.optimizer,
         seed=config.seed,
         batch_size=config.batch_size,
@@ -161,12 +168,15 @@ def pretrain(
         validate_every_steps=config.validate_every_steps,
         max_validation_batches=config.max_validation_batches,
         checkpoint_every_steps=config.checkpoint_every_steps,
-        standardisation=opener.standardisation(),
+        transform=opener.transform(),
+        extractor=opener.extractor(),
+        weights=config.weights,
+        early_stop=config.early_stop,
+        max_sequences_per_worker=context.resources.max_sequences_per_worker,
+        num_checkpoints_kept=context.resources.num_checkpoints_kept,
         precision=config.precision,
         start_at_mean=config.start_at_mean,
     )
-    if source.num_sequences is not None:
-        context.record(num_sequences=source.num_sequences)
     if not is_finished(context.uri):
         context.workers.train(
             pretraining_loop,
@@ -195,6 +205,11 @@ def _opener(
         return OpenPatches(patches=patches, num_frames=config.num_frames, seed=config.seed)
     if percepts is None or statistics is None or digits is not None or patches is not None:
         raise ConfigError("pretrain learns from percepts with their statistics, from digits, or from patches: give one")
+    if config.loss == "bernoulli" and config.transform.kind != "squashed":
+        raise ConfigError(
+            f"loss=bernoulli is for frames in [0, 1], and {config.transform.kind} percepts are not: "
+            "set transform.kind=squashed, or loss=gaussian"
+        )
     return OpenPercepts(
         percepts=percepts,
         statistics=statistics,
@@ -203,16 +218,20 @@ def _opener(
         stride=config.window_stride,
         validation_fraction=config.validation_fraction,
         seed=config.seed,
+        transform_config=config.transform,
     )
 
 
 def _record(plan: TrainingPlan, context: Context) -> None:
-    """The last losses as facts."""
+    """Losses, and what they are of, as facts."""
     history = read_json(join(plan.uri, HISTORY_FILE))
     context.record(
-        num_steps=plan.num_steps,
-        num_sequences_seen=plan.num_steps * plan.batch_size,
+        num_steps=history["num_steps"],
+        kept_step=history["kept_step"],
+        num_sequences_seen=history["num_steps"] * plan.batch_size,
         train_loss=history["train"][-1]["loss"],
         first_validation_loss=history["validation"][0]["loss"],
-        validation_loss=history["validation"][-1]["loss"],
+        validation_loss=next(point["loss"] for point in history["validation"] if point["step"] == history["kept_step"]),
     )
+    if history["num_sequences"] is not None:
+        context.record(num_sequences=history["num_sequences"])

@@ -101,9 +101,9 @@ def visualize(
 
 
 def _of_percepts(config: VisualizeConfig, pretrained: Pretrained, percepts: Percepts) -> list[Figure]:
-    if pretrained.standardisation is None:
-        raise ConfigError("the model was not trained on percepts: its file holds no standardisation")
-    view = PerceptView.of(percepts, pretrained.standardisation, config.thumbnail_px)
+    if pretrained.transform is None:
+        raise ConfigError("the model was not trained on percepts: its file holds no transform")
+    view = PerceptView.of(percepts, pretrained.transform, config.thumbnail_px)
     _check_dim(pretrained.composite, view.store.dim, "percepts")
     if config.fit_part is None:
         kept, out = (set(side) for side in hold_out(view.videos(None), portion=0.2, seed=config.seed))

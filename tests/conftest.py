@@ -30,6 +30,12 @@ def few_threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The node's cache of every test, and of the processes that it starts."""
+    os.environ["PERCEPTS_CACHE"] = str(tmp_path_factory.mktemp("node-cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real clips, hostile files, official lists; they belong to their owners and are never part of the project."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError, SourceError
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import PerceptStore
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
 from stages.percepts.windows import window_starts
 
 Rows = npt.NDArray[np.int64]
@@ -122,7 +122,7 @@ class ClipWindows:
     """Percepts of each clip: views of mapped files."""
     starts_N: tuple[Rows, ...]
     """For each clip, the first rows of its windows: at least one. None crosses a gap."""
-    standardise: Standardisation
+    transform: Transform
     num_frames: int
     """T."""
     num_padded: int = 0
@@ -144,14 +144,14 @@ class ClipWindows:
         windows_NTD = np.empty((len(flat), self.num_frames, dim), np.float16)
         for window_TD, owner, first in zip(windows_NTD, owners.tolist(), inside.tolist(), strict=True):
             window_TD[:] = self.clips_FD[owner][first : first + self.num_frames]
-        found = self.standardise(torch.from_numpy(windows_NTD).to(self.device))
+        found = self.transform(torch.from_numpy(windows_NTD).to(self.device))
         return found.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
 
 
 def load_windows(
     store: PerceptStore,
     clips: Sequence[VideoRecord],
-    standardise: Standardisation,
+    transform: Transform,
     *,
     num_frames: int,
     stride: int,
@@ -177,7 +177,7 @@ def load_windows(
         pieces.append(percepts_FD)
         starts.append(clip_starts + num_rows)
         num_rows += len(percepts_FD)
-    return ClipWindows(tuple(pieces), tuple(starts), standardise, num_frames, num_padded, device)
+    return ClipWindows(tuple(pieces), tuple(starts), transform, num_frames, num_padded, device)
 
 
 def _padded(

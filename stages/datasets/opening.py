@@ -10,11 +10,15 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from stages.datasets.artifacts import Digits, Patches
+from stages.datasets.moving_mnist import NUM_PIXELS
 from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS
 from stages.datasets.sequences import MovingMNISTSource, PatchesSource, PerceptSource, hold_out
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.node_cache import Log, NodeCache, silent
 from stages.percepts.reader import PerceptStore
+from stages.percepts.schema import Extractor
 from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform, TransformConfig
 from stages.percepts.windows import Windows
 
 
@@ -29,28 +33,38 @@ class OpenPercepts:
     stride: int
     validation_fraction: float
     seed: int
+    transform_config: TransformConfig = TransformConfig()
 
-    def __call__(self) -> PerceptSource:
-        """Opens the store.
+    def __call__(self, log: Log = silent) -> PerceptSource:
+        """Opens the store; a remote one is read into this node's cache first, and `log` hears of that.
 
         Raises:
             SourceError: no video with frames is of these parts.
             ConfigError: no video is as long as a window, or those that are make up a single group.
+            CorruptArtifact, StoreError: see `stages.percepts.reader.open_store`.
         """
-        store = self.percepts.open(parts=self.parts)
+        store = self.percepts.open(parts=self.parts, cache=NodeCache.of_environment(log))
         long_enough = set(open_windows(store, self.num_frames, self.stride).videos)
         records = [record for record in self.percepts.records() if record.sha256 in long_enough]
         kept, held_out = hold_out(records, portion=self.validation_fraction, seed=self.seed)
         return PerceptSource(
             train=Windows(store.select(kept), length=self.num_frames, stride=self.stride),
             validation=Windows(store.select(held_out), length=self.num_frames, stride=self.stride),
-            standardise=self.standardisation(),
+            transform=self.transform(),
             seed=self.seed,
         )
 
-    def standardisation(self) -> Standardisation:
-        """Of the statistics."""
-        return Standardisation.of(self.statistics.moments())
+    def extractor(self) -> Extractor:
+        """What made the percepts."""
+        return self.percepts.extractor()
+
+    def dim(self) -> int:
+        """D."""
+        return self.extractor().dim
+
+    def transform(self) -> Transform:
+        """Of the statistics, as configured."""
+        return self.transform_config.build(self.statistics.moments())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +75,20 @@ class OpenDigits:
     num_frames: int
     seed: int
 
-    def __call__(self) -> MovingMNISTSource:
+    def __call__(self, log: Log = silent) -> MovingMNISTSource:
         """Reads the digits of the training and of the validation part."""
         train, validation = (self.digits.load(part).images for part in ("train", "validation"))
         return MovingMNISTSource(train=train, validation=validation, seed=self.seed, num_frames=self.num_frames)
 
-    def standardisation(self) -> Standardisation | None:
+    def extractor(self) -> None:
+        """None: no convnet comes before the model."""
+
+    def dim(self) -> int:
+        """D."""
+        return NUM_PIXELS
+
+    def transform(self) -> None:
         """None: pixels in [0, 1] are read as they are."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +99,7 @@ class OpenPatches:
     num_frames: int
     seed: int
 
-    def __call__(self) -> PatchesSource:
+    def __call__(self, log: Log = silent) -> PatchesSource:
         """Maps the patches. Raises ConfigError where they are shorter than `num_frames`."""
         return PatchesSource(
             train=self.patches.map("train"),
@@ -89,7 +109,14 @@ class OpenPatches:
             seed=self.seed,
         )
 
-    def standardisation(self) -> Standardisation:
+    def extractor(self) -> None:
+        """None: no convnet comes before the model."""
+
+    def dim(self) -> int:
+        """D."""
+        return NUM_DIMS
+
+    def transform(self) -> Standardisation:
         """Of the channels, repeated for every pixel; of bytes, 0 to 255."""
         moments = self.patches.moments()
         num_pixels = NUM_DIMS // NUM_CHANNELS

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from stages.datasets import moving_mnist
 from stages.datasets.moving_mnist import Images
 from stages.datasets.patches import NUM_DIMS, ChannelMoments, Patch
 from stages.percepts.ledger import VideoRecord
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
 from stages.percepts.windows import WindowOrder, Windows
 
 Frames = npt.NDArray[np.float32]
@@ -55,6 +55,23 @@ class SequenceSource(Protocol):
 
     def validation_batches(self) -> Iterator[Frames]:
         """The validation sequences, always the same, in pieces of (T, at most `validation_batch`, D)."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raises CorruptArtifact where what is read is no longer what was opened."""
+        ...
+
+    def digest(self) -> str:
+        """Of what must be the same when a training goes on, beside the settings; empty where nothing can change."""
+        ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A source that can make a batch on a GPU better than by copying `batch` there."""
+
+    def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """`batch`, on `device`; ready for any stream when it returns."""
         ...
 
 
@@ -110,6 +127,12 @@ class MovingMNISTSource:
                 num_digits=self.num_digits,
             )
 
+    def check_unchanged(self) -> None:
+        """The digits are in memory."""
+
+    def digest(self) -> str:
+        return ""
+
     @cached_property
     def _on_device(self) -> dict[str, Tensor]:
         return {}
@@ -161,14 +184,20 @@ class PatchesSource:
             piece = self.validation[first : first + self.validation_batch, : self.num_frames]
             yield self.moments.standardise(piece)
 
+    def check_unchanged(self) -> None:
+        """The patches are files of an artifact, which nobody writes to."""
+
+    def digest(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptSource:
-    """Windows of percepts, standardised per dimension. Not to be pickled: open the store where it is used."""
+    """Windows of percepts, transformed. Not to be pickled: open the store where it is used."""
 
     train: Windows
     validation: Windows
-    standardise: Standardisation
+    transform: Transform
     seed: int = 0
     validation_batch: int = 64
 
@@ -187,18 +216,49 @@ class PerceptSource:
     def num_sequences(self) -> int:
         return len(self.train)
 
-    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+    def ids(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> npt.NDArray[np.int64]:
+        """(B,) numbers, in `train`, of the windows of a worker's share of a step."""
         order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
-        return self._standard(self.train, order.ids(step)[share(batch_size, rank, world_size)])
+        return order.ids(step)[share(batch_size, rank, world_size)]
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
+        return self.train.gather(self.ids(step, batch_size, rank, world_size), into=self.transform.into)
+
+    def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """`batch` on a GPU: float16 goes from the map into pinned memory and from there over the bus, on a stream of
+        its own, and is transformed there. For one thread."""
+        ids_B = self.ids(step, batch_size, rank, world_size)
+        shape = (len(ids_B), self.num_frames, self.dim)
+        pinned_BTD = self._pinned.get(shape)
+        if pinned_BTD is None:
+            pinned_BTD = self._pinned[shape] = torch.empty(shape, dtype=torch.float16, pin_memory=True)
+        self.train.gather_half(ids_B, pinned_BTD)
+        stream = self._streams.setdefault(str(device), torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            half_TBD = pinned_BTD.to(device, non_blocking=True).transpose(0, 1).contiguous()
+            x_TBD = self.transform(half_TBD)
+        stream.synchronize()  # the pinned memory is free again, and the batch is there
+        return x_TBD
 
     def validation_batches(self) -> Iterator[Frames]:
         for first in range(0, len(self.validation), self.validation_batch):
             end = min(first + self.validation_batch, len(self.validation))
-            yield self._standard(self.validation, np.arange(first, end))
+            yield self.validation.gather(np.arange(first, end), into=self.transform.into)
 
-    def _standard(self, windows: Windows, ids_B: npt.NDArray[np.int64]) -> Frames:
-        standard: Frames = self.standardise(torch.from_numpy(windows.gather_half(ids_B))).numpy()
-        return standard
+    def check_unchanged(self) -> None:
+        self.train.store.check_unchanged()
+
+    def digest(self) -> str:
+        index = self.train.store.index
+        return "" if index is None else index.sha256
+
+    @cached_property
+    def _pinned(self) -> dict[tuple[int, int, int], Tensor]:
+        return {}
+
+    @cached_property
+    def _streams(self) -> dict[str, torch.cuda.Stream]:
+        return {}
 
 
 def hold_out(records: Iterable[VideoRecord], *, portion: float, seed: int) -> tuple[list[str], list[str]]:

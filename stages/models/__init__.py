@@ -12,7 +12,8 @@ from stages.models.classifier import (
 )
 from stages.models.composite import Composite, CompositeConfig, Losses, Outputs
 from stages.models.lstm import LSTM, LayerState, State, Trace
-from stages.models.weights import MODEL_FILE, load_encoder, load_model, save_model
+from stages.models.pretrained import Pretrained, load_encoder
+from stages.models.weights import MODEL_FILE, load_model, save_model
 
 __all__ = [
     "IGNORED_LABEL",
@@ -26,6 +27,7 @@ __all__ = [
     "LayerState",
     "Losses",
     "Outputs",
+    "Pretrained",
     "SingleFrameClassifier",
     "SingleFrameConfig",
     "State",

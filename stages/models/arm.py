@@ -9,8 +9,6 @@ from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifierConfig, SingleFrameConfig
 from stages.models.group_training import GroupTrainingConfig
 from stages.models.pretrained import Pretrained
-from stages.percepts.artifacts import Statistics
-from stages.percepts.standardisation import Standardisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +137,11 @@ class ArmConfig(GroupTrainingConfig):
         )
 
 
-def check_encoder(config: ArmConfig, encoder: Encoder, statistics: Statistics) -> None:
+def check_encoder(config: ArmConfig, encoder: Encoder) -> None:
     """Check that the arm's LSTM can start from the encoder.
 
     Raises:
-        ConfigError: the model is "frame", the encoder has another size, or it reads percepts standardised otherwise.
+        ConfigError: the model is "frame", or the encoder has another size or reads no percepts.
     """
     if config.model == "frame":
         raise ConfigError(f"arm {config.arm!r}: a frame classifier cannot start from an encoder; leave the encoder out")
@@ -154,8 +152,7 @@ def check_encoder(config: ArmConfig, encoder: Encoder, statistics: Statistics) -
             f"arm {config.arm!r}: the encoder has {theirs.num_units} units in {theirs.num_layers} layers, the "
             f"classifier {config.num_units} in {config.num_layers}; set num_units and num_layers to the encoder's"
         )
-    if pretrained.standardisation not in (None, Standardisation.of(statistics.moments())):
+    if pretrained.transform is None:
         raise ConfigError(
-            f"arm {config.arm!r}: the encoder was pretrained on percepts standardised by other statistics than these; "
-            "connect the statistics that it was pretrained with"
+            f"arm {config.arm!r}: the encoder learned from pixels, and clips come as percepts; give another"
         )

@@ -8,7 +8,7 @@ from pipeline.stage import Artifact, Model
 from stages.models import serving, serving_classifier
 from stages.models.composite import Composite
 from stages.models.trained import TrainedClassifiers
-from stages.models.weights import MODEL_FILE, load_encoder
+from stages.models.weights import MODEL_FILE, load_model
 
 JOB_PREFIXES = ("labels-", "split-")
 """How the files of a `Classifiers` begin that hold classifiers to be judged."""
@@ -22,7 +22,7 @@ class Encoder(Artifact):
 
     def load(self, *, device: str = "cpu") -> Composite:
         """The model, float32, in evaluation mode."""
-        return load_encoder(self.path(MODEL_FILE), device=device)
+        return load_model(self.path(MODEL_FILE), Composite, device=device)
 
 
 @dataclass(frozen=True)

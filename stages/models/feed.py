@@ -1,4 +1,4 @@
-"""A worker's share of every training batch, read one step ahead of the model.
+"""A worker's share of every training batch, read a few steps ahead of the model.
 
 Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 """
@@ -12,12 +12,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from stages.datasets.sequences import MovingMNISTSource, SequenceSource
+from stages.datasets.sequences import OnDevice, SequenceSource
+
+NUM_AHEAD = 2
+"""Steps that are read, or lie ready, while the model is at one."""
 
 
 @dataclass
 class Feed:
-    """`feed.take(step)` gives x_TBD on the device while a thread reads the next step's. A context manager."""
+    """`feed.take(step)` gives x_TBD on the device while a thread reads the next steps'. A context manager."""
 
     source: SequenceSource
     batch_size: int
@@ -34,18 +37,22 @@ class Feed:
     def take(self, step: int) -> Tensor:
         """The share of step `step`. Raises whatever the source does."""
         started = time.monotonic()
-        x_TBD = (self._ahead.pop(step, None) or self._thread.submit(self._read, step)).result()
+        for ahead in range(step, min(step + NUM_AHEAD + 1, self.num_steps)):
+            if ahead not in self._ahead:
+                self._ahead[ahead] = self._thread.submit(self._read, ahead)
+        x_TBD = self._ahead.pop(step).result()
         self.seconds_waited += time.monotonic() - started
-        if step + 1 < self.num_steps:
-            self._ahead[step + 1] = self._thread.submit(self._read, step + 1)
+        if x_TBD.device.type == "cuda":
+            x_TBD.record_stream(torch.cuda.current_stream(x_TBD.device))
         return x_TBD.to(self.device, non_blocking=True)
 
     def _read(self, step: int) -> Tensor:
         share = (step, self.batch_size, self.rank, self.world_size)
-        if self.device.type == "cuda" and isinstance(self.source, MovingMNISTSource):
+        if self.device.type != "cuda":
+            return torch.from_numpy(self.source.batch(*share))
+        if isinstance(self.source, OnDevice):
             return self.source.batch_on(self.device, *share)
-        x_TBD = torch.from_numpy(self.source.batch(*share))
-        return x_TBD.pin_memory() if self.device.type == "cuda" else x_TBD
+        return torch.from_numpy(self.source.batch(*share)).pin_memory()
 
     def __enter__(self) -> Self:
         return self

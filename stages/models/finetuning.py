@@ -27,12 +27,14 @@ from stages.models.composite import Composite
 from stages.models.group_training import train_groups
 from stages.models.groups import build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.models.judging import judge_clips
+from stages.models.pretrained import Pretrained
 from stages.models.trained import TrainedClassifiers
 from stages.models.trials import TrialResult
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import PerceptStore
 from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
 
 
 def count_text(labels_per_class: int) -> str:
@@ -105,8 +107,12 @@ class _Bench:
     def __init__(self, trainer: Trainer) -> None:
         self.config, self.uri, self.device = trainer.config, trainer.uri, trainer.device
         self.store: PerceptStore = trainer.percepts.open()
-        self.standardise = Standardisation.of(trainer.statistics.moments())
-        self.encoder = None if trainer.encoder is None else trainer.encoder.load()
+        self.transform: Transform = Standardisation.of(trainer.statistics.moments())
+        self.encoder: Composite | None = None
+        if trainer.encoder is not None:
+            pretrained = Pretrained.load(trainer.encoder.uri)
+            assert pretrained.transform is not None, "check_encoder was not called"
+            self.encoder, self.transform = pretrained.composite, pretrained.transform
         records = trainer.percepts.records()
 
         def sides(number: int) -> Sides:
@@ -137,7 +143,7 @@ class _Bench:
         seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.consulted)
         TrainedClassifiers(
             classifier,
-            self.standardise,
+            self.transform,
             class_names=sides.class_names,
             arm=config.arm,
             num_frames=config.num_frames,
@@ -169,7 +175,7 @@ class _Bench:
                 lambda x_TND: clip_probabilities(classifier(x_TND[None])),
                 sides.validation,
                 self.store,
-                self.standardise,
+                self.transform,
                 num_frames=config.num_frames,
                 stride=selection.stride,
                 device=self.device,
@@ -203,7 +209,7 @@ class _Bench:
         windows = load_windows(
             self.store,
             clips,
-            self.standardise,
+            self.transform,
             num_frames=config.num_frames,
             stride=config.crop_stride,
             device=self.device,

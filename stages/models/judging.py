@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.datasets.labelled import load_windows
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import PerceptStore
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
 
 BLOCK_CLIPS: Final = 64
 """Clips whose windows are found at a time."""
@@ -25,7 +25,7 @@ def judge_clips(
     probabilities: Callable[[Tensor], Tensor],
     clips: Sequence[VideoRecord],
     store: PerceptStore,
-    standardise: Standardisation,
+    transform: Transform,
     *,
     num_frames: int,
     stride: int,
@@ -39,7 +39,7 @@ def judge_clips(
     num_padded = 0
     for first in range(0, len(clips), BLOCK_CLIPS):
         block = clips[first : first + BLOCK_CLIPS]
-        windows = load_windows(store, block, standardise, num_frames=num_frames, stride=stride, device=device)
+        windows = load_windows(store, block, transform, num_frames=num_frames, stride=stride, device=device)
         num_padded += windows.num_padded
         starts = np.concatenate(windows.starts_N)
         batches = (starts[w : w + BATCH_WINDOWS] for w in range(0, len(starts), BATCH_WINDOWS))

@@ -8,9 +8,8 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 """
 
 import hashlib
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -18,51 +17,28 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cluster.workers import TrainWorker
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.files import exists, join, remove, write_json
-from stages.datasets.sequences import SequenceSource
-from stages.models.checkpoints import newest_checkpoint, write_checkpoint
-from stages.models.composite import Composite, CompositeConfig, Losses
+from stages.models.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
+from stages.models.composite import Composite, Losses
+from stages.models.failures import told_clearly
 from stages.models.feed import Feed
-from stages.models.precision import Precision, autocast, slow_on
+from stages.models.outcome import Average, best_step, has_stalled
+from stages.models.precision import autocast, slow_on
 from stages.models.pretrained import Pretrained
-from stages.models.training import DivergenceGuard, OptimizerConfig, build_optimizer, clip_gradients, learning_rate
+from stages.models.telemetry import Telemetry
+from stages.models.training import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
+from stages.models.training_plan import CHECKPOINTS, TrainingPlan
 from stages.models.weights import MODEL_FILE
-from stages.percepts.standardisation import Standardisation
 
 HISTORY_FILE = "history.json"
-CHECKPOINTS = "checkpoints"
 NUM_CURVE_POINTS = 500
 """About so many points has the training curve, however long the training."""
-SECONDS_BETWEEN_REPORTS = 1.0
 NUM_MEAN_SEQUENCES = 512
 """About so many training sequences make the mean frame that output biases may start at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """All that a worker is told. Pickles; data and model are built where they are used."""
-
-    uri: str
-    """Directory of the artifact: model.safetensors, history.json, and meanwhile checkpoints/."""
-    open_source: Callable[[], SequenceSource]
-    """Sequences of num_frames_in frames and, where the model predicts, num_frames_out more."""
-    composite: CompositeConfig
-    optimizer: OptimizerConfig
-    seed: int
-    batch_size: int
-    """Sequences of the global batch, over all workers."""
-    num_steps: int
-    validate_every_steps: int
-    max_validation_batches: int
-    checkpoint_every_steps: int
-    standardisation: Standardisation | None = None
-    """The source's, to be kept with the weights."""
-    precision: Precision = "auto"
-    start_at_mean: bool = False
-    """Output biases start where the model says the mean frame of training, whatever its state."""
 
 
 class Objective(nn.Module):
@@ -88,8 +64,13 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
     """Trains to the end, from the newest checkpoint, and leaves model.safetensors and history.json.
 
     Raises:
-        TrainingDiverged: on every worker; the last good checkpoint stays.
-        ConfigError: the global batch has fewer sequences than there are workers.
+        TrainingDiverged: on every worker.
+        OutOfMemory: of this machine or of a GPU.
+        StoreError: no space is left for a checkpoint.
+        CorruptArtifact: the data have changed since the training began, or no checkpoint is whole.
+        ConfigError: the global batch has fewer sequences than there are workers; or whatever opening the source raises.
+
+    The last good checkpoint stays.
     """
     if is_finished(plan.uri):
         return
@@ -98,13 +79,19 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
             f"a batch of {plan.batch_size} sequences cannot be shared by {worker.world_size} workers: "
             "give a larger batch_size, or fewer workers"
         )
-    _Trainer(plan, worker).run()
+    with told_clearly(plan.uri, plan.num_at_once(worker.world_size), lambda: _how_to_resume(plan)):
+        _Trainer(plan, worker).run()
+
+
+def _how_to_resume(plan: TrainingPlan) -> str:
+    step = newest_step(plan.checkpoints)
+    return "the next run begins anew" if step is None else f"the next run goes on from the checkpoint of step {step}"
 
 
 class _Trainer:
     def __init__(self, plan: TrainingPlan, worker: TrainWorker) -> None:
         self.plan, self.worker = plan, worker
-        self.source = plan.open_source()
+        self.source = plan.open_source(worker.log)
         torch.manual_seed(plan.seed)
         self.composite = Composite(plan.composite)
         self.model = worker.prepare(Objective(self.composite))
@@ -113,10 +100,15 @@ class _Trainer:
         self.dim = plan.composite.dim
         self.optimizer = build_optimizer(plan.optimizer, self.composite, batch_size=plan.batch_size * self.dim)
         self.max_grad_norm = plan.optimizer.max_grad_norm if plan.optimizer.kind == "adamw" else 0.0
+        decay = plan.weights.average_decay
+        self.average = Average(self.composite, decay) if decay else None
+        self.averaged = None if self.average is None else self.average.module
+        self.kept = self.averaged or self.composite
+        """What is validated, and becomes the model."""
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self.unchecked: tuple[int, Tensor] | None = None
-        self.reported = (time.monotonic(), 0, 0.0)
+        self.telemetry = Telemetry(worker, plan.num_steps, plan.batch_size)
 
     def run(self) -> None:
         plan, worker = self.plan, self.worker
@@ -124,34 +116,64 @@ class _Trainer:
         if slow_on(plan.precision, worker.device):
             self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
         with Feed(self.source, plan.batch_size, plan.num_steps, worker.device, worker.rank, worker.world_size) as feed:
-            for step in range(first_step, plan.num_steps):
-                if step % plan.validate_every_steps == 0:
-                    self._validate(step)
-                if step % plan.checkpoint_every_steps == 0 and step > first_step:
-                    self._checkpoint(step)
-                self._step(step, feed.take(step))
-                self._report(step + 1, feed)
+            num_done = first_step
+            while num_done < plan.num_steps and not self._ends_at(num_done):
+                if num_done % plan.checkpoint_every_steps == 0 and num_done > first_step:
+                    self._checkpoint(num_done)
+                self._step(num_done, feed.take(num_done))
+                num_done += 1
+                if self.history["train"]:
+                    self.telemetry.report(num_done, self.history["train"][-1], feed.seconds_waited)
         self._check()
-        self._validate(plan.num_steps)
-        self._finish()
+        self._validate(num_done)
+        self._finish(num_done)
+
+    def _ends_at(self, num_done: int) -> bool:
+        """Validates where it is time to; whether the validations say that there is nothing more to be had."""
+        if num_done % self.plan.validate_every_steps == 0:
+            self._validate(num_done)
+        stalled = has_stalled(self.plan.early_stop, self.history["validation"])
+        if stalled:
+            best = best_step(self.history["validation"])
+            self._log(f"ending after step {num_done} of {self.plan.num_steps}: no better validation since step {best}")
+        return stalled
 
     def _step(self, step: int, x_TBD: Tensor) -> None:
         plan, worker = self.plan, self.worker
         torch.manual_seed(_seed_of(plan.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(plan.optimizer, step, plan.num_steps)
-        with autocast(plan.precision, worker.device):
-            losses: Losses = self.model(x_TBD)
-        share = x_TBD.shape[1] / plan.batch_size
-        # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the batch's mean.
-        (losses.total * (share * worker.world_size / self.dim)).backward()  # type: ignore[no-untyped-call]
-        values = self._sum_over_workers(_stack(losses).detach() * share)
+        values = self._sum_over_workers(self._gradients(x_TBD))
         grad_norm = clip_gradients(self.composite, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.composite, step)
         # Looked at when the next step is under way: a GPU does not wait for Python to look at its numbers.
         self._check()
         self.unchecked = (step, torch.cat([values, grad_norm]))
+
+    def _gradients(self, x_TBD: Tensor) -> Tensor:
+        """Adds up the gradients of this worker's share, part by part; (3,) its share of the batch's losses."""
+        plan, worker = self.plan, self.worker
+        parts = torch.split(x_TBD, plan.num_at_once(worker.world_size), dim=1)
+        values = torch.zeros(3, device=worker.device)
+        for number, part_TBD in enumerate(parts):
+            share = part_TBD.shape[1] / plan.batch_size
+            with self._gradients_stay_here(number + 1 < len(parts)):
+                with autocast(plan.precision, worker.device):
+                    losses: Losses = self.model(part_TBD.contiguous())
+                # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
+                # batch's mean.
+                (losses.total * (share * worker.world_size / self.dim)).backward()  # type: ignore[no-untyped-call]
+            values += _stack(losses).detach() * share
+        return values
+
+    def _gradients_stay_here(self, stay: bool) -> AbstractContextManager[None]:
+        """DDP sums gradients over the workers once, at the last part."""
+        if stay and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
 
     def _check(self) -> None:
         """The guard and the curve, for the step before; a checkpoint is written only of steps that passed."""
@@ -172,8 +194,8 @@ class _Trainer:
         if done and done[-1]["step"] == step:
             return
         self._check()
-        self.composite.eval()
-        objective, sums = Objective(self.composite), torch.zeros(4, device=self.worker.device)
+        self.kept.eval()
+        objective, sums = Objective(self.kept), torch.zeros(4, device=self.worker.device)
         batches = islice(self.source.validation_batches(), self.plan.max_validation_batches)
         for number, x in enumerate(batches):
             if number % self.worker.world_size == self.worker.rank:
@@ -181,11 +203,16 @@ class _Trainer:
                 with autocast(self.plan.precision, self.worker.device):
                     losses = _stack(objective(x_TBD))
                 sums += torch.cat([losses, torch.ones(1, device=self.worker.device)]) * x_TBD.shape[1]
-        self.composite.train()
+        self.kept.train()
         total, reconstruct_loss, predict_loss, num_sequences = self._sum_over_workers(sums).tolist()
         assert num_sequences > 0, "the source has no validation sequences"
         losses_of = self._named(*(value / num_sequences for value in (total, reconstruct_loss, predict_loss)))
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"the validation loss at step {step} is {total}: lower the learning rate")
         done.append({"step": step, **losses_of})
+        if self.worker.rank == 0 and self.plan.weights.keep == "best" and best_step(done) == step:
+            self.worker.claim()
+            write_best(self.plan.checkpoints, self.kept, step)
         if self.worker.rank == 0:
             known = {f"validation_{name}": value for name, value in losses_of.items() if value is not None}
             self.worker.metrics(step, **known)
@@ -203,33 +230,26 @@ class _Trainer:
             torch.distributed.all_reduce(values)
         return values
 
-    def _report(self, step: int, feed: Feed) -> None:
-        """Live progress and curves, at most one a second, from rank 0."""
-        now, (before, step_before, waited_before) = time.monotonic(), self.reported
-        if self.worker.rank or not self.history["train"]:
-            return
-        if now - before < SECONDS_BETWEEN_REPORTS and step < self.plan.num_steps:
-            return
-        self.reported = (now, step, feed.seconds_waited)
-        point = self.history["train"][-1]
-        self.worker.progress(step, self.plan.num_steps, "steps", f"loss {point['loss']:.4g}")
-        elapsed = max(now - before, 1e-9)
-        self.worker.metrics(
-            point["step"],
-            **{name: value for name, value in point.items() if name != "step" and value is not None},
-            sequences_per_second=(step - step_before) * self.plan.batch_size / elapsed,
-            waiting_for_data=(feed.seconds_waited - waited_before) / elapsed,
-        )
-
     def _resume(self) -> int:
-        found = newest_checkpoint(join(self.plan.uri, CHECKPOINTS), self.composite, self.optimizer, self._log)
+        found = newest_checkpoint(
+            self.plan.checkpoints,
+            self.composite,
+            self.optimizer,
+            self._log,
+            average=self.averaged,
+        )
         if found is None:
             self._start()
             return 0
         step, extra = found
+        if extra["data"] != self.source.digest():
+            raise CorruptArtifact(
+                f"the training in {self.plan.uri} began on data that have changed since: restore them, or remove its "
+                f"directory {CHECKPOINTS} to begin anew on these"
+            )
         self.history = extra["history"]
         self.guard.smallest_loss = extra["smallest_loss"]
-        self.reported = (time.monotonic(), step, 0.0)
+        self.telemetry.begin(step)
         self._log(f"resuming from step {step} of {self.plan.num_steps}")
         return step
 
@@ -240,6 +260,8 @@ class _Trainer:
             num_batches = -(-NUM_MEAN_SEQUENCES // plan.batch_size)
             means = [self.source.batch(step, plan.batch_size).mean((0, 1)) for step in range(num_batches)]
             self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(self.composite.state_dict())
 
     def _log(self, line: str) -> None:
         if self.worker.rank == 0:
@@ -247,19 +269,33 @@ class _Trainer:
 
     def _checkpoint(self, step: int) -> None:
         self._check()
+        self.source.check_unchanged()
         if self.worker.rank == 0:
-            extra = {"history": self.history, "smallest_loss": self.guard.smallest_loss}
             self.worker.claim()
-            write_checkpoint(join(self.plan.uri, CHECKPOINTS), self.composite, self.optimizer, step, extra)
+            write_checkpoint(
+                self.plan.checkpoints,
+                self.composite,
+                self.optimizer,
+                step,
+                {"history": self.history, "smallest_loss": self.guard.smallest_loss, "data": self.source.digest()},
+                average=self.averaged,
+                num_kept=self.plan.num_checkpoints_kept,
+            )
         self.worker.checkpointed()
 
-    def _finish(self) -> None:
+    def _finish(self, num_done: int) -> None:
         plan = self.plan
+        self.source.check_unchanged()
         if self.worker.rank == 0:
             self.worker.claim()
-            Pretrained(self.composite, plan.standardisation).save(join(plan.uri, MODEL_FILE))
-            write_json(join(plan.uri, HISTORY_FILE), self.history)
-            remove(join(plan.uri, CHECKPOINTS))
+            validations, kept_step = self.history["validation"], num_done
+            if plan.weights.keep == "best":
+                kept_step = best_step(validations)
+                restore_best(plan.checkpoints, self.kept, validations)
+            Pretrained(self.kept, plan.transform, plan.extractor).save(join(plan.uri, MODEL_FILE))
+            facts = {"num_steps": num_done, "kept_step": kept_step, "num_sequences": self.source.num_sequences}
+            write_json(join(plan.uri, HISTORY_FILE), {**self.history, **facts})
+            remove(plan.checkpoints)
         self.worker.barrier()
 
 

@@ -1,8 +1,11 @@
-"""A pretrained composite as one file that stands alone: weights, config, and how its input was standardised.
+"""A pretrained composite as one file that stands alone: weights, config, what its input goes through, what makes it.
 
-It is a model file as any other (`stages.models.load_encoder` reads it); the standardisation lies in its header.
+    encoder = load_encoder("models:/walks@best")        # or a path or URL of a pretrain artifact
+    embeddings_NR = encoder.embed("clip.mp4")           # decode, percepts, transform, encode
 
-Shapes: N windows, T frames of a window, D frame dimensions, L layers, H units, R = 2 * L * H.
+All but the weights lies in the header of the safetensors file.
+
+Shapes: N windows, T frames of a window, B sequences, D frame dimensions, L layers, H units, R = 2 * L * H.
 """
 
 import dataclasses
@@ -14,26 +17,35 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import CorruptArtifact
+from pipeline.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.files import join
+from pipeline.model_uris import resolve
 from stages.models.composite import Composite
-from stages.models.weights import MODEL_FILE, load_encoder, read_tensors, write_tensors
-from stages.percepts.standardisation import Standardisation
+from stages.models.lstm import State
+from stages.models.weights import MODEL_FILE, load_model, read_tensors, write_tensors
+from stages.percepts.schema import Extractor
+from stages.percepts.transforms import Transform, of_header, to_header
+from stages.percepts.windows import window_starts
 
 Array = npt.NDArray[np.float32]
 
-HEADER_KEY = "standardise"
+TRANSFORM_KEY, EXTRACTOR_KEY = "transform", "extractor"
+WINDOWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The model, and what its input goes through first: None for frames that are read as they are."""
+    """The model, and what its input comes from."""
 
     composite: Composite
-    standardisation: Standardisation | None = None
+    transform: Transform | None = None
+    """What a frame goes through first; None: nothing."""
+    extractor: Extractor | None = None
+    """What made the percepts that it learned from; None: it learned from pixels."""
 
     def __post_init__(self) -> None:
-        assert self.standardisation is None or len(self.standardisation.mean_D) == self.composite.config.dim
+        assert self.transform is None or self.transform.dim == self.composite.config.dim
+        assert self.extractor is None or self.extractor.dim == self.composite.config.dim
 
     def save(self, uri: str) -> None:
         """Writes the file, atomically; equal models give equal bytes."""
@@ -41,32 +53,48 @@ class Pretrained:
             "class": type(self.composite).__name__,
             "config": dataclasses.asdict(self.composite.config),
         }
-        if self.standardisation is not None:
-            # A float32 survives the way through a JSON double unchanged.
-            rule = self.standardisation
-            header[HEADER_KEY] = {"mean": rule.mean_D.tolist(), "scale": rule.scale_D.tolist()}
+        if self.transform is not None:
+            header[TRANSFORM_KEY] = to_header(self.transform)
+        if self.extractor is not None:
+            header[EXTRACTOR_KEY] = {"fingerprint": self.extractor.fingerprint, "settings": self.extractor.settings}
         write_tensors(uri, self.composite.state_dict(), header)
 
     @classmethod
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
-        """Reads a file that `save` wrote, or the model.safetensors in the directory `uri`.
+        """Reads a file that `save` wrote, or the model.safetensors in a directory, or an MLflow model: a path, any
+        fsspec URL, `models:/...` or `runs:/...`.
 
         Raises:
             SourceError, StoreError, CorruptArtifact: as `stages.models.weights.load_model`.
+            UsageError: MLflow knows no such model.
         """
+        uri = resolve(uri)
         uri = uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
-        composite = load_encoder(uri, device=device)
-        found = read_tensors(uri)[1].get(HEADER_KEY)
-        if found is None:
-            return cls(composite)
-        mean_D, scale_D = (np.array(found[name], np.float32) for name in ("mean", "scale"))
-        if not mean_D.shape == scale_D.shape == (composite.config.dim,):
-            raise CorruptArtifact(f"{uri}: its standardisation is not for frames of {composite.config.dim} dimensions")
-        return cls(composite, Standardisation(mean_D, scale_D))
+        composite = load_model(uri, Composite, device=device)
+        header = read_tensors(uri)[1]
+        made_by: dict[str, Any] | None = header.get(EXTRACTOR_KEY)
+        try:
+            transform = of_header(header[TRANSFORM_KEY]) if TRANSFORM_KEY in header else None
+            extractor = None if made_by is None else Extractor(made_by["settings"], composite.config.dim)
+            if made_by is not None and extractor is not None and extractor.fingerprint != made_by["fingerprint"]:
+                raise CorruptArtifact(f"{uri}: the fingerprint of its extractor is not that of the settings beside it")
+            return cls(composite, transform, extractor)
+        except (KeyError, TypeError, AssertionError) as error:
+            raise CorruptArtifact(
+                f"{uri}: its header does not fit a model of {composite.config.dim} dimensions ({error!r})"
+            ) from error
 
     def standardise(self, x: Tensor) -> Tensor:
         """(..., D) as the videos give it -> as the model reads it, float32."""
-        return x.float() if self.standardisation is None else self.standardisation(x)
+        return x.float() if self.transform is None else self.transform(x)
+
+    def in_units(self, x: Array) -> Array:
+        """(..., D) as the model writes it -> in the units of the videos."""
+        return x if self.transform is None else self.transform.inverse(x)
+
+    def encode(self, x_TBD: Tensor) -> State:
+        """Final h and c, (1, B, H), of every layer, lowest first; of frames that have gone through `standardise`."""
+        return self.composite.encode(x_TBD)
 
     @torch.no_grad()
     def represent(self, x_NTD: Array) -> Array:
@@ -76,3 +104,38 @@ class Pretrained:
         parts_NH = [part_GNH[0] for layer in self.composite.encode(x_TND) for part_GNH in layer]
         represented: Array = torch.cat(parts_NH, dim=1).float().cpu().numpy()
         return represented
+
+    def embed(self, video: str, *, stride: int | None = None, weights: str | None = None) -> Array:
+        """The representations (N, R) of the windows of a video file, in order; none crosses a gap.
+
+        video: path or fsspec URL. stride: frames from one window to the next; default: as many as a window has.
+        weights: of the convnet, where they are of no package that is installed.
+
+        Raises:
+            ConfigError: the model learned from pixels, or `stride` is below 1.
+            SourceError: there is no such video, it cannot be decoded, or no run of its frames is as long as a window.
+            DigestError: the convnet at hand is not the one that made what the model learned from.
+        """
+        from stages.percepts.one_video import read_video  # PyAV and a convnet: only where a video is read
+
+        if self.extractor is None:
+            raise ConfigError("this model learned from pixels, not from percepts: it has no extractor to embed with")
+        length = self.composite.config.num_frames_in
+        stride = length if stride is None else stride
+        if stride < 1:
+            raise ConfigError(f"stride is {stride}; it must be at least 1")
+        seen = read_video(video, self.extractor, weights=weights)
+        start_N = window_starts(np.zeros(len(seen.segment_N), np.int64), seen.segment_N, length, stride)
+        if not len(start_N):
+            raise SourceError(
+                f"{video} has {len(seen.segment_N)} frames, and no run of {length} without a gap, which a window takes"
+            )
+        pieces = np.split(start_N, range(WINDOWS_AT_ONCE, len(start_N), WINDOWS_AT_ONCE))
+        windows = (seen.percepts_ND[start[:, None] + np.arange(length)].astype(np.float32) for start in pieces)
+        return np.concatenate([self.represent(x_NTD) for x_NTD in windows])
+
+
+def load_encoder(uri: str, *, device: str = "cpu") -> Pretrained:
+    """The pretrained encoder at `uri`: `models:/NAME@ALIAS`, `models:/m-<id>`, or a path or fsspec URL of its file or
+    of the directory that holds it. MLflow is asked at `MLFLOW_TRACKING_URI`. Raises as `Pretrained.load`."""
+    return Pretrained.load(uri, device=device)

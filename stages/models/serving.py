@@ -44,10 +44,9 @@ def _load_pyfunc(path: str) -> EncoderModel:
 
 
 def example(uri: str) -> tuple[Array, Array]:
-    """An input and its output, for the signature: one window of frames at the mean."""
+    """An input and its output, for the signature: one window of frames that the model reads as 0."""
     pretrained = Pretrained.load(uri)
     config = pretrained.composite.config
-    rule = pretrained.standardisation
-    mean_D = np.zeros(config.dim, np.float32) if rule is None else rule.mean_D
+    mean_D = pretrained.in_units(np.zeros(config.dim, np.float32))
     x_NTD = np.tile(mean_D, (1, config.num_frames_in, 1))
     return x_NTD, pretrained.represent(x_NTD)

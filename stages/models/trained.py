@@ -26,7 +26,7 @@ from stages.models.classifier import (
 from stages.models.groups import build_classifier
 from stages.models.weights import read_tensors, write_tensors
 from stages.percepts.schema import Extractor
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform, of_header, to_header
 
 _KIND = "TrainedClassifiers"
 _CONFIGS: dict[str, type[LSTMClassifierConfig] | type[SingleFrameConfig]] = {
@@ -37,7 +37,7 @@ _FACTS = (
     *("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings"),
     *("clips", "consulted", "groups"),
 )
-_WEIGHTS, _MEAN, _SCALE, _LOSSES = "classifier.", "standardise.mean", "standardise.scale", "losses"
+_WEIGHTS, _LOSSES = "classifier.", "losses"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class TrainedClassifiers:
 
     classifier: Classifier
     """With `config.num_groups` = G."""
-    standardise: Standardisation
-    """What the classifiers read is a percept after this."""
+    transform: Transform
+    """What the classifiers read is a percept after this: the encoder's that they began as, where there is one."""
     class_names: tuple[str, ...]
     arm: str
     """Name of the model in tables."""
@@ -73,7 +73,7 @@ class TrainedClassifiers:
     def __post_init__(self) -> None:
         assert self.classifier.config.num_groups == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
         assert self.classifier.config.num_classes == len(self.class_names)
-        assert self.standardise.mean_D.shape == (self.classifier.config.dim,)
+        assert self.transform.dim == self.classifier.config.dim
 
     def select(self, group: int) -> "TrainedClassifiers":
         """One of the classifiers by itself: G = 1."""
@@ -98,9 +98,9 @@ class TrainedClassifiers:
     def save(self, uri: str) -> None:
         """Writes the file, atomically; equal classifiers give equal bytes."""
         tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
-        arrays = {_MEAN: self.standardise.mean_D, _SCALE: self.standardise.scale_D, _LOSSES: self.losses_SG}
-        tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
         header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        header["transform"] = to_header(self.transform)
         model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
@@ -117,7 +117,7 @@ class TrainedClassifiers:
         tensors, header = read_tensors(uri)
         if header.get("class") != _KIND:
             raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
-        mean, scale, losses = (tensors.pop(name).numpy() for name in (_MEAN, _SCALE, _LOSSES))
+        losses = tensors.pop(_LOSSES).numpy()
         state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
         try:
             classifier = _without_weights(header["classifier"]["config"], header["classifier"]["name"])
@@ -127,7 +127,7 @@ class TrainedClassifiers:
             raise CorruptArtifact(f"{uri}: weights do not fit their config ({reason}): make it again") from error
         return cls(
             classifier.to(device).eval(),
-            Standardisation(mean, scale),
+            of_header(header["transform"]),
             class_names=tuple(header["class_names"]),
             arm=header["arm"],
             num_frames=header["num_frames"],

@@ -135,14 +135,22 @@ class DivergenceGuard:
 
 
 def save_training_state(
-    uri: str, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, extra: Mapping[str, Any] | None = None
+    uri: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    average: nn.Module | None = None,
 ) -> None:
     """Writes all that a training needs to go on bit for bit, as ONE safetensors file, atomically.
 
-    Weights, the optimiser's tensors, the generators of the CPU and of every GPU; in the header `step` (steps done), the
-    optimiser's settings and `extra` (anything JSON-able of the caller's: best loss, guard).
+    Weights and their average, the optimiser's tensors, the generators of the CPU and of every GPU; in the header `step`
+    (steps done), the optimiser's settings and `extra` (anything JSON-able of the caller's: best loss, guard).
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
     whole = optimizer.state_dict()
     numbers: dict[str, dict[str, Any]] = {}
     for index, entries in whole["state"].items():
@@ -158,7 +166,9 @@ def save_training_state(
     write_tensors(uri, tensors, {**header, "param_groups": whole["param_groups"], "numbers": numbers})
 
 
-def restore_training_state(uri: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+def restore_training_state(
+    uri: str, model: nn.Module, optimizer: torch.optim.Optimizer, *, average: nn.Module | None = None
+) -> tuple[int, dict[str, Any]]:
     """Puts back, in place, what `save_training_state` wrote; returns (steps done, extra).
 
     Raises:
@@ -173,9 +183,10 @@ def restore_training_state(uri: str, model: nn.Module, optimizer: torch.optim.Op
         if name.startswith("optimizer/"):
             _, index, entry = name.split("/")
             state.setdefault(int(index), {})[entry] = tensor
-    weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_below("model/", tensors))
+        if average is not None:
+            average.load_state_dict(_below("average/", tensors))
         optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -185,3 +196,7 @@ def restore_training_state(uri: str, model: nn.Module, optimizer: torch.optim.Op
         if f"rng/cuda/{i}" in tensors:
             torch.cuda.set_rng_state(tensors[f"rng/cuda/{i}"], i)
     return int(header["step"]), dict(header["extra"])
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -120,5 +120,5 @@ class VideoClassifier:
         )
 
     def _probabilities(self, percepts_WTD: npt.NDArray[np.float16]) -> torch.Tensor:
-        x_TWD = self.trained.standardise(torch.from_numpy(percepts_WTD)).transpose(0, 1).contiguous()
+        x_TWD = self.trained.transform(torch.from_numpy(percepts_WTD)).transpose(0, 1).contiguous()
         return self.trained.probabilities(x_TWD)[0]

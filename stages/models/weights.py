@@ -92,8 +92,3 @@ def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
         reason = str(error).splitlines()[0]
         raise CorruptArtifact(f"{uri}: the weights do not fit the config beside them ({reason})") from error
     return cast(M, model.eval())
-
-
-def load_encoder(uri: str, *, device: str = "cpu") -> Composite:
-    """The pretrained composite at `uri`: a path or fsspec URL of its file or of the directory that holds it."""
-    return load_model(uri, Composite, device=device)

@@ -15,7 +15,9 @@ from pipeline.files import join, read_bytes, write_bytes
 from pipeline.stage import Artifact
 from stages.percepts import shards
 from stages.percepts.ledger import VideoRecord, read_records
-from stages.percepts.reader import PerceptStore, open_store
+from stages.percepts.node_cache import NodeCache
+from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
+from stages.percepts.schema import Extractor
 
 STATISTICS_FILE = "statistics.safetensors"
 
@@ -32,23 +34,26 @@ class Percepts(Artifact):
         """The shards that this artifact uses."""
         return shards.read_uses(self.uri)
 
-    def open(self, *, parts: Collection[str] | None = None, cache: str | None = None) -> PerceptStore:
+    def open(self, *, parts: Collection[str] | None = None, cache: NodeCache | None = None) -> PerceptStore:
         """Percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.
 
         Raises:
             SourceError: no video of these parts has frames; the message names the parts that there are.
-            CorruptArtifact, StoreError: see `stages.percepts.reader.open_store`.
+            ConfigError, CorruptArtifact, StoreError: see `stages.percepts.reader.open_store`.
         """
-        store = open_store(self.uri, cache=cache)
         if parts is None:
-            return store
+            return open_store(self.uri, cache=cache)
         records = self.records()
         chosen = dict.fromkeys(record.sha256 for record in records if record.part in parts)
-        selected = store.select(list(chosen))
+        selected = open_store(self.uri, cache=cache, videos=chosen).select(list(chosen))
         if not selected.videos:
             known = ", ".join(sorted({str(record.part) for record in records}))
             raise SourceError(f"no video with frames is of part {' or '.join(sorted(parts))}; parts here: {known}")
         return selected
+
+    def extractor(self) -> Extractor:
+        """What made the percepts; reads no percepts. Raises as `open`."""
+        return read_store_extractor(self.uri)
 
 
 @dataclass(frozen=True)

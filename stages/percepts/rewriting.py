@@ -12,8 +12,9 @@ import hashlib
 from collections.abc import Container, Iterator, Sequence
 
 from pipeline.errors import CorruptArtifact
-from pipeline.files import HashingFile, join, list_files, open_atomic, remove, sha256_file
-from stages.percepts.reader import Percepts, Rows, Scratch, ShardFile
+from pipeline.files import HashingFile, is_local, join, list_files, open_atomic, remove, sha256_file
+from stages.percepts.node_cache import NodeCache, RemoteFile
+from stages.percepts.reader import Part, Percepts, Rows, ShardFile
 from stages.percepts.schema import ROW_GROUP_ROWS
 from stages.percepts.shards import Outcome, Shard, in_use, shard_name, shards_below, sidecar, write_sidecar
 from stages.percepts.writer import ShardWriter
@@ -51,8 +52,8 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
                 chosen[video] = source
     name = shard_name(["rewritten", *(source.path for source in sources), *chosen])
     path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
-    scratch = Scratch(None)
-    opened = {source.path: _open(store_uri, source, scratch) for source in sources}
+    cache = NodeCache.of_environment()
+    opened = {source.path: _open(store_uri, source, cache) for source in sources}
     extractor = opened[sources[0].path].extractor
     digests: dict[str, str] = {}
     with open_atomic(join(store_uri, path)) as target:
@@ -70,7 +71,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         outcomes={video: source.outcomes[video] for video, source in chosen.items()},
         replaces=tuple(sorted({old for source in sources for old in (source.path, *source.replaces)})),
     )
-    _check(_open(store_uri, shard, Scratch(None)), digests, path)
+    _check(_open(store_uri, shard, NodeCache.of_environment()), digests, path)
     write_sidecar(store_uri, shard)
     for source in sources:
         remove_shard(store_uri, source.path)
@@ -102,13 +103,18 @@ def _is_better(outcome: Outcome, than: Outcome) -> bool:
     return (outcome.frames_decoded > 0, outcome.final) > (than.frames_decoded > 0, than.final)
 
 
-def _open(store_uri: str, shard: Shard, scratch: Scratch) -> ShardFile:
+def _open(store_uri: str, shard: Shard, cache: NodeCache) -> ShardFile:
     uri = join(store_uri, shard.path)
-    # Of a remote shard the copy is hashed: those are the bytes that are read.
-    if sha256_file(str(scratch.local(uri))) != shard.sha256:
-        repair = f"python -m pipeline.verify --repair --store {store_uri}"
-        raise CorruptArtifact(f"{uri} is not what its sidecar says; mend the store first: {repair}")
-    return ShardFile.open(uri, scratch)
+    repair = f"python -m pipeline.verify --repair --store {store_uri}"
+    damaged = CorruptArtifact(f"{uri} is not what its sidecar says; mend the store first: {repair}")
+    if is_local(uri):
+        if sha256_file(uri) != shard.sha256:
+            raise damaged
+        return ShardFile.open(Part(uri), cache)
+    try:
+        return ShardFile.open(Part(uri), cache, cache.fetch(RemoteFile(uri, shard.bytes, shard.sha256)))
+    except CorruptArtifact as error:
+        raise damaged from error
 
 
 def _pieces(video: str, file: ShardFile) -> Iterator[tuple[Rows, Percepts]]:

@@ -41,6 +41,20 @@ class Standardisation:
         mean_D, scale_D = (torch.from_numpy(array).to(percepts.device) for array in (self.mean_D, self.scale_D))
         return percepts.to(torch.float32, copy=True).sub_(mean_D).div_(scale_D)
 
+    def into(self, out: Tensor, percepts: Tensor) -> None:
+        """The same to the bit, (..., D) of any float type into float32 on the CPU; the last operation alone writes."""
+        centred = percepts.to(torch.float32, copy=True).sub_(torch.from_numpy(self.mean_D))
+        torch.div(centred, torch.from_numpy(self.scale_D), out=out)
+
+    def inverse(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(..., D) standardised -> percepts."""
+        return x * self.scale_D + self.mean_D
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return len(self.mean_D)
+
     def __eq__(self, other: object) -> bool:
         """Whether every number is the same."""
         if not isinstance(other, Standardisation):

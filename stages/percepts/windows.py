@@ -6,20 +6,34 @@
 
 A window never crosses a video or a gap: all its frames are of one segment.
 
-Shapes: T frames of a window, B windows of a batch, D percept dimension, W windows, N rows.
+Shapes: T frames of a window, B windows of a batch, D percept dimension, W windows, N rows, K windows of a piece,
+R = K * T.
 """
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.errors import ConfigError
 from stages.percepts.reader import PerceptStore
 
 Ids = npt.NDArray[np.int64]
+Into = Callable[[Tensor, Tensor], object]
+"""(out, float16 percepts of the same shape): writes float32 into `out`."""
+
+PIECE_BYTES = 1 << 18
+"""Of float16 that is converted at once: together with its float32 it stays in a core's own cache."""
+
+
+def copy_into(out: Tensor, percepts: Tensor) -> None:
+    """As they are."""
+    out.copy_(percepts)
 
 
 def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
@@ -60,64 +74,81 @@ class Windows:
         self.store = store
         self.length = length
         self.stride = stride
-        self._file_V = np.array([store.extent(video).file for video in store.videos], np.int64)
-        self._first_V = np.array([store.extent(video).first for video in store.videos], np.int64)
-        found = [self._of_file(int(file)) for file in np.unique(self._file_V)]
-        video_W = np.concatenate([np.empty(0, np.int64), *(videos for videos, _ in found)])
-        start_W = np.concatenate([np.empty(0, np.int64), *(starts for _, starts in found)])
-        if np.any(np.diff(video_W) < 0):
-            order = np.argsort(video_W, kind="stable")
-            video_W, start_W = video_W[order], start_W[order]
-        self.video_W: Ids = video_W
+        num_rows_V = np.diff(store.first_row_V)
+        video_N = np.repeat(np.arange(len(store.videos)), num_rows_V)
+        segments = [store.rows(video).segment_N for video in store.videos]
+        segment_N = np.concatenate([np.empty(0, np.int32), *segments])
+        start_W = window_starts(video_N, segment_N, length, stride)
+        self.video_W: Ids = video_N[start_W]
         """(W,) number of each window's video in `store.videos`."""
-        self.start_W: Ids = start_W
+        self.start_W: Ids = start_W - store.first_row_V[self.video_W]
         """(W,) row of each window's first frame, counted from its video's first row."""
-
-    def _of_file(self, file: int) -> tuple[Ids, Ids]:
-        """`video_W` and `start_W` of the windows of one file: the segments of no more are in memory at a time."""
-        video_V = np.flatnonzero(self._file_V == file)
-        rows_V = np.diff(self.store.first_row_V)[video_V]
-        column_N = self.store.files[file].read_segments()
-        pieces = [column_N[first : first + rows] for first, rows in zip(self._first_V[video_V], rows_V, strict=True)]
-        before_V = np.cumsum(rows_V) - rows_V
-        number_N = np.repeat(np.arange(len(video_V)), rows_V)
-        start_W = window_starts(number_N, np.concatenate(pieces), self.length, self.stride)
-        number_W = number_N[start_W]
-        return video_V[number_W], start_W - before_V[number_W]
+        extents = [store.extent(video) for video in store.videos]
+        self._file_V = np.array([extent.file for extent in extents], np.int64)
+        self._first_V = np.array([extent.first for extent in extents], np.int64)
 
     def __len__(self) -> int:
         return len(self.start_W)
 
-    def gather(self, ids_B: Ids, out_TBD: torch.Tensor | None = None) -> npt.NDArray[np.float32]:
-        """Windows by number, time first: (B,) -> (T, B, D) float32, in `out_TBD` (float32, contiguous) if given.
+    def gather(
+        self, ids_B: Ids, out_TBD: Tensor | None = None, into: Into = copy_into, *, piece_bytes: int = PIECE_BYTES
+    ) -> npt.NDArray[np.float32]:
+        """Windows by number, time first: (B,) -> (T, B, D) float32, in `out_TBD` (float32) if given.
+
+        into: writes (K, T, D) float16 into (K, T, D) float32, say standardised: it works on pieces that are still in
+        a core's own cache, and its last operation is the only one that touches `out_TBD`.
 
         Raises:
             IndexError: a number outside 0 to len - 1.
         """
-        percepts_TBD = torch.from_numpy(self.gather_half(ids_B))
         if out_TBD is None:
-            out_TBD = torch.empty(percepts_TBD.shape, dtype=torch.float32)
-        # torch converts float16 some twenty times faster than NumPy does.
-        out_TBD.copy_(percepts_TBD)
+            out_TBD = torch.empty(self.length, len(ids_B), self.store.dim)
+        window_bytes = 2 * self.length * self.store.dim
+        most = min(len(ids_B), max(1, piece_bytes // window_bytes))
+        half_KTD = torch.empty(most, self.length, self.store.dim, dtype=torch.float16)
+        for piece in self._pieces(ids_B, most):
+            here_KTD = half_KTD[: piece.end - piece.first]
+            self._copy(piece, here_KTD)
+            into(out_TBD[:, piece.first : piece.end].transpose(0, 1), here_KTD)
         result: npt.NDArray[np.float32] = out_TBD.numpy()
         return result
 
-    def gather_half(self, ids_B: Ids) -> npt.NDArray[np.float16]:
-        """As `gather`, in the float16 of the store: (T, B, D)."""
-        if len(ids_B) and not 0 <= ids_B.min() <= ids_B.max() < len(self):
+    def gather_half(self, ids_B: Ids, out_BTD: Tensor | None = None) -> Tensor:
+        """Windows in the float16 of the store, window first: (B, T, D), copied once, into `out_BTD` if given
+        (contiguous, say pinned). Raises as `gather`."""
+        if out_BTD is None:
+            out_BTD = torch.empty(len(ids_B), self.length, self.store.dim, dtype=torch.float16)
+        for piece in self._pieces(ids_B, len(ids_B)):
+            self._copy(piece, out_BTD[piece.first : piece.end])
+        return out_BTD
+
+    def _pieces(self, ids_B: Ids, most: int) -> Iterator["_Piece"]:
+        """Runs of at most `most` windows of one file, which together are all, in order."""
+        if not len(ids_B):
+            return
+        if not 0 <= ids_B.min() <= ids_B.max() < len(self):
             raise IndexError(f"window numbers {ids_B.min()} to {ids_B.max()}; there are {len(self)}")
         video_B = self.video_W[ids_B]
-        row_TB = np.arange(self.length)[:, None] + (self._first_V[video_B] + self.start_W[ids_B])
+        row_BT = (self._first_V[video_B] + self.start_W[ids_B])[:, None] + np.arange(self.length)
         file_B = self._file_V[video_B]
-        files = np.unique(file_B)
-        if len(files) == 1:
-            whole_TBD: npt.NDArray[np.float16] = self.store.files[files[0]].percepts.gather(row_TB)
-            return whole_TBD
-        percepts_TBD = np.empty((*row_TB.shape, self.store.dim), np.float16)
-        for file in files:
-            is_here_B = file_B == file
-            percepts_TBD[:, is_here_B] = self.store.files[file].percepts.gather(row_TB[:, is_here_B])
-        return percepts_TBD
+        bounds = [0, *(np.flatnonzero(np.diff(file_B)) + 1).tolist(), len(ids_B)]
+        for start, stop in itertools.pairwise(bounds):
+            for first in range(start, stop, most):
+                end = min(first + most, stop)
+                yield _Piece(int(file_B[first]), first, end, row_BT[first:end].ravel())
+
+    def _copy(self, piece: "_Piece", out_KTD: Tensor) -> None:
+        self.store.files[piece.file].percepts.gather_into(out_KTD.view(-1, self.store.dim), piece.row_R)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Windows `first` to `end` - 1 of a batch, all of one file: their rows in it, window after window."""
+
+    file: int
+    first: int
+    end: int
+    row_R: Ids
 
 
 @dataclass(frozen=True)

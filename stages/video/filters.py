@@ -1,17 +1,9 @@
 """From a decoded frame to upright RGB of the wanted size: one FFmpeg filter graph a video.
 
 scale (which also converts to RGB) -> turn by the display matrix -> centre crop. The scale filter takes colour matrix
-(BT.601, BT.709, BT.2020) and range (limited, full) from the frame, at every depth and subsampling, so at native size
-the result equals `VideoFrame.to_ndarray(format="rgb24")` of PyAV. Turning and cropping happen in RGB, where chroma
-subsampling cannot shift anything.
-
-What is decided here, all of it as ffmpeg's own conversion has it:
-
-* A video that names no matrix is taken for BT.601 at every size (players guess BT.709 from 720 lines on). One that
-  names no range is limited, but for the formats that mean full range by themselves (yuvj, JPEG).
-* Transfer functions are left alone: HDR (PQ, HLG) is not tone-mapped, and its RGB looks flat and dark. Primaries are
-  not converted either.
-* Pixels that are not square are not stretched: a convnet sees the stored pixels.
+(BT.601, BT.709, BT.2020) and range (limited, full) from the frame and falls back to FFmpeg's own defaults, so at
+native size the result equals `VideoFrame.to_ndarray(format="rgb24")` of PyAV. Transfer functions are left alone: HDR
+is not tone-mapped. Turning and cropping happen in RGB, where chroma subsampling cannot shift anything.
 
 Shape legend: H height, W width, C channels (R, G, B).
 """
@@ -19,7 +11,6 @@ Shape legend: H height, W width, C channels (R, G, B).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -45,11 +36,7 @@ class UprightRgb:
     The graph is built for the first frame and again whenever size, pixel format or colour description change.
     """
 
-    def __init__(
-        self, short_side_px: int | None, crop_px: int | None, max_pixels: int, orientation: Orientation | None = None
-    ) -> None:
-        """`orientation`: of the video's first frame, where it is known."""
-        self._orientation = orientation
+    def __init__(self, short_side_px: int | None, crop_px: int | None, max_pixels: int) -> None:
         self._short_side_px = short_side_px
         self._crop_px = crop_px
         self._max_pixels = max_pixels
@@ -58,9 +45,7 @@ class UprightRgb:
 
     def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """Raises: FrameRefusedError: the scaled frame would be too large. DAMAGE: FFmpeg cannot convert the frame."""
-        if self._orientation is None or self._orientation.rotation != frame.rotation:
-            self._orientation = orientation_of(frame)
-        turn = turn_filters(self._orientation.matrix)
+        turn = turn_filters(display_matrix(frame))
         description = (
             frame.width,
             frame.height,
@@ -121,25 +106,13 @@ Matrix = tuple[int, int, int, int]
 """(a, b, c, d) of a display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y), y pointing down."""
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How a frame is to be shown."""
-
-    rotation: int
-    """As PyAV has it, which tells cheaply whether the matrix may have changed."""
-    matrix: Matrix | None
-    """The display matrix, where the frame has one."""
-
-
-def orientation_of(frame: VideoFrame) -> Orientation:
-    """The frame's orientation. Not for every frame of a video: PyAV's side data and the frame refer to each other, so
-    that the frame's buffer is not free before Python happens to collect garbage. And what FFmpeg leaves unwritten of a
-    damaged frame is what its buffer held before: pixels would depend on when that was."""
+def display_matrix(frame: VideoFrame) -> Matrix | None:
+    """The frame's display matrix, where it has one."""
     for side_data in cast(Iterable[SideData], frame.side_data):
         if side_data.type == Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-            return Orientation(frame.rotation, (a, b, c, d))
-    return Orientation(frame.rotation, None)
+            return a, b, c, d
+    return None
 
 
 def turn_filters(matrix: Matrix | None) -> tuple[Filter, ...]:

@@ -85,7 +85,7 @@ def test_a_video_for_a_model_of_percepts(tmp_path: Path, percepts: tuple[Percept
     raw = store.percepts(record.sha256)[:4].astype(np.float32)
     pretrained = Pretrained.load(str(tmp_path))
     x = pretrained.standardise(torch.from_numpy(raw))[:, None]
-    rule = pretrained.standardisation
+    rule = pretrained.transform
     assert rule is not None
     expected = pretrained.composite.extrapolate(x)[:, 0].numpy() * rule.scale_D + rule.mean_D
     np.testing.assert_allclose(np.load(tmp_path / "video" / "prediction.npy"), expected, rtol=1e-3, atol=1e-4)
@@ -107,7 +107,7 @@ def test_a_video_for_models_of_pixels(tmp_path: Path, percepts: tuple[Percepts, 
 def test_bad_requests_say_what_to_do(tmp_path: Path, percepts: tuple[Percepts, Statistics]) -> None:
     save(tmp_path, dim=4096, loss="bernoulli", num_frames_in=8)
     checkpoint = str(tmp_path)
-    with pytest.raises(SourceError, match="there is no video"):
+    with pytest.raises(SourceError, match="cannot read the video"):
         predict(Options(checkpoint=checkpoint, input=str(tmp_path / "none.mp4")))
     with pytest.raises(SourceError, match="has 5 frames; the model reads 8"):
         predict(Options(checkpoint=checkpoint, input=percepts[0].records()[3].uri))

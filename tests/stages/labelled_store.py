@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import open_atomic
+from pipeline.files import open_atomic, sha256_file, size_bytes
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.schema import Extractor
@@ -72,7 +72,9 @@ def make_store(root: Path, clips: Iterable[Clip]) -> tuple[Percepts, Statistics]
             rows += len(frame)
     uri = str(root / "extract" / "made")
     videos = tuple(clip.sha256 for clip in clips)
-    write_uses(uri, [ShardUse(path=SHARD, sha256="", bytes=0, rows=rows, videos=videos)])
+    shard = str(root / SHARD)
+    use = ShardUse(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=rows, videos=videos)
+    write_uses(uri, [use])
     write_records(f"{uri}/{LEDGER_FILE}", [record_of(clip, f"clip{n}.mp4") for n, clip in enumerate(clips)])
     frames = np.concatenate([clip.percepts for clip in clips]).astype(np.float64)
     moments = Moments(frames.mean(0).astype(np.float32), frames.std(0).astype(np.float32), len(frames))

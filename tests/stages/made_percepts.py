@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import open_atomic
+from pipeline.files import open_atomic, sha256_file, size_bytes
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.schema import Extractor
@@ -43,7 +43,9 @@ def make_percepts(root: Path, parts: Mapping[str, int], *, num_frames: int = 24)
             writer.write(name_of(number), steps, steps * np.int64(40_000), steps * 0, circle(number, num_frames))
     videos = tuple(map(name_of, numbers))
     uri = str(root / "extract" / "made")
-    write_uses(uri, [ShardUse(path=SHARD, sha256="", bytes=0, rows=len(videos) * num_frames, videos=videos)])
+    shard, num_rows = str(root / SHARD), len(videos) * num_frames
+    use = ShardUse(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=num_rows, videos=videos)
+    write_uses(uri, [use])
     records = [
         VideoRecord(
             uri=f"{root}/{number}.mp4",

@@ -45,7 +45,7 @@ def arm(config: FinetuneConfig, directory: Path, store: Store) -> Classifiers:
 def judge(arms: tuple[Classifiers, ...], directory: Path, store: Store, **changes: Any) -> Scores:
     context = Context.for_test(directory)
     config = EvaluateConfig(**{"stride": 2, **changes})
-    return evaluate(config, context, classifiers=arms, percepts=store[0], statistics=store[1])
+    return evaluate(config, context, classifiers=arms, percepts=store[0])
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +175,6 @@ def test_arms_that_cannot_be_compared_are_refused(directory: Path, store: Store,
     other = arm(replace(LSTM, arm="other seed", seed=5, num_steps=2), directory, store)
     with pytest.raises(ConfigError, match="'LSTM' and 'other seed' learned from different clips at 2 labels"):
         judge((arms[1], other), directory / "seeds", store)
-    _, statistics = make_store(directory / "other", turning_clips("train", 2, seed=70))
-    with pytest.raises(ConfigError, match="standardised by other statistics"):
-        judge(arms, directory / "statistics", (store[0], statistics))
 
 
 def test_a_clip_that_was_learned_from_is_refused(directory: Path, store: Store, arms: tuple[Classifiers, ...]) -> None:

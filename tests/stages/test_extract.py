@@ -24,6 +24,7 @@ from stages.percepts import convnets, decode_ahead, extraction, open_store
 from stages.percepts.artifacts import Percepts
 from stages.percepts.convnets import ConvnetConfig
 from stages.percepts.decode_ahead import Video
+from stages.percepts.node_cache import NodeCache
 from stages.percepts.plan import plan_shards
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.artifacts import Index
@@ -285,7 +286,7 @@ def test_s3(s3_bucket: str, clips: Path, tmp_path: Path) -> None:
     here = extract(CONFIG, context_of(tmp_path, "a"), index=index)
     there = extract(CONFIG, context_of(f"{s3_bucket}/store", "a"), index=index)
     assert [use.sha256 for use in here.uses()] == [use.sha256 for use in there.uses()]
-    store = open_store(there.uri, cache=str(tmp_path / "cache"))
+    store = open_store(there.uri, cache=NodeCache(tmp_path / "cache"))
     assert np.concatenate(list(store.pieces())).tobytes() == np.concatenate(list(here.open().pieces())).tobytes()
 
 

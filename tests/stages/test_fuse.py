@@ -53,7 +53,6 @@ def stream(root: Path, sees: int, *, noise: float, config: FinetuneConfig = CONF
         Context.for_test(root / "scores"),
         classifiers=(arm,),
         percepts=percepts,
-        statistics=statistics,
         splits=ThreeSplits(""),
     )
     return scores, arm, percepts

@@ -32,6 +32,7 @@ from stages.models.pretrained import Pretrained
 from stages.models.serving import _load_pyfunc, example
 from stages.models.training import OptimizerConfig
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
 from tests.stages.made_percepts import DIM, make_percepts
 
@@ -275,7 +276,7 @@ def test_digits_and_patches_are_learned_from_too(tmp_path: Path) -> None:
     write_digits(str(tmp_path / "digits"), sets)
     config = SMALL(num_steps=2, num_layers=1, loss="bernoulli", max_validation_batches=1, batch_size=2)
     encoder = pretrain(config, Context.for_test(tmp_path / "a"), digits=Digits(str(tmp_path / "digits")))
-    assert Pretrained.load(encoder.uri).standardisation is None
+    assert Pretrained.load(encoder.uri).transform is None
     # A frame of 4096 pixels at probability one half.
     assert history_of(encoder)["train"][0]["predict_loss"] == pytest.approx(4096 * np.log(2), rel=0.05)
 
@@ -285,8 +286,8 @@ def test_digits_and_patches_are_learned_from_too(tmp_path: Path) -> None:
     write_patches_manifest(str(tmp_path / "patches"), {}, moments)
     config = SMALL(num_steps=2, num_layers=1, batch_size=2)
     encoder = pretrain(config, Context.for_test(tmp_path / "b"), patches=Patches(str(tmp_path / "patches")))
-    standardisation = Pretrained.load(encoder.uri).standardisation
-    assert standardisation is not None
+    standardisation = Pretrained.load(encoder.uri).transform
+    assert isinstance(standardisation, Standardisation)
     assert standardisation.scale_D.shape == (3072,)
 
 

@@ -139,7 +139,7 @@ def test_frames_of_another_size_are_refused(
         visualize(CONFIG, context, encoder=encoder, digits=digits)
     with pytest.raises(ConfigError, match="one kind of data"):
         visualize(CONFIG, context, encoder=encoder, digits=digits, percepts=percepts[0])
-    with pytest.raises(ConfigError, match="holds no standardisation"):
+    with pytest.raises(ConfigError, match="holds no transform"):
         visualize(CONFIG, context, encoder=save(tmp_path, dim=108), percepts=percepts[0])
     config = VisualizeConfig(show_part="nowhere")
     encoder = save(tmp_path, Standardisation.of(percepts[1].moments()), dim=108)

@@ -75,7 +75,6 @@ def classifiers(root: Path, percepts: Percepts) -> Classifiers:
         Context.for_test(root / "scores"),
         classifiers=(made,),
         percepts=percepts,
-        statistics=statistics,
     )
     return made
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.files import open_atomic
 from stages.percepts import open_store
+from stages.percepts.node_cache import NodeCache
 from stages.percepts.schema import ROW_GROUP_ROWS, Extractor, read_extractor
 from stages.percepts.writer import Compression, ShardWriter
 from tests.stages.percepts.made_store import DIM, EXTRACTOR, shard_bytes, values, video_name, write_shard
@@ -164,22 +165,27 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_s3(s3_bucket: str, tmp_path: Path, compression: Compression) -> None:
     write_shard(f"{s3_bucket}/store/a.parquet", SEGMENTS, compression=compression)
-    store = open_store(f"{s3_bucket}/store", cache=str(tmp_path / "cache"))
+    cache = NodeCache(tmp_path / "cache")
+    store = open_store(f"{s3_bucket}/store", cache=cache)
     np.testing.assert_array_equal(store.percepts(video_name(2)), values(2, 2000))
     cached = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    again = open_store(f"{s3_bucket}/store", cache=str(tmp_path / "cache"))
+    again = open_store(f"{s3_bucket}/store", cache=cache)
     np.testing.assert_array_equal(again.percepts(video_name(1)), values(1, 1900))
     assert cached == sorted(path.name for path in (tmp_path / "cache").iterdir())
 
 
-def test_temporary_copies_go_with_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_a_compressed_file_is_written_out_once_a_node(tmp_path: Path) -> None:
+    said: list[str] = []
+    cache = NodeCache(tmp_path / "cache", log=said.append)
     write_shard(str(tmp_path / "a.parquet"), SEGMENTS, compression="zstd")
-    store = open_store(str(tmp_path / "a.parquet")).select([video_name(2)])
+    store = open_store(str(tmp_path / "a.parquet"), cache=cache).select([video_name(2)])
     np.testing.assert_array_equal(store.percepts(video_name(2)), values(2, 2000))
-    assert [path for path in tmp_path.iterdir() if path.is_dir()]
-    del store
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    (plain,) = (tmp_path / "cache").glob("*.f16")
+    inode = plain.stat().st_ino
+    again = open_store(str(tmp_path / "a.parquet"), cache=cache)
+    np.testing.assert_array_equal(again.percepts(video_name(1)), values(1, 1900))
+    assert plain.stat().st_ino == inode
+    assert not said
 
 
 def test_an_error_while_writing_leaves_no_file(tmp_path: Path) -> None:
