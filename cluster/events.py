@@ -15,6 +15,8 @@ class Progress:
     total: int
     unit: str
     note: str = ""
+    part: str = ""
+    """Where a stage's workers report each for itself: the part of the work that `done` is about. They add up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,20 +6,23 @@ Works from inside a Ray task, which is where stages run.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from cluster.events import Emit, Log, discard
+from cluster.losses import LOSSES, in_one_line, is_nodes_fault, node_id
+from cluster.ray_streams import stream
 from cluster.ray_train import Group, train_group
 from cluster.session import cause_of, free_resources
-from cluster.workers import Factory, Item, Result, TrainLoop
+from cluster.workers import Factory, Item, Node, Result, TrainLoop
 from pipeline.errors import WorkerDied
 
-MAX_ATTEMPTS = 2
+MAX_NODE_DEATHS = 10
+MAX_FAILED_STARTS = 5
 WAIT_NOTICE_SECONDS = 15.0
 
 
@@ -43,13 +46,29 @@ class OnRay:
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
-        pool: _Pool[Item, Result] = _Pool(lambda: host.remote(factory), list(items), describe, again, self._log)
+        pool: _Pool[Item, Result] = _Pool(
+            lambda: host.remote(factory), list(items), describe, again, max_deaths, self._log
+        )
         try:
             yield from pool.run(min(num_workers, len(items)))
         finally:
             pool.close()
+
+    def stream(
+        self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
+    ) -> Generator[Result, None, None]:
+        return stream(function, item, ahead=ahead, log=self._log)
+
+    def nodes(self) -> tuple[Node, ...]:
+        machines = [entry["Resources"] for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
+        return tuple(
+            Node(num_cpus=int(machine["CPU"]), num_gpus=int(machine.get("GPU", 0)))
+            for machine in machines
+            if machine.get("CPU", 0) >= 1
+        )
 
     def train(
         self,
@@ -86,12 +105,29 @@ class _Host:
     def __init__(self, factory: Factory[Any, Any]) -> None:
         self._factory = factory
 
-    def ready(self) -> None:
+    def ready(self) -> str:
         # Not in __init__: Ray reports what a constructor raises as the death of the actor.
         self._work = self._factory()
+        return node_id()
 
     def apply(self, item: Any) -> Any:
         return self._work(item)
+
+    def is_there(self) -> None:
+        """Answers."""
+
+
+@dataclass
+class _Call:
+    """What an actor was asked."""
+
+    host: Any
+    node: str | None = None
+    """Where the actor runs; None while it starts."""
+    position: int | None = None
+    """Of the item that it holds."""
+    is_question: bool = False
+    """Whether it is there: the answer to its item could not be had."""
 
 
 @dataclass
@@ -102,11 +138,14 @@ class _Pool(Generic[Item, Result]):
     items: list[Item]
     describe: Callable[[Item], str]
     again: Callable[[Item], Item] | None
+    max_deaths: int
     log: Callable[[str], None]
     queue: deque[int] = field(init=False)
-    attempts: Counter[int] = field(default_factory=Counter)
-    in_flight: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
-    """Reference -> (actor, position of its item; None while it starts)."""
+    deaths: Counter[int] = field(default_factory=Counter)
+    node_deaths: Counter[int] = field(default_factory=Counter)
+    failed_starts: int = 0
+    """In a row, since a worker has last begun."""
+    in_flight: dict[Any, _Call] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.queue = deque(range(len(self.items)))
@@ -117,48 +156,79 @@ class _Pool(Generic[Item, Result]):
         num_left = len(self.items)
         while num_left:
             done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_NOTICE_SECONDS)
-            if not done and all(position is None for _, position in self.in_flight.values()):
+            if not done and all(call.node is None for call in self.in_flight.values()):
                 self.log(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
             for reference in done:
-                host, position = self.in_flight.pop(reference)
+                call = self.in_flight.pop(reference)
                 try:
                     value = ray.get(reference)
                 except RayTaskError as error:
                     raise cause_of(error) from None
-                except (RayActorError, WorkerCrashedError) as error:
-                    self._replace(position, error)
+                except LOSSES as error:
+                    self._mourn(call, error)
                     continue
-                self._next_item(host)
-                if position is not None:
+                if call.is_question:
+                    # It is there, and only its answer was lost.
+                    self._requeue(call)
+                    self._next_item(call)
+                elif call.position is None:
+                    self.failed_starts = 0
+                    self._next_item(replace(call, node=value))
+                else:
                     num_left -= 1
-                    yield position, value
+                    self._next_item(call)
+                    yield call.position, value
 
     def close(self) -> None:
-        for host, _ in self.in_flight.values():
-            ray.kill(host)
+        for call in self.in_flight.values():
+            ray.kill(call.host)
         self.in_flight.clear()
 
     def _start_host(self) -> None:
         host = self.new_host()
-        self.in_flight[host.ready.remote()] = (host, None)
+        self.in_flight[host.ready.remote()] = _Call(host)
 
-    def _next_item(self, host: Any) -> None:
+    def _next_item(self, call: _Call) -> None:
         if self.queue:
             position = self.queue.popleft()
-            self.in_flight[host.apply.remote(self.items[position])] = (host, position)
+            reference = call.host.apply.remote(self.items[position])
+            self.in_flight[reference] = replace(call, position=position, is_question=False)
         else:
-            ray.kill(host)
+            ray.kill(call.host)
 
-    def _replace(self, position: int | None, error: BaseException) -> None:
-        what = "an idle worker" if position is None else self.describe(self.items[position])
-        counted = -1 if position is None else position
-        self.attempts[counted] += 1
-        if self.attempts[counted] >= MAX_ATTEMPTS:
-            reason = " ".join(str(error).split())[:300]
-            raise WorkerDied(f"a worker process died {MAX_ATTEMPTS} times on {what}: {reason}")
-        self.log(f"a worker died on {what}; trying it once more on a new one")
-        if position is not None:
-            if self.again is not None:
-                self.items[position] = self.again(self.items[position])
-            self.queue.appendleft(position)
+    def _requeue(self, call: _Call) -> None:
+        if call.position is not None:
+            self.queue.appendleft(call.position)
+
+    def _mourn(self, call: _Call, error: RayError) -> None:
+        """An actor is lost, or cannot be reached."""
+        if isinstance(error, ActorUnavailableError) and not call.is_question:
+            # Ray does not know yet: the next answer says whether process or node is gone, or neither.
+            self.in_flight[call.host.is_there.remote()] = replace(call, is_question=True)
+            return
+        nodes_fault = isinstance(error, ActorUnavailableError) or is_nodes_fault(error, call.node)
+        ray.kill(call.host)
+        if call.position is None:
+            self._start_again(nodes_fault, error)
+        else:
+            self._try_again(call.position, nodes_fault, error)
+
+    def _start_again(self, nodes_fault: bool, error: RayError) -> None:
+        self.failed_starts += not nodes_fault
+        if self.failed_starts >= MAX_FAILED_STARTS:
+            raise WorkerDied(f"{self.failed_starts} workers in a row died before they began: {in_one_line(error)}")
+        self.log("a worker died while it started; starting a new one")
+        self._start_host()
+
+    def _try_again(self, position: int, nodes_fault: bool, error: RayError) -> None:
+        what = self.describe(self.items[position])
+        counter, limit = (self.node_deaths, MAX_NODE_DEATHS) if nodes_fault else (self.deaths, self.max_deaths)
+        counter[position] += 1
+        if counter[position] >= limit:
+            raise WorkerDied(f"a worker process died {limit} times on {what}: {in_one_line(error)}")
+        died = "a node was lost with a worker" if nodes_fault else "a worker died"
+        self.log(f"{died} on {what}; trying it once more on a new one")
+        if self.again is not None and not nodes_fault:
+            self.items[position] = self.again(self.items[position])
+        self.queue.appendleft(position)
         self._start_host()

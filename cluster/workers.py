@@ -1,4 +1,4 @@
-"""The two ways in which a stage uses many processes: a map over items, and a training group.
+"""The ways in which a stage uses many processes: a map over items, streams from helpers, and a training group.
 
 `Workers` is what a stage sees. `InProcess` runs everything in the calling process, for tests and for reading;
 `cluster.ray_workers.OnRay` runs the same on Ray.
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -76,6 +76,15 @@ class TrainWorker(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Node:
+    """A machine that workers may run on."""
+
+    num_cpus: int
+    """Cores, at least 1."""
+    num_gpus: int = 0
+
+
 TrainLoop = Callable[[Any, TrainWorker], None]
 
 
@@ -97,15 +106,36 @@ class Workers(Protocol):
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         """Apply a worker's function to every item; yields (position, result) as they finish, in any order.
 
-        A worker process that dies is replaced and its item tried once more: the item that `again` makes of it.
+        A worker process that dies is replaced and its item tried once more: the item that `again` makes of it. A node
+        that is lost, with all that ran on it, is not the item's fault: this counts apart, and `again` is not asked.
 
         Raises:
-            WorkerDied: two workers died on the same item.
+            WorkerDied: `max_deaths` workers died on the same item.
             Exception: whatever the function raised; the other items in flight are abandoned.
         """
+        ...
+
+    def stream(
+        self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
+    ) -> Generator[Result, None, None]:
+        """What the generator function yields for the item, computed by another process on one core, wherever one is
+        free; at most `ahead` values wait to be taken.
+
+        `function` must yield equal values whenever it is called: a process that dies is replaced, and what had arrived
+        is not yielded again. Where no core is free for long, the function runs in the calling process.
+
+        Raises:
+            WorkerDied: processes died on it again and again.
+            Exception: whatever the function raised.
+        """
+        ...
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The machines that there are now."""
         ...
 
     def train(
@@ -186,11 +216,20 @@ class InProcess:
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         work = factory() if items else None
         for position, item in enumerate(items):
             assert work is not None
             yield position, work(item)
+
+    def stream(
+        self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
+    ) -> Generator[Result, None, None]:
+        yield from function(item)
+
+    def nodes(self) -> tuple[Node, ...]:
+        return (Node(num_cpus=1),)
 
     def train(
         self,

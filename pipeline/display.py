@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -32,6 +32,8 @@ class _Line:
     metrics: Metrics | None = None
     detail: str = ""
     printed_at: float = 0.0
+    parts: dict[str, int] = field(default_factory=dict)
+    """Units done in each part of the work, where its workers report each for itself."""
 
     def rate(self) -> float:
         """Units a second since the first report."""
@@ -101,6 +103,9 @@ class Display:
         elif isinstance(event, Metrics):
             line.metrics = event
         else:
+            if event.part:
+                line.parts[event.part] = event.done
+                event = replace(event, done=sum(line.parts.values()))
             if line.first is None or event.unit != line.first.unit or event.done < line.first.done:
                 line.first, line.first_at = event, now
             line.progress = event

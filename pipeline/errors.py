@@ -10,7 +10,7 @@ PerceptsError
 │   └── DigestError               bytes that are not the ones promised by their sha256
 └── RunError                      the work itself went wrong: exit status 1
     ├── StageFailed               a stage raised; names the stage and its key
-    ├── WorkerDied                a worker process was lost twice on the same item
+    ├── WorkerDied                worker processes were lost again and again on the same item
     ├── GroupReplaced             another run trains into the same artifact
     ├── TrainingDiverged          the loss or the gradient is no longer finite
     ├── OutOfMemory               a machine or a GPU has too little memory for what was asked at once
@@ -70,7 +70,7 @@ class StageFailed(RunError):
 
 
 class WorkerDied(RunError):
-    """A worker process was lost twice on the same item. The message names the item."""
+    """Worker processes were lost again and again on the same item. The message names the item."""
 
 
 class GroupReplaced(RunError):

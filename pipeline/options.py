@@ -33,6 +33,8 @@ class RunOptions:
     MIN: it waits instead. The batch of a step, and what is learned, are the same for any number."""
     gpus_per_worker: float = 0.0
     """GPUs of each worker of the stages that use one (extract, pretrain); 0 runs on CPUs."""
+    decoders_per_gpu: int | None = None
+    """Cores that decode video for each GPU (or CPU worker) of extract, on any node; default: what the nodes have."""
     train_threads: int = 1
     """Cores of each member of a training group on CPUs, which then has `workers` / `train_threads` members. On one
     machine threads are faster than as many members, whose gradients must travel."""
@@ -72,6 +74,7 @@ class RunOptions:
             gpus_per_worker=self.gpus_per_worker,
             max_sequences_per_worker=self.max_sequences_per_worker,
             num_checkpoints_kept=self.keep_checkpoints,
+            decoders_per_gpu=self.decoders_per_gpu,
         )
 
     @property

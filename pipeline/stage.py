@@ -42,6 +42,9 @@ class Resources:
     """Sequences that a member of a training group holds in memory at once; default: its whole share of a batch."""
     num_checkpoints_kept: int = 2
     """Checkpoints of a training that stay while it runs: the newest so many."""
+    decoders_per_gpu: int | None = None
+    """Cores that decode video for each GPU (for each worker where there is no GPU), on any node that has some; None:
+    as many as the nodes have beside it. See `stages.percepts.staffing`."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -52,7 +55,7 @@ class Resources:
             )
         if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
             raise ConfigError("cpus_per_worker and gpus_per_worker count what Ray reserves; they cannot be negative")
-        for name in ("num_checkpoints_kept", "max_sequences_per_worker"):
+        for name in ("num_checkpoints_kept", "max_sequences_per_worker", "decoders_per_gpu"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 

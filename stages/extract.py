@@ -13,22 +13,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import join
-from pipeline.stage import Context, Estimate, Resources, stage
+from pipeline.stage import Context, Estimate, stage
 from stages.costs import extraction_seconds
 from stages.percepts.artifacts import Percepts
+from stages.percepts.bottleneck import explain, total
 from stages.percepts.convnets import percept_dim
-from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask
+from stages.percepts.extraction import ShardDone
 from stages.percepts.extractor import ExtractionConfig, extractor_of
+from stages.percepts.filling import fill
 from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.plan import ledger_row, make_plan, settle, usable_videos
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, read_shards, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
+from stages.percepts.staffing import Staff
 from stages.percepts.takedowns import read_takedowns, taken_down
-from stages.video import watchdog
 from stages.video.artifacts import Index
 
 ROW_OVERHEAD_BYTES = 17
@@ -76,14 +77,14 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
         ConfigError, DigestError, SourceError: no such convnet or layer; weights missing or not the promised ones.
         SourceError: no video of the index gave a frame.
         RunError: the convnet's engine cannot be trusted here, or percepts overflow float16.
-        WorkerDied: two workers died on one shard, the second one with its videos decoded apart: not a video's fault.
+        WorkerDied: workers died on one shard again and again, with its videos decoded apart: not a video's fault.
     """
     extractor = extractor_of(config)
     records = index.records()
     videos = usable_videos(records, taken_down(context.store_uri))
     plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, videos, shard_frames=config.shard_frames)
     began = time.perf_counter()
-    done = _run(config, context, extractor, plan.tasks)
+    done, chosen = fill(config, context, extractor, plan.tasks)
     seconds = time.perf_counter() - began
     # Once more: somebody may have taken a video down meanwhile.
     takedowns = read_takedowns(context.store_uri)
@@ -95,57 +96,8 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     write_records(join(context.uri, LEDGER_FILE), ledger, store_uri=context.store_uri)
     write_uses(context.uri, uses)
     _record_facts(context, extractor, ledger, uses)
-    _record_speed(context, done, seconds)
+    _record_speed(context, done, chosen, seconds)
     return Percepts(context.uri, context.key)
-
-
-def _run(config: ExtractConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]) -> list[ShardDone]:
-    """Write the shards that are not complete yet."""
-    complete = read_shards(context.store_uri, [task.path for task in tasks])
-    missing = [task for task in tasks if task.path not in complete]
-    progress = _Progress(context, sum(task.num_frames for task in missing))
-    may_end = context.workers.replaces_workers
-    factory = partial(_shard_extractor, config, extractor, context.store_uri, context.resources, may_end)
-    resources = context.resources
-    results = context.workers.map(
-        factory,
-        missing,
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        again=partial(replace, apart=True),
-    )
-    for _, done in results:
-        progress.add(done)
-    return progress.done
-
-
-def _shard_extractor(
-    config: ExtractConfig, extractor: Extractor, store_uri: str, resources: Resources, may_end: bool
-) -> ShardExtractor:
-    """In a worker. `may_end`: its process may be ended where a video hangs."""
-    if may_end:
-        watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
-    device = "cuda" if resources.gpus_per_worker else "cpu"
-    return ShardExtractor(config, extractor, store_uri, device=device, num_cpus=max(1, int(resources.cpus_per_worker)))
-
-
-class _Progress:
-    """Frames done, and who waits for whom."""
-
-    def __init__(self, context: Context, num_frames: int) -> None:
-        self.done: list[ShardDone] = []
-        self._context = context
-        self._num_frames = num_frames
-        self._began = time.perf_counter()
-
-    def add(self, shard: ShardDone) -> None:
-        self.done.append(shard)
-        num_frames = sum(done.num_frames for done in self.done)
-        rate = num_frames / (time.perf_counter() - self._began)
-        starved = sum(done.starved_s for done in self.done) / sum(done.seconds for done in self.done)
-        note = f"{rate:.0f} frames/s, convnet waits {starved:.0%} for decoders"
-        self._context.progress(min(num_frames, self._num_frames), self._num_frames, "frames", note)
 
 
 def _record_facts(
@@ -169,14 +121,24 @@ def _record_facts(
     )
 
 
-def _record_speed(context: Context, done: Sequence[ShardDone], seconds: float) -> None:
-    num_frames = sum(shard.num_frames for shard in done)
-    context.record(num_frames_extracted=num_frames)
+def _record_speed(context: Context, done: Sequence[ShardDone], chosen: Staff, seconds: float) -> None:
+    effort = total(shard.effort for shard in done)
+    context.record(num_frames_extracted=effort.num_frames)
     if done:
+        worker = "GPU" if chosen.gpus_per_worker else "worker"
+        line = explain(effort, worker=worker)
         context.record(
-            frames_per_s=round(num_frames / seconds, 1),
-            starved_share=round(sum(shard.starved_s for shard in done) / sum(shard.seconds for shard in done), 3),
+            frames_per_s=round(effort.num_frames / seconds, 1),
             backend=done[0].backend,
-            num_cores=context.resources.num_workers * context.resources.cpus_per_worker,
-            num_gpus=context.resources.num_workers * context.resources.gpus_per_worker,
+            starved_share=round(effort.starved_share, 3),
+            convnet_busy_share=round(effort.convnet_share, 3),
+            decoders_busy_share=round(effort.decoder_share, 3),
+            writer_share=round(effort.writer_share, 3),
+            balancing_decoders=round(effort.balance, 2),
+            num_decoders=chosen.num_decoders,
+            num_workers=chosen.num_workers,
+            num_cores=chosen.num_cores,
+            num_gpus=chosen.num_workers * chosen.gpus_per_worker,
+            bottleneck=line,
         )
+        context.log(line)

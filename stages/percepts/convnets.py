@@ -209,7 +209,8 @@ def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
 def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int = 1) -> Convnet:
     """Load the network and choose the fastest engine for it; see `stages.percepts.backends`.
 
-    `device` is "cpu" or "cuda"; None takes the GPU where there is one. `num_threads` is for the CPU's engine.
+    `device` is "cpu" or "cuda"; None takes the GPU where there is one. `num_threads` is the number of
+    cores that the CPU's engine computes on.
 
     Raises:
         ConfigError: no such convnet or layer, a grid finer than the map, weights missing or of another network.

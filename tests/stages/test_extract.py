@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.workers import InProcess
-from pipeline.errors import ConfigError, SourceError
+from cluster.workers import InProcess, Node
+from pipeline.errors import ConfigError, SourceError, WorkerDied
 from pipeline.files import join, list_files, read_bytes, read_json, remove
-from pipeline.stage import Context, Estimate
+from pipeline.stage import Context, Estimate, Resources
 from stages.extract import ExtractConfig, estimate_extraction, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts import convnets, decode_ahead, extraction, open_store
@@ -233,6 +233,54 @@ def test_decoding_apart_gives_the_same_bytes(clips: Path, tmp_path: Path) -> Non
     extract(CONFIG, context_of(tmp_path / "one", "a"), index=index)
     extract(CONFIG, context_of(tmp_path / "two", "a", workers=Apart()), index=index)
     assert all_bytes(str(tmp_path / "one")) == all_bytes(str(tmp_path / "two"))
+
+
+def elsewhere(context: Context, num_decoders: int) -> Context:
+    """The same context on two workers' cores, with decoders that are processes of their own."""
+
+    class Cores(InProcess):
+        def nodes(self) -> tuple[Node, ...]:
+            return (Node(num_cpus=8),)
+
+    return replace(context, workers=Cores(), resources=Resources(decoders_per_gpu=num_decoders))
+
+
+def test_bytes_do_not_depend_on_decoders_or_on_the_order_of_their_frames(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard of nine videos: decoded one by one; side by side; with room for few rows that wait; elsewhere."""
+    index = index_of(tmp_path, [clips])
+    config = replace(CONFIG, shard_frames=1000)
+    extract(config, context_of(tmp_path / "one", "a"), index=index)
+    expected = all_bytes(str(tmp_path / "one"))
+    context = context_of(tmp_path / "many", "a")
+    extract(config, elsewhere(context, 5), index=index)
+    assert context.facts["num_decoders"] == 5
+    assert all_bytes(str(tmp_path / "many")) == expected
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.percepts.row_order.MAX_HELD_BYTES", 1)
+        extract(config, elsewhere(context_of(tmp_path / "few", "a"), 5), index=index)
+    assert all_bytes(str(tmp_path / "few")) == expected
+
+
+def test_a_video_on_which_processes_die_elsewhere_is_decoded_here(clips: Path, tmp_path: Path) -> None:
+    class Lost(InProcess):
+        def nodes(self) -> tuple[Node, ...]:
+            return (Node(num_cpus=8),)
+
+        def stream(self, function: Callable[[Any], Iterator[Any]], item: Any, *, ahead: int) -> Any:
+            events = function(item)
+            if item.uri.endswith(("3.mp4", "4.mp4")):
+                if item.uri.endswith("4.mp4"):
+                    yield next(events)
+                raise WorkerDied("processes died")
+            yield from events
+
+    index = index_of(tmp_path, [clips])
+    extract(CONFIG, context_of(tmp_path / "here", "a"), index=index)
+    resources = Resources(decoders_per_gpu=2)
+    extract(CONFIG, context_of(tmp_path / "there", "a", workers=Lost(), resources=resources), index=index)
+    assert all_bytes(str(tmp_path / "here")) == all_bytes(str(tmp_path / "there"))
 
 
 def test_a_video_rejected_after_frames_came_out(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

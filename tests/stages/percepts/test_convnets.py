@@ -97,7 +97,7 @@ def test_bits_do_not_depend_on_the_batch(config: ConvnetConfig) -> None:
 def test_torch_cpu_bits_do_not_depend_on_the_batch() -> None:
     frames = noise(16, 64)
     network, _, _ = load_network(ConvnetConfig(layer="blocks.4", grid=3, input_px=64))
-    backend = backends.TorchCpu(network)
+    backend = backends.TorchCpu(network, 1)
     order = np.random.default_rng(1).permutation(len(frames))
     (whole,), (shuffled,) = backend.stream([frames]), backend.stream([np.ascontiguousarray(frames[order])])
     assert whole[order].tobytes() == shuffled.tobytes()

@@ -1,0 +1,75 @@
+"""Who waits for whom in an extraction: seconds that were measured, and what they say about the balance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Where the time of a shard, or of many, went. Seconds of one worker; add those of many with `total`."""
+
+    num_frames: int = 0
+    seconds: float = 0.0
+    """From the first frame wanted to the last percept written."""
+    convnet_s: float = 0.0
+    """Of these, the convnet computed: on a GPU by its own clock, on cores their average."""
+    waited_s: float = 0.0
+    """Of these, nothing was left to do until a decoder brought a frame."""
+    writer_s: float = 0.0
+    """Of these, percepts were brought into order and written."""
+    decode_core_s: float = 0.0
+    """Seconds that cores worked at decoding."""
+    decoder_s: float = 0.0
+    """Seconds times decoders: what they could have worked."""
+
+    @property
+    def starved_share(self) -> float:
+        """Share of the time in which the convnet had nothing to do, since no frame was decoded."""
+        return _share(min(self.waited_s, max(0.0, self.seconds - self.convnet_s)), self.seconds)
+
+    @property
+    def convnet_share(self) -> float:
+        """Share of the time in which the convnet computed."""
+        return _share(self.convnet_s, self.seconds)
+
+    @property
+    def decoder_share(self) -> float:
+        """Share of the decoders' time in which they decoded."""
+        return _share(self.decode_core_s, self.decoder_s)
+
+    @property
+    def writer_share(self) -> float:
+        """Share of the time that went into writing."""
+        return _share(self.writer_s, self.seconds)
+
+    @property
+    def num_decoders(self) -> float:
+        """Decoders of a worker, on average."""
+        return _share(self.decoder_s, self.seconds)
+
+    @property
+    def balance(self) -> float:
+        """Decoding cores that would bring frames exactly as fast as one worker's convnet takes them."""
+        return _share(self.decode_core_s, self.convnet_s)
+
+
+def total(efforts: Iterable[Effort]) -> Effort:
+    """The sum."""
+    columns = zip(*(astuple(effort) for effort in efforts), strict=True)
+    return Effort(*(sum(column) for column in columns))
+
+
+def explain(effort: Effort, *, worker: str) -> str:
+    """One line: what waits for what, and which number of decoding cores a `worker` ("GPU", say) would balance."""
+    balance = f"{effort.balance:.1f} decoding cores a {worker} would balance, {effort.num_decoders:.0f} are used"
+    busy = {"convnet busy": effort.convnet_share, "decoders": effort.decoder_share, "writer": effort.writer_share}
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in busy.items())
+    if effort.starved_share >= 0.01:
+        return f"convnet waits {effort.starved_share:.0%} for decoders: {balance} ({shares})"
+    return f"{shares}: {balance}"
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
