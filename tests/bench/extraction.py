@@ -3,11 +3,17 @@
     python -m tests.bench.extraction                     # 320x240 H.264 made here; Lite0 features at 224x224
     python -m tests.bench.extraction --only extract_vs_convnet --videos ../shared/data/ucf101
     python -m tests.bench.extraction --device cuda --name vgg16 --layer fc6 --weights URI --weights-sha256 HEX
+    python -m tests.bench.extraction --device cuda --cpus 16 --random-weights --only extract_vs_convnet \
+        --num-videos 64 --num-frames 300        # VGG-16 fc6 and the cores beside a GPU; goal: a ratio of 0.90
 
 Prints a JSON line for each benchmark. Repetitions of both sides take turns; figures are medians. `ratio` of
-extract_vs_convnet is the share of the convnet's own rate, on the same frames already in memory, that extraction from
-files keeps (1 is perfect); the other ratios are seconds over the peer's seconds (below 1 is faster). Core seconds are
-those of this process on all cores: on a busy machine they say more than seconds do.
+extract_vs_convnet is the share of the convnet's own rate, on the same frames already in memory and with the same
+engine on all the cores, that extraction from files keeps (1 is perfect); the other ratios are seconds over the peer's
+seconds (below 1 is faster). Core seconds are those of this process on all cores: on a busy machine they say more than
+seconds do. The floor: what the convnet alone and decoding alone take, in core milliseconds a frame.
+
+Workers are those that `stages.percepts.staffing` chooses for one shard on these cores. With a GPU and more than four
+cores, videos are decoded in processes of their own, through Ray, as in a run.
 """
 
 import argparse
@@ -25,15 +31,23 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
 from skimage import data
+from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.session import session
+from cluster.workers import InProcess, Node, Workers
 from pipeline.files import sha256_file
+from pipeline.stage import Resources
+from stages.percepts import vgg16
+from stages.percepts.bottleneck import explain
 from stages.percepts.convnets import Convnet, ConvnetConfig, build, load_network
 from stages.percepts.decode_ahead import Video
-from stages.percepts.extraction import ShardExtractor, ShardTask
+from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask
 from stages.percepts.extractor import ExtractionConfig, extractor_of
+from stages.percepts.filling import shard_extractor
 from stages.percepts.shards import directory
+from stages.percepts.staffing import Staff, staff
 from stages.video.decode import DecodeConfig, VideoDecoder
 
 Frames = npt.NDArray[np.uint8]
@@ -125,6 +139,19 @@ def run_ray_data(videos: Sequence[Video], config: ExtractionConfig, folder: Path
     frames.map_batches(RayDataConvnet, **actor).write_parquet(str(folder))
 
 
+def remember(extractor: ShardExtractor, task: ShardTask, done: list[ShardDone]) -> None:
+    """Extract, and keep what it says about itself."""
+    done.append(extractor(task))
+
+
+def flop_per_frame(config: ConvnetConfig) -> float:
+    """Of convolutions and matrix products, 2 a multiply-add, counted by torch."""
+    network = load_network(config)[0]
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 3, config.input_px, config.input_px))
+    return float(counter.get_total_flops())
+
+
 Times = tuple[float, float]
 """Seconds on the wall, and of all cores of this process."""
 
@@ -149,21 +176,42 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=NAMES, action="append", help="benchmarks to run (default: all)")
     parser.add_argument("--videos", type=Path, help="a folder of videos (default: made here)")
-    parser.add_argument("--num-videos", type=int, default=8)
-    parser.add_argument("--num-frames", type=int, default=90)
+    parser.add_argument("--num-videos", type=int, default=4)
+    parser.add_argument("--num-frames", type=int, default=150)
     parser.add_argument("--name", default="efficientnet_lite0")
     parser.add_argument("--layer", default="features")
     parser.add_argument("--input-px", type=int, default=224)
     parser.add_argument("--weights")
     parser.add_argument("--weights-sha256")
+    parser.add_argument("--random-weights", action="store_true", help="VGG-16 fc6 of random weights, made here")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cpus", type=int, default=2, help="cores for the convnet's engine and the decoders")
+    parser.add_argument("--decoders", type=int, help="decoding cores of the GPU or worker (default: chosen)")
     parser.add_argument("--repetitions", type=int, default=3)
     return parser.parse_args()
 
 
+def random_vgg16(folder: Path, input_px: int) -> ConvnetConfig:
+    """VGG-16 up to fc6 with weights that keep the activations' size: speed does not depend on what is learned."""
+    layers = vgg16.vgg16_layers("fc6", vgg16.STAGES, vgg16.FC_UNITS, vgg16.POOL5_CELLS)
+    for parameter in layers.parameters():
+        fan_in = parameter[0].numel()
+        torch.nn.init.normal_(parameter, std=(2 / fan_in) ** 0.5) if parameter.ndim > 1 else parameter.data.zero_()
+    path = folder / "random.safetensors"
+    save_file(layers.state_dict(), path)
+    sha256 = sha256_file(str(path))
+    return ConvnetConfig(
+        name="vgg16_torchvision", layer="fc6", input_px=input_px, weights=str(path), weights_sha256=sha256
+    )
+
+
 def main() -> None:
     args = parse()
+    with tempfile.TemporaryDirectory() as scratch:
+        run_in(Path(scratch), args)
+
+
+def run_in(folder: Path, args: argparse.Namespace) -> None:
     convnet = ConvnetConfig(
         name=args.name,
         layer=args.layer,
@@ -171,25 +219,51 @@ def main() -> None:
         weights=args.weights,
         weights_sha256=args.weights_sha256,
     )
+    if args.random_weights:
+        convnet = random_vgg16(folder, args.input_px)
     decode = DecodeConfig(short_side_px=round(args.input_px * 240 / 224), crop_px=args.input_px)
     config = ExtractionConfig(convnet=convnet, decode=decode)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        found = sorted(p for p in args.videos.rglob("*") if p.is_file()) if args.videos else None
-        paths = found or make_videos(folder, args.num_videos, args.num_frames)
-        videos = [Video(sha256_file(str(path)), str(path), 0) for path in paths]
-        bench(args, config, videos, folder)
+    found = sorted(p for p in args.videos.rglob("*") if p.is_file()) if args.videos else None
+    paths = found or make_videos(folder, args.num_videos, args.num_frames)
+    videos = [Video(sha256_file(str(path)), str(path), 0) for path in paths]
+    bench(args, config, videos, folder)
 
 
 def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[Video], folder: Path) -> None:
     """Run the benchmarks that were asked for."""
     extractor = extractor_of(config)
-    ours = ShardExtractor(config, extractor, str(folder), device=args.device, num_cpus=args.cpus)
+    resources = Resources(num_workers=1, gpus_per_worker=float(args.device == "cuda"), decoders_per_gpu=args.decoders)
+    chosen = staff(resources, [Node(args.cpus, int(args.device == "cuda"))], 1)
+    with session(None, str(ROOT), num_cpus=args.cpus) if chosen.decodes_elsewhere else nullcontext():
+        workers = on_ray() if chosen.decodes_elsewhere else InProcess()
+        ours = shard_extractor(config, extractor, str(folder), chosen, workers)
+        compare_all(args, config, videos, folder, ours, chosen)
+
+
+def on_ray() -> Workers:
+    from cluster.ray_workers import OnRay
+
+    return OnRay()
+
+
+def compare_all(
+    args: argparse.Namespace,
+    config: ExtractionConfig,
+    videos: Sequence[Video],
+    folder: Path,
+    ours: ShardExtractor,
+    chosen: Staff,
+) -> None:
+    """A JSON line for each benchmark."""
+    extractor = extractor_of(config)
     task = ShardTask(f"{directory(extractor.fingerprint)}/bench.parquet", tuple(videos))
-    extract = partial(ours, task)
     frames_NHWC = decode_all(videos, config.decode)
     _, decode_s = timed(lambda: decode_all(videos, config.decode))
-    convnet = build(config.convnet, device=args.device, num_threads=args.cpus)
+    convnet = build(config.convnet, device=args.device, num_threads=chosen.num_threads)
+    run_convnet(convnet, frames_NHWC)
+    _, convnet_s = timed(lambda: run_convnet(convnet, frames_NHWC))
+    done: list[ShardDone] = []
+    extract = partial(remember, ours, task, done)
     peers = {
         "extract_vs_convnet": partial(run_convnet, convnet, frames_NHWC),
         "extract_vs_plain_loop": partial(PlainLoop(config, folder, args.device), videos),
@@ -197,7 +271,8 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
     }
     for name in args.only or NAMES:
         torch.set_num_threads(args.cpus)
-        ray = session(None, str(ROOT), num_cpus=args.cpus) if name == "extract_vs_ray_data" else nullcontext()
+        needs_ray = name == "extract_vs_ray_data" and not chosen.decodes_elsewhere
+        ray = session(None, str(ROOT), num_cpus=args.cpus) if needs_ray else nullcontext()
         with ray:
             (wall_s, cores_s), (peer_wall_s, peer_cores_s) = compare(extract, peers[name], args.repetitions)
         line = {
@@ -210,11 +285,16 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
             "frames": len(frames_NHWC),
             "frames_per_second": round(len(frames_NHWC) / wall_s, 1),
             "peer_frames_per_second": round(len(frames_NHWC) / peer_wall_s, 1),
-            "decode_core_seconds": round(decode_s, 3),
+            "decode_core_ms_per_frame": round(1000 * decode_s / len(frames_NHWC), 3),
+            "convnet_core_ms_per_frame": round(1000 * convnet_s / len(frames_NHWC), 3),
+            "gflop_per_frame": round(flop_per_frame(config.convnet) / 1e9, 2),
+            "bottleneck": explain(done[-1].effort, worker="GPU" if args.device == "cuda" else "worker"),
             "config": {
-                "convnet": f"{args.name}:{args.layer}@{args.input_px}",
+                "convnet": f"{config.convnet.name}:{config.convnet.layer}@{config.convnet.input_px}",
                 "backend": convnet.backend.name,
                 "cpus": args.cpus,
+                "decoders": chosen.num_decoders,
+                "decodes_elsewhere": chosen.decodes_elsewhere,
             },
         }
         print(json.dumps(line), flush=True)
