@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= .percepts
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-gpu ui clean
+.PHONY: setup demo test check bench bench-gpu chaos ui clean
 
 setup: $(INSTALLED)
 
@@ -34,6 +34,17 @@ bench: setup
 # Needs a GPU: make bench-gpu MNIST=/data/mnist; any other option of tests.bench_gpu in ARGS.
 bench-gpu: setup
 	$(BIN)/python -m tests.bench_gpu $(if $(MNIST),--mnist $(MNIST)) $(ARGS)
+
+
+# Harms videos at random: make fuzz MINUTES=10 SEED=7.
+MINUTES ?= 5
+SEED ?= 0
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED) --videos $(wildcard ../shared/data/odd ../shared/data/web)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --kills 20
 
 ui: setup
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db
