@@ -287,7 +287,7 @@ def compare_all(
             "peer_frames_per_second": round(len(frames_NHWC) / peer_wall_s, 1),
             "decode_core_ms_per_frame": round(1000 * decode_s / len(frames_NHWC), 3),
             "convnet_core_ms_per_frame": round(1000 * convnet_s / len(frames_NHWC), 3),
-            "gflop_per_frame": round(flop_per_frame(config.convnet) / 1e9, 2),
+            "gflop_per_frame": round(flop_per_frame(config.convnet) / 1e9, 4),
             "bottleneck": explain(done[-1].effort, worker="GPU" if args.device == "cuda" else "worker"),
             "config": {
                 "convnet": f"{config.convnet.name}:{config.convnet.layer}@{config.convnet.input_px}",
