@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.errors import ConfigError
 from pipeline.files import join, read_json
 from pipeline.stage import Context, Estimate, stage
-from stages.costs import FLOP_PER_S, TRAIN_START_S, lstm_flop
+from stages.costs import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
 from stages.models.artifacts import Encoder
@@ -130,7 +130,8 @@ def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimat
             num_layers=num_layers,
         )
     num_weights = 3 * 4 * num_units * (dim + num_units) * num_layers
-    seconds = TRAIN_START_S + flop / FLOP_PER_S
+    rate = FLOP_PER_S_BFLOAT16 if config.precision == "bfloat16" else FLOP_PER_S
+    seconds = TRAIN_START_S + flop / rate
     return Estimate(num_frames=sequences * config.num_frames, num_bytes=4 * num_weights, seconds=seconds)
 
 
