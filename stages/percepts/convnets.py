@@ -26,9 +26,11 @@ class ConvnetConfig:
     """Which network looks at the frames, and where its activations are taken."""
 
     name: str = "efficientnet_lite0"
-    """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, vgg16_flow, pixels, or one of a plugin."""
+    """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, vgg16_flow, pixels, timm/NAME or
+    torchvision/NAME (where installed), or one that a plugin registers."""
     layer: str = "features"
-    """Layer to take percepts from. Lite: stem, blocks.K, features; VGG: pool5, fc6, fc7; pixels: rgb, gray."""
+    """Layer to take percepts from. Lite: stem, blocks.K, features; VGG: pool5, fc6, fc7; pixels: rgb, gray;
+    timm and torchvision: any submodule, and timm's `pooled`."""
     grid: int = 1
     """Average the layer's map to grid x grid cells; percepts have channels * grid * grid values."""
     input_px: int = 224

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 
 
+class Opaque(nn.Module):
+    """A module that must not be looked into: it runs in torch, as it is."""
+
+
 class Normalize(nn.Module):
     """x_BCHW float in 0..255 -> (x - mean) * scale, each per channel."""
 

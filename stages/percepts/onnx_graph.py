@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
-from stages.percepts.layers import AverageGrid, Normalize, ReverseChannels
+from stages.percepts.layers import AverageGrid, Normalize, Opaque, ReverseChannels
 
 OPSET: Final = 17
 IR_VERSION: Final = 9
@@ -138,7 +138,7 @@ class _Tracer(fx.Tracer):
     """Does not look inside the layers that we translate."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _LAYERS or super().is_leaf_module(m, module_qualified_name)
+        return type(m) in _LAYERS or isinstance(m, Opaque) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _translate(graph: _Graph, network: nn.Module, x: str) -> str:

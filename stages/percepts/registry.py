@@ -28,7 +28,7 @@ from pipeline.files import sha256_file
 class Architecture(ABC):
     """A family of networks that percepts are taken from. Holds no state: weights live in the networks it makes."""
 
-    version: int = 1
+    version: int | str = 1
     """Raise it when the same weights and frames would give other percepts than before: it enters the fingerprint."""
 
     @abstractmethod
@@ -102,9 +102,15 @@ def find(name: str, plugin: str | None) -> Found:
             importlib.import_module(plugin)
         except ImportError as error:
             raise ConfigError(f"convnet plugin {plugin!r} cannot be imported: {error}; put it on PYTHONPATH") from error
+    zoo_model = importlib.import_module("stages.percepts.model_zoos").find_in_zoo(name)
+    if zoo_model is not None:
+        return Found(zoo_model, None)
     if name not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
-        raise ConfigError(f"there is no convnet {name!r}; choose one of {known}, or name a plugin that registers it")
+        raise ConfigError(
+            f"there is no convnet {name!r}; choose one of {known}, timm/... or torchvision/..., "
+            "or name a plugin that registers it"
+        )
     architecture = _ARCHITECTURES[name]
     module = type(architecture).__module__
     source = sys.modules[module].__file__
