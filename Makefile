@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= .percepts
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-gpu chaos ui clean
+.PHONY: setup demo test check bench bench-gpu fuzz chaos ui clean
 
 setup: $(INSTALLED)
 
@@ -34,7 +34,6 @@ bench: setup
 # Needs a GPU: make bench-gpu MNIST=/data/mnist; any other option of tests.bench_gpu in ARGS.
 bench-gpu: setup
 	$(BIN)/python -m tests.bench_gpu $(if $(MNIST),--mnist $(MNIST)) $(ARGS)
-
 
 # Harms videos at random: make fuzz MINUTES=10 SEED=7.
 MINUTES ?= 5

@@ -49,7 +49,7 @@ class DecodeConfig:
     """Keep about this many frames a second, chosen by timestamp, never repeating one; None keeps every frame."""
     after_damage: Literal["keep", "drop"] = "keep"
     """Frames that a decoder makes up from damaged or lost data: `keep` takes whatever FFmpeg gives out, so that counts
-    are FFmpeg's, but FFmpeg's repairs may differ from one run to the next; `drop` counts them as missing, up to the
+    are FFmpeg's, and pixels the same in every run; `drop` counts them as missing, up to the
     next sound keyframe."""
     flow: Literal["none", "dis", "tvl1"] = "none"
     """Deliver optical flow in the place of RGB: OpenCV's DIS, or TV-L1 (slow; needs OpenCV's contributed modules)."""
@@ -181,7 +181,9 @@ class VideoDecoder:
         self, account: Account, beat: Callable[[], None], crop_px: int | None
     ) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
         """Frames to keep as uint8 HWC images, each with its place."""
-        to_rgb = UprightRgb(self.config.short_side_px, crop_px, self._limits.max_pixels)
+        assert self.probe is not None
+        orientation = self.probe.orientation
+        to_rgb = UprightRgb(self.config.short_side_px, crop_px, self._limits.max_pixels, orientation)
         num_lost, is_sound = 0, True
         for frame, time_us in self._frames(account, beat):
             beat()

@@ -11,6 +11,7 @@ Shape legend: H height, W width, C channels (R, G, B).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -36,7 +37,11 @@ class UprightRgb:
     The graph is built for the first frame and again whenever size, pixel format or colour description change.
     """
 
-    def __init__(self, short_side_px: int | None, crop_px: int | None, max_pixels: int) -> None:
+    def __init__(
+        self, short_side_px: int | None, crop_px: int | None, max_pixels: int, orientation: Orientation | None = None
+    ) -> None:
+        """`orientation`: of the video's first frame, where it is known."""
+        self._orientation = orientation
         self._short_side_px = short_side_px
         self._crop_px = crop_px
         self._max_pixels = max_pixels
@@ -45,7 +50,9 @@ class UprightRgb:
 
     def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """Raises: FrameRefusedError: the scaled frame would be too large. DAMAGE: FFmpeg cannot convert the frame."""
-        turn = turn_filters(display_matrix(frame))
+        if self._orientation is None or self._orientation.rotation != frame.rotation:
+            self._orientation = orientation_of(frame)
+        turn = turn_filters(self._orientation.matrix)
         description = (
             frame.width,
             frame.height,
@@ -106,13 +113,25 @@ Matrix = tuple[int, int, int, int]
 """(a, b, c, d) of a display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y), y pointing down."""
 
 
-def display_matrix(frame: VideoFrame) -> Matrix | None:
-    """The frame's display matrix, where it has one."""
+@dataclass(frozen=True)
+class Orientation:
+    """How a frame is to be shown."""
+
+    rotation: int
+    """As PyAV has it, which tells cheaply whether the matrix may have changed."""
+    matrix: Matrix | None
+    """The display matrix, where the frame has one."""
+
+
+def orientation_of(frame: VideoFrame) -> Orientation:
+    """The frame's orientation. Not for every frame of a video: PyAV's side data and the frame refer to each other, so
+    that the frame's buffer is not free before Python happens to collect garbage. And what FFmpeg leaves unwritten of a
+    damaged frame is what its buffer held before: pixels would depend on when that was."""
     for side_data in cast(Iterable[SideData], frame.side_data):
         if side_data.type == Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-            return a, b, c, d
-    return None
+            return Orientation(frame.rotation, (a, b, c, d))
+    return Orientation(frame.rotation, None)
 
 
 def turn_filters(matrix: Matrix | None) -> tuple[Filter, ...]:

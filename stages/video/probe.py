@@ -14,7 +14,7 @@ import numpy as np
 from stages.percepts.ledger import Verdict
 from stages.video import watchdog
 from stages.video.container import DAMAGE, Limits, NoVideoError, in_words, open_video
-from stages.video.filters import display_matrix, rotation_degrees
+from stages.video.filters import Orientation, orientation_of, rotation_degrees
 from stages.video.scan import Scan
 from stages.video.timeline import Timeline
 
@@ -42,6 +42,8 @@ class Probe:
     """Provisional: a video that is `ok` here may still turn out `partial` or `rejected` when it is decoded."""
     reason: str = ""
     timeline: Timeline = field(default=EMPTY, repr=False)
+    orientation: Orientation | None = field(default=None, repr=False)
+    """Of the first frame that decodes."""
 
     @property
     def frames_expected(self) -> int:
@@ -81,7 +83,8 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
         verdict="ok",
     )
     if scan.first is not None:
-        turned = rotation_degrees(display_matrix(scan.first))
+        orientation = orientation_of(scan.first)
+        turned = rotation_degrees(orientation.matrix)
         width, height = scan.first.width, scan.first.height
         found = replace(
             found,
@@ -89,6 +92,7 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
             width=height if turned in (90, 270) else width,
             height=width if turned in (90, 270) else height,
             rotation_degrees=turned,
+            orientation=orientation,
         )
     if (found.width or 0) * (found.height or 0) > limits.max_pixels:
         reason = f"has {found.width}x{found.height} frames, more than max_pixels = {limits.max_pixels}"
