@@ -1,9 +1,17 @@
 """From a decoded frame to upright RGB of the wanted size: one FFmpeg filter graph a video.
 
 scale (which also converts to RGB) -> turn by the display matrix -> centre crop. The scale filter takes colour matrix
-(BT.601, BT.709, BT.2020) and range (limited, full) from the frame and falls back to FFmpeg's own defaults, so at
-native size the result equals `VideoFrame.to_ndarray(format="rgb24")` of PyAV. Transfer functions are left alone: HDR
-is not tone-mapped. Turning and cropping happen in RGB, where chroma subsampling cannot shift anything.
+(BT.601, BT.709, BT.2020) and range (limited, full) from the frame, at every depth and subsampling, so at native size
+the result equals `VideoFrame.to_ndarray(format="rgb24")` of PyAV. Turning and cropping happen in RGB, where chroma
+subsampling cannot shift anything.
+
+What is decided here, all of it as ffmpeg's own conversion has it:
+
+* A video that names no matrix is taken for BT.601 at every size (players guess BT.709 from 720 lines on). One that
+  names no range is limited, but for the formats that mean full range by themselves (yuvj, JPEG).
+* Transfer functions are left alone: HDR (PQ, HLG) is not tone-mapped, and its RGB looks flat and dark. Primaries are
+  not converted either.
+* Pixels that are not square are not stretched: a convnet sees the stored pixels.
 
 Shape legend: H height, W width, C channels (R, G, B).
 """
