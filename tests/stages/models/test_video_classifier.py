@@ -119,11 +119,11 @@ def test_another_extractor_is_refused(percepts: Percepts, tmp_path: Path) -> Non
 def test_rows_of_windows_are_those_of_evaluation(percepts: Percepts, trained: TrainedClassifiers) -> None:
     store = percepts.open()
     for record in percepts.records():
-        windows = load_windows(store, [record], trained.standardise, num_frames=T, stride=STRIDE_FRAMES)
+        windows = load_windows(store, [record], trained.transform, num_frames=T, stride=STRIDE_FRAMES)
         rows_WT = clip_rows(store.rows(record.sha256).segment_N, T, STRIDE_FRAMES)
         expected_TWD = windows.gather(windows.starts_N[0]).numpy()
         found_WTD = store.percepts(record.sha256)[rows_WT].astype(np.float32)
-        found_WTD = (found_WTD - trained.standardise.mean_D) / trained.standardise.scale_D
+        found_WTD = (found_WTD - trained.transform.mean_D) / trained.transform.scale_D
         np.testing.assert_allclose(found_WTD.swapaxes(0, 1), expected_TWD, rtol=1e-6, atol=1e-6)
     gaps = np.repeat(np.array([0, 1, 2], np.int32), [3, 5, 2])
     assert clip_rows(gaps, 7, 8).tolist() == [[3, 4, 5, 6, 7, 7, 7]]

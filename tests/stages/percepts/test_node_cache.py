@@ -20,8 +20,7 @@ from stages.percepts.node_cache import NodeCache, RemoteFile
 from tests.stages.percepts.made_store import values, video_name, write_shard
 
 DATA = bytes(range(256)) * 40
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([__name__])  # imported once, not by every process
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def wait_for(path: Path) -> None:
@@ -50,7 +49,7 @@ def fill_slowly(directory: Path, me: str) -> None:
 
 
 def start(directory: Path, me: str) -> multiprocessing.process.BaseProcess:
-    process = SERVER.Process(target=fill_slowly, args=(directory, me))
+    process = SPAWN.Process(target=fill_slowly, args=(directory, me))
     process.start()
     return process
 
