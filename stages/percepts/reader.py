@@ -94,7 +94,8 @@ class ShardFile:
     """Video -> (first row, end row)."""
     plain: MappedPercepts | None
     """None where the column is compressed."""
-    file: pq.ParquetFile
+    file: pq.ParquetFile | None
+    """Of a compressed column only: an open one holds hundreds of kilobytes."""
     cache: NodeCache
     entry: Entry | None
     """Where `path` is a file of the node's cache: what keeps it there."""
@@ -119,15 +120,15 @@ class ShardFile:
         table = file.read(columns=["video", "frame", "pts_us", "segment"]).unify_dictionaries()
         rows = Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
         plain = map_plain(path, file.metadata, extractor.dim)
-        if plain is not None:
-            file.close()
-        return cls(part, path, extractor, rows, _spans(table["video"], part.uri), plain, file, cache, entry, state)
+        kept = file if plain is None else None
+        return cls(part, path, extractor, rows, _spans(table["video"], part.uri), plain, kept, cache, entry, state)
 
     @cached_property
     def percepts(self) -> MappedPercepts:
         """The percept column; where it is compressed, written out into the node's cache when it is first asked for."""
         if self.plain is not None:
             return self.plain
+        assert self.file is not None
         state = f"{self.path} {self.state.st_size} {self.state.st_mtime_ns}"
         return map_decompressed(self.file, state, self.extractor.dim, self.cache)
 
