@@ -21,6 +21,7 @@ import tyro
 from pipeline.command import run_command
 from pipeline.errors import ConfigError
 from pipeline.files import join, write_bytes, write_json
+from pipeline.model_uris import resolve
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.models.trained import TrainedClassifiers
 from stages.models.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
@@ -65,7 +66,7 @@ def classify(options: Options) -> VideoAnswer:
             raise ConfigError(
                 f"--plugin {options.plugin!r} cannot be imported: {error}; put it on PYTHONPATH"
             ) from error
-    uri = _model_uri(options.model)
+    uri = resolve(options.model)
     trained = TrainedClassifiers.load(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
     classifier = VideoClassifier(trained, weights=options.weights)
     with opened_video(options.video) as path:
@@ -74,15 +75,6 @@ def classify(options: Options) -> VideoAnswer:
         write_bytes(join(options.out, "timeline.png"), timeline_picture(answer))
         write_json(join(options.out, "answer.json"), {"video": options.video, **answer.to_json(options.top)})
     return answer
-
-
-def _model_uri(model: str) -> str:
-    if not model.startswith(("models:/", "runs:/")):
-        return model
-    # MLflow takes seconds to import: only where it is asked.
-    from pipeline.tracking import model_directory
-
-    return model_directory(model)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -117,6 +117,9 @@ class TrainedClassifiers:
         tensors, header = read_tensors(uri)
         if header.get("class") != _KIND:
             raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
+        lacking = sorted({*_FACTS, "transform", "classifier"} - header.keys()) or sorted({_LOSSES} - tensors.keys())
+        if lacking:
+            raise CorruptArtifact(f"{uri} lacks {lacking[0]!r}: another version of percepts wrote it; finetune again")
         losses = tensors.pop(_LOSSES).numpy()
         state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
         try:

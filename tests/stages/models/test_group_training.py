@@ -173,6 +173,9 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
     write_bytes(uri, whole[:-10])
     with pytest.raises(CorruptArtifact):
         TrainedClassifiers.load(uri)
+    write_bytes(uri, whole.replace(b"consulted", b"konsulted"))
+    with pytest.raises(CorruptArtifact, match="lacks 'consulted': another version"):
+        TrainedClassifiers.load(uri)
     write_bytes(uri, whole.replace(b"TrainedClassifiers", b"trainedClassifiers"))
     with pytest.raises(CorruptArtifact, match="holds no finetuned classifiers"):
         TrainedClassifiers.load(uri)
