@@ -104,7 +104,7 @@ class Mapped:
 
     def gather(self, rows_TB: npt.NDArray[np.int64]) -> object:
         file_B, within_TB = rows_TB[0] // self.file_rows, rows_TB % self.file_rows
-        return [self.parts[file].gather(within_TB[:, file_B == file]) for file in np.unique(file_B)]
+        return [self.parts[file].gather(within_TB[:, file_B == file].ravel()) for file in np.unique(file_B)]
 
 
 class ByGroups:
