@@ -249,9 +249,7 @@ def test_s3_from_extraction_to_repair(
     assert all_bytes(root) == all_bytes(str(made))
     assert verify(root, capsys=capsys)[0] == 0
     name = f"extract/{manifests['extract'].key}"
-    here, there = (
-        Windows(open_store(join(at, name), cache=str(tmp_path / "cache")), length=5) for at in (str(made), root)
-    )
+    here, there = (Windows(open_store(join(at, name)), length=5) for at in (str(made), root))
     ids_B = np.arange(0, len(here), 7)
     assert here.gather(ids_B).tobytes() == there.gather(ids_B).tobytes()
     (path, shard), *_ = read_shards(
