@@ -12,6 +12,7 @@ from pipeline.stage import Context, Estimate, stage
 from stages.costs import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
+from stages.datasets.variation import VariationConfig
 from stages.models.artifacts import Encoder
 from stages.models.composite import CompositeConfig
 from stages.models.loop import HISTORY_FILE, is_finished, pretraining_loop
@@ -52,6 +53,7 @@ class PretrainConfig:
     forget_bias: float = 0.0
     """Initial bias of the forget gates (the paper's is 0)."""
     transform: TransformConfig = TransformConfig()
+    variation: VariationConfig = VariationConfig()
     parts: tuple[str, ...] = ("unlabelled",)
     """Parts of the videos' split to learn from (percepts only)."""
     window_stride: int = 8
@@ -90,6 +92,10 @@ class PretrainConfig:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
+        if self.variation and self.loss == "bernoulli":
+            raise ConfigError(
+                "variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one"
+            )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 
@@ -169,6 +175,7 @@ def pretrain(
         validate_every_steps=config.validate_every_steps,
         max_validation_batches=config.max_validation_batches,
         checkpoint_every_steps=config.checkpoint_every_steps,
+        variation=config.variation,
         transform=opener.transform(),
         extractor=opener.extractor(),
         weights=config.weights,

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cluster.workers import TrainWorker
 from pipeline.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.files import exists, join, remove, write_json
+from stages.datasets.variation import vary
 from stages.models.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
 from stages.models.composite import Composite, Losses
 from stages.models.failures import told_clearly
@@ -143,6 +144,15 @@ class _Trainer:
         torch.manual_seed(_seed_of(plan.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(plan.optimizer, step, plan.num_steps)
+        x_TBD = vary(
+            plan.variation,
+            x_TBD,
+            seed=plan.seed,
+            step=step,
+            batch_size=plan.batch_size,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
         values = self._sum_over_workers(self._gradients(x_TBD))
         grad_norm = clip_gradients(self.composite, self.max_grad_norm)
         self.optimizer.step()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.files import join
 from stages.datasets.sequences import SequenceSource
+from stages.datasets.variation import VariationConfig
 from stages.models.composite import CompositeConfig
 from stages.models.outcome import EarlyStopConfig, WeightsConfig
 from stages.models.precision import Precision
@@ -38,6 +39,7 @@ class TrainingPlan:
     """What the source's frames have gone through, to be kept with the weights."""
     extractor: Extractor | None = None
     """What made the source's percepts, to be kept with the weights."""
+    variation: VariationConfig = VariationConfig()
     weights: WeightsConfig = WeightsConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
     precision: Precision = "auto"
