@@ -118,7 +118,8 @@ def session(
     if address is None:
         for variable, value in PATIENT_THREADS.items():
             os.environ.setdefault(variable, value)
-        options |= {"num_cpus": num_cpus, "include_dashboard": False}
+        # "local": without an address Ray would join whatever `ray start` has left running on this machine.
+        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     else:
         _check_reachable(address)
         options |= {"address": address} | _upload(source_root)

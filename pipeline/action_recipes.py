@@ -111,11 +111,10 @@ class Prepared:
 
     splits: Node
     percepts: Node
-    statistics: Node
 
 
 def prepare(plan: Plan, options: ActionOptions) -> Prepared:
-    """From clips and lists to percepts, statistics and sides.
+    """From clips and lists to percepts and sides.
 
     Raises:
         DataSetError: no clips or no lists were given; it says what to put where.
@@ -133,8 +132,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     )
     splits = plan.add(split, config, index=index)
     percepts = plan.add(extract, options.extract, resources=options.on_devices, index=index)
-    statistics = plan.add(standardize, StandardizeConfig(splits=options.splits), percepts=percepts, splits=splits)
-    return Prepared(splits, percepts, statistics)
+    return Prepared(splits, percepts)
 
 
 def ucf101(options: UCF101Options) -> Plan:
@@ -150,21 +148,25 @@ def hmdb51(options: HMDB51Options) -> Plan:
 def _recognition(options: ActionOptions) -> Plan:
     plan = Plan(options.dataset)
     prepared = prepare(plan, options)
+    splits, percepts = prepared.splits, prepared.percepts
+    source = _pretrained(plan, options)
+    if source is None:
+        statistics = plan.add(standardize, StandardizeConfig(splits=options.splits), percepts=percepts, splits=splits)
+    else:
+        statistics = source.statistics
     if not options.tables:
         return plan
-    source = _pretrained(plan, options)
-    statistics = prepared.statistics if source is None else source.statistics
     encoders = {} if source is None else source.encoders
     size = None if source is None else source.size
-    arms = _arms(plan, options, encoders, prepared.percepts, statistics, prepared.splits, size=size)
+    arms = _arms(plan, options, encoders, percepts, statistics, splits, size=size)
     if source is not None:
         plan.add(
             near_duplicates,
             NearDuplicatesConfig(),
             pretraining=source.percepts,
-            percepts=prepared.percepts,
+            percepts=percepts,
             statistics=source.statistics,
-            splits=prepared.splits,
+            splits=splits,
         )
     if "4" in options.tables:
         _table_4(plan, options, prepared, arms)

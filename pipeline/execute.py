@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # workers import this module, and need no MLflow
     from pipeline.tracking import Tracker
 
 POLL_SECONDS = 0.25
+MAX_IN_FLIGHT = max(4, os.cpu_count() or 1)
+"""Stages at a time: each has a process on the driver's node, of some 400 MB, and more of them would only queue for the
+same workers."""
 TRAIN_SCRATCH = "ray-train"
 """Below the store: Ray Train's own small state of groups in flight."""
 
@@ -85,6 +89,7 @@ class Execution:
     store: Store
     tracker: Tracker
     display: Display
+    max_in_flight: int = MAX_IN_FLIGHT
     complete: dict[str, Manifest] = field(default_factory=dict)
     _run_ids: dict[str, str] = field(default_factory=dict)
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
@@ -115,7 +120,7 @@ class Execution:
         try:
             while waiting or running:
                 ready = [n for n in waiting if all(parent.name in self.complete for parent in n.parents)]
-                for node in ready:
+                for node in ready[: self.max_in_flight - len(running)]:
                     waiting.remove(node)
                     running[node.name] = node
                     self._start(node, session)

@@ -78,7 +78,7 @@ def evaluate(
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
     judge = Judge(config, percepts, splits, most, device)
-    found: dict[int, Answers] = {}
+    found: dict[int, Answers | None] = {}
     for position, answers in context.workers.map(
         judge,
         files,
@@ -87,9 +87,12 @@ def evaluate(
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
         found[position] = answers
-        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels"
+        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels" if answers else "no test clips"
         context.progress(len(found), len(files), "jobs", note)
-    ordered = [found[position] for position in range(len(files))]
+    ordered = [answers for position in range(len(files)) if (answers := found[position]) is not None]
+    if not ordered:
+        assert splits is not None
+        raise SourceError(f"of {splits.name} no split has training and test clips that are there: give more clips")
     records = percepts.records()
     numbers = sorted({answers.split for answers in ordered})
     clips = {number: judged_clips(records, splits, number, config.part) for number in numbers}
@@ -127,17 +130,19 @@ class Judge:
     """Label count whose probabilities are kept."""
     device: str
 
-    def __call__(self) -> Callable[[str], Answers]:
+    def __call__(self) -> Callable[[str], Answers | None]:
         store, records = self.percepts.open(), self.percepts.records()
         clips_of = cache(lambda number: judged_clips(records, self.splits, number, self.config.part))
 
-        def judge(uri: str) -> Answers:
+        def judge(uri: str) -> Answers | None:
             trained = TrainedClassifiers.load(uri, device=self.device)
             if (trained.split == MANIFEST_SPLIT) != (self.splits is None):
                 raise ConfigError(
                     f"arm {trained.arm!r} was finetuned {'without' if self.splits else 'with'} official splits; "
                     "connect the same splits to finetune and evaluate"
                 )
+            if self.splits is not None and not self.splits.coverage(trained.split, records).num_test:
+                return None
             clips = clips_of(trained.split)
             _check(trained, clips)
             probabilities_GNC, num_padded = judge_clips(

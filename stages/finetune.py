@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, CorruptArtifact
+from pipeline.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.files import exists, join, write_json
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import FLOP_PER_S, lstm_flop
@@ -40,6 +40,7 @@ from stages.models.trained import TrainedClassifiers
 from stages.models.trials import TrialResult
 from stages.models.weights import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.ledger import VideoRecord
 
 METRIC_POINTS = 20
 """Points of each loss curve that go to MLflow."""
@@ -123,7 +124,7 @@ def finetune(
     if encoder is not None:
         check_encoder(config, encoder)
     records = percepts.records()
-    sides = [arm_sides(config, records, splits, number) for number in split_numbers(splits, config.splits)]
+    sides = _sides(config, context, records, splits)
     for side in sides:
         if config.selection.is_on and not side.validation:
             context.log(f"{config.arm}, split {side.number}: nothing is held out; settings are the configured ones")
@@ -145,6 +146,21 @@ def finetune(
         **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in seconds.items()},
     )
     return Classifiers(context.uri, context.key)
+
+
+def _sides(
+    config: FinetuneConfig, context: Context, records: Sequence[VideoRecord], splits: Splits | None
+) -> list[Sides]:
+    """The splits to learn in; with `allow_fewer` but those of which no training clip is there."""
+    numbers = split_numbers(splits, config.splits)
+    if splits is not None and config.allow_fewer:
+        trainable = [number for number in numbers if splits.coverage(number, records).num_train]
+        for number in sorted(set(numbers) - set(trainable)):
+            context.log(f"{config.arm}, split {number}: none of its training clips is there; left out")
+        if not trainable:
+            raise SourceError(f"of {splits.name}'s splits {', '.join(map(str, numbers))} no training clip is there")
+        numbers = tuple(trainable)
+    return [arm_sides(config, records, splits, number) for number in numbers]
 
 
 def _work(

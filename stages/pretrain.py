@@ -93,9 +93,7 @@ class PretrainConfig:
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
         if self.variation and self.loss == "bernoulli":
-            raise ConfigError(
-                "variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one"
-            )
+            raise ConfigError("variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 

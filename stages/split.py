@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import ConfigError, DataSetError
-from pipeline.files import sha256_bytes
+from pipeline.files import join, sha256_bytes, write_json
 from pipeline.stage import Context, stage
 from stages.datasets import hmdb51, ucf101
 from stages.datasets.matching import Match, match
@@ -27,6 +27,7 @@ DATA_SETS: dict[str, tuple[DataSet, Callable[[str], tuple[OfficialClip, ...]]]] 
     "hmdb51": (hmdb51.HMDB51, hmdb51.read_clips),
 }
 
+CHECK_FILE = "check.json"
 NUM_NAMED = 5
 """Clips that a message names, of those it counts."""
 
@@ -60,9 +61,10 @@ def lists_snapshot(config: SplitConfig) -> str:
     return sha256_bytes(repr(read_clips(config.lists)).encode())
 
 
-@stage(version=1, snapshot=lists_snapshot)
+@stage(version=2, snapshot=lists_snapshot)
 def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
-    """Write `splits.json`.
+    """Write `splits.json`, and `check.json`: every clip that is missing, unreadable or a copy, every video that is no
+    clip. `check.json` is there also where the data set is refused.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
@@ -72,6 +74,8 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
     clips, records = read_clips(config.lists), index.records()
     found = match(clips, records)
     lines = findings(data, found)
+    check = join(context.uri, CHECK_FILE)
+    write_json(check, _account(found))
     if not found.found:
         raise DataSetError(
             f"none of the {data.num_clips} clips of {data.name} is among the {len(records)} videos given",
@@ -79,7 +83,8 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
         )
     if lines and not config.allow_missing:
         raise DataSetError(
-            f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing", data.instructions
+            f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing. All names: {check}",
+            data.instructions,
         )
     for line in lines:
         context.log(f"{data.name}: {line}")
@@ -100,6 +105,16 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
         num_extra=len(found.extra),
     )
     return splits
+
+
+def _account(found: Match) -> dict[str, Any]:
+    return {
+        "found": len(found.found),
+        "missing": list(found.missing),
+        "unreadable": {name: record.reason for name, record in found.unreadable.items()},
+        "same_bytes": [list(names) for names in found.twins],
+        "not_in_the_lists": [record.uri for record in found.extra],
+    }
 
 
 def findings(data: DataSet, found: Match) -> list[str]:

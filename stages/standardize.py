@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import SCANNED_BYTES_PER_S
 from stages.datasets.splits import Splits
@@ -64,23 +64,33 @@ def _estimate(config: StandardizeConfig, inputs: Mapping[str, Estimate]) -> Esti
     return Estimate(num_frames=percepts.num_frames, seconds=seconds)
 
 
-@stage(version=1, estimate=_estimate)
+@stage(version=2, estimate=_estimate)
 def standardize(
     config: StandardizeConfig, context: Context, *, percepts: Percepts, splits: Splits | None = None
 ) -> Statistics:
-    """Write `statistics.safetensors`. With `splits`, no clip that one of `config.splits` tests is looked at.
+    """Write `statistics.safetensors`. With `splits`, no clip that one of `config.splits` tests is looked at; where a
+    part of a data set has no other clips, none are: mean 0 and deviation 1 leave percepts as they are, and it is said.
 
     Raises:
         ConfigError: `config.splits` without official splits, or one that those do not have.
-        SourceError: no video of these parts, or clip that only trains, has frames.
+        SourceError: no video of these parts has frames.
     """
+    if splits is None and config.splits:
+        raise ConfigError("splits were given to standardize, but no official splits are connected")
     if splits is None:
-        if config.splits:
-            raise ConfigError("splits were given to standardize, but no official splits are connected")
         store = percepts.open(parts=config.parts or None)
     else:
-        store = _open_training(percepts, splits, config.splits or splits.numbers())
-    moments = moments_of(store)
+        numbers = config.splits or splits.numbers()
+        records = splits.training_only(percepts.records(), numbers)
+        store = percepts.open().select([record.sha256 for record in records])
+        if not store.videos:
+            named = ", ".join(map(str, numbers))
+            context.log(f"every clip that is there is tested in one of the splits {named}: nothing is standardised")
+    if store.videos:
+        moments = moments_of(store)
+    else:
+        dim = percepts.open().dim
+        moments = Moments(np.zeros(dim, np.float32), np.ones(dim, np.float32), 0)
     write_moments(context.uri, moments)
     context.record(
         num_videos=len(store.videos),
@@ -88,15 +98,3 @@ def standardize(
         num_constant_dimensions=int(np.count_nonzero(moments.std_D == 0)),
     )
     return Statistics(context.uri, context.key)
-
-
-def _open_training(percepts: Percepts, splits: Splits, numbers: tuple[int, ...]) -> PerceptStore:
-    records = splits.training_only(percepts.records(), numbers)
-    store = percepts.open().select([record.sha256 for record in records])
-    if not store.videos:
-        named = ", ".join(map(str, numbers))
-        raise SourceError(
-            f"no clip that is there trains in {splits.name}'s splits {named} without being tested in one of them, so "
-            "that nothing can be standardised by training clips alone: give more clips, or other --splits"
-        )
-    return store

@@ -58,9 +58,9 @@ def _cell(text: str, style: str = "") -> Text:
 def _accuracy(scores: Scores) -> Table:
     splits = f" of {scores.num_splits} splits" if scores.num_splits > 1 else ""
     title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
-    if scores.covered:
-        title += f"\n{scores.covered}"
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
+    if scores.covered:
+        table.caption, table.caption_justify = _cell(scores.covered), "left"
     best = {n: scores.best(n).model for n in scores.label_counts}
     for model in scores.models:
         cells = []

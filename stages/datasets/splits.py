@@ -81,8 +81,7 @@ class Splits(Artifact):
         Raises:
             ConfigError: there is no such split.
         """
-        self._check(number)
-        return _assign(self._content()["clips"], records, number)
+        return _assign(self._with_split(number)["clips"], records, number)
 
     def training_only(self, records: Sequence[VideoRecord], numbers: Sequence[int]) -> list[VideoRecord]:
         """The clips among `records` that a split of `numbers` trains on and none of them tests, neither by name nor
@@ -98,12 +97,11 @@ class Splits(Artifact):
         Raises:
             ConfigError: there is no such split.
         """
-        self._check(number)
-        content = self._content()
+        content = self._with_split(number)
         if records is None:
             found = Counter(content["found"][number - 1])
         else:
-            found = Counter(str(record.part) for record in self.assign(records, number))
+            found = Counter(str(record.part) for record in _assign(content["clips"], records, number))
         official = content["counts"][number - 1]
         return Coverage(
             name=content["name"],
@@ -114,10 +112,13 @@ class Splits(Artifact):
             num_official_test=official["test"],
         )
 
-    def _check(self, number: int) -> None:
-        if number not in self.numbers():
-            known = ", ".join(map(str, self.numbers()))
-            raise ConfigError(f"there is no split {number} of {self.name}; its official splits are {known}")
+    def _with_split(self, number: int) -> dict[str, Any]:
+        content = self._content()
+        known = range(1, len(content["counts"]) + 1)
+        if number not in known:
+            named = ", ".join(map(str, known))
+            raise ConfigError(f"there is no split {number} of {content['name']}; its official splits are {named}")
+        return content
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = read_json(self.path(SPLITS_FILE))

@@ -36,7 +36,7 @@ FORMAT = "1"
 """Version of the columns, in the file's metadata under `percepts.ledger`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VideoRecord:
     """What is known of one video. A field is None where nothing could be found out."""
 

@@ -7,8 +7,9 @@ or encoded again, is near 1. Candidates are found by the cosine of the mean perc
 Shapes: N videos, M other videos, K frames of a video, D percept dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,30 +23,41 @@ BLOCK_VIDEOS = 1024
 
 @dataclass(frozen=True)
 class Looks:
-    """What some videos look like."""
+    """What some videos look like. Frames are read when they are compared: those of a hundred thousand would not fit."""
 
+    store: PerceptStore
     videos: tuple[str, ...]
     """sha256."""
-    frames_NKD: npt.NDArray[np.float16]
-    """Unit vectors."""
-    means_ND: Floats
-    """Of the standardised frames, scaled to length 1."""
+    standardise: Standardisation
+    num_frames: int
+    """K."""
+    offset: float
+    """Of the frames, in units of their distance; 0.5 lies in between those of 0."""
+
+    @cached_property
+    def means(self) -> Floats:
+        """(N, D): means of the standardised frames, scaled to length 1."""
+        found_ND = np.empty((len(self.videos), self.store.dim), np.float32)
+        for row, video in enumerate(self.videos):
+            found_ND[row] = self._frames(video).mean(0)
+        return _unit(found_ND)
+
+    def frames(self, rows: Iterable[int]) -> Floats:
+        """(rows, K, D): frames of these videos, scaled to length 1."""
+        return np.stack([_unit(self._frames(self.videos[row])) for row in rows])
+
+    def _frames(self, video: str) -> Floats:
+        percepts_FD = self.store.percepts(video)
+        places = (np.arange(self.num_frames) + 0.25 + self.offset) / self.num_frames * len(percepts_FD)
+        found_KD = percepts_FD[np.minimum(places.astype(int), len(percepts_FD) - 1)].astype(np.float32)
+        return np.asarray((found_KD - self.standardise.mean_D) / self.standardise.scale_D, np.float32)
 
 
 def looks(
     store: PerceptStore, videos: Sequence[str], standardise: Standardisation, *, num_frames: int, offset: float = 0.0
 ) -> Looks:
-    """Evenly spaced frames of each video. offset: of the frames, in units of their distance; 0.5 lies in between."""
-    frames_NKD = np.empty((len(videos), num_frames, store.dim), np.float16)
-    means_ND = np.empty((len(videos), store.dim), np.float32)
-    for row, video in enumerate(videos):
-        percepts_FD = store.percepts(video)
-        places = (np.arange(num_frames) + 0.25 + offset) / num_frames * len(percepts_FD)
-        found_KD = percepts_FD[np.minimum(places.astype(int), len(percepts_FD) - 1)].astype(np.float32)
-        found_KD = (found_KD - standardise.mean_D) / standardise.scale_D
-        frames_NKD[row] = _unit(found_KD)
-        means_ND[row] = _unit(found_KD.mean(0))
-    return Looks(tuple(videos), frames_NKD, means_ND)
+    """Evenly spaced frames of each video (`Looks`)."""
+    return Looks(store, tuple(videos), standardise, num_frames, offset)
 
 
 def _unit(x: Floats) -> Floats:
@@ -67,7 +79,7 @@ def best_matches(
     best_N = np.zeros(len(ours.videos), np.int64)
     similarity_N = np.full(len(ours.videos), -1.0, np.float32)
     for first in range(0, len(ours.videos), BLOCK_VIDEOS):
-        cosine_BM = ours.means_ND[first : first + BLOCK_VIDEOS] @ theirs.means_ND.T
+        cosine_BM = ours.means[first : first + BLOCK_VIDEOS] @ theirs.means.T
         if excluded_NM is not None:
             cosine_BM[excluded_NM[first : first + BLOCK_VIDEOS]] = -np.inf
         candidates_BC = np.argpartition(-cosine_BM, num_candidates - 1, axis=1)[:, :num_candidates]
@@ -75,13 +87,13 @@ def best_matches(
             allowed_C = candidates_C[np.isfinite(cosine_BM[row, candidates_C])]
             if not len(allowed_C):
                 continue
-            found_C = similarities(ours.frames_NKD[first + row], theirs.frames_NKD[allowed_C])
+            found_C = similarities(ours.frames([first + row])[0], theirs.frames(allowed_C.tolist()))
             best = int(found_C.argmax())
             best_N[first + row], similarity_N[first + row] = allowed_C[best], found_C[best]
     return best_N, similarity_N
 
 
-def similarities(frames_KD: npt.NDArray[np.float16], others_MKD: npt.NDArray[np.float16]) -> Floats:
+def similarities(frames_KD: Floats, others_MKD: Floats) -> Floats:
     """(M,) similarity of a video to each of the others: the mean over its frames of the best cosine."""
-    cosine_MKK = np.einsum("kd,mjd->mkj", frames_KD.astype(np.float32), others_MKD.astype(np.float32), optimize=True)
+    cosine_MKK = np.einsum("kd,mjd->mkj", frames_KD, others_MKD, optimize=True)
     return np.asarray(cosine_MKK.max(2).mean(1), np.float32)

@@ -3,7 +3,7 @@
     python -m tests.bench.full_size --lists ucfTrainTestlist/                 # 13,320 clips; tens of minutes on 2 cores
     python -m tests.bench.full_size --lists ucfTrainTestlist/ --share 0.05    # a quick look at the same
 
-Percepts are made with a known degree of separability (`tests.bench.made_actions`); everything after them is what the
+Percepts are made with a known degree of separability (`tests.stages.made_actions`); everything after them is what the
 recipe `ucf101` runs: pretraining of the six models, a finetune node an arm with settings chosen on validation clips,
 evaluation by the paper's protocol, on Ray. Prints a JSON line: seconds, peak memory of all processes, the accuracies,
 and for the single-frame row what scikit-learn's LogisticRegression gets on the same percepts, windows and splits.
@@ -48,7 +48,7 @@ from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
 from stages.split import SplitConfig, split
 from stages.standardize import StandardizeConfig, standardize
-from tests.bench.made_actions import MadeActionsConfig, World, made_index, made_percepts
+from tests.stages.made_actions import MadeActionsConfig, World, made_index, made_percepts
 
 ROOT = Path(__file__).parents[2]
 LISTS = ROOT.parent / "shared" / "data" / "splits" / "ucf101"

@@ -65,6 +65,34 @@ def test_the_processes_of_a_local_ray_die_with_a_killed_driver(tmp_path: Path) -
     assert ray_processes(port) == []
 
 
+STOPPED = """
+    import time
+    from cluster.session import session
+    try:
+        with session(None, {root!r}, num_cpus=1):
+            print("up", flush=True)
+            time.sleep(600)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_a_driver_that_is_told_to_stop_leaves_as_after_ctrl_c() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STOPPED.format(root=str(ROOT)))],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "up\n"
+    driver.send_signal(signal.SIGTERM)
+    assert driver.communicate(timeout=60)[0] == "interrupted\n"
+    assert driver.returncode == 0
+
+
 def test_a_local_ray_asks_for_a_token(ray_session: Session) -> None:
     import ray
 

@@ -120,3 +120,17 @@ def test_table_4_fuses_two_streams(shared_data: Path, tmp_path: Path) -> None:
     assert nodes["fuse"].inputs["scores"] == (nodes["evaluate"], nodes["flow evaluate"])
     with pytest.raises(ConfigError, match="Table 4 needs a composite of each stream"):
         build("ucf101", shared_data, **given)
+
+
+def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
+    demo = RECIPES["demo"]
+    plain = [node.name for node in demo.build(demo.options()).nodes]
+    plan = demo.build(demo.options(tables=True))
+    arms = {node.config.arm: node.config for node in plan.nodes if node.stage.name == "finetune"}
+    assert list(arms) == ["single frame", "LSTM from scratch", *TABLE_3_ROWS.values()]
+    assert arms["composite"].labels_per_class == (1, 2, 4, 10, 20, 50, 0)
+    assert arms["composite"].learning_rate == demo.options().pretrained.learning_rate
+    assert arms["conditional autoencoder"].labels_per_class == (4, 0)
+    assert len([node for node in plan.nodes if node.stage.name == "pretrain"]) == 6
+    assert len(plain) == 11
+    assert len(plan.nodes) == 11 - 4 + 5 + 8 + 1

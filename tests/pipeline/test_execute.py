@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -37,7 +38,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(str(tmp_path_factory.mktemp("store")), create=True)
 
 
-def run(plan: Plan, store: Store, ray_session: Session | None) -> tuple[dict[str, Manifest], Tracker]:
+def run(
+    plan: Plan, store: Store, ray_session: Session | None, max_in_flight: int = 4
+) -> tuple[dict[str, Manifest], Tracker]:
     tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
     tracker.start("python pipeline/run.py toy", {"seed": 0}, "abc")
 
@@ -48,7 +51,7 @@ def run(plan: Plan, store: Store, ray_session: Session | None) -> tuple[dict[str
 
     console = Console(quiet=True)
     display = Display(plan.recipe, [node.name for node in plan.nodes], console)
-    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display)
+    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display, max_in_flight)
     try:
         complete = execution.run(open_session)
     except BaseException:
@@ -79,6 +82,25 @@ def test_every_node_is_made_and_tracked(first: tuple[dict[str, Manifest], Tracke
     inputs = [(i.dataset.name, i.dataset.digest) for i in nested["add"].inputs.dataset_inputs]
     assert sorted(inputs) == sorted((name, complete[name].key.split("-")[-1]) for name in ("count", "double"))
     assert {f.path for f in client.list_artifacts(nested["add"].info.run_id)} >= {"manifest.json", "total.json"}
+
+
+def test_stages_wait_their_turn_where_many_could_start(
+    store: Store, ray_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan("toy")
+    names = [plan.add(count, CountConfig(seed=seed), name=f"count {seed}").name for seed in range(20, 24)]
+    started: list[tuple[str, int]] = []
+    start = Session.start
+
+    def counted(session: Session, name: str, *arguments: Any) -> None:
+        start(session, name, *arguments)
+        started.append((name, len(session._running)))
+
+    monkeypatch.setattr(Session, "start", counted)
+    complete, _ = run(plan, store, ray_session, max_in_flight=2)
+    assert set(complete) == set(names)
+    assert [name for name, _ in started] == names
+    assert max(num_running for _, num_running in started) == 2
 
 
 def test_a_second_run_reuses_everything_without_ray(first: tuple[dict[str, Manifest], Tracker], store: Store) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, SourceError
+from pipeline.files import read_json
 from pipeline.stage import Context
 from stages.datasets import hmdb51, ucf101
 from stages.datasets.official import OfficialClip
@@ -114,6 +115,13 @@ def test_refuses_what_is_not_whole_unless_told(shared_data: Path, tmp_path: Path
     context = Context.for_test(tmp_path, emit=lambda event: lines.append(getattr(event, "line", "")))
     with pytest.raises(SourceError, match=r"2 of 13320 clips are missing .*1 cannot be read .*--allow-missing"):
         split(SplitConfig(dataset="ucf101", lists=lists), context, index=index)
+    assert read_json(f"{context.uri}/check.json") == {
+        "found": 13317,
+        "missing": [Path(record.uri).stem for record in records[100:102]],
+        "unreadable": {Path(records[7].uri).stem: "the file is empty"},
+        "same_bytes": [],
+        "not_in_the_lists": ["/data/holiday.mp4"],
+    }
     splits = split(SplitConfig(dataset="ucf101", lists=lists, allow_missing=True), context, index=index)
     assert any("holiday.mp4" in line and "ignored" in line for line in lines)
     coverage = splits.coverage(1)

@@ -62,8 +62,14 @@ class ThreeSplits(Splits):
         return found
 
     def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
+        parts = [record.part for record in self.assign(records, number)] if records else []
         return Coverage(
-            name="made", number=number, num_train=32, num_official_train=40, num_test=16, num_official_test=16
+            name="made",
+            number=number,
+            num_train=sum(part in ("train", "validation") for part in parts),
+            num_official_train=40,
+            num_test=parts.count("test"),
+            num_official_test=16,
         )
 
 
@@ -201,6 +207,27 @@ def test_choosing_needs_clips_to_choose_by(tmp_path: Path, made: Made) -> None:
         run(FRAME, tmp_path, made, NothingHeld(""))
     with pytest.raises(ConfigError, match="splits holds 4; the official splits are 1, 2, 3"):
         run(replace(FRAME, splits=(1, 4)), tmp_path, made)
+
+
+def test_with_clips_missing_what_is_there_is_measured(tmp_path: Path, made: Made) -> None:
+    class Sparse(ThreeSplits):
+        """Split 2 has nothing to learn from, split 3 nothing to judge by, and split 1 holds nothing out."""
+
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            kept = {1: ("train", "test"), 2: ("test",), 3: ("train", "validation")}[number]
+            return [record for record in super().assign(records, number) if record.part in kept]
+
+    sparse = replace(FRAME, labels_per_class=(7, ALL_CLIPS), allow_fewer=True)
+    arm = run(sparse, tmp_path / "arm", made, Sparse(""))
+    assert {arm.load(name).split for name in arm.files()} == {1, 3}
+    assert {row["split"] for row in read_json(arm.path("selection.json"))["choices"]} == {3}
+    table = judge([arm], tmp_path / "scores", made, Sparse(""))
+    assert [split["number"] for split in table["splits"]] == [1]
+    only = run(replace(sparse, splits=(3,)), tmp_path / "only", made, Sparse(""))
+    with pytest.raises(SourceError, match="no split has training and test clips"):
+        judge([only], tmp_path / "none", made, Sparse(""))
+    with pytest.raises(SourceError, match="splits 2 no training clip is there"):
+        run(replace(sparse, splits=(2,)), tmp_path / "two", made, Sparse(""))
 
 
 def test_scores_are_over_splits(frame: Classifiers, tmp_path: Path, made: Made) -> None:

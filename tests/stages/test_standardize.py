@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError
 from pipeline.files import write_json
 from pipeline.stage import Context
 from stages.datasets.splits import SPLITS_FILE, Splits
 from stages.percepts.artifacts import Percepts
 from stages.percepts.ledger import write_records
 from stages.percepts.shards import LEDGER_FILE
+from stages.percepts.standardisation import Standardisation
 from stages.standardize import StandardizeConfig, standardize
 from tests.stages.made_percepts import circle, make_percepts
 
@@ -61,6 +63,15 @@ def test_what_cannot_be_standardised(tmp_path: Path) -> None:
         standardize(StandardizeConfig(splits=(3,)), context, percepts=percepts, splits=splits)
     with pytest.raises(ConfigError, match="cannot both"):
         StandardizeConfig(splits=(1,), parts=("train",))
+
+
+def test_where_every_clip_is_tested_percepts_stay_as_they_are(tmp_path: Path) -> None:
+    percepts, splits = labelled(tmp_path)
     write_records(percepts.path(LEDGER_FILE), [percepts.records()[3]])
-    with pytest.raises(SourceError, match="trains in Small's splits 1, 2 without being tested"):
-        standardize(StandardizeConfig(), context, percepts=percepts, splits=splits)
+    said: list[str] = []
+    context = Context.for_test(tmp_path, emit=lambda event: said.append(getattr(event, "line", "")))
+    statistics = standardize(StandardizeConfig(), context, percepts=percepts, splits=splits)
+    assert said == ["every clip that is there is tested in one of the splits 1, 2: nothing is standardised"]
+    assert context.facts["num_frames"] == 0
+    frames = torch.from_numpy(circle(3, NUM_FRAMES))
+    assert torch.equal(Standardisation.of(statistics.moments())(frames), frames.float())

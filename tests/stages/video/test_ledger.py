@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
@@ -79,4 +79,4 @@ def test_foreign_and_newer_files(tmp_path: Path) -> None:
         read_records(str(tmp_path / "other"))
     with pytest.raises(StoreError, match="use a newer percepts"):
         read_records(str(tmp_path / "newer"))
-    assert json.dumps(RECORD.__dict__)
+    assert json.dumps(asdict(RECORD))
