@@ -74,7 +74,7 @@ def make(order: Order) -> Manifest:
         facts=dict(context.facts),
         seconds=round(time.monotonic() - started, 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     store.commit(manifest)
     return manifest

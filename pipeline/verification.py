@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact
@@ -306,7 +306,9 @@ class Inspection:
             for video, outcome in shard.outcomes.items()
             if video not in taken
         }
-        ledger = pq.read_table(io.BytesIO(read_bytes(join(self.store.root, name, LEDGER_FILE))))
+        ledger = pq.ParquetFile(pa.BufferReader(read_bytes(join(self.store.root, name, LEDGER_FILE)))).read(
+            use_threads=False
+        )
         yield from ledger_faults(ledger, manifest.facts, read_uses(join(self.store.root, name)), rows)
 
     def _count(self, shards: dict[str, Shard], used: set[str]) -> None:

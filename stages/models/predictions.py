@@ -112,7 +112,7 @@ class ClassProbabilities:
 
 def read_probabilities(uri: str) -> dict[tuple[str, int, int, int], ClassProbabilities]:
     """A probabilities.parquet by (model, labels a class, split, sampling)."""
-    table = pq.read_table(io.BytesIO(read_bytes(uri)))
+    table = pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read(use_threads=False)
     class_names = tuple(json.loads(table.schema.metadata[_CLASS_NAMES]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     probabilities_RC = flat.reshape(-1, len(class_names))

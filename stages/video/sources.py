@@ -281,7 +281,7 @@ def _mark(value: Any) -> str | None:
 def _rows(uri: str, data: bytes) -> list[Any]:
     suffix = posixpath.splitext(uri)[1].lower()
     if suffix == ".parquet":
-        return list(pq.read_table(io.BytesIO(data)).to_pylist())
+        return list(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist())
     text = data.decode("utf-8-sig")
     if suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -93,7 +93,11 @@ def accuracy(store: str, plan: Plan, percepts: Percepts, num_steps: int | None) 
     classifiers = make(store, arm.stage, config, f"{arm.key}-of-{tag}", {**edges, "encoder": encoder})
     evaluate = nodes["evaluate"]
     scores = make(
-        store, evaluate.stage, evaluate.config, f"{evaluate.key}-of-{tag}", {**edges, "classifiers": (classifiers,)}
+        store,
+        evaluate.stage,
+        evaluate.config,
+        f"{evaluate.key}-of-{tag}",
+        {"percepts": percepts, "classifiers": (classifiers,)},
     )
     (row,) = read_json(scores.path("scores.json"))["summary"]
     return {"accuracy": row["mean"], "half_interval": (row["high"] - row["low"]) / 2}

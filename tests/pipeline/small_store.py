@@ -70,7 +70,7 @@ def _make(store: Store, node: Node) -> Manifest:
         snapshot=node.snapshot,
         outputs=store.outputs(node.stage.name, node.key),
         facts=dict(context.facts),
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     store.commit(manifest)
     return manifest

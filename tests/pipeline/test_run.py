@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -138,7 +139,9 @@ def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.Compl
     assert {row["codec"] for row in rows} == {"h264"}
 
 
-def test_logged_models_load_again(undisturbed: tuple[Store, subprocess.CompletedProcess[str]]) -> None:
+def test_logged_models_load_again(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, _ = undisturbed
     mlflow.set_tracking_uri(store.default_tracking_uri)
     client = MlflowClient()
@@ -149,11 +152,15 @@ def test_logged_models_load_again(undisturbed: tuple[Store, subprocess.Completed
     files = [path.name for path in Path(models["encoder"].artifact_location).rglob("*") if path.is_file()]
     assert "model.safetensors" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt"))]
-    x_NTD = np.random.default_rng(0).random((2, 16, 256), np.float32)
+    x_NTD = np.random.default_rng(0).random((2, 16, 384), np.float32)
     state_NR = mlflow.pyfunc.load_model(models["encoder"].model_uri).predict(x_NTD)
     assert np.asarray(state_NR).shape == (2, 32)
-    probabilities_NC = np.asarray(mlflow.pyfunc.load_model(models["classifiers"].model_uri).predict(x_NTD))
-    np.testing.assert_allclose(probabilities_NC.sum(1), 1, rtol=1e-4)
+    clip = next(Path(store.root, "synthesize").rglob("*.mp4"))
+    monkeypatch.setenv("PERCEPTS_VIDEO_FOLDER", str(clip.parent))
+    classifier = mlflow.pyfunc.load_model(models["classifiers"].model_uri)
+    (answer,) = classifier.predict(pd.DataFrame({"video": [str(clip)]}))
+    assert answer["error"] == ""
+    assert 1 / 8 <= answer["probability"] <= 1
 
 
 @pytest.mark.timeout(600)

@@ -119,7 +119,7 @@ def disturb_extraction(hosts: TwoHosts, told: Story, driver: subprocess.Popen[by
     told.wait("percepts", lambda: any(percepts.rglob("*.parquet")), driver)
     told.wait("extraction on both hosts", lambda: hosts.pids(2, "_Host.apply"), driver)
     hosts.cut()
-    told.wait("word of the lost extractor", lambda: told.saying("a worker died on"), driver)
+    told.wait("word of the lost extractor", lambda: told.saying("a node was lost with a worker on"), driver)
     hosts.join()
     hosts.new_host_2()
 

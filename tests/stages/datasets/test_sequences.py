@@ -54,7 +54,7 @@ def percept_source(directory: Path, seed: int) -> PerceptSource:
     standardise = Standardisation(
         rng.standard_normal(store.dim).astype(np.float32), rng.random(store.dim, dtype=np.float32) + 1
     )
-    return PerceptSource(train=windows, validation=validation, standardise=standardise, seed=seed, validation_batch=3)
+    return PerceptSource(train=windows, validation=validation, transform=standardise, seed=seed, validation_batch=3)
 
 
 @pytest.fixture(params=["moving_mnist", "patches", "percepts"])
@@ -115,7 +115,7 @@ def test_patches_are_cut_and_standardised() -> None:
 def test_percepts_are_windows_standardised(tmp_path: Path) -> None:
     source = percept_source(tmp_path, 0)
     raw = source.validation.gather(np.arange(len(source.validation)))
-    expected = (raw - source.standardise.mean_D) / source.standardise.scale_D
+    expected = (raw - source.transform.mean_D) / source.standardise.scale_D
     np.testing.assert_allclose(np.concatenate(list(source.validation_batches()), axis=1), expected, rtol=1e-6)
 
 
