@@ -65,6 +65,7 @@ def test_the_recipe_trains_just_what_was_measured(model: str) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:
     parts = ["lstm_step", "lstm_step_graphed", "largest_batch", "moving_mnist"]
     command = [sys.executable, "-m", "tests.bench_gpu", "--rehearse", "--out", str(tmp_path), "--only", *parts]

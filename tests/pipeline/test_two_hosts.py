@@ -188,7 +188,7 @@ def test_only_the_steps_since_the_last_checkpoint_are_repeated(story: Story) -> 
 
 def test_the_log_tells_what_happened(story: Story) -> None:
     order = [
-        "a worker died on",
+        "a node was lost with a worker on",
         "training on 2 workers",
         "lost a training worker",
         "resuming from step",

@@ -115,7 +115,7 @@ def test_patches_are_cut_and_standardised() -> None:
 def test_percepts_are_windows_standardised(tmp_path: Path) -> None:
     source = percept_source(tmp_path, 0)
     raw = source.validation.gather(np.arange(len(source.validation)))
-    expected = (raw - source.transform.mean_D) / source.standardise.scale_D
+    expected = (raw - source.transform.mean_D) / source.transform.scale_D
     np.testing.assert_allclose(np.concatenate(list(source.validation_batches()), axis=1), expected, rtol=1e-6)
 
 
