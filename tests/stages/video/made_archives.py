@@ -5,6 +5,7 @@ The rar is version 4 with stored files, by the format's description in the UnRAR
 
 from __future__ import annotations
 
+import ctypes.util
 import io
 import stat
 import struct
@@ -12,6 +13,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Mapping
+
+import pytest
 
 RAR_MARK = b"Rar!\x1a\x07\x00"
 UNIX, STORED, VERSION = 3, 0x30, 20
@@ -36,6 +39,8 @@ def make_tar(files: Mapping[str, bytes], *, compression: str = "") -> bytes:
 
 
 def make_rar(files: Mapping[str, bytes], *, mode: int = stat.S_IFREG | 0o644) -> bytes:
+    if ctypes.util.find_library("archive") is None:
+        pytest.skip("reading rar needs the system's libarchive (Debian: libarchive13)")
     blocks = [_block(0x73, 0, bytes(6))]
     for name, data in files.items():
         encoded = name.encode()
