@@ -136,7 +136,10 @@ class Arena:
 
     def start_driver(self) -> None:
         command = [sys.executable, "-m", "tests.chaos", "--drive", self.cluster.address, "--store", str(self.store)]
-        self.driver = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        # A group of its own: a raylet ends the process group of a driver that is gone, and that must not be ours.
+        self.driver = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+        )
 
     def num_shards(self) -> int:
         return len(list(self.store.glob("percepts/*/*.parquet")))
