@@ -167,7 +167,7 @@ def load_windows(
     num_rows = num_padded = 0
     for clip in clips:
         try:
-            segment_F, percepts_FD = store.rows(clip.sha256).segment_N, store.percepts(clip.sha256)
+            segment_F, percepts_FD = store.segment_of_rows(clip.sha256), store.percepts(clip.sha256)
         except KeyError:
             raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
         clip_starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)

@@ -45,7 +45,7 @@ class OpenPercepts:
         """
         store = self.percepts.open(parts=self.parts, cache=NodeCache.of_environment(log))
         long_enough = set(open_windows(store, self.num_frames, self.stride).videos)
-        records = [record for record in self.percepts.records() if record.sha256 in long_enough]
+        records = (record for record in self.percepts.iter_records() if record.sha256 in long_enough)
         kept, held_out = hold_out(records, portion=self.validation_fraction, seed=self.seed)
         return PerceptSource(
             train=Windows(store.select(kept), length=self.num_frames, stride=self.stride),
@@ -144,4 +144,4 @@ def open_windows(store: PerceptStore, num_frames: int, stride: int) -> StoreWind
             f"a window is {num_frames} frames long, and the longest of {len(store.videos)} videos has {longest} frames "
             "(no window crosses a gap): give fewer num_frames_in or num_frames_out, or longer videos"
         )
-    return StoreWindows(windows, [store.videos[number] for number in np.unique(windows.video_W)])
+    return StoreWindows(windows, [store.videos[number] for number in windows.videos])

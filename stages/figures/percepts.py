@@ -87,7 +87,7 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
     windows = Windows(view.store.select([record.sha256]), length=num_in + num_out)
     if not len(windows):
         return None
-    first = int(windows.start_W[0])
+    first = int(windows.locate(np.zeros(1, np.int64))[1][0])
     frames = view.store.rows(record.sha256).frame_N[first : first + num_in + num_out]
     truth = thumbnails(record, view.store.extractor, frames.tolist(), view.side_px)
     x_TBD = view.standard(windows.gather_half(np.zeros(1, np.int64)).transpose(0, 1).numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.errors import SourceError
 from pipeline.files import join, read_bytes, write_bytes
 from pipeline.stage import Artifact
 from stages.percepts import shards
-from stages.percepts.ledger import VideoRecord, read_records
+from stages.percepts.ledger import VideoRecord, iter_records
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
@@ -28,7 +28,11 @@ class Percepts(Artifact):
 
     def records(self) -> list[VideoRecord]:
         """The ledger, in the order of the index: label, part, group, final verdict and frame counts of each video."""
-        return read_records(self.path(shards.LEDGER_FILE))
+        return list(self.iter_records())
+
+    def iter_records(self) -> Iterator[VideoRecord]:
+        """The same, one after the other: a ledger of any length takes little memory."""
+        return iter_records(self.path(shards.LEDGER_FILE))
 
     def uses(self) -> list[shards.ShardUse]:
         """The shards that this artifact uses."""
@@ -43,12 +47,17 @@ class Percepts(Artifact):
         """
         if parts is None:
             return open_store(self.uri, cache=cache)
-        records = self.records()
-        chosen = dict.fromkeys(record.sha256 for record in records if record.part in parts)
-        selected = open_store(self.uri, cache=cache, videos=chosen).select(list(chosen))
+        chosen: dict[str, None] = {}
+        known: set[str] = set()
+        for record in self.iter_records():
+            known.add(str(record.part))
+            if record.part in parts:
+                chosen[record.sha256] = None
+        selected = open_store(self.uri, cache=cache, videos=chosen).select(chosen)
         if not selected.videos:
-            known = ", ".join(sorted({str(record.part) for record in records}))
-            raise SourceError(f"no video with frames is of part {' or '.join(sorted(parts))}; parts here: {known}")
+            raise SourceError(
+                f"no video with frames is of part {' or '.join(sorted(parts))}; parts here: {', '.join(sorted(known))}"
+            )
         return selected
 
     def extractor(self) -> Extractor:

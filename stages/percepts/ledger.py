@@ -18,17 +18,18 @@ missing   frames that should have come out and did not: undecodable, unreadable,
 
 from __future__ import annotations
 
-import io
+import itertools
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact, StoreError
-from pipeline.files import absolute, join, read_bytes, write_bytes
+from pipeline.files import absolute, join, open_atomic, read_bytes
+from pipeline.parquet import read_table
 
 Verdict = Literal["ok", "partial", "rejected"]
 
@@ -117,44 +118,63 @@ SCHEMA = pa.schema(
 assert SCHEMA.names == [field.name for field in fields(VideoRecord)]
 
 
+ROW_GROUP_ROWS: Final = 4096
+"""Records that are in memory at a time: a few megabytes."""
+
+
 def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:
-    """Write rows as Parquet, atomically, in the order given; equal rows give equal bytes.
+    """Write rows as Parquet, atomically, in the order given; equal rows give equal bytes, and never are more than
+    `ROW_GROUP_ROWS` of them held.
 
     Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
     may be moved and two stores that hold the same are equal byte for byte.
     """
-    rows = list(records)
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    directory, root = posixpath.dirname(absolute(uri)), None
     if store_uri is not None:
-        root, directory = absolute(store_uri).rstrip("/"), posixpath.dirname(absolute(uri))
-        columns["uri"] = [_to_stored(video, directory, root) for video in columns["uri"]]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pydict(columns, schema=SCHEMA), sink, compression="zstd")
-    write_bytes(uri, sink.getvalue())
+        root = absolute(store_uri).rstrip("/")
+    rows = iter(records)
+    with open_atomic(uri) as target, pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+            columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in group] for name in SCHEMA.names}
+            if root is not None:
+                columns["uri"] = [_to_stored(video, directory, root) for video in columns["uri"]]
+            writer.write_table(pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
 def read_records(uri: str) -> list[VideoRecord]:
-    """Rows of an index or ledger file, in its order, with absolute URIs.
+    """Rows of an index or ledger file, in its order, with absolute URIs. Raises as `iter_records`."""
+    return list(iter_records(uri))
+
+
+def iter_records(uri: str) -> Iterator[VideoRecord]:
+    """The same, one after the other: in memory are the file's bytes, and a row group of records.
 
     Raises:
         FileNotFoundError: there is no such file.
         CorruptArtifact: the file is not Parquet or lacks columns.
         StoreError: a newer version of percepts wrote it.
     """
+    directory = posixpath.dirname(absolute(uri))
+    for table in read_tables(uri):
+        for row in table.to_pylist():
+            yield VideoRecord(**{**row, "uri": _from_stored(row["uri"], directory)})
+
+
+def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of an index or ledger file, one after the other; URIs as they are stored. Raises as
+    `iter_records`."""
     data = read_bytes(uri)
     try:
-        # By one thread: if the last to let go of `data` is one of Arrow's, it aborts a Python that is ending.
-        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except pa.ArrowInvalid as error:
+        schema = pq.read_schema(pa.BufferReader(data))
+        version = (schema.metadata or {}).get(b"percepts.ledger", b"").decode()
+        if version.isdigit() and int(version) > int(FORMAT):
+            raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
+        if schema.names != SCHEMA.names:
+            raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
+        for number in range(pq.read_metadata(pa.BufferReader(data)).num_row_groups):
+            yield read_table(data, columns=columns, row_groups=[number])
+    except (pa.ArrowInvalid, OSError) as error:
         raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
-    version = (table.schema.metadata or {}).get(b"percepts.ledger", b"").decode()
-    if version.isdigit() and int(version) > int(FORMAT):
-        raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
-    if table.schema.names != SCHEMA.names:
-        raise CorruptArtifact(f"{uri} has columns {table.schema.names}, a ledger has {SCHEMA.names}")
-    directory = posixpath.dirname(absolute(uri))
-    rows = table.to_pylist()
-    return [VideoRecord(**{**row, "uri": _from_stored(row["uri"], directory)}) for row in rows]
 
 
 def _to_stored(video_uri: str, directory: str, root: str) -> str:

@@ -3,7 +3,7 @@
 `stages.percepts.schema` puts the percepts of a row group into one page. In an uncompressed file that page is a small
 header and then the plain (rows, 2 * D) bytes; where they begin follows from the chunk's size, which is in the footer.
 
-Shapes: N rows of a file, R rows to gather, D percept dimension.
+Shapes: N rows of a file, G row groups, R rows to gather, D percept dimension.
 """
 
 import hashlib
@@ -34,10 +34,14 @@ Percepts = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class MappedPercepts:
-    """Row n of a file begins at byte `offset_N[n]` of `data`."""
+    """Row n begins at byte `offset_G[g] + (n - g * group_rows) * 2 * dim` of `data`, where g = n // group_rows."""
 
     data: npt.NDArray[np.uint8]
-    offset_N: npt.NDArray[np.int64]
+    offset_G: npt.NDArray[np.int64]
+    """Where the percepts of each row group begin."""
+    group_rows: int
+    """Of every row group; the last one may have fewer."""
+    num_rows: int
     dim: int
     keep: Entry | None = None
     """What keeps the mapped file in the node's cache."""
@@ -54,27 +58,28 @@ class MappedPercepts:
     def gather(self, row_R: npt.NDArray[np.int64]) -> Percepts:
         """A copy of any rows, in any order: (R,) row numbers -> (R, D)."""
         percepts_RD = np.empty((len(row_R), self.dim), np.float16)
-        self.gather_into(torch.from_numpy(percepts_RD), row_R)
+        offset_R = self.offset_G[row_R // self.group_rows] + row_R % self.group_rows * (2 * self.dim)
+        self.copy_at(torch.from_numpy(offset_R), torch.from_numpy(percepts_RD))
         return percepts_RD
 
-    def gather_into(self, out_RD: Tensor, row_R: npt.NDArray[np.int64]) -> None:
-        """As `gather`, into contiguous float16 memory of the caller's: one memcpy a row, without Python's lock."""
-        if len(row_R):
-            offset_R = torch.from_numpy(self.offset_N[row_R])
+    def copy_at(self, offset_R: Tensor, out_RD: Tensor) -> None:
+        """Rows that begin at these bytes (R,), into contiguous float16 memory of the caller's: one memcpy a row,
+        without Python's lock."""
+        if len(offset_R):
             torch.index_select(self._byte_runs, 0, offset_R, out=out_RD.view(torch.uint8))
 
     def pieces(self, first: int, end: int) -> list[Percepts]:
         """Rows first to end - 1 as views, (N, D) each, cut where a row group ends. They may be unaligned."""
         if first == end:
             return []
-        steps = np.diff(self.offset_N[first:end])
-        cuts = np.flatnonzero(steps != 2 * self.dim) + 1
-        bounds = [first, *(first + int(cut) for cut in cuts), end]
+        cuts = range((first // self.group_rows + 1) * self.group_rows, end, self.group_rows)
+        bounds = [first, *cuts, end]
         return [self._view(start, stop) for start, stop in itertools.pairwise(bounds)]
 
     def _view(self, first: int, end: int) -> Percepts:
-        shape, offset = (end - first, self.dim), int(self.offset_N[first])
-        return np.ndarray(shape, dtype="<f2", buffer=self.data, offset=offset)
+        group, within = divmod(first, self.group_rows)
+        offset = int(self.offset_G[group]) + within * 2 * self.dim
+        return np.ndarray((end - first, self.dim), dtype="<f2", buffer=self.data, offset=offset)
 
     def slice(self, first: int, end: int) -> Percepts:
         """Rows first to end - 1: a view where they lie in one row group, else a copy."""
@@ -84,50 +89,51 @@ class MappedPercepts:
         return np.concatenate([np.empty((0, self.dim), np.float16), *pieces])
 
 
-def map_plain(path: Path, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
-    """The percepts of a local Parquet file, or None where they are compressed. What is mapped stays readable when the
-    file is removed, and takes no file descriptor."""
-    offsets = _plain_offsets(metadata, dim)
-    return None if offsets is None else MappedPercepts(_mapped(path), offsets, dim)
-
-
-def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCache) -> MappedPercepts:
-    """The same of a file with a compressed column, written out, plain, into the node's cache, once for each `state`."""
-    name = sha256_bytes(state.encode()) + ".f16"
-    num_bytes = file.metadata.num_rows * 2 * dim
-    plain = cache.entry(
-        name, num_bytes, lambda target: _write_plain(file, dim, target), what="plain percepts of a compressed file"
-    )
-    data = _mapped(plain.path)
-    return MappedPercepts(data, np.arange(data.size // (2 * dim), dtype=np.int64) * (2 * dim), dim, plain)
-
-
-def _mapped(path: Path) -> npt.NDArray[np.uint8]:
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
-    with pa.memory_map(str(path)) as file:
-        return np.frombuffer(file.read_buffer(), np.uint8)
-
-
-def _plain_offsets(metadata: pq.FileMetaData, dim: int) -> npt.NDArray[np.int64] | None:
-    """Byte at which each row's percept begins in the file, or None where they are not there plainly."""
-    pages: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+def map_plain(data: pa.Buffer, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
+    """The percepts of a Parquet file, given as its bytes, or None where they do not lie there plainly: they are
+    compressed, or somebody else wrote the file."""
+    offsets: list[int] = []
+    rows: list[int] = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunk = group.column(PERCEPT_COLUMN)
         header_bytes = chunk.total_compressed_size - group.num_rows * 2 * dim
         if chunk.compression != "UNCOMPRESSED" or not 0 < header_bytes <= MAX_PAGE_HEADER_BYTES:
             return None
-        first = chunk.data_page_offset + header_bytes
-        pages.append(first + np.arange(group.num_rows, dtype=np.int64) * (2 * dim))
-    return np.concatenate(pages)
+        offsets.append(chunk.data_page_offset + header_bytes)
+        rows.append(group.num_rows)
+    if len(set(rows[:-1])) > 1 or (rows and rows[-1] > rows[0]):
+        return None
+    group_rows = rows[0] if rows else 1
+    return MappedPercepts(
+        np.frombuffer(data, np.uint8), np.array(offsets, np.int64), max(1, group_rows), metadata.num_rows, dim
+    )
+
+
+def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCache) -> MappedPercepts:
+    """The same of any other file, written out, plain, into the node's cache, once for each `state`."""
+    name = sha256_bytes(state.encode()) + ".f16"
+    num_rows = file.metadata.num_rows
+    plain = cache.entry(
+        name, num_rows * 2 * dim, lambda target: _write_plain(file, dim, target), what="plain percepts of a file"
+    )
+    data = np.frombuffer(map_file(plain.path), np.uint8)
+    return MappedPercepts(data, np.zeros(1, np.int64), max(1, num_rows), num_rows, dim, plain)
+
+
+def map_file(path: Path) -> pa.Buffer:
+    """A local file as memory. It stays readable when the file is removed, and takes no file descriptor."""
+    if path.stat().st_size == 0:
+        return pa.py_buffer(b"")
+    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
 
 
 def _write_plain(source: pq.ParquetFile, dim: int, target: BinaryIO) -> str:
     """Returns the sha256 of what it wrote."""
     digest = hashlib.sha256()
-    for batch in source.iter_batches(columns=["percept"]):
+    for batch in source.iter_batches(columns=["percept"], use_threads=False):
         column = batch.column(0)
         begin = 2 * dim * column.offset
         piece = memoryview(column.buffers()[1])[begin : begin + 2 * dim * len(column)]

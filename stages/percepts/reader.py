@@ -10,8 +10,10 @@ does not depend on how rows are spread over files.
 Shapes: N rows, D percept dimension.
 """
 
+import itertools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +26,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact, SourceError
 from pipeline.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
+from pipeline.parquet import read_table
 from stages.percepts import shards
-from stages.percepts.ledger import read_records
-from stages.percepts.mapping import MappedPercepts, map_decompressed, map_plain
+from stages.percepts.ledger import iter_records
+from stages.percepts.mapping import MappedPercepts, map_decompressed, map_file, map_plain
 from stages.percepts.node_cache import Entry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.takedowns import taken_down
@@ -60,15 +63,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Extent:
-    """Rows first to end - 1 of a file: those of one video."""
-
-    file: int
-    first: int
-    end: int
-
-
-@dataclass(frozen=True)
 class Part:
     """A file of a store, the videos to take from it (None: all), and what its store promises about it."""
 
@@ -81,21 +75,18 @@ class Part:
 
 @dataclass
 class ShardFile:
-    """One Parquet file, opened: its small columns in memory, its percepts mapped.
+    """One Parquet file, mapped: nothing of it is held, its small columns are read when they are asked for.
 
-    From then on it may be removed, as by a compaction: what was opened stays readable.
+    Once it is open it may be removed, as by a compaction: what was opened stays readable.
     """
 
     part: Part
     path: Path
     extractor: Extractor
-    rows: Rows
-    spans: dict[str, tuple[int, int]]
-    """Video -> (first row, end row)."""
+    data: pa.Buffer
+    """The whole file."""
     plain: MappedPercepts | None
     """None where the column is compressed."""
-    file: pq.ParquetFile | None
-    """Of a compressed column only: an open one holds hundreds of kilobytes."""
     cache: NodeCache
     entry: Entry | None
     """Where `path` is a file of the node's cache: what keeps it there."""
@@ -110,27 +101,55 @@ class ShardFile:
         """
         path = entry.path if entry is not None else Path(filesystem(part.uri)[1])
         state = path.stat()
+        data = map_file(path)
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(pa.BufferReader(data))
         except pa.ArrowInvalid as error:
-            raise CorruptArtifact(
-                f"{part.uri} is not a whole Parquet file ({error}); remove it and run the recipe again"
-            ) from error
+            raise _not_whole(part.uri, error) from error
         extractor = read_extractor(file.schema_arrow.metadata, part.uri)
-        table = file.read(columns=["video", "frame", "pts_us", "segment"]).unify_dictionaries()
-        rows = Rows(*(table[name].to_numpy() for name in ("frame", "pts_us", "segment")))
-        plain = map_plain(path, file.metadata, extractor.dim)
-        kept = file if plain is None else None
-        return cls(part, path, extractor, rows, _spans(table["video"], part.uri), plain, kept, cache, entry, state)
+        return cls(part, path, extractor, data, map_plain(data, file.metadata, extractor.dim), cache, entry, state)
+
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """Video -> (first row, end row). Raises CorruptArtifact."""
+        return _spans(self._read(["video"]).unify_dictionaries()["video"], self.part.uri)
+
+    def rows(self, first: int, end: int) -> Rows:
+        """The small columns of rows first to end - 1. Raises CorruptArtifact."""
+        row_groups, before = None, 0
+        if self.plain is not None:
+            group_rows = self.plain.group_rows
+            row_groups = range(first // group_rows, -(-end // group_rows))
+            before = row_groups.start * group_rows
+        names = ["frame", "pts_us", "segment"]
+        table = self._read(names, row_groups).slice(first - before, end - first)
+        return Rows(*(table[name].to_numpy() for name in names))
+
+    @cached_property
+    def breaks(self) -> npt.NDArray[np.int32]:
+        """Rows, in order, whose segment is another one than that of the row before. Raises CorruptArtifact."""
+        segment_N = self._read(["segment"])["segment"].to_numpy()
+        return np.asarray(np.flatnonzero(np.diff(segment_N)) + 1, np.int32)
+
+    def _read(self, columns: Sequence[str], row_groups: Sequence[int] | None = None) -> pa.Table:
+        try:
+            return read_table(self.data, columns=columns, row_groups=row_groups)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _not_whole(self.part.uri, error) from error
+
+    @property
+    def layout(self) -> tuple[npt.NDArray[np.int64], int]:
+        """Bytes at which the row groups of `percepts` begin, and rows of each."""
+        if self.plain is not None:
+            return self.plain.offset_G, self.plain.group_rows
+        return np.zeros(1, np.int64), 2**31  # written out, they are one
 
     @cached_property
     def percepts(self) -> MappedPercepts:
         """The percept column; where it is compressed, written out into the node's cache when it is first asked for."""
         if self.plain is not None:
             return self.plain
-        assert self.file is not None
         state = f"{self.path} {self.state.st_size} {self.state.st_mtime_ns}"
-        return map_decompressed(self.file, state, self.extractor.dim, self.cache)
+        return map_decompressed(pq.ParquetFile(pa.BufferReader(self.data)), state, self.extractor.dim, self.cache)
 
     def check_unchanged(self) -> None:
         """Raises CorruptArtifact where a local file was written to, or another with other bytes has its name."""
@@ -150,6 +169,10 @@ class ShardFile:
             raise CorruptArtifact(f"{self.part.uri} has changed while it was being read: {MAKE_AGAIN}")
 
 
+def _not_whole(uri: str, error: Exception) -> CorruptArtifact:
+    return CorruptArtifact(f"{uri} is not a whole Parquet file ({error}); remove it and run the recipe again")
+
+
 def _spans(videos: pa.ChunkedArray, uri: str) -> dict[str, tuple[int, int]]:
     """First and end row of every video; `videos` is dictionary-encoded, with one dictionary for all chunks."""
     if not len(videos):
@@ -164,24 +187,81 @@ def _spans(videos: pa.ChunkedArray, uri: str) -> dict[str, tuple[int, int]]:
     return spans
 
 
+@dataclass(frozen=True)
+class Segments:
+    """Runs of frames that follow each other, in the order of a store's rows. S: their number."""
+
+    video_S: npt.NDArray[np.int64]
+    """Number of the video in the store's `videos`."""
+    first_S: npt.NDArray[np.int64]
+    """First row, counted from the video's first."""
+    num_rows_S: npt.NDArray[np.int64]
+
+    @classmethod
+    def of_file(
+        cls,
+        video_U: npt.NDArray[np.int64],
+        offset_U: npt.NDArray[np.int64],
+        num_rows_U: npt.NDArray[np.int64],
+        break_K: npt.NDArray[np.int32],
+    ) -> Self:
+        """Of some videos of one file, which begin at rows `offset_U`; `break_K` are `ShardFile.breaks`."""
+        begin_U = np.searchsorted(break_K, offset_U, "right")
+        segments_U = np.searchsorted(break_K, offset_U + num_rows_U, "left") - begin_U + 1
+        end_U = np.cumsum(segments_U)
+        within_S = np.arange(segments_U.sum()) - np.repeat(end_U - segments_U, segments_U)
+        # A video's first segment begins with it, each further one at a break.
+        break_S = np.r_[break_K, 0][np.repeat(begin_U, segments_U) + within_S - 1]
+        first_S = np.where(within_S == 0, 0, break_S - np.repeat(offset_U, segments_U))
+        next_S = np.r_[first_S[1:], 0]
+        next_S[end_U - 1] = num_rows_U
+        return cls(np.repeat(video_U, segments_U), first_S, next_S - first_S)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Segments]") -> Self:
+        """All of them, in the order of their videos."""
+        nothing = np.empty(0, np.int64)
+        video_S = np.concatenate([nothing, *(part.video_S for part in parts)])
+        first_S = np.concatenate([nothing, *(part.first_S for part in parts)])
+        num_rows_S = np.concatenate([nothing, *(part.num_rows_S for part in parts)])
+        order_S = np.argsort(video_S, kind="stable")
+        return cls(video_S[order_S], first_S[order_S], num_rows_S[order_S])
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Where the rows of each video lie: rows first_E to end_E - 1 of file file_E. E: number of videos."""
+
+    number: dict[str, int]
+    """sha256 of the video -> its place in the arrays, which is its place here, too."""
+    file_E: npt.NDArray[np.int32]
+    first_E: npt.NDArray[np.int32]
+    end_E: npt.NDArray[np.int32]
+
+
 class PerceptStore:
-    """Percepts of some videos, read-only. Not to be pickled: open it where it is used."""
+    """Percepts of some videos, read-only. Not to be pickled: open it where it is used.
+
+    In memory it takes about 250 bytes a video, most of them the two names that Python needs of each, and nothing a row.
+    """
 
     def __init__(
-        self,
-        files: Sequence[ShardFile],
-        videos: Sequence[str],
-        extents: dict[str, Extent],
-        index: "Index | None" = None,
+        self, files: Sequence[ShardFile], videos: Iterable[str], extents: Extents, index: "Index | None" = None
     ) -> None:
         assert len({file.extractor.fingerprint for file in files}) <= 1
         self.files = tuple(files)
-        self.videos = tuple(videos)
-        """sha256 of every video, in the order of the rows."""
         self.index = index
         self._extents = extents
-        lengths = [extents[video].end - extents[video].first for video in self.videos]
-        self.first_row_V: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        number_V = np.array([extents.number[video] for video in videos if video in extents.number], np.int64)
+        names = list(extents.number)
+        self.videos = tuple(names[number] for number in number_V)
+        """sha256 of every video, in the order of the rows."""
+        self.file_V: npt.NDArray[np.int64] = extents.file_E[number_V].astype(np.int64)
+        """(num_videos,) number of the file, among `files`, that holds a video."""
+        self.offset_V: npt.NDArray[np.int64] = extents.first_E[number_V].astype(np.int64)
+        """(num_videos,) row of that file at which the video begins."""
+        num_rows_V = extents.end_E[number_V] - self.offset_V
+        self.first_row_V: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(num_rows_V, dtype=np.int64)])
         """(num_videos + 1,) global number of each video's first row; the last is num_rows."""
 
     @property
@@ -199,35 +279,74 @@ class PerceptStore:
         """Frames of all videos."""
         return int(self.first_row_V[-1])
 
-    def extent(self, video: str) -> Extent:
-        """Where the rows of a video lie. Raises KeyError."""
-        return self._extents[video]
-
     def rows(self, video: str) -> Rows:
-        """Frame numbers, times and segments of a video. Raises KeyError."""
-        extent = self._extents[video]
-        rows, part = self.files[extent.file].rows, slice(extent.first, extent.end)
-        return Rows(rows.frame_N[part], rows.pts_us_N[part], rows.segment_N[part])
+        """Frame numbers, times and segments of a video, read from its file. Raises KeyError, CorruptArtifact."""
+        file, first, end = self._extent(video)
+        return file.rows(first, end)
 
     def percepts(self, video: str) -> Percepts:
         """(N, D) of a video: a view of the mapped file where its rows lie in one row group, else a copy.
 
         Raises KeyError.
         """
-        extent = self._extents[video]
-        return self.files[extent.file].percepts.slice(extent.first, extent.end)
+        file, first, end = self._extent(video)
+        return file.percepts.slice(first, end)
 
     def pieces(self) -> Iterator[Percepts]:
         """(N, D) views that together hold every row once, in order: a sequential scan without copies."""
         for video in self.videos:
-            extent = self._extents[video]
-            yield from self.files[extent.file].percepts.pieces(extent.first, extent.end)
+            file, first, end = self._extent(video)
+            yield from file.percepts.pieces(first, end)
 
-    def select(self, videos: Sequence[str]) -> "PerceptStore":
+    def byte_offsets(self, file_R: npt.NDArray[np.int64], row_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where rows of files begin in what `ShardFile.percepts` maps; the two arrays have, or broadcast to, one
+        shape."""
+        group_rows_F, first_group_F, offset_G = self._groups
+        group_rows_R = group_rows_F[file_R]
+        group_R = row_R // group_rows_R
+        result: npt.NDArray[np.int64] = offset_G[first_group_F[file_R] + group_R]
+        result += (row_R - group_R * group_rows_R) * (2 * self.dim)
+        return result
+
+    @cached_property
+    def _groups(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of each file: rows of a row group, and which one of the row groups of all files is its first; of each row
+        group: the byte at which its percepts begin."""
+        layouts = [file.layout for file in self.files]
+        group_rows_F = np.array([group_rows for _, group_rows in layouts], np.int64)
+        end_F = np.cumsum([len(offset_G) for offset_G, _ in layouts])
+        first_group_F = np.r_[0, end_F[:-1]].astype(np.int64)
+        return group_rows_F, first_group_F, np.concatenate([offset_G for offset_G, _ in layouts])
+
+    def segments(self) -> Segments:
+        """Of all videos. Raises CorruptArtifact."""
+        num_rows_V = np.diff(self.first_row_V)
+        order_V = np.argsort(self.file_V, kind="stable")
+        bounds = np.searchsorted(self.file_V[order_V], np.arange(len(self.files) + 1)).tolist()
+        found = []
+        for file, (start, stop) in zip(self.files, itertools.pairwise(bounds), strict=True):
+            if start < stop:
+                video_U = order_V[start:stop]
+                found.append(Segments.of_file(video_U, self.offset_V[video_U], num_rows_V[video_U], file.breaks))
+        return Segments.joined(found)
+
+    def segment_of_rows(self, video: str) -> npt.NDArray[np.int32]:
+        """(N,) number of the segment, from 0, that each row of a video is in. Raises KeyError, CorruptArtifact."""
+        file, first, end = self._extent(video)
+        break_K = file.breaks[slice(*np.searchsorted(file.breaks, [first + 1, end]))] - first
+        is_first_N = np.zeros(end - first, np.int32)
+        is_first_N[break_K] = 1
+        return np.cumsum(is_first_N, dtype=np.int32)
+
+    def _extent(self, video: str) -> tuple[ShardFile, int, int]:
+        """File, first row, end row. Raises KeyError."""
+        extents, number = self._extents, self._extents.number[video]
+        first, end = int(extents.first_E[number]), int(extents.end_E[number])
+        return self.files[extents.file_E[number]], first, end
+
+    def select(self, videos: Iterable[str]) -> "PerceptStore":
         """The same percepts for some of the videos, in the order given. Videos without rows are left out."""
-        return PerceptStore(
-            self.files, [video for video in videos if video in self._extents], self._extents, self.index
-        )
+        return PerceptStore(self.files, videos, self._extents, self.index)
 
     def check_unchanged(self) -> None:
         """Cheap: looks at no percepts.
@@ -295,17 +414,23 @@ def _open(uri: str, cache: NodeCache, videos: Collection[str] | None) -> Percept
         wanted = set(videos)
         parts = [part for part in parts if part.videos is None or wanted.intersection(part.videos)] or parts[:1]
     files: list[ShardFile] = []
-    extents: dict[str, Extent] = {}
+    number: dict[str, int] = {}
+    # Of plain numbers: lists of Python's would take ten times as much.
+    extents = {name: array("i") for name in ("file_E", "first_E", "end_E")}
     for part, entry in zip(parts, _entries(parts, cache), strict=True):
         file = ShardFile.open(part, cache, entry)
         if files and file.extractor.fingerprint != files[0].extractor.fingerprint:
             raise CorruptArtifact(f"{part.uri} and {parts[0].uri} have different extractors; open one directory")
-        for video in file.spans if part.videos is None else part.videos:
-            if video not in file.spans:
+        spans = file.spans()
+        for video in spans if part.videos is None else part.videos:
+            if video not in spans:
                 raise CorruptArtifact(f"{part.uri} lacks the video {video}; remove that file and run the recipe again")
-            extents.setdefault(video, Extent(len(files), *file.spans[video]))
+            if number.setdefault(video, len(number)) == len(extents["file_E"]):
+                for column, value in zip(extents.values(), (len(files), *spans[video]), strict=True):
+                    column.append(value)
         files.append(file)
-    return PerceptStore(files, [video for video in order or sorted(extents) if video in extents], extents, index)
+    arrays = {name: np.array(column, np.int32) for name, column in extents.items()}
+    return PerceptStore(files, order or sorted(number), Extents(number, **arrays), index)
 
 
 def read_store_extractor(uri: str) -> Extractor:
@@ -353,7 +478,7 @@ def _parts(uri: str) -> tuple[list[Part], list[str], Index | None]:
         uses = shards.locate(root, uses, taken_down(root))
         if not uses:
             raise SourceError(f"every video of {uri} was taken down; run its recipe again, with other videos")
-        order = dict.fromkeys(record.sha256 for record in read_records(join(uri, shards.LEDGER_FILE)))
+        order = dict.fromkeys(record.sha256 for record in iter_records(join(uri, shards.LEDGER_FILE)))
         return [_part(root, use, listed) for use in uses], list(order), Index(listed, sha256_file(listed))
     if uri.endswith(".parquet") and exists(uri):
         return [Part(uri)], [], None

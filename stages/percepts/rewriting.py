@@ -54,6 +54,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
     path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
     cache = NodeCache.of_environment()
     opened = {source.path: _open(store_uri, source, cache) for source in sources}
+    spans = {path: file.spans() for path, file in opened.items()}
     extractor = opened[sources[0].path].extractor
     digests: dict[str, str] = {}
     with open_atomic(join(store_uri, path)) as target:
@@ -62,7 +63,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         with ShardWriter(file, extractor, compression=compression) as writer:  # type: ignore[arg-type]
             for video, source in chosen.items():
                 if source.outcomes[video].frames_decoded:
-                    digests[video] = _copy(video, opened[source.path], writer)
+                    digests[video] = _copy(video, opened[source.path], spans[source.path][video], writer)
     shard = Shard(
         path=path,
         sha256=file.digest.hexdigest(),
@@ -117,34 +118,35 @@ def _open(store_uri: str, shard: Shard, cache: NodeCache) -> ShardFile:
         raise damaged from error
 
 
-def _pieces(video: str, file: ShardFile) -> Iterator[tuple[Rows, Percepts]]:
+Span = tuple[int, int]
+"""First row, end row."""
+
+
+def _pieces(file: ShardFile, span: Span) -> Iterator[tuple[Rows, Percepts]]:
     """A row group's worth at a time."""
-    first, end = file.spans[video]
+    first, end = span
     for start in range(first, end, ROW_GROUP_ROWS):
         stop = min(end, start + ROW_GROUP_ROWS)
-        rows, part = file.rows, slice(start, stop)
-        yield (
-            Rows(rows.frame_N[part], rows.pts_us_N[part], rows.segment_N[part]),
-            file.percepts.slice(start, stop),
-        )
+        yield file.rows(start, stop), file.percepts.slice(start, stop)
 
 
-def _copy(video: str, file: ShardFile, writer: ShardWriter) -> str:
+def _copy(video: str, file: ShardFile, span: Span, writer: ShardWriter) -> str:
     """Appends the rows of a video; returns their digest."""
-    for rows, percepts_ND in _pieces(video, file):
+    for rows, percepts_ND in _pieces(file, span):
         writer.write(video, rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND)
-    return _digest(video, file)
+    return _digest(file, span)
 
 
-def _digest(video: str, file: ShardFile) -> str:
+def _digest(file: ShardFile, span: Span) -> str:
     digest = hashlib.sha256()
-    for rows, percepts_ND in _pieces(video, file):
+    for rows, percepts_ND in _pieces(file, span):
         for column_N in (rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND):
             digest.update(column_N.tobytes())
     return digest.hexdigest()
 
 
 def _check(written: ShardFile, digests: dict[str, str], path: str) -> None:
+    spans = written.spans()
     for video, digest in digests.items():
-        if video not in written.spans or _digest(video, written) != digest:
+        if video not in spans or _digest(written, spans[video]) != digest:
             raise CorruptArtifact(f"{path} does not read back as it was written; the shards it was made of are kept")

@@ -6,12 +6,12 @@
 
 A window never crosses a video or a gap: all its frames are of one segment.
 
-Shapes: T frames of a window, B windows of a batch, D percept dimension, W windows, N rows, K windows of a piece,
-R = K * T.
+Shapes: T frames of a window, B windows of a batch, D percept dimension, W windows, S segments, N rows, K windows of a
+piece, R = K * T.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,10 +44,14 @@ def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, s
         return np.empty(0, np.int64)
     is_first_N = np.r_[True, (video_N[1:] != video_N[:-1]) | (segment_N[1:] != segment_N[:-1])]
     first_S = np.flatnonzero(is_first_N)
-    rows_S = np.diff(np.r_[first_S, num_rows])
-    windows_S = np.maximum(0, (rows_S - length) // stride + 1)
+    windows_S = _num_windows(np.diff(np.r_[first_S, num_rows]), length, stride)
     within_W = np.arange(windows_S.sum()) - np.repeat(np.cumsum(windows_S) - windows_S, windows_S)
     return np.asarray(np.repeat(first_S, windows_S) + stride * within_W, np.int64)
+
+
+def _num_windows(num_rows_S: Ids, length: int, stride: int) -> Ids:
+    """(S,) windows of segments of so many rows."""
+    return np.maximum(0, (num_rows_S - length) // stride + 1)
 
 
 def clip_rows(segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
@@ -74,21 +78,35 @@ class Windows:
         self.store = store
         self.length = length
         self.stride = stride
-        num_rows_V = np.diff(store.first_row_V)
-        video_N = np.repeat(np.arange(len(store.videos)), num_rows_V)
-        segments = [store.rows(video).segment_N for video in store.videos]
-        segment_N = np.concatenate([np.empty(0, np.int32), *segments])
-        start_W = window_starts(video_N, segment_N, length, stride)
-        self.video_W: Ids = video_N[start_W]
-        """(W,) number of each window's video in `store.videos`."""
-        self.start_W: Ids = start_W - store.first_row_V[self.video_W]
-        """(W,) row of each window's first frame, counted from its video's first row."""
-        extents = [store.extent(video) for video in store.videos]
-        self._file_V = np.array([extent.file for extent in extents], np.int64)
-        self._first_V = np.array([extent.first for extent in extents], np.int64)
+        segments = store.segments()
+        windows_S = _num_windows(segments.num_rows_S, length, stride)
+        has_some_S = windows_S > 0
+        self._video_S = segments.video_S[has_some_S]
+        self._first_S = segments.first_S[has_some_S]
+        self._end_S = np.cumsum(windows_S[has_some_S])
+        """Windows of all segments up to and with this one."""
 
     def __len__(self) -> int:
-        return len(self.start_W)
+        return int(self._end_S[-1]) if len(self._end_S) else 0
+
+    @property
+    def videos(self) -> Ids:
+        """Numbers, in `store.videos`, of the videos that have a window, in order."""
+        return np.unique(self._video_S)
+
+    def locate(self, ids_B: Ids) -> tuple[Ids, Ids]:
+        """((B,), (B,)) of windows by number: the video's number in `store.videos`, and the row of the window's first
+        frame, counted from the video's first. What a window is, is computed: a store of ten million windows takes the
+        memory of its segments.
+
+        Raises:
+            IndexError: a number outside 0 to len - 1.
+        """
+        if len(ids_B) and not 0 <= ids_B.min() <= ids_B.max() < len(self):
+            raise IndexError(f"window numbers {ids_B.min()} to {ids_B.max()}; there are {len(self)}")
+        segment_B = np.searchsorted(self._end_S, ids_B, "right")
+        before_B = np.r_[0, self._end_S][segment_B]
+        return self._video_S[segment_B], self._first_S[segment_B] + self.stride * (ids_B - before_B)
 
     def gather(
         self, ids_B: Ids, out_TBD: Tensor | None = None, into: Into = copy_into, *, piece_bytes: int = PIECE_BYTES
@@ -106,10 +124,11 @@ class Windows:
         window_bytes = 2 * self.length * self.store.dim
         most = min(len(ids_B), max(1, piece_bytes // window_bytes))
         half_KTD = torch.empty(most, self.length, self.store.dim, dtype=torch.float16)
-        for piece in self._pieces(ids_B, most):
-            here_KTD = half_KTD[: piece.end - piece.first]
-            self._copy(piece, here_KTD)
-            into(out_TBD[:, piece.first : piece.end].transpose(0, 1), here_KTD)
+        files, offset_BT = self._places(ids_B)
+        for first in range(0, len(ids_B), max(1, most)):
+            here_KTD = half_KTD[: len(ids_B) - first]
+            self._copy(files[first : first + most], offset_BT[first : first + most], here_KTD)
+            into(out_TBD[:, first : first + most].transpose(0, 1), here_KTD)
         result: npt.NDArray[np.float32] = out_TBD.numpy()
         return result
 
@@ -118,37 +137,24 @@ class Windows:
         (contiguous, say pinned). Raises as `gather`."""
         if out_BTD is None:
             out_BTD = torch.empty(len(ids_B), self.length, self.store.dim, dtype=torch.float16)
-        for piece in self._pieces(ids_B, len(ids_B)):
-            self._copy(piece, out_BTD[piece.first : piece.end])
+        self._copy(*self._places(ids_B), out_BTD)
         return out_BTD
 
-    def _pieces(self, ids_B: Ids, most: int) -> Iterator["_Piece"]:
-        """Runs of at most `most` windows of one file, which together are all, in order."""
-        if not len(ids_B):
-            return
-        if not 0 <= ids_B.min() <= ids_B.max() < len(self):
-            raise IndexError(f"window numbers {ids_B.min()} to {ids_B.max()}; there are {len(self)}")
-        video_B = self.video_W[ids_B]
-        row_BT = (self._first_V[video_B] + self.start_W[ids_B])[:, None] + np.arange(self.length)
-        file_B = self._file_V[video_B]
-        bounds = [0, *(np.flatnonzero(np.diff(file_B)) + 1).tolist(), len(ids_B)]
-        for start, stop in itertools.pairwise(bounds):
-            for first in range(start, stop, most):
-                end = min(first + most, stop)
-                yield _Piece(int(file_B[first]), first, end, row_BT[first:end].ravel())
+    def _places(self, ids_B: Ids) -> tuple[list[int], Tensor]:
+        """File of each window, and (B, T) byte in it at which each of its rows begins."""
+        video_B, start_B = self.locate(ids_B)
+        file_B = self.store.file_V[video_B]
+        row_BT = (self.store.offset_V[video_B] + start_B)[:, None] + np.arange(self.length)
+        return file_B.tolist(), torch.from_numpy(self.store.byte_offsets(file_B[:, None], row_BT))
 
-    def _copy(self, piece: "_Piece", out_KTD: Tensor) -> None:
-        self.store.files[piece.file].percepts.gather_into(out_KTD.view(-1, self.store.dim), piece.row_R)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Windows `first` to `end` - 1 of a batch, all of one file: their rows in it, window after window."""
-
-    file: int
-    first: int
-    end: int
-    row_R: Ids
+    def _copy(self, files: Sequence[int], offset_KT: Tensor, out_KTD: Tensor) -> None:
+        """Windows that follow each other in one file are copied at once."""
+        start = 0
+        for file, run in itertools.groupby(files):
+            stop = start + sum(1 for _ in run)
+            out_RD = out_KTD[start:stop].view(-1, self.store.dim)
+            self.store.files[file].percepts.copy_at(offset_KT[start:stop].view(-1), out_RD)
+            start = stop
 
 
 @dataclass(frozen=True)

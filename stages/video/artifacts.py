@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.stage import Artifact
-from stages.percepts.ledger import VideoRecord, read_records
+from stages.percepts.ledger import VideoRecord, iter_records
 
 MANIFEST_NAME = "manifest.csv"
 INDEX_NAME = "index.parquet"
@@ -27,4 +28,8 @@ class Index(Artifact):
 
     def records(self) -> list[VideoRecord]:
         """The rows, in the source's order, with absolute URIs; frame counts other than `frames_expected` are None."""
-        return read_records(self.path(INDEX_NAME))
+        return list(self.iter_records())
+
+    def iter_records(self) -> Iterator[VideoRecord]:
+        """The same, one after the other: an index of any length takes little memory."""
+        return iter_records(self.path(INDEX_NAME))

@@ -38,7 +38,8 @@ from stages import extract as extraction_stage
 from stages import ingest as ingest_stage
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
-from stages.percepts import Windows, open_store
+from stages.percepts import Windows, filling, open_store
+from stages.percepts.bottleneck import Effort
 from stages.percepts.extraction import ShardDone, ShardTask
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.schema import Extractor
@@ -112,7 +113,7 @@ class StubExtractor:
         digest = file.digest.hexdigest()
         shard = Shard(path=task.path, sha256=digest, bytes=file.num_bytes, rows=writer.num_rows, outcomes=outcomes)
         write_sidecar(self.store_uri, shard)
-        return ShardDone(task.path, writer.num_rows, 1e-6, 0.0, "stub")
+        return ShardDone(task.path, Effort(num_frames=writer.num_rows), "stub")
 
 
 def run(root: str, num_clips: int, phases: Phases) -> None:
@@ -138,13 +139,13 @@ def run(root: str, num_clips: int, phases: Phases) -> None:
 @contextmanager
 def stubs(extractor: Extractor, phases: Phases, turn: str) -> Iterator[None]:
     """Stubs for what costs, and clocks around what extract calls."""
-    timed = {"make_plan": "plan", "_run": "shards and sidecars", "settle": "settle", "write_records": "write ledger"}
+    timed = {"make_plan": "plan", "fill": "shards and sidecars", "settle": "settle", "write_records": "write ledger"}
     with (
         mock.patch.object(ingest_stage, "probe_source", stub_probe),
+        mock.patch.object(filling, "shard_extractor", lambda *args: StubExtractor(extractor, args[2])),
         mock.patch.multiple(
             extraction_stage,
             extractor_of=lambda config: extractor,
-            _shard_extractor=lambda *args: StubExtractor(extractor, args[2]),
             **{name: phases.timed(f"{turn}{word}", getattr(extraction_stage, name)) for name, word in timed.items()},
         ),
     ):

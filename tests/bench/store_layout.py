@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.percepts.mapping import MappedPercepts, map_plain
+from stages.percepts.mapping import MappedPercepts, map_file, map_plain
 from stages.percepts.schema import ROW_GROUP_ROWS, Extractor
 
 Column = Literal["fixed_size_binary", "fixed_size_list<half>", "list<float>"]
@@ -98,7 +98,7 @@ class Mapped:
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
         for part in self.parts:
-            for piece_ND in part.pieces(0, len(part.offset_N)):
+            for piece_ND in part.pieces(0, part.num_rows):
                 for first in range(0, len(piece_ND), 2048):
                     yield piece_ND[first : first + 2048]
 
@@ -154,7 +154,7 @@ def measure(percepts_ND: Half, layout: Layout, repetitions: int) -> dict[str, fl
     with tempfile.TemporaryDirectory() as folder:
         paths = write(Path(folder), percepts_ND, layout)
         num_bytes = sum(path.stat().st_size for path in paths)
-        plain = [map_plain(path, pq.read_metadata(path), dim) for path in paths]
+        plain = [map_plain(map_file(path), pq.read_metadata(path), dim) for path in paths]
         mapped = [part for part in plain if part is not None]
         is_mapped = layout.column == "fixed_size_binary" and len(mapped) == len(paths)
         assert is_mapped == (layout.column == "fixed_size_binary" and layout.compression == "none")

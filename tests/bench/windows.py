@@ -144,7 +144,8 @@ def bench(args: argparse.Namespace, percepts_ND: Half, folder: Path) -> None:
     num_bytes = write_store(folder / "plain", percepts_ND, "none", args.files)
     zstd_bytes = write_store(folder / "zstd", percepts_ND, "zstd", args.files)
     windows = Windows(open_store(str(folder / "plain")), length=LENGTH, stride=1)
-    starts = windows.store.first_row_V[windows.video_W] + windows.start_W
+    video_W, start_W = windows.locate(np.arange(len(windows)))
+    starts = windows.store.first_row_V[video_W] + start_W
     out_TBD = torch.empty(LENGTH, args.batch, args.dim)
     ours = partial(windows.gather, out_TBD=out_TBD)
     peers = {"windows_vs_memmap": Memmap, "windows_vs_hdf5": Hdf5, "windows_vs_list_column": ListColumn}
