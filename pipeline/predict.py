@@ -83,13 +83,13 @@ def predict(options: Options) -> list[str]:
 def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """The input in forward order, and `num_out` frames after it, in the units of the data; None: no such decoder."""
     model = pretrained.composite
-    state = model.encode(pretrained.standardise(torch.from_numpy(x_TD))[:, None])
+    reconstruction, prediction = model.open_loop(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
 
     def in_units(frames: torch.Tensor) -> Floats:
         return pretrained.in_units(frames[:, 0].numpy())
 
-    remembered = in_units(model.reconstruct(state, len(x_TD)).flip(0)) if model.config.reconstructs else None
-    return remembered, in_units(model.extrapolate(state, num_out)) if num_out else None
+    remembered = None if reconstruction is None else in_units(reconstruction.flip(0))
+    return remembered, None if prediction is None else in_units(prediction)
 
 
 def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[str, bytes]:

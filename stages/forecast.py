@@ -126,14 +126,13 @@ def errors_of(
     sums = Sums({}, {})
     for name, pretrained in models.items():
         model, alike = pretrained.composite, pretrained.transform in (None, standardise)
-        state = model.encode(past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in]))
+        read_TBD = past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in])
         to_standard = (lambda frames: frames) if alike else partial(_to_standard, pretrained, standardise)
-        if model.config.predicts:
-            predicted_PBD = to_standard(model.extrapolate(state, len(future_PBD)))
-            sums.ahead[name] = _squared_errors(predicted_PBD, future_PBD)
-        if model.config.reconstructs:
-            rebuilt_TBD = to_standard(model.reconstruct(state)).flip(0)
-            sums.reconstruction[name] = _squared_errors(rebuilt_TBD, past_TBD)
+        reconstruction_TBD, prediction_PBD = model.open_loop(read_TBD, len(future_PBD))
+        if prediction_PBD is not None:
+            sums.ahead[name] = _squared_errors(to_standard(prediction_PBD), future_PBD)
+        if reconstruction_TBD is not None:
+            sums.reconstruction[name] = _squared_errors(to_standard(reconstruction_TBD.flip(0)), past_TBD)
     sums.ahead[COPY_LAST] = _squared_errors(past_TBD[-1:].expand_as(future_PBD), future_PBD)
     sums.ahead[MEAN_FRAME] = _squared_errors(torch.zeros_like(future_PBD), future_PBD)
     sums.reconstruction[MEAN_FRAME] = _squared_errors(torch.zeros_like(past_TBD), past_TBD)

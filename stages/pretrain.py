@@ -52,6 +52,9 @@ class PretrainConfig:
     """Probability of dropping a unit between layers, and below the output."""
     forget_bias: float = 0.0
     """Initial bias of the forget gates (the paper's is 0)."""
+    residual: bool = False
+    """Outputs are what is added to the last frame read: with few videos, a decoder need not carry what each looks like.
+    Untrained, the model copies that frame. The paper's models are not residual."""
     transform: TransformConfig = TransformConfig()
     variation: VariationConfig = VariationConfig()
     parts: tuple[str, ...] = ("unlabelled",)
@@ -94,6 +97,8 @@ class PretrainConfig:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
         if self.variation and self.loss == "bernoulli":
             raise ConfigError("variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
+        if self.residual and self.start_at_mean:
+            raise ConfigError("a residual model starts at the last frame, not at the mean: leave start_at_mean")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 
@@ -111,6 +116,7 @@ class PretrainConfig:
             loss=self.loss,
             dropout=self.dropout,
             forget_bias=self.forget_bias,
+            residual=self.residual,
         )
 
     @property

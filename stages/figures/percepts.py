@@ -103,13 +103,9 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> Floats:
     """The input, reconstructed and put back in forward order, and the frames after it; whichever the model makes."""
     with torch.no_grad():
-        state = model.encode(torch.from_numpy(x_TBD))
-        parts = []
-        if model.config.reconstructs:
-            parts.append(model.reconstruct(state, len(x_TBD)).flip(0))
-        if model.config.predicts and num_out:
-            parts.append(model.extrapolate(state, num_out))
-        result: Floats = torch.cat(parts).numpy()
+        reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
+    parts = [reconstruction.flip(0)] if reconstruction is not None else []
+    result: Floats = torch.cat([*parts, prediction] if prediction is not None else parts).numpy()
     return result
 
 

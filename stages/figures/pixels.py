@@ -38,10 +38,9 @@ class PixelView:
 @torch.no_grad()
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """Open loop: the input put back in forward order, and `num_out` frames after it; None where there is no decoder."""
-    state = model.encode(torch.from_numpy(x_TBD))
-    remembered = model.reconstruct(state, len(x_TBD)).flip(0).numpy() if model.config.reconstructs else None
-    expected = model.extrapolate(state, num_out).numpy() if model.config.predicts and num_out else None
-    return remembered, expected
+    reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
+    remembered = None if reconstruction is None else reconstruction.flip(0).numpy()
+    return remembered, None if prediction is None else prediction.numpy()
 
 
 def model_scenes(view: PixelView, model: Composite, x_TBD: Floats, titles: list[str]) -> list[Scene]:

@@ -43,6 +43,9 @@ class CompositeConfig:
     """Probability of dropping a unit between layers, and below the output; never on recurrent connections."""
     forget_bias: float = 0.0
     """Initial bias of the forget gates (the paper's is 0)."""
+    residual: bool = False
+    """Outputs are what is added to the last frame read, so that no decoder need carry through its state what a video
+    looks like; untrained, the model copies that frame. Gaussian loss only; the paper's models are not residual."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_units", "num_layers", "num_frames_in", "num_frames_out"):
@@ -54,6 +57,8 @@ class CompositeConfig:
             raise ConfigError("reconstruct_conditional needs a reconstruction: use decoders=autoencoder or composite")
         if self.predict_conditional and not self.predicts:
             raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
+        if self.residual and self.loss != "gaussian":
+            raise ConfigError("residual adds to the last frame, which logits cannot: use loss=gaussian")
 
     @property
     def reconstructs(self) -> bool:
@@ -89,6 +94,7 @@ class Decoder(nn.Module):
     def __init__(self, config: CompositeConfig, *, conditional: bool) -> None:
         super().__init__()
         self.conditional = conditional
+        self.residual = config.residual
         self.lstm = LSTM(
             config.dim if conditional else 0,
             config.num_units,
@@ -104,14 +110,27 @@ class Decoder(nn.Module):
         """Draws all weights anew."""
         self.lstm.reset_parameters(generator)
         uniform_fan_in_(self.output.weight, generator)
+        if self.residual:
+            nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, state: State, target_TBD: Tensor) -> Tensor:
-        """Teacher-forced outputs (T, B, D): nothing at step 0, then, where conditional, the previous true frame."""
+    def forward(self, state: State, target_TBD: Tensor, last_BD: Tensor) -> Tensor:
+        """Teacher-forced outputs (T, B, D): nothing at step 0, then, where conditional, the previous true frame.
+
+        last_BD: the last frame that the encoder read.
+        """
         previous_GSBD = target_TBD[None, :-1] if self.conditional else None
         h_GTBH, _ = self.lstm(previous_GSBD, state, num_steps=target_TBD.shape[0])
-        output_TBD: Tensor = self.output(self.dropout(h_GTBH[0]))
-        return output_TBD
+        return self.read_out(self.dropout(h_GTBH[0]), last_BD)
+
+    def read_out(self, h_TBH: Tensor, last_BD: Tensor | None) -> Tensor:
+        """Outputs (T, B, D) of the top layer's h."""
+        output_TBD: Tensor = self.output(h_TBH)
+        if not self.residual:
+            return output_TBD
+        if last_BD is None:
+            raise ValueError("a residual model adds to the last frame read: give the frames, not their encoding")
+        return output_TBD + last_BD
 
 
 class Composite(nn.Module):
@@ -161,11 +180,11 @@ class Composite(nn.Module):
         state = self.encode(x_TBD)
         reconstruction = prediction = None
         if self.reconstruct_decoder is not None:
-            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0))
+            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0), x_TBD[-1])
         if self.predict_decoder is not None:
             if future_TBD is None:
                 raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
-            prediction = self.predict_decoder(state, future_TBD)
+            prediction = self.predict_decoder(state, future_TBD, x_TBD[-1])
         return Outputs(reconstruction, prediction)
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
@@ -184,10 +203,25 @@ class Composite(nn.Module):
         """Frames from a decoder's outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
         return output.sigmoid() if self.config.loss == "bernoulli" else output
 
+    def open_loop(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
+        """Means of what each decoder makes of the frames by itself, encoded once: see `reconstruct`, `extrapolate`.
+
+        num_steps: frames to predict; default `config.num_frames_out`, and with 0 no prediction.
+        """
+        state, last_BD = self.encode(x_TBD), x_TBD[-1]
+        num_steps = self.config.num_frames_out if num_steps is None else num_steps
+        reconstruction = prediction = None
+        if self.reconstruct_decoder is not None:
+            reconstruction, _ = self._run(self.reconstruct_decoder, state, last_BD, len(x_TBD))
+        if self.predict_decoder is not None and num_steps:
+            prediction, _ = self._run(self.predict_decoder, state, last_BD, num_steps)
+        return Outputs(reconstruction, prediction)
+
     def extrapolate(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
         """The next frames, open loop: (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
 
-        source: frames (T, B, D), or what `encode` gave. num_steps: default `config.num_frames_out`; any is allowed.
+        source: frames (T, B, D), or what `encode` gave, which a residual model cannot do with (ValueError).
+        num_steps: default `config.num_frames_out`; any is allowed.
         """
         return self.extrapolate_with_traces(source, num_steps)[0]
 
@@ -198,27 +232,34 @@ class Composite(nn.Module):
         if self.predict_decoder is None:
             raise ValueError("an autoencoder has no future decoder: train decoders=future or composite")
         num_steps = self.config.num_frames_out if num_steps is None else num_steps
-        return self._open_loop(self.predict_decoder, source, num_steps)
+        return self._run(self.predict_decoder, *self._encoded(source), num_steps)
 
     def reconstruct(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
-        """The input from its representation, open loop: (num_steps, B, D) means in REVERSE order, last frame first."""
+        """The input from its representation, open loop: (num_steps, B, D) means in REVERSE order, last frame first.
+
+        source: as for `extrapolate`. num_steps: default `config.num_frames_in`.
+        """
         if self.reconstruct_decoder is None:
             raise ValueError("a future predictor cannot reconstruct: train decoders=autoencoder or composite")
         num_steps = self.config.num_frames_in if num_steps is None else num_steps
-        return self._open_loop(self.reconstruct_decoder, source, num_steps)[0]
+        return self._run(self.reconstruct_decoder, *self._encoded(source), num_steps)[0]
+
+    def _encoded(self, source: Tensor | State) -> tuple[State, Tensor | None]:
+        return (self.encode(source), source[-1]) if isinstance(source, Tensor) else (source, None)
 
     @torch.no_grad()
-    def _open_loop(self, decoder: Decoder, source: Tensor | State, num_steps: int) -> tuple[Tensor, tuple[Trace, ...]]:
-        state = self.encode(source) if isinstance(source, Tensor) else source
+    def _run(
+        self, decoder: Decoder, state: State, last_BD: Tensor | None, num_steps: int
+    ) -> tuple[Tensor, tuple[Trace, ...]]:
         if not decoder.conditional:
             traces, _ = decoder.lstm.trace(None, state, num_steps=num_steps)
-            return self.means(decoder.output(traces[-1].h[0])), traces
+            return self.means(decoder.read_out(traces[-1].h[0], last_BD)), traces
         frames: list[Tensor] = []
         steps: list[tuple[Trace, ...]] = []
         for _ in range(num_steps):
             previous_GSBD = frames[-1][None] if frames else None
             traces, state = decoder.lstm.trace(previous_GSBD, state, num_steps=1)
-            frames.append(self.means(decoder.output(traces[-1].h[0])))
+            frames.append(self.means(decoder.read_out(traces[-1].h[0], last_BD)))
             steps.append(traces)
         layers = zip(*steps, strict=True)
         return torch.cat(frames), tuple(

@@ -83,12 +83,12 @@ class PixelScorer:
     @torch.no_grad()
     def _of_model(self, model: Composite, seen_TBD: Frames, future_TBD: Frames) -> Columns:
         seen, future = (torch.from_numpy(part).to(self._task.device) for part in (seen_TBD, future_TBD))
-        state = model.encode(seen)
+        reconstruction, prediction = model.open_loop(seen, len(future))
         columns: Columns = {}
-        if model.config.predicts:
-            columns |= self._of_prediction(model.extrapolate(state, len(future)).cpu().numpy(), future_TBD)
-        if model.config.reconstructs:
-            columns["reconstruction"] = self._error(model.reconstruct(state, len(seen)).flip(0).cpu().numpy(), seen_TBD)
+        if prediction is not None:
+            columns |= self._of_prediction(prediction.cpu().numpy(), future_TBD)
+        if reconstruction is not None:
+            columns["reconstruction"] = self._error(reconstruction.flip(0).cpu().numpy(), seen_TBD)
         if model.config.predict_conditional:
             forced = model(seen, future).prediction
             columns["teacher_forced"] = self._error(model.means(forced).cpu().numpy(), future_TBD)

@@ -309,6 +309,18 @@ def test_a_start_at_the_mean_costs_what_the_mean_frame_costs(tmp_path: Path) -> 
     assert cost < history["validation"][0]["predict_loss"] < cost + 40
 
 
+def test_a_residual_model_starts_at_copying(tmp_path: Path, inputs: Inputs) -> None:
+    config = SMALL(residual=True, max_validation_batches=10_000)
+    history = history_of(pretrain(config, Context.for_test(tmp_path), **inputs))
+    x_TBD = np.concatenate(list(opener(config, **inputs)().validation_batches()), axis=1)
+    past_TBD, future_TBD = np.split(x_TBD, [config.num_frames_in])
+    copied = ((future_TBD - past_TBD[-1]) ** 2).sum(-1).mean()
+    assert history["validation"][0]["predict_loss"] == pytest.approx(copied, rel=1e-5)
+    assert history["validation"][-1]["predict_loss"] < copied
+    with pytest.raises(ConfigError, match="leave start_at_mean"):
+        SMALL(residual=True, start_at_mean=True)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "published"])
 def test_half_precision_learns_and_resumes_to_the_bit(
     tmp_path: Path,

@@ -22,6 +22,10 @@ SIX: list[dict[str, Any]] = [
     {"decoders": "composite"},
     {"decoders": "composite", "reconstruct_conditional": True, "predict_conditional": True},
 ]
+BY_LOSS = [
+    *((loss, kind) for loss in ("bernoulli", "gaussian") for kind in SIX),
+    ("gaussian", SIX[5] | {"residual": True}),
+]
 
 
 def small(num_layers: int = 2, loss: str = "bernoulli", **changes: Any) -> Composite:
@@ -71,7 +75,7 @@ def transcribed(model: Composite, x: Tensor, future: Tensor) -> dict[str, tuple[
             steps, _, _ = paper_layer(inputs, layer_weights(layer), h, c)
             inputs = [step["h"] for step in steps]
         weight, bias = (parameter.detach().numpy() for parameter in decoder.output.parameters())
-        out = np.stack([h @ weight.T + bias for h in inputs])
+        out = np.stack([h @ weight.T + bias for h in inputs]) + (x[-1].numpy() if model.config.residual else 0)
         if model.config.loss == "bernoulli":
             p = sigmoid(out)
             errors = -(target * np.log(p) + (1 - target) * np.log(1 - p))
@@ -81,8 +85,7 @@ def transcribed(model: Composite, x: Tensor, future: Tensor) -> dict[str, tuple[
     return results
 
 
-@pytest.mark.parametrize("loss", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("kind", SIX)
+@pytest.mark.parametrize(("loss", "kind"), BY_LOSS)
 def test_outputs_and_losses_are_the_papers(kind: dict[str, Any], loss: str) -> None:
     model = small(loss=loss, **kind)
     x, future = frames(T_IN, 1), frames(T_OUT, 2)
@@ -99,8 +102,7 @@ def test_outputs_and_losses_are_the_papers(kind: dict[str, Any], loss: str) -> N
     assert losses.total.item() == pytest.approx(sum(value for _, value in expected.values()), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("kind", SIX)
+@pytest.mark.parametrize(("loss", "kind"), BY_LOSS)
 def test_gradients_of_every_parameter_are_finite_differences(kind: dict[str, Any], loss: str) -> None:
     model = small(loss=loss, **kind)
     x, future = frames(T_IN, 1), frames(T_OUT, 2)
@@ -115,7 +117,7 @@ def test_each_decoder_sends_its_gradient_into_the_encoders_h_and_c(decoder: str)
     state = tuple(LayerState(*(part.detach().requires_grad_() for part in layer)) for layer in encoded)
     target = frames(T_OUT, 2)
     leaves = {f"layer {m} {name}": getattr(layer, name) for m, layer in enumerate(state) for name in "hc"}
-    check_gradients(lambda: getattr(model, decoder)(state, target).square().sum(), leaves)
+    check_gradients(lambda: getattr(model, decoder)(state, target, target[0]).square().sum(), leaves)
 
 
 def test_both_decoders_gradients_add_in_the_encoder() -> None:
@@ -171,6 +173,35 @@ def test_teacher_forcing_equals_open_loop_on_its_own_output() -> None:
     torch.testing.assert_close(model(x, own).prediction.sigmoid(), own)
 
 
+def test_both_decoders_run_open_loop_from_one_encoding() -> None:
+    model = small(decoders="composite", predict_conditional=True)
+    x = frames(T_IN, 1)
+    reconstruction, prediction = model.open_loop(x, 7)
+    torch.testing.assert_close(reconstruction, model.reconstruct(x))
+    torch.testing.assert_close(prediction, model.extrapolate(x, 7))
+    assert model.open_loop(x, 0).prediction is None
+    assert small(decoders="autoencoder").open_loop(x).prediction is None
+    assert small(decoders="future").open_loop(x).reconstruction is None
+
+
+def test_an_untrained_residual_model_copies_the_last_frame() -> None:
+    config = CompositeConfig(dim=D, num_units=H, num_frames_in=T_IN, num_frames_out=T_OUT, residual=True)
+    model, x = Composite(config), frames(T_IN, 1).float()
+    reconstruction, prediction = model.open_loop(x)
+    assert torch.equal(prediction, x[-1:].expand(T_OUT, B, D))
+    assert torch.equal(reconstruction, x[-1:].expand(T_IN, B, D))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_residual_decoder_runs_on_from_the_last_frame(conditional: bool) -> None:
+    model = small(loss="gaussian", predict_conditional=conditional, residual=True)
+    x = frames(T_IN, 1)
+    own = model.extrapolate(x)
+    torch.testing.assert_close(model(x, own).prediction, own)
+    with pytest.raises(ValueError, match="give the frames"):
+        model.extrapolate(model.encode(x))
+
+
 def test_a_missing_decoder_is_named() -> None:
     with pytest.raises(ValueError, match="autoencoder has no future decoder"):
         small(decoders="autoencoder").extrapolate(frames(T_IN, 1))
@@ -183,7 +214,7 @@ def test_a_missing_decoder_is_named() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"num_units": 0}, {"dropout": 1.0}, {"decoders": "autoencoder", "predict_conditional": True},
-     {"decoders": "future", "reconstruct_conditional": True}],
+     {"decoders": "future", "reconstruct_conditional": True}, {"loss": "bernoulli", "residual": True}],
 )  # fmt: skip
 def test_settings_that_break_a_rule(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
