@@ -19,8 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python pipeline/run.py demo --store $(STORE)
 
+# Two files at a time: most tests wait for something to start. A plain `pytest` runs one after the other.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -2,9 +2,10 @@
 
 Nearly all variance of a percept lies between videos. A model that has seen a score of them knows a score of contents,
 and cannot carry that of another video through its state. Moved by a random vector that is the same for all of its
-frames, a sequence has a content never seen, and the motion that it had.
+frames, a sequence has a content never seen, and the motion that it had. With the signs of random dimensions turned, its
+motion is a new one, too, as smooth and as fast as before: what is left to learn is how percepts move, not where to.
 
-Shapes: T frames, B sequences of a worker's share, D percept dimension.
+Shapes: T frames, B sequences of a worker's share, D percept dimension, X either 1 or D.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class VariationConfig:
     """Deviation of the random vector that is added to all frames of a sequence; 0: none."""
     scale_std: float = 0.0
     """Deviation of the logarithm of the random factor that multiplies all frames of a sequence; 0: none."""
+    flip_signs: bool = False
+    """Turn the sign of each dimension with probability 1/2, for all frames of a sequence."""
 
     def __post_init__(self) -> None:
         for name in ("offset_std", "scale_std"):
@@ -33,7 +36,7 @@ class VariationConfig:
 
     def __bool__(self) -> bool:
         """Whether anything is varied."""
-        return self.offset_std > 0 or self.scale_std > 0
+        return self.offset_std > 0 or self.scale_std > 0 or self.flip_signs
 
 
 def vary(
@@ -47,5 +50,7 @@ def vary(
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
     log_factor_B = config.scale_std * generator.standard_normal(batch_size, np.float32)[mine]
     offset_BD = config.offset_std * generator.standard_normal((batch_size, x_TBD.shape[2]), np.float32)[mine]
-    factor_B1 = torch.from_numpy(np.exp(log_factor_B)[:, None]).to(x_TBD.device)
-    return x_TBD * factor_B1 + torch.from_numpy(offset_BD).to(x_TBD.device)
+    factor_BX = np.exp(log_factor_B)[:, None]
+    if config.flip_signs:
+        factor_BX = factor_BX * generator.choice(np.array([-1, 1], np.float32), (batch_size, x_TBD.shape[2]))[mine]
+    return x_TBD * torch.from_numpy(factor_BX).to(x_TBD.device) + torch.from_numpy(offset_BD).to(x_TBD.device)
