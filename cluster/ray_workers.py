@@ -18,7 +18,7 @@ from cluster.losses import LOSSES, in_one_line, is_nodes_fault, node_id
 from cluster.ray_streams import stream
 from cluster.ray_train import Group, train_group
 from cluster.session import cause_of, free_resources
-from cluster.workers import Factory, Item, Node, Result, TrainLoop
+from cluster.workers import Factory, Item, Node, Result, Then, TrainLoop
 from pipeline.errors import WorkerDied
 
 MAX_NODE_DEATHS = 10
@@ -46,14 +46,15 @@ class OnRay:
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        then: Then[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
         pool: _Pool[Item, Result] = _Pool(
-            lambda: host.remote(factory), list(items), describe, again, max_deaths, self._log
+            lambda: host.remote(factory), list(items), describe, again, then, max_deaths, self._log
         )
         try:
-            yield from pool.run(min(num_workers, len(items)))
+            yield from pool.run(num_workers if items and then else min(num_workers, len(items)))
         finally:
             pool.close()
 
@@ -138,6 +139,7 @@ class _Pool(Generic[Item, Result]):
     items: list[Item]
     describe: Callable[[Item], str]
     again: Callable[[Item], Item] | None
+    then: Then[Item, Result] | None
     max_deaths: int
     log: Callable[[str], None]
     queue: deque[int] = field(init=False)
@@ -146,6 +148,8 @@ class _Pool(Generic[Item, Result]):
     failed_starts: int = 0
     """In a row, since a worker has last begun."""
     in_flight: dict[Any, _Call] = field(default_factory=dict)
+    resting: list[_Call] = field(default_factory=list)
+    """Actors with nothing to do, while results that are awaited may lead on to more."""
 
     def __post_init__(self) -> None:
         self.queue = deque(range(len(self.items)))
@@ -175,14 +179,29 @@ class _Pool(Generic[Item, Result]):
                     self.failed_starts = 0
                     self._next_item(replace(call, node=value))
                 else:
-                    num_left -= 1
+                    num_left += self._add(call.position, value) - 1
                     self._next_item(call)
                     yield call.position, value
 
     def close(self) -> None:
-        for call in self.in_flight.values():
+        for call in (*self.in_flight.values(), *self.resting):
             ray.kill(call.host)
         self.in_flight.clear()
+        self.resting.clear()
+
+    def _add(self, position: int, result: Result) -> int:
+        """Put what the result leads on to before all that waits; returns how much that is."""
+        further = list(self.then.after(self.items[position], result)) if self.then is not None else []
+        self.queue.extendleft(reversed(range(len(self.items), len(self.items) + len(further))))
+        self.items += further
+        resting, self.resting = self.resting, []
+        for call in resting:
+            self._next_item(call)
+        return len(further)
+
+    def _is_more_to_come(self) -> bool:
+        held = (call.position for call in self.in_flight.values() if call.position is not None)
+        return self.then is not None and any(self.then.leads_on(self.items[position]) for position in held)
 
     def _start_host(self) -> None:
         host = self.new_host()
@@ -193,6 +212,8 @@ class _Pool(Generic[Item, Result]):
             position = self.queue.popleft()
             reference = call.host.apply.remote(self.items[position])
             self.in_flight[reference] = replace(call, position=position, is_question=False)
+        elif self._is_more_to_come():
+            self.resting.append(replace(call, position=None, is_question=False))
         else:
             ray.kill(call.host)
 

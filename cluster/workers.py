@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,8 +18,21 @@ from cluster.events import Emit, Log, Metrics, Progress, discard
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Taken = TypeVar("Taken", contravariant=True)
 Factory = Callable[[], Callable[[Item], Result]]
 """Called once in every worker process; what it returns is applied to each item. Must pickle."""
+
+
+class Then(Protocol[Item, Taken]):
+    """What follows from the results of a map; asked in the process that maps."""
+
+    def after(self, item: Item, result: Taken) -> Sequence[Item]:
+        """The items that the result of `item` has made possible."""
+        ...
+
+    def leads_on(self, item: Item) -> bool:
+        """Whether `after` may give something for `item`: workers with nothing to do then wait for its result."""
+        ...
 
 
 class TrainWorker(Protocol):
@@ -106,12 +120,16 @@ class Workers(Protocol):
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        then: Then[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         """Apply a worker's function to every item; yields (position, result) as they finish, in any order.
 
         A worker process that dies is replaced and its item tried once more: the item that `again` makes of it. A node
         that is lost, with all that ran on it, is not the item's fault: this counts apart, and `again` is not asked.
+
+        `then` gives further items, which a result has made possible, for the same workers: they come before what still
+        waits, and their positions follow the others' in the order in which they come.
 
         Raises:
             WorkerDied: `max_deaths` workers died on the same item.
@@ -216,12 +234,19 @@ class InProcess:
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
         again: Callable[[Item], Item] | None = None,
+        then: Then[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         work = factory() if items else None
-        for position, item in enumerate(items):
+        waiting, num_items = deque(enumerate(items)), len(items)
+        while waiting:
             assert work is not None
-            yield position, work(item)
+            position, item = waiting.popleft()
+            result = work(item)
+            further = list(then.after(item, result)) if then is not None else []
+            waiting.extendleft(reversed(list(enumerate(further, start=num_items))))
+            num_items += len(further)
+            yield position, result
 
     def stream(
         self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int

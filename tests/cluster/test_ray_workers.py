@@ -39,6 +39,17 @@ def two_instead(item: int) -> int:
     return 2
 
 
+class Successors:
+    """Of 10 and 20 the next two; of all others nothing."""
+
+    def after(self, item: int, result: int) -> list[int]:
+        assert result == item * item
+        return [item + 1, item + 2] if self.leads_on(item) else []
+
+    def leads_on(self, item: int) -> bool:
+        return item % 10 == 0
+
+
 def no_squares(directory: str) -> Callable[[int], int]:
     with Path(directory, "tried").open("a") as log:
         log.write("x")
@@ -50,13 +61,14 @@ def coordinate(
     directory: str,
     items: list[int],
     again: Callable[[int], int] | None = None,
+    then: Successors | None = None,
 ) -> tuple[list[tuple[int, int]], list[str]]:
     from cluster.ray_workers import OnRay
 
     said: list[Event] = []
     workers = OnRay(source="map", emit=said.append)
     results = workers.map(
-        partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}", again=again
+        partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}", again=again, then=then
     )
     return sorted(results), [event.line for event in said if isinstance(event, Log)]
 
@@ -79,6 +91,19 @@ def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Sess
         "a worker died on item 3; trying it once more on a new one"
     ]
     assert 2 <= len(list(tmp_path.glob("built-*"))) <= 3
+
+
+@pytest.mark.ray
+def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_session: Session) -> None:
+    """The worker that has nothing to do at first rests until there is more."""
+    results, said = run(ray_session, squares, str(tmp_path), [10], None, Successors())
+    assert results == [(0, 100), (1, 121), (2, 144)]
+    results, _ = run(ray_session, squares, str(tmp_path / "."), [20, 1, 10], None, Successors())
+    assert sorted(value for _, value in results) == [1, 100, 121, 144, 400, 441, 484]
+    assert len(list(tmp_path.glob("built-*"))) <= 4
+    assert not said
+    here = InProcess().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, then=Successors())
+    assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
 
 
 @pytest.mark.ray
