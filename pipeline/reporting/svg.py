@@ -38,10 +38,15 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
+SMALLEST = 1e-300
+"""Below this, floats lose digits, and quotients of them their meaning."""
+
+
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers, roughly `about` of them, whose first is <= low and whose last is >= high."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
+    largest = max(abs(low), abs(high))
+    if high - low <= max(SMALLEST, 1e-12 * largest):
+        high = low + (largest if largest > SMALLEST else 1.0)
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.reporting.charts import HEIGHT_PX, MIN_LABEL_GAP_PX, WIDTH_PX, Series, confusion_chart, line_chart
@@ -31,6 +31,7 @@ def classed(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 
 
 @given(finite, finite, st.integers(2, 10))
+@settings(deadline=None)
 def test_ticks_are_even_and_cover_the_values(a: float, b: float, about: int) -> None:
     low, high = sorted((a, b))
     marks = ticks(low, high, about)
@@ -43,6 +44,7 @@ def test_ticks_are_even_and_cover_the_values(a: float, b: float, about: int) -> 
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1.0, 1e6))
+@settings(deadline=None)
 def test_log_ticks_cover_the_values(low: float, ratio: float) -> None:
     marks = log_ticks(low, low * ratio)
     assert marks[0] <= low * (1 + 1e-8)
@@ -89,6 +91,7 @@ def test_every_line_is_told_apart_without_colour() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+@settings(deadline=None)
 def test_labels_at_line_ends_never_overlap(ends: list[float]) -> None:
     series = [Series(name=f"model {i}", style="s0", points=((0.0, 0.5), (1.0, y))) for i, y in enumerate(ends)]
     heights = sorted(float(e.get("y", "")) for e in classed(parsed(chart_of(series, from_zero=True)), "direct"))
