@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.files import join, open_atomic
+from pipeline.files import join, open_atomic, sha256_file, size_bytes
 from pipeline.stage import Context, stage
 from stages.datasets.ucf101 import read_clips
 from stages.percepts.artifacts import Percepts
@@ -165,7 +165,8 @@ def made_percepts(config: MadeActionsConfig, context: Context) -> Percepts:
                 sha256 = hashlib.sha256(name.encode()).hexdigest()
                 writer.write(sha256, steps, steps.astype(np.int64) * 33_333, steps * 0, clip_TD)
         videos = tuple(hashlib.sha256(name.encode()).hexdigest() for name, _ in members)
-        uses.append(ShardUse(path=path, sha256="", bytes=0, rows=len(members) * config.num_frames, videos=videos))
+        uri, num_rows = join(context.store_uri, path), len(members) * config.num_frames
+        uses.append(ShardUse(path=path, sha256=sha256_file(uri), bytes=size_bytes(uri), rows=num_rows, videos=videos))
         context.progress(first + len(members), len(names), "clips")
     write_uses(context.uri, uses)
     records = [_record(config, name, part, counted=True) for name, part in names]
