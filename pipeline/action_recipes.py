@@ -1,9 +1,10 @@
 """THE DAGs of action recognition by official splits: UCF-101 and HMDB-51.
 
-(unpack ─) ingest ─┬─ split ──────────────────┐
-                   └─ extract ─ standardize ──┴─ finetune ─ evaluate
+(unpack ─) gather ─ ingest ─┬─ split ──────────────────┐
+                            └─ extract ─ standardize ──┴─ finetune ─ evaluate
 
-`standardize` looks at clips that none of the chosen splits tests; `split` holds some training clips out for choices.
+`gather` finds clips by their names, so that what is missing is known before anything is read. `standardize` looks at
+clips that none of the chosen splits tests; `split` holds some training clips out for choices.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from pipeline.given_models import PretrainedNodes, given_models
 from pipeline.options import RunOptions
 from pipeline.plan import Node, Plan
 from pipeline.six_models import Model, pretrain_models
-from pipeline.video_recipes import add_index
+from pipeline.video_recipes import add_unpacked
+from stages.datasets.action_sets import DATA_SETS, DataSetKey
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig
 from stages.fuse import FuseConfig, fuse
+from stages.gather import GatherConfig, gather
 from stages.ingest import IngestConfig, ingest
 from stages.models.arm import SelectionConfig
 from stages.near_duplicates import NearDuplicatesConfig, near_duplicates
 from stages.pretrain import PretrainConfig
-from stages.split import DATA_SETS, DataSetKey, SplitConfig, split
+from stages.split import SplitConfig, split
 from stages.standardize import StandardizeConfig, standardize
 
 ACTION_LSTM = FinetuneConfig(
@@ -61,7 +64,8 @@ class ActionOptions(RunOptions):
     tables: tuple[Table, ...] = ("1", "3", "curve")
     """Any of 1, 3, 4 and curve. 4 needs --flow-percepts; none: prepare percepts and sides, and train nothing."""
     pretrained: tuple[str, ...] = ()
-    """Models of the store to start from: keys (pretrain-...) or MLflow models (models:/m-...), one of each kind."""
+    """Models of the store to start from: keys (pretrain-...) or MLflow models (models:/m-..., models:/NAME@ALIAS), one
+    of each kind."""
     unlabelled: tuple[str, ...] = ()
     """Or videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
@@ -123,7 +127,12 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     if not (options.videos and options.lists):
         lacks = " and ".join(flag for flag in ("videos", "lists") if not getattr(options, flag))
         raise DataSetError(f"{data.name} needs --videos (its clips) and --lists; {lacks} missing", data.instructions)
-    index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
+    unpacked, others = add_unpacked(plan, options.videos)
+    wanted = GatherConfig(
+        dataset=options.dataset, lists=options.lists, videos=others, allow_missing=options.allow_missing
+    )
+    clips = plan.add(gather, wanted, unpacked=unpacked)
+    index = plan.add(ingest, IngestConfig(), resources=options.on_cpus, corpus=clips)
     config = SplitConfig(
         dataset=options.dataset,
         lists=options.lists,

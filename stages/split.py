@@ -8,28 +8,25 @@ names, and which videos the lists do not name. Unless `allow_missing`, it goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import ConfigError, DataSetError
-from pipeline.files import join, sha256_bytes, write_json
+from pipeline.files import join, write_json
 from pipeline.stage import Context, stage
-from stages.datasets import hmdb51, ucf101
+from stages.datasets.action_sets import (
+    CHECK_FILE,
+    DATA_SETS,
+    DataSetKey,
+    lists_digest,
+    missing_line,
+    not_whole,
+    some,
+)
 from stages.datasets.matching import Match, match
-from stages.datasets.official import DataSet, OfficialClip
+from stages.datasets.official import DataSet
 from stages.datasets.splits import Splits, write_splits
 from stages.video.artifacts import Index
-
-DataSetKey = Literal["ucf101", "hmdb51"]
-DATA_SETS: dict[str, tuple[DataSet, Callable[[str], tuple[OfficialClip, ...]]]] = {
-    "ucf101": (ucf101.UCF101, ucf101.read_clips),
-    "hmdb51": (hmdb51.HMDB51, hmdb51.read_clips),
-}
-
-CHECK_FILE = "check.json"
-NUM_NAMED = 5
-"""Clips that a message names, of those it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,7 @@ class SplitConfig:
 
 def lists_snapshot(config: SplitConfig) -> str:
     """Digest of what the lists say. Raises SourceError."""
-    _, read_clips = DATA_SETS[config.dataset]
-    return sha256_bytes(repr(read_clips(config.lists)).encode())
+    return lists_digest(config.dataset, config.lists)
 
 
 @stage(version=2, snapshot=lists_snapshot)
@@ -82,16 +78,12 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
             data.instructions,
         )
     if lines and not config.allow_missing:
-        raise DataSetError(
-            f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing. All names: {check}",
-            data.instructions,
-        )
+        raise DataSetError(not_whole(data, lines, check), data.instructions)
     for line in lines:
-        context.log(f"{data.name}: {line}")
+        context.log(f"warning: {data.name}: {line}")
     if found.extra:
-        context.log(
-            f"{data.name}: {_named([record.uri for record in found.extra], 'videos')} not in its lists, ignored"
-        )
+        extra = [record.uri for record in found.extra]
+        context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, ignored")
     write_splits(context.uri, data, clips, records, validation_fraction=config.validation_fraction, seed=config.seed)
     splits = Splits(context.uri, context.key)
     for number in splits.numbers():
@@ -121,19 +113,10 @@ def findings(data: DataSet, found: Match) -> list[str]:
     """What keeps the data set from being whole, one sentence each; empty where nothing does."""
     lines = []
     if found.missing:
-        lines.append(f"{len(found.missing)} of {data.num_clips} clips are missing ({_some(found.missing)})")
+        lines.append(missing_line(data, found.missing))
     if found.unreadable:
-        lines.append(f"{len(found.unreadable)} cannot be read ({_some(list(found.unreadable))})")
+        lines.append(f"{len(found.unreadable)} cannot be read ({some(list(found.unreadable))})")
     if found.twins:
         pairs = [" = ".join(names) for names in found.twins]
-        lines.append(f"{len(found.twins)} files have the same bytes under several names ({_some(pairs)})")
+        lines.append(f"{len(found.twins)} files have the same bytes under several names ({some(pairs)})")
     return lines
-
-
-def _named(names: Sequence[str], unit: str) -> str:
-    return f"{len(names)} {unit} ({_some(names)})"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(names[:NUM_NAMED]) + more
