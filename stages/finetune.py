@@ -10,7 +10,8 @@ samplings train beside it; its clips and batches are the same in every arm of th
 is a paired one.
 
 With `selection`, settings are chosen first, for each split and label count apart: candidates learn from training clips
-that are not held out and are judged by those that are; then the best of them learns from all training clips. Choosing
+that are not held out and are judged by those that are; then the best of them learns from all training clips, on the
+same workers. Choosing
 once for all splits would use the test clips of one of them, which are training clips of another.
 
 Writes `[split-<n>-]labels-<k>-samplings-<first>-<last>.safetensors` for every job, `trial-*.safetensors` for every
@@ -22,12 +23,11 @@ Shapes: S training steps, G samplings.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, CorruptArtifact, SourceError
-from pipeline.files import exists, join, write_json
+from pipeline.errors import ConfigError, SourceError
+from pipeline.files import join
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import FLOP_PER_S, lstm_flop
 from stages.datasets.labelled import ALL_CLIPS, draw
@@ -35,16 +35,15 @@ from stages.datasets.sides import Sides, split_numbers
 from stages.datasets.splits import Splits
 from stages.models.arm import ArmConfig, check_encoder
 from stages.models.artifacts import Classifiers, Encoder
+from stages.models.course import Course, num_trainings
 from stages.models.finetuning import Job, Trainer, Trial, arm_sides, count_text
 from stages.models.trained import TrainedClassifiers
-from stages.models.trials import TrialResult
 from stages.models.weights import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.ledger import VideoRecord
 
 METRIC_POINTS = 20
 """Points of each loss curve that go to MLflow."""
-SELECTION_FILE = "selection.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,15 @@ class FinetuneConfig(ArmConfig):
     def samplings(self, labels_per_class: int) -> range:
         """Numbers of the samplings at a label count."""
         return range(self.num_full_samplings if labels_per_class == ALL_CLIPS else self.num_samplings)
+
+    def chunks(self) -> dict[int, list[tuple[int, ...]]]:
+        """By label count, rising: samplings that train side by side."""
+        size = self.samplings_per_job
+        return {
+            count: [tuple(self.samplings(count)[first : first + size]) for first in range(0, num, size)]
+            for count in self.rising_counts
+            if (num := len(self.samplings(count)))
+        }
 
     @property
     def rising_counts(self) -> list[int]:
@@ -134,16 +142,15 @@ def finetune(
 
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
     trainer = Trainer(config, context.uri, percepts, statistics, encoder, splits, device)
-    trials = _trials(config, sides)
-    _work(config, context, trainer, trials, [not _is_tried(trial, context) for trial in trials], "trials")
-    jobs = _jobs(config, sides, _choices(config, context, trials))
-    seconds = _work(config, context, trainer, jobs, [not _is_finished(j, config, context) for j in jobs], "classifiers")
-    _conclude(config, context, jobs)
+    course = Course(config, context.uri, config.chunks(), sides, context.log)
+    _work(context, trainer, course)
+    course.write_choices()
+    _conclude(config, context, course)
     context.record(
-        num_classifiers=sum(len(job.samplings) for job in jobs),
-        num_trials=len(trials),
+        num_classifiers=course.num_classifiers(),
+        num_trials=course.num_trials(),
         num_labelled_clips=len({clip.sha256 for side in sides for clip in side.learn}),
-        **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in seconds.items()},
+        **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in course.seconds_of_all().items()},
     )
     return Classifiers(context.uri, context.key)
 
@@ -163,135 +170,51 @@ def _sides(
     return [arm_sides(config, records, splits, number) for number in numbers]
 
 
-def _work(
-    config: FinetuneConfig,
-    context: Context,
-    trainer: Trainer,
-    items: Sequence[Job] | Sequence[Trial],
-    is_missing: Sequence[bool],
-    unit: str,
-) -> dict[int, float]:
-    """Does the items whose file is missing, on the stage's workers. Returns the seconds of training at a label count.
-
-    Seconds are processor-bound time of workers, summed; what an earlier attempt has done is not in them.
-    """
-    sizes = [len(item.samplings) if isinstance(item, Job) else 1 for item in items]
-    todo = [number for number, missing in enumerate(is_missing) if missing]
-    total, done = sum(sizes), sum(sizes) - sum(sizes[number] for number in todo)
-    spent: dict[int, float] = {}
-    if items:
-        context.progress(done, total, unit)
-    resources = context.resources
-    for position, seconds in context.workers.map(
+def _work(context: Context, trainer: Trainer, course: Course) -> None:
+    """Does what is missing, on the stage's workers."""
+    resources, items = context.resources, course.begin()
+    for _ in context.workers.map(
         trainer,
-        [items[number] for number in todo],
+        items,
         num_workers=resources.num_workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        describe=partial(_describe, config.arm),
+        describe=partial(_describe, trainer.config.arm),
+        then=_Watched(course, context),
     ):
-        item = items[todo[position]]
-        done += sizes[todo[position]]
-        spent[item.labels_per_class] = spent.get(item.labels_per_class, 0.0) + seconds
-        context.progress(done, total, unit, f"{count_text(item.labels_per_class)} labels a class")
-    return spent
+        pass
+
+
+class _Watched:
+    """What follows in a course, and how far it has come."""
+
+    def __init__(self, course: Course, context: Context) -> None:
+        self._course, self._context = course, context
+        self._total = course.num_trials() + course.num_classifiers()
+        self._done = self._total - course.num_left()
+        context.progress(self._done, self._total, "trainings")
+
+    def after(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
+        further = self._course.after(item, seconds)
+        self._done += num_trainings(item)
+        kind = "" if isinstance(item, Job) else ", choosing settings"
+        note = f"{count_text(item.labels_per_class)} labels a class{kind}"
+        self._context.progress(self._done, self._total, "trainings", note)
+        return further
+
+    def leads_on(self, item: Job | Trial) -> bool:
+        return isinstance(item, Trial)
 
 
 def _describe(arm: str, item: Job | Trial) -> str:
     return f"{arm}, {item}"
 
 
-def _trials(config: FinetuneConfig, sides: Sequence[Sides]) -> list[Trial]:
-    """Every candidate at every label count of every split, the longest first."""
-    if not config.selection.is_on:
-        return []
-    numbers = range(len(config.selection.candidates()))
-    counts = reversed(config.rising_counts)
-    chosen = [side for side in sides if side.validation]
-    return [Trial(count, side.number, number) for count in counts for side in chosen for number in numbers]
-
-
-def _is_tried(trial: Trial, context: Context) -> bool:
-    if not exists(join(context.uri, trial.file)):
-        return False
-    try:
-        TrialResult.load(join(context.uri, trial.file))
-    except CorruptArtifact as error:
-        context.log(f"trying again: {error}")
-        return False
-    return True
-
-
-def _choices(
-    config: FinetuneConfig, context: Context, trials: Sequence[Trial]
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """By split and label count: what a job takes from the best of its trials. Writes selection.json.
-
-    The highest accuracy at any check wins; of equals the first candidate, and its earliest check.
-    """
-    candidates = config.selection.candidates()
-    found: dict[tuple[int, int], list[TrialResult]] = {}
-    for trial in trials:
-        results = found.setdefault((trial.split, trial.labels_per_class), [])
-        results.append(TrialResult.load(join(context.uri, trial.file)))
-    choices: dict[tuple[int, int], dict[str, Any]] = {}
-    rows: list[dict[str, Any]] = []
-    for (split, count), results in sorted(found.items()):
-        best = max(range(len(results)), key=lambda number: max(results[number].accuracies))
-        stop = (results[best].best_check + 1) / config.selection.num_checks
-        consulted = tuple(sorted({seen for result in results for seen in result.consulted}))
-        choices[split, count] = {"candidate": candidates[best], "stop": stop, "consulted": consulted}
-        rows.append(
-            {
-                "split": split,
-                "labels_per_class": count,
-                "num_validation_clips": len(results[best].videos),
-                "chosen": {**candidates[best].settings(), "stop": stop},
-                "accuracy": max(results[best].accuracies),
-                "trial": Trial(count, split, best).file,
-                "tried": [
-                    {**candidate.settings(), "accuracies": list(result.accuracies)}
-                    for candidate, result in zip(candidates, results, strict=True)
-                ],
-            }
-        )
-    write_json(join(context.uri, SELECTION_FILE), {"arm": config.arm, "choices": rows})
-    return choices
-
-
-def _jobs(
-    config: FinetuneConfig, sides: Sequence[Sides], choices: Mapping[tuple[int, int], dict[str, Any]]
-) -> list[Job]:
-    """The longest first, so that no worker is left alone with one at the end."""
-    jobs: list[Job] = []
-    for count in reversed(config.rising_counts):
-        samplings, size = config.samplings(count), config.samplings_per_job
-        for side in sides:
-            chosen = choices.get((side.number, count), {})
-            chunks = [tuple(samplings[first : first + size]) for first in range(0, len(samplings), size)]
-            jobs += [Job(count, chunk, side.number, **chosen) for chunk in chunks]
-    return jobs
-
-
-def _is_finished(job: Job, config: FinetuneConfig, context: Context) -> bool:
-    """Whether an earlier, killed attempt has left this job's file, and it is whole."""
-    if not exists(join(context.uri, job.file)):
-        return False
-    try:
-        found = TrainedClassifiers.load(join(context.uri, job.file))
-    except CorruptArtifact as error:
-        context.log(f"training again: {error}")
-        return False
-    theirs = (found.arm, found.labels_per_class, found.split, found.samplings)
-    return theirs == (config.arm, job.labels_per_class, job.split, job.samplings)
-
-
-def _conclude(config: FinetuneConfig, context: Context, jobs: Sequence[Job]) -> None:
+def _conclude(config: FinetuneConfig, context: Context, course: Course) -> None:
     """Loss curves, mean over splits and samplings; and the classifier that is served."""
     counts = config.rising_counts
     for labels_per_class in counts:
-        files = [join(context.uri, job.file) for job in jobs if job.labels_per_class == labels_per_class]
-        trained = [TrainedClassifiers.load(uri) for uri in files]
+        trained = [TrainedClassifiers.load(uri) for uri in course.files(labels_per_class)]
         num_steps = min(len(found.losses_SG) for found in trained)
         loss_S = np.concatenate([found.losses_SG[:num_steps] for found in trained], axis=1).mean(1)
         for step in np.linspace(0, len(loss_S) - 1, min(METRIC_POINTS, len(loss_S))).astype(int).tolist():

@@ -7,12 +7,14 @@ all training videos (section 4.2). No test clip is ever among these.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.errors import ConfigError
 from stages.datasets.labelled import labelled, refuse_leaks
+from stages.datasets.official import OfficialClip
 from stages.datasets.splits import Splits
+from stages.datasets.validation import hold_out_sources
 from stages.percepts.ledger import VideoRecord
 
 MANIFEST_SPLIT: Final = 0
@@ -67,25 +69,43 @@ def sides_of(
     *,
     part: str,
     with_validation: bool,
+    validation_fraction: float = 0.0,
     allow_none: bool = False,
 ) -> Sides:
     """What may be learned from in a split.
+
+    validation_fraction: of each class's training clips to hold out, where none is of part VALIDATION and some are asked
+        for.
 
     Raises:
         SourceError: no labelled clips, or a group of videos on more than one side.
         ConfigError: `with_validation`, nothing is held out, and that is not allowed.
     """
     has_label = [record for record in records_of(records, splits, number) if record.label is not None]
+    if with_validation and validation_fraction and all(record.part != VALIDATION for record in has_label):
+        has_label = _hold_out(has_label, part, validation_fraction)
     learns_all = with_validation or splits is not None
     for side in (part, VALIDATION) if learns_all else (part,):
         refuse_leaks(has_label, side)
-    has_validation = any(record.part == VALIDATION and record.verdict != "rejected" for record in has_label)
-    if with_validation and not (has_validation or allow_none):
+    has = {record.part for record in has_label if record.verdict != "rejected"}
+    if with_validation and VALIDATION not in has and not allow_none:
         raise ConfigError(
             f"there are no clips of part {VALIDATION!r} to choose settings by (split {number}): hold some of the "
             "training videos out, or choose no settings here (leave selection out)"
         )
-    fit = labelled(has_label, part)
-    validation = labelled(has_label, VALIDATION) if learns_all and has_validation else []
+    # Of a part of a data set, all that is there to learn from may be among what was to be held out.
+    only_held_out = allow_none and part not in has and VALIDATION in has
+    fit = labelled(has_label, VALIDATION if only_held_out else part)
+    validation = labelled(has_label, VALIDATION) if learns_all and VALIDATION in has and not only_held_out else []
     names = {str(clip.label) for clip in (*fit, *validation)} if splits is None else splits.class_names()
     return Sides(number, fit, validation, class_names=tuple(sorted(names)))
+
+
+def _hold_out(records: Sequence[VideoRecord], part: str, fraction: float) -> list[VideoRecord]:
+    """The records, some of those of `part` moved to VALIDATION: in whole groups, a share of each class."""
+    clips = [
+        OfficialClip(name=r.sha256, label=str(r.label), source=r.group or r.sha256, group=r.group or r.sha256, sides=())
+        for r in labelled(records, part)
+    ]
+    out = hold_out_sources(clips, fraction=fraction, seed=0)
+    return [replace(r, part=VALIDATION) if r.part == part and r.sha256 in out else r for r in records]

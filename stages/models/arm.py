@@ -27,8 +27,12 @@ class SelectionConfig:
     """Early stopping: validation is asked so many times in training, evenly, the last time at its end."""
     stride: int = 8
     """Frames between the windows of a validation clip; as at test."""
+    validation_fraction: float = 0.0
+    """Of each class's training clips, held out in whole groups where no clip is of part `validation`."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
         if self.num_checks < 1 or self.stride < 1:
             raise ConfigError(f"num_checks {self.num_checks}, stride {self.stride}: give at least 1 of each")
 

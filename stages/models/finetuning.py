@@ -235,6 +235,7 @@ def arm_sides(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits 
         number,
         part=config.part,
         with_validation=config.selection.is_on,
+        validation_fraction=config.selection.validation_fraction,
         allow_none=config.allow_fewer,
     )
 

@@ -33,8 +33,9 @@ def test_one_command_plans_it(recipe: str, shared_data: Path, tmp_path: Path) ->
     )
     plan = RECIPES[recipe].build(options)
     nodes = {node.name: node for node in plan.nodes}
-    assert list(nodes)[:4] == ["ingest", "split", "extract", "standardize"]
-    assert nodes["split"].config.dataset == recipe
+    assert list(nodes)[:5] == ["gather", "ingest", "split", "extract", "standardize"]
+    assert nodes["gather"].config.dataset == nodes["split"].config.dataset == recipe
+    assert nodes["ingest"].inputs["corpus"] is nodes["gather"]
     assert nodes["standardize"].config.splits == (1, 2)
 
 
@@ -61,6 +62,7 @@ def test_an_arm_is_a_node_with_all_that_its_tables_need(shared_data: Path) -> No
     nodes = {node.name: node for node in plan.nodes}
     assert nodes["evaluate"].config.pairs[0] == ("single frame", "LSTM from scratch")
     assert len(nodes["evaluate"].config.pairs) == 12
+    assert nodes["evaluate"].config.splits == (1, 2, 3)
     assert nodes["near_duplicates"].inputs["pretraining"] is nodes["extract unlabelled"]
     assert {node.inputs["statistics"] for node in arms.values()} == {nodes["standardize unlabelled"]}
 
@@ -129,7 +131,9 @@ def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
     arms = {node.config.arm: node.config for node in plan.nodes if node.stage.name == "finetune"}
     assert list(arms) == ["single frame", "LSTM from scratch", *TABLE_3_ROWS.values()]
     assert arms["composite"].labels_per_class == (1, 2, 4, 10, 20, 50, 0)
-    assert arms["composite"].learning_rate == demo.options().pretrained.learning_rate
+    choices = {(arm.selection.learning_rates, arm.selection.num_checks) for arm in arms.values()}
+    assert choices == {((3e-4, 1e-3), 4)}
+    assert not any(n.config.selection.is_on for n in demo.build(demo.options()).nodes if n.stage.name == "finetune")
     assert arms["conditional autoencoder"].labels_per_class == (4, 0)
     assert len([node for node in plan.nodes if node.stage.name == "pretrain"]) == 6
     assert len(plain) == 11

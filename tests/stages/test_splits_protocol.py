@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cluster.workers import InProcess
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import read_json
 from pipeline.stage import Context
@@ -20,6 +22,7 @@ from stages.evaluate import EvaluateConfig, evaluate
 from stages.finetune import FinetuneConfig, finetune
 from stages.models.arm import Candidate, SelectionConfig
 from stages.models.artifacts import Classifiers
+from stages.models.predictions import read_probabilities
 from stages.models.scoring import Answers, scores_of
 from stages.models.trials import TrialResult
 from stages.percepts.artifacts import Percepts, Statistics
@@ -60,6 +63,9 @@ class ThreeSplits(Splits):
             held = "validation" if clip % 4 == 3 else "train"
             found.append(replace(record, part="test" if clip % 3 == number - 1 else held))
         return found
+
+    def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
+        return len(records), 50
 
     def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
         parts = [record.part for record in self.assign(records, number)] if records else []
@@ -160,6 +166,60 @@ def test_training_stops_where_validation_was_best(tmp_path: Path, made: Made) ->
     assert len(Classifiers(str(tmp_path / "out")).load(name).losses_SG) == round(30 * stop)
 
 
+@dataclass(frozen=True)
+class Counting(InProcess):
+    """Writes down what its workers do, pool by pool."""
+
+    pools: list[list[str]] = field(default_factory=list)
+
+    def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
+        done: list[str] = []
+        self.pools.append(done)
+        work = factory()
+
+        def noted(item: Any) -> Any:
+            done.append(str(item))
+            return work(item)
+
+        yield from super().map(lambda: noted, items, **settings)
+
+
+def test_a_killed_attempt_goes_on_where_it_ended_in_one_pool(tmp_path: Path, made: Made) -> None:
+    """What is missing is done, and nothing else; what waits for a trial is done after it, by the same workers."""
+    config, workers = replace(FRAME, splits=(1, 2), num_samplings=2, samplings_per_job=1), Counting()
+    facts: dict[str, Any] = {}
+
+    def once() -> dict[str, bytes]:
+        context = Context.for_test(tmp_path, workers=workers)
+        finetune(config, context, percepts=made[0], statistics=made[1], splits=ThreeSplits(""))
+        facts.clear()
+        facts.update(context.facts)
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    whole = once()
+    assert {"seconds_at_002", "seconds_at_all"} <= facts.keys()
+    (everything,) = workers.pools
+    assert len(everything) == 2 * (2 * 2 + 2 + 1)
+    for name in everything:
+        if not name.startswith("trial"):
+            split, count = name.removeprefix("split-")[0], name.partition("labels-")[2][:3]
+            waits_for = [trial for trial in everything if trial.startswith(f"trial-split-{split}-labels-{count}")]
+            assert len(waits_for) == 2
+            assert max(map(everything.index, waits_for)) < everything.index(name)
+    gone = [
+        "trial-split-2-labels-002-01",
+        "split-2-labels-002-samplings-001-001",
+        "split-1-labels-all-samplings-000-000",
+    ]
+    for name in gone:
+        (tmp_path / "out" / f"{name}.safetensors").unlink()
+    assert once() == whole
+    assert sorted(workers.pools[1]) == sorted(gone)
+    assert not [name for name in facts if name.startswith("seconds")]  # only a part of them is known
+    assert once() == whole
+    assert workers.pools[2] == []
+
+
 def test_a_planted_leak_is_caught(frame: Classifiers, tmp_path: Path, made: Made) -> None:
     """The splits that evaluate reads test what finetune has learned from, or has chosen its settings by."""
 
@@ -205,6 +265,13 @@ def test_choosing_needs_clips_to_choose_by(tmp_path: Path, made: Made) -> None:
 
     with pytest.raises(ConfigError, match="no clips of part 'validation' to choose settings by"):
         run(FRAME, tmp_path, made, NothingHeld(""))
+    share = replace(FRAME.selection, validation_fraction=0.25)
+    held = run(replace(FRAME, selection=share, labels_per_class=(2,)), tmp_path / "held", made, NothingHeld(""))
+    for row in read_json(held.path("selection.json"))["choices"]:
+        trial = TrialResult.load(held.path(row["trial"]))
+        assert Counter(trial.labels) == dict.fromkeys(MOTIONS, 1)
+        tested = {r.sha256 for r in NothingHeld("").assign(made[0].records(), row["split"]) if r.part == "test"}
+        assert not tested & {sha256 for sha256, _ in trial.consulted}
     with pytest.raises(ConfigError, match="splits holds 4; the official splits are 1, 2, 3"):
         run(replace(FRAME, splits=(1, 4)), tmp_path, made)
 
@@ -223,11 +290,28 @@ def test_with_clips_missing_what_is_there_is_measured(tmp_path: Path, made: Made
     assert {row["split"] for row in read_json(arm.path("selection.json"))["choices"]} == {3}
     table = judge([arm], tmp_path / "scores", made, Sparse(""))
     assert [split["number"] for split in table["splits"]] == [1]
+    assert [split["num_train"] for split in table["coverage"]] == [24, 0, 32]
+    assert (table["num_clips"], table["num_official_clips"]) == (48, 50)
     only = run(replace(sparse, splits=(3,)), tmp_path / "only", made, Sparse(""))
-    with pytest.raises(SourceError, match="no split has training and test clips"):
-        judge([only], tmp_path / "none", made, Sparse(""))
+    empty = judge([only], tmp_path / "none", made, Sparse(""))
+    assert empty.keys() == table.keys()
+    assert [empty[name] for name in ("rows", "summary", "paired", "gains", "splits")] == [[]] * 5
+    assert [cell["labels_per_class"] for cell in empty["cells"]] == [7, ALL_CLIPS]
+    sides = {split["number"]: (split["num_train"], split["num_test"]) for split in empty["coverage"]}
+    assert (sides[2], sides[3]) == ((0, 16), (32, 0))
+    assert read_probabilities(str(tmp_path / "none" / "out" / "probabilities.parquet")) == {}
     with pytest.raises(SourceError, match="splits 2 no training clip is there"):
         run(replace(sparse, splits=(2,)), tmp_path / "two", made, Sparse(""))
+
+
+def test_what_was_to_be_held_out_is_learned_from_where_it_is_all_there_is(tmp_path: Path, made: Made) -> None:
+    class OnlyHeld(ThreeSplits):
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            return [record for record in super().assign(records, number) if record.part != "train"]
+
+    arm = run(replace(FRAME, splits=(1,), allow_fewer=True), tmp_path, made, OnlyHeld(""))
+    assert read_json(arm.path("selection.json"))["choices"] == []
+    assert {len(clips) for name in arm.files() for clips in arm.load(name).clips} == {8}
 
 
 def test_scores_are_over_splits(frame: Classifiers, tmp_path: Path, made: Made) -> None:
