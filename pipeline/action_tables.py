@@ -135,7 +135,7 @@ def add_arms(
     pairs = tuple((worse, better) for worse, better in COMPARED if worse in finetuned and better in finetuned)
     scores = plan.add(
         evaluate,
-        EvaluateConfig(pairs=pairs),
+        EvaluateConfig(pairs=pairs, splits=numbers),
         name=f"{stream}evaluate",
         resources=resources,
         classifiers=list(finetuned.values()),

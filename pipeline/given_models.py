@@ -37,7 +37,8 @@ class PretrainedNodes:
 def given_models(
     plan: Plan, names: Sequence[str], *, store_uri: str, tracking_uri: str | None, stream: str = ""
 ) -> PretrainedNodes:
-    """Nodes for pretrained models of this store. names: keys (pretrain-...), or MLflow models (models:/m-...).
+    """Nodes for pretrained models of this store. names: keys (pretrain-...), or MLflow models (models:/m-...,
+    models:/NAME@ALIAS).
 
     stream: put before the nodes' names.
 

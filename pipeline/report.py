@@ -7,7 +7,7 @@ Equal runs give equal bytes. Everything that comes from outside (file names, cla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.explain import human_bytes, human_seconds
 from pipeline.files import join, write_bytes
-from pipeline.reporting.action_tables import action_tables, paper_at_one_label
+from pipeline.reporting.action_tables import action_tables, classifier_nodes, paper_at_one_label, seconds_of
 from pipeline.reporting.claims import points
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings, number_of
@@ -89,7 +89,7 @@ def page(results: Results) -> str:
         view=results.view,
         results=results,
         findings=findings(results),
-        accuracy=[_accuracy(scores) for scores in results.scores],
+        accuracy=[_accuracy(scores, classifier_nodes(results, scores)) for scores in results.scores],
         forecasts=[(forecast, forecast_chart(forecast)) for forecast in results.forecasts],
         losses=[figure for history in results.histories if (figure := loss_curve(history)) is not None],
         pixels=[table for pixels in results.pixel_scores for table in _pixels(pixels)],
@@ -130,7 +130,7 @@ def _finalized(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _accuracy(scores: Scores) -> dict[str, Any]:
+def _accuracy(scores: Scores, nodes: Mapping[str, NodeView]) -> dict[str, Any]:
     figures = confusions(scores)
     by_pair: dict[tuple[str, str], dict[int, Pair]] = {}
     for pair in scores.paired:
@@ -138,9 +138,11 @@ def _accuracy(scores: Scores) -> dict[str, Any]:
     return {
         "scores": scores,
         "styles": model_styles(scores.models),
-        "best": {n: scores.best(n).model for n in scores.label_counts},
+        "best": {n: found.model for n in scores.label_counts if (found := scores.best(n))},
+        "keys": {model: nodes[model].key for model in scores.models if model in nodes},
+        "seconds": {cell: seconds_of(nodes.get(cell[0]), cell[1]) for cell in scores.cells},
         "pairs": by_pair,
-        "curve": label_curve(scores) if len([n for n in scores.label_counts if n]) > 1 else None,
+        "curve": label_curve(scores) if scores.is_judged and len([n for n in scores.label_counts if n]) > 1 else None,
         "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
     }
 

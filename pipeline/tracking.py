@@ -249,15 +249,20 @@ def model_directory(uri: str) -> str:
 
 
 def key_of_model(tracking_uri: str, uri: str) -> str:
-    """Key of the artifact that a logged model (models:/m-...) was made from.
+    """Key of the artifact that a model was made from: models:/m-..., models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        UsageError: MLflow knows no such model, or it was not logged by a run of a recipe.
+        UsageError: MLflow knows no such model, or it was not logged or registered by a run of a recipe.
     """
-    client = MlflowClient(tracking_uri)
+    client, given = MlflowClient(tracking_uri), uri.removeprefix("models:/")
     try:
-        model = client.get_logged_model(uri.removeprefix("models:/"))
-        key = client.get_run(str(model.source_run_id)).data.tags.get("key")
+        if "@" in given:
+            key = client.get_model_version_by_alias(*given.rsplit("@", 1)).tags.get(KEY_TAG)
+        elif "/" in given:
+            key = client.get_model_version(*given.rsplit("/", 1)).tags.get(KEY_TAG)
+        else:
+            model = client.get_logged_model(given)
+            key = client.get_run(str(model.source_run_id)).data.tags.get("key")
     except MlflowException as error:
         raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
     if key is None:

@@ -8,6 +8,8 @@ these say how sure the mean over draws of labelled clips is, on these test clips
 learned from the same clips in each sampling, which is checked. So is that no test clip, nor one of its group, was
 learned from or looked at when settings were chosen.
 
+A split that lacks clips of one side judges nothing; where all do, the tables have no figures and say why.
+
 Writes `scores.json`, `predictions.parquet`, and `probabilities.parquet` with every class's probability, of the
 classifiers with the most labels.
 
@@ -17,6 +19,7 @@ Shapes: G samplings, N clips, C classes.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +27,16 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.files import join, write_bytes, write_json
 from pipeline.stage import Context, stage
 from stages.datasets.labelled import labelled, refuse_leaks
-from stages.datasets.sides import MANIFEST_SPLIT, records_of
+from stages.datasets.sides import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.models.artifacts import Classifiers, Scores
 from stages.models.judging import judge_clips
 from stages.models.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
-from stages.models.scoring import Answers, by_count, scores_of
+from stages.models.scoring import SCORES_FILE, Answers, Unjudged, by_count, scores_of
 from stages.models.trained import TrainedClassifiers
 from stages.models.weights import MODEL_FILE
 from stages.percepts.artifacts import Percepts
 from stages.percepts.ledger import VideoRecord
-
-SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class EvaluateConfig:
     """Part of the ledger to judge."""
     stride: int = 8
     """Frames between the beginnings of two windows of a clip; windows are as long as in training."""
+    splits: tuple[int, ...] = ()
+    """Official splits that are asked about, which say how many of their clips were there; empty: all of them."""
     pairs: tuple[tuple[str, str], ...] = ()
     """(worse, better) names of arms whose difference is measured; none: each arm and the next."""
 
@@ -54,7 +57,7 @@ class EvaluateConfig:
             raise ConfigError(f"stride is {self.stride}; it must be at least 1")
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate(
     config: EvaluateConfig,
     context: Context,
@@ -68,17 +71,18 @@ def evaluate(
     Raises:
         ConfigError: no classifiers, two arms of one name or other classes or samplings, official splits here and
           not there, or a pair of arms that are not there.
-        SourceError: no labelled clips in `config.part`, one that a classifier has learned from or was chosen by (by
-          content or by group), or one of a class that the classifiers do not know.
+        SourceError: no labelled clips in `config.part`, where there are no official splits; a clip that a classifier
+          has learned from or was chosen by (by content or by group), or one of a class that classifiers do not know.
     """
     if not classifiers:
         raise ConfigError("evaluate needs classifiers; connect at least one finetune stage")
+    _ = split_numbers(splits, config.splits)
     files = [arm.path(name) for arm in classifiers for name in arm.files()]
     served = [TrainedClassifiers.load(arm.path(MODEL_FILE)) for arm in classifiers]
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
     judge = Judge(config, percepts, splits, most, device)
-    found: dict[int, Answers | None] = {}
+    found: dict[int, Answers | Unjudged] = {}
     for position, answers in context.workers.map(
         judge,
         files,
@@ -87,29 +91,46 @@ def evaluate(
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
         found[position] = answers
-        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels" if answers else "no test clips"
-        context.progress(len(found), len(files), "jobs", note)
-    ordered = [answers for position in range(len(files)) if (answers := found[position]) is not None]
-    if not ordered:
-        assert splits is not None
-        raise SourceError(f"of {splits.name} no split has training and test clips that are there: give more clips")
+        context.progress(len(found), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
+    ordered = [found[position] for position in range(len(files))]
+    judged = [answers for answers in ordered if isinstance(answers, Answers)]
     records = percepts.records()
-    numbers = sorted({answers.split for answers in ordered})
-    clips = {number: judged_clips(records, splits, number, config.part) for number in numbers}
+    clips = {
+        number: judged_clips(records, splits, number, config.part)
+        for number in sorted({answers.split for answers in judged})
+    }
     labels = {number: [str(clip.label) for clip in members] for number, members in clips.items()}
     scores = scores_of(ordered, labels, pairs=config.pairs)
     if splits is not None:
-        scores["dataset"] = splits.name
-        scores["coverage"] = [asdict(splits.coverage(number, records)) for number in numbers]
+        scores |= _covered(splits, config.splits, records, context)
     write_json(join(context.uri, SCORES_FILE), scores)
-    write_bytes(join(context.uri, PREDICTIONS_FILE), predictions(ordered, clips))
-    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(ordered, clips))
+    write_bytes(join(context.uri, PREDICTIONS_FILE), predictions(judged, clips))
+    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(judged, clips, scores["class_names"]))
     context.record(
         num_test_clips=scores["num_test_clips"],
         num_classifiers=len(scores["rows"]),
-        num_padded_clips=sum({answers.split: answers.num_padded for answers in ordered}.values()),
+        num_padded_clips=sum({answers.split: answers.num_padded for answers in judged}.values()),
     )
     return Scores(context.uri, context.key)
+
+
+def _covered(
+    splits: Splits, numbers: Sequence[int], records: Sequence[VideoRecord], context: Context
+) -> dict[str, Any]:
+    """Which clips the scores stand on. Says which splits cannot judge anything."""
+    coverage = [splits.coverage(number, records) for number in split_numbers(splits, numbers)]
+    for split in coverage:
+        if split.gap:
+            context.log(f"warning: {split}")
+    if all(split.gap for split in coverage):
+        context.log(f"warning: no split of {splits.name} has training and test clips that are there: no accuracies")
+    num_clips, num_official_clips = splits.count(records)
+    return {
+        "dataset": splits.name,
+        "num_clips": num_clips,
+        "num_official_clips": num_official_clips,
+        "coverage": [asdict(split) for split in coverage],
+    }
 
 
 def judged_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:
@@ -130,11 +151,11 @@ class Judge:
     """Label count whose probabilities are kept."""
     device: str
 
-    def __call__(self) -> Callable[[str], Answers | None]:
+    def __call__(self) -> Callable[[str], Answers | Unjudged]:
         store, records = self.percepts.open(), self.percepts.records()
         clips_of = cache(lambda number: judged_clips(records, self.splits, number, self.config.part))
 
-        def judge(uri: str) -> Answers | None:
+        def judge(uri: str) -> Answers | Unjudged:
             trained = TrainedClassifiers.load(uri, device=self.device)
             if (trained.split == MANIFEST_SPLIT) != (self.splits is None):
                 raise ConfigError(
@@ -142,7 +163,7 @@ class Judge:
                     "connect the same splits to finetune and evaluate"
                 )
             if self.splits is not None and not self.splits.coverage(trained.split, records).num_test:
-                return None
+                return Unjudged(trained.arm, trained.class_names, trained.labels_per_class, trained.split)
             clips = clips_of(trained.split)
             _check(trained, clips)
             probabilities_GNC, num_padded = judge_clips(

@@ -11,7 +11,7 @@ Writes `scores.json` with a row a stream and one a rule.
 Shapes: N clips, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,13 @@ from pipeline.files import exists, join, read_json, write_json
 from pipeline.stage import Context, stage
 from stages.models.artifacts import Classifiers, Scores
 from stages.models.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
-from stages.models.scoring import Answers, scores_of
+from stages.models.scoring import SCORES_FILE, Answers, Unjudged, by_count, scores_of
 from stages.models.trials import TrialResult
 
 FLOOR = 1e-12
 """A probability below it counts as this much."""
+COVERED = ("dataset", "num_clips", "num_official_clips", "coverage")
+"""What a stream's scores say of the clips that were there."""
 Log = npt.NDArray[np.float64]
 
 
@@ -59,7 +61,7 @@ class FuseConfig:
         return f"{' + '.join(self.streams)}, weights chosen on validation"
 
 
-@stage(version=1)
+@stage(version=2)
 def fuse(
     config: FuseConfig, context: Context, *, scores: tuple[Scores, ...], classifiers: tuple[Classifiers, ...]
 ) -> Scores:
@@ -74,8 +76,9 @@ def fuse(
     _check_same(config, first, second)
     learned = [_clips_learned_from(found) for found in classifiers]
     weights = _weights(config, classifiers)
-    if not weights:
-        context.log("no settings were chosen on validation clips, so that no weights can be: only the mean is taken")
+    if not weights or {split for _, split, _ in first} - weights.keys():
+        weights = {}
+        context.log("not every split has clips that weights could be chosen by: only the mean is taken")
     rows: dict[str, list[Answers]] = {name: [] for name in (*config.streams, config.mean_rule)}
     rows |= {config.chosen_rule: []} if weights else {}
     labels: dict[int, tuple[str, ...]] = {}
@@ -91,11 +94,13 @@ def fuse(
             rows[name].append(_answer(name, run, one.class_names, _fused(logs, share[name]), learned[which][run]))
     fused = [name for name in rows if name not in config.streams]
     pairs = [(stream, rule) for rule in fused for stream in config.streams]
-    table = scores_of([a for found in rows.values() for a in found], labels, pairs=[config.streams, *pairs])
+    answers: list[Answers | Unjudged] = [a for found in rows.values() for a in found]
+    answers = answers or _unjudged(rows, scores[0])
+    table = scores_of(answers, labels, pairs=[config.streams, *pairs])
     table["weights"] = {config.chosen_rule: [weights[split] for split in sorted(labels)]} if weights else {}
-    theirs = read_json(scores[0].path("scores.json"))
-    table |= {name: theirs[name] for name in ("dataset", "coverage") if name in theirs}
-    write_json(join(context.uri, "scores.json"), table)
+    theirs = read_json(scores[0].path(SCORES_FILE))
+    table |= {name: theirs[name] for name in COVERED if name in theirs}
+    write_json(join(context.uri, SCORES_FILE), table)
     context.record(num_test_clips=table["num_test_clips"], num_classifiers=len(table["rows"]))
     return Scores(context.uri, context.key)
 
@@ -107,10 +112,20 @@ Key = tuple[int, int, int]
 def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
     found = read_probabilities(scores.path(PROBABILITIES_FILE))
     mine = {(count, split, sampling): value for (model, count, split, sampling), value in found.items() if model == arm}
+    table = {} if mine else read_json(scores.path(SCORES_FILE))
+    if any(cell["model"] == arm for cell in table.get("cells", ())) and not table["rows"]:
+        return {}  # no split could judge anything
     if not mine:
         known = ", ".join(sorted({model for model, *_ in found})) or "none"
         raise ConfigError(f"{scores.uri} has no probabilities of arm {arm!r}; it has those of: {known}")
     return mine
+
+
+def _unjudged(rows: Iterable[str], stream: Scores) -> list[Answers | Unjudged]:
+    """A cell a row, of the most labels, without figures."""
+    table = read_json(stream.path(SCORES_FILE))
+    most = max((cell["labels_per_class"] for cell in table["cells"]), key=by_count)
+    return [Unjudged(name, tuple(table["class_names"]), most, split=0) for name in rows]
 
 
 def _check_same(

@@ -32,6 +32,9 @@ from stages.percepts.standardisation import Standardisation
 DUPLICATES_FILE = "duplicates.json"
 
 
+NOTHING_TO_COMPARE = "No test clip was there, so that none was compared with the videos that were pretrained on."
+
+
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig:
     """What is compared, how finely, and how rare a suspect is among strangers."""
@@ -60,7 +63,7 @@ class NearDuplicates(Artifact):
     """`duplicates.json`: threshold, what it rests on, and the suspects, the most similar first."""
 
 
-@stage(version=1)
+@stage(version=2)
 def near_duplicates(
     config: NearDuplicatesConfig,
     context: Context,
@@ -73,10 +76,15 @@ def near_duplicates(
     """Compare every test clip of any split with every pretraining video.
 
     Raises:
-        SourceError: there are no test clips, no pretraining videos, or no training clips to tell strangers by.
+        SourceError: there are no pretraining videos; without official splits, no test clips or no others. Of a data
+          set of which only some clips are there, both may be lacking: then it is said what could not be compared.
         ConfigError: the percepts are not of one kind.
     """
     tested, strangers = _sides(config, percepts, splits)
+    if not tested:
+        write_json(join(context.uri, DUPLICATES_FILE), {"sentence": NOTHING_TO_COMPARE, "suspects": []})
+        context.record(num_suspects=0, num_test_clips=0)
+        return NearDuplicates(context.uri, context.key)
     store, standardise = percepts.open(), Standardisation.of(statistics.moments())
     unlabelled = pretraining.open(parts=config.parts)
     if unlabelled.extractor.fingerprint != store.extractor.fingerprint:
@@ -94,7 +102,9 @@ def near_duplicates(
     related_NM = np.stack([(labels == clip.label) | (groups == str(clip.group)) for clip in tested])
     _, null_N = best_matches(ours, other, num_candidates=config.num_candidates, excluded_NM=related_NM)
     context.progress(2, 4, "comparisons")
-    threshold = float(np.quantile(null_N, 1 - config.false_alarms, method="higher"))
+    null_N = null_N[~related_NM.all(1)]
+    # Without strangers nothing says what is too alike: then only the very same file is a suspect.
+    threshold = float(np.quantile(null_N, 1 - config.false_alarms, method="higher")) if len(null_N) else 1.0
     again = looks(store, ours.videos, standardise, num_frames=config.num_frames, offset=0.5)
     self_N = np.array([similarities(ours.frames([n])[0], again.frames([n]))[0] for n in range(len(tested))])
     context.progress(3, 4, "comparisons")
@@ -114,10 +124,10 @@ def near_duplicates(
     found = {
         "num_test_clips": len(tested),
         "num_pretraining_videos": len(theirs.videos),
-        "num_strangers": len(strangers),
+        "num_strangers": len(strangers) if len(null_N) else 0,
         "threshold": threshold,
         "false_alarms": config.false_alarms,
-        "stranger_quantiles": _quantiles(null_N),
+        "stranger_quantiles": _quantiles(null_N) if len(null_N) else {},
         "pretraining_quantiles": _quantiles(similarity_N),
         "recall_of_other_frames": float((self_N > threshold).mean()),
         "suspects": suspects,
@@ -136,7 +146,7 @@ def _sides(
     usable = [r for r in everything if r.label is not None and r.verdict != "rejected"]
     tested = {r.sha256: r for r in usable if r.part == config.test_part}
     strangers = {r.sha256: r for r in usable if splits is not None or r.part != config.test_part}
-    if not tested or not strangers:
+    if splits is None and not (tested and strangers):
         raise SourceError(f"there are {len(tested)} labelled test clips and {len(strangers)} others: both are needed")
     return list(tested.values()), list(strangers.values())
 
@@ -148,6 +158,13 @@ def _quantiles(values: Any) -> dict[str, float]:
 def sentence(found: dict[str, Any]) -> str:
     """What was found, for people."""
     num, of = len(found["suspects"]), found["num_test_clips"]
+    if not found["num_strangers"]:
+        same = "is" if num == 1 else "are"
+        return (
+            f"{num:,} of {of:,} test clips {same} among the {found['num_pretraining_videos']:,} videos that were "
+            "pretrained on, as the same file. Copies that are cut or encoded anew could not be looked for: there are "
+            "no training clips of other classes and footage to tell what strangers look like."
+        )
     expected = found["false_alarms"] * of
     looks_like = "looks" if num == 1 else "look"
     alarms = f"{found['false_alarms']:.1%}"

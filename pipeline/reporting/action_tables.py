@@ -27,6 +27,8 @@ TABLE_1_ROWS: Final = {
 """Our rows and the paper's."""
 TABLE_3_ROWS: Final = {SCRATCH: "LSTM, no pretraining", **{name: name for name in list(TABLE_3.rows)[1:]}}
 PRETRAINED: Final = tuple(list(TABLE_3_ROWS)[1:])
+FLOW: Final = "flow "
+"""What the names of nodes begin with that measure percepts of optical flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +78,16 @@ def action_tables(results: Results) -> tuple[ActionTable, ...]:
     """The tables of every `scores.json` that has rows of them; nothing for a run of three arms alone."""
     found: list[ActionTable] = []
     for scores in results.scores:
-        nodes = _classifier_nodes(results, scores)
+        nodes, is_flow = classifier_nodes(results, scores), scores.name.startswith(FLOW)
         if scores.weights is not None:
-            found.append(_table_4(scores))
+            found.append(_table_4(results, scores))
             continue
-        if COMPOSITE in scores.models and SINGLE_FRAME in scores.models and scores.score(COMPOSITE, ALL):
-            found.append(_table(scores, nodes, TABLE_1, "Table 1. Action recognition", TABLE_1_ROWS, (ALL,)))
+        if COMPOSITE in scores.models and SINGLE_FRAME in scores.models and (COMPOSITE, ALL) in scores.cells:
+            title = f"Table 1. Action recognition{' by optical flow' if is_flow else ''}"
+            found.append(_table(scores, nodes, TABLE_1, title, TABLE_1_ROWS, (ALL,)))
         small = small_count(scores)
-        counts = tuple(n for n in (small, ALL) if n is not None and scores.score(SCRATCH, n))
-        if counts and any(row in scores.models for row in PRETRAINED):
+        counts = tuple(n for n in (small, ALL) if n is not None and (SCRATCH, n) in scores.cells)
+        if counts and any(row in scores.models for row in PRETRAINED) and not is_flow:
             found.append(_table(scores, nodes, TABLE_3, "Table 3. Which pretraining", TABLE_3_ROWS, counts))
     return tuple(found)
 
@@ -94,10 +97,16 @@ def small_count(scores: Scores) -> int | None:
     if scores.dataset in SMALL:
         return SMALL[scores.dataset]
     counts = [n for n in scores.label_counts if n]
-    return max(counts, key=lambda n: sum(s.labels_per_class == n for s in scores.summary), default=None)
+    return max(counts, key=lambda n: sum(count == n for _, count in scores.cells), default=None)
 
 
-def _classifier_nodes(results: Results, scores: Scores) -> dict[str, NodeView]:
+def seconds_of(node: NodeView | None, count: int) -> float | None:
+    """Of training the node's classifiers of a label count; None where an earlier run did part of it."""
+    seconds = None if node is None else node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}")
+    return None if seconds is None else float(seconds)
+
+
+def classifier_nodes(results: Results, scores: Scores) -> dict[str, NodeView]:
     """Arm -> the node that trained it: among what the scores' node reads."""
     nodes = {node.name: node for node in results.view.nodes}
     evaluated = nodes.get(scores.name)
@@ -115,20 +124,22 @@ def _table(
 ) -> ActionTable:
     reference = next(iter(rows))
     dataset = scores.dataset or "UCF-101"
-    columns = [_paper_column(paper, dataset, is_small=count != ALL) for count in counts]
+    is_flow = scores.name.startswith(FLOW)
+    columns = [_paper_column(paper, dataset, is_small=count != ALL, is_flow=is_flow) for count in counts]
 
     def cell(row: str, place: int) -> TableCell:
         count, column = counts[place], columns[place]
-        number, base = paper.number(rows[row], column), paper.number(rows[reference], column)
+        number = paper.number(rows[row], column) if column else None
+        base = paper.number(rows[reference], column) if column else None
         against = _against(scores, reference, row, count)
         paper_base = (
-            base if against is None or against.worse == reference else paper.number(rows[against.worse], column)
+            paper.number(rows[against.worse], column)
+            if column and against is not None and against.worse != reference
+            else base
         )
-        node = nodes.get(row)
-        seconds = node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}") if node else None
         return TableCell(
             score=scores.score(row, count),
-            seconds=float(seconds) if seconds is not None else None,
+            seconds=seconds_of(nodes.get(row), count),
             paper=number if scores.dataset else None,
             gain=against,
             paper_gain=_difference(paper_base, number) if against is not None else None,
@@ -138,7 +149,7 @@ def _table(
         title=title,
         scores=scores,
         columns=tuple("all labels" if n == ALL else f"{n} a class" for n in counts),
-        paper_columns=tuple(columns),
+        paper_columns=tuple(filter(None, columns)),
         reference=reference,
         rows=tuple(
             ActionRow(
@@ -159,7 +170,7 @@ def _against(scores: Scores, reference: str, row: str, count: int) -> Pair | Non
     return direct or (scores.pair(SCRATCH, row, count) if reference == SINGLE_FRAME else None)
 
 
-def _table_4(scores: Scores) -> ActionTable:
+def _table_4(results: Results, scores: Scores) -> ActionTable:
     rows = {
         "RGB": "composite LSTM, RGB",
         "flow": "composite LSTM, flow",
@@ -167,6 +178,10 @@ def _table_4(scores: Scores) -> ActionTable:
         "RGB + flow, weights chosen on validation": "composite LSTM, RGB + flow",
     }
     dataset = scores.dataset or "UCF-101"
+    nodes = {node.name: node for node in results.view.nodes}
+    fused = nodes[scores.name]
+    streams = [nodes[name] for name in fused.parents if "arm" in nodes[name].config]
+    made_by = dict.fromkeys(scores.models, fused) | dict(zip(scores.models, streams, strict=False))
 
     def cell(row: str) -> TableCell:
         number = TABLE_4.number(rows[row], dataset) if row in rows else None
@@ -174,7 +189,7 @@ def _table_4(scores: Scores) -> ActionTable:
         gain = scores.pair(scores.models[0], row, ALL)
         return TableCell(
             score=scores.score(row, scores.label_counts[-1]),
-            seconds=None,
+            seconds=seconds_of(made_by[row], ALL),
             paper=number if scores.dataset else None,
             gain=gain,
             paper_gain=_difference(base, number) if gain is not None else None,
@@ -186,12 +201,16 @@ def _table_4(scores: Scores) -> ActionTable:
         columns=("all labels",),
         paper_columns=(dataset,),
         reference=scores.models[0],
-        rows=tuple(ActionRow(name=row, key="", cells=(cell(row),)) for row in scores.models),
+        rows=tuple(ActionRow(name=row, key=made_by[row].key, cells=(cell(row),)) for row in scores.models),
         source=TABLE_4.source,
     )
 
 
-def _paper_column(paper: PaperTable, dataset: str, *, is_small: bool) -> str:
+def _paper_column(paper: PaperTable, dataset: str, *, is_small: bool, is_flow: bool) -> str:
+    """Empty where the paper has none, as for HMDB-51 by flow."""
+    if is_flow:
+        wanted = f"{dataset} 1-frame flow"
+        return wanted if wanted in paper.columns else ""
     wanted = f"{dataset}{' small' if is_small else ' RGB' if paper is TABLE_1 else ''}"
     assert wanted in paper.columns, wanted
     return wanted

@@ -100,12 +100,17 @@ def _elsewhere(verdicts: dict[int, Verdict]) -> list[Finding]:
 def _best(scores: Scores) -> Finding:
     most = scores.label_counts[-1]
     best = scores.best(most)
+    if best is None:
+        said = "Nothing could be judged: no split has training and test clips that are there."
+        return Finding("open", said, scores.covered)
     right = f"{percent(best.mean)} of {scores.num_test_clips:,} test clips"
     headline = f"The best with {_labels(most)} is {best.model}: {right}."
     chance = f"chance is {percent(scores.chance)}"
     if not best.has_interval:
-        return Finding("open", headline, f"One sampling, which gives no interval; {chance}.")
+        return Finding("open", headline, f"One value, which gives no interval; {chance}.")
     count = _count(best.num_samplings, "sampling")
+    if best.over == "splits":
+        count = _count(best.num_splits, "split") + (f" of {count}" if best.num_samplings > 1 else "")
     detail = f"95% interval {percent(best.low)} to {percent(best.high)}, {count}; {chance}"
     if best.low <= scores.chance:
         return Finding("open", headline, f"{detail}: that is not above chance.")

@@ -30,7 +30,7 @@ def paper_findings(scores: Scores) -> list[Finding]:
         *_both_decoders(scores),
         *_conditioning(scores),
     ]
-    if scores.covered:
+    if scores.covered and scores.is_judged:
         found.append(Finding("open", "None of this is a statement about the whole data set.", scores.covered))
     return found
 
@@ -147,6 +147,8 @@ def _fusion(scores: Scores) -> list[Finding]:
     found = []
     for rule in fused:
         pairs = [pair for stream in streams if (pair := scores.pair(stream, rule, count))]
+        if not pairs:
+            continue
         verdicts = {verdict_of(pair) for pair in pairs}
         verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
         detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)

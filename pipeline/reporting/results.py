@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.reporting.svg import number
 from pipeline.reporting.view import NodeView, RunView
+from stages.datasets.splits import Coverage
 from stages.percepts.ledger import VideoRecord
 
 COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
@@ -97,22 +99,6 @@ class Gain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitCoverage:
-    """How many clips of an official split were there."""
-
-    name: str
-    number: int
-    num_train: int
-    num_official_train: int
-    num_test: int
-    num_official_test: int
-
-    @property
-    def is_whole(self) -> bool:
-        return (self.num_train, self.num_test) == (self.num_official_train, self.num_official_test)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scores:
     """One `scores.json`."""
 
@@ -120,13 +106,18 @@ class Scores:
     class_names: tuple[str, ...]
     num_test_clips: int
     chance: float
+    cells: tuple[tuple[str, int], ...]
+    """(model, label count) of all that was trained, judged or not; models in the order of the file."""
     samplings: tuple[Sampling, ...]
     summary: tuple[Score, ...]
     paired: tuple[Pair, ...]
     confusion: dict[str, tuple[tuple[float, ...], ...]]
     dataset: str | None = None
     """UCF-101 or HMDB-51; None: not by official splits."""
-    coverage: tuple[SplitCoverage, ...] = ()
+    num_clips: int = 0
+    """Clips of the data set that were there, of `num_official_clips`."""
+    num_official_clips: int = 0
+    coverage: tuple[Coverage, ...] = ()
     gains: tuple[Gain, ...] = ()
     weights: dict[str, tuple[float, ...]] | None = None
     """Of fused streams: rule -> weight of the first stream in each split. None: not fused."""
@@ -139,33 +130,42 @@ class Scores:
         said = (
             f"split {split.number}: {split.num_train:,} of {split.num_official_train:,} training and "
             f"{split.num_test:,} of {split.num_official_test:,} test clips"
+            f"{f' ({split.gap}: it judges nothing)' if split.gap else ''}"
             for split in self.coverage
             if not split.is_whole
         )
-        return f"Not all of {self.dataset} was there. {'; '.join(said)}."
+        share = number(100 * self.num_clips / self.num_official_clips)
+        there = f"{self.num_clips:,} of the {self.num_official_clips:,} clips of {self.dataset} were there ({share}%)"
+        return f"{there}: {'; '.join(said)}."
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there are accuracies: not where every split lacks training or test clips."""
+        return bool(self.summary)
 
     @property
     def num_splits(self) -> int:
-        return max(score.num_splits for score in self.summary)
+        return max((score.num_splits for score in self.summary), default=0)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Models as the file orders them: first those that are expected to be worst."""
-        return tuple(dict.fromkeys(score.model for score in self.summary))
+        return tuple(dict.fromkeys(model for model, _ in self.cells))
 
     @property
     def label_counts(self) -> tuple[int, ...]:
         """Rising, all clips (0) last."""
-        return tuple(sorted({score.labels_per_class for score in self.summary}, key=lambda n: (n == 0, n)))
+        return tuple(sorted({count for _, count in self.cells}, key=lambda n: (n == 0, n)))
 
     def score(self, model: str, labels_per_class: int) -> Score | None:
         """The cell of the table, None where it was not measured."""
         wanted = (model, labels_per_class)
         return next((s for s in self.summary if (s.model, s.labels_per_class) == wanted), None)
 
-    def best(self, labels_per_class: int) -> Score:
-        """The highest mean at a label count; the first of equals."""
-        return max((s for s in self.summary if s.labels_per_class == labels_per_class), key=lambda score: score.mean)
+    def best(self, labels_per_class: int) -> Score | None:
+        """The highest mean at a label count; the first of equals. None where nothing was measured."""
+        measured = (score for score in self.summary if score.labels_per_class == labels_per_class)
+        return max(measured, key=lambda score: score.mean, default=None)
 
     def pair(self, worse: str, better: str, labels_per_class: int) -> Pair | None:
         """The difference of two models, None where it was not measured."""

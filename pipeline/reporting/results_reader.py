@@ -32,10 +32,10 @@ from pipeline.reporting.results import (
     Sampling,
     Score,
     Scores,
-    SplitCoverage,
     SuspectPair,
 )
 from pipeline.reporting.view import NodeView, RunView
+from stages.datasets.splits import Coverage
 from stages.percepts.ledger import read_records
 
 MAX_PICTURE_BYTES = 8_000_000
@@ -97,19 +97,22 @@ def _record(kind: type[T], value: dict[str, Any]) -> T:
 
 
 def _scores(node: NodeView, value: Any) -> Scores:
-    if not value["summary"]:
-        raise ValueError("its summary is empty")
+    if not value["cells"]:
+        raise ValueError("it names no cells")
     return Scores(
         name=node.name,
         class_names=tuple(value["class_names"]),
         num_test_clips=int(value["num_test_clips"]),
         chance=float(value["chance"]),
+        cells=tuple((cell["model"], int(cell["labels_per_class"])) for cell in value["cells"]),
         samplings=tuple(_record(Sampling, row) for row in value["rows"]),
         summary=tuple(_record(Score, _bounded(row)) for row in value["summary"]),
         paired=tuple(_record(Pair, _bounded(row)) for row in value["paired"]),
         confusion={model: tuple(tuple(row) for row in matrix) for model, matrix in value["confusion"].items()},
         dataset=value.get("dataset"),
-        coverage=tuple(_record(SplitCoverage, row) for row in value.get("coverage", ())),
+        num_clips=int(value.get("num_clips", 0)),
+        num_official_clips=int(value.get("num_official_clips", 0)),
+        coverage=tuple(_record(Coverage, row) for row in value.get("coverage", ())),
         gains=tuple(_record(Gain, _bounded(row)) for row in value.get("gains", ())),
         weights={rule: tuple(w) for rule, w in value["weights"].items()} if "weights" in value else None,
     )

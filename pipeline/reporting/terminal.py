@@ -61,20 +61,18 @@ def _accuracy(scores: Scores) -> Table:
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
     if scores.covered:
         table.caption, table.caption_justify = _cell(scores.covered), "left"
-    best = {n: scores.best(n).model for n in scores.label_counts}
+    best = {n: found.model for n in scores.label_counts if (found := scores.best(n))}
     for model in scores.models:
         cells = []
         for n in scores.label_counts:
             score = scores.score(model, n)
-            cells.append(Text(_interval(score), "bold" if best[n] == model else ""))
+            cells.append(Text(_interval(score), "bold" if best.get(n) == model else ""))
         table.add_row(_cell(model), *cells)
     return table
 
 
 def _interval(score: Score | None) -> str:
-    if score is None:
-        return "not measured"
-    return f"{100 * score.mean:.1f} {_half(score)}"
+    return "–" if score is None else f"{100 * score.mean:.1f} {_half(score)}"
 
 
 def _paired(scores: Scores) -> Table:
@@ -94,7 +92,7 @@ def _paired(scores: Scores) -> Table:
 
 def _difference(pair: Pair | None) -> Text:
     if pair is None:
-        return Text("not measured")
+        return Text("–")
     return Text(f"{PAIR_MARKS[pair.verdict]} {points(pair.difference)} {_half(pair)}")
 
 

@@ -49,9 +49,18 @@ class Coverage:
         """Whether no clip is missing."""
         return self.fraction == 1
 
+    @property
+    def gap(self) -> str:
+        """Why nothing can be judged in the split: "training clips only", "test clips only" or "no clips"; empty where
+        clips of both sides are there."""
+        if self.num_train and self.num_test:
+            return ""
+        return "training clips only" if self.num_train else "test clips only" if self.num_test else "no clips"
+
     def __str__(self) -> str:
         train = f"{self.num_train}/{self.num_official_train} train"
-        return f"{self.name} split {self.number}: {train}, {self.num_test}/{self.num_official_test} test"
+        said = f"{self.name} split {self.number}: {train}, {self.num_test}/{self.num_official_test} test"
+        return f"{said}: {self.gap}, nothing can be judged" if self.gap else said
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,12 @@ class Splits(Artifact):
             num_test=found["test"],
             num_official_test=official["test"],
         )
+
+    def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
+        """(clips of the data set among `records` that can be used, clips that the data set has)."""
+        there = {name_of(record.uri) for record in records if record.verdict != "rejected"}
+        clips = self._content()["clips"]
+        return sum(clip["name"].casefold() in there for clip in clips), len(clips)
 
     def _with_split(self, number: int) -> dict[str, Any]:
         content = self._content()

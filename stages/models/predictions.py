@@ -9,7 +9,7 @@ Shapes: G samplings, N clips, C classes.
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ Clips = Mapping[int, Sequence[VideoRecord]]
 """Split -> its test clips, in the order of the answers."""
 
 
-def predictions(found: Iterable[Answers], clips: Clips) -> bytes:
+def predictions(found: Sequence[Answers], clips: Clips) -> bytes:
     """The content of predictions.parquet."""
     schema = pa.schema(
         [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("predicted", _NAMES), ("probability", pa.float32())]
@@ -56,12 +56,11 @@ def predictions(found: Iterable[Answers], clips: Clips) -> bytes:
                 columns |= {"probability": answers.probability_GN[group]}
                 yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
 
-    return _parquet(pa.concat_tables(tables()).unify_dictionaries())
+    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
-def probabilities(found: Sequence[Answers], clips: Clips) -> bytes:
+def probabilities(found: Sequence[Answers], clips: Clips, class_names: Sequence[str]) -> bytes:
     """The content of probabilities.parquet."""
-    class_names = found[0].class_names
     kind = pa.list_(pa.float32(), len(class_names))
     schema = pa.schema(
         [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("probabilities", kind)],
@@ -81,7 +80,7 @@ def probabilities(found: Sequence[Answers], clips: Clips) -> bytes:
                 columns = {"video": videos, "label": labels, "probabilities": lists}
                 yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
 
-    return _parquet(pa.concat_tables(tables()).unify_dictionaries())
+    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
 def _classifier(answers: Answers, sampling: int, num_rows: int) -> dict[str, Any]:

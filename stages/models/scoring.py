@@ -20,6 +20,8 @@ from pipeline.errors import ConfigError
 from stages.datasets.labelled import ALL_CLIPS
 from stages.metrics import Interval, accuracy, holm, t_interval
 
+SCORES_FILE = "scores.json"
+
 Run = tuple[int, int]
 """(split, sampling): what two arms have in common when they are compared."""
 Pairs = Sequence[tuple[str, str]]
@@ -45,6 +47,16 @@ class Answers:
     """Of every class, where they are kept."""
     num_padded: int
     """Test clips without a whole window."""
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Classifiers of a split of which no test clip is there."""
+
+    arm: str
+    class_names: tuple[str, ...]
+    labels_per_class: int
+    split: int
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,13 @@ def by_count(labels_per_class: int) -> tuple[bool, int]:
     return labels_per_class == ALL_CLIPS, labels_per_class
 
 
-def scores_of(found: Sequence[Answers], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()) -> dict[str, Any]:
+def scores_of(
+    found: Sequence[Answers | Unjudged], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
+) -> dict[str, Any]:
     """The content of scores.json. `found` in the order of the arms; `labels`: split -> the test clips' classes.
 
     Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
+    `cells` names every arm and label count that has classifiers: those that no split could judge are in no other list.
 
     Raises:
         ConfigError: arms of other classes or splits, one sampling twice, other labelled clips in the same sampling, or
@@ -87,8 +102,13 @@ def scores_of(found: Sequence[Answers], labels: Mapping[int, Sequence[str]], *, 
     """
     class_names = found[0].class_names
     index = {name: number for number, name in enumerate(class_names)}
-    cells = _cells(found, {split: np.array([index[label] for label in named]) for split, named in labels.items()})
-    arms = list(dict.fromkeys(arm for arm, _ in cells))
+    if any(one.class_names != class_names for one in found):
+        other = next(one.arm for one in found if one.class_names != class_names)
+        raise ConfigError(f"arms {found[0].arm!r} and {other!r} know different classes; finetune them alike")
+    truth = {split: np.array([index[label] for label in named]) for split, named in labels.items()}
+    cells = _cells([one for one in found if isinstance(one, Answers)], truth, num_classes=len(class_names))
+    arms = list(dict.fromkeys(one.arm for one in found))
+    trained = {(one.arm, one.labels_per_class) for one in found}
     counts = sorted({count for _, count in cells}, key=by_count)
     unknown = {arm for pair in pairs for arm in pair} - set(arms)
     if unknown:
@@ -100,6 +120,10 @@ def scores_of(found: Sequence[Answers], labels: Mapping[int, Sequence[str]], *, 
         "num_test_clips": sum(len(named) for named in labels.values()),
         "splits": [{"number": split, "num_test_clips": len(named)} for split, named in sorted(labels.items())],
         "chance": 1.0 / len(class_names),
+        "cells": [
+            {"model": arm, "labels_per_class": count}
+            for arm, count in sorted(trained, key=lambda cell: (arms.index(cell[0]), by_count(cell[1])))
+        ],
         "rows": [
             {"model": arm, "labels_per_class": count, "split": split, "sampling": sampling, "accuracy": value}
             for (arm, count), cell in cells.items()
@@ -116,19 +140,19 @@ def scores_of(found: Sequence[Answers], labels: Mapping[int, Sequence[str]], *, 
         ),
         "gains": [gain for pair in compared if (gain := _gain_change(pair, counts, cells)) is not None],
         "confusion": {
-            arm: cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC.tolist() for arm in arms
+            arm: cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC.tolist()
+            for arm in dict.fromkeys(arm for arm, _ in cells)
         },
     }
 
 
-def _cells(found: Sequence[Answers], truth: Mapping[int, npt.NDArray[np.int64]]) -> dict[tuple[str, int], Cell]:
+def _cells(
+    found: Sequence[Answers], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
+) -> dict[tuple[str, int], Cell]:
     """By arm, in the order given, and label count, rising."""
-    names = found[0].class_names
     gathered: dict[tuple[str, int], Cell] = {}
     for answers in found:
-        if answers.class_names != names:
-            raise ConfigError(f"arms {found[0].arm!r} and {answers.arm!r} know different classes; finetune them alike")
-        empty = Cell(np.zeros((len(names), len(names)), np.int64))
+        empty = Cell(np.zeros((num_classes, num_classes), np.int64))
         cell = gathered.setdefault((answers.arm, answers.labels_per_class), empty)
         truth_N = truth[answers.split]
         if answers.labels_per_class == ALL_CLIPS:

@@ -291,7 +291,7 @@ def test_a_picture_too_large_for_the_page_is_named(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b"[NaN]", b'{"summary": []}', b'{"class_names": 3}', b'{"num_test_clips": "many"}']
+    "content", [b"{", b"[]", b"[NaN]", b'{"cells": []}', b'{"class_names": 3}', b'{"num_test_clips": "many"}']
 )
 def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.files import read_json
 from pipeline.stage import Context
 from stages.datasets.labelled import ALL_CLIPS
+from stages.datasets.splits import Splits
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.finetune import FinetuneConfig, finetune
 from stages.fuse import FuseConfig, fuse
@@ -20,6 +22,7 @@ from stages.models.arm import SelectionConfig
 from stages.models.artifacts import Classifiers, Scores
 from stages.models.predictions import read_probabilities
 from stages.percepts.artifacts import Percepts
+from stages.percepts.ledger import VideoRecord
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips
 from tests.stages.test_splits_protocol import PER_CLASS, ThreeSplits
 
@@ -35,7 +38,9 @@ CONFIG = FinetuneConfig(
 Stream = tuple[Scores, Classifiers, Percepts]
 
 
-def stream(root: Path, sees: int, *, noise: float, config: FinetuneConfig = CONFIG) -> Stream:
+def stream(
+    root: Path, sees: int, *, noise: float, config: FinetuneConfig = CONFIG, splits: Splits | None = None
+) -> Stream:
     """Clips of four classes of which the stream shows a half: bit `sees` of the class's number. Clips have the same
     content in both streams, as one video has whatever is extracted from it."""
     clips = []
@@ -45,15 +50,14 @@ def stream(root: Path, sees: int, *, noise: float, config: FinetuneConfig = CONF
         frames = np.where(bit, 1.0, -1.0) + noise * rng.standard_normal((12, 6))
         clips.append(SameContent(clip.part, clip.label, frames.astype(np.float16), clip.group, content=clip.sha256))
     percepts, statistics = make_store(root, clips)
-    arm = finetune(
-        config, Context.for_test(root / "arm"), percepts=percepts, statistics=statistics, splits=ThreeSplits("")
-    )
+    splits = splits or ThreeSplits("")
+    arm = finetune(config, Context.for_test(root / "arm"), percepts=percepts, statistics=statistics, splits=splits)
     scores = evaluate(
         EvaluateConfig(stride=4),
         Context.for_test(root / "scores"),
         classifiers=(arm,),
         percepts=percepts,
-        splits=ThreeSplits(""),
+        splits=splits,
     )
     return scores, arm, percepts
 
@@ -133,6 +137,21 @@ def test_streams_that_do_not_belong_together_are_refused(tmp_path: Path, rgb: St
         run(tmp_path / "splits", rgb, other)
     with pytest.raises(ConfigError, match="two different names"):
         FuseConfig(streams=("RGB", "RGB"))
+
+
+def test_streams_that_no_split_could_judge_are_cells_without_figures(tmp_path: Path) -> None:
+    """As of a few clips of a data set: what is missing is no error, and no figure either."""
+
+    class NoTests(ThreeSplits):
+        def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+            return [record for record in super().assign(records, number) if record.part != "test"]
+
+    few = replace(CONFIG, num_steps=2, splits=(1,))
+    streams = [stream(tmp_path / str(sees), sees, noise=1.0, config=few, splits=NoTests("")) for sees in (0, 1)]
+    table = run(tmp_path / "fused", *streams)
+    assert (table["rows"], table["summary"], table["dataset"]) == ([], [], "made")
+    rules = ["RGB", "flow", FuseConfig().mean_rule, FuseConfig().chosen_rule]
+    assert table["cells"] == [{"model": model, "labels_per_class": 0} for model in rules]
 
 
 def test_without_a_choice_only_the_mean_is_taken(tmp_path: Path) -> None:

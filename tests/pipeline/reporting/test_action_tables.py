@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from pipeline.report import write_report
-from pipeline.reporting.action_tables import action_tables, paper_at_one_label
+from pipeline.report import print_report, write_report
+from pipeline.reporting.action_tables import SCRATCH, SINGLE_FRAME, action_tables, paper_at_one_label
 from pipeline.reporting.findings import findings
 from pipeline.reporting.paper_findings import LITTLE, paper_findings
 from pipeline.reporting.results import Results, Scores
 from pipeline.reporting.results_reader import read_results
-from stages.models.scoring import scores_of
+from stages.models.scoring import Unjudged, scores_of
 from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
 from tests.pipeline.reporting.fake_run import FakeRun, demo
 
@@ -58,6 +59,10 @@ def test_other_data_never_stand_beside_the_paper_s_accuracies(tmp_path: Path) ->
 def test_the_page_says_what_was_missing_and_which_settings_were_chosen(tmp_path: Path) -> None:
     view = actions(tmp_path / "run").view
     html = Path(write_report(view, str(tmp_path))).read_text()
+    accuracy = html[html.index("Clips recognised, %") :]
+    row = accuracy[accuracy.index("composite<") :].partition("</tr>")[0]
+    assert "finetune composite-0123456789abcdef" in row
+    assert "5 min 12 s" in row
     assert html.count("split 2: 9,466 of 9,586 training and 3,734 of 3,734 test clips") >= 3
     for said in ("Table 1. Action recognition", "Table 3. Which pretraining", "learning rate 0.0003", "yt_1.mp4"):
         assert said in html
@@ -104,15 +109,56 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
     pairs = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
     table = {**scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs), "weights": {}, "dataset": "UCF-101"}
     run = FakeRun(tmp_path)
-    run.add("fuse", {"scores.json": table})
+    for name, seconds in (("finetune composite", 312.0), ("flow finetune composite", 290.0)):
+        run.add(name, {}, stage="finetune", facts={"seconds_at_all": seconds}, config={"arm": "composite"})
+    run.add("fuse", {"scores.json": table}, parents=("finetune composite", "flow finetune composite"))
     results = read_results(run.view)
     (fourth,) = action_tables(results)
+    assert [(row.key.partition("-")[0], row.cells[0].seconds) for row in fourth.rows] == [
+        ("finetune composite", 312.0),
+        ("flow finetune composite", 290.0),
+        ("fuse", None),
+    ]
     assert [str(row.cells[0].paper) for row in fourth.rows] == ["75.8", "77.7~", "84.3~"]
     assert str(fourth.rows[2].cells[0].paper_gain) == "8.5~"
     (finding,) = paper_findings(results.scores[0])
     assert finding.verdict == "holds"
     assert "is better than RGB and flow alone (Table 4)" in finding.headline
     assert "Table 4. RGB, flow, and both" in Path(write_report(run.view, str(tmp_path))).read_text()
+
+
+def test_flow_stands_beside_the_paper_s_flow(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    run.add("flow evaluate", {"scores.json": action_scores()})
+    (first,) = action_tables(read_results(run.view))
+    assert first.title == "Table 1. Action recognition by optical flow"
+    assert [str(row.cells[0].paper) for row in first.rows] == ["72.2~", "74.3~", "74.9~"]
+    on_hmdb = {**action_scores(), "dataset": "HMDB-51"}
+    run.add("flow evaluate of HMDB-51", {"scores.json": on_hmdb})
+    found = action_tables(read_results(run.view))[-1]
+    assert [row.cells[0].paper for row in found.rows] == [None, None, None]
+
+
+def test_a_run_that_could_judge_nothing_shows_its_cells_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [Unjudged(arm, CLASSES, count, 2) for arm in (SINGLE_FRAME, SCRATCH, "composite") for count in (1, 10, 0)]
+    coverage = [
+        {"name": "UCF-101", "number": 1, "num_train": 0, "num_official_train": 9537, "num_test": 6,
+         "num_official_test": 3783},
+        {"name": "UCF-101", "number": 2, "num_train": 6, "num_official_train": 9586, "num_test": 0,
+         "num_official_test": 3734},
+    ]  # fmt: skip
+    covered = {"dataset": "UCF-101", "num_clips": 6, "num_official_clips": 13320, "coverage": coverage}
+    view = actions(tmp_path / "run", {**scores_of(cells, {}), **covered}).view
+    html = Path(write_report(view, str(tmp_path))).read_text()
+    assert html.count("6 of the 13,320 clips of UCF-101 were there (0.045%)") >= 3
+    assert "(test clips only: it judges nothing); split 2" in html
+    assert "Table 1. Action recognition, UCF-101" in html
+    print_report(view, Console(width=150))
+    said = capsys.readouterr().out
+    assert "Nothing could be judged: no split has training and test clips that are there." in said
+    assert "In this run as in the paper" not in html + said
 
 
 def test_a_run_of_three_arms_has_no_tables(tmp_path: Path) -> None:

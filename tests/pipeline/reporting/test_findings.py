@@ -95,7 +95,7 @@ def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
     assert found[0][0] == "open"
     assert "paired over 1 sampling of the labels" in found[0][1]
     assert "points (no interval)" in found[0][1]
-    assert "One sampling, which gives no interval; chance is 12.5%." in found[2][1]
+    assert "One value, which gives no interval; chance is 12.5%." in found[2][1]
 
 
 def test_no_better_than_chance_is_said(tmp_path: Path) -> None:
