@@ -98,9 +98,7 @@ def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_ses
     """The worker that has nothing to do at first rests until there is more."""
     results, said = run(ray_session, squares, str(tmp_path), [10], None, Successors())
     assert results == [(0, 100), (1, 121), (2, 144)]
-    results, _ = run(ray_session, squares, str(tmp_path / "."), [20, 1, 10], None, Successors())
-    assert sorted(value for _, value in results) == [1, 100, 121, 144, 400, 441, 484]
-    assert len(list(tmp_path.glob("built-*"))) <= 4
+    assert len(list(tmp_path.glob("built-*"))) <= 2
     assert not said
     here = InProcess().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, then=Successors())
     assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
