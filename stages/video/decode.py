@@ -32,7 +32,7 @@ from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_
 from stages.video.filters import UprightRgb
 from stages.video.flow import FlowStacks
 from stages.video.probe import Probe, probe
-from stages.video.timeline import Account, Place
+from stages.video.timeline import Account, Place, to_us
 
 __all__ = ["DecodeConfig", "DecodeReport", "FrameChunk", "VideoDecoder"]
 
@@ -234,7 +234,7 @@ class VideoDecoder:
             self.path, self._limits, num_threads=num_threads, conceal=self.config.after_damage == "keep"
         ) as (container, stream):
             assert stream.time_base is not None
-            to_us = stream.time_base * 1_000_000
+            time_base = stream.time_base
             reader = PacketReader(container, (stream,), beat)
             for item in _decoded(reader, stream.codec_context):
                 if not isinstance(item, VideoFrame):
@@ -250,7 +250,7 @@ class VideoDecoder:
                     skip -= 1
                     continue
                 account.damaged |= item.is_corrupt
-                yield item, None if item.pts is None else round(item.pts * to_us)
+                yield item, None if item.pts is None else to_us(item.pts, time_base)
         return num_threads == 1 or account.is_complete
 
     def _note(self, error: Damage) -> None:

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stages.video.container import Damage, Limits, PacketReader, decode_packet, in_words, shows_no_picture
-from stages.video.timeline import Timeline
+from stages.video.timeline import Timeline, to_us
 
 COUNTED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu"})
 """Formats that store no presentation times: what FFmpeg makes up for them does not identify a frame."""
@@ -96,7 +96,7 @@ class Scan:
             self._next_byte = max(self._next_byte, packet.pos + packet.size)
         stamp = packet.pts if packet.pts is not None else packet.dts
         time_base = packet.time_base or self.time_base
-        end_us = 0 if stamp is None else _to_us(stamp + (packet.duration or 0), time_base)
+        end_us = 0 if stamp is None else to_us(stamp + (packet.duration or 0), time_base)
         self._any_end_us = max(self._any_end_us, end_us)
         if packet.stream_index != self.stream.index:
             return
@@ -128,7 +128,7 @@ class Scan:
         """From the first packet's time to the end of the last; 0 before there is one."""
         if not self._pts:
             return 0
-        return self._end_us - _to_us(self._pts[0] if self._has_all_pts else self._dts[0], self.time_base)
+        return self._end_us - to_us(self._pts[0] if self._has_all_pts else self._dts[0], self.time_base)
 
     @property
     def _nominal_step(self) -> int:
@@ -144,7 +144,7 @@ class Scan:
         stamps = stamps[order]
         is_exact = self._has_all_pts and self.container.format.name not in COUNTED and bool(np.all(np.diff(stamps) > 0))
         # Through Python's integers: ticks times a million do not always fit 64 bits.
-        times_us = np.array([_to_us(stamp, self.time_base) for stamp in stamps.tolist()], np.int64)
+        times_us = np.array([to_us(stamp, self.time_base) for stamp in stamps.tolist()], np.int64)
         return Timeline(times_us, order < len(shown), stamps if is_exact else None, self._num_hidden + num_cut)
 
     def _lost(self, shown: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
@@ -202,7 +202,3 @@ class Scan:
             ):
                 lost.append(stamps[gap] + step * np.arange(1, num_lost + 1))
         return np.concatenate([np.empty(0, np.int64), *lost])
-
-
-def _to_us(stamp: int, time_base: Fraction) -> int:
-    return round(stamp * time_base * 1_000_000)

@@ -7,6 +7,7 @@ decoded frame finds its slot by its timestamp. Everything here is arithmetic: no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,13 @@ class Timeline:
             return None
         position = int(np.searchsorted(self.pts, pts))
         return position if position < len(self) and self.pts[position] == pts else None
+
+
+def to_us(stamp: int, time_base: Fraction) -> int:
+    """Microseconds of a timestamp, rounded; halves to even. In integers: a Fraction takes ten times as long, which a
+    small frame would feel."""
+    whole, rest = divmod(stamp * time_base.numerator * 1_000_000, time_base.denominator)
+    return whole + (2 * rest + (whole & 1) > time_base.denominator)
 
 
 class Grid:

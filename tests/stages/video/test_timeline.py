@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.video.timeline import Account, Grid, Timeline
+from stages.video.timeline import Account, Grid, Timeline, to_us
 
 STEP_US = 40_000
 
@@ -19,6 +20,16 @@ def timeline(
     readable = np.array([slot not in unreadable for slot in range(num_slots)], np.bool_)
     pts = np.arange(num_slots, dtype=np.int64) * 512
     return Timeline(np.arange(num_slots) * STEP_US, readable, pts if exact else None, num_hidden)
+
+
+@given(st.integers(-(2**62), 2**62), st.fractions(Fraction(1, 10**7), 100))
+def test_microseconds_are_those_of_exact_arithmetic(stamp: int, time_base: Fraction) -> None:
+    assert to_us(stamp, time_base) == round(stamp * time_base * 1_000_000)
+
+
+@given(st.integers(-1000, 1000))
+def test_half_microseconds_go_to_the_even_one(stamp: int) -> None:
+    assert to_us(stamp, Fraction(1, 2_000_000)) == round(Fraction(stamp, 2))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 3))
