@@ -29,9 +29,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +43,9 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from cluster.events import Emit, Log
 from cluster.failures import loss_in_words, one_line, own_error
 from cluster.membership import Mark, Member, Regroup
-from cluster.session import cause_of, free_resources
+from cluster.session import cause_of
 from cluster.torch_backend import NodeInterfaceConfig
+from cluster.waiting import Patience, notices
 from cluster.workers import TrainLoop
 from pipeline.errors import GroupReplaced, WorkerDied
 from pipeline.files import join, remove
@@ -57,7 +55,6 @@ MAX_RESTARTS = 5
 GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
 """How long a group that is too small has trained at least before it looks for more workers: a start costs 5 to 20 s."""
 COLLECTIVE_TIMEOUT_SECONDS = 300
-WAIT_NOTICE_SECONDS = 15.0
 MARK_FILE = "writer.json"
 
 RAY_TRAIN_SETTINGS = {
@@ -194,9 +191,11 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             name=group.name,
             storage_path=group.scratch_uri,
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            callbacks=[Patience()],  # type: ignore[list-item]  # declared for users alone
         ),
     )
-    with _notices_while_waiting(group):
+    before = group.mark.read()
+    with notices(_range(group.min_workers, group.num_workers), lambda: group.mark.read() != before, group.log):
         trainer.fit()
 
 
@@ -213,27 +212,6 @@ def _release_lost_run(run_id: str | None) -> None:
     except ValueError:  # a new cluster
         return
     ray.get(coordinator.cancel_request.remote(f"train-{run_id}"))
-
-
-@contextmanager
-def _notices_while_waiting(group: Group) -> Iterator[None]:
-    """Says every so often what is waited for, until a worker has begun."""
-    before, ended = group.mark.read(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(WAIT_NOTICE_SECONDS):
-            if group.mark.read() != before:
-                return
-            wanted = _range(group.min_workers, group.num_workers)
-            group.log(f"waiting for {wanted} training workers to begin; {free_resources()}")
-
-    thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _range(low: int, high: int) -> str:

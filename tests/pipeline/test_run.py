@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from tests.conftest import ROOT
 from tests.pipeline.small_demo import SMALL_DEMO
 
 
-def run(arguments: list[str], timeout: float = 500.0) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+def run(arguments: list[str], timeout: float = 500.0, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
     command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=timeout, env=environment, cwd="/"
@@ -108,10 +109,12 @@ def digests(store: Store) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, subprocess.CompletedProcess[str]]:
-    root = str(tmp_path_factory.mktemp("undisturbed") / "store")
-    done = run([*SMALL_DEMO, "--workers", "1", "--store", root])
+    root = tmp_path_factory.mktemp("undisturbed")
+    chosen = ["--register", "motions@best", "--cache", str(root / "cache"), "--store", str(root / "store")]
+    done = run([*SMALL_DEMO, "--workers", "1", *chosen])
     assert done.returncode == 0, done.stderr
-    return Store.open(root), done
+    assert "registered the encoder as motions version 1, alias best" in done.stderr
+    return Store.open(str(root / "store")), done
 
 
 def test_the_whole_demo_runs_and_names_its_report(
@@ -161,6 +164,27 @@ def test_logged_models_load_again(
     (answer,) = classifier.predict(pd.DataFrame({"video": [str(clip)]}))
     assert answer["error"] == ""
     assert 1 / 8 <= answer["probability"] <= 1
+
+
+def test_a_registered_encoder_is_finetuned_in_the_place_of_pretraining(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """By name, in a copy of the store: only what comes after the encoder is made, and the scores are the same."""
+    store, _ = undisturbed
+    before = {manifest.key for manifest in store.manifests()}
+    shutil.copytree(store.root, tmp_path / "store")
+    arguments = [*SMALL_DEMO, "--encoder", "models:/motions@best", "--workers", "1", "--store", str(tmp_path / "store")]
+    done = run(arguments, MLFLOW_TRACKING_URI=store.default_tracking_uri)
+    assert done.returncode == 0, done.stderr
+    copy = Store.open(str(tmp_path / "store"))
+    made = {manifest.name: manifest for manifest in copy.manifests() if manifest.key not in before}
+    assert set(made) == {"adopt", "finetune pretrained", "evaluate", "forecast", "visualize"}
+    scores = [
+        sorted(json.dumps(row) for row in json.loads(Path(path, "scores.json").read_text())["rows"])
+        for path in Path(copy.root, "evaluate").iterdir()
+    ]
+    assert len(scores) == 2
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.timeout(600)
