@@ -26,7 +26,7 @@ import numpy as np
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import join, write_bytes, write_json
 from pipeline.stage import Context, stage
-from stages.datasets.labelled import labelled, refuse_leaks
+from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.sides import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.models.artifacts import Classifiers, Scores
@@ -152,7 +152,7 @@ class Judge:
     device: str
 
     def __call__(self) -> Callable[[str], Answers | Unjudged]:
-        store, records = self.percepts.open(), self.percepts.records()
+        finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
         clips_of = cache(lambda number: judged_clips(records, self.splits, number, self.config.part))
 
         def judge(uri: str) -> Answers | Unjudged:
@@ -169,7 +169,7 @@ class Judge:
             probabilities_GNC, num_padded = judge_clips(
                 trained.probabilities,
                 clips,
-                store,
+                finder,
                 trained.transform,
                 num_frames=trained.num_frames,
                 stride=self.config.stride,

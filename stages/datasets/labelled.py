@@ -11,7 +11,7 @@ dimension.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -148,8 +148,36 @@ class ClipWindows:
         return found.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
 
 
+@dataclass(frozen=True)
+class ClipFinder:
+    """Percepts of clips, and where their windows begin: found once for a clip, however many classifiers learn from it
+    or are judged by it."""
+
+    store: PerceptStore
+    _found: dict[tuple[str, int, int], tuple[npt.NDArray[np.float16], Rows, bool]] = field(default_factory=dict)
+
+    def find(self, clip: VideoRecord, *, num_frames: int, stride: int) -> tuple[npt.NDArray[np.float16], Rows, bool]:
+        """(F, D) percepts of the clip, first rows of its windows, and whether it had to be padded to have one.
+
+        Raises:
+            SourceError: the clip has no percepts.
+        """
+        key = (clip.sha256, num_frames, stride)
+        if key not in self._found:
+            try:
+                segment_F, percepts_FD = self.store.segment_of_rows(clip.sha256), self.store.percepts(clip.sha256)
+            except KeyError:
+                raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
+            starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)
+            is_padded = not len(starts)
+            if is_padded:
+                percepts_FD, starts = _padded(percepts_FD, segment_F, num_frames), np.zeros(1, np.int64)
+            self._found[key] = (percepts_FD, starts, is_padded)
+        return self._found[key]
+
+
 def load_windows(
-    store: PerceptStore,
+    finder: ClipFinder,
     clips: Sequence[VideoRecord],
     transform: Transform,
     *,
@@ -157,7 +185,7 @@ def load_windows(
     stride: int,
     device: str = "cpu",
 ) -> ClipWindows:
-    """Finds the clips' percepts; their windows begin every `stride` frames of a segment.
+    """The clips' windows, which begin every `stride` frames of a segment.
 
     Raises:
         SourceError: a clip has no percepts.
@@ -166,14 +194,8 @@ def load_windows(
     starts: list[Rows] = []
     num_rows = num_padded = 0
     for clip in clips:
-        try:
-            segment_F, percepts_FD = store.segment_of_rows(clip.sha256), store.percepts(clip.sha256)
-        except KeyError:
-            raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
-        clip_starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)
-        if not len(clip_starts):
-            percepts_FD, clip_starts = _padded(percepts_FD, segment_F, num_frames), np.zeros(1, np.int64)
-            num_padded += 1
+        percepts_FD, clip_starts, is_padded = finder.find(clip, num_frames=num_frames, stride=stride)
+        num_padded += is_padded
         pieces.append(percepts_FD)
         starts.append(clip_starts + num_rows)
         num_rows += len(percepts_FD)

@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.errors import ConfigError, TrainingDiverged
 from pipeline.files import join
 from stages.datasets.clip_batches import ClipBatches, clip_batches
-from stages.datasets.labelled import ALL_CLIPS, draw, load_windows
+from stages.datasets.labelled import ALL_CLIPS, ClipFinder, draw, load_windows
 from stages.datasets.sides import MANIFEST_SPLIT, Sides, sides_of
 from stages.datasets.splits import Splits
 from stages.models.arm import ArmConfig, Candidate
@@ -32,7 +32,6 @@ from stages.models.trained import TrainedClassifiers
 from stages.models.trials import TrialResult
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.ledger import VideoRecord
-from stages.percepts.reader import PerceptStore
 from stages.percepts.standardisation import Standardisation
 from stages.percepts.transforms import Transform
 
@@ -106,7 +105,8 @@ class _Bench:
 
     def __init__(self, trainer: Trainer) -> None:
         self.config, self.uri, self.device = trainer.config, trainer.uri, trainer.device
-        self.store: PerceptStore = trainer.percepts.open()
+        self.finder = ClipFinder(trainer.percepts.open())
+        self.dim = self.finder.store.dim
         self.transform: Transform = Standardisation.of(trainer.statistics.moments())
         self.encoder: Composite | None = None
         if trainer.encoder is not None:
@@ -137,7 +137,7 @@ class _Bench:
         config, sides = self.config.chosen(job.candidate), self.sides(job.split)
         drawn = [self._draw(sides.learn, job.labels_per_class, sampling) for sampling in job.samplings]
         batches = self._batches(config, job, drawn, sides.class_names)
-        classifier = _classifier(config, job, self.store.dim, len(sides.class_names), self.encoder).to(self.device)
+        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
         losses_SG = train_groups(classifier, batches, config, num_steps=max(1, round(job.stop * len(batches))))
         seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.consulted)
@@ -154,7 +154,7 @@ class _Bench:
             consulted=tuple(sorted(sha256 for sha256, _ in job.consulted)),
             groups=tuple(sorted({group for _, group in seen if group is not None})),
             losses_SG=losses_SG,
-            extractor=self.store.extractor,
+            extractor=self.finder.store.extractor,
         ).save(join(self.uri, job.file))
 
     def _try(self, trial: Trial) -> None:
@@ -164,7 +164,7 @@ class _Bench:
         job = Job(trial.labels_per_class, (0,), trial.split)
         drawn = self._draw(sides.fit, trial.labels_per_class, 0)
         batches = self._batches(config, job, [drawn], sides.class_names)
-        classifier = _classifier(config, job, self.store.dim, len(sides.class_names), self.encoder).to(self.device)
+        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
         truth_N = np.array([sides.class_names.index(str(clip.label)) for clip in sides.validation])
         accuracies: list[float] = []
@@ -174,7 +174,7 @@ class _Bench:
             probabilities_GNC, _ = judge_clips(
                 lambda x_TND: clip_probabilities(classifier(x_TND[None])),
                 sides.validation,
-                self.store,
+                self.finder,
                 self.transform,
                 num_frames=config.num_frames,
                 stride=selection.stride,
@@ -207,7 +207,7 @@ class _Bench:
         """Maps the clips that any of the samplings has, and lays out every step."""
         clips = list({clip.sha256: clip for sampling in drawn for clip in sampling}.values())
         windows = load_windows(
-            self.store,
+            self.finder,
             clips,
             self.transform,
             num_frames=config.num_frames,

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stages.datasets.labelled import load_windows
+from stages.datasets.labelled import ClipFinder, load_windows
 from stages.percepts.ledger import VideoRecord
-from stages.percepts.reader import PerceptStore
 from stages.percepts.transforms import Transform
 
 BLOCK_CLIPS: Final = 64
@@ -24,7 +23,7 @@ BATCH_WINDOWS: Final = 128
 def judge_clips(
     probabilities: Callable[[Tensor], Tensor],
     clips: Sequence[VideoRecord],
-    store: PerceptStore,
+    finder: ClipFinder,
     transform: Transform,
     *,
     num_frames: int,
@@ -39,7 +38,7 @@ def judge_clips(
     num_padded = 0
     for first in range(0, len(clips), BLOCK_CLIPS):
         block = clips[first : first + BLOCK_CLIPS]
-        windows = load_windows(store, block, transform, num_frames=num_frames, stride=stride, device=device)
+        windows = load_windows(finder, block, transform, num_frames=num_frames, stride=stride, device=device)
         num_padded += windows.num_padded
         starts = np.concatenate(windows.starts_N)
         batches = (starts[w : w + BATCH_WINDOWS] for w in range(0, len(starts), BATCH_WINDOWS))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import sha256_bytes
-from stages.datasets.labelled import draw, labelled, load_windows, refuse_leaks
+from stages.datasets.labelled import ClipFinder, draw, labelled, load_windows, refuse_leaks
 from stages.percepts.ledger import VideoRecord
 from stages.percepts.standardisation import Standardisation
 from tests.stages.labelled_store import Clip, make_store, record_of
@@ -100,7 +100,7 @@ def test_windows_are_those_that_one_cuts_by_hand(tmp_path: Path) -> None:
     percepts, statistics = make_store(tmp_path, clips)
     standardise = Standardisation.of(statistics.moments())
     records = [record_of(clip, str(clip.label)) for clip in clips]
-    windows = load_windows(percepts.open(), records, standardise, num_frames=4, stride=2)
+    windows = load_windows(ClipFinder(percepts.open()), records, standardise, num_frames=4, stride=2)
     moments = statistics.moments()
     whole, gap, short = ((clip.percepts.astype(np.float32) - moments.mean_D) / moments.std_D for clip in clips)
     expected = [
@@ -120,4 +120,4 @@ def test_a_clip_without_percepts_is_named(tmp_path: Path) -> None:
     percepts, statistics = make_store(tmp_path, [Clip("train", "run", np.ones((5, 3), np.float16))])
     standardise = Standardisation.of(statistics.moments())
     with pytest.raises(SourceError, match=r"77\.mp4 .*no percepts"):
-        load_windows(percepts.open(), [record(77)], standardise, num_frames=4, stride=1)
+        load_windows(ClipFinder(percepts.open()), [record(77)], standardise, num_frames=4, stride=1)

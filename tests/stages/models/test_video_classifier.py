@@ -25,7 +25,7 @@ import pytest
 from pipeline.classify import main as classify
 from pipeline.errors import ConfigError, DigestError, SourceError
 from pipeline.stage import Context
-from stages.datasets.labelled import load_windows
+from stages.datasets.labelled import ClipFinder, load_windows
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
@@ -119,7 +119,7 @@ def test_another_extractor_is_refused(percepts: Percepts, tmp_path: Path) -> Non
 def test_rows_of_windows_are_those_of_evaluation(percepts: Percepts, trained: TrainedClassifiers) -> None:
     store = percepts.open()
     for record in percepts.records():
-        windows = load_windows(store, [record], trained.transform, num_frames=T, stride=STRIDE_FRAMES)
+        windows = load_windows(ClipFinder(store), [record], trained.transform, num_frames=T, stride=STRIDE_FRAMES)
         rows_WT = clip_rows(store.rows(record.sha256).segment_N, T, STRIDE_FRAMES)
         expected_TWD = windows.gather(windows.starts_N[0]).numpy()
         found_WTD = store.percepts(record.sha256)[rows_WT].astype(np.float32)
