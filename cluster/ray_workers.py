@@ -51,7 +51,7 @@ class OnRay:
     ) -> Iterator[tuple[int, Result]]:
         host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
         pool: _Pool[Item, Result] = _Pool(
-            lambda: host.remote(factory), list(items), describe, again, then, max_deaths, self._log
+            lambda: host.remote(factory), items, describe, again, then, max_deaths, self._log
         )
         try:
             yield from pool.run(num_workers if items and then else min(num_workers, len(items)))
@@ -136,12 +136,16 @@ class _Pool(Generic[Item, Result]):
     """Items go only to actors that have answered: one that waits for a CPU or GPU never holds an item."""
 
     new_host: Callable[[], Any]
-    items: list[Item]
+    items: Sequence[Item]
+    """Read one at a time, as they are handed out: they may lie on a disk."""
     describe: Callable[[Item], str]
     again: Callable[[Item], Item] | None
     then: Then[Item, Result] | None
     max_deaths: int
     log: Callable[[str], None]
+    own: dict[int, Item] = field(default_factory=dict)
+    """By position: what `again` made of items, and what `then` added to them."""
+    num_items: int = field(init=False)
     queue: deque[int] = field(init=False)
     deaths: Counter[int] = field(default_factory=Counter)
     node_deaths: Counter[int] = field(default_factory=Counter)
@@ -152,12 +156,13 @@ class _Pool(Generic[Item, Result]):
     """Actors with nothing to do, while results that are awaited may lead on to more."""
 
     def __post_init__(self) -> None:
-        self.queue = deque(range(len(self.items)))
+        self.num_items = len(self.items)
+        self.queue = deque(range(self.num_items))
 
     def run(self, num_workers: int) -> Iterator[tuple[int, Result]]:
         for _ in range(num_workers):
             self._start_host()
-        num_left = len(self.items)
+        num_left = self.num_items
         while num_left:
             done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_NOTICE_SECONDS)
             if not done and all(call.node is None for call in self.in_flight.values()):
@@ -191,9 +196,11 @@ class _Pool(Generic[Item, Result]):
 
     def _add(self, position: int, result: Result) -> int:
         """Put what the result leads on to before all that waits; returns how much that is."""
-        further = list(self.then.after(self.items[position], result)) if self.then is not None else []
-        self.queue.extendleft(reversed(range(len(self.items), len(self.items) + len(further))))
-        self.items += further
+        further = self.then.after(self._item(position), result) if self.then is not None else ()
+        positions = range(self.num_items, self.num_items + len(further))
+        self.queue.extendleft(reversed(positions))
+        self.own.update(zip(positions, further, strict=True))
+        self.num_items += len(further)
         resting, self.resting = self.resting, []
         for call in resting:
             self._next_item(call)
@@ -201,7 +208,7 @@ class _Pool(Generic[Item, Result]):
 
     def _is_more_to_come(self) -> bool:
         held = (call.position for call in self.in_flight.values() if call.position is not None)
-        return self.then is not None and any(self.then.leads_on(self.items[position]) for position in held)
+        return self.then is not None and any(self.then.leads_on(self._item(position)) for position in held)
 
     def _start_host(self) -> None:
         host = self.new_host()
@@ -210,12 +217,15 @@ class _Pool(Generic[Item, Result]):
     def _next_item(self, call: _Call) -> None:
         if self.queue:
             position = self.queue.popleft()
-            reference = call.host.apply.remote(self.items[position])
+            reference = call.host.apply.remote(self._item(position))
             self.in_flight[reference] = replace(call, position=position, is_question=False)
         elif self._is_more_to_come():
             self.resting.append(replace(call, position=None, is_question=False))
         else:
             ray.kill(call.host)
+
+    def _item(self, position: int) -> Item:
+        return self.own[position] if position in self.own else self.items[position]
 
     def _requeue(self, call: _Call) -> None:
         if call.position is not None:
@@ -242,7 +252,8 @@ class _Pool(Generic[Item, Result]):
         self._start_host()
 
     def _try_again(self, position: int, nodes_fault: bool, error: RayError) -> None:
-        what = self.describe(self.items[position])
+        item = self._item(position)
+        what = self.describe(item)
         counter, limit = (self.node_deaths, MAX_NODE_DEATHS) if nodes_fault else (self.deaths, self.max_deaths)
         counter[position] += 1
         if counter[position] >= limit:
@@ -250,6 +261,6 @@ class _Pool(Generic[Item, Result]):
         died = "a node was lost with a worker" if nodes_fault else "a worker died"
         self.log(f"{died} on {what}; trying it once more on a new one")
         if self.again is not None and not nodes_fault:
-            self.items[position] = self.again(self.items[position])
+            self.own[position] = self.again(item)
         self.queue.appendleft(position)
         self._start_host()

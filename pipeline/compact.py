@@ -12,19 +12,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.command import parse_options, run_command
 from pipeline.errors import ConfigError
 from pipeline.explain import human_bytes
 from pipeline.store import Store
 from stages.percepts.rewriting import merge_groups, remove_replaced, rewrite
-from stages.percepts.shards import Shard, folders, in_use, shards_below
+from stages.percepts.shards import folders, iter_in_use, iter_shards, read_shards
+from stages.percepts.video_rows import digests
 
 MEGABYTE = 1_000_000
 
@@ -65,48 +67,61 @@ class Merge:
     """Of the new shard, relative to the store; None in a plan."""
 
 
-def groups(store: Store, options: Options) -> list[tuple[Shard, ...]]:
-    """What is to be merged. Raises CorruptArtifact."""
-    found: list[tuple[Shard, ...]] = []
+def groups(store: Store, options: Options) -> list[tuple[str, ...]]:
+    """Paths of what is to be merged. Raises CorruptArtifact."""
+    found: list[tuple[str, ...]] = []
     for folder in folders(store.root):
-        shards = in_use(shards_below(store.root, folder))
+        shards = iter_in_use(store.root, folder)
         found += merge_groups(shards, min_bytes=options.min_mb * MEGABYTE, max_bytes=options.max_mb * MEGABYTE)
     return found
 
 
-def compact(store: Store, options: Options) -> Iterator[Merge]:
-    """Merges, one after the other.
+def compact(store: Store, found: Sequence[Sequence[str]], *, is_plan: bool = False) -> Iterator[Merge]:
+    """Merges the groups found, one after the other; or says what it would do.
 
     Raises:
         CorruptArtifact: a shard is damaged; what was merged before stays merged.
     """
-    for folder in [] if options.plan else folders(store.root):
+    for folder in [] if is_plan else folders(store.root):
         remove_replaced(store.root, folder)
-    for group in groups(store, options):
-        made = None if options.plan else rewrite(store.root, group)
-        yield Merge(
-            fingerprint=group[0].path.split("/")[-2],
-            num_shards=len(group),
-            num_videos=len({video for shard in group for video in shard.outcomes}),
-            num_rows=made.rows if made else sum(shard.rows for shard in group),
-            bytes_before=sum(shard.bytes for shard in group),
-            bytes_after=made.bytes if made else None,
-            path=made.path if made else None,
-        )
+    for paths in found:
+        merge = _planned(store, paths)
+        if not is_plan:
+            made = rewrite(store.root, list(read_shards(store.root, paths).values()))
+            merge = replace(merge, num_rows=made.rows, bytes_after=made.bytes, path=made.path)
+        yield merge
+
+
+def _planned(store: Store, paths: Sequence[str]) -> Merge:
+    num_rows = bytes_before = 0
+    videos = []
+    for shard in iter_shards(store.root, paths):
+        num_rows += shard.rows
+        bytes_before += shard.bytes
+        videos.append(digests(shard.outcomes))
+    return Merge(
+        fingerprint=paths[0].split("/")[-2],
+        num_shards=len(paths),
+        num_videos=len(np.unique(np.concatenate(videos))),
+        num_rows=num_rows,
+        bytes_before=bytes_before,
+        bytes_after=None,
+        path=None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises UsageError where there is no store, CorruptArtifact where it is damaged."""
     options = parse_options(Options, arguments, prog="python -m pipeline.compact")
     store = Store.open(options.store)
-    total = sum(shard.bytes for group in groups(store, options) for shard in group)
+    found = groups(store, options)
     merges: list[Merge] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("merging", total=total)
-        for merge in compact(store, options):
+        task = progress.add_task("merging shards", total=sum(map(len, found)))
+        for merge in compact(store, found, is_plan=options.plan):
             merges.append(merge)
-            progress.advance(task, merge.bytes_before)
+            progress.advance(task, merge.num_shards)
             if options.as_json:
                 sys.stdout.write(json.dumps(asdict(merge)) + "\n")
             else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.files import absolute, exists, filesystem, join, sha256_file
 from pipeline.store import MANIFEST, Manifest, Store
 from stages.percepts.ledger import VideoRecord, read_records
-from stages.percepts.shards import LEDGER_FILE, folders, in_use, shards_below
+from stages.percepts.shards import LEDGER_FILE, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns
 from stages.video.artifacts import INDEX_NAME
 
@@ -163,7 +163,7 @@ def digests_of(store: Store, given: str) -> set[str]:
     records = [record for _, found in _indexes(store, list(store.manifests())) for record in found if record.sha256]
     known = {record.sha256 for record in records} | read_takedowns(store.root).keys()
     for folder in folders(store.root):
-        known |= {video for shard in in_use(shards_below(store.root, folder)) for video in shard.outcomes}
+        known |= {video for shard in iter_in_use(store.root, folder) for video in shard.outcomes}
     if given in known:
         return {given}
     uris = {given, absolute(given)}

@@ -31,7 +31,7 @@ from pipeline.files import exists, is_local, join, remove
 from pipeline.sightings import Sighting, digests_of, sightings, video_uris
 from pipeline.store import MANIFEST, Store
 from stages.percepts.rewriting import remove_replaced, rewrite
-from stages.percepts.shards import Shard, folders, in_use, shards_below
+from stages.percepts.shards import Shard, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns, write_takedown
 
 SCRATCH = "ray-train"
@@ -113,7 +113,7 @@ def take_down(store: Store, video: str, options: Options) -> Report:
 
 
 def _held(store: Store, video: str) -> list[Shard]:
-    shards = [shard for folder in folders(store.root) for shard in in_use(shards_below(store.root, folder))]
+    shards = (shard for folder in folders(store.root) for shard in iter_in_use(store.root, folder))
     return [shard for shard in shards if video in shard.outcomes]
 
 

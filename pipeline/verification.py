@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.errors import CorruptArtifact
 from pipeline.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
 from pipeline.sightings import KEY
 from pipeline.store import MANIFEST, STORE_FILE, Manifest, Output, Store
-from stages.percepts.checking import ledger_faults, shard_faults
-from stages.percepts.shards import LEDGER_FILE, PERCEPTS, SHARDS_FILE, Shard, in_use, parse_sidecar, read_uses, sidecar
+from stages.percepts.checking import ACCOUNT, WholeShard, ledger_faults, shard_faults
+from stages.percepts.ledger import read_tables
+from stages.percepts.shards import LEDGER_FILE, PERCEPTS, SHARDS_FILE, Shard, in_use, iter_uses, parse_sidecar, sidecar
 from stages.percepts.takedowns import DIRECTORY, parse_takedown
+from stages.percepts.video_rows import digests
+from stages.video.probed import PROBED
+from stages.video.probed import read_file as read_probed_file
 
 Kind = Literal[
     "damaged",
@@ -106,11 +107,12 @@ class Inspection:
         shard_files: dict[str, list[str]] = {}
         yield from self._sort_files(artifacts, shard_files)
         taken = yield from self._takedowns()
+        yield from self._probed()
         manifests: dict[str, Manifest] = {}
         for name, files in artifacts.items():
             yield from self._artifact(name, files, manifests)
         yield from self._inputs(manifests)
-        shards: dict[str, Shard] = {}
+        shards: dict[str, WholeShard] = {}
         broken: list[Finding] = []
         for folder, files in shard_files.items():
             yield from self._folder(folder, files, shards, broken, taken)
@@ -124,7 +126,7 @@ class Inspection:
                 if self._is_old(name):
                     what = "an unfinished write of a process that was killed"
                     yield Finding(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
-            elif parts[0] in (*NOT_CHECKED, DIRECTORY, STORE_FILE) or name.startswith("mlflow.db"):
+            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBED, STORE_FILE) or name.startswith("mlflow.db"):
                 continue
             elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
                 shard_files.setdefault("/".join(parts[:2]), []).append(name)
@@ -147,6 +149,15 @@ class Inspection:
                 repair = "you: take the video of its name down again, which writes it anew"
                 yield Finding(kind="damaged", path=name, what=str(error), repair=repair)
         return taken
+
+    def _probed(self) -> Iterator[Finding]:
+        for name in [name for name in self.states if name.startswith(f"{PROBED}/") and TEMPORARY_MARK not in name]:
+            try:
+                for _ in read_probed_file(join(self.store.root, name)):
+                    pass
+            except CorruptArtifact as error:
+                repair = "remove it; the next listing with its videos hashes them again"
+                yield Finding(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
 
     def _hash(self, expected: dict[str, Output]) -> Iterator[tuple[str, Kind, str]]:
         """(path, kind, what) of every file that is not what it should be."""
@@ -214,72 +225,76 @@ class Inspection:
                 yield Finding(kind="input gone", path=name, what=what, repair=repair)
 
     def _folder(
-        self, folder: str, files: list[str], shards: dict[str, Shard], broken: list[Finding], taken: set[str]
+        self, folder: str, files: list[str], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
     ) -> Iterator[Finding]:
         """The shards of one extractor. Whole ones are added to `shards`, faults of others to `broken`."""
-        read: dict[str, Shard] = {}
+        replaces: dict[str, tuple[str, ...]] = {}
+        expected: dict[str, Output] = {}
         for name in [name for name in files if name.endswith(".json")]:
             path = name.removesuffix(".json") + ".parquet"
             try:
-                read[path] = parse_sidecar(read_bytes(join(self.store.root, name)))
-                assert read[path].path == path
+                shard = self._sidecar(path)
             except (ValueError, KeyError, TypeError, AssertionError) as error:
                 broken.append(_broken(path, "damaged", f"its sidecar is not one of this shard ({error})"))
-        current = in_use(list(read.values()))
-        replaced = {old for shard in current for old in shard.replaces}
+            else:
+                replaces[path] = shard.replaces
+                expected[path] = Output(sha256=shard.sha256, num_bytes=shard.bytes)
+        current = in_use(replaces)
+        replaced = {old for path in current for old in replaces[path]}
         for path in [name for name in files if name.endswith(".parquet") and sidecar(name) not in files]:
             if path in replaced or self._is_old(path):
                 kind: Kind = "replaced" if path in replaced else "unrecorded"
                 what = "a shard without its sidecar: the process that wrote it was killed"
                 yield Finding(kind=kind, path=path, what=what, repair="remove it", removes=(path,))
-        expected = {shard.path: Output(sha256=shard.sha256, num_bytes=shard.bytes) for shard in current}
-        faults: dict[str, tuple[Kind, str]] = {path: (kind, what) for path, kind, what in self._hash(expected)}
-        for shard in current:
-            if shard.path not in faults:
-                found = "; ".join(shard_faults(self.store.root, shard))
-                if found:
-                    faults[shard.path] = ("account", found)
-        broken += [_broken(path, kind, what) for path, (kind, what) in faults.items()]
-        whole = [shard for shard in current if shard.path not in faults]
-        shards |= {shard.path: shard for shard in whole}
-        yield from self._leftovers(read, whole)
-        for shard in whole:
+        faults = {path: (kind, what) for path, kind, what in self._hash({path: expected[path] for path in current})}
+        for path in current:
+            if path in faults:
+                broken.append(_broken(path, *faults[path]))
+                continue
+            shard = self._sidecar(path)
+            found = "; ".join(shard_faults(self.store.root, shard))
+            if found:
+                broken.append(_broken(path, "account", found))
+                continue
+            shards[path] = WholeShard.of(shard)
             for video in sorted(taken & shard.outcomes.keys()):
                 what = f"it still holds {shard.outcomes[video].frames_decoded:,} rows of video {video}, taken down"
                 yield Finding(
-                    kind="taken down",
-                    path=shard.path,
-                    what=what,
-                    repair="rewrite it without the video",
-                    takes_down=video,
+                    kind="taken down", path=path, what=what, repair="rewrite it without the video", takes_down=video
                 )
-
-    def _leftovers(self, read: dict[str, Shard], whole: list[Shard]) -> Iterator[Finding]:
-        """Shards that were rewritten, and whose successor is whole."""
-        by = {old: shard.path for shard in whole for old in shard.replaces}
-        for path in [path for path in read if path in by]:
+        by = {old: path for path in current if path in shards for old in replaces[path]}
+        for path in [path for path in replaces if path in by]:
             what = f"{by[path]} has taken its place"
-            removes = (sidecar(path), path)
-            yield Finding(kind="replaced", path=path, what=what, repair="remove it", removes=removes)
+            yield Finding(kind="replaced", path=path, what=what, repair="remove it", removes=(sidecar(path), path))
+
+    def _sidecar(self, path: str) -> Shard:
+        """Raises as `parse_sidecar`, or AssertionError where it is that of another shard."""
+        shard = parse_sidecar(read_bytes(join(self.store.root, sidecar(path))))
+        assert shard.path == path, f"it is that of {shard.path}"
+        return shard
 
     def _extractions(
-        self, manifests: dict[str, Manifest], shards: dict[str, Shard], broken: list[Finding], taken: set[str]
+        self, manifests: dict[str, Manifest], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
     ) -> Iterator[Finding]:
         """Artifacts against the shards that they use; broken shards with the artifacts that they take with them."""
-        by_path = shards | {old: shard for shard in shards.values() for old in shard.replaces}
+        by_path = {old: path for path, shard in shards.items() for old in shard.replaces}
+        by_path |= {path: path for path in shards}
         used: set[str] = set()
         users: dict[str, list[str]] = {}
         for name, manifest in manifests.items():
             if SHARDS_FILE not in manifest.outputs:
                 continue
-            uses = read_uses(join(self.store.root, name))
-            lost = [use.path for use in uses if use.path not in by_path]
+            # Held are paths and digests, and no names.
+            uses = [(use.path, digests(use.videos)) for use in iter_uses(join(self.store.root, name))]
+            lost = [path for path, _ in uses if path not in by_path]
             for path in lost:
                 users.setdefault(path, []).append(name)
             if not lost:
-                found = [by_path[use.path] for use in uses]
-                used |= {shard.path for shard in found}
-                faults = list(self._ledger_faults(name, manifest, found, taken))
+                paths = sorted({by_path[path] for path, _ in uses})
+                used.update(paths)
+                ledger = read_tables(join(self.store.root, name, LEDGER_FILE))
+                here, videos = [shards[path] for path in paths], [found for _, found in uses]
+                faults = list(ledger_faults(ledger, manifest.facts, videos, here, taken))
                 if faults:
                     files = (f"{name}/{file}" for file in (MANIFEST, LEDGER_FILE, SHARDS_FILE))
                     yield Finding(
@@ -299,28 +314,12 @@ class Inspection:
             )
         self._count(shards, used)
 
-    def _ledger_faults(self, name: str, manifest: Manifest, shards: Iterable[Shard], taken: set[str]) -> Iterator[str]:
-        rows = {
-            video: outcome.frames_decoded
-            for shard in shards
-            for video, outcome in shard.outcomes.items()
-            if video not in taken
-        }
-        ledger = pq.ParquetFile(pa.BufferReader(read_bytes(join(self.store.root, name, LEDGER_FILE)))).read(
-            use_threads=False
-        )
-        yield from ledger_faults(ledger, manifest.facts, read_uses(join(self.store.root, name)), rows)
-
-    def _count(self, shards: dict[str, Shard], used: set[str]) -> None:
+    def _count(self, shards: dict[str, WholeShard], used: set[str]) -> None:
         self.unused = sorted(shards.keys() - used)
-        self.unused_bytes = sum(shards[path].bytes for path in self.unused)
+        self.unused_bytes = sum(shards[path].num_bytes for path in self.unused)
         self.num_shards = len(shards)
-        outcomes = [outcome for shard in shards.values() for outcome in shard.outcomes.values()]
-        self.num_videos = len(outcomes)
-        self.num_frames = {
-            name: sum(getattr(outcome, f"frames_{name}") for outcome in outcomes)
-            for name in ("expected", "decoded", "dropped", "missing")
-        }
+        self.num_videos = sum(len(shard.sha256_U) for shard in shards.values())
+        self.num_frames = {name: sum(shard.num_frames[name] for shard in shards.values()) for name in ACCOUNT}
 
 
 MAKE_AGAIN: Final = "remove it; the next run of its recipe makes it again"

@@ -11,7 +11,8 @@ with the same plan and ends with the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import ConfigError, SourceError
@@ -25,11 +26,12 @@ from stages.percepts.extraction import ShardDone
 from stages.percepts.extractor import ExtractionConfig, extractor_of
 from stages.percepts.filling import fill
 from stages.percepts.ledger import VideoRecord, write_records
-from stages.percepts.plan import ledger_row, make_plan, settle, usable_videos
+from stages.percepts.plan import make_plan, settle
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
 from stages.percepts.staffing import Staff
 from stages.percepts.takedowns import read_takedowns, taken_down
+from stages.percepts.video_rows import COLUMNS, VideoRows, first_of_each
 from stages.video.artifacts import Index
 
 ROW_OVERHEAD_BYTES = 17
@@ -80,44 +82,59 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
         WorkerDied: workers died on one shard again and again, with its videos decoded apart: not a video's fault.
     """
     extractor = extractor_of(config)
-    records = index.records()
-    videos = usable_videos(records, taken_down(context.store_uri))
-    plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, videos, shard_frames=config.shard_frames)
+    rows = VideoRows.read(index.tables(COLUMNS), taken_down(context.store_uri))
+    plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, rows, shard_frames=config.shard_frames)
     began = time.perf_counter()
-    done, chosen = fill(config, context, extractor, plan.tasks)
+    done, chosen = fill(config, context, extractor, plan.tasks(index.iter_records()))
     seconds = time.perf_counter() - began
     # Once more: somebody may have taken a video down meanwhile.
     takedowns = read_takedowns(context.store_uri)
-    videos = [video for video in videos if video.sha256 not in takedowns]
-    uses, outcomes = settle(context.store_uri, videos, plan.holders)
+    uses, account = settle(context.store_uri, plan, takedowns)
     if not uses:
         raise SourceError("no video of the index gave a frame; look at the verdicts: python -m pipeline.ledger")
-    ledger = [ledger_row(record, outcomes, takedowns) for record in records]
-    write_records(join(context.uri, LEDGER_FILE), ledger, store_uri=context.store_uri)
+    counted = _Counted(rows, account.ledger(index.iter_records(), takedowns))
+    write_records(join(context.uri, LEDGER_FILE), counted, store_uri=context.store_uri)
     write_uses(context.uri, uses)
-    _record_facts(context, extractor, ledger, uses)
+    counted.record(context)
+    _record_shards(context, extractor, uses)
     _record_speed(context, done, chosen, seconds)
     return Percepts(context.uri, context.key)
 
 
-def _record_facts(
-    context: Context, extractor: Extractor, ledger: Sequence[VideoRecord], uses: Sequence[ShardUse]
-) -> None:
-    unique = {record.sha256 or record.uri: record for record in ledger}.values()
-    verdicts = [record.verdict for record in unique]
-    num_bytes, num_rows = sum(use.bytes for use in uses), sum(use.rows for use in uses)
+class _Counted:
+    """Passes the rows of a ledger on and sums them up, each content once."""
+
+    def __init__(self, rows: VideoRows, ledger: Iterable[VideoRecord]) -> None:
+        self._ledger = zip(ledger, first_of_each(rows.digest_R), strict=True)
+        self._counts: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[VideoRecord]:
+        for record, is_first in self._ledger:
+            if is_first:
+                self._counts["num_frames"] += record.frames_decoded or 0
+                self._counts["num_frames_expected"] += record.frames_expected
+                self._counts["num_frames_dropped"] += record.frames_dropped or 0
+                self._counts["num_frames_missing"] += record.frames_missing or 0
+                self._counts[f"num_videos_{record.verdict}"] += 1
+            yield record
+
+    def record(self, context: Context) -> None:
+        """What was counted, as facts of the artifact."""
+        frames = ("num_frames", "num_frames_expected", "num_frames_dropped", "num_frames_missing")
+        verdicts = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
+        context.record(**{name: self._counts[name] for name in (*frames, *verdicts)})
+
+
+def _record_shards(context: Context, extractor: Extractor, uses: Iterable[ShardUse]) -> None:
+    num_bytes = num_rows = 0
+    for use in uses:
+        num_bytes += use.bytes
+        num_rows += use.rows
     context.record(
-        num_frames=sum(record.frames_decoded or 0 for record in unique),
-        num_frames_expected=sum(record.frames_expected for record in unique),
-        num_frames_dropped=sum(record.frames_dropped or 0 for record in unique),
-        num_frames_missing=sum(record.frames_missing or 0 for record in unique),
         num_bytes=num_bytes,
         bytes_per_frame=round(num_bytes / num_rows, 1),
         dim=extractor.dim,
         fingerprint=extractor.fingerprint,
-        num_videos_ok=verdicts.count("ok"),
-        num_videos_partial=verdicts.count("partial"),
-        num_videos_rejected=verdicts.count("rejected"),
     )
 
 

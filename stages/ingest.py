@@ -2,43 +2,52 @@
 
     index = ingest(IngestConfig(videos=("clips/",)), context)
 
-A video that cannot be used is a row with the verdict `rejected` and a reason, never an error.
+A video that cannot be used is a row with the verdict `rejected` and a reason, never an error. What the listing shows to
+be as it was when the store has seen it is not read again (`stages.video.probed`).
+
+Shapes: N sources.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.errors import ConfigError
-from pipeline.files import join, list_files, remove, sha256_bytes
+from pipeline.files import join, remove, sha256_bytes
+from pipeline.spool import Spool
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
-from stages.datasets.sequences import hold_out
-from stages.percepts.ledger import VideoRecord, read_records, write_records
-from stages.video import watchdog
+from stages.datasets.sequences import hold_out_groups
+from stages.percepts.ledger import VideoRecord, write_records
+from stages.percepts.video_rows import DigestOrder
+from stages.video import probed, watchdog
 from stages.video.apart import Apart, DiedApart
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
+from stages.video.listing import Found, Listing
 from stages.video.probe import Probe, probe
-from stages.video.sources import VideoSource, list_videos, local_video, snapshot
+from stages.video.sources import VideoSource, iter_videos, local_video, snapshot
 
 FILES_A_SHARD = 32
 """Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
 
 HASH_BYTES = 1 << 20
 
+PARTS = "parts"
+"""Directory of what an unfinished run has found."""
+
 INDEX_BYTES_A_VIDEO = 100
 """Of `index.parquet`, about."""
-
-Shard = tuple[VideoSource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +91,15 @@ def source_snapshot(config: IngestConfig) -> str | None:
 def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     corpus = inputs.get("corpus", Estimate())
     unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
-    listed = list_videos(config.videos) if config.videos else []
-    num_bytes = unpacked_bytes + sum(source.size_bytes or 0 for source in listed)
+    num_listed, num_bytes = 0, unpacked_bytes
+    for source in iter_videos(config.videos) if config.videos else ():
+        num_listed += 1
+        num_bytes += source.size_bytes or 0
     num_frames = (corpus.num_frames or 0) + num_bytes // BYTES_PER_FRAME
     return Estimate(
         num_frames=num_frames,
-        num_bytes=INDEX_BYTES_A_VIDEO * len(listed) or None,
-        seconds=len(listed) / PROBED_VIDEOS_PER_S + num_frames / DECODED_FRAMES_PER_S / 10,
+        num_bytes=INDEX_BYTES_A_VIDEO * num_listed or None,
+        seconds=num_listed / PROBED_VIDEOS_PER_S + num_frames / DECODED_FRAMES_PER_S / 10,
     )
 
 
@@ -107,50 +118,60 @@ def ingest(
     places = made + config.videos
     if not places:
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
-    listed = list_videos(places)
-    sources = [replace(source, part=source.part or config.part) for source in listed]
-    records = _note_duplicates(_probe_all(sources, config, context))
-    if config.held_out:
-        records = _hold_out(records, [source.part is None for source in listed], config)
+    listing = Listing(places, config.limits)
+    found = _probe_all(listing, config, context)
+    records = _Counted(found, _final(listing, found, _held_out(listing, found, config), config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
-    remove(join(context.uri, "parts"))
-    _record_facts(records, context)
+    _remember(listing, found, context)
+    remove(join(context.uri, PARTS))
+    records.record(context)
     return Index(context.uri, context.key)
 
 
-def _probe_all(sources: Sequence[VideoSource], config: IngestConfig, context: Context) -> list[VideoRecord]:
-    """One record a source, in the order of the sources, over the workers; what an earlier attempt left is used."""
-    shards = [tuple(sources[i : i + FILES_A_SHARD]) for i in range(0, len(sources), FILES_A_SHARD)]
-    parts = [join(context.uri, "parts", f"{_digest(shard, config)}.parquet") for shard in shards]
-    there = set(list_files(join(context.uri, "parts")))
-    done = {i: read_records(part) for i, part in enumerate(parts) if part.rpartition("/")[2] in there}
-    num_done = sum(map(len, done.values()))
-
-    def keep(shard: int, records: list[VideoRecord]) -> None:
-        nonlocal num_done
-        write_records(parts[shard], records, store_uri=context.store_uri)
-        done[shard] = records
-        num_done += len(records)
-        context.progress(num_done, len(sources), "videos")
-
-    missing = [i for i in range(len(shards)) if i not in done]
+def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Found:
+    """Over the workers; what the store remembers, or an earlier attempt left, is used."""
+    found = Found(len(listing))
+    for place, record in probed.read_probed(join(context.store_uri, probed.PROBED), listing.digest_N):
+        if listing.may_be_remembered_N[place]:
+            found.add(place, record, is_new=False)
+    for place, record in probed.read_probed(join(context.uri, PARTS), listing.digest_N):
+        found.add(place, record, is_new=True)
+    missing = found.missing()
+    parts = [missing[start : start + FILES_A_SHARD] for start in range(0, len(missing), FILES_A_SHARD)]
+    num_done = len(listing) - len(missing)
     results = context.workers.map(
         partial(_prober, config.limits, context.workers.replaces_workers),
-        [_Work(shards[i]) for i in missing],
+        Spool(_Work(tuple(listing.sources[place] for place in part)) for part in parts),
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
         again=partial(replace, apart=True),
     )
-    for position, records in results:
-        keep(missing[position], records)
-    return [record for i in range(len(shards)) for record in done[i]]
+    for number, records in results:
+        keys = [listing.key(place) for place in parts[number]]
+        name = f"{sha256_bytes(b''.join(keys))[:16]}.parquet"
+        probed.write_probed(join(context.uri, PARTS, name), zip(keys, records, strict=True))
+        for place, record in zip(parts[number], records, strict=True):
+            found.add(place, record, is_new=True)
+        num_done += len(records)
+        context.progress(num_done, len(listing), "videos")
+    return found
+
+
+def _remember(listing: Listing, found: Found, context: Context) -> None:
+    """Let later listings know what was found: but what was rejected is looked at again."""
+    is_new_N = found.is_new_N & listing.may_be_remembered_N & ~found.is_rejected_N
+    places = np.flatnonzero(is_new_N).tolist()
+    if places:
+        name = f"{sha256_bytes(listing.digest_N[is_new_N].tobytes())[:16]}.parquet"
+        records = ((listing.key(place), found[place]) for place in places)
+        probed.write_probed(join(context.store_uri, probed.PROBED, name), records)
 
 
 @dataclass(frozen=True)
 class _Work:
     """What a worker does at a time."""
 
-    shard: Shard
+    shard: tuple[VideoSource, ...]
     apart: bool = False
     """Probe in a process apart: a worker died on this shard, and one of its videos may be to blame."""
 
@@ -222,43 +243,61 @@ def _record(source: VideoSource, **facts: Any) -> VideoRecord:
     return VideoRecord(uri=source.uri, label=source.label, part=source.part, group=source.group, **facts)
 
 
-def _note_duplicates(records: Sequence[VideoRecord]) -> list[VideoRecord]:
-    """The records, those that repeat earlier bytes saying so: percepts are kept by content, so nothing counts twice."""
-    first: dict[str, str] = {}
-    noted = []
-    for record in records:
-        original = first.setdefault(record.sha256, record.uri) if record.sha256 else record.uri
-        if original != record.uri:
-            same = f"same bytes as {posixpath.basename(original)}"
+def _final(
+    listing: Listing, found: Found, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
+) -> Iterator[VideoRecord]:
+    """The rows of the index. Those that repeat earlier bytes say so: percepts are kept by content, so nothing counts
+    twice."""
+    first_N = found.first()
+    for place, source in enumerate(listing.sources):
+        part = config.held_out_part if is_aside_N[place] else source.part or config.part
+        record = replace(found[place], label=source.label, part=part, group=source.group)
+        original = int(first_N[place])
+        if original != place:
+            same = f"same bytes as {posixpath.basename(found[original].uri)}"
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
-        noted.append(record)
-    return noted
+        yield record
 
 
-def _hold_out(records: Sequence[VideoRecord], has_no_part: Sequence[bool], config: IngestConfig) -> list[VideoRecord]:
-    """The records, some of those whose part is ours to choose put aside: by a hash of group or content."""
-    free = [free and record.verdict != "rejected" for record, free in zip(records, has_no_part, strict=True)]
-    _, out = hold_out(list(compress(records, free)), portion=config.held_out, seed=0)
-    aside = set(out)
-    return [
-        replace(record, part=config.held_out_part) if is_free and record.sha256 in aside else record
-        for record, is_free in zip(records, free, strict=True)
-    ]
+def _held_out(listing: Listing, found: Found, config: IngestConfig) -> npt.NDArray[np.bool_]:
+    """(N,) of those sources whose part is ours to choose, the ones put aside: by a hash of group or content."""
+    is_aside_N = np.zeros(len(listing), np.bool_)
+    if config.held_out:
+        free = np.flatnonzero(listing.has_no_part_N & ~found.is_rejected_N)
+        groups = (listing.sources[place].group or found[place].sha256 for place in free.tolist())
+        is_out = hold_out_groups(groups, portion=config.held_out, seed=0)
+        # Where sources of the same bytes are of several groups, the last one's counts for all.
+        backwards = DigestOrder(found.sha256_N[free][::-1]).find(found.sha256_N[free])
+        is_aside_N[free] = is_out[len(free) - 1 - backwards]
+    return is_aside_N
 
 
-def _record_facts(records: Sequence[VideoRecord], context: Context) -> None:
-    unique = {record.sha256 or record.uri: record for record in records}.values()
-    usable = [record for record in unique if record.verdict != "rejected"]
-    context.record(
-        num_videos=len(records),
-        num_duplicates=len(records) - len(unique),
-        num_rejected=sum(record.verdict == "rejected" for record in unique),
-        num_frames=sum(record.frames_expected for record in usable),
-        num_bytes=sum(record.size_bytes for record in unique),
-        seconds_of_video=round(sum(record.duration_us or 0 for record in usable) / 1e6, 3),
-    )
+class _Counted:
+    """Passes the rows of an index on and sums them up, each content once."""
 
+    def __init__(self, found: Found, records: Iterable[VideoRecord]) -> None:
+        first_N = found.first()
+        self._is_first_N = first_N == np.arange(len(first_N))
+        self._records = records
+        self._counts: Counter[str] = Counter()
 
-def _digest(shard: Shard, config: IngestConfig) -> str:
-    """Names a shard's part file: another listing or other limits give another name."""
-    return sha256_bytes(json.dumps([[asdict(source) for source in shard], asdict(config.limits)]).encode())[:16]
+    def __iter__(self) -> Iterator[VideoRecord]:
+        for record, is_first in zip(self._records, self._is_first_N, strict=True):
+            self._counts["num_videos"] += 1
+            if not is_first:
+                self._counts["num_duplicates"] += 1
+                yield record
+                continue
+            self._counts["num_bytes"] += record.size_bytes
+            if record.verdict == "rejected":
+                self._counts["num_rejected"] += 1
+            else:
+                self._counts["num_frames"] += record.frames_expected
+                self._counts["duration_us"] += record.duration_us or 0
+            yield record
+
+    def record(self, context: Context) -> None:
+        """What was counted, as facts of the artifact."""
+        names = ("num_videos", "num_duplicates", "num_rejected", "num_frames", "num_bytes")
+        seconds = round(self._counts["duration_us"] / 1e6, 3)
+        context.record(**{name: self._counts[name] for name in names}, seconds_of_video=seconds)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import read_bytes
+from pipeline.parquet import read_table
 from stages.models.scoring import Answers
 from stages.percepts.ledger import VideoRecord
 
@@ -111,7 +112,7 @@ class ClassProbabilities:
 
 def read_probabilities(uri: str) -> dict[tuple[str, int, int, int], ClassProbabilities]:
     """A probabilities.parquet by (model, labels a class, split, sampling)."""
-    table = pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read(use_threads=False)
+    table = read_table(read_bytes(uri))
     class_names = tuple(json.loads(table.schema.metadata[_CLASS_NAMES]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     probabilities_RC = flat.reshape(-1, len(class_names))

@@ -5,18 +5,21 @@ Digests are the business of whoever reads all bytes; here only the footer and th
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact
 from pipeline.files import filesystem, join
 from stages.percepts.schema import read_extractor
-from stages.percepts.shards import Outcome, Shard, ShardUse
+from stages.percepts.shards import Outcome, Shard
+from stages.percepts.video_rows import DigestOrder, Digests, digests, first_of_each, hex_digits
 
 
 def shard_faults(store_uri: str, shard: Shard) -> Iterator[str]:
@@ -71,31 +74,86 @@ def outcome_faults(video: str, outcome: Outcome) -> Iterator[str]:
         )
 
 
-COUNTS = ("frames_expected", "frames_decoded", "frames_dropped", "frames_missing")
+ACCOUNT: Final = ("expected", "decoded", "dropped", "missing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeShard:
+    """What is kept of a shard that is as its sidecar says: 36 bytes a video."""
+
+    num_bytes: int
+    replaces: tuple[str, ...]
+    sha256_U: Digests
+    """(U,) of its videos."""
+    decoded_U: npt.NDArray[np.int32]
+    """(U,) rows of each."""
+    num_frames: dict[str, int]
+    """The account: expected, decoded, dropped, missing."""
+
+    @classmethod
+    def of(cls, shard: Shard) -> Self:
+        outcomes = shard.outcomes.values()
+        return cls(
+            num_bytes=shard.bytes,
+            replaces=shard.replaces,
+            sha256_U=digests(shard.outcomes),
+            decoded_U=np.array([outcome.frames_decoded for outcome in outcomes], np.int32),
+            num_frames={name: sum(getattr(outcome, f"frames_{name}") for outcome in outcomes) for name in ACCOUNT},
+        )
+
+
+COUNTS: Final = tuple(f"frames_{name}" for name in ACCOUNT)
+FACTS: Final = ("num_frames_expected", "num_frames", "num_frames_dropped", "num_frames_missing")
 
 
 def ledger_faults(
-    ledger: pa.Table, facts: Mapping[str, int | float | str], uses: list[ShardUse], rows: Mapping[str, int]
+    ledger: Iterable[pa.Table],
+    facts: Mapping[str, int | float | str],
+    uses: Sequence[Digests],
+    shards: Sequence[WholeShard],
+    taken_down: Collection[str],
 ) -> Iterator[str]:
-    """What is wrong with the ledger of an extraction.
+    """What is wrong with the ledger of an extraction, given in pieces.
 
-    `uses` are its shards as it names them, `rows` the percepts that the store holds now of each of its videos; videos
-    that were taken down are in neither.
+    `uses` are its videos by the shards that it names, `shards` those that hold them now; videos that were taken down
+    are not looked for. Shapes: R rows of the ledger, V videos of the shards.
     """
-    counted: dict[str, tuple[int, ...]] = {}
-    columns = [ledger[name].to_pylist() for name in ("sha256", "uri", *COUNTS)]
-    for sha256, uri, *counts in zip(*columns, strict=True):
-        expected, *parts = (count or 0 for count in counts)
-        if sum(parts) != expected:
+    nothing = digests([])
+    sha256_V = np.concatenate([nothing, *(shard.sha256_U for shard in shards)])
+    held_V = np.concatenate([np.empty(0, np.int32), *(shard.decoded_U for shard in shards)])
+    order = DigestOrder(sha256_V)
+    is_used_V = np.zeros(len(sha256_V), np.bool_)
+    for video_U in uses:
+        is_used_V[_found(order, video_U)] = True
+    is_used_V[_found(order, digests(taken_down))] = False
+    counted_V = np.zeros(len(sha256_V), np.int64)
+    sha256_R, counts_R4 = [nothing], [np.empty((0, 4), np.int64)]
+    for table in ledger:
+        rows = table.select(["sha256", "uri", *COUNTS])
+        found, counts = digests(rows["sha256"].to_pylist()), np.stack([_counts(rows[name]) for name in COUNTS], 1)
+        for place in np.flatnonzero(counts[:, 0] != counts[:, 1:].sum(1)).tolist():
+            uri, (expected, *parts) = rows["uri"][place], counts[place].tolist()
             yield f"its account of {uri} does not close: {expected:,} expected, {sum(parts):,} found"
-        counted[sha256 or uri] = (expected, *parts)
-    for name, fact in zip(
-        COUNTS, ("num_frames_expected", "num_frames", "num_frames_dropped", "num_frames_missing"), strict=True
-    ):
-        total = sum(counts[COUNTS.index(name)] for counts in counted.values())
+        place_U = order.find(found)
+        counted_V[place_U[place_U >= 0]] = counts[place_U >= 0, 1]
+        sha256_R.append(found)
+        counts_R4.append(counts)
+    totals = np.concatenate(counts_R4)[first_of_each(np.concatenate(sha256_R))].sum(0).tolist()
+    for name, fact, total in zip(ACCOUNT, FACTS, totals, strict=True):
         if fact in facts and facts[fact] != total:
-            yield f"its ledger sums to {total:,} {name.removeprefix('frames_')}, its manifest says {facts[fact]:,}"
-    for video in itertools.chain.from_iterable(use.videos for use in uses):
-        decoded = counted.get(video, (0, 0))[1]
-        if video in rows and rows[video] != decoded:
-            yield f"its ledger counts {decoded:,} frames of video {video[:12]}, the shards hold {rows[video]:,}"
+            yield f"its ledger sums to {total:,} {name}, its manifest says {facts[fact]:,}"
+    for place in np.flatnonzero(is_used_V & (counted_V != held_V)).tolist():
+        (video,) = hex_digits(sha256_V[place : place + 1])
+        yield (
+            f"its ledger counts {counted_V[place]:,} frames of video {video[:12]}, the shards hold {held_V[place]:,}"
+        )
+
+
+def _found(order: DigestOrder, video_U: Digests) -> npt.NDArray[np.int64]:
+    """Places of those videos that are there."""
+    place_U = order.find(video_U)
+    return place_U[place_U >= 0]
+
+
+def _counts(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(column.fill_null(0).to_numpy(), np.int64)

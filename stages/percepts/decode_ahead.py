@@ -30,7 +30,7 @@ CHUNKS_AHEAD: Final = 2
 HASH_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """A video to decode, and the bytes that it must have."""
 

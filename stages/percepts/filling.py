@@ -10,13 +10,14 @@ from typing import Final
 from cluster.events import Emit, Progress
 from cluster.workers import Workers
 from pipeline.errors import WorkerDied
+from pipeline.spool import Spool
 from pipeline.stage import Context
 from stages.percepts.bottleneck import Effort, explain, total
 from stages.percepts.decode_ahead import CHUNKS_AHEAD, DecodeApart, Decoded, Source, Video, decode_measured
 from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask, Tell
 from stages.percepts.extractor import ExtractionConfig
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import Outcome, read_shards
+from stages.percepts.shards import Outcome, iter_shards
 from stages.percepts.staffing import Staff, staff
 from stages.video import watchdog
 from stages.video.container import Limits
@@ -35,8 +36,8 @@ def fill(
     Raises:
         WorkerDied: workers died again and again on one shard, though its videos were decoded apart.
     """
-    complete = read_shards(context.store_uri, [task.path for task in tasks])
-    missing = [task for task in tasks if task.path not in complete]
+    complete = {shard.path for shard in iter_shards(context.store_uri, [task.path for task in tasks])}
+    missing = Spool(task for task in tasks if task.path not in complete)
     chosen = staff(context.resources, context.workers.nodes(), len(missing))
     progress = _Overall(context, missing, worker="GPU" if chosen.gpus_per_worker else "worker")
     results = context.workers.map(
@@ -130,11 +131,12 @@ class _Overall:
 
     def __init__(self, context: Context, tasks: Sequence[ShardTask], *, worker: str) -> None:
         self.done: list[ShardDone] = []
+        self._effort = Effort()
         self._num_frames = {task.path: task.num_frames for task in tasks}
         self.teller = _Teller(context.name, context.emit, sum(self._num_frames.values()), worker)
 
     def add(self, shard: ShardDone) -> None:
         """A shard is done: it counts with the frames that it had promised, so that the sum ends at the total."""
         self.done.append(shard)
-        overall = total(done.effort for done in self.done)
-        self.teller.tell(shard.path, self._num_frames[shard.path], overall)
+        self._effort = total((self._effort, shard.effort))
+        self.teller.tell(shard.path, self._num_frames[shard.path], self._effort)

@@ -22,14 +22,14 @@ import itertools
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact, StoreError
 from pipeline.files import absolute, join, open_atomic, read_bytes
-from pipeline.parquet import read_table
+from pipeline.parquet import iter_tables
 
 Verdict = Literal["ok", "partial", "rejected"]
 
@@ -135,10 +135,17 @@ def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | 
     rows = iter(records)
     with open_atomic(uri) as target, pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
         while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
-            columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in group] for name in SCHEMA.names}
+            table = to_table(group)
             if root is not None:
-                columns["uri"] = [_to_stored(video, directory, root) for video in columns["uri"]]
-            writer.write_table(pa.Table.from_pydict(columns, schema=SCHEMA))
+                uris = [_to_stored(row.uri, directory, root) for row in group]
+                table = table.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
+            writer.write_table(table)
+
+
+def to_table(records: Sequence[VideoRecord]) -> pa.Table:
+    """Rows of a ledger, with its columns."""
+    columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+    return pa.Table.from_pydict(columns, schema=SCHEMA)
 
 
 def read_records(uri: str) -> list[VideoRecord]:
@@ -171,8 +178,7 @@ def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.T
             raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
         if schema.names != SCHEMA.names:
             raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
-        for number in range(pq.read_metadata(pa.BufferReader(data)).num_row_groups):
-            yield read_table(data, columns=columns, row_groups=[number])
+        yield from iter_tables(data, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
 

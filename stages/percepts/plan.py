@@ -1,15 +1,27 @@
 """Which shards an extraction uses and which it writes, and the account at its end. No decoding here.
 
 The plan is a pure function of the index and of what the store holds when the run begins; it is written down before any
-work, so that a run that was killed goes on as it began.
+work, so that a run that was killed goes on as it began. Neither it nor the account holds records, but about a hundred
+bytes a video: an index is read again, a row group at a time, wherever its records are needed.
+
+Shapes: R rows of the index, V videos among them, U videos of a shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Final
 
-from pipeline.files import exists, join, read_json, write_json
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.files import exists, join, list_files, open_atomic, read_bytes
+from pipeline.parquet import read_table
+from pipeline.spool import Spool
 from stages.percepts.decode_ahead import Video, rejected
 from stages.percepts.extraction import ShardTask
 from stages.percepts.ledger import VideoRecord
@@ -17,137 +29,248 @@ from stages.percepts.shards import (
     Outcome,
     Shard,
     ShardUse,
-    complete_shards,
     directory,
-    in_use,
-    read_shards,
+    iter_complete,
+    iter_shards,
+    replacements,
     shard_name,
-    shards_below,
+    sidecar,
     use_of,
 )
 from stages.percepts.takedowns import Takedown, removed
+from stages.percepts.video_rows import VideoRows, digests, hex_column, hex_digits
 
-PLAN_FILE = "plan.json"
+PLAN_FILE: Final = "plan.parquet"
+"""A row a video, in the order of the index: `video` (sha256), `shard` (path), and whether that `is_held` already."""
+ATTEMPTS: Final = 3
+"""At finding shards while somebody rewrites them."""
+
+Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What an extraction has and what it makes."""
 
-    held: Mapping[str, str]
-    """Video -> path of the complete shard of the store that holds it already."""
-    tasks: tuple[ShardTask, ...]
-    """Shards to write, for all other videos."""
+    rows: VideoRows
+    paths: tuple[str, ...]
+    """Of shards, those of the store and those to write."""
+    shard_R: Codes
+    """The shard, among `paths`, that holds or will hold the video of a row; -1 where the row is no video of its own."""
+    is_held_R: npt.NDArray[np.bool_]
+    """Whether that shard was complete when the plan was made."""
 
-    @property
-    def holders(self) -> dict[str, str]:
-        """Video -> path of its shard, held or to be written."""
-        return {**self.held, **{video.sha256: task.path for task in self.tasks for video in task.videos}}
-
-
-def usable_videos(records: Sequence[VideoRecord], taken_down: Container[str] = ()) -> list[Video]:
-    """Videos that ingest did not reject and nobody took down, each content once, in the order of the index."""
-    usable = [
-        record
-        for record in records
-        if record.sha256 and record.verdict != "rejected" and record.sha256 not in taken_down
-    ]
-    unique = {record.sha256: record for record in reversed(usable)}
-    ordered = [unique[sha256] for sha256 in dict.fromkeys(record.sha256 for record in usable)]
-    return [Video(record.sha256, record.uri, record.frames_expected) for record in ordered]
-
-
-def plan_shards(videos: Sequence[Video], shard_frames: int) -> list[tuple[Video, ...]]:
-    """Videos in their order, cut into shards of at least `shard_frames` promised frames (the last may have fewer)."""
-    shards: list[tuple[Video, ...]] = []
-    current: list[Video] = []
-    for video in videos:
-        current.append(video)
-        if sum(member.frames_expected for member in current) >= shard_frames:
-            shards.append(tuple(current))
-            current = []
-    return [*shards, tuple(current)] if current else shards
+    def tasks(self, records: Iterable[VideoRecord]) -> Spool[ShardTask]:
+        """The shards to write, with the videos that are in none yet. `records` are those of the index."""
+        tasks: Spool[ShardTask] = Spool()
+        shard = -1
+        videos: list[Video] = []
+        to_write_R = np.where(self.is_held_R, -1, self.shard_R)
+        for record, number in zip(records, to_write_R, strict=True):
+            if number < 0:
+                continue
+            if number != shard and videos:
+                tasks.append(ShardTask(self.paths[shard], tuple(videos)))
+                videos = []
+            shard = number
+            videos.append(Video(record.sha256, record.uri, record.frames_expected))
+        if videos:
+            tasks.append(ShardTask(self.paths[shard], tuple(videos)))
+        return tasks
 
 
-def make_plan(uri: str, store_uri: str, fingerprint: str, videos: Sequence[Video], *, shard_frames: int) -> Plan:
+def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
+    """Ends of shards of at least `shard_frames` promised frames (the last may have fewer): videos end_n to
+    end_n+1 - 1 are shard n + 1."""
+    ends, num_frames = [], 0
+    for number, more in enumerate(frames, start=1):
+        num_frames += more
+        if num_frames >= shard_frames:
+            ends.append(number)
+            num_frames = 0
+    return ends if not len(frames) or (ends and ends[-1] == len(frames)) else [*ends, len(frames)]
+
+
+def make_plan(uri: str, store_uri: str, fingerprint: str, rows: VideoRows, *, shard_frames: int) -> Plan:
     """The plan written down in the directory `uri`, or a new one, which is written there."""
-    by_sha256 = {video.sha256: video for video in videos}
-    shards = complete_shards(store_uri, fingerprint)
-    plan = _read(join(uri, PLAN_FILE))
-    if plan is None or _is_stale(plan, shards, by_sha256):
-        held: dict[str, str] = {}
-        for shard in shards:
-            for video, outcome in shard.outcomes.items():
-                if outcome.final and video in by_sha256:
-                    held.setdefault(video, shard.path)
-        missing = [video for video in videos if video.sha256 not in held]
-        plan = held, [[video.sha256 for video in part] for part in plan_shards(missing, shard_frames)]
-        write_json(join(uri, PLAN_FILE), {"held": held, "shards": plan[1]})
-    tasks = []
-    for names in plan[1]:
-        path = f"{directory(fingerprint)}/{shard_name(names)}.parquet"
-        tasks.append(ShardTask(path, tuple(by_sha256[sha256] for sha256 in names)))
-    return Plan(plan[0], tuple(tasks))
+    held = _find_held(store_uri, fingerprint, rows)
+    plan = _read(join(uri, PLAN_FILE), rows, held)
+    if plan is None:
+        plan = _new(rows, held, directory(fingerprint), shard_frames)
+        _write(join(uri, PLAN_FILE), plan)
+    return plan
 
 
-_Written = tuple[dict[str, str], list[list[str]]]
+@dataclass(frozen=True)
+class _Held:
+    """What complete shards of an extractor hold of an index."""
+
+    paths: tuple[str, ...]
+    """Shards that no other one replaces, sorted."""
+    replaced: frozenset[str]
+    shard_R: Codes
+    """The first of `paths` that has the video of a row, to be tried no more; -1 where none has."""
 
 
-def _read(plan_uri: str) -> _Written | None:
-    """A plan from before."""
-    if not exists(plan_uri):
+def _find_held(store_uri: str, fingerprint: str, rows: VideoRows) -> _Held:
+    found: dict[str, npt.NDArray[np.int32]] = {}
+    replaced: set[str] = set()
+    for shard in iter_complete(store_uri, directory(fingerprint)):
+        replaced.update(shard.replaces)
+        row_U = rows.find(digests(video for video, outcome in shard.outcomes.items() if outcome.final))
+        found[shard.path] = row_U[row_U >= 0].astype(np.int32)
+    paths = tuple(path for path in found if path not in replaced)
+    shard_R = np.full(len(rows), -1, np.int32)
+    for number in reversed(range(len(paths))):
+        shard_R[found[paths[number]]] = number
+    return _Held(paths, frozenset(replaced), shard_R)
+
+
+def _new(rows: VideoRows, held: _Held, folder: str, shard_frames: int) -> Plan:
+    missing = np.flatnonzero(rows.is_video_R & (held.shard_R < 0))
+    shard_R, paths = held.shard_R.copy(), list(held.paths)
+    ends = cut_into_shards(rows.frames_R[missing].tolist(), shard_frames)
+    for first, end in pairwise([0, *ends]):
+        part = missing[first:end]
+        shard_R[part] = len(paths)
+        paths.append(f"{folder}/{shard_name(hex_digits(rows.digest_R[part]))}.parquet")
+    return Plan(rows, tuple(paths), shard_R, held.shard_R >= 0)
+
+
+def _write(uri: str, plan: Plan) -> None:
+    video_V = plan.rows.videos
+    used, shard_V = np.unique(plan.shard_R[video_V], return_inverse=True)
+    shards = pa.DictionaryArray.from_arrays(
+        shard_V.astype(np.int32), pa.array([plan.paths[n] for n in used], pa.string())
+    )
+    columns = {
+        "video": hex_column(plan.rows.digest_R[video_V]),
+        "shard": shards,
+        "is_held": plan.is_held_R[video_V],
+    }
+    with open_atomic(uri) as file:
+        pq.write_table(pa.table(columns), file)
+
+
+def _read(uri: str, rows: VideoRows, held: _Held) -> Plan | None:
+    """A plan from before, if it still holds: the videos are the same, the shards that it counts on are there, and
+    none that it made was rewritten."""
+    if not exists(uri):
         return None
-    plan = read_json(plan_uri)
-    return plan["held"], plan["shards"]
+    table = read_table(read_bytes(uri)).unify_dictionaries().combine_chunks()
+    digest_V, video_V = digests(table["video"].to_pylist()), rows.videos
+    if not np.array_equal(digest_V, rows.digest_R[video_V]):
+        return None
+    shards = table["shard"].chunk(0)
+    paths = tuple(shards.dictionary.to_pylist())
+    shard_R, is_held_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.bool_)
+    shard_R[video_V] = shards.indices.to_numpy()
+    is_held_R[video_V] = table["is_held"].to_numpy()
+    counted_on = {paths[number] for number in np.unique(shard_R[is_held_R])}
+    made = {paths[number] for number in np.unique(shard_R[video_V[~is_held_R[video_V]]])}
+    if not counted_on <= set(held.paths) or made & held.replaced:
+        return None
+    return Plan(rows, paths, shard_R, is_held_R)
 
 
-def _is_stale(plan: _Written, shards: Sequence[Shard], wanted: Mapping[str, Video]) -> bool:
-    """Whether a shard that the plan counts on has gone, one that it made was rewritten, or a video was taken down."""
-    held, parts = plan
-    there = {shard.path for shard in shards}
-    names = {path.rpartition("/")[2] for shard in shards for path in shard.replaces}
-    is_rewritten = any(f"{shard_name(part)}.parquet" in names for part in parts)
-    videos = {*held, *(video for part in parts for video in part)}
-    return is_rewritten or not there.issuperset(held.values()) or not wanted.keys() >= videos
+@dataclass
+class Account:
+    """How the extraction of each video of an index ended."""
+
+    rows: VideoRows
+    reasons: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Verdicts and reasons that there were."""
+    counts_R4: npt.NDArray[np.int64] = field(init=False)
+    """Frames expected, decoded, dropped, missing."""
+    reason_R: Codes = field(init=False)
+    """Place in `reasons`; -1 where nothing is known of a row."""
+
+    def __post_init__(self) -> None:
+        self.counts_R4 = np.zeros((len(self.rows), 4), np.int64)
+        self.reason_R = np.full(len(self.rows), -1, np.int32)
+
+    def add(self, row: int, outcome: Outcome) -> None:
+        """The outcome of the video of a row."""
+        self.counts_R4[row] = (
+            outcome.frames_expected,
+            outcome.frames_decoded,
+            outcome.frames_dropped,
+            outcome.frames_missing,
+        )
+        self.reason_R[row] = self.reasons.setdefault((outcome.verdict, outcome.reason), len(self.reasons))
+
+    def ledger(
+        self, records: Iterable[VideoRecord], takedowns: Mapping[str, Takedown] | None = None
+    ) -> Iterator[VideoRecord]:
+        """The rows of the index with their final counts and verdicts. `records` are those of the index."""
+        row_R = self.rows.find(self.rows.digest_R)
+        reasons = list(self.reasons)
+        for record, row in zip(records, row_R, strict=True):
+            outcome = None
+            if row >= 0 and self.reason_R[row] >= 0:
+                verdict, reason = reasons[self.reason_R[row]]
+                expected, decoded, dropped, missing = self.counts_R4[row].tolist()
+                outcome = Outcome(
+                    frames_expected=expected,
+                    frames_decoded=decoded,
+                    frames_dropped=dropped,
+                    frames_missing=missing,
+                    verdict=verdict,
+                    reason=reason,
+                )
+            yield _ledger_row(record, outcome, takedowns or {})
 
 
-def settle(
-    store_uri: str, videos: Sequence[Video], holders: Mapping[str, str]
-) -> tuple[list[ShardUse], dict[str, Outcome]]:
-    """Shards with rows of these videos, sorted by path, and the outcome of every video."""
-    shards = _where_now(store_uri, sorted({holders[video.sha256] for video in videos}))
-    wanted: dict[str, set[str]] = {}
-    for video in videos:
-        wanted.setdefault(shards[holders[video.sha256]].path, set()).add(video.sha256)
-    uses: list[ShardUse] = []
-    outcomes: dict[str, Outcome] = {}
-    for shard in sorted({shard.path: shard for shard in shards.values()}.values(), key=lambda shard: shard.path):
-        mine = {video: outcome for video, outcome in shard.outcomes.items() if video in wanted[shard.path]}
-        outcomes |= mine
-        use = use_of(shard, {video for video, outcome in mine.items() if outcome.frames_decoded})
-        if use.videos:
-            uses.append(use)
-    return uses, outcomes
+def settle(store_uri: str, plan: Plan, takedowns: Iterable[str] = ()) -> tuple[Sequence[ShardUse], Account]:
+    """Shards with rows of the plan's videos but those that were taken down, sorted by path, and how each ended."""
+    wanted_R = plan.shard_R.copy()
+    gone_U = plan.rows.find(digests(takedowns))
+    wanted_R[gone_U[gone_U >= 0]] = -1
+    numbers = np.unique(wanted_R[wanted_R >= 0]).tolist()
+    for _ in range(ATTEMPTS):
+        place = _where_now(store_uri, [plan.paths[number] for number in numbers])
+        current: dict[str, list[int]] = {}
+        for number in numbers:
+            current.setdefault(place[plan.paths[number]], []).append(number)
+        uses: Spool[ShardUse] = Spool()
+        account = Account(plan.rows)
+        for shard in iter_shards(store_uri, sorted(current)):
+            use = _settle_shard(shard, account, np.isin(wanted_R, current.pop(shard.path)))
+            if use.videos:
+                uses.append(use)
+        if not current:
+            return uses, account
+    raise AssertionError(f"{next(iter(current))} is not complete")
 
 
-def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, Shard]:
-    """Path -> the shard there, or the one that replaced it while the extraction ran."""
-    shards = read_shards(store_uri, paths)
-    if len(shards) < len(paths):
-        current = in_use(shards_below(store_uri, paths[0].rpartition("/")[0]))
-        replaced_by = {old: shard for shard in current for old in shard.replaces}
-        shards |= {path: replaced_by[path] for path in paths if path in replaced_by}
-    absent = [path for path in paths if path not in shards]
+def _settle_shard(shard: Shard, account: Account, is_mine_R: npt.NDArray[np.bool_]) -> ShardUse:
+    mine: set[str] = set()
+    for (video, outcome), row in zip(shard.outcomes.items(), account.rows.find(digests(shard.outcomes)), strict=True):
+        if row >= 0 and is_mine_R[row]:
+            account.add(row, outcome)
+            if outcome.frames_decoded:
+                mine.add(video)
+    return use_of(shard, mine)
+
+
+def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, str]:
+    """Path -> that of the shard there, or of the one that replaced it while the extraction ran."""
+    if not paths:
+        return {}
+    folder = paths[0].rpartition("/")[0]
+    there = {f"{folder}/{name}" for name in list_files(join(store_uri, folder))}
+    now = {path: path for path in paths if sidecar(path) in there}
+    if len(now) < len(paths):
+        replaced_by = replacements(store_uri, folder)
+        now |= {path: replaced_by[path] for path in paths if path not in now and path in replaced_by}
+    absent = [path for path in paths if path not in now]
     assert not absent, f"{absent[0]} is not complete"
-    return shards
+    return now
 
 
-def ledger_row(
-    record: VideoRecord, outcomes: Mapping[str, Outcome], takedowns: Mapping[str, Takedown] | None = None
-) -> VideoRecord:
+def _ledger_row(record: VideoRecord, outcome: Outcome | None, takedowns: Mapping[str, Takedown]) -> VideoRecord:
     """The row of an index with its final counts and verdict."""
-    outcome = outcomes.get(record.sha256)
-    if takedowns and record.sha256 in takedowns:
+    if record.sha256 in takedowns:
         outcome = removed(record.frames_expected, takedowns[record.sha256])
     elif outcome is None:
         outcome = rejected(record.frames_expected, record.reason, final=True)

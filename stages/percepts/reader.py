@@ -16,8 +16,7 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +25,17 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptArtifact, SourceError
 from pipeline.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
-from pipeline.parquet import read_table
 from stages.percepts import shards
 from stages.percepts.ledger import iter_records
-from stages.percepts.mapping import MappedPercepts, map_decompressed, map_file, map_plain
+from stages.percepts.mapping import Percepts
 from stages.percepts.node_cache import Entry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
+from stages.percepts.segments import Segments
+from stages.percepts.shard_file import MAKE_AGAIN, Part, Rows, ShardFile
 from stages.percepts.takedowns import taken_down
 
 ATTEMPTS: Final = 3
 """At finding the files of an artifact while somebody rewrites them."""
-
-Percepts = npt.NDArray[np.float16]
 
 TABLE_SCHEMA: Final = pa.schema(
     [
@@ -49,183 +47,6 @@ TABLE_SCHEMA: Final = pa.schema(
     ]
 )
 """What `PerceptStore.table` gives."""
-
-MAKE_AGAIN: Final = "remove it and run the recipe that made it again, which makes what is missing"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Columns of N rows."""
-
-    frame_N: npt.NDArray[np.int32]
-    pts_us_N: npt.NDArray[np.int64]
-    segment_N: npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file of a store, the videos to take from it (None: all), and what its store promises about it."""
-
-    uri: str
-    videos: tuple[str, ...] | None = None
-    num_bytes: int | None = None
-    sha256: str | None = None
-    promised_by: str | None = None
-
-
-@dataclass
-class ShardFile:
-    """One Parquet file, mapped: nothing of it is held, its small columns are read when they are asked for.
-
-    Once it is open it may be removed, as by a compaction: what was opened stays readable.
-    """
-
-    part: Part
-    path: Path
-    extractor: Extractor
-    data: pa.Buffer
-    """The whole file."""
-    plain: MappedPercepts | None
-    """None where the column is compressed."""
-    cache: NodeCache
-    entry: Entry | None
-    """Where `path` is a file of the node's cache: what keeps it there."""
-    state: os.stat_result
-    """Of the file when it was opened."""
-
-    @classmethod
-    def open(cls, part: Part, cache: NodeCache, entry: Entry | None = None) -> Self:
-        """The file itself, or its copy `entry`.
-
-        Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`).
-        """
-        path = entry.path if entry is not None else Path(filesystem(part.uri)[1])
-        state = path.stat()
-        data = map_file(path)
-        try:
-            file = pq.ParquetFile(pa.BufferReader(data))
-        except pa.ArrowInvalid as error:
-            raise _not_whole(part.uri, error) from error
-        extractor = read_extractor(file.schema_arrow.metadata, part.uri)
-        return cls(part, path, extractor, data, map_plain(data, file.metadata, extractor.dim), cache, entry, state)
-
-    def spans(self) -> dict[str, tuple[int, int]]:
-        """Video -> (first row, end row). Raises CorruptArtifact."""
-        return _spans(self._read(["video"]).unify_dictionaries()["video"], self.part.uri)
-
-    def rows(self, first: int, end: int) -> Rows:
-        """The small columns of rows first to end - 1. Raises CorruptArtifact."""
-        row_groups, before = None, 0
-        if self.plain is not None:
-            group_rows = self.plain.group_rows
-            row_groups = range(first // group_rows, -(-end // group_rows))
-            before = row_groups.start * group_rows
-        names = ["frame", "pts_us", "segment"]
-        table = self._read(names, row_groups).slice(first - before, end - first)
-        return Rows(*(table[name].to_numpy() for name in names))
-
-    @cached_property
-    def breaks(self) -> npt.NDArray[np.int32]:
-        """Rows, in order, whose segment is another one than that of the row before. Raises CorruptArtifact."""
-        segment_N = self._read(["segment"])["segment"].to_numpy()
-        return np.asarray(np.flatnonzero(np.diff(segment_N)) + 1, np.int32)
-
-    def _read(self, columns: Sequence[str], row_groups: Sequence[int] | None = None) -> pa.Table:
-        try:
-            return read_table(self.data, columns=columns, row_groups=row_groups)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _not_whole(self.part.uri, error) from error
-
-    @property
-    def layout(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Bytes at which the row groups of `percepts` begin, and rows of each."""
-        if self.plain is not None:
-            return self.plain.offset_G, self.plain.group_rows
-        return np.zeros(1, np.int64), 2**31  # written out, they are one
-
-    @cached_property
-    def percepts(self) -> MappedPercepts:
-        """The percept column; where it is compressed, written out into the node's cache when it is first asked for."""
-        if self.plain is not None:
-            return self.plain
-        state = f"{self.path} {self.state.st_size} {self.state.st_mtime_ns}"
-        return map_decompressed(pq.ParquetFile(pa.BufferReader(self.data)), state, self.extractor.dim, self.cache)
-
-    def check_unchanged(self) -> None:
-        """Raises CorruptArtifact where a local file was written to, or another with other bytes has its name."""
-        if self.entry is not None:
-            return
-        try:
-            now = self.path.stat()
-        except FileNotFoundError:
-            return
-        if (now.st_ino, now.st_size, now.st_mtime_ns) == (
-            self.state.st_ino,
-            self.state.st_size,
-            self.state.st_mtime_ns,
-        ):
-            return
-        if self.part.sha256 is None or sha256_file(self.part.uri) != self.part.sha256:
-            raise CorruptArtifact(f"{self.part.uri} has changed while it was being read: {MAKE_AGAIN}")
-
-
-def _not_whole(uri: str, error: Exception) -> CorruptArtifact:
-    return CorruptArtifact(f"{uri} is not a whole Parquet file ({error}); remove it and run the recipe again")
-
-
-def _spans(videos: pa.ChunkedArray, uri: str) -> dict[str, tuple[int, int]]:
-    """First and end row of every video; `videos` is dictionary-encoded, with one dictionary for all chunks."""
-    if not len(videos):
-        return {}
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in videos.chunks])
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    ends = np.r_[starts[1:], len(codes)]
-    names = videos.chunk(0).dictionary.to_pylist()
-    spans = {names[codes[first]]: (int(first), int(end)) for first, end in zip(starts, ends, strict=True)}
-    if len(spans) != len(starts):
-        raise CorruptArtifact(f"{uri}: the rows of a video do not lie together; remove the file and extract again")
-    return spans
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Runs of frames that follow each other, in the order of a store's rows. S: their number."""
-
-    video_S: npt.NDArray[np.int64]
-    """Number of the video in the store's `videos`."""
-    first_S: npt.NDArray[np.int64]
-    """First row, counted from the video's first."""
-    num_rows_S: npt.NDArray[np.int64]
-
-    @classmethod
-    def of_file(
-        cls,
-        video_U: npt.NDArray[np.int64],
-        offset_U: npt.NDArray[np.int64],
-        num_rows_U: npt.NDArray[np.int64],
-        break_K: npt.NDArray[np.int32],
-    ) -> Self:
-        """Of some videos of one file, which begin at rows `offset_U`; `break_K` are `ShardFile.breaks`."""
-        begin_U = np.searchsorted(break_K, offset_U, "right")
-        segments_U = np.searchsorted(break_K, offset_U + num_rows_U, "left") - begin_U + 1
-        end_U = np.cumsum(segments_U)
-        within_S = np.arange(segments_U.sum()) - np.repeat(end_U - segments_U, segments_U)
-        # A video's first segment begins with it, each further one at a break.
-        break_S = np.r_[break_K, 0][np.repeat(begin_U, segments_U) + within_S - 1]
-        first_S = np.where(within_S == 0, 0, break_S - np.repeat(offset_U, segments_U))
-        next_S = np.r_[first_S[1:], 0]
-        next_S[end_U - 1] = num_rows_U
-        return cls(np.repeat(video_U, segments_U), first_S, next_S - first_S)
-
-    @classmethod
-    def joined(cls, parts: "Sequence[Segments]") -> Self:
-        """All of them, in the order of their videos."""
-        nothing = np.empty(0, np.int64)
-        video_S = np.concatenate([nothing, *(part.video_S for part in parts)])
-        first_S = np.concatenate([nothing, *(part.first_S for part in parts)])
-        num_rows_S = np.concatenate([nothing, *(part.num_rows_S for part in parts)])
-        order_S = np.argsort(video_S, kind="stable")
-        return cls(video_S[order_S], first_S[order_S], num_rows_S[order_S])
 
 
 @dataclass(frozen=True)
@@ -319,7 +140,7 @@ class PerceptStore:
         return group_rows_F, first_group_F, np.concatenate([offset_G for offset_G, _ in layouts])
 
     def segments(self) -> Segments:
-        """Of all videos. Raises CorruptArtifact."""
+        """Of all videos."""
         num_rows_V = np.diff(self.first_row_V)
         order_V = np.argsort(self.file_V, kind="stable")
         bounds = np.searchsorted(self.file_V[order_V], np.arange(len(self.files) + 1)).tolist()
@@ -331,7 +152,7 @@ class PerceptStore:
         return Segments.joined(found)
 
     def segment_of_rows(self, video: str) -> npt.NDArray[np.int32]:
-        """(N,) number of the segment, from 0, that each row of a video is in. Raises KeyError, CorruptArtifact."""
+        """(N,) number of the segment, from 0, that each row of a video is in. Raises KeyError."""
         file, first, end = self._extent(video)
         break_K = file.breaks[slice(*np.searchsorted(file.breaks, [first + 1, end]))] - first
         is_first_N = np.zeros(end - first, np.int32)
@@ -418,10 +239,9 @@ def _open(uri: str, cache: NodeCache, videos: Collection[str] | None) -> Percept
     # Of plain numbers: lists of Python's would take ten times as much.
     extents = {name: array("i") for name in ("file_E", "first_E", "end_E")}
     for part, entry in zip(parts, _entries(parts, cache), strict=True):
-        file = ShardFile.open(part, cache, entry)
+        file, spans = ShardFile.open(part, cache, entry)
         if files and file.extractor.fingerprint != files[0].extractor.fingerprint:
             raise CorruptArtifact(f"{part.uri} and {parts[0].uri} have different extractors; open one directory")
-        spans = file.spans()
         for video in spans if part.videos is None else part.videos:
             if video not in spans:
                 raise CorruptArtifact(f"{part.uri} lacks the video {video}; remove that file and run the recipe again")

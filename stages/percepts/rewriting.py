@@ -9,24 +9,26 @@ Shapes: N rows of a video, D percept dimension.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from pipeline.errors import CorruptArtifact
 from pipeline.files import HashingFile, is_local, join, list_files, open_atomic, remove, sha256_file
+from stages.percepts.mapping import Percepts
 from stages.percepts.node_cache import NodeCache, RemoteFile
-from stages.percepts.reader import Part, Percepts, Rows, ShardFile
 from stages.percepts.schema import ROW_GROUP_ROWS
-from stages.percepts.shards import Outcome, Shard, in_use, shard_name, shards_below, sidecar, write_sidecar
+from stages.percepts.shard_file import Part, Rows, ShardFile, Spans
+from stages.percepts.shards import Outcome, Shard, in_use, iter_complete, shard_name, sidecar, write_sidecar
 from stages.percepts.writer import ShardWriter
 
 
-def merge_groups(shards: Sequence[Shard], *, min_bytes: int, max_bytes: int) -> list[tuple[Shard, ...]]:
-    """Shards smaller than `min_bytes`, in their order, in groups of two or more that stay below `max_bytes` together.
+def merge_groups(shards: Iterable[Shard], *, min_bytes: int, max_bytes: int) -> list[tuple[str, ...]]:
+    """Paths of shards smaller than `min_bytes`, in their order, in groups of two or more that stay below `max_bytes`
+    together.
 
     A shard with a video that is to be tried again is left alone: the shard that the next attempt writes may have its
     name, and must not be taken for one that was replaced.
     """
-    groups: list[list[Shard]] = []
+    groups: list[list[str]] = []
     num_bytes = max_bytes
     for shard in shards:
         if shard.bytes >= min_bytes or not all(outcome.final for outcome in shard.outcomes.values()):
@@ -34,7 +36,7 @@ def merge_groups(shards: Sequence[Shard], *, min_bytes: int, max_bytes: int) -> 
         if num_bytes + shard.bytes > max_bytes:
             groups.append([])
             num_bytes = 0
-        groups[-1].append(shard)
+        groups[-1].append(shard.path)
         num_bytes += shard.bytes
     return [tuple(group) for group in groups if len(group) > 1]
 
@@ -54,8 +56,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
     path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
     cache = NodeCache.of_environment()
     opened = {source.path: _open(store_uri, source, cache) for source in sources}
-    spans = {path: file.spans() for path, file in opened.items()}
-    extractor = opened[sources[0].path].extractor
+    extractor = opened[sources[0].path][0].extractor
     digests: dict[str, str] = {}
     with open_atomic(join(store_uri, path)) as target:
         file = HashingFile(target)
@@ -63,7 +64,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         with ShardWriter(file, extractor, compression=compression) as writer:  # type: ignore[arg-type]
             for video, source in chosen.items():
                 if source.outcomes[video].frames_decoded:
-                    digests[video] = _copy(video, opened[source.path], spans[source.path][video], writer)
+                    digests[video] = _copy(video, *opened[source.path], writer)
     shard = Shard(
         path=path,
         sha256=file.digest.hexdigest(),
@@ -72,7 +73,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         outcomes={video: source.outcomes[video] for video, source in chosen.items()},
         replaces=tuple(sorted({old for source in sources for old in (source.path, *source.replaces)})),
     )
-    _check(_open(store_uri, shard, NodeCache.of_environment()), digests, path)
+    _check(*_open(store_uri, shard, NodeCache.of_environment()), digests, path)
     write_sidecar(store_uri, shard)
     for source in sources:
         remove_shard(store_uri, source.path)
@@ -85,13 +86,15 @@ def remove_replaced(store_uri: str, folder: str) -> int:
     Raises:
         CorruptArtifact: a sidecar is damaged.
     """
-    shards = shards_below(store_uri, folder)
-    replaced = {path for shard in in_use(shards) for path in shard.replaces}
+    num_bytes, replaces = {}, {}
+    for shard in iter_complete(store_uri, folder):
+        num_bytes[shard.path], replaces[shard.path] = shard.bytes, shard.replaces
+    replaced = {old for path in in_use(replaces) for old in replaces[path]}
     # A Parquet file without its sidecar, too: of the two the sidecar goes first.
     left = [path for name in list_files(join(store_uri, folder)) if (path := f"{folder}/{name}") in replaced]
     for path in left:
         remove_shard(store_uri, path)
-    return sum(shard.bytes for shard in shards if shard.path in left)
+    return sum(num_bytes.get(path, 0) for path in left)
 
 
 def remove_shard(store_uri: str, path: str) -> None:
@@ -104,7 +107,7 @@ def _is_better(outcome: Outcome, than: Outcome) -> bool:
     return (outcome.frames_decoded > 0, outcome.final) > (than.frames_decoded > 0, than.final)
 
 
-def _open(store_uri: str, shard: Shard, cache: NodeCache) -> ShardFile:
+def _open(store_uri: str, shard: Shard, cache: NodeCache) -> tuple[ShardFile, Spans]:
     uri = join(store_uri, shard.path)
     repair = f"python -m pipeline.verify --repair --store {store_uri}"
     damaged = CorruptArtifact(f"{uri} is not what its sidecar says; mend the store first: {repair}")
@@ -118,35 +121,29 @@ def _open(store_uri: str, shard: Shard, cache: NodeCache) -> ShardFile:
         raise damaged from error
 
 
-Span = tuple[int, int]
-"""First row, end row."""
-
-
-def _pieces(file: ShardFile, span: Span) -> Iterator[tuple[Rows, Percepts]]:
+def _pieces(file: ShardFile, first: int, end: int) -> Iterator[tuple[Rows, Percepts]]:
     """A row group's worth at a time."""
-    first, end = span
     for start in range(first, end, ROW_GROUP_ROWS):
         stop = min(end, start + ROW_GROUP_ROWS)
         yield file.rows(start, stop), file.percepts.slice(start, stop)
 
 
-def _copy(video: str, file: ShardFile, span: Span, writer: ShardWriter) -> str:
+def _copy(video: str, file: ShardFile, spans: Spans, writer: ShardWriter) -> str:
     """Appends the rows of a video; returns their digest."""
-    for rows, percepts_ND in _pieces(file, span):
+    for rows, percepts_ND in _pieces(file, *spans[video]):
         writer.write(video, rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND)
-    return _digest(file, span)
+    return _digest(file, *spans[video])
 
 
-def _digest(file: ShardFile, span: Span) -> str:
+def _digest(file: ShardFile, first: int, end: int) -> str:
     digest = hashlib.sha256()
-    for rows, percepts_ND in _pieces(file, span):
+    for rows, percepts_ND in _pieces(file, first, end):
         for column_N in (rows.frame_N, rows.pts_us_N, rows.segment_N, percepts_ND):
             digest.update(column_N.tobytes())
     return digest.hexdigest()
 
 
-def _check(written: ShardFile, digests: dict[str, str], path: str) -> None:
-    spans = written.spans()
+def _check(written: ShardFile, spans: Spans, digests: dict[str, str], path: str) -> None:
     for video, digest in digests.items():
-        if video not in spans or _digest(written, spans[video]) != digest:
+        if video not in spans or _digest(written, *spans[video]) != digest:
             raise CorruptArtifact(f"{path} does not read back as it was written; the shards it was made of are kept")

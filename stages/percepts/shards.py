@@ -9,24 +9,27 @@ or a video taken out) becomes another shard, whose sidecar names those that it `
 ones are out of use, and whoever looks for them is led to the new one (`locate`).
 """
 
+import errno
+import itertools
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from pipeline.errors import CorruptArtifact
-from pipeline.files import exists, join, list_files, read_json, read_many, sha256_bytes, write_json
+from pipeline.files import exists, join, list_files, open_atomic, read_bytes, read_many, sha256_bytes, write_json
 from stages.percepts.ledger import Verdict
 
 SHARDS_FILE: Final = "shards.json"
 PERCEPTS: Final = "percepts"
 """The directory of all shards, below the store's root."""
 LEDGER_FILE: Final = "ledger.parquet"
+SIDECARS_AT_A_TIME: Final = 64
 DIGITS: Final = 16
 """Hex digits of a digest in a file's name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How the extraction of one video ended: the part of its ledger row that its bytes decide."""
 
@@ -106,39 +109,53 @@ def parse_sidecar(data: bytes) -> Shard:
 
 
 def read_shards(store_uri: str, paths: Iterable[str]) -> dict[str, Shard]:
-    """The complete ones of the shards at `paths` (relative to the store), in that order, read many at a time.
+    """The complete ones of the shards at `paths` (relative to the store), in that order. Raises as `iter_shards`."""
+    return {shard.path: shard for shard in iter_shards(store_uri, paths)}
+
+
+def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
+    """The same, one after the other: read many at a time, but not all.
 
     Raises:
         CorruptArtifact: a sidecar is damaged.
     """
-    uris = {path: join(store_uri, sidecar(path)) for path in paths}
-    found = read_many(list(uris.values()))
-    shards = {}
-    for path, uri in uris.items():
-        if uri in found:
-            try:
-                shards[path] = parse_sidecar(found[uri])
-            except (ValueError, KeyError, TypeError) as error:
-                repair = f"python -m pipeline.verify --repair --store {store_uri}"
-                raise CorruptArtifact(f"{uri} is not the sidecar of a shard ({error}); mend it: {repair}") from error
-    return shards
+    left = iter(paths)
+    while some := list(itertools.islice(left, SIDECARS_AT_A_TIME)):
+        uris = {path: join(store_uri, sidecar(path)) for path in some}
+        found = read_many(list(uris.values()))
+        for uri in uris.values():
+            if uri in found:
+                try:
+                    yield parse_sidecar(found.pop(uri))
+                except (ValueError, KeyError, TypeError) as error:
+                    repair = f"python -m pipeline.verify --repair --store {store_uri}"
+                    raise CorruptArtifact(
+                        f"{uri} is not the sidecar of a shard ({error}); mend it: {repair}"
+                    ) from error
 
 
-def complete_shards(store_uri: str, fingerprint: str) -> list[Shard]:
-    """Every complete shard of an extractor that no other one replaces, sorted by path. Raises CorruptArtifact."""
-    return in_use(shards_below(store_uri, directory(fingerprint)))
-
-
-def shards_below(store_uri: str, folder: str) -> list[Shard]:
+def iter_complete(store_uri: str, folder: str) -> Iterator[Shard]:
     """Every complete shard in a directory of the store, replaced ones too, sorted by path. Raises CorruptArtifact."""
     names = [name for name in list_files(join(store_uri, folder)) if name.endswith(".json")]
-    return list(read_shards(store_uri, [f"{folder}/{name.removesuffix('.json')}.parquet" for name in names]).values())
+    return iter_shards(store_uri, [f"{folder}/{name.removesuffix('.json')}.parquet" for name in names])
 
 
-def in_use(shards: Sequence[Shard]) -> list[Shard]:
-    """Those that none of the others replaces."""
-    replaced = {path for shard in shards for path in shard.replaces}
-    return [shard for shard in shards if shard.path not in replaced]
+def iter_in_use(store_uri: str, folder: str) -> Iterator[Shard]:
+    """Those that no other one replaces: read twice, so that they need not be held. Raises CorruptArtifact."""
+    replaces = {shard.path: shard.replaces for shard in iter_complete(store_uri, folder)}
+    return iter_shards(store_uri, in_use(replaces))
+
+
+def in_use(replaces: Mapping[str, Iterable[str]]) -> list[str]:
+    """Paths of shards that none of the others replaces."""
+    replaced = {old for olds in replaces.values() for old in olds}
+    return [path for path in replaces if path not in replaced]
+
+
+def replacements(store_uri: str, folder: str) -> dict[str, str]:
+    """Path of every shard that was replaced -> path of the one in use that took its place. Raises CorruptArtifact."""
+    replaces = {shard.path: shard.replaces for shard in iter_complete(store_uri, folder)}
+    return {old: path for path in in_use(replaces) for old in replaces[path]}
 
 
 def locate(store_uri: str, uses: Sequence[ShardUse], taken_down: Container[str] = ()) -> list[ShardUse]:
@@ -147,27 +164,38 @@ def locate(store_uri: str, uses: Sequence[ShardUse], taken_down: Container[str] 
     Raises:
         CorruptArtifact: a shard or a video is gone, and nothing says why.
     """
-    wanted = [(use, [video for video in use.videos if video not in taken_down]) for use in uses]
-    folder = uses[0].path.rpartition("/")[0] if uses else ""
-    present = {f"{folder}/{name}" for name in list_files(join(store_uri, folder))} if uses else set()
-    by_path: dict[str, Shard] = {}
-    if any(use.path not in present for use in uses):
-        shards = in_use(shards_below(store_uri, folder))
-        by_path = {shard.path: shard for shard in shards}
-        by_path |= {old: shard for shard in shards for old in shard.replaces if old not in present}
-    now: dict[str, ShardUse] = {}
-    for use, videos in wanted:
-        shard = by_path.get(use.path)
-        if shard is None and use.path in present:
-            now[use.path] = replace(use, videos=tuple(videos))
-        elif shard is None or not shard.outcomes.keys() >= set(videos):
-            what = use.path if shard is None else f"a video of {use.path}"
-            repair = f"python -m pipeline.verify --repair --store {store_uri}"
-            raise CorruptArtifact(f"{what} is gone from {store_uri}: {repair}, then run the recipe again")
-        else:
-            both = {*videos, *(now[shard.path].videos if shard.path in now else ())}
-            now[shard.path] = use_of(shard, both)
-    return [now[path] for path in sorted(now) if now[path].videos]
+    if not uses:
+        return []
+    folder = uses[0].path.rpartition("/")[0]
+    present = {f"{folder}/{name}" for name in list_files(join(store_uri, folder))}
+    now = {use.path: use for use in uses if use.path in present}
+    moved: dict[str, set[str]] = {}
+    if len(now) < len(uses):
+        replaced_by = replacements(store_uri, folder)
+        for use in uses:
+            if use.path not in now:
+                if use.path not in replaced_by:
+                    raise _gone(use.path, store_uri)
+                moved.setdefault(replaced_by[use.path], set()).update(use.videos)
+    for shard in iter_shards(store_uri, list(moved)):
+        wanted = moved.pop(shard.path).union(now[shard.path].videos if shard.path in now else ())
+        if any(video not in shard.outcomes and video not in taken_down for video in wanted):
+            raise _gone(f"a video of {shard.path}", store_uri)
+        now[shard.path] = use_of(shard, wanted)
+    if moved:
+        # It was there a moment ago: whoever opens the store looks again.
+        raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", next(iter(moved)))
+    found = (replace(now[path], videos=_without(now[path].videos, taken_down)) for path in sorted(now))
+    return [use for use in found if use.videos]
+
+
+def _without(videos: tuple[str, ...], taken_down: Container[str]) -> tuple[str, ...]:
+    return tuple(video for video in videos if video not in taken_down)
+
+
+def _gone(what: str, store_uri: str) -> CorruptArtifact:
+    repair = f"python -m pipeline.verify --repair --store {store_uri}"
+    return CorruptArtifact(f"{what} is gone from {store_uri}: {repair}, then run the recipe again")
 
 
 def use_of(shard: Shard, wanted: Container[str]) -> ShardUse:
@@ -182,14 +210,30 @@ def sidecar(path: str) -> str:
 
 
 def write_uses(artifact_uri: str, uses: Iterable[ShardUse]) -> None:
-    """Write `shards.json`."""
-    write_json(join(artifact_uri, SHARDS_FILE), [asdict(use) for use in uses])
+    """Write `shards.json`, one entry after the other."""
+    with open_atomic(join(artifact_uri, SHARDS_FILE)) as file:
+        before = "["
+        for use in uses:
+            entry = json.dumps(asdict(use), indent=1, sort_keys=True, ensure_ascii=False)
+            file.write((before + "\n " + entry.replace("\n", "\n ")).encode())
+            before = ","
+        file.write(b"\n]\n" if before == "," else b"[]\n")
 
 
 def read_uses(artifact_uri: str) -> list[ShardUse]:
     """The shards that an artifact uses. Raises FileNotFoundError."""
-    entries = read_json(join(artifact_uri, SHARDS_FILE))
-    return [ShardUse(**{**entry, "videos": tuple(entry["videos"])}) for entry in entries]
+    return list(iter_uses(artifact_uri))
+
+
+def iter_uses(artifact_uri: str) -> Iterator[ShardUse]:
+    """The same, one after the other: only the file's text is held. Raises FileNotFoundError."""
+    text = read_bytes(join(artifact_uri, SHARDS_FILE)).decode()
+    decoder = json.JSONDecoder()
+    start = text.find("{")
+    while start >= 0:
+        entry, end = decoder.raw_decode(text, start)
+        yield ShardUse(**{**entry, "videos": tuple(entry["videos"])})
+        start = text.find("{", end)
 
 
 def store_root(artifact_uri: str, uses: Sequence[ShardUse]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from pipeline.stage import Artifact
-from stages.percepts.ledger import VideoRecord, iter_records
+from stages.percepts.ledger import VideoRecord, iter_records, read_tables
 
 MANIFEST_NAME = "manifest.csv"
 INDEX_NAME = "index.parquet"
@@ -33,3 +35,7 @@ class Index(Artifact):
     def iter_records(self) -> Iterator[VideoRecord]:
         """The same, one after the other: an index of any length takes little memory."""
         return iter_records(self.path(INDEX_NAME))
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns, a row group at a time. Raises as `stages.percepts.ledger.read_tables`."""
+        return read_tables(self.path(INDEX_NAME), columns)

@@ -18,17 +18,17 @@ import json
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import SourceError
 from pipeline.files import filesystem, join, local_copy, read_bytes
+from pipeline.parquet import read_table
 from stages.video.archives import is_archive
 
 VIDEO_SUFFIXES = frozenset(
@@ -43,7 +43,7 @@ VIDEO_SUFFIXES = frozenset(
 MANIFEST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VideoSource:
     """A video that a source lists. It need not exist: that is found out, and recorded, when it is probed."""
 
@@ -66,15 +66,24 @@ def list_videos(videos: Sequence[str]) -> list[VideoSource]:
     Raises:
         SourceError: a source does not exist, cannot be read, or holds no video.
     """
+    return list(iter_videos(videos))
+
+
+def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
+    """The same, one after the other. Held are a hundred bytes of each URI, and a manifest's bytes or a folder's
+    names; of a bucket, while it is listed, all that fsspec says of each object: a kilobyte or two."""
     if not videos:
         raise SourceError(
             "no videos were given; name a folder, glob, file, manifest or bucket, such as --videos clips/"
         )
-    listed: dict[str, VideoSource] = {}
+    seen: set[bytes] = set()
     for given in videos:
         for source in _expand(given):
-            listed.setdefault(source.uri, source)
-    return list(listed.values())
+            # Names that are not UTF-8 reach Python as lone surrogates.
+            digest = hashlib.sha256(source.uri.encode("utf-8", "surrogatepass")).digest()
+            if digest not in seen:
+                seen.add(digest)
+                yield source
 
 
 def snapshot(videos: Sequence[str]) -> str:
@@ -83,9 +92,17 @@ def snapshot(videos: Sequence[str]) -> str:
     Raises:
         SourceError: as `list_videos`.
     """
-    listing = [asdict(source) for source in list_videos(videos)]
-    # Names that are not UTF-8 reach Python as lone surrogates; JSON escapes them.
-    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+    return _digest(iter_videos(videos))
+
+
+def _digest(sources: Iterable[VideoSource]) -> str:
+    """sha256 of their JSON, a list, never held as a whole."""
+    digest, before = hashlib.sha256(), "["
+    for source in sources:
+        digest.update((before + json.dumps(asdict(source), sort_keys=True)).encode())
+        before = ", "
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def split_archives(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -108,8 +125,7 @@ def archive_snapshot(archives: Sequence[str]) -> str:
     Raises:
         SourceError: one of them is not there.
     """
-    listing = [asdict(_archive(given)) for given in archives]
-    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+    return _digest(_archive(given) for given in archives)
 
 
 def _archive(given: str) -> VideoSource:
@@ -146,20 +162,23 @@ def is_plain_path(uri: str) -> bool:
     return "://" not in uri or os.path.lexists(uri)
 
 
-def _expand(given: str) -> list[VideoSource]:
+def _expand(given: str) -> Iterator[VideoSource]:
     given = given.removeprefix("file://")
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
     found = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
-    if not found:
+    is_empty = True
+    for source in found:
+        is_empty = False
+        yield source
+    if is_empty:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise SourceError(f"{given!r} holds no videos; a folder's videos end in one of {kinds}, others need a manifest")
-    return found
 
 
-def _expand_local(given: str) -> list[VideoSource]:
+def _expand_local(given: str) -> Iterable[VideoSource]:
     if os.path.isdir(given):
-        return [_local(path) for path in _walk(given)]
+        return map(_local, _walk(given))
     if os.path.lexists(given):
         if Path(given).suffix.lower() in MANIFEST_SUFFIXES:
             return _manifest(given)
@@ -179,10 +198,10 @@ def _expand_local(given: str) -> list[VideoSource]:
             paths.extend(_walk(match))
         elif _is_wanted(match, given):
             paths.append(match)
-    return [_local(path) for path in paths]
+    return map(_local, paths)
 
 
-def _expand_remote(given: str) -> list[VideoSource]:
+def _expand_remote(given: str) -> Iterable[VideoSource]:
     fs, path = filesystem(given)
     try:
         if fs.isfile(path):
@@ -198,8 +217,10 @@ def _expand_remote(given: str) -> list[VideoSource]:
             raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
     except (OSError, RuntimeError, ImportError) as error:
         raise SourceError(f"cannot list {given!r}: {error}; check the URL and the credentials") from error
-    files = {name: info for name, info in found.items() if info.get("type", "file") == "file"}
-    return [_remote(fs, name, files[name]) for name in sorted(files)]
+    # What fsspec remembers of a bucket would stay for as long as the process.
+    fs.invalidate_cache()
+    names = sorted(name for name, info in found.items() if info.get("type", "file") == "file")
+    return (_remote(fs, name, found[name]) for name in names)
 
 
 def _walk(folder: str) -> list[str]:
@@ -255,39 +276,41 @@ def _remote(fs: Any, path: str, info: dict[str, Any]) -> VideoSource:
     return VideoSource(uri=fs.unstrip_protocol(path), size_bytes=info.get("size"), stamp=stamp)
 
 
-def _manifest(uri: str) -> list[VideoSource]:
+def _manifest(uri: str) -> Iterator[VideoSource]:
     """The videos that a manifest lists, in its order."""
+    directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
     try:
         data = Path(uri).read_bytes() if is_plain_path(uri) else read_bytes(uri)
-        rows = _rows(uri, data)
+        for number, row in enumerate(_rows(uri, data), start=1):
+            if not isinstance(row, dict) or not row.get("uri"):
+                rule = "every row needs a value in the column 'uri' (further columns: label, part, group)"
+                raise SourceError(f"row {number} of the manifest {uri!r} names no video; {rule}")
+            source = _resolved(str(row["uri"]), directory)
+            label, part, group = (_mark(row.get(name)) for name in ("label", "part", "group"))
+            yield replace(source, label=label, part=part, group=group)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid, csv.Error) as error:
         raise SourceError(f"cannot read the manifest {uri!r}: {error}") from error
-    directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
-    sources = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not row.get("uri"):
-            rule = "every row needs a value in the column 'uri' (further columns: label, part, group)"
-            raise SourceError(f"row {number} of the manifest {uri!r} names no video; {rule}")
-        source = _resolved(str(row["uri"]), directory)
-        label, part, group = (_mark(row.get(name)) for name in ("label", "part", "group"))
-        sources.append(replace(source, label=label, part=part, group=group))
-    return sources
 
 
 def _mark(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _rows(uri: str, data: bytes) -> list[Any]:
+def _rows(uri: str, data: bytes) -> Iterator[Any]:
     suffix = posixpath.splitext(uri)[1].lower()
     if suffix == ".parquet":
-        return list(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist())
-    text = data.decode("utf-8-sig")
-    if suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    # Not str.splitlines: it also splits at characters that names may hold. No comments: names may begin with "#".
-    lines = [line.strip() for line in text.split("\n")]
-    return [json.loads(line) if suffix == ".jsonl" else {"uri": line} for line in lines if line]
+        for batch in read_table(data).to_batches(max_chunksize=4096):
+            yield from batch.to_pylist()
+        return
+    # Lines end where Python's text files say, and not where str.splitlines does: it also splits at characters that
+    # names may hold. No comments: names may begin with "#".
+    with io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="" if suffix == ".csv" else "\n") as text:
+        if suffix == ".csv":
+            yield from csv.DictReader(text)
+            return
+        for line in map(str.strip, text):
+            if line:
+                yield json.loads(line) if suffix == ".jsonl" else {"uri": line}
 
 
 def _resolved(uri: str, directory: str) -> VideoSource:

@@ -3,9 +3,10 @@
     python -m tests.bench.scale                     # 108,000 clips, and 10,800 for comparison; some minutes
     python -m tests.bench.scale --clips 10800 1080
 
-Real are the listing, ingest's records and parts, planning, sharding, Parquet writing, sidecars, ledger, manifest, the
-second run, a grown index, verify, compaction's plan, opening and windows. Probing, decoding and the convnet are stubs
-that give the right shapes: 300 frames a clip, percepts of 4 dimensions (32.4 M of 1280 would take 83 GB).
+Real are the listing of a folder (of empty files), ingest's records and parts, planning, sharding, Parquet writing,
+sidecars, ledger, manifest, the second run, a grown index, verify, compaction's plan, opening and windows. Probing,
+decoding and the convnet are stubs that give the right shapes: 300 frames a clip, percepts of 4 dimensions (32.4 M of
+1280 would take 83 GB). What writes the store is one process; each of what reads it is a process of its own.
 
 Prints a table of microseconds a clip and peak memory of each phase, and a JSON line for each: `ratio` is the CPU time
 that a clip takes in the small run over that in the large one, 1 where the phase is linear.
@@ -16,13 +17,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -118,15 +119,17 @@ class StubExtractor:
 
 def run(root: str, num_clips: int, phases: Phases) -> None:
     """A run, a second one, and one of an index that has grown by 1%."""
-    listing = Path(root).parent / "clips.txt"
-    clips = [f"s3://bucket/clips/{number // 1000:04d}/{number:07d}.mp4" for number in range(num_clips * 101 // 100)]
+    folder = Path(root).parent / "clips"
     store = Store.open(root, create=True)
     extractor = Extractor(settings={"made": "by a stub"}, dim=DIM)
-    for turn, num in (("", num_clips), ("second run: ", num_clips), ("grown by 1%: ", len(clips))):
-        listing.write_text("\n".join(clips[:num]) + "\n")
+    made = 0
+    for turn, num in (("", num_clips), ("second run: ", num_clips), ("grown by 1%: ", num_clips * 101 // 100)):
+        for number in range(made, num):
+            make_clip(folder / f"{number // 1000:04d}" / f"{number:07d}.mp4")
+        made = num
         with stubs(extractor, phases, turn), phases(f"{turn}list and keys"):
             plan = Plan("scale")
-            index = plan.add(ingest, IngestConfig(videos=(str(listing),)))
+            index = plan.add(ingest, IngestConfig(videos=(str(folder),)))
             plan.add(extract, ExtractConfig(), index=index)
         with stubs(extractor, phases, turn):
             for node in plan.nodes:
@@ -134,6 +137,13 @@ def run(root: str, num_clips: int, phases: Phases) -> None:
                     found = store.find(node.stage.name, node.key)
                 if found is None:
                     make(store, node, phases, turn)
+
+
+def make_clip(path: Path) -> None:
+    """An empty file that has been there for a day."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (time.time() - 86_400,) * 2)
 
 
 @contextmanager
@@ -169,8 +179,7 @@ def make(store: Store, node: Node, phases: Phases, turn: str) -> None:
         store.commit(manifest)
 
 
-def look(root: str, phases: Phases) -> None:
-    """What reads the finished store."""
+def look_open(root: str, phases: Phases) -> None:
     uri = next(str(path.parent) for path in Path(root).glob("extract/*/manifest.json"))
     with phases("open_store"):
         store = open_store(uri)
@@ -180,43 +189,65 @@ def look(root: str, phases: Phases) -> None:
         rng = np.random.default_rng(0)
         for _ in range(100):
             windows.gather(rng.integers(0, len(windows), 128))
-    del store, windows
+
+
+def look_verify(root: str, phases: Phases) -> None:
     with phases("verify"):
         assert verify.main(["--store", root, "--json"]) == 0
+
+
+def look_compact(root: str, phases: Phases) -> None:
     with phases("compact --plan"):
         compact.main(["--store", root, "--plan", "--json"])
 
 
-def measure(num_clips: int) -> None:
-    """In a process of its own: prints the phases as JSON on the last line."""
-    phases = Phases()
+READERS = {"open": look_open, "verify": look_verify, "compact": look_compact}
+
+
+def in_own_process(*arguments: object) -> dict[str, Any]:
+    """What a process with these arguments prints on its last line."""
+    command = [sys.executable, "-m", "tests.bench.scale", *map(str, arguments)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def measure(num_clips: int) -> dict[str, Any]:
+    """All phases; `num_bytes` of the store."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         root = str(Path(folder) / "store")
         Path(root).mkdir()
-        run(root, num_clips, phases)
-        look(root, phases)
-        num_bytes = sum(path.stat().st_size for path in Path(root).rglob("*") if path.is_file())
-    print(json.dumps({"phases": phases.found, "num_bytes": num_bytes}), flush=True)
+        phases = in_own_process("--make", root, num_clips)
+        for reader in READERS:
+            phases |= in_own_process("--look", root, reader)
+        return {"phases": phases, "num_bytes": sum(p.stat().st_size for p in Path(root).rglob("*") if p.is_file())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, nargs=2, default=(108_000, 10_800), metavar=("LARGE", "SMALL"))
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--look", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        measure(args.measure)
+    phases = Phases()
+    if args.make:
+        run(args.make[0], int(args.make[1]), phases)
+    if args.look:
+        READERS[args.look[1]](args.look[0], phases)
+    if phases.found:
+        print(json.dumps(phases.found), flush=True)
         return
-    command = [sys.executable, "-m", "tests.bench.scale", "--measure"]
-    run_one = partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=True)
-    large, small = (json.loads(run_one([*command, str(n)]).stdout.splitlines()[-1]) for n in args.clips)
-    print("| phase | us a clip | CPU us | in the small run | peak MB | in the small run |\n|---|---|---|---|---|---|")
+    large, small = map(measure, args.clips)
+    print(
+        "| phase | us a clip | CPU us | small run | peak MB | small run | bytes a clip |\n|---|---|---|---|---|---|---|"
+    )
     lines = []
     for name, found in large["phases"].items():
         other = small["phases"][name]
         us = found["seconds"] / args.clips[0] * 1e6
         cpu_us, other_us = found["cpu_s"] / args.clips[0] * 1e6, other["cpu_s"] / args.clips[1] * 1e6
-        memory = f"{found['peak_mb']:.0f} | {other['peak_mb']:.0f}"
+        growth = (found["peak_mb"] - other["peak_mb"]) * 1e6 / (args.clips[0] - args.clips[1])
+        memory = f"{found['peak_mb']:.0f} | {other['peak_mb']:.0f} | {growth:.0f}"
         print(f"| {name} | {us:.1f} | {cpu_us:.1f} | {other_us:.1f} | {memory} |")
         lines.append(
             {
@@ -229,6 +260,7 @@ def main() -> None:
                 "ratio": round(other_us / max(cpu_us, 0.01), 2),
                 "peak_mb": round(found["peak_mb"]),
                 "peer_peak_mb": round(other["peak_mb"]),
+                "bytes_per_clip": round(growth),
                 "config": {"clips": args.clips[0], "peer_clips": args.clips[1], "bytes": large["num_bytes"]},
             }
         )

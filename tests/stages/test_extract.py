@@ -16,16 +16,15 @@ import pytest
 
 from cluster.workers import InProcess, Node
 from pipeline.errors import ConfigError, SourceError, WorkerDied
-from pipeline.files import join, list_files, read_bytes, read_json, remove
+from pipeline.files import join, list_files, read_bytes, remove
 from pipeline.stage import Context, Estimate, Resources
 from stages.extract import ExtractConfig, estimate_extraction, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts import convnets, decode_ahead, extraction, open_store
 from stages.percepts.artifacts import Percepts
 from stages.percepts.convnets import ConvnetConfig
-from stages.percepts.decode_ahead import Video
 from stages.percepts.node_cache import NodeCache
-from stages.percepts.plan import plan_shards
+from stages.percepts.plan import PLAN_FILE, cut_into_shards
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig, VideoDecoder
@@ -349,9 +348,9 @@ def test_config_and_plan() -> None:
         ExtractConfig(convnet=ConvnetConfig(input_px=96))
     with pytest.raises(ConfigError, match="a shard needs at least 1 frame"):
         ExtractConfig(shard_frames=0)
-    videos = [Video(str(number), "", frames) for number, frames in enumerate((10, 50, 5, 5, 200, 1))]
-    cut = [[video.frames_expected for video in shard] for shard in plan_shards(videos, 40)]
-    assert cut == [[10, 50], [5, 5, 200], [1]]
+    assert cut_into_shards([10, 50, 5, 5, 200, 1], 40) == [2, 5, 6]
+    assert cut_into_shards([10, 50, 5], 5) == [1, 2, 3]
+    assert cut_into_shards([], 5) == []
     assert estimate_extraction(CONFIG, 1000, 50.0) == Estimate(
         num_frames=1000, num_bytes=1000 * (2 * 96 + 17), seconds=20
     )
@@ -385,4 +384,6 @@ def test_statistics_equal_numpys(labelled: Percepts, tmp_path: Path, monkeypatch
 def test_a_part_that_is_not_there(labelled: Percepts) -> None:
     with pytest.raises(SourceError, match="no video with frames is of part tset; parts here: train, unlabelled"):
         labelled.open(parts=["tset"])
-    assert read_json(labelled.path("plan.json"))["held"] == {}
+    plan = pq.read_table(labelled.path(PLAN_FILE)).to_pydict()
+    assert len(plan["video"]) == len(set(plan["video"])) == 6
+    assert not any(plan["is_held"])

@@ -1,0 +1,159 @@
+"""One Parquet file of percepts, opened: no row of it is in memory.
+
+Shapes: N rows, D percept dimension.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CorruptArtifact
+from pipeline.files import filesystem, sha256_file
+from pipeline.parquet import read_table
+from stages.percepts.mapping import MappedPercepts, map_decompressed, map_file, map_plain
+from stages.percepts.node_cache import Entry, NodeCache
+from stages.percepts.schema import Extractor, read_extractor
+
+MAKE_AGAIN: Final = "remove it and run the recipe that made it again, which makes what is missing"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of N rows."""
+
+    frame_N: npt.NDArray[np.int32]
+    pts_us_N: npt.NDArray[np.int64]
+    segment_N: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a store, the videos to take from it (None: all), and what its store promises about it."""
+
+    uri: str
+    videos: tuple[str, ...] | None = None
+    num_bytes: int | None = None
+    sha256: str | None = None
+    promised_by: str | None = None
+
+
+Spans = dict[str, tuple[int, int]]
+"""Video -> (first row, end row) in a file."""
+
+
+@dataclass
+class ShardFile:
+    """One Parquet file, mapped: no row of it is held; frame numbers and times are read when they are asked for.
+
+    Once it is open it may be removed, as by a compaction: what was opened stays readable.
+    """
+
+    part: Part
+    path: Path
+    extractor: Extractor
+    data: pa.Buffer
+    """The whole file."""
+    breaks: npt.NDArray[np.int32]
+    """Rows, in order, whose segment is another one than that of the row before."""
+    plain: MappedPercepts | None
+    """None where the column is compressed."""
+    cache: NodeCache
+    entry: Entry | None
+    """Where `path` is a file of the node's cache: what keeps it there."""
+    state: os.stat_result
+    """Of the file when it was opened."""
+
+    @classmethod
+    def open(cls, part: Part, cache: NodeCache, entry: Entry | None = None) -> tuple[Self, Spans]:
+        """The file itself, or its copy `entry`, and where the rows of each video lie in it.
+
+        Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`).
+        """
+        path = entry.path if entry is not None else Path(filesystem(part.uri)[1])
+        state = path.stat()
+        try:
+            # Read, and not mapped: whatever is looked at in a map counts as memory of this process.
+            with pq.ParquetFile(path) as file:
+                extractor = read_extractor(file.schema_arrow.metadata, part.uri)
+                metadata = file.metadata
+                table = file.read(columns=["video", "segment"], use_threads=False).unify_dictionaries()
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise _not_whole(part.uri, error) from error
+        breaks = np.flatnonzero(np.diff(table["segment"].to_numpy())) + 1
+        data = map_file(path)
+        plain = map_plain(data, metadata, extractor.dim)
+        opened = cls(part, path, extractor, data, breaks.astype(np.int32), plain, cache, entry, state)
+        return opened, _spans(table["video"], part.uri)
+
+    def rows(self, first: int, end: int) -> Rows:
+        """The small columns of rows first to end - 1. Raises CorruptArtifact."""
+        row_groups, before = None, 0
+        if self.plain is not None:
+            group_rows = self.plain.group_rows
+            row_groups = range(first // group_rows, -(-end // group_rows))
+            before = row_groups.start * group_rows
+        names = ["frame", "pts_us", "segment"]
+        try:
+            table = read_table(self.data, columns=names, row_groups=row_groups).slice(first - before, end - first)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _not_whole(self.part.uri, error) from error
+        return Rows(*(table[name].to_numpy() for name in names))
+
+    @property
+    def layout(self) -> tuple[npt.NDArray[np.int64], int]:
+        """Bytes at which the row groups of `percepts` begin, and rows of each."""
+        if self.plain is not None:
+            return self.plain.offset_G, self.plain.group_rows
+        return np.zeros(1, np.int64), 2**31  # written out, they are one
+
+    @cached_property
+    def percepts(self) -> MappedPercepts:
+        """The percept column; where it is compressed, written out into the node's cache when it is first asked for."""
+        if self.plain is not None:
+            return self.plain
+        state = f"{self.path} {self.state.st_size} {self.state.st_mtime_ns}"
+        return map_decompressed(pq.ParquetFile(pa.BufferReader(self.data)), state, self.extractor.dim, self.cache)
+
+    def check_unchanged(self) -> None:
+        """Raises CorruptArtifact where a local file was written to, or another with other bytes has its name."""
+        if self.entry is not None:
+            return
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return
+        if (now.st_ino, now.st_size, now.st_mtime_ns) == (
+            self.state.st_ino,
+            self.state.st_size,
+            self.state.st_mtime_ns,
+        ):
+            return
+        if self.part.sha256 is None or sha256_file(self.part.uri) != self.part.sha256:
+            raise CorruptArtifact(f"{self.part.uri} has changed while it was being read: {MAKE_AGAIN}")
+
+
+def _not_whole(uri: str, error: Exception) -> CorruptArtifact:
+    return CorruptArtifact(f"{uri} is not a whole Parquet file ({error}); remove it and run the recipe again")
+
+
+def _spans(videos: pa.ChunkedArray, uri: str) -> Spans:
+    """First and end row of every video; `videos` is dictionary-encoded, with one dictionary for all chunks."""
+    if not len(videos):
+        return {}
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in videos.chunks])
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    ends = np.r_[starts[1:], len(codes)]
+    names = videos.chunk(0).dictionary.to_pylist()
+    spans = {names[codes[first]]: (int(first), int(end)) for first, end in zip(starts, ends, strict=True)}
+    if len(spans) != len(starts):
+        raise CorruptArtifact(f"{uri}: the rows of a video do not lie together; remove the file and extract again")
+    return spans

@@ -1,0 +1,73 @@
+"""The sources of an index and what is found of each: on this machine's disk, with a few numbers of each in memory.
+
+Shapes: N sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.spool import Spool
+from stages.percepts.ledger import VideoRecord
+from stages.percepts.video_rows import DIGEST_BYTES, DigestOrder, digests
+from stages.video import probed
+from stages.video.container import Limits
+from stages.video.sources import VideoSource, iter_videos
+
+
+class Listing:
+    """The sources, on this machine's disk, and a few numbers of each."""
+
+    def __init__(self, places: Sequence[str], limits: Limits) -> None:
+        self.sources: Spool[VideoSource] = Spool()
+        raw, may_be_remembered, has_no_part = bytearray(), bytearray(), bytearray()
+        for source in iter_videos(places):
+            self.sources.append(source)
+            raw += probed.source_digest(source, limits)
+            may_be_remembered.append(probed.may_be_remembered(source))
+            has_no_part.append(source.part is None)
+        self.digest_N = np.frombuffer(raw, f"S{DIGEST_BYTES}")
+        self.may_be_remembered_N = np.frombuffer(may_be_remembered, np.bool_)
+        self.has_no_part_N = np.frombuffer(has_no_part, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def key(self, place: int) -> bytes:
+        """Digest of a source."""
+        return self.digest_N[place : place + 1].tobytes()
+
+
+class Found:
+    """A record of each source, on this machine's disk as they come, and a few numbers of each."""
+
+    def __init__(self, num_sources: int) -> None:
+        self._records: Spool[VideoRecord] = Spool()
+        self._record_N = np.full(num_sources, -1, np.int64)
+        self.sha256_N = np.zeros(num_sources, f"S{DIGEST_BYTES}")
+        self.is_rejected_N = np.zeros(num_sources, np.bool_)
+        self.is_new_N = np.zeros(num_sources, np.bool_)
+        """What is not in the store's memory yet."""
+
+    def add(self, place: int, record: VideoRecord, *, is_new: bool) -> None:
+        """The record of the source at a place."""
+        self._record_N[place] = len(self._records)
+        self._records.append(record)
+        self.sha256_N[place : place + 1] = digests([record.sha256])
+        self.is_rejected_N[place] = record.verdict == "rejected"
+        self.is_new_N[place] = is_new
+
+    def __getitem__(self, place: int) -> VideoRecord:
+        return self._records[int(self._record_N[place])]
+
+    def missing(self) -> list[int]:
+        """Places without a record."""
+        return np.flatnonzero(self._record_N < 0).tolist()
+
+    def first(self) -> npt.NDArray[np.int64]:
+        """(N,) place of the first source with the same bytes, once all are there; unread ones are like nothing else."""
+        first_N = DigestOrder(self.sha256_N).find(self.sha256_N)
+        return np.where(self.sha256_N == digests([""]), np.arange(len(first_N)), first_N)
