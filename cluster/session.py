@@ -13,13 +13,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.events import Emit, Event
+from cluster.events import Emit, Event, Log
 from pipeline.errors import UsageError
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+MAX_RESTARTS = 2
+"""Of a task whose own process was lost."""
 EXCLUDED_FROM_UPLOAD = [".git", ".venv", ".percepts", "docs", "tests", "**/__pycache__"]
 
 
@@ -37,23 +39,40 @@ class Done:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What was started."""
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    num_losses: int = 0
+    """Processes that it has lost so far."""
+
+
 @dataclass
 class Session:
     """Tasks in flight on Ray, and the mailbox through which they speak."""
 
     mailbox: Any
     emit: Emit
-    _running: dict[Any, str] = field(default_factory=dict)
+    _running: dict[Any, _Task] = field(default_factory=dict)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Start `function(*args)` as a task that holds no CPU: it coordinates, its workers compute.
 
-        It runs on the driver's own node: no other node's loss can then end the run, only cost workers.
+        It runs on the driver's own node: no other node's loss can then end the run, only cost workers. Where its own
+        process is lost (killed, or out of memory), it is begun again, `MAX_RESTARTS` times, and the log says so: a
+        stage goes on where it was. What it raises is never tried again.
         """
+        self._submit(_Task(name, function, args))
+
+    def _submit(self, task: _Task) -> None:
         import ray
 
-        task = ray.remote(num_cpus=0, max_retries=0)(function).options(name=name, scheduling_strategy=this_node())
-        self._running[task.remote(*args)] = name
+        remote = ray.remote(num_cpus=0, max_retries=0)(task.function)
+        reference = remote.options(name=task.name, scheduling_strategy=this_node()).remote(*task.args)
+        self._running[reference] = task
 
     def finished(self, timeout_seconds: float) -> list[Done]:
         """Tasks that ended since the last call; waits at most `timeout_seconds` for the first."""
@@ -62,18 +81,28 @@ class Session:
         if not self._running:
             return []
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
-        return [self._collect(reference) for reference in ready]
+        collected = [self._collect(reference) for reference in ready]
+        return [done for done in collected if done is not None]
 
-    def _collect(self, reference: Any) -> Done:
+    def _collect(self, reference: Any) -> Done | None:
+        """None where the task has been begun again."""
         import ray
 
-        name = self._running.pop(reference)
+        from cluster.losses import LOSSES, in_one_line
+
+        task = self._running.pop(reference)
         try:
-            return Done(name=name, value=ray.get(reference))
+            return Done(name=task.name, value=ray.get(reference))
         except ray.exceptions.RayTaskError as error:
-            return Done(name=name, error=cause_of(error))
+            return Done(name=task.name, error=cause_of(error))
         except ray.exceptions.RayError as error:
-            return Done(name=name, error=error)
+            if not isinstance(error, LOSSES) or task.num_losses == MAX_RESTARTS:
+                return Done(name=task.name, error=error)
+            again = replace(task, num_losses=task.num_losses + 1)
+            which = f"beginning it again, {again.num_losses} of {MAX_RESTARTS} times"
+            self.emit(Log(source=task.name, line=f"the stage's own process was lost: {in_one_line(error)}; {which}"))
+            self._submit(again)
+            return None
 
     def events(self) -> list[Event]:
         """What the tasks said since the last call, in order."""

@@ -133,6 +133,36 @@ def test_tasks_errors_and_events(ray_session: Session) -> None:
     assert ray_session.finished(0.0) == []
 
 
+def dies_once(flag: str) -> int:
+    if not os.path.exists(flag):
+        Path(flag).touch()
+        os._exit(1)
+    return 7
+
+
+def raises_and_counts(log: str) -> None:
+    with open(log, "a") as file:
+        file.write("x")
+    raise ValueError("no")
+
+
+def test_a_task_whose_process_is_lost_is_begun_again_and_one_that_raises_is_not(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    ray_session.start("dies", dies_once, str(tmp_path / "flag"))
+    ray_session.start("raises", raises_and_counts, str(tmp_path / "log"))
+    ended = {}
+    while len(ended) < 2:
+        ended |= {done.name: done for done in ray_session.finished(1.0)}
+    assert ended["dies"].value == 7
+    assert isinstance(ended["raises"].error, ValueError)
+    assert (tmp_path / "log").read_text() == "x"
+    (said,) = [event for event in ray_session.events() if isinstance(event, Log)]
+    assert said.source == "dies"
+    assert "the stage's own process was lost" in said.line
+    assert said.line.endswith("beginning it again, 1 of 2 times")
+
+
 def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
     refusal = pytest.raises(
         UsageError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'.*leave it out for a local Ray"

@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from cluster.session import Session
+from cluster.session import MAX_RESTARTS, Session
 from pipeline.display import Display
 from pipeline.errors import StageFailed
 from pipeline.execute import Execution
@@ -137,10 +137,12 @@ def test_a_failing_stage_names_itself_and_keeps_what_was_finished(store: Store, 
     assert statuses["toy"] == "FAILED"
 
 
-def test_a_lost_coordinator_is_a_failed_stage_and_the_next_run_goes_on(store: Store, ray_session: Session) -> None:
+def test_a_coordinator_lost_again_and_again_is_a_failed_stage_and_the_next_run_goes_on(
+    store: Store, ray_session: Session
+) -> None:
     def plan() -> Plan:
         dying = Plan("toy")
-        dying.add(add, SumConfig(die_once=True), parts=[dying.add(count, CountConfig(seed=11))])
+        dying.add(add, SumConfig(die_times=MAX_RESTARTS + 1), parts=[dying.add(count, CountConfig(seed=11))])
         return dying
 
     with pytest.raises(StageFailed, match="stage 'add'"):

@@ -36,7 +36,7 @@ class CountConfig:
 @dataclass(frozen=True, kw_only=True)
 class SumConfig:
     fail: bool = False
-    die_once: bool = False
+    die_times: int = 0
     scale: float = 1.0
 
 
@@ -67,10 +67,11 @@ def double(config: SumConfig, context: Context, *, numbers: Numbers) -> Numbers:
 def add(config: SumConfig, context: Context, *, parts: tuple[Numbers, ...], extra: Numbers | None = None) -> Total:
     if config.fail:
         raise ValueError("asked to fail")
-    mark = f"{context.uri}/began"
-    if config.die_once and not exists(mark):
-        write_bytes(mark, b"")
-        os.kill(os.getpid(), signal.SIGKILL)
+    for death in range(config.die_times):
+        mark = f"{context.uri}/died-{death}"
+        if not exists(mark):
+            write_bytes(mark, b"")
+            os.kill(os.getpid(), signal.SIGKILL)
     total = sum(sum(part.values()) for part in parts) + (sum(extra.values()) if extra else 0)
     write_json(f"{context.uri}/total.json", total * config.scale)
     return Total(context.uri, context.key)
