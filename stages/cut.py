@@ -8,7 +8,8 @@ Videos, in whole groups, are dealt to the parts train, validation and test, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.stage import Context, stage
 from stages.datasets.arrays import map_array
 from stages.datasets.artifacts import Patches, write_patches_manifest
 from stages.datasets.mnist import PARTS
-from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, piece_uri
+from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, Task, piece_uri
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, MomentSums
 from stages.datasets.sequences import hold_out
 from stages.percepts.ledger import VideoRecord
@@ -93,15 +94,21 @@ def _deal(config: CutConfig, records: Sequence[VideoRecord]) -> dict[str, list[V
 def _cut_all(config: CutConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
     """Number of patches of each video; the patches themselves are in piece files."""
     counts: dict[str, int] = {}
-    for position, count in context.workers.map(
-        Cutter(config, context.uri),
-        records,
+    num_deadly = 0
+    for position, piece in context.workers.map(
+        Cutter(config, context.uri, context.workers.replaces_workers),
+        [Task(record) for record in records],
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
-        describe=lambda record: record.uri,
+        again=partial(replace, apart=True),
     ):
-        counts[records[position].sha256] = count
+        record = records[position]
+        counts[record.sha256] = piece.num_patches
+        if piece.reason:
+            num_deadly += 1
+            context.log(f"nothing is cut out of {record.uri}: {piece.reason}")
         context.progress(len(counts), len(records), "videos", f"{sum(counts.values())} patches")
+    context.record(num_videos_deadly=num_deadly)
     return counts
 
 

@@ -6,7 +6,7 @@ of workers change nothing.
 Shapes: K patches, T frames, P = 32 pixels, C = 3 channels; N frames of a chunk of H x W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.files import exists, join
 from stages.datasets.arrays import map_array, write_array
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, Patch
 from stages.percepts.ledger import VideoRecord
+from stages.video import watchdog
+from stages.video.apart import Apart, DiedApart
 from stages.video.chunks import FrameChunk
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
@@ -68,32 +70,74 @@ def places(config: CuttingConfig, record: VideoRecord) -> Places:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A video to cut."""
+
+    record: VideoRecord
+    apart: bool = False
+    """Decode in a process apart: a worker died on it."""
+
+    def __str__(self) -> str:
+        return self.record.uri
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was cut out of a video."""
+
+    num_patches: int
+    reason: str = ""
+    """Why there is nothing, where decoding it kills whoever tries."""
+
+
+@dataclass(frozen=True)
 class Cutter:
-    """Called in a worker, it is the worker's function: VideoRecord -> number of patches, written to a piece file."""
+    """Called in a worker, it is the worker's function: Task -> Piece, its patches written to a file."""
 
     config: CuttingConfig
     uri: str
     """Directory of the artifact."""
+    may_end: bool = False
+    """Whether the worker is a process that may be ended where a video hangs in it, and is replaced then."""
+    limits: Limits = field(default_factory=Limits)
 
     def __call__(self) -> "Cutter._Cut":
+        if self.may_end:
+            watchdog.arm(self.limits.max_stall_s, self.limits.max_memory_bytes)
         return Cutter._Cut(self)
 
     class _Cut:
         def __init__(self, cutter: "Cutter") -> None:
             self._cutter = cutter
 
-        def __call__(self, record: VideoRecord) -> int:
-            uri = piece_uri(self._cutter.uri, record)
+        def __call__(self, task: Task) -> Piece:
+            uri = piece_uri(self._cutter.uri, task.record)
             if exists(uri):
                 try:
-                    return len(map_array(uri))
+                    return Piece(len(map_array(uri)))
                 except CorruptArtifact:
                     pass  # left half-written by a killed run: cut it again
-            with local_video(record.uri) as path:
-                decode = DecodeConfig(short_side_px=self._cutter.config.short_side_px, crop_px=None)
-                patches = cut_video(VideoDecoder(path, decode, limits=Limits()), self._cutter.config, record)
+            config, limits, reason = self._cutter.config, self._cutter.limits, ""
+            if task.apart:
+                with Apart(limits) as apart:
+                    try:
+                        patches = apart.call(_cut_file, config, limits, task.record)
+                    except DiedApart as death:
+                        patches, reason = _no_patches(config), str(death)
+            else:
+                patches = _cut_file(config, limits, task.record)
             write_array(uri, patches)
-            return len(patches)
+            return Piece(len(patches), reason)
+
+
+def _cut_file(config: CuttingConfig, limits: Limits, record: VideoRecord) -> Patch:
+    with local_video(record.uri) as path:
+        decode = DecodeConfig(short_side_px=config.short_side_px, crop_px=None)
+        return cut_video(VideoDecoder(path, decode, limits=limits), config, record)
+
+
+def _no_patches(config: CuttingConfig) -> Patch:
+    return np.empty((0, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS), np.uint8)
 
 
 def piece_uri(uri: str, record: VideoRecord) -> str:

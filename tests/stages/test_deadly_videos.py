@@ -15,6 +15,7 @@ import pytest
 from cluster.events import Event, Log
 from cluster.session import Session
 from pipeline.stage import Context, Resources
+from stages.cut import CutConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.convnets import ConvnetConfig
@@ -97,3 +98,31 @@ def test_hangs_crashes_and_memory_cost_one_video_each(tmp_path: Path, ray_sessio
     _, expected, _ = both_stages(str(videos), str(tmp_path / "alone"), False)
     assert percepts == expected
     assert len(percepts) == len(sound)
+
+
+def cut_on_ray(videos: Sequence[str], store: str) -> tuple[dict[str, int], list[str]]:
+    """Patches of each video, and what was said."""
+    said: list[Event] = []
+    index = ingest(IngestConfig(videos=tuple(videos)), Context.for_test(store, uri=f"{store}/ingest"))
+    workers = on_ray()(source="x", emit=said.append)
+    context = Context.for_test(store, uri=f"{store}/cut", name="cut", workers=workers, emit=said.append)
+    records = index.records()
+    counts = _cut_all(CutConfig(num_frames=5, patches_per_video=3), context, records)
+    by_name = {Path(record.uri).stem: counts[record.sha256] for record in records}
+    return by_name, [event.line for event in said if isinstance(event, Log)]
+
+
+@pytest.mark.ray
+def test_cutting_survives_a_deadly_video_too(tmp_path: Path, ray_session: Session) -> None:
+    videos = [tmp_path / f"{name}.mp4" for name in ("sound", "decode-crashes")]
+    for number, path in enumerate(videos):
+        encode(path, moving_square(10 + number))
+    ray_session.start("cut", cut_on_ray, list(map(str, videos)), str(tmp_path / "store"))
+    while not (ended := ray_session.finished(1.0)):
+        pass
+    if ended[0].error is not None:
+        raise ended[0].error
+    counts, said = ended[0].value
+    assert counts == {"sound": 3, "decode-crashes": 0}
+    (line,) = [line for line in said if line.startswith("nothing is cut out of")]
+    assert line.endswith("decode-crashes.mp4: the process that decoded it died twice: Segmentation fault")
