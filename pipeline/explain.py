@@ -94,8 +94,10 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
             step.node.key,
             "" if frames is None else f"{frames:,}",
             "" if num_bytes is None else human_bytes(num_bytes),
-            "" if step.estimate.seconds is None else human_seconds(step.estimate.seconds),
+            "not known" if step.estimate.seconds is None else human_seconds(step.estimate.seconds),
         )
+    if any(step.estimate.seconds is None for step in steps):
+        table.caption = "A time that is not known is known once this store has made such an artifact."
     return table
 
 
