@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeline.files import join, list_files, read_bytes
 from pipeline.plan import Node, Plan
@@ -34,6 +37,27 @@ def encode_clips(folder: Path, num_clips: int = 6) -> list[str]:
     return [str(path) for path in paths]
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Six of them."""
+    return encode_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def made(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean store of three shards; not to be changed."""
+    root = tmp_path_factory.mktemp("made") / "store"
+    run_recipe(str(root), clips)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    shutil.copytree(made, tmp_path / "store")
+    return tmp_path / "store"
+
+
 def plan_of(videos: Sequence[str], config: ExtractConfig = CONFIG) -> Plan:
     """ingest, extract, standardize."""
     plan = Plan("small")
@@ -44,9 +68,14 @@ def plan_of(videos: Sequence[str], config: ExtractConfig = CONFIG) -> Plan:
 
 
 def run_recipe(root: str, videos: Sequence[str], config: ExtractConfig = CONFIG) -> dict[str, Manifest]:
-    """Makes what is missing of the plan, as `pipeline.execute` does it; stage name -> manifest."""
+    """Makes what is missing of `plan_of`; stage name -> manifest."""
+    return run_plan(root, plan_of(videos, config))
+
+
+def run_plan(root: str, plan: Plan) -> dict[str, Manifest]:
+    """Makes what is missing of a plan, as `pipeline.execute` does it; stage name -> manifest."""
     store = Store.open(root, create=True)
-    nodes = plan_of(videos, config).nodes
+    nodes = plan.nodes
     return {node.name: store.find(node.stage.name, node.key) or _make(store, node) for node in nodes}
 
 
@@ -77,6 +106,7 @@ def _make(store: Store, node: Node) -> Manifest:
 
 
 def all_bytes(root: str) -> dict[str, str]:
-    """sha256 of every finished file of a store but its manifests, which tell the time."""
-    names = [name for name in list_files(root) if not name.endswith("manifest.json")]
+    """sha256 of every finished file of a store but its manifests, which tell the time, and what is remembered of the
+    videos that were probed, which tells theirs."""
+    names = [name for name in list_files(root) if not name.endswith("manifest.json") and not name.startswith("probed/")]
     return {name: hashlib.sha256(read_bytes(join(root, name))).hexdigest() for name in names}

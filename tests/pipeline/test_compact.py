@@ -21,31 +21,12 @@ from stages.percepts import Windows, open_store, rewriting
 from stages.percepts.rewriting import merge_groups
 from stages.percepts.shards import Outcome, Shard, locate, read_uses
 from tests.pipeline.killed import kill_at_every_step
-from tests.pipeline.small_store import CONFIG, all_bytes, encode_clips, run_recipe
+from tests.pipeline.small_store import CONFIG, all_bytes, clips, made, root, run_recipe
 from tests.stages.test_extract import context_of, decoded, index_of
 
-__all__ = ["decoded"]
+__all__ = ["clips", "decoded", "made", "root"]
 
 NUM_FRAMES = 10 + 12 + 14 + 16 + 18 + 20
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return encode_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def made(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of three shards; not to be changed."""
-    root = tmp_path_factory.mktemp("made") / "store"
-    run_recipe(str(root), clips)
-    return root
-
-
-@pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "store")
-    return tmp_path / "store"
 
 
 def artifact(root: Path | str) -> str:
@@ -200,7 +181,7 @@ def shard(name: str, num_bytes: int, final: bool = True) -> Shard:
 def test_groups() -> None:
     shards = [shard("a", 60), shard("b", 200), shard("c", 60), shard("d", 60), shard("e", 60), shard("f", 90)]
     groups = merge_groups(shards, min_bytes=100, max_bytes=180)
-    assert [[member.path[11] for member in group] for group in groups] == [["a", "c", "d"], ["e", "f"]]
+    assert [[path[11] for path in group] for group in groups] == [["a", "c", "d"], ["e", "f"]]
     assert merge_groups(shards[:2], min_bytes=100, max_bytes=180) == []
     # A video that will be tried again keeps its shard out.
     assert merge_groups([shard("a", 1), shard("b", 1, final=False)], min_bytes=100, max_bytes=180) == []

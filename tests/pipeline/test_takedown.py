@@ -22,29 +22,10 @@ from stages.percepts import open_store, rewriting
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.takedowns import read_takedowns
 from tests.pipeline.killed import kill_at_every_step
-from tests.pipeline.small_store import CONFIG, all_bytes, encode_clips, plan_of, run_recipe
+from tests.pipeline.small_store import CONFIG, all_bytes, clips, made, plan_of, root, run_recipe
 from tests.stages.test_extract import context_of, decoded, index_of
 
-__all__ = ["decoded"]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return encode_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def made(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store; not to be changed."""
-    root = tmp_path_factory.mktemp("made") / "store"
-    run_recipe(str(root), clips)
-    return root
-
-
-@pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "store")
-    return tmp_path / "store"
+__all__ = ["clips", "decoded", "made", "root"]
 
 
 def percepts_of(root: Path | str) -> Percepts:

@@ -18,27 +18,9 @@ from pipeline.files import join, write_json
 from pipeline.verify import main
 from stages.percepts import Windows, open_store
 from stages.percepts.shards import read_shards
-from tests.pipeline.small_store import all_bytes, encode_clips, run_recipe
+from tests.pipeline.small_store import all_bytes, clips, made, root, run_recipe
 
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return encode_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def made(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean store; not to be changed."""
-    root = tmp_path_factory.mktemp("made") / "store"
-    run_recipe(str(root), clips)
-    return root
-
-
-@pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
-    shutil.copytree(made, tmp_path / "store")
-    return tmp_path / "store"
+__all__ = ["clips", "made", "root"]
 
 
 def verify(root: Path | str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[dict[str, Any]]]:
