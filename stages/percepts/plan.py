@@ -45,6 +45,8 @@ PLAN_FILE: Final = "plan.parquet"
 ATTEMPTS: Final = 3
 """At finding shards while somebody rewrites them."""
 
+DICTIONARY: Final = pa.dictionary(pa.int32(), pa.string())
+
 Codes = npt.NDArray[np.int32]
 
 
@@ -157,11 +159,11 @@ def _read(uri: str, rows: VideoRows, held: _Held) -> Plan | None:
     none that it made was rewritten."""
     if not exists(uri):
         return None
-    table = read_table(read_bytes(uri)).unify_dictionaries().combine_chunks()
+    table = read_table(read_bytes(uri))
     digest_V, video_V = digests(table["video"].to_pylist()), rows.videos
     if not np.array_equal(digest_V, rows.digest_R[video_V]):
         return None
-    shards = table["shard"].chunk(0)
+    shards = pa.chunked_array(table["shard"].chunks, DICTIONARY).unify_dictionaries().combine_chunks()
     paths = tuple(shards.dictionary.to_pylist())
     shard_R, is_held_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.bool_)
     shard_R[video_V] = shards.indices.to_numpy()
@@ -235,7 +237,7 @@ def settle(store_uri: str, plan: Plan, takedowns: Iterable[str] = ()) -> tuple[S
         uses: Spool[ShardUse] = Spool()
         account = Account(plan.rows)
         for shard in iter_shards(store_uri, sorted(current)):
-            use = _settle_shard(shard, account, np.isin(wanted_R, current.pop(shard.path)))
+            use = _settle_shard(shard, account, wanted_R, current.pop(shard.path))
             if use.videos:
                 uses.append(use)
         if not current:
@@ -243,10 +245,13 @@ def settle(store_uri: str, plan: Plan, takedowns: Iterable[str] = ()) -> tuple[S
     raise AssertionError(f"{next(iter(current))} is not complete")
 
 
-def _settle_shard(shard: Shard, account: Account, is_mine_R: npt.NDArray[np.bool_]) -> ShardUse:
+def _settle_shard(shard: Shard, account: Account, wanted_R: Codes, numbers: Sequence[int]) -> ShardUse:
+    """`numbers`: the plan's shards that this one is, or took the place of."""
+    row_U = account.rows.find(digests(shard.outcomes))
+    is_mine_U = (row_U >= 0) & np.isin(wanted_R[row_U], numbers)
     mine: set[str] = set()
-    for (video, outcome), row in zip(shard.outcomes.items(), account.rows.find(digests(shard.outcomes)), strict=True):
-        if row >= 0 and is_mine_R[row]:
+    for (video, outcome), row, is_mine in zip(shard.outcomes.items(), row_U, is_mine_U, strict=True):
+        if is_mine:
             account.add(row, outcome)
             if outcome.frames_decoded:
                 mine.add(video)
