@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.files import absolute, exists, filesystem, join, sha256_file
 from pipeline.store import MANIFEST, Manifest, Store
-from stages.percepts.ledger import VideoRecord, read_records
+from stages.percepts.ledger import VideoRecord, iter_records
 from stages.percepts.shards import LEDGER_FILE, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns
 from stages.video.artifacts import INDEX_NAME
@@ -113,12 +113,12 @@ def _direct(store: Store, manifests: Sequence[Manifest], video: str) -> set[str]
     return keys
 
 
-def _indexes(store: Store, manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, list[VideoRecord]]]:
+def _indexes(store: Store, manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Iterator[VideoRecord]]]:
     """Artifacts that list videos, of whatever stage."""
     for manifest in manifests:
         for name in (INDEX_NAME, LEDGER_FILE):
             if name in manifest.outputs:
-                yield manifest, read_records(join(store.directory(manifest.stage, manifest.key), name))
+                yield manifest, iter_records(join(store.directory(manifest.stage, manifest.key), name))
 
 
 def _seen(manifests: Sequence[Manifest], direct: Collection[str], at: datetime) -> dict[str, Manifest]:
@@ -148,10 +148,15 @@ def _directories(store: Store) -> list[str]:
     return [name for name in names if not exists(join(store.root, name, MANIFEST))]
 
 
+def _records(store: Store) -> Iterator[VideoRecord]:
+    """The rows of all indexes and ledgers, one after the other."""
+    for _, records in _indexes(store, list(store.manifests())):
+        yield from records
+
+
 def video_uris(store: Store, video: str) -> set[str]:
     """Where the store's indexes say that the video lies."""
-    records = [record for _, found in _indexes(store, list(store.manifests())) for record in found]
-    return {_stored(store, record.uri) for record in records if record.sha256 == video}
+    return {_stored(store, record.uri) for record in _records(store) if record.sha256 == video}
 
 
 def _stored(store: Store, uri: str) -> str:
@@ -160,15 +165,25 @@ def _stored(store: Store, uri: str) -> str:
 
 def digests_of(store: Store, given: str) -> set[str]:
     """sha256 of the videos of the store that a file, a URI or a sha256 stands for."""
-    records = [record for _, found in _indexes(store, list(store.manifests())) for record in found if record.sha256]
-    known = {record.sha256 for record in records} | read_takedowns(store.root).keys()
-    for folder in folders(store.root):
-        known |= {video for shard in iter_in_use(store.root, folder) for video in shard.outcomes}
-    if given in known:
+    if _knows(store, given):
         return {given}
     uris = {given, absolute(given)}
-    by_uri = {record.sha256 for record in records if record.uri in uris or _stored(store, record.uri) == given}
+    by_uri = {
+        record.sha256
+        for record in _records(store)
+        if record.sha256 and (record.uri in uris or _stored(store, record.uri) == given)
+    }
     by_uri |= {t.video for t in read_takedowns(store.root).values() if uris & set(t.uris)}
     if by_uri or not exists(given) or filesystem(given)[0].isdir(filesystem(given)[1]):
         return by_uri
-    return {sha256_file(given)} & known
+    digest = sha256_file(given)
+    return {digest} if _knows(store, digest) else set()
+
+
+def _knows(store: Store, video: str) -> bool:
+    """Whether anything of the store is about the video with this sha256."""
+    return bool(video) and (
+        video in read_takedowns(store.root)
+        or any(record.sha256 == video for record in _records(store))
+        or any(video in shard.outcomes for folder in folders(store.root) for shard in iter_in_use(store.root, folder))
+    )
