@@ -63,7 +63,7 @@ class Extents:
 class PerceptStore:
     """Percepts of some videos, read-only. Not to be pickled: open it where it is used.
 
-    In memory it takes about 250 bytes a video, most of them the two names that Python needs of each, and nothing a row.
+    In memory it takes some 250 bytes a video, most of them for its name and to find it by that, and nothing a row.
     """
 
     def __init__(
