@@ -5,7 +5,10 @@ Shapes: N sources.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,18 @@ from stages.percepts.ledger import VideoRecord
 from stages.percepts.video_rows import DIGEST_BYTES, DigestOrder, digests
 from stages.video import probed
 from stages.video.container import Limits
-from stages.video.sources import VideoSource, iter_videos
+from stages.video.sources import VideoSource, asked, iter_videos
+
+ASKED_AT_A_TIME: Final = 32
+"""Videos of which a manifest tells no more than a URL: a store answers in some tens of milliseconds."""
+
+
+def _asked(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
+    left = iter(sources)
+    with ThreadPoolExecutor(ASKED_AT_A_TIME) as threads:
+        while some := list(itertools.islice(left, 8 * ASKED_AT_A_TIME)):
+            is_told = all(source.stamp or "://" not in source.uri for source in some)
+            yield from some if is_told else threads.map(asked, some)
 
 
 class Listing:
@@ -24,7 +38,7 @@ class Listing:
     def __init__(self, places: Sequence[str], limits: Limits) -> None:
         self.sources: Spool[VideoSource] = Spool()
         raw, may_be_remembered, has_no_part = bytearray(), bytearray(), bytearray()
-        for source in iter_videos(places):
+        for source in _asked(iter_videos(places)):
             self.sources.append(source)
             raw += probed.source_digest(source, limits)
             may_be_remembered.append(probed.may_be_remembered(source))

@@ -86,6 +86,19 @@ def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
                 yield source
 
 
+def asked(source: VideoSource) -> VideoSource:
+    """The source with its size and stamp, where it is a URL of which only the name is known, as from a manifest.
+    Whatever is wrong with it is left for probing to find out."""
+    if source.stamp or is_plain_path(source.uri):
+        return source
+    try:
+        fs, path = filesystem(source.uri)
+        found = _remote(fs, path, fs.info(path))
+    except (OSError, RuntimeError, ImportError, SourceError):
+        return source
+    return replace(source, size_bytes=found.size_bytes, stamp=found.stamp)
+
+
 def snapshot(videos: Sequence[str]) -> str:
     """Digest of the listing (names, sizes, times or etags, labels): changes when the source does, reads no video.
 
