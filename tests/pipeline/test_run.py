@@ -114,7 +114,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, subpro
     chosen = ["--register", "motions@best", "--cache", str(root / "cache"), "--store", str(root / "store")]
     done = run([*SMALL_DEMO, "--workers", "1", *chosen])
     assert done.returncode == 0, done.stderr
-    assert "registered the encoder as motions version 1, alias best" in done.stderr
+    assert "registered the encoder as motions version 1, alias best: models:/motions@best" in done.stdout
     return Store.open(str(root / "store")), done
 
 
