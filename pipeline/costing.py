@@ -10,6 +10,7 @@ tests/RESULTS.md. The bill says which.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,7 +24,7 @@ from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, extraction_secon
 from stages.percepts import convnets
 from stages.percepts.extractor import ExtractionConfig
 from stages.video.decode import VideoDecoder
-from stages.video.sources import list_videos, local_video
+from stages.video.sources import iter_videos, local_video
 
 REFERENCE_CORES = 2
 """Of the machine whose rates `stages.costs` holds."""
@@ -218,7 +219,7 @@ def calibrate(config: ExtractionConfig, videos: Sequence[str]) -> tuple[Rate, Ra
 
 
 def _decoded(config: ExtractionConfig, videos: Sequence[str]) -> Iterator[Any]:
-    for source in list_videos(videos)[:32]:
+    for source in itertools.islice(iter_videos(videos), 32):
         with local_video(source.uri) as path:
             for chunk in VideoDecoder(path, config.decode, limits=config.limits):
                 yield chunk.frames_NHWC

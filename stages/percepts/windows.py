@@ -192,8 +192,10 @@ class WindowOrder:
 
 
 @lru_cache(maxsize=4)
-def _permutation(num_windows: int, seed: int, epoch: int) -> Ids:
+def _permutation(num_windows: int, seed: int, epoch: int) -> npt.NDArray[np.int32] | Ids:
     """NumPy promises Philox's stream but not `permutation`: tests/stages/percepts/test_windows.py pins its result."""
     permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_windows)
+    if num_windows <= np.iinfo(np.int32).max:
+        permutation = permutation.astype(np.int32)  # half the memory
     permutation.flags.writeable = False
     return permutation
