@@ -83,7 +83,7 @@ class ActionOptions(RunOptions):
         model="frame",
         batch_clips=128,
         num_epochs=20,
-        selection=SelectionConfig(learning_rates=(1e-3, 3e-3), weight_decays=(0.01, 0.3), num_checks=4),
+        selection=SelectionConfig(learning_rates=(1e-3, 3e-3), weight_decays=(0.01, 0.3, 3.0), num_checks=4),
     )
     """Splits, label counts and the arm's name are those of the tables."""
     scratch: FinetuneConfig = ACTION_LSTM
