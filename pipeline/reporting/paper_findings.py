@@ -1,7 +1,7 @@
 """Which of the paper's findings about action recognition hold in a run, which do not, and which it cannot tell.
 
 A finding holds where the 95% interval of its difference lies on its side of zero and, where one row is compared with
-several others, the p value adjusted for that (Holm) is below 0.05. It fails where the interval lies on the other side.
+several others, the p value adjusted for that (Holm) is below 0.05. It fails where that is so on the other side.
 Otherwise the run cannot tell: that is a statement about the run, and none about the paper.
 """
 
@@ -37,10 +37,9 @@ def paper_findings(scores: Scores) -> list[Finding]:
 
 def verdict_of(pair: Pair) -> Verdict:
     """Of the claim that the better model is better."""
-    if pair.verdict == "reversed":
-        return "fails"
-    sure = pair.p_holm is None or pair.p_holm < LEVEL
-    return "holds" if pair.verdict == "holds" and sure else "open"
+    if pair.p_holm is not None and pair.p_holm >= LEVEL:
+        return "open"
+    return "fails" if pair.verdict == "reversed" else "holds" if pair.verdict == "holds" else "open"
 
 
 SAYS: Final[dict[Verdict, str]] = {

@@ -67,15 +67,16 @@ LSTM = FinetuneConfig(
     arm="LSTM",
     num_units=64,
     forget_bias=1.0,
-    learning_rate=1e-2,
     num_steps=80,
-    num_epochs=4,
+    num_epochs=6,
     batch_clips=128,
     dropout=0.3,
+    input_dropout=0.6,
+    weight_decay=1.0,
     num_samplings=1,
     allow_fewer=True,
     zero_output=True,
-    selection=SelectionConfig(num_checks=2),
+    selection=SelectionConfig(learning_rates=(1e-2, 3e-3), num_checks=2),
 )
 CONFIGS = ArmConfigs(
     single_frame=replace(
@@ -83,7 +84,7 @@ CONFIGS = ArmConfigs(
         arm="frame",
         model="frame",
         dropout=0.0,
-        num_epochs=6,
+        input_dropout=0.0,
         selection=SelectionConfig(learning_rates=(1e-2, 3e-3), weight_decays=(0.3, 3.0, 10.0), num_checks=3),
     ),
     scratch=LSTM,
