@@ -11,8 +11,8 @@ from rich.console import Console
 from pipeline.report import print_report, write_report
 from pipeline.reporting.action_tables import SCRATCH, SINGLE_FRAME, action_tables, paper_at_one_label
 from pipeline.reporting.findings import findings
-from pipeline.reporting.paper_findings import LITTLE, paper_findings
-from pipeline.reporting.results import Results, Scores
+from pipeline.reporting.paper_findings import LITTLE, paper_findings, verdict_of
+from pipeline.reporting.results import Pair, Results, Scores
 from pipeline.reporting.results_reader import read_results
 from stages.models.scoring import Unjudged, scores_of
 from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
@@ -96,6 +96,27 @@ def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
     found = verdicts(scores_of_run(tmp_path / "same", action_scores(same, same)))
     assert found["single frames"] == found["from scratch"] == found["alone"] == "open"
     assert LITTLE == 0.01
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_holm", "expected"),
+    [
+        (0.01, 0.03, 0.01, "holds"),
+        (0.01, 0.03, 0.12, "open"),
+        (-0.03, -0.01, 0.01, "fails"),
+        (-0.03, -0.01, 0.12, "open"),
+        (-0.01, 0.03, None, "open"),
+        (-0.03, -0.01, None, "fails"),
+    ],
+)
+def test_one_of_many_comparisons_has_to_be_as_sure_to_fail_as_to_hold(
+    low: float, high: float, p_holm: float | None, expected: str
+) -> None:
+    pair = Pair(
+        worse="a", better="b", labels_per_class=4, difference=(low + high) / 2, low=low, high=high, num_samplings=10,
+        p_holm=p_holm,
+    )  # fmt: skip
+    assert verdict_of(pair) == expected
 
 
 def test_fused_streams_are_table_4(tmp_path: Path) -> None:
