@@ -59,8 +59,7 @@ def _accuracy(scores: Scores) -> Table:
     splits = f" of {scores.num_splits} splits" if scores.num_splits > 1 else ""
     title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
-    if scores.covered:
-        table.caption, table.caption_justify = _cell(scores.covered), "left"
+    _say_covered(table, scores)
     best = {n: found.model for n in scores.label_counts if (found := scores.best(n))}
     for model in scores.models:
         cells = []
@@ -69,6 +68,12 @@ def _accuracy(scores: Scores) -> Table:
             cells.append(Text(_interval(score), "bold" if best.get(n) == model else ""))
         table.add_row(_cell(model), *cells)
     return table
+
+
+def _say_covered(table: Table, scores: Scores) -> None:
+    """Below every table: how much of the data set it stands on, where that is not all."""
+    if scores.covered:
+        table.caption, table.caption_justify = _cell(scores.covered), "left"
 
 
 def _interval(score: Score | None) -> str:
@@ -81,6 +86,7 @@ def _paired(scores: Scores) -> Table:
         "better over worse",
         *(count_name(n) for n in scores.label_counts),
     )
+    _say_covered(table, scores)
     rows: dict[tuple[str, str], dict[int, Pair]] = {}
     for pair in scores.paired:
         rows.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
