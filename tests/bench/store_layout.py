@@ -3,7 +3,7 @@
     python -m tests.bench.store_layout                            # 1280 dimensions, half of the values zero
     python -m tests.bench.store_layout --dim 4096 --zeros 0.75    # like VGG's fc6
 
-For each layout: MB/s of a sequential scan, every value copied once,, microseconds for a random 29-frame window of
+For each layout: MB/s of a sequential scan, every value copied once, microseconds for a random 29-frame window of
 a warm file (batches of 64), and bytes as a share of the raw float16. Plain fixed_size_binary is mapped, as the store
 does it; whatever cannot be mapped is read by row groups, each that a batch needs once. Prints the tables, and a JSON
 line that compares the store's layout with the best other one.
