@@ -56,19 +56,32 @@ class Phases:
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, float]] = {}
+        self._peaks_mb: list[float] = []
+        """So far, of the phases that go on: those within others count for both."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak begins anew
+        self._look()
+        self._peaks_mb.append(0.0)
         began, cpu_began = time.perf_counter(), time.process_time()
         yield
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-        status = Path("/proc/self/status").read_text()
-        peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+        self._look()
+        peak_mb = self._peaks_mb.pop()
+        if self._peaks_mb:
+            self._peaks_mb[-1] = max(self._peaks_mb[-1], peak_mb)
         kept = self.found.setdefault(name, {"seconds": 0.0, "cpu_s": 0.0, "peak_mb": 0.0})
         kept["seconds"] += seconds
         kept["cpu_s"] += cpu_s
-        kept["peak_mb"] = max(kept["peak_mb"], peak_kb / 1000)
+        kept["peak_mb"] = max(kept["peak_mb"], peak_mb)
+
+    def _look(self) -> None:
+        """Reads the kernel's peak, which then begins anew."""
+        status = Path("/proc/self/status").read_text()
+        peak_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1000
+        if self._peaks_mb:
+            self._peaks_mb[-1] = max(self._peaks_mb[-1], peak_mb)
+        Path("/proc/self/clear_refs").write_text("5")
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
