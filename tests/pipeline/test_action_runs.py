@@ -6,9 +6,10 @@ on Ray, as test_run.py has them. One store serves all runs, so that what is paid
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(str(tmp_path_factory.mktemp("runs") / "store"), create=True)
 
 
-@pytest.fixture
-def run(store: Store, shared_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(scope="module")
+def run(store: Store, shared_data: Path) -> Iterator[Run]:
     """Runs a recipe; gives what it printed, and what it made anew by the node's name."""
 
     @contextmanager
@@ -95,17 +96,18 @@ def run(store: Store, shared_data: Path, monkeypatch: pytest.MonkeyPatch, capsys
     def in_process(*, source: str, emit: Emit, scratch_uri: str) -> InProcess:
         return InProcess(source=source, emit=emit)
 
-    monkeypatch.setattr("pipeline.run.session", here)
-    monkeypatch.setattr("cluster.ray_workers.OnRay", in_process)
-
     def run(recipe: str, *arguments: str) -> tuple[str, dict[str, Manifest]]:
         before = {manifest.key for manifest in store.manifests()}
         data = ["--videos", str(shared_data / recipe), "--lists", str(shared_data / "splits" / recipe)]
-        assert main([recipe, *data, *CHEAP, *arguments, "--store", store.root]) == 0
+        with redirect_stdout(io.StringIO()) as said:
+            assert main([recipe, *data, *CHEAP, *arguments, "--store", store.root]) == 0
         made = [manifest for manifest in store.manifests() if manifest.key not in before]
-        return capsys.readouterr().out, {manifest.name: manifest for manifest in made}
+        return said.getvalue(), {manifest.name: manifest for manifest in made}
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run.session", here)
+        patch.setattr("cluster.ray_workers.OnRay", in_process)
+        yield run
 
 
 def scores_of(store: Store, evaluated: Manifest) -> dict[str, Any]:
@@ -117,16 +119,24 @@ def report_of(said: str) -> str:
     return Path(said.strip().splitlines()[-1]).read_text()
 
 
-@pytest.fixture
-def pretrained(store: Store) -> str:
-    """Key of the model that the first run has made."""
-    return next(manifest.key for manifest in store.manifests("pretrain") if manifest.recipe == "ucf101")
+@pytest.fixture(scope="module")
+def ucf(run: Run, shared_data: Path) -> tuple[str, dict[str, Manifest]]:
+    """What the first run printed and made: it pretrains on the very clips."""
+    return run("ucf101", "--unlabelled", str(shared_data / "ucf101"), *PRETRAIN)
 
 
-def test_ucf_without_a_split_to_judge_by_ends_with_empty_cells(run: Run, store: Store, shared_data: Path) -> None:
+@pytest.fixture(scope="module")
+def pretrained(ucf: tuple[str, dict[str, Manifest]]) -> str:
+    """Key of its model."""
+    return ucf[1]["pretrain composite"].key
+
+
+def test_ucf_without_a_split_to_judge_by_ends_with_empty_cells(
+    ucf: tuple[str, dict[str, Manifest]], store: Store
+) -> None:
     """All six clips are tested in split 1 and trained on in splits 2 and 3. That they are pretrained on as well is
     found by the check for near duplicates."""
-    said, made = run("ucf101", "--unlabelled", str(shared_data / "ucf101"), *PRETRAIN)
+    said, made = ucf
     assert "UCF-101 split 1: 0/9537 train, 6/3783 test: test clips only, nothing can be judged" in said
     assert "UCF-101 split 3: 6/9624 train, 0/3696 test: training clips only, nothing can be judged" in said
     assert "Nothing could be judged: no split has training and test clips that are there." in said
@@ -159,7 +169,7 @@ def test_a_model_that_is_given_is_the_one_that_was_made_first(run: Run, store: S
     assert made == {}
     assert "Nothing was made anew" in said
     tracker = Tracker(store, store.default_tracking_uri, "ucf101")
-    (manifest,) = store.manifests("pretrain")
+    (manifest,) = [found for found in store.manifests("pretrain") if found.key == pretrained]
     tracker.register(manifest, "encoder@champion")
     for given in (pretrained, "models:/encoder@champion", "models:/encoder/1"):
         assert run("ucf101", "--pretrained", given)[1] == {}
@@ -167,9 +177,15 @@ def test_a_model_that_is_given_is_the_one_that_was_made_first(run: Run, store: S
         run("ucf101", "--pretrained", "models:/encoder@nobody")
 
 
-def test_hmdb_is_judged_by_the_splits_that_can(run: Run, store: Store, pretrained: str) -> None:
-    """All splits have clips of both sides; the model that was pretrained for UCF-101 is what arms start from."""
-    said, made = run("hmdb51", "--pretrained", pretrained)
+@pytest.fixture(scope="module")
+def hmdb(run: Run, pretrained: str) -> tuple[str, dict[str, Manifest]]:
+    """What a run of the other data set printed and made, with the model that was pretrained for UCF-101."""
+    return run("hmdb51", "--pretrained", pretrained)
+
+
+def test_hmdb_is_judged_by_the_splits_that_can(hmdb: tuple[str, dict[str, Manifest]], store: Store) -> None:
+    """All splits have clips of both sides."""
+    said, made = hmdb
     assert "pretrain composite" not in made
     table = scores_of(store, made["evaluate"])
     sides = {split["number"]: (split["num_train"], split["num_test"]) for split in table["coverage"]}
@@ -183,7 +199,7 @@ def test_hmdb_is_judged_by_the_splits_that_can(run: Run, store: Store, pretraine
 
 
 def test_table_4_goes_from_video_files_to_fused_cells(
-    run: Run, store: Store, shared_data: Path, pretrained: str, tmp_path: Path
+    run: Run, store: Store, shared_data: Path, pretrained: str, hmdb: tuple[str, dict[str, Manifest]], tmp_path: Path
 ) -> None:
     """Optical flow of the real clips, through a temporal-stream network of random weights: no figure here is a good
     one, and every way from pixels to the table is gone."""
@@ -208,7 +224,7 @@ def test_table_4_goes_from_video_files_to_fused_cells(
     cells = [cell["model"] for cell in fused["cells"]]
     assert cells[:3] == ["RGB", "flow", "RGB + flow, mean of log-probabilities"]
     mean = {row["model"]: row["mean"] for row in fused["summary"]}
-    rgb = next(m for m in store.manifests("evaluate") if m.recipe == "hmdb51" and m.name == "evaluate")
+    rgb = hmdb[1]["evaluate"]
     for stream, evaluated in (("RGB", rgb), ("flow", made["flow evaluate"])):
         (cell,) = [
             row
