@@ -50,7 +50,7 @@ REMAINS: Final = {
     "unpack": ("delete the video's file that it unpacked, and the archive", False),
     "cut": ("delete: it holds pixels of the video", True),
 }
-GUARDED: Final = ("ingest", "split", "extract", "synthesize", "unpack")
+GUARDED: Final = ("gather", "ingest", "split", "extract", "synthesize", "unpack")
 """Stages whose artifacts show nobody a video that has been taken down."""
 OTHERWISE: Final = ("make it again without the video, or delete it: --remove-artifacts", True)
 
