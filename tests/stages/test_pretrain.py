@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
+import s3fs
 import torch
 
 from cluster.events import Event, Log, Metrics, Progress
@@ -152,6 +153,27 @@ def test_a_resumed_training_equals_an_undisturbed_one_to_the_bit(
     pretrain(config, context, **inputs)
     pretrain(config, Context.for_test(tmp_path / "undisturbed"), **inputs)
     assert files_of(tmp_path / "stopped/out") == files_of(tmp_path / "undisturbed/out")
+
+
+def test_checkpoints_in_a_bucket_resume_to_the_bit(
+    tmp_path: Path, inputs: Inputs, s3_bucket: str, stop_at: Callable[[int, Exception | float], None]
+) -> None:
+    context = Context.for_test(tmp_path, uri=f"{s3_bucket}/pretrain")
+    stop_at(12, InterruptedError("stopped"))
+    with pytest.raises(InterruptedError):
+        pretrain(SMALL(), context, **inputs)
+    bucket = s3fs.S3FileSystem()
+    assert sorted(
+        path.rpartition("/")[2] for path in bucket.glob(f"{s3_bucket}/pretrain/checkpoints/*.safetensors")
+    ) == [
+        "step-00000005.safetensors",
+        "step-00000010.safetensors",
+    ]
+    stop_at(-1, 0.0)
+    pretrain(SMALL(), context, **inputs)
+    pretrain(SMALL(), Context.for_test(tmp_path / "undisturbed"), **inputs)
+    found = {path.rpartition("/")[2]: bucket.cat_file(path) for path in bucket.find(f"{s3_bucket}/pretrain")}
+    assert found == files_of(tmp_path / "undisturbed/out")
 
 
 def test_a_broken_checkpoint_is_passed_over(
