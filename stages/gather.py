@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import ConfigError, DataSetError
+from pipeline.errors import ConfigError
 from pipeline.files import join, sha256_bytes, write_bytes, write_json
 from pipeline.stage import Context, Estimate, stage
 from stages.costs import BYTES_PER_FRAME
@@ -24,9 +24,10 @@ from stages.datasets.action_sets import (
     CHECK_FILE,
     DATA_SETS,
     DataSetKey,
+    check_named,
+    check_there,
     lists_digest,
     missing_line,
-    not_whole,
     some,
 )
 from stages.datasets.matching import name_of
@@ -47,10 +48,7 @@ class GatherConfig:
     """Go on with the clips that are there."""
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATA_SETS:
-            raise ConfigError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATA_SETS)}")
-        if not self.lists:
-            raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
+        check_named(self.dataset, self.lists)
 
 
 def _snapshot(config: GatherConfig) -> str:
@@ -90,15 +88,17 @@ def gather(config: GatherConfig, context: Context, *, unpacked: Corpus | None = 
     check = join(context.uri, CHECK_FILE)
     num_found = len(clips) - len(missing)
     write_json(check, {"found": num_found, "missing": missing, "not_in_the_lists": extra})
-    if not num_found:
-        raise DataSetError(
-            f"none of the {data.num_clips} clips of {data.name} is among the {len(sources)} videos given",
-            data.instructions,
-        )
-    if missing and not config.allow_missing:
-        raise DataSetError(not_whole(data, [missing_line(data, missing)], check), data.instructions)
-    if missing:
-        context.log(f"warning: {data.name}: {missing_line(data, missing)}")
+    lines = [missing_line(data, missing)] if missing else []
+    check_there(
+        data,
+        num_found=num_found,
+        num_videos=len(sources),
+        lines=lines,
+        allow_missing=config.allow_missing,
+        check=check,
+    )
+    for line in lines:
+        context.log(f"warning: {data.name}: {line}")
     if extra:
         context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, left out")
     _write_manifest([source.uri for _, videos in found for source in videos], context)

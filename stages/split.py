@@ -11,16 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import ConfigError, DataSetError
+from pipeline.errors import ConfigError
 from pipeline.files import join, write_json
 from pipeline.stage import Context, stage
 from stages.datasets.action_sets import (
     CHECK_FILE,
     DATA_SETS,
     DataSetKey,
+    check_named,
+    check_there,
     lists_digest,
     missing_line,
-    not_whole,
     some,
 )
 from stages.datasets.matching import Match, match
@@ -44,10 +45,7 @@ class SplitConfig:
     """Chooses those sources."""
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATA_SETS:
-            raise ConfigError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATA_SETS)}")
-        if not self.lists:
-            raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
+        check_named(self.dataset, self.lists)
         if not 0 <= self.validation_fraction <= 0.5:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
 
@@ -72,13 +70,14 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
     lines = findings(data, found)
     check = join(context.uri, CHECK_FILE)
     write_json(check, _account(found))
-    if not found.found:
-        raise DataSetError(
-            f"none of the {data.num_clips} clips of {data.name} is among the {len(records)} videos given",
-            data.instructions,
-        )
-    if lines and not config.allow_missing:
-        raise DataSetError(not_whole(data, lines, check), data.instructions)
+    check_there(
+        data,
+        num_found=len(found.found),
+        num_videos=len(records),
+        lines=lines,
+        allow_missing=config.allow_missing,
+        check=check,
+    )
     for line in lines:
         context.log(f"warning: {data.name}: {line}")
     if found.extra:

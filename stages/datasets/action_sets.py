@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
+from pipeline.errors import ConfigError, DataSetError
 from pipeline.files import sha256_bytes
 from stages.datasets import hmdb51, ucf101
 from stages.datasets.official import DataSet, OfficialClip
@@ -20,6 +21,14 @@ CHECK_FILE: Final = "check.json"
 """In an artifact: every name that a check has found wanting."""
 NUM_NAMED: Final = 5
 """Clips that a message names, of those it counts."""
+
+
+def check_named(dataset: str, lists: str) -> None:
+    """Raises ConfigError: there is no such data set, or nobody said where its lists are."""
+    if dataset not in DATA_SETS:
+        raise ConfigError(f"dataset is {dataset!r}; it must be one of {', '.join(DATA_SETS)}")
+    if not lists:
+        raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
 
 
 def lists_digest(dataset: str, lists: str) -> str:
@@ -39,6 +48,20 @@ def missing_line(data: DataSet, missing: Sequence[str]) -> str:
     return f"{len(missing)} of {data.num_clips} clips are missing ({some(missing)})"
 
 
-def not_whole(data: DataSet, lines: Sequence[str], check: str) -> str:
-    """Why a data set is refused, and what to do. check: the file with all names."""
-    return f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing. All names: {check}"
+def check_there(
+    data: DataSet, *, num_found: int, num_videos: int, lines: Sequence[str], allow_missing: bool, check: str
+) -> None:
+    """Raises DataSetError: no clip is among the videos, or some are wanting, as `lines` say, and that is not allowed.
+
+    check: the file with all names.
+    """
+    if not num_found:
+        raise DataSetError(
+            f"none of the {data.num_clips} clips of {data.name} is among the {num_videos} videos given",
+            data.instructions,
+        )
+    if lines and not allow_missing:
+        raise DataSetError(
+            f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing. All names: {check}",
+            data.instructions,
+        )
