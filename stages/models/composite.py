@@ -203,6 +203,7 @@ class Composite(nn.Module):
         """Frames from a decoder's outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
         return output.sigmoid() if self.config.loss == "bernoulli" else output
 
+    @torch.no_grad()
     def open_loop(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
         """Means of what each decoder makes of the frames by itself, encoded once: see `reconstruct`, `extrapolate`.
 
@@ -244,6 +245,7 @@ class Composite(nn.Module):
         num_steps = self.config.num_frames_in if num_steps is None else num_steps
         return self._run(self.reconstruct_decoder, *self._encoded(source), num_steps)[0]
 
+    @torch.no_grad()
     def _encoded(self, source: Tensor | State) -> tuple[State, Tensor | None]:
         return (self.encode(source), source[-1]) if isinstance(source, Tensor) else (source, None)
 
