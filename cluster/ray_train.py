@@ -191,7 +191,7 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             name=group.name,
             storage_path=group.scratch_uri,
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-            callbacks=[Patience()],  # type: ignore[list-item]  # declared for users alone
+            callbacks=[Patience()],  # type: ignore[list-item]  # Ray names its users' alone, and takes its own
         ),
     )
     before = group.mark.read()

@@ -62,7 +62,7 @@ def test_what_is_missing_is_named_and_nothing_is_opened(tmp_path: Path, lists: s
     with pytest.raises(ConfigError, match="no videos"):
         gather(GatherConfig(dataset="ucf101", lists=lists), context)
     with pytest.raises(ConfigError, match="dataset is 'kinetics'"):
-        GatherConfig(dataset="kinetics", lists=lists)  # type: ignore[arg-type]
+        GatherConfig(dataset="kinetics", lists=lists)  # type: ignore[arg-type]  # as a command line may say it
 
 
 def test_archives_and_folders_together_and_a_store_that_moves(tmp_path: Path, lists: str, shared_data: Path) -> None:
