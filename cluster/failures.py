@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch.distributed
 
-from pipeline.errors import PerceptsError
+from pipeline.core.errors import PerceptsError
 
 LOSSES = {
     "node has died": "its node is gone",

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.events import Emit, Event, Log
-from pipeline.errors import UsageError
+from cluster.placement import this_node
+from pipeline.core.errors import UsageError
+from pipeline.core.events import Emit, Event, Log
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_RESTARTS = 2
@@ -88,7 +89,7 @@ class Session:
         """None where the task has been begun again."""
         import ray
 
-        from cluster.losses import LOSSES, in_one_line
+        from cluster.lost_nodes import LOSSES, in_one_line
 
         task = self._running.pop(reference)
         try:
@@ -141,7 +142,7 @@ def session(
     _put_on_python_path(source_root)
     import ray
 
-    from cluster.mailbox import open_mailbox
+    from cluster.event_queue import open_mailbox
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
@@ -167,23 +168,6 @@ def session(
         yield Session(mailbox, emit)
     finally:
         ray.shutdown()
-
-
-def this_node() -> Any:
-    """Schedules a task or actor on the node of the calling process, and nowhere else."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def free_resources() -> str:
-    """What of the cluster is free, in words."""
-    import ray
-
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
 
 
 def cause_of(error: Any) -> BaseException:

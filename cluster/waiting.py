@@ -15,7 +15,7 @@ from ray.train.v2._internal.execution.controller.state import (
     TrainControllerState,
 )
 
-from cluster.session import free_resources
+from cluster.placement import free_resources
 
 NOTICE_SECONDS = 15.0
 POLL_SECONDS = 0.5

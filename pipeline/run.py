@@ -28,21 +28,21 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from cluster.session import session
-from pipeline.command import parse_options, run_command
-from pipeline.costing import with_bill
-from pipeline.display import Display
-from pipeline.errors import UsageError
-from pipeline.execute import Execution
-from pipeline.explain import Step, look_up, plan_table
-from pipeline.files import join
-from pipeline.options import RunOptions
-from pipeline.plan import Plan
-from pipeline.provenance import SOURCE_ROOT, commit
-from pipeline.recipes import RECIPES, Recipe
-from pipeline.store import Manifest, Store
+from pipeline.commands.command_line import parse_options, run_command
+from pipeline.core.errors import UsageError
+from pipeline.core.files import join
+from pipeline.engine.cost_estimates import with_bill
+from pipeline.engine.display import Display
+from pipeline.engine.execute import Execution
+from pipeline.engine.plan import Plan
+from pipeline.engine.provenance import SOURCE_ROOT, commit
+from pipeline.engine.status import Step, look_up, plan_table
+from pipeline.engine.store import Manifest, Store
+from pipeline.recipes.recipes import RECIPES, Recipe
+from pipeline.recipes.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from pipeline.tracking import Tracker
+    from pipeline.engine.tracking import Tracker
 
 REPORTS = "reports"
 ENCODER_STAGES = ("pretrain", "adopt")
@@ -138,7 +138,7 @@ def _open_tracker(store: Store, tracking_uri: str, recipe_name: str) -> Tracker:
     def importing() -> Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pipeline.tracking import Tracker
+            from pipeline.engine.tracking import Tracker
 
         return Tracker(store, tracking_uri, recipe_name)
 
@@ -157,7 +157,7 @@ def _report(
     started_at: datetime,
     console: Console,
 ) -> str:
-    from pipeline.report import NodeView, RunView, print_report, write_report
+    from pipeline.reporting.report import NodeView, RunView, print_report, write_report
 
     nodes = tuple(NodeView.of(step, complete[step.node.name], store) for step in steps)
     head, dirty = commit()
@@ -196,8 +196,8 @@ def _usage() -> str:
 
 def _store_to_look_at(options: RunOptions) -> Store:
     """A plan may look at a store that is not there yet, and must not begin one."""
-    from pipeline.files import absolute, exists
-    from pipeline.store import STORE_FILE
+    from pipeline.core.files import absolute, exists
+    from pipeline.engine.store import STORE_FILE
 
     if exists(join(absolute(options.store), STORE_FILE)):
         return Store.open(options.store)

@@ -3,10 +3,10 @@
     scores = evaluate(EvaluateConfig(), context, classifiers=(frame, scratch, pretrained), percepts=percepts)
 
 A window's probabilities are the mean over its frames, a clip's the mean over its windows; the largest is the answer.
-Intervals are Student's t: over official splits where there are several (`stages.models.scoring`), else over samplings:
-these say how sure the mean over draws of labelled clips is, on these test clips. Differences are paired: both arms
-learned from the same clips in each sampling, which is checked. So is that no test clip, nor one of its group, was
-learned from or looked at when settings were chosen.
+Intervals are Student's t: over official splits where there are several (`stages.evaluation.scores`), else over
+samplings: these say how sure the mean over draws of labelled clips is, on these test clips. Differences are paired:
+both arms learned from the same clips in each sampling, which is checked. So is that no test clip, nor one of its
+group, was learned from or looked at when settings were chosen.
 
 A split that lacks clips of one side judges nothing; where all do, the tables have no figures and say why.
 
@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import join, write_bytes, write_json
-from pipeline.stage import Context, stage
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import join, write_bytes, write_json
+from pipeline.core.stage import Context, stage
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
-from stages.datasets.sides import MANIFEST_SPLIT, records_of, split_numbers
+from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
-from stages.models.artifacts import Classifiers, Scores
-from stages.models.judging import judge_clips
-from stages.models.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
-from stages.models.scoring import SCORES_FILE, Answers, Unjudged, by_count, scores_of
-from stages.models.trained import TrainedClassifiers
+from stages.evaluation.artifacts import Scores
+from stages.evaluation.clip_inference import judge_clips
+from stages.evaluation.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
+from stages.evaluation.scores import SCORES_FILE, Answers, Unjudged, by_count, scores_of
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.weights import MODEL_FILE
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)

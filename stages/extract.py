@@ -15,24 +15,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import join
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import extraction_seconds
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import join
+from pipeline.core.rates import extraction_seconds
+from pipeline.core.stage import Context, Estimate, stage
+from stages.convnets.convnet import percept_dim
+from stages.extraction.config import ExtractionConfig, extractor_of
+from stages.extraction.extract_shards import fill
+from stages.extraction.shard_extractor import ShardDone
+from stages.extraction.shard_plan import make_plan, settle
+from stages.extraction.timings import explain, total
+from stages.extraction.worker_allocation import Staff
 from stages.percepts.artifacts import Percepts
-from stages.percepts.bottleneck import explain, total
-from stages.percepts.convnets import percept_dim
-from stages.percepts.extraction import ShardDone
-from stages.percepts.extractor import ExtractionConfig, extractor_of
-from stages.percepts.filling import fill
-from stages.percepts.ledger import VideoRecord, write_records
-from stages.percepts.plan import make_plan, settle
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
-from stages.percepts.staffing import Staff
 from stages.percepts.takedowns import read_takedowns, taken_down
-from stages.percepts.video_rows import COLUMNS, VideoRows, first_of_each
 from stages.video.artifacts import Index
+from stages.video.ledger import VideoRecord, write_records
+from stages.video.record_table import COLUMNS, VideoRows, first_of_each
 
 ROW_OVERHEAD_BYTES = 17
 """Bytes of a row beside its percept: frame, time, segment and a video code, before Parquet packs them."""
@@ -91,7 +91,7 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     takedowns = read_takedowns(context.store_uri)
     uses, account = settle(context.store_uri, plan, takedowns)
     if not uses:
-        raise SourceError("no video of the index gave a frame; look at the verdicts: python -m pipeline.ledger")
+        raise SourceError("no video of the index gave a frame; see the verdicts: python -m pipeline.commands.ledger")
     counted = _Counted(rows, account.ledger(index.iter_records(), takedowns))
     write_records(join(context.uri, LEDGER_FILE), counted, store_uri=context.store_uri)
     write_uses(context.uri, uses)

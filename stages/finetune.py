@@ -26,21 +26,22 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import join
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import FLOP_PER_S, lstm_flop
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import join
+from pipeline.core.rates import FLOP_PER_S, lstm_flop
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, draw
-from stages.datasets.sides import Sides, split_numbers
+from stages.datasets.split_subsets import Sides, split_numbers
 from stages.datasets.splits import Splits
-from stages.models.arm import ArmConfig, check_encoder
-from stages.models.artifacts import Classifiers, Encoder
-from stages.models.course import Course, num_trainings
-from stages.models.finetuning import Job, Trainer, Trial, arm_sides, count_text
-from stages.models.trained import TrainedClassifiers
+from stages.finetuning.arm import ArmConfig, check_encoder
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.schedule import Course, num_trainings
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.finetuning.trainer import Job, Trainer, Trial, arm_sides, count_text
+from stages.models.artifacts import Encoder
 from stages.models.weights import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 
 METRIC_POINTS = 20
 """Points of each loss curve that go to MLflow."""

@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.files import join, read_json, write_json
-from pipeline.stage import Artifact, Context, Estimate, stage
-from stages.costs import FORECAST_S
-from stages.datasets.opening import open_windows
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, read_json, write_json
+from pipeline.core.rates import FORECAST_S
+from pipeline.core.stage import Artifact, Context, Estimate, stage
+from stages.datasets.dataset_factories import open_windows
 from stages.models.artifacts import Encoder
 from stages.models.composite import CompositeConfig
 from stages.models.names import model_names

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
-from pipeline.files import exists, join, read_json, write_json
-from pipeline.stage import Context, stage
-from stages.models.artifacts import Classifiers, Scores
-from stages.models.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
-from stages.models.scoring import SCORES_FILE, Answers, Unjudged, by_count, scores_of
-from stages.models.trials import TrialResult
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import exists, join, read_json, write_json
+from pipeline.core.stage import Context, stage
+from stages.evaluation.artifacts import Scores
+from stages.evaluation.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
+from stages.evaluation.scores import SCORES_FILE, Answers, Unjudged, by_count, scores_of
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.hyperparameter_search import TrialResult
 
 FLOOR = 1e-12
 """A probability below it counts as this much."""

@@ -3,7 +3,7 @@
     index = ingest(IngestConfig(videos=("clips/",)), context)
 
 A video that cannot be used is a row with the verdict `rejected` and a reason, never an error. What the listing shows to
-be as it was when the store has seen it is not read again (`stages.video.probed`).
+be as it was when the store has seen it is not read again (`stages.video.probe_cache`).
 
 Shapes: N sources.
 """
@@ -22,20 +22,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
-from pipeline.files import join, remove, sha256_bytes
-from pipeline.spool import Spool
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
+from pipeline.core.disk_list import Spool
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, remove, sha256_bytes
+from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.sequences import hold_out_groups
-from stages.percepts.ledger import VideoRecord, write_records
-from stages.percepts.video_rows import DigestOrder
-from stages.video import probed, watchdog
-from stages.video.apart import Apart, DiedApart
+from stages.video import probe_cache, watchdog
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
+from stages.video.isolated_process import Apart, DiedApart
+from stages.video.ledger import VideoRecord, write_records
 from stages.video.listing import Found, Listing
 from stages.video.probe import Probe, probe
+from stages.video.record_table import DigestOrder
 from stages.video.sources import VideoSource, iter_videos, local_video, snapshot
 
 FILES_A_SHARD = 32
@@ -131,10 +131,10 @@ def ingest(
 def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Found:
     """Over the workers; what the store remembers, or an earlier attempt left, is used."""
     found = Found(len(listing))
-    for place, record in probed.read_probed(join(context.store_uri, probed.PROBED), listing.digest_N):
+    for place, record in probe_cache.read_probed(join(context.store_uri, probe_cache.PROBED), listing.digest_N):
         if listing.may_be_remembered_N[place]:
             found.add(place, record, is_new=False)
-    for place, record in probed.read_probed(join(context.uri, PARTS), listing.digest_N):
+    for place, record in probe_cache.read_probed(join(context.uri, PARTS), listing.digest_N):
         found.add(place, record, is_new=True)
     missing = found.missing()
     parts = [missing[start : start + FILES_A_SHARD] for start in range(0, len(missing), FILES_A_SHARD)]
@@ -149,7 +149,7 @@ def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Foun
     for number, records in results:
         keys = [listing.key(place) for place in parts[number]]
         name = f"{sha256_bytes(b''.join(keys))[:16]}.parquet"
-        probed.write_probed(join(context.uri, PARTS, name), zip(keys, records, strict=True))
+        probe_cache.write_probed(join(context.uri, PARTS, name), zip(keys, records, strict=True))
         for place, record in zip(parts[number], records, strict=True):
             found.add(place, record, is_new=True)
         num_done += len(records)
@@ -164,7 +164,7 @@ def _remember(listing: Listing, found: Found, context: Context) -> None:
     if places:
         name = f"{sha256_bytes(listing.digest_N[is_new_N].tobytes())[:16]}.parquet"
         records = ((listing.key(place), found[place]) for place in places)
-        probed.write_probed(join(context.store_uri, probed.PROBED, name), records)
+        probe_cache.write_probed(join(context.store_uri, probe_cache.PROBED, name), records)
 
 
 @dataclass(frozen=True)

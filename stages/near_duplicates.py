@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import join, write_json
-from pipeline.stage import Artifact, Context, stage
-from stages.datasets.sides import records_of, split_numbers
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import join, write_json
+from pipeline.core.stage import Artifact, Context, stage
+from stages.datasets.split_subsets import records_of, split_numbers
 from stages.datasets.splits import Splits
+from stages.evaluation.similarity import best_matches, looks, similarities
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.ledger import VideoRecord
-from stages.percepts.similarity import best_matches, looks, similarities
 from stages.percepts.standardisation import Standardisation
+from stages.video.ledger import VideoRecord
 
 DUPLICATES_FILE = "duplicates.json"
 

@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.errors import ConfigError
-from pipeline.files import join, read_json
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, read_json
+from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.artifacts import Digits, Patches
-from stages.datasets.opening import OpenDigits, OpenPatches, OpenPercepts
-from stages.datasets.variation import VariationConfig
+from stages.datasets.augmentation import VariationConfig
+from stages.datasets.dataset_factories import OpenDigits, OpenPatches, OpenPercepts
 from stages.models.artifacts import Encoder
 from stages.models.composite import CompositeConfig
-from stages.models.loop import HISTORY_FILE, is_finished, pretraining_loop
-from stages.models.outcome import EarlyStopConfig, WeightsConfig
-from stages.models.precision import Precision
-from stages.models.training import OptimizerConfig
-from stages.models.training_plan import TrainingPlan
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
+from stages.pretraining.kept_weights import EarlyStopConfig, WeightsConfig
+from stages.pretraining.loop import HISTORY_FILE, is_finished, pretraining_loop
+from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.precision import Precision
+from stages.pretraining.training_plan import TrainingPlan
 
 PIXELS = 4096
 """Dimensions of a frame of Moving MNIST, for estimates."""
@@ -163,8 +163,8 @@ def pretrain(
     Raises:
         ConfigError: not exactly one kind of input, or no video is as long as a window.
         SourceError: no video with frames is of `config.parts`.
-        TrainingDiverged, OutOfMemory, StoreError, CorruptArtifact: see `stages.models.loop.pretraining_loop`; the last
-          good checkpoint stays.
+        TrainingDiverged, OutOfMemory, StoreError, CorruptArtifact: see `stages.pretraining.loop.pretraining_loop`; the
+          last good checkpoint stays.
         WorkerDied: workers were lost time and again.
     """
     opener = _opener(config, percepts, statistics, digits, patches)

@@ -16,16 +16,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.errors import ConfigError, CorruptArtifact
-from pipeline.files import exists, join, read_json, sha256_bytes, write_json
-from pipeline.stage import Artifact, Context, stage
+from pipeline.core.errors import ConfigError, CorruptArtifact
+from pipeline.core.files import exists, join, read_json, sha256_bytes, write_json
+from pipeline.core.stage import Artifact, Context, stage
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
-from stages.metrics import Frames, t_interval
+from stages.evaluation.metrics import Frames, t_interval
+from stages.evaluation.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite, CompositeConfig
 from stages.models.names import model_names
-from stages.models.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
 
 SCORES_FILE: Final = "pixel_scores.json"
 MANIFEST_FILE: Final = "manifest.json"

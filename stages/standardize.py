@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import SCANNED_BYTES_PER_S
+from pipeline.core.errors import ConfigError
+from pipeline.core.rates import SCANNED_BYTES_PER_S
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.splits import Splits
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.reader import PerceptStore

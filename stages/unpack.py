@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import (
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import (
     exists,
     join,
     local_copy,
@@ -32,7 +32,7 @@ from pipeline.files import (
     write_bytes,
     write_json,
 )
-from pipeline.stage import Context, Estimate, stage
+from pipeline.core.stage import Context, Estimate, stage
 from stages.video.archives import ArchiveLimits, Member, members
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.sources import archive_snapshot, has_video_suffix

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.stage import Context, Estimate, stage
-from stages.costs import VISUALIZE_S
+from pipeline.core.errors import ConfigError
+from pipeline.core.rates import VISUALIZE_S
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX

@@ -36,15 +36,15 @@ if __name__ == "__main__":
 
 import cluster.session
 from cluster.session import session
-from pipeline.files import list_files
-from pipeline.stage import Context, Resources
+from pipeline.core.files import list_files
+from pipeline.core.stage import Context, Resources
+from stages.convnets.convnet import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts
-from stages.percepts.convnets import ConvnetConfig
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig
-from stages.video.probed import PROBED
+from stages.video.probe_cache import PROBED
 from tests.bench.extraction import make_videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def context_of(store: Path, name: str, **changes: Any) -> Context:
 
 def extract_on_ray(store: Path) -> None:
     """The stage as the pipeline runs it; in a Ray task."""
-    from cluster.ray_workers import OnRay
+    from cluster.workers import OnRay
 
     def say(event: Any) -> None:
         if line := getattr(event, "line", ""):

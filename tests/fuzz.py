@@ -21,8 +21,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages.video.apart import Apart, DiedApart
 from stages.video.decode import DecodeConfig
+from stages.video.isolated_process import Apart, DiedApart
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.damage import LIMITS, Decoded, decode_and_check, write_harmed
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipes import RECIPES
+from pipeline.recipes.model_variants import MODELS
+from pipeline.recipes.recipes import RECIPES
 from pipeline.run import parse
-from pipeline.six_models import MODELS
 from stages.models.pretrained import Pretrained
 from tests.bench_gpu.__main__ import PARTS, commands
 from tests.bench_gpu.__main__ import parse as parse_parts

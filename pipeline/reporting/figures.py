@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.explain import human_seconds
+from pipeline.engine.status import human_seconds
 from pipeline.reporting.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
 from pipeline.reporting.dag_chart import Box, dag_chart
 from pipeline.reporting.results import BASELINES, Forecast, History, Scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.explain import human_seconds
+from pipeline.engine.status import human_seconds
 from pipeline.reporting.action_tables import COMPOSITE
 from pipeline.reporting.claims import Finding, Verdict, listed_words, points
 from pipeline.reporting.paper_findings import paper_findings

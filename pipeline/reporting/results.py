@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.reporting.svg import number
 from pipeline.reporting.view import NodeView, RunView
 from stages.datasets.splits import Coverage
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 
 COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
 BASELINES = (COPY_LAST, MEAN_FRAME)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import join, list_files, read_bytes, read_json, size_bytes
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import join, list_files, read_bytes, read_json, size_bytes
 from pipeline.reporting.results import (
     Choices,
     Duplicates,
@@ -36,7 +36,7 @@ from pipeline.reporting.results import (
 )
 from pipeline.reporting.view import NodeView, RunView
 from stages.datasets.splits import Coverage
-from stages.percepts.ledger import read_records
+from stages.video.ledger import read_records
 
 MAX_PICTURE_BYTES = 8_000_000
 """A larger picture is named by its URI and not put into the page, which people send by mail."""

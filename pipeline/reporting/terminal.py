@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.explain import human_bytes, human_seconds
+from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.claims import Finding, points
 from pipeline.reporting.findings import findings, number_of
 from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores, count_name

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.explain import Step
-from pipeline.files import join
-from pipeline.store import Manifest, Store
+from pipeline.core.files import join
+from pipeline.engine.status import Step
+from pipeline.engine.store import Manifest, Store
 
 
 @dataclass(frozen=True, kw_only=True)

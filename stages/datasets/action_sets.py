@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from pipeline.errors import ConfigError, DataSetError
-from pipeline.files import sha256_bytes
+from pipeline.core.errors import ConfigError, DataSetError
+from pipeline.core.files import sha256_bytes
 from stages.datasets import hmdb51, ucf101
 from stages.datasets.official import DataSet, OfficialClip
 

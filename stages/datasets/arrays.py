@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import local_copy, open_atomic
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import local_copy, open_atomic
 
 
 def write_array(uri: str, array: npt.NDArray[Any]) -> None:

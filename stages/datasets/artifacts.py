@@ -6,8 +6,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import read_json, write_json
-from pipeline.stage import Artifact
+from pipeline.core.files import read_json, write_json
+from pipeline.core.stage import Artifact
 from stages.datasets.arrays import map_array, write_array
 from stages.datasets.mnist import PARTS, DigitSet, Part
 from stages.datasets.patches import ChannelMoments

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
 from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
 
 INSTRUCTIONS: Final = """\

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError, SourceError
-from stages.percepts.ledger import VideoRecord
+from pipeline.core.errors import ConfigError, SourceError
 from stages.percepts.reader import PerceptStore
 from stages.percepts.transforms import Transform
 from stages.percepts.windows import window_starts
+from stages.video.ledger import VideoRecord
 
 Rows = npt.NDArray[np.int64]
 

@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
 from stages.datasets.official import OfficialClip
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import files
-from pipeline.errors import CorruptArtifact, SourceError
+from pipeline.core import files
+from pipeline.core.errors import CorruptArtifact, SourceError
 
 SIDE_PX: Final = 28
 Part = Literal["train", "validation", "test"]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import SourceError
-from pipeline.files import filesystem, local_copy
+from pipeline.core.errors import SourceError
+from pipeline.core.files import filesystem, local_copy
 from stages.video.archives import ArchiveLimits, is_archive, members
 
 Side = Literal["train", "test"]

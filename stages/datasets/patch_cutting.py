@@ -12,16 +12,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, CorruptArtifact
-from pipeline.files import exists, join
+from pipeline.core.errors import ConfigError, CorruptArtifact
+from pipeline.core.files import exists, join
 from stages.datasets.arrays import map_array, write_array
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, Patch
-from stages.percepts.ledger import VideoRecord
 from stages.video import watchdog
-from stages.video.apart import Apart, DiedApart
 from stages.video.chunks import FrameChunk
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.isolated_process import Apart, DiedApart
+from stages.video.ledger import VideoRecord
 from stages.video.sources import local_video
 
 PIECES: Final = "pieces"

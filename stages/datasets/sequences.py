@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.datasets import moving_mnist
 from stages.datasets.moving_mnist import Images
 from stages.datasets.patches import NUM_DIMS, ChannelMoments, Patch
-from stages.percepts.ledger import VideoRecord
 from stages.percepts.transforms import Transform
 from stages.percepts.windows import WindowOrder, Windows
+from stages.video.ledger import VideoRecord
 
 Frames = npt.NDArray[np.float32]
 

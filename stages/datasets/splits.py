@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from pipeline.errors import ConfigError
-from pipeline.files import read_json, write_json
-from pipeline.stage import Artifact
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import read_json, write_json
+from pipeline.core.stage import Artifact
 from stages.datasets.matching import name_of
 from stages.datasets.official import DataSet, OfficialClip
 from stages.datasets.validation import hold_out_sources
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 
 SPLITS_FILE: Final = "splits.json"
 

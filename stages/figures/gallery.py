@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pipeline.files import write_bytes, write_json
-from pipeline.stage import Artifact
+from pipeline.core.files import write_bytes, write_json
+from pipeline.core.stage import Artifact
 
 GALLERY_FILE: Final = "gallery.json"
 

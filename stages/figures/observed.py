@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import exists, join
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import exists, join
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import load_digits
 from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS, PATCH_PX
+from stages.extraction.single_video import convnet_of, opened_video
 from stages.figures.canvas import Frames, to_rgb
 from stages.figures.percepts import PerceptView, fit_view
 from stages.figures.thumbnails import shrunk, to_pictures
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
-from stages.percepts.one_video import convnet_of, opened_video
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.shards import LEDGER_FILE
 from stages.percepts.standardisation import Standardisation

@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError, SourceError
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.gallery import Figure
 from stages.figures.readout import Readout, fit_readout
 from stages.figures.thumbnails import one_a_label, spread, thumbnails, to_pictures, to_unit
 from stages.models.composite import Composite
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import PerceptStore
 from stages.percepts.transforms import Transform
 from stages.percepts.windows import Windows
+from stages.video.ledger import VideoRecord
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import CorruptArtifact
-from stages.percepts.ledger import VideoRecord
+from pipeline.core.errors import CorruptArtifact
 from stages.percepts.schema import Extractor
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.ledger import VideoRecord
 from stages.video.sources import local_video
 
 Pictures = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.models.composite import Composite
 from stages.models.lstm import LSTM, compute_dtype, uniform_fan_in_
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.models.losses import bernoulli_loss, gaussian_loss
 from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
 

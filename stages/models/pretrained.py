@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError, CorruptArtifact, SourceError
-from pipeline.files import join
-from pipeline.model_uris import resolve
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
+from pipeline.core.files import join
+from pipeline.core.model_uris import resolve
 from stages.models.composite import Composite
 from stages.models.lstm import State
 from stages.models.weights import MODEL_FILE, load_model, read_tensors, write_tensors
@@ -116,7 +116,7 @@ class Pretrained:
             SourceError: there is no such video, it cannot be decoded, or no run of its frames is as long as a window.
             DigestError: the convnet at hand is not the one that made what the model learned from.
         """
-        from stages.percepts.one_video import read_video  # PyAV and a convnet: only where a video is read
+        from stages.extraction.single_video import read_video  # PyAV and a convnet: only where a video is read
 
         if self.extractor is None:
             raise ConfigError("this model learned from pixels, not from percepts: it has no extractor to embed with")

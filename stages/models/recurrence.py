@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stages.models.products import project_into, repeated_product
+from stages.models.matmul import project_into, repeated_product
 
 Advance = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], None]
 Retreat = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor], None]

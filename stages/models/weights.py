@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline import files
-from pipeline.errors import ConfigError, CorruptArtifact, SourceError, StoreError
+from pipeline.core import files
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
 from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig
 from stages.models.composite import Composite, CompositeConfig
 

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
 
-from pipeline.errors import SourceError
-from pipeline.files import join, read_bytes, write_bytes
-from pipeline.stage import Artifact
+from pipeline.core.errors import SourceError
+from pipeline.core.files import join, read_bytes, write_bytes
+from pipeline.core.stage import Artifact
 from stages.percepts import shards
-from stages.percepts.ledger import VideoRecord, iter_records
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
+from stages.video.ledger import VideoRecord, iter_records
 
 STATISTICS_FILE = "statistics.safetensors"
 

@@ -33,8 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pipeline.errors import ConfigError, CorruptArtifact, StoreError
-from pipeline.files import CHUNK_BYTES, filesystem, sha256_bytes
+from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
+from pipeline.core.files import CHUNK_BYTES, filesystem, sha256_bytes
 
 DIRECTORY_VARIABLE: Final = "PERCEPTS_CACHE"
 GIGABYTES_VARIABLE: Final = "PERCEPTS_CACHE_GIGABYTES"

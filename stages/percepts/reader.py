@@ -23,16 +23,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorruptArtifact, SourceError
-from pipeline.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
+from pipeline.core.errors import CorruptArtifact, SourceError
+from pipeline.core.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
 from stages.percepts import shards
-from stages.percepts.ledger import iter_records
-from stages.percepts.mapping import Percepts
+from stages.percepts.memory_map import Percepts
 from stages.percepts.node_cache import Entry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.segments import Segments
 from stages.percepts.shard_file import MAKE_AGAIN, Part, Rows, ShardFile
 from stages.percepts.takedowns import taken_down
+from stages.video.ledger import iter_records
 
 ATTEMPTS: Final = 3
 """At finding the files of an artifact while somebody rewrites them."""

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.errors import CorruptArtifact, StoreError
-from pipeline.files import sha256_bytes
+from pipeline.core.errors import CorruptArtifact, StoreError
+from pipeline.core.files import sha256_bytes
 
 FORMAT: Final = 1
 ROW_GROUP_ROWS: Final = 2048

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import filesystem, sha256_file
-from pipeline.parquet import read_table
-from stages.percepts.mapping import MappedPercepts, map_decompressed, map_file, map_plain
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import filesystem, sha256_file
+from pipeline.core.parquet import read_table
+from stages.percepts.memory_map import MappedPercepts, map_decompressed, map_file, map_plain
 from stages.percepts.node_cache import Entry, NodeCache
 from stages.percepts.schema import Extractor, read_extractor
 

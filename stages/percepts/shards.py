@@ -16,9 +16,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import exists, join, list_files, open_atomic, read_bytes, read_many, sha256_bytes, write_json
-from stages.percepts.ledger import Verdict
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import exists, join, list_files, open_atomic, read_bytes, read_many, sha256_bytes, write_json
+from stages.video.ledger import Verdict
 
 SHARDS_FILE: Final = "shards.json"
 PERCEPTS: Final = "percepts"
@@ -128,7 +128,7 @@ def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
                 try:
                     yield parse_sidecar(found.pop(uri))
                 except (ValueError, KeyError, TypeError) as error:
-                    repair = f"python -m pipeline.verify --repair --store {store_uri}"
+                    repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
                     raise CorruptArtifact(
                         f"{uri} is not the sidecar of a shard ({error}); mend it: {repair}"
                     ) from error
@@ -194,7 +194,7 @@ def _without(videos: tuple[str, ...], taken_down: Container[str]) -> tuple[str, 
 
 
 def _gone(what: str, store_uri: str) -> CorruptArtifact:
-    repair = f"python -m pipeline.verify --repair --store {store_uri}"
+    repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
     return CorruptArtifact(f"{what} is gone from {store_uri}: {repair}, then run the recipe again")
 
 

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from pipeline.errors import CorruptArtifact
-from pipeline.files import join, list_files, read_many, write_json
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import join, list_files, read_many, write_json
 from stages.percepts.shards import Outcome
 
 DIRECTORY: Final = "takedowns"

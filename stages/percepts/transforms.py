@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.percepts.artifacts import Moments
 from stages.percepts.standardisation import Standardisation
 

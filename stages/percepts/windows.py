@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.percepts.reader import PerceptStore
 
 Ids = npt.NDArray[np.int64]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.stage import Artifact
-from stages.percepts.ledger import VideoRecord, iter_records, read_tables
+from pipeline.core.stage import Artifact
+from stages.video.ledger import VideoRecord, iter_records, read_tables
 
 MANIFEST_NAME = "manifest.csv"
 INDEX_NAME = "index.parquet"
@@ -37,5 +37,5 @@ class Index(Artifact):
         return iter_records(self.path(INDEX_NAME))
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns, a row group at a time. Raises as `stages.percepts.ledger.read_tables`."""
+        """Some columns, a row group at a time. Raises as `stages.video.ledger.read_tables`."""
         return read_tables(self.path(INDEX_NAME), columns)

@@ -24,13 +24,13 @@ import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.errors import ConfigError
-from stages.percepts.ledger import Verdict
+from pipeline.core.errors import ConfigError
 from stages.video import watchdog
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
 from stages.video.flow import FlowStacks
+from stages.video.ledger import Verdict
 from stages.video.probe import Probe, probe
 from stages.video.timeline import Account, Place, to_us
 

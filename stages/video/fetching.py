@@ -21,7 +21,7 @@ from typing import IO, Final, Self
 
 import fsspec
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError, SourceError
 
 CHUNK_BYTES: Final = 1 << 20
 FOLDER_VARIABLE: Final = "PERCEPTS_VIDEO_FOLDER"

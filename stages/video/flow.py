@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.timeline import Place
 

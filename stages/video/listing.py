@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.spool import Spool
-from stages.percepts.ledger import VideoRecord
-from stages.percepts.video_rows import DIGEST_BYTES, DigestOrder, digests
-from stages.video import probed
+from pipeline.core.disk_list import Spool
+from stages.video import probe_cache
 from stages.video.container import Limits
+from stages.video.ledger import VideoRecord
+from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
 from stages.video.sources import VideoSource, asked, iter_videos
 
 ASKED_AT_A_TIME: Final = 32
@@ -40,8 +40,8 @@ class Listing:
         raw, may_be_remembered, has_no_part = bytearray(), bytearray(), bytearray()
         for source in _asked(iter_videos(places)):
             self.sources.append(source)
-            raw += probed.source_digest(source, limits)
-            may_be_remembered.append(probed.may_be_remembered(source))
+            raw += probe_cache.source_digest(source, limits)
+            may_be_remembered.append(probe_cache.may_be_remembered(source))
             has_no_part.append(source.part is None)
         self.digest_N = np.frombuffer(raw, f"S{DIGEST_BYTES}")
         self.may_be_remembered_N = np.frombuffer(may_be_remembered, np.bool_)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stages.percepts.ledger import Verdict
 from stages.video import watchdog
 from stages.video.container import DAMAGE, Limits, NoVideoError, in_words, open_video
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
+from stages.video.ledger import Verdict
 from stages.video.scan import Scan
 from stages.video.timeline import Timeline
 
@@ -47,7 +47,7 @@ class Probe:
 
     @property
     def frames_expected(self) -> int:
-        """Frames that the file says it holds (see `stages.percepts.ledger`)."""
+        """Frames that the file says it holds (see `stages.video.ledger`)."""
         return self.timeline.num_expected
 
 

@@ -26,9 +26,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import SourceError
-from pipeline.files import filesystem, join, local_copy, read_bytes
-from pipeline.parquet import read_table
+from pipeline.core.errors import SourceError
+from pipeline.core.files import filesystem, join, local_copy, read_bytes
+from pipeline.core.parquet import read_table
 from stages.video.archives import is_archive
 
 VIDEO_SUFFIXES = frozenset(

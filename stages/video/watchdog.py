@@ -2,8 +2,8 @@
 
 A worker process that can be replaced calls `arm` once. From then on, whatever is `watched` has to give a sign of life
 now and then; if it does not, the process says so on stderr and dies of SIGALRM (of memory, with the exit status
-OUT_OF_MEMORY). The second try then takes place in a process apart (`stages.video.apart`), where the video that did it
-is the only one that is lost. In a process that is not armed, watching does nothing.
+OUT_OF_MEMORY). The second try then takes place in a process apart (`stages.video.isolated_process`), where the video
+that did it is the only one that is lost. In a process that is not armed, watching does nothing.
 
 A thread does the checking. It also winds up the kernel's alarm clock again and again: C code that hangs with Python's
 lock held stops the thread, and then the alarm ends the process.

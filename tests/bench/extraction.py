@@ -12,8 +12,8 @@ engine on all the cores, that extraction from files keeps (1 is perfect); the ot
 seconds (below 1 is faster). Core seconds are those of this process on all cores: on a busy machine they say more than
 seconds do. The floor: what the convnet alone and decoding alone take, in core milliseconds a frame.
 
-Workers are those that `stages.percepts.staffing` chooses for one shard on these cores. With a GPU and more than four
-cores, videos are decoded in processes of their own, through Ray, as in a run.
+Workers are those that `stages.extraction.worker_allocation` chooses for one shard on these cores. With a GPU and more
+than four cores, videos are decoded in processes of their own, through Ray, as in a run.
 """
 
 import argparse
@@ -36,18 +36,18 @@ from skimage import data
 from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.session import session
-from cluster.workers import InProcess, Node, Workers
-from pipeline.files import sha256_file
-from pipeline.stage import Resources
-from stages.percepts import vgg16
-from stages.percepts.bottleneck import explain
-from stages.percepts.convnets import Convnet, ConvnetConfig, build, load_network
-from stages.percepts.decode_ahead import Video
-from stages.percepts.extraction import ShardDone, ShardExtractor, ShardTask
-from stages.percepts.extractor import ExtractionConfig, extractor_of
-from stages.percepts.filling import shard_extractor
+from pipeline.core.files import sha256_file
+from pipeline.core.stage import Resources
+from pipeline.core.workers import InProcess, Node, Workers
+from stages.convnets import vgg16
+from stages.convnets.convnet import Convnet, ConvnetConfig, build, load_network
+from stages.extraction.config import ExtractionConfig, extractor_of
+from stages.extraction.decode_queue import Video
+from stages.extraction.extract_shards import shard_extractor
+from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask
+from stages.extraction.timings import explain
+from stages.extraction.worker_allocation import Staff, staff
 from stages.percepts.shards import directory
-from stages.percepts.staffing import Staff, staff
 from stages.video.decode import DecodeConfig, VideoDecoder
 
 Frames = npt.NDArray[np.uint8]
@@ -241,7 +241,7 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
 
 
 def on_ray() -> Workers:
-    from cluster.ray_workers import OnRay
+    from cluster.workers import OnRay
 
     return OnRay()
 

@@ -32,28 +32,28 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from cluster.session import session
-from pipeline.action_tables import SINGLE_FRAME, ArmConfigs, Measured, add_arms
-from pipeline.display import Display
-from pipeline.execute import Execution
-from pipeline.explain import look_up
-from pipeline.files import read_json
-from pipeline.plan import Node, Plan
-from pipeline.six_models import MODELS
-from pipeline.stage import Resources
-from pipeline.store import Store
-from pipeline.tracking import Tracker
+from pipeline.core.files import read_json
+from pipeline.core.stage import Resources
+from pipeline.engine.display import Display
+from pipeline.engine.execute import Execution
+from pipeline.engine.plan import Node, Plan
+from pipeline.engine.status import look_up
+from pipeline.engine.store import Store
+from pipeline.engine.tracking import Tracker
+from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
+from pipeline.recipes.model_variants import MODELS
+from stages.assign_splits import SplitConfig, split
 from stages.datasets.labelled import ALL_CLIPS
-from stages.datasets.sides import sides_of
+from stages.datasets.split_subsets import sides_of
 from stages.datasets.splits import Splits
 from stages.finetune import FinetuneConfig
-from stages.models.arm import SelectionConfig
-from stages.models.training import OptimizerConfig
+from stages.finetuning.arm import SelectionConfig
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.ledger import VideoRecord
 from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
-from stages.split import SplitConfig, split
+from stages.pretraining.optimisation import OptimizerConfig
 from stages.standardize import StandardizeConfig, standardize
+from stages.video.ledger import VideoRecord
 from tests.stages.made_actions import MadeActionsConfig, World, made_index, made_percepts
 
 ROOT = Path(__file__).parents[2]

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from stages.models.composite import Composite, CompositeConfig
-from stages.models.loop import Objective
-from stages.models.training import OptimizerConfig, build_optimizer, clip_gradients
 from stages.percepts import Windows, open_store
 from stages.percepts.standardisation import Standardisation
+from stages.pretraining.loop import Objective
+from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, clip_gradients
 from tests.bench.windows import write_store
 
 NUM_IN, NUM_OUT = 16, 13

@@ -30,22 +30,23 @@ from unittest import mock
 
 import numpy as np
 
-from pipeline import compact, verify
-from pipeline.files import HashingFile, join, open_atomic
-from pipeline.plan import Node, Plan
-from pipeline.stage import Context, config_dict
-from pipeline.store import Manifest, Store
+from pipeline.commands import compact, verify
+from pipeline.core.files import HashingFile, join, open_atomic
+from pipeline.core.stage import Context, config_dict
+from pipeline.engine.plan import Node, Plan
+from pipeline.engine.store import Manifest, Store
 from stages import extract as extraction_stage
 from stages import ingest as ingest_stage
 from stages.extract import ExtractConfig, extract
+from stages.extraction import extract_shards
+from stages.extraction.shard_extractor import ShardDone, ShardTask
+from stages.extraction.timings import Effort
 from stages.ingest import IngestConfig, ingest
-from stages.percepts import Windows, filling, open_store
-from stages.percepts.bottleneck import Effort
-from stages.percepts.extraction import ShardDone, ShardTask
-from stages.percepts.ledger import VideoRecord
+from stages.percepts import Windows, open_store
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import Outcome, Shard, write_sidecar
 from stages.percepts.writer import ShardWriter
+from stages.video.ledger import VideoRecord
 from stages.video.sources import VideoSource
 
 CLIP_FRAMES, DIM = 300, 4
@@ -165,7 +166,7 @@ def stubs(extractor: Extractor, phases: Phases, turn: str) -> Iterator[None]:
     timed = {"make_plan": "plan", "fill": "shards and sidecars", "settle": "settle", "write_records": "write ledger"}
     with (
         mock.patch.object(ingest_stage, "probe_source", stub_probe),
-        mock.patch.object(filling, "shard_extractor", lambda *args: StubExtractor(extractor, args[2])),
+        mock.patch.object(extract_shards, "shard_extractor", lambda *args: StubExtractor(extractor, args[2])),
         mock.patch.multiple(
             extraction_stage,
             extractor_of=lambda config: extractor,

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stages.models.composite import Composite, CompositeConfig
-from stages.models.loop import Objective
+from stages.pretraining.loop import Objective
 
 WARM_UP = 2
 

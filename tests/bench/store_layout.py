@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.percepts.mapping import MappedPercepts, map_file, map_plain
+from stages.percepts.memory_map import MappedPercepts, map_file, map_plain
 from stages.percepts.schema import ROW_GROUP_ROWS, Extractor
 
 Column = Literal["fixed_size_binary", "fixed_size_list<half>", "list<float>"]

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files import join
+from pipeline.core.files import join
 
 MAIN_MODEL = "composite, conditional future"
 OTHER_MODELS = ("composite", "conditional future", "future", "conditional autoencoder", "autoencoder")

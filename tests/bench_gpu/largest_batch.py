@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 
 from stages.models.composite import Composite, CompositeConfig
-from stages.models.precision import autocast
-from stages.models.training import OptimizerConfig, build_optimizer
+from stages.pretraining.optimisation import OptimizerConfig, build_optimizer
+from stages.pretraining.precision import autocast
 from tests.bench.lstm_step import largest_batch
 
 TOY_LIMIT = 23

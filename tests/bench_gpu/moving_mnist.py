@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
+from pipeline.engine.store import Manifest, Store
+from pipeline.recipes.model_variants import MODELS
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
-from pipeline.six_models import MODELS
-from pipeline.store import Manifest, Store
 from stages.datasets.mnist import load_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.composite import Composite
-from stages.models.feed import Feed
-from stages.models.loop import Objective
-from stages.models.precision import autocast
 from stages.models.pretrained import Pretrained
-from stages.models.training import OptimizerConfig, build_optimizer, clip_gradients
 from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig
+from stages.pretraining.loop import Objective
+from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, clip_gradients
+from stages.pretraining.precision import autocast
+from stages.pretraining.prefetcher import Feed
 from stages.score_pixels import model_names
 
 ROOT = Path(__file__).resolve().parents[2]

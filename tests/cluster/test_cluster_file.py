@@ -8,7 +8,7 @@ import shlex
 import pytest
 import yaml
 
-from pipeline.recipes import RECIPES
+from pipeline.recipes.recipes import RECIPES
 from pipeline.run import parse
 from tests.conftest import ROOT
 

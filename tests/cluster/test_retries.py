@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from cluster import ray_train
-from cluster.events import Log
+from cluster import training_group
 from cluster.failures import loss_in_words
-from cluster.membership import Regroup
-from cluster.ray_train import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
-from pipeline.errors import GroupReplaced, TrainingDiverged, WorkerDied
+from cluster.fencing import Regroup
+from cluster.training_group import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
+from pipeline.core.errors import GroupReplaced, TrainingDiverged, WorkerDied
+from pipeline.core.events import Log
 
 
 class Fates:
@@ -70,7 +70,7 @@ def run(monkeypatch: pytest.MonkeyPatch, directory: Path, *fates: Callable[[Grou
         emit=said.append,
     )
     told = Fates(*fates)
-    monkeypatch.setattr(ray_train, "_fit", told)
+    monkeypatch.setattr(training_group, "_fit", told)
     try:
         train_group(group)
     finally:

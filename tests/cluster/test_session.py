@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.events import Log
 from cluster.session import Session, session
-from pipeline.errors import UsageError
+from pipeline.core.errors import UsageError
+from pipeline.core.events import Log
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.ray

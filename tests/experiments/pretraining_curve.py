@@ -19,13 +19,13 @@ from typing import Any
 import matplotlib
 import torch
 
-from pipeline.files import exists, join, read_json, write_json
-from pipeline.plan import Node, Plan
-from pipeline.recipes import DemoOptions, demo
-from pipeline.stage import Artifact, Context
+from pipeline.core.files import exists, join, read_json, write_json
+from pipeline.core.stage import Artifact, Context
+from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.recipes import DemoOptions, demo
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.shards import LEDGER_FILE, write_uses
+from stages.video.ledger import VideoRecord, write_records
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

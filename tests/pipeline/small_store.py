@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import join, list_files, read_bytes
-from pipeline.plan import Node, Plan
-from pipeline.stage import Context, config_dict
-from pipeline.store import Manifest, Store
+from pipeline.core.files import join, list_files, read_bytes
+from pipeline.core.stage import Context, config_dict
+from pipeline.engine.plan import Node, Plan
+from pipeline.engine.store import Manifest, Store
+from stages.convnets.convnet import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
-from stages.percepts.convnets import ConvnetConfig
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.decode import DecodeConfig
 from tests.stages.test_extract import encode
@@ -73,7 +73,7 @@ def run_recipe(root: str, videos: Sequence[str], config: ExtractConfig = CONFIG)
 
 
 def run_plan(root: str, plan: Plan) -> dict[str, Manifest]:
-    """Makes what is missing of a plan, as `pipeline.execute` does it; stage name -> manifest."""
+    """Makes what is missing of a plan, as `pipeline.engine.execute` does it; stage name -> manifest."""
     store = Store.open(root, create=True)
     nodes = plan.nodes
     return {node.name: store.find(node.stage.name, node.key) or _make(store, node) for node in nodes}

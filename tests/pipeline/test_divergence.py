@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.engine.store import Store
 from stages.models.composite import Composite, CompositeConfig
-from stages.models.training import OptimizerConfig, build_optimizer, restore_training_state
-from tests.pipeline.test_run import run
+from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, restore_training_state
+from tests.pipeline.commands.test_run import run
 
 NUM_UNITS = 8
 

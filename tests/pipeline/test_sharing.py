@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.plan import Plan
-from pipeline.store import Store
+from pipeline.engine.plan import Plan
+from pipeline.engine.store import Store
 from stages.extract import extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store import Manifest, Store
+from pipeline.engine.store import Manifest, Store
 from stages.models.weights import read_tensors
-from stages.percepts.ledger import read_records
+from stages.video.ledger import read_records
 from tests import two_hosts
 from tests.conftest import ROOT
 from tests.stages.made_clips import make_clips

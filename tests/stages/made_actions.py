@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
-from pipeline.files import join, open_atomic, sha256_file, size_bytes
-from pipeline.stage import Context, stage
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, open_atomic, sha256_file, size_bytes
+from pipeline.core.stage import Context, stage
 from stages.datasets.ucf101 import read_clips
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
 from stages.percepts.writer import ShardWriter
 from stages.video.artifacts import INDEX_NAME, Index
+from stages.video.ledger import VideoRecord, write_records
 
 CLIPS_PER_SHARD = 2048
 

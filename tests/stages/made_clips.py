@@ -9,11 +9,11 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.stage import Context
+from pipeline.core.stage import Context
+from stages.convnets.convnet import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.convnets import ConvnetConfig
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import open_atomic, sha256_file, size_bytes
+from pipeline.core.files import open_atomic, sha256_file, size_bytes
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
-from stages.percepts.ledger import VideoRecord, write_records
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
 from stages.percepts.writer import ShardWriter
+from stages.video.ledger import VideoRecord, write_records
 
 DIM = 8
 EXTRACTOR = Extractor(settings={"made": "circles for a test"}, dim=DIM)

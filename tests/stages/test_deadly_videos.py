@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from cluster.events import Event, Log
 from cluster.session import Session
-from pipeline.stage import Context, Resources
-from stages.cut import CutConfig, _cut_all
+from pipeline.core.events import Event, Log
+from pipeline.core.stage import Context, Resources
+from stages.convnets.convnet import ConvnetConfig
+from stages.cut_patches import CutConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
-from stages.percepts.convnets import ConvnetConfig
-from stages.percepts.ledger import VideoRecord
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.ledger import VideoRecord
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.sabotage import install_below
 
@@ -40,7 +40,7 @@ def sabotaged(factory: Callable[[], Any]) -> Any:
 
 def on_ray() -> Any:
     """Workers in which FFmpeg misbehaves. In the stage's own process, where Ray may be used."""
-    from cluster.ray_workers import OnRay
+    from cluster.workers import OnRay
 
     @dataclass(frozen=True)
     class Sabotaged(OnRay):

@@ -13,12 +13,13 @@ import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import list_files, read_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import list_files, read_json
+from pipeline.core.stage import Context
 from stages.evaluate import EvaluateConfig, evaluate
+from stages.evaluation.artifacts import Scores
 from stages.finetune import FinetuneConfig, finetune
-from stages.models.artifacts import Classifiers, Scores
+from stages.finetuning.artifacts import Classifiers
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning, turning_clips

@@ -14,17 +14,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.workers import InProcess, Node
-from pipeline.errors import ConfigError, SourceError, WorkerDied
-from pipeline.files import join, list_files, read_bytes, remove
-from pipeline.stage import Context, Estimate, Resources
+from pipeline.core.errors import ConfigError, SourceError, WorkerDied
+from pipeline.core.files import join, list_files, read_bytes, remove
+from pipeline.core.stage import Context, Estimate, Resources
+from pipeline.core.workers import InProcess, Node
+from stages.convnets import convnet as convnets
+from stages.convnets.convnet import ConvnetConfig
 from stages.extract import ExtractConfig, estimate_extraction, extract
+from stages.extraction import decode_queue, shard_extractor
+from stages.extraction.shard_plan import PLAN_FILE, cut_into_shards
 from stages.ingest import IngestConfig, ingest
-from stages.percepts import convnets, decode_ahead, extraction, open_store
+from stages.percepts import open_store
 from stages.percepts.artifacts import Percepts
-from stages.percepts.convnets import ConvnetConfig
 from stages.percepts.node_cache import NodeCache
-from stages.percepts.plan import PLAN_FILE, cut_into_shards
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig, VideoDecoder
@@ -83,7 +85,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(Path(path).name)
             super().__init__(path, *args, **kwargs)
 
-    monkeypatch.setattr(decode_ahead, "VideoDecoder", Counted)
+    monkeypatch.setattr(decode_queue, "VideoDecoder", Counted)
     return names
 
 
@@ -180,14 +182,14 @@ def test_killed_and_begun_again_ends_with_the_same_bytes(
     assert 0 < len(finished) < 9
     decoded.clear()
     # Now in the middle of a file: after its first row group, before its sidecar.
-    original = extraction.ShardWriter.write
+    original = shard_extractor.ShardWriter.write
 
     def dies(self: Any, *args: Any) -> None:
         original(self, *args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.ShardWriter, "write", dies)
+        patch.setattr(shard_extractor.ShardWriter, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             extract(CONFIG, context_of(tmp_path / "killed", "a"), index=index)
     decoded.clear()
@@ -257,7 +259,7 @@ def test_bytes_do_not_depend_on_decoders_or_on_the_order_of_their_frames(
     assert context.facts["num_decoders"] == 5
     assert all_bytes(str(tmp_path / "many")) == expected
     with monkeypatch.context() as patch:
-        patch.setattr("stages.percepts.row_order.MAX_HELD_BYTES", 1)
+        patch.setattr("stages.extraction.ordered_rows.MAX_HELD_BYTES", 1)
         extract(config, elsewhere(context_of(tmp_path / "few", "a"), 5), index=index)
     assert all_bytes(str(tmp_path / "few")) == expected
 
@@ -290,7 +292,7 @@ def test_a_video_rejected_after_frames_came_out(clips: Path, tmp_path: Path, mon
                 return super().report
             return replace(super().report, frames_decoded=0, frames_missing=18, verdict="rejected", reason="too slow")
 
-    monkeypatch.setattr(decode_ahead, "VideoDecoder", GivesUp)
+    monkeypatch.setattr(decode_queue, "VideoDecoder", GivesUp)
     percepts = extract(CONFIG, context_of(tmp_path, "a"), index=index_of(tmp_path, [clips]))
     record = next(record for record in percepts.records() if record.uri.endswith("4.mp4"))
     assert (record.verdict, record.reason, record.frames_missing) == ("rejected", "too slow", 18)

@@ -11,15 +11,16 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.errors import ConfigError, SourceError, TrainingDiverged
-from pipeline.files import read_bytes, write_bytes
-from pipeline.stage import Context, config_dict
+from pipeline.core.errors import ConfigError, SourceError, TrainingDiverged
+from pipeline.core.files import read_bytes, write_bytes
+from pipeline.core.stage import Context, config_dict
 from stages.finetune import FinetuneConfig, finetune
-from stages.models.artifacts import Classifiers, Encoder
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifier
 from stages.models.composite import Composite, CompositeConfig
 from stages.models.pretrained import Pretrained
-from stages.models.trained import TrainedClassifiers
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips

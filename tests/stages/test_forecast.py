@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.stage import Context
 from stages.forecast import ForecastConfig, forecast
 from stages.models.artifacts import Encoder
-from stages.models.training import OptimizerConfig
 from stages.percepts.artifacts import Moments, Statistics, write_moments
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.optimisation import OptimizerConfig
 from tests.stages.made_percepts import DIM, circle, make_percepts
 
 Inputs = dict[str, Any]

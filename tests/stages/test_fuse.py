@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.files import read_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import read_json
+from pipeline.core.stage import Context
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.splits import Splits
 from stages.evaluate import EvaluateConfig, evaluate
+from stages.evaluation.artifacts import Scores
+from stages.evaluation.predictions import read_probabilities
 from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import SelectionConfig
+from stages.finetuning.artifacts import Classifiers
 from stages.fuse import FuseConfig, fuse
-from stages.models.arm import SelectionConfig
-from stages.models.artifacts import Classifiers, Scores
-from stages.models.predictions import read_probabilities
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips
 from tests.stages.test_splits_protocol import PER_CLASS, ThreeSplits
 

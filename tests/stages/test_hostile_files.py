@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stage import Context
+from pipeline.core.stage import Context
+from stages.convnets.convnet import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
-from stages.percepts.convnets import ConvnetConfig
 from stages.video.decode import DecodeConfig
 from tests.stages.video.clips import encode, moving_square
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cluster.workers import InProcess
-from pipeline.errors import ConfigError, SourceError
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.stage import Context
+from pipeline.core.workers import InProcess
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest, source_snapshot
 from stages.video.artifacts import Corpus

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import read_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import read_json
+from pipeline.core.stage import Context
+from stages.evaluation.similarity import similarities
 from stages.near_duplicates import NearDuplicatesConfig, near_duplicates
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.similarity import similarities
 from tests.stages.labelled_store import Clip, make_store
 
 DIM, NUM_FRAMES = 24, 32

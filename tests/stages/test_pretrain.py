@@ -16,25 +16,25 @@ import pytest
 import s3fs
 import torch
 
-from cluster.events import Event, Log, Metrics, Progress
 from cluster.session import Session
-from cluster.workers import InProcess
-from pipeline.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
-from pipeline.stage import Context, Resources
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
+from pipeline.core.events import Event, Log, Metrics, Progress
+from pipeline.core.stage import Context, Resources
+from pipeline.core.workers import InProcess
 from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, write_digits, write_patches_manifest
+from stages.datasets.dataset_factories import OpenDigits, OpenPercepts
 from stages.datasets.mnist import PARTS, DigitSet
-from stages.datasets.opening import OpenDigits, OpenPercepts
 from stages.datasets.patches import ChannelMoments
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
-from stages.models.serving import _load_pyfunc, example
-from stages.models.training import OptimizerConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.optimisation import OptimizerConfig
+from stages.serving.encoder import _load_pyfunc, example
 from tests.stages.made_percepts import DIM, make_percepts
 
 Inputs = dict[str, Any]
@@ -367,8 +367,8 @@ def test_half_precision_learns_and_resumes_to_the_bit(
 
 
 def pretrain_on_ray(config: PretrainConfig, root: str, inputs: Inputs, num_workers: int) -> list[str]:
-    """What `pipeline.execute.make` does, without a store; returns what was said."""
-    from cluster.ray_workers import OnRay
+    """What `pipeline.engine.execute.make` does, without a store; returns what was said."""
+    from cluster.workers import OnRay
 
     said: list[Event] = []
     workers = OnRay(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")

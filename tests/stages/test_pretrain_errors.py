@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pipeline.command import run_command
-from pipeline.errors import ConfigError, CorruptArtifact, OutOfMemory, PerceptsError, TrainingDiverged
-from pipeline.stage import Context
+from pipeline.commands.command_line import run_command
+from pipeline.core.errors import ConfigError, CorruptArtifact, OutOfMemory, PerceptsError, TrainingDiverged
+from pipeline.core.stage import Context
 from stages.datasets.sequences import PerceptSource
-from stages.models.training import OptimizerConfig
 from stages.percepts.artifacts import Percepts
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.optimisation import OptimizerConfig
 from tests.stages.made_percepts import SHARD, make_percepts
 
 CONFIG = PretrainConfig(

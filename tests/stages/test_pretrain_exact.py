@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cluster.events import Event, Log
 from cluster.session import Session
-from cluster.workers import InProcess
-from pipeline.stage import Context, Resources
-from stages.datasets.opening import OpenPercepts
+from pipeline.core.events import Event, Log
+from pipeline.core.stage import Context, Resources
+from pipeline.core.workers import InProcess
+from stages.datasets.dataset_factories import OpenPercepts
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
-from stages.models.loop import pretraining_loop
-from stages.models.outcome import EarlyStopConfig, WeightsConfig
-from stages.models.training import OptimizerConfig
-from stages.models.training_plan import TrainingPlan
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.kept_weights import EarlyStopConfig, WeightsConfig
+from stages.pretraining.loop import pretraining_loop
+from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.training_plan import TrainingPlan
 from tests.stages.made_percepts import DIM, make_percepts
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -148,7 +148,7 @@ def plan_of(root: Path, inputs: dict[str, Any], **changes: Any) -> TrainingPlan:
 
 
 def train_on_ray(root: Path, inputs: dict[str, Any], num_workers: int, stop_at: int | None) -> list[str]:
-    from cluster.ray_workers import OnRay
+    from cluster.workers import OnRay
 
     said: list[Event] = []
     workers = OnRay(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UsageError
-from pipeline.recipes import RECIPES, DemoOptions
+from pipeline.core.errors import UsageError
+from pipeline.core.stage import Context
+from pipeline.recipes.recipes import RECIPES, DemoOptions
 from pipeline.run import parse
-from pipeline.stage import Context
 from stages.forecast import ForecastConfig, forecast
 from stages.models.pretrained import Pretrained
 from stages.percepts.transforms import Squashing

@@ -10,15 +10,15 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from pipeline.errors import ConfigError, CorruptArtifact
-from pipeline.files import read_json, sha256_bytes
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, CorruptArtifact
+from pipeline.core.files import read_json, sha256_bytes
+from pipeline.core.stage import Context
 from stages.datasets import moving_mnist
 from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, write_digits, write_patches_manifest
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import MomentSums
-from stages.models import pixel_scoring
+from stages.evaluation import pixel_scoring
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite, CompositeConfig
 from stages.models.names import model_names

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cluster.workers import InProcess
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import read_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import read_json
+from pipeline.core.stage import Context
+from pipeline.core.workers import InProcess
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.splits import Coverage, Splits
 from stages.evaluate import EvaluateConfig, evaluate
+from stages.evaluation.predictions import read_probabilities
+from stages.evaluation.scores import Answers, scores_of
 from stages.finetune import FinetuneConfig, finetune
-from stages.models.arm import Candidate, SelectionConfig
-from stages.models.artifacts import Classifiers
-from stages.models.predictions import read_probabilities
-from stages.models.scoring import Answers, scores_of
-from stages.models.trials import TrialResult
+from stages.finetuning.arm import Candidate, SelectionConfig
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.hyperparameter_search import TrialResult
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.ledger import VideoRecord
+from stages.video.ledger import VideoRecord
 from tests.stages.labelled_store import MOTIONS, make_store, turning_clips
 
 PER_CLASS = 12

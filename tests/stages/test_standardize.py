@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.files import write_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import write_json
+from pipeline.core.stage import Context
 from stages.datasets.splits import SPLITS_FILE, Splits
 from stages.percepts.artifacts import Percepts
-from stages.percepts.ledger import write_records
 from stages.percepts.shards import LEDGER_FILE
 from stages.percepts.standardisation import Standardisation
 from stages.standardize import StandardizeConfig, standardize
+from stages.video.ledger import write_records
 from tests.stages.made_percepts import circle, make_percepts
 
 PARTS = {

@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from cluster.workers import InProcess
-from pipeline.errors import ConfigError
-from pipeline.files import list_files, read_bytes
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import list_files, read_bytes
+from pipeline.core.stage import Context
+from pipeline.core.workers import InProcess
 from stages.synthesize import (
     MOTIONS,
     PARTS,

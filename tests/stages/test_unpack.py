@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.stage import Context
 from stages.ingest import IngestConfig, ingest
 from stages.unpack import UnpackConfig, unpack
 from stages.video.artifacts import Corpus

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import ConfigError, SourceError
-from pipeline.files import list_files, read_bytes, read_json
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import list_files, read_bytes, read_json
+from pipeline.core.stage import Context
 from stages.datasets.artifacts import Digits, write_digits
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.figures.gallery import Gallery

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.action_tables import COMPARED
+from pipeline.recipes.arms import COMPARED
 from pipeline.reporting.action_tables import ALL, PRETRAINED, SCRATCH, SINGLE_FRAME
-from stages.models.scoring import Answers, scores_of
+from stages.evaluation.scores import Answers, scores_of
 from tests.pipeline.reporting.fake_run import FakeRun
 
 NUM_CLIPS = 2000

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from pipeline.reporting.view import NodeView, RunView
-from stages.percepts.ledger import VideoRecord, write_records
+from stages.video.ledger import VideoRecord, write_records
 
 SINGLE, SCRATCH, PRETRAINED = "single frame", "LSTM from scratch", "LSTM pretrained"
 CLASSES = ("right", "left", "down", "up", "clockwise", "anticlockwise", "grow", "shrink")

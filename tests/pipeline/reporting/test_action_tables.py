@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.report import print_report, write_report
 from pipeline.reporting.action_tables import SCRATCH, SINGLE_FRAME, action_tables, paper_at_one_label
 from pipeline.reporting.findings import findings
 from pipeline.reporting.paper_findings import LITTLE, paper_findings, verdict_of
+from pipeline.reporting.report import print_report, write_report
 from pipeline.reporting.results import Pair, Results, Scores
 from pipeline.reporting.results_reader import read_results
-from stages.models.scoring import Unjudged, scores_of
+from stages.evaluation.scores import Unjudged, scores_of
 from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
 from tests.pipeline.reporting.fake_run import FakeRun, demo
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import CorruptArtifact
+from pipeline.core.errors import CorruptArtifact
 from stages.datasets.arrays import map_array, write_array
 
 

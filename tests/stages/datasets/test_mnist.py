@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from pipeline.errors import CorruptArtifact, SourceError
+from pipeline.core.errors import CorruptArtifact, SourceError
 from stages.datasets.mnist import PARTS, DigitSet, Part, load_digits, load_idx, read_idx
 
 

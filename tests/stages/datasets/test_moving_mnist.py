@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.files import sha256_bytes
+from pipeline.core.files import sha256_bytes
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import load_digits
 

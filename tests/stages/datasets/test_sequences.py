@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.datasets import moving_mnist
 from stages.datasets.patches import ChannelMoments
 from stages.datasets.sequences import (
@@ -21,10 +21,10 @@ from stages.datasets.sequences import (
     hold_out,
     share,
 )
-from stages.percepts.ledger import VideoRecord
 from stages.percepts.reader import open_store
 from stages.percepts.standardisation import Standardisation
 from stages.percepts.windows import Windows
+from stages.video.ledger import VideoRecord
 from tests.stages.percepts.made_store import video_name, write_shard
 
 NUM_FRAMES = 6

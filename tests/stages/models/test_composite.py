@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.models.composite import Composite, CompositeConfig
 from stages.models.lstm import LayerState
 from tests.stages.models.authority import check_gradients, layer_weights, paper_layer, randomize, sigmoid

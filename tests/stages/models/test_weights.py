@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import CorruptArtifact, SourceError, StoreError
+from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from stages.models import load_encoder
 from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import write_bytes
+from pipeline.core.files import write_bytes
 from stages.percepts.schema import Extractor
 from stages.percepts.writer import Compression, ShardWriter
 

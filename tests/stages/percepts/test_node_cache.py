@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, CorruptArtifact, StoreError
-from pipeline.files import sha256_bytes, write_bytes
+from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
+from pipeline.core.files import sha256_bytes, write_bytes
 from stages.percepts import open_store
 from stages.percepts.node_cache import NodeCache, RemoteFile
 from tests.stages.percepts.made_store import values, video_name, write_shard

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import CorruptArtifact, SourceError, StoreError
-from pipeline.files import open_atomic
+from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
+from pipeline.core.files import open_atomic
 from stages.percepts import Windows, open_store
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.schema import ROW_GROUP_ROWS, Extractor, read_extractor

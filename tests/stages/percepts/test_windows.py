@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.percepts import WindowOrder, Windows, open_store
 from stages.percepts.windows import window_starts
 from tests.stages.percepts.made_store import values, video_name, write_shard

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError, SourceError
 from stages.video.archives import ArchiveLimits, is_archive, members
 from tests.stages.video.made_archives import make_rar, make_tar, make_zip
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from stages.video.chunks import FrameChunk
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, DecodeReport, VideoDecoder

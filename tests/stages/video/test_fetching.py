@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError, SourceError
 from stages.video.fetching import FetchPolicy, fetched
 
 DATA = bytes(range(256)) * 8192  # 2 MiB

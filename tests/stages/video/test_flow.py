@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipeline.errors import ConfigError
-from pipeline.files import sha256_file
-from pipeline.stage import Context
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import sha256_file
+from pipeline.core.stage import Context
+from stages.convnets import vgg16
+from stages.convnets.convnet import ConvnetConfig, percept_dim
 from stages.extract import ExtractConfig, extract
+from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.ingest import IngestConfig, ingest
-from stages.percepts import vgg16
-from stages.percepts.convnets import ConvnetConfig, percept_dim
-from stages.percepts.extractor import ExtractionConfig, extractor_of
 from stages.video.chunks import FrameChunk
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.flow import FlowStacks, to_bytes

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import CorruptArtifact, StoreError
-from stages.percepts.ledger import SCHEMA, VideoRecord, read_records, write_records
+from pipeline.core.errors import CorruptArtifact, StoreError
+from stages.video.ledger import SCHEMA, VideoRecord, read_records, write_records
 
 RECORD = VideoRecord(
     uri="/films/a b.mp4",

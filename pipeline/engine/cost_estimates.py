@@ -1,0 +1,263 @@
+"""What an extraction takes and costs: frames, GPU-hours, core-hours, bytes and a price, from rates that are named.
+
+    python pipeline/run.py youtube --videos clips/ --plan --plan-hours 300 \\
+        --gpu-frames-per-s 2000 --price-per-gpu-hour 2.5
+
+A rate comes from, in this order: a flag; `--calibrate`, which measures the decoder and the convnet here on a few of the
+videos given; the last extraction with the same convnet that this store remembers; two cores of the machine of
+tests/RESULTS.md. The bill says which.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, extraction_seconds
+from pipeline.core.stage import Estimate, Resources
+from pipeline.engine.status import Step, human_bytes
+from pipeline.engine.store import Manifest, Store
+from stages.convnets import convnet as convnets
+from stages.extraction.config import ExtractionConfig
+from stages.video.decode import VideoDecoder
+from stages.video.sources import iter_videos, local_video
+
+REFERENCE_CORES = 2
+"""Of the machine whose rates `pipeline.core.rates` holds."""
+CALIBRATION_S = 5.0
+"""That each of the decoder and the convnet is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions:
+    """For `--plan`: how much video to plan for, rates and prices. None of these changes what is made."""
+
+    plan_hours: float | None = None
+    """With --plan: estimate for so many hours of such video, instead of for the videos given."""
+    plan_fps: float = 30.0
+    """Frames/s of those hours."""
+    gpu_frames_per_s: float | None = None
+    """Frames/s of the convnet on one GPU; given, the plan puts the convnet on GPUs."""
+    core_frames_per_s: float | None = None
+    """Frames/s of the convnet on one core, where it runs on cores."""
+    decode_frames_per_s: float | None = None
+    """Frames/s that one core decodes, scales and crops."""
+    calibrate: bool = False
+    """With --plan: measure decoder and convnet here, for some seconds, on the first videos given."""
+    price_per_gpu_hour: float | None = None
+    """In any currency."""
+    price_per_core_hour: float | None = None
+    """In the same."""
+    price_per_tb_month: float | None = None
+    """Of storage, in the same."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_price = field.name.startswith("price")
+            if isinstance(value, float | int) and (value < 0 if is_price else value <= 0) and value is not False:
+                raise ConfigError(f"--{field.name.replace('_', '-')} is {value}; give a number above 0")
+
+    @property
+    def assumed(self) -> Estimate | None:
+        """The index of `plan_hours`, in place of that of the videos given."""
+        if self.plan_hours is None:
+            return None
+        num_frames = round(self.plan_hours * 3600 * self.plan_fps)
+        return Estimate(num_frames=num_frames, num_bytes=num_frames // 3, seconds=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Frames/s of one device, and who says so."""
+
+    frames_per_s: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What the extraction of some frames takes."""
+
+    num_frames: int
+    decoder: Rate
+    """Of one core."""
+    convnet: Rate
+    """Of one GPU, or of one core."""
+    on_gpus: bool
+    gpu_hours: float
+    core_hours: float
+    percept_bytes: int
+    video_bytes: int
+    price: float | None
+    """None where a price that is needed was not given."""
+
+    @property
+    def cores_per_gpu(self) -> float:
+        """Cores that must decode for one GPU, so that neither waits."""
+        return self.convnet.frames_per_s / self.decoder.frames_per_s
+
+    def seconds(self, resources: Resources) -> float:
+        """How long it takes on these workers, decoding and convnet at the same time where they have GPUs."""
+        core_hours = self.core_hours / max(resources.num_workers * resources.cpus_per_worker, 1.0)
+        gpu_hours = self.gpu_hours / max(resources.num_workers * resources.gpus_per_worker, 1.0)
+        return 3600 * max(core_hours, gpu_hours)
+
+
+def bill(config: ExtractionConfig, estimate: Estimate, options: CostOptions, rates: tuple[Rate, Rate | None]) -> Bill:
+    """The bill of an extraction.
+
+    Raises:
+        ConfigError: nobody knows how fast this convnet is.
+    """
+    decoder, convnet = rates
+    on_gpus = options.gpu_frames_per_s is not None
+    if convnet is None:
+        raise ConfigError(
+            f"nobody has measured {config.convnet.name}: give --gpu-frames-per-s, --core-frames-per-s or --calibrate"
+        )
+    assert estimate.num_frames is not None
+    decode_hours, convnet_hours = (estimate.num_frames / rate.frames_per_s / 3600 for rate in (decoder, convnet))
+    gpu_hours = convnet_hours if on_gpus else 0.0
+    core_hours = decode_hours + (0.0 if on_gpus else convnet_hours)
+    percept_bytes = estimate.num_bytes or 0
+    parts = (
+        (gpu_hours, options.price_per_gpu_hour),
+        (core_hours, options.price_per_core_hour),
+        (percept_bytes / 1e12, options.price_per_tb_month),
+    )
+    given = [amount * price for amount, price in parts if price is not None]
+    is_priced = bool(given) and not (on_gpus and options.price_per_gpu_hour is None)
+    return Bill(
+        num_frames=estimate.num_frames,
+        decoder=decoder,
+        convnet=convnet,
+        on_gpus=on_gpus,
+        gpu_hours=gpu_hours,
+        core_hours=core_hours,
+        percept_bytes=percept_bytes,
+        video_bytes=estimate.num_frames * BYTES_PER_FRAME,
+        price=sum(given) if is_priced else None,
+    )
+
+
+def rates(
+    config: ExtractionConfig, options: CostOptions, store: Store, videos: Sequence[str]
+) -> tuple[Rate, Rate | None]:
+    """Of the decoder and the convnet. The second is None where nobody knows it.
+
+    Raises:
+        SourceError: a calibration was asked for, and no video could be decoded.
+    """
+    decoder = Rate(frames_per_s=DECODED_FRAMES_PER_S / REFERENCE_CORES, source="tests/RESULTS.md")
+    convnet = _reference(config)
+    remembered = _remembered(config, store)
+    if remembered is not None:
+        convnet = remembered
+    if options.calibrate:
+        decoder, convnet = calibrate(config, videos)
+    if options.decode_frames_per_s is not None:
+        decoder = Rate(frames_per_s=options.decode_frames_per_s, source="given")
+    if options.core_frames_per_s is not None:
+        convnet = Rate(frames_per_s=options.core_frames_per_s, source="given")
+    if options.gpu_frames_per_s is not None:
+        convnet = Rate(frames_per_s=options.gpu_frames_per_s, source="given")
+    return decoder, convnet
+
+
+def _reference(config: ExtractionConfig) -> Rate | None:
+    seconds = extraction_seconds(config.convnet.name, config.convnet.input_px, 1)
+    return None if seconds is None else Rate(frames_per_s=1 / seconds / REFERENCE_CORES, source="tests/RESULTS.md")
+
+
+def _remembered(config: ExtractionConfig, store: Store) -> Rate | None:
+    """Of the last extraction on cores, whole: its decoding counts as the convnet's, which makes the bill no smaller."""
+    last: Manifest | None = None
+    for manifest in store.manifests("extract"):
+        net = manifest.config.get("convnet", {})
+        is_same = (net.get("name"), net.get("input_px")) == (config.convnet.name, config.convnet.input_px)
+        is_measured = manifest.facts.get("num_cores") and not manifest.facts.get("num_gpus")
+        if is_same and is_measured and "frames_per_s" in manifest.facts:
+            last = max(last or manifest, manifest, key=lambda one: one.finished_at)
+    if last is None:
+        return None
+    per_core = float(last.facts["frames_per_s"]) / float(last.facts["num_cores"])
+    return Rate(frames_per_s=per_core, source=f"the last extraction of this store, {last.key}")
+
+
+def calibrate(config: ExtractionConfig, videos: Sequence[str]) -> tuple[Rate, Rate]:
+    """Decoder and convnet on one core each, a few seconds of both.
+
+    Raises:
+        SourceError: there is no video that can be decoded.
+    """
+    frames: list[Any] = []
+    began, num_decoded = time.perf_counter(), 0
+    for chunk in _decoded(config, videos):
+        num_decoded += len(chunk)
+        if len(frames) < 4:
+            frames.append(chunk)
+        if time.perf_counter() - began > CALIBRATION_S:
+            break
+    decode_s = time.perf_counter() - began
+    if not frames:
+        raise SourceError("--calibrate decodes some of the videos given, and none of the first could be decoded")
+    convnet = convnets.build(config.convnet, num_threads=1)
+    convnet(frames[0])
+    began, num_seen = time.perf_counter(), 0
+    while time.perf_counter() - began < CALIBRATION_S:
+        for chunk in frames:
+            convnet(chunk)
+            num_seen += len(chunk)
+    seen_s = time.perf_counter() - began
+    here = f"measured here, {num_decoded:,} frames decoded and {num_seen:,} through the convnet"
+    return Rate(frames_per_s=num_decoded / decode_s, source=here), Rate(frames_per_s=num_seen / seen_s, source=here)
+
+
+def _decoded(config: ExtractionConfig, videos: Sequence[str]) -> Iterator[Any]:
+    for source in itertools.islice(iter_videos(videos), 32):
+        with local_video(source.uri) as path:
+            for chunk in VideoDecoder(path, config.decode, limits=config.limits):
+                yield chunk.frames_NHWC
+
+
+def bill_lines(found: Bill, options: CostOptions) -> list[str]:
+    """The bill for people."""
+    hours = f"{options.plan_hours:g} hours at {options.plan_fps:g} frames/s: " if options.plan_hours else ""
+    device = "GPU" if found.on_gpus else "core"
+    lines = [
+        f"{hours}{found.num_frames:,} frames, about {human_bytes(found.video_bytes)} of compressed video",
+        f"convnet {found.convnet.frames_per_s:,.0f} frames/s a {device} ({found.convnet.source}); "
+        f"decoder {found.decoder.frames_per_s:,.0f} frames/s a core ({found.decoder.source})",
+        f"extract: {found.gpu_hours:,.1f} GPU-hours, {found.core_hours:,.1f} core-hours, "
+        f"{human_bytes(found.percept_bytes)} of percepts",
+    ]
+    if found.on_gpus:
+        lines.append(f"one GPU is fed by {found.cores_per_gpu:.1f} cores that decode")
+    if found.price is not None:
+        month = ", the first month of storage included" if options.price_per_tb_month is not None else ""
+        lines.append(f"price: {found.price:,.2f}{month}")
+    return lines
+
+
+def with_bill(
+    steps: list[Step], options: CostOptions, store: Store, videos: Sequence[str]
+) -> tuple[list[Step], list[str]]:
+    """The steps of a plan, the extraction's time as the bill has it, and the bill's lines; none where nothing was asked
+    that it could answer, or nothing is to be extracted.
+
+    Raises:
+        ConfigError, SourceError: see `bill` and `rates`.
+    """
+    step = next((step for step in steps if isinstance(step.node.config, ExtractionConfig)), None)
+    if options == CostOptions() or step is None or step.have or not step.estimate.num_frames:
+        return steps, []
+    config: ExtractionConfig = step.node.config
+    found = bill(config, step.estimate, options, rates(config, options, store, videos))
+    seconds = found.seconds(step.node.resources)
+    timed = replace(step, estimate=replace(step.estimate, seconds=seconds))
+    return [timed if one is step else one for one in steps], bill_lines(found, options)

@@ -1,0 +1,210 @@
+"""Making what is missing of a plan: stages start as soon as their inputs are complete, each as a Ray task."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cluster.session import Done, Session
+from pipeline.core.errors import PerceptsError, StageFailed, UsageError
+from pipeline.core.events import Emit, Event, Metrics
+from pipeline.core.files import join
+from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
+from pipeline.engine.display import Display
+from pipeline.engine.plan import Node
+from pipeline.engine.provenance import commit, libraries
+from pipeline.engine.status import Step, human_bytes
+from pipeline.engine.store import Manifest, Store
+
+if TYPE_CHECKING:  # workers import this module, and need no MLflow
+    from pipeline.engine.tracking import Tracker
+
+POLL_SECONDS = 0.25
+MAX_IN_FLIGHT = max(4, os.cpu_count() or 1)
+"""Stages at a time: each has a process on the driver's node, of some 400 MB, and more of them would only queue for the
+same workers."""
+TRAIN_SCRATCH = "ray-train"
+"""Below the store: Ray Train's own small state of groups in flight."""
+
+OpenSession = Callable[[], AbstractContextManager[Session]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Everything that a worker needs to make one artifact. Pickles."""
+
+    stage: Stage[Any, ..., Any]
+    config: Any
+    inputs: dict[str, Artifact | tuple[Artifact, ...] | None]
+    store_root: str
+    resources: Resources
+    emit: Emit
+    manifest: Manifest
+    """All but what is known only at the end."""
+
+
+def make(order: Order) -> Manifest:
+    """Make one artifact and commit it; runs inside a Ray task. Returns the manifest that it wrote, last of all."""
+    from cluster.workers import OnRay
+
+    store, begun = Store(order.store_root), order.manifest
+    uri = store.directory(begun.stage, begun.key)
+    scratch = join(store.root, TRAIN_SCRATCH, begun.key)
+    context = Context(
+        uri=uri,
+        store_uri=store.root,
+        key=begun.key,
+        name=begun.name,
+        resources=order.resources,
+        workers=OnRay(source=begun.name, emit=order.emit, scratch_uri=scratch),
+        emit=order.emit,
+    )
+    started = time.monotonic()
+    made = order.stage(order.config, context, **order.inputs)
+    assert type(made) is order.stage.produces, f"{begun.stage} returned a {type(made).__name__}"
+    manifest = replace(
+        begun,
+        outputs=store.outputs(begun.stage, begun.key),
+        facts=dict(context.facts),
+        seconds=round(time.monotonic() - started, 3),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    store.commit(manifest)
+    return manifest
+
+
+@dataclass
+class Execution:
+    """One run of a plan."""
+
+    recipe: str
+    steps: list[Step]
+    store: Store
+    tracker: Tracker
+    display: Display
+    max_in_flight: int = MAX_IN_FLIGHT
+    complete: dict[str, Manifest] = field(default_factory=dict)
+    _run_ids: dict[str, str] = field(default_factory=dict)
+    _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
+    _commit: tuple[str | None, bool | None] = field(default_factory=commit)
+
+    def run(self, open_session: OpenSession) -> dict[str, Manifest]:
+        """Node name -> manifest, once every node is complete. Ray is started only when something is missing.
+
+        Raises:
+            StageFailed: a stage raised. What was finished stays finished; the rest is stopped.
+            UsageError: a stage found that what was asked cannot be done, as with weights of another digest.
+        """
+        for step in self.steps:
+            if step.manifest is not None:
+                self.complete[step.node.name] = step.manifest
+                self.tracker.reuse(step.node, step.manifest)
+                self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
+        missing = [step.node for step in self.steps if step.manifest is None]
+        if missing:
+            self.display.status("starting Ray")
+            with open_session() as session:
+                self.display.status("")
+                self._make_all(missing, session)
+        return self.complete
+
+    def _make_all(self, waiting: list[Node], session: Session) -> None:
+        running: dict[str, Node] = {}
+        try:
+            while waiting or running:
+                ready = [n for n in waiting if all(parent.name in self.complete for parent in n.parents)]
+                for node in ready[: self.max_in_flight - len(running)]:
+                    waiting.remove(node)
+                    running[node.name] = node
+                    self._start(node, session)
+                self._track_finished()
+                ended = session.finished(POLL_SECONDS)
+                self._listen(session.events())
+                for done in ended:
+                    self._end(running.pop(done.name), done)
+            self._listen(session.events())  # what a stage says may arrive after its result
+            self._track_finished()
+        except BaseException as error:
+            session.cancel()
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            for name in running:
+                self.tracker.end_stage(self._run_ids[name], status)
+            raise
+
+    def _start(self, node: Node, session: Session) -> None:
+        inputs = [self.complete[parent.name] for parent in node.parents]
+        run_id = self.tracker.start_stage(node, inputs, self._commit[0])
+        self._run_ids[node.name] = run_id
+        self.display.start(node.name)
+        manifest = Manifest(
+            stage=node.stage.name,
+            version=node.stage.version,
+            key=node.key,
+            name=node.name,
+            recipe=self.recipe,
+            config=config_dict(node.config),
+            inputs=node.input_keys(),
+            snapshot=node.snapshot,
+            mlflow_run_id=run_id,
+            commit=self._commit[0],
+            dirty=self._commit[1],
+            libraries=libraries(),
+        )
+        order = Order(
+            stage=node.stage,
+            config=node.config,
+            inputs={edge: self._artifacts(value) for edge, value in node.inputs.items()},
+            store_root=self.store.root,
+            resources=node.resources,
+            emit=session.emit,
+            manifest=manifest,
+        )
+        session.start(node.name, make, order)
+
+    def _artifacts(self, value: Node | tuple[Node, ...] | None) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._artifacts(node) for node in value)
+        if value is None:
+            return None
+        return value.stage.produces(self.store.directory(value.stage.name, value.key), value.key)
+
+    def _listen(self, events: list[Event]) -> None:
+        for event in events:
+            self.display.tell(event)
+            if isinstance(event, Metrics) and event.source in self._run_ids:
+                self.tracker.metrics(self._run_ids[event.source], event.step, event.values)
+
+    def _end(self, node: Node, done: Done) -> None:
+        run_id = self._run_ids[node.name]
+        if done.error is not None:
+            reason = f"{type(done.error).__name__}: {done.error}"
+            self.display.failed(node.name)
+            self.tracker.fail_stage(run_id, reason)
+            where = f"stage {node.name!r} (key {node.key})"
+            if isinstance(done.error, UsageError):
+                raise _named(done.error, where) from done.error
+            detail = str(done.error) if isinstance(done.error, PerceptsError) else reason
+            raise StageFailed(f"{where}: {detail}") from done.error
+        manifest: Manifest = done.value
+        self.complete[node.name] = manifest
+        self._untracked.append((node, manifest))
+        self.display.done(node.name, manifest.num_bytes)
+
+    def _track_finished(self) -> None:
+        """Logging a model takes seconds: the next stages are started before it."""
+        while self._untracked:
+            node, manifest = self._untracked.pop(0)
+            self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
+
+
+def _named(error: UsageError, where: str) -> UsageError:
+    """The same error, saying where."""
+    message, *rest = error.args or ("",)
+    return type(error)(f"{where}: {message}", *rest)

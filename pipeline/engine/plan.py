@@ -1,0 +1,146 @@
+"""A plan: the stages of a recipe, joined by checked edges and named by their keys. Building one runs nothing.
+
+    plan = Plan("demo")
+    corpus = plan.add(synthesize, SynthesizeConfig())
+    index = plan.add(ingest, IngestConfig(), corpus=corpus)
+
+`key = sha256(stage, version, config, snapshot of what lies outside, {input: key})`: equal keys mean equal artifacts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.core.errors import PlanError
+from pipeline.core.stage import Edge, Resources, Stage, config_dict
+
+KEY_DIGITS = 16
+Inputs = Mapping[str, "Node | tuple[Node, ...] | None"]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One stage of a plan, with its config and the nodes it reads."""
+
+    name: str
+    """Unique in the plan; for people."""
+    stage: Stage[Any, ..., Any]
+    config: Any
+    inputs: Inputs
+    resources: Resources
+    key: str
+    snapshot: str | None = None
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """Every node that this one reads, in the order of the edges."""
+        found: list[Node] = []
+        for value in self.inputs.values():
+            found.extend(value if isinstance(value, tuple) else (value,) if value is not None else ())
+        return tuple(found)
+
+    def input_keys(self) -> dict[str, Any]:
+        """Edge name -> key, list of keys, or None where the edge is open."""
+        return {name: _keys_of(value) for name, value in self.inputs.items()}
+
+
+@dataclass(frozen=True)
+class AsItWasMade:
+    """The config of a node that was given by its key."""
+
+
+@dataclass
+class Plan:
+    """The nodes of one recipe, parents before children."""
+
+    recipe: str
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(
+        self,
+        stage: Stage[Any, ..., Any],
+        config: Any,
+        *,
+        name: str | None = None,
+        resources: Resources | None = None,
+        **inputs: Node | Sequence[Node] | None,
+    ) -> Node:
+        """Add a stage. Its inputs are nodes of this plan, named as the stage's keyword parameters.
+
+        Raises:
+            PlanError: an edge is missing, unknown, or joins an artifact to a parameter of another type; the message
+                names both ends and what to do.
+        """
+        name = name or stage.name
+        if any(node.name == name for node in self.nodes):
+            raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
+        if not isinstance(config, stage.config_type):
+            wanted = stage.config_type.__name__
+            raise PlanError(f"{name}: config is a {type(config).__name__}; stage {stage.name!r} takes a {wanted}")
+        checked = {edge: self._check(name, stage, edge, inputs.pop(edge, None)) for edge in stage.edges}
+        if inputs:
+            known = ", ".join(stage.edges) or "none"
+            raise PlanError(f"{name}: stage {stage.name!r} has no input {min(inputs)!r}; its inputs are: {known}")
+        snapshot = stage.snapshot(config) if stage.snapshot else None
+        key = _key(stage, config, snapshot, {edge: _keys_of(value) for edge, value in checked.items()})
+        node = Node(name, stage, config, checked, resources or Resources(), key, snapshot)
+        self.nodes.append(node)
+        return node
+
+    def given(self, stage: Stage[Any, ..., Any], key: str, *, name: str) -> Node:
+        """Add an artifact that the store has already, by its key. How it was made is in its manifest, and not here."""
+        if any(node.name == name for node in self.nodes):
+            raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
+        node = Node(name, stage, AsItWasMade(), {}, Resources(), key)
+        self.nodes.append(node)
+        return node
+
+    def _check(self, name: str, stage: Stage[Any, ..., Any], edge_name: str, given: Any) -> Any:
+        edge = stage.edges[edge_name]
+        end = f"{name}.{edge_name} ({edge})"
+        if given is None:
+            if edge.optional:
+                return None
+            fix = f"pass {edge_name}=<a node that makes {edge.artifact.__name__}>"
+            raise PlanError(f"{end} is not connected; {fix}")
+        if edge.many != isinstance(given, Sequence):
+            raise PlanError(f"{end} takes {'a sequence of nodes' if edge.many else 'one node'}; pass that instead")
+        nodes = tuple(given) if edge.many else (given,)
+        for node in nodes:
+            self._check_end(end, edge, node)
+        return nodes if edge.many else given
+
+    def _check_end(self, end: str, edge: Edge, node: Any) -> None:
+        if not isinstance(node, Node) or not any(node is known for known in self.nodes):
+            raise PlanError(f"{end} was given {node!r}, which is no node of this plan; add it with plan.add first")
+        if not issubclass(node.stage.produces, edge.artifact):
+            made = node.stage.produces.__name__
+            raise PlanError(
+                f"{end} was given {node.name!r}, which makes {made}; connect a node that makes {edge.artifact.__name__}"
+            )
+
+
+def _keys_of(value: Node | tuple[Node, ...] | None) -> Any:
+    if isinstance(value, tuple):
+        return [node.key for node in value]
+    return value.key if value is not None else None
+
+
+def _key(stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_keys: Mapping[str, Any]) -> str:
+    identity: dict[str, Any] = {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": config_dict(config),
+        "inputs": dict(input_keys),
+    }
+    if snapshot is not None:
+        identity["snapshot"] = snapshot
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+    label = re.sub(r"[^a-z0-9.]+", "-", str(getattr(config, "label", stage.name)).lower()).strip("-.")
+    return f"{label}-{digest}"

@@ -1,0 +1,157 @@
+"""What a plan would do and why, before it does anything: *have* or *make*, the reason, and what it would take.
+
+Estimates follow the graph: what is in the store counts as it is; what is not is estimated by its stage from the
+estimates of its inputs, and its seconds are scaled from the last time this store made an artifact of that stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.core.stage import Estimate, config_dict
+from pipeline.engine.plan import Node, Plan
+from pipeline.engine.store import Manifest, Store
+
+INDEX = "ingest"
+"""The stage whose artifact says how many frames there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One node of a plan, looked up in the store."""
+
+    node: Node
+    manifest: Manifest | None
+    reason: str
+    estimate: Estimate
+
+    @property
+    def have(self) -> bool:
+        return self.manifest is not None
+
+
+def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> list[Step]:
+    """Every node in the plan's order, with what the store knows of it. Starts nothing.
+
+    With `assumed_index`, as if indexes held that, and everything that follows from them were still to be made.
+
+    Raises:
+        CorruptArtifact: a manifest in the way cannot be read.
+    """
+    steps: dict[str, Step] = {}
+    histories: dict[str, list[Manifest]] = {}
+    for node in plan.nodes:
+        history = histories.setdefault(node.stage.name, list(store.manifests(node.stage.name)))
+        is_assumed = assumed_index is not None and (node.stage.name == INDEX or bool(node.parents))
+        manifest = None if is_assumed else store.find(node.stage.name, node.key)
+        reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
+        upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
+        estimate = _from_manifest(manifest) if manifest else _estimate(node, upstream, history)
+        if is_assumed:
+            reason = "assumed"
+            if assumed_index is not None and node.stage.name == INDEX:
+                estimate = assumed_index
+        steps[node.name] = Step(node=node, manifest=manifest, reason=reason, estimate=estimate)
+    return list(steps.values())
+
+
+def why_make(node: Node, history: list[Manifest], have: Mapping[str, bool]) -> str:
+    """Why `node` is not in the store: compared with the latest artifact of the same stage and name."""
+    same = [m for m in history if m.name == node.name] or history
+    if not same:
+        return "never made"
+    last = max(same, key=lambda manifest: manifest.finished_at)
+    changes = _differences(last.config, config_dict(node.config))
+    if last.version != node.stage.version:
+        return f"code version changed: {last.version} -> {node.stage.version}"
+    if changes:
+        return "config changed: " + ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
+    if last.snapshot != node.snapshot:
+        return "input changed: the files behind its URI"
+    edges = [edge for edge, keys in node.input_keys().items() if last.inputs.get(edge) != keys]
+    if edges:
+        return "input changed: " + ", ".join(edges)
+    return "its artifact was removed"
+
+
+def plan_table(recipe: str, steps: list[Step]) -> Table:
+    """The plan as a table for the terminal."""
+    table = Table(title=f"{recipe}: {sum(s.have for s in steps)} have, {sum(not s.have for s in steps)} to make")
+    for heading in ("stage", "", "why", "key"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("frames", "bytes", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for step in steps:
+        frames, num_bytes = step.estimate.num_frames, step.estimate.num_bytes
+        table.add_row(
+            step.node.name,
+            "[green]have[/]" if step.have else "[yellow]make[/]",
+            step.reason,
+            step.node.key,
+            "" if frames is None else f"{frames:,}",
+            "" if num_bytes is None else human_bytes(num_bytes),
+            "not known" if step.estimate.seconds is None else human_seconds(step.estimate.seconds),
+        )
+    if any(step.estimate.seconds is None for step in steps):
+        table.caption = "A time that is not known is known once this store has made such an artifact."
+    return table
+
+
+def human_bytes(num_bytes: float) -> str:
+    """1536 -> '1.5 kB' (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """75 -> '1 min 15 s'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [line for name in names for line in _differences(old.get(name), new.get(name), f"{prefix}.{name}")]
+    return [] if old == new else [f"{prefix.lstrip('.')} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def _joined(value: Node | tuple[Node, ...] | None, steps: Mapping[str, Step]) -> Estimate:
+    nodes = value if isinstance(value, tuple) else (value,) if value is not None else ()
+    estimates = [steps[node.name].estimate for node in nodes]
+    frames = [e.num_frames for e in estimates if e.num_frames is not None]
+    num_bytes = [e.num_bytes for e in estimates if e.num_bytes is not None]
+    return Estimate(num_frames=sum(frames) if frames else None, num_bytes=sum(num_bytes) if num_bytes else None)
+
+
+def _from_manifest(manifest: Manifest) -> Estimate:
+    frames = manifest.facts.get("num_frames")
+    num_bytes = manifest.facts.get("num_bytes", manifest.num_bytes)
+    return Estimate(
+        num_frames=int(frames) if frames is not None else None, num_bytes=int(num_bytes), seconds=manifest.seconds
+    )
+
+
+def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
+    expected = node.stage.estimate(node.config, upstream) if node.stage.estimate else Estimate()
+    if not history:
+        return expected
+    last = max(history, key=lambda manifest: manifest.finished_at)
+    last_frames, frames = last.facts.get("num_frames"), expected.num_frames
+    scale = frames / float(last_frames) if frames and last_frames else 1.0
+    return Estimate(num_frames=frames, num_bytes=expected.num_bytes, seconds=last.seconds * scale)

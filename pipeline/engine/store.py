@@ -1,0 +1,190 @@
+"""The store: finished artifacts on any fsspec file system, `<root>/<stage>/<key>/`, the manifest written last.
+
+An artifact is complete if and only if its `manifest.json` exists. Nothing else (file names, times) is trusted.
+`<root>/store.json` names the format; a store of a newer format is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
+from pipeline.core.files import (
+    absolute,
+    filesystem,
+    is_local,
+    join,
+    list_files,
+    read_json,
+    sha256_file,
+    size_bytes,
+    write_json,
+)
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STORE_FILE = "store.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A file of an artifact."""
+
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished artifact is, and (not identity) how it came about."""
+
+    stage: str
+    version: int
+    key: str
+    name: str
+    recipe: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    snapshot: str | None = None
+    outputs: dict[str, Output] = field(default_factory=dict)
+    facts: dict[str, int | float | str] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    finished_at: str = ""
+    mlflow_run_id: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the artifact's own files."""
+        return sum(output.num_bytes for output in self.outputs.values())
+
+    def input_keys(self) -> list[str]:
+        """Keys of all artifacts that this one was made of."""
+        found: list[str] = []
+        for value in self.inputs.values():
+            found.extend(value if isinstance(value, list) else [] if value is None else [value])
+        return found
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Manifest:
+        outputs = {name: Output(**output) for name, output in value["outputs"].items()}
+        return cls(**{**value, "outputs": outputs})
+
+
+@dataclass(frozen=True)
+class Store:
+    """A root directory on any fsspec file system."""
+
+    root: str
+
+    @classmethod
+    def open(cls, uri: str, *, create: bool = False) -> Store:
+        """The store at `uri`; with `create`, one is begun where there is none.
+
+        Raises:
+            StoreError: it cannot be read or written, is not there, or has a newer format.
+        """
+        root = absolute(uri)
+        marker = join(root, STORE_FILE)
+        try:
+            found: Any = read_json(marker)
+        except FileNotFoundError:
+            found = None
+        except NotADirectoryError as error:
+            raise StoreError(f"store {uri!r} is a file, not a directory; give --store a directory") from error
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{marker!r} is not JSON: this is no percepts store, or a damaged one") from error
+        except SourceError as error:
+            raise StoreError(str(error)) from error
+        except OSError as error:
+            raise StoreError(
+                f"store {uri!r} cannot be read: {_cause(error)}; check the address and its rights"
+            ) from error
+        if found is None:
+            if not create:
+                raise StoreError(f"there is no percepts store at {uri!r}; run a recipe with --store {uri} to begin one")
+            _begin(uri, marker)
+        elif not isinstance(found, dict) or not isinstance(found.get("format"), int):
+            raise StoreError(f"{marker!r} does not name a format: this is no percepts store, or a damaged one")
+        elif found["format"] > FORMAT:
+            raise StoreError(
+                f"store {uri!r} has format {found['format']}, this percepts writes {FORMAT}: "
+                "it was made by a newer version; upgrade percepts or name another --store"
+            )
+        return cls(root)
+
+    def check_writable(self) -> None:
+        """Raises StoreError where nothing can be written below the root."""
+        _begin(self.root, join(self.root, STORE_FILE))
+
+    def directory(self, stage: str, key: str) -> str:
+        """Where the artifact lives."""
+        return join(self.root, stage, key)
+
+    def find(self, stage: str, key: str) -> Manifest | None:
+        """The manifest of a complete artifact, or None.
+
+        Raises:
+            CorruptArtifact: there is a manifest that cannot be read.
+        """
+        uri = join(self.directory(stage, key), MANIFEST)
+        try:
+            return Manifest.from_json(read_json(uri))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifact(f"{uri} is not a manifest ({error}); remove its directory to make it anew") from error
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest: from now on the artifact is complete."""
+        write_json(join(self.directory(manifest.stage, manifest.key), MANIFEST), asdict(manifest))
+
+    def outputs(self, stage: str, key: str) -> dict[str, Output]:
+        """Digest and size of every file of the artifact but its manifest."""
+        directory = self.directory(stage, key)
+        names = [name for name in list_files(directory) if name != MANIFEST]
+        return {
+            name: Output(sha256=sha256_file(join(directory, name)), num_bytes=size_bytes(join(directory, name)))
+            for name in names
+        }
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """Every complete artifact of the store, or of one stage, sorted by stage and key."""
+        fs, root = filesystem(self.root)
+        fs.invalidate_cache()
+        pattern = join(root, stage or "*", "*", MANIFEST)
+        for path in sorted(str(found) for found in fs.glob(pattern)):
+            stage_name, key = path.split("/")[-3:-1]
+            manifest = self.find(stage_name, key)
+            if manifest is not None:
+                yield manifest
+
+    @property
+    def default_tracking_uri(self) -> str:
+        """SQLite inside the store.
+
+        Raises:
+            StoreError: the store is not on this machine's disk, where SQLite cannot live.
+        """
+        if not is_local(self.root):
+            raise StoreError(f"store {self.root!r} is remote and cannot hold MLflow's SQLite file; pass --tracking-uri")
+        return f"sqlite:///{join(self.root, 'mlflow.db')}"
+
+
+def _begin(uri: str, marker: str) -> None:
+    try:
+        write_json(marker, {"format": FORMAT})
+    except Exception as error:  # fsspec's back ends raise whatever their client library does
+        raise StoreError(
+            f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

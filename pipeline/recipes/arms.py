@@ -1,0 +1,145 @@
+"""The part of a DAG that measures action recognition: the arms of Tables 1 and 3 and of the label curve.
+
+    encoders (a pretrained model a row) ─┐
+    percepts, statistics, splits ────────┴─ finetune, one an arm ─ evaluate
+
+One finetune node is one row of every table: it trains all splits, label counts and samplings of its arm, so that a
+recipe has ten nodes for a thousand classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.stage import Resources
+from pipeline.engine.plan import Node, Plan
+from stages.datasets.labelled import ALL_CLIPS
+from stages.evaluate import EvaluateConfig, evaluate
+from stages.finetune import FinetuneConfig, finetune
+
+Table = Literal["1", "3", "4", "curve"]
+
+SINGLE_FRAME: Final = "single frame"
+SCRATCH: Final = "LSTM from scratch"
+COMPOSITE: Final = "composite"
+TABLE_3_ROWS: Final = {
+    "autoencoder": "autoencoder",
+    "future": "future predictor",
+    "conditional autoencoder": "conditional autoencoder",
+    "conditional future": "conditional future predictor",
+    "composite": COMPOSITE,
+    "composite, conditional future": "composite, conditional future",
+}
+"""The six models of the command line and the rows of Table 3 that start from them, in the paper's order."""
+COMPARED: Final = (
+    (SINGLE_FRAME, SCRATCH),
+    *((SCRATCH, row) for row in TABLE_3_ROWS.values()),
+    ("autoencoder", COMPOSITE),
+    ("future predictor", COMPOSITE),
+    ("autoencoder", "conditional autoencoder"),
+    ("future predictor", "conditional future predictor"),
+    (COMPOSITE, "composite, conditional future"),
+)
+"""(worse, better) as the paper has them: every difference that one of its findings is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfigs:
+    """How the three kinds of classifier are trained; arms, splits and label counts are those of the tables."""
+
+    single_frame: FinetuneConfig
+    scratch: FinetuneConfig
+    pretrained: FinetuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is measured."""
+
+    tables: Collection[Table]
+    small: int
+    """Labelled clips a class of Table 3's small variant: 10 on UCF-101, 4 on HMDB-51."""
+    curve: Sequence[int]
+    """Labelled clips a class of the label curve."""
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise ConfigError("tables is empty; name any of 1, 3, 4 and curve")
+
+    def label_counts(self, row: str) -> tuple[int, ...]:
+        """What the row is measured at; empty where no table has it."""
+        counts: set[int] = set()
+        if row in (SINGLE_FRAME, SCRATCH, COMPOSITE):
+            counts |= {ALL_CLIPS} if "1" in self.tables else set()
+            counts |= set(self.curve) if "curve" in self.tables else set()
+        if row == COMPOSITE and "4" in self.tables:
+            counts |= {ALL_CLIPS}
+        if row != SINGLE_FRAME and "3" in self.tables:
+            counts |= {self.small, ALL_CLIPS}
+        return tuple(sorted(counts, key=lambda count: (count == ALL_CLIPS, count)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """The nodes that were added."""
+
+    finetuned: dict[str, Node]
+    """By row."""
+    scores: Node
+
+
+def add_arms(
+    plan: Plan,
+    *,
+    configs: ArmConfigs,
+    measured: Measured,
+    encoders: Mapping[str, Node],
+    percepts: Node,
+    statistics: Node,
+    splits: Node | None,
+    numbers: tuple[int, ...] = (),
+    resources: Resources,
+    stream: str = "",
+) -> Arms:
+    """Add a finetune node for every row that a table needs, and one that evaluates them all.
+
+    encoders: pretrained models by their name on the command line; the rows of the others are left out.
+    stream: put before the nodes' names, where a plan has arms of more than one kind of percepts.
+    """
+    rows: dict[str, tuple[FinetuneConfig, Node | None]] = {
+        SINGLE_FRAME: (configs.single_frame, None),
+        SCRATCH: (configs.scratch, None),
+    }
+    for model, row in TABLE_3_ROWS.items():
+        if model in encoders:
+            rows[row] = (configs.pretrained, encoders[model])
+    finetuned: dict[str, Node] = {}
+    for row, (config, encoder) in rows.items():
+        counts = measured.label_counts(row)
+        if counts:
+            finetuned[row] = plan.add(
+                finetune,
+                replace(config, arm=row, labels_per_class=counts, splits=numbers),
+                name=f"{stream}finetune {row}",
+                resources=resources,
+                percepts=percepts,
+                statistics=statistics,
+                encoder=encoder,
+                splits=splits,
+            )
+    if not finetuned:
+        raise ConfigError(f"no arm is left to train: {', '.join(measured.tables)} need models that are not named")
+    pairs = tuple((worse, better) for worse, better in COMPARED if worse in finetuned and better in finetuned)
+    scores = plan.add(
+        evaluate,
+        EvaluateConfig(pairs=pairs, splits=numbers),
+        name=f"{stream}evaluate",
+        resources=resources,
+        classifiers=list(finetuned.values()),
+        percepts=percepts,
+        splits=splits,
+    )
+    return Arms(finetuned=finetuned, scores=scores)

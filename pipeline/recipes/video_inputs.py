@@ -1,0 +1,24 @@
+"""The beginning of every recipe that reads videos: archives are unpacked, and everything is indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.core.stage import Resources
+from pipeline.engine.plan import Node, Plan
+from stages.ingest import IngestConfig, ingest
+from stages.unpack import UnpackConfig, unpack
+from stages.video.sources import split_archives
+
+
+def add_unpacked(plan: Plan, videos: Sequence[str]) -> tuple[Node | None, tuple[str, ...]]:
+    """What makes files of the archives among `videos`, None where there are none; and the other videos."""
+    archives, others = split_archives(videos)
+    return (plan.add(unpack, UnpackConfig(archives=archives)) if archives else None), others
+
+
+def add_index(plan: Plan, config: IngestConfig, resources: Resources, corpus: Node | None = None) -> Node:
+    """The index of `config.videos` (folders, archives, globs, manifests, buckets), and of a `corpus` that was made."""
+    unpacked, others = add_unpacked(plan, config.videos)
+    return plan.add(ingest, replace(config, videos=others), resources=resources, corpus=corpus, unpacked=unpacked)

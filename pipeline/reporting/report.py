@@ -1,0 +1,193 @@
+"""The report of a run: one self-contained HTML page, and the same in the terminal.
+
+The page needs nothing but itself: style, drawings and pictures are inside, nothing is fetched and no script runs.
+Equal runs give equal bytes. Everything that comes from outside (file names, class names, reasons) is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+
+from pipeline.core.files import join, write_bytes
+from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.reporting.action_tables import action_tables, classifier_nodes, paper_at_one_label, seconds_of
+from pipeline.reporting.claims import points
+from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
+from pipeline.reporting.findings import findings, number_of
+from pipeline.reporting.paper_findings import verdict_of
+from pipeline.reporting.paper_numbers import (
+    LABEL_CURVE_AT_ONE,
+    LATER,
+    MNIST_COLUMN,
+    OPEN_LOOP,
+    PATCHES_COLUMN,
+    STEPS,
+    TABLE_2,
+    TABLE_3,
+    TEACHER_FORCED,
+)
+from pipeline.reporting.results import Pair, PixelScore, PixelScores, Results, Scores
+from pipeline.reporting.results_reader import read_results
+from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.terminal import print_results
+from pipeline.reporting.view import NodeView, RunView
+
+__all__ = ["NodeView", "RunView", "print_report", "write_report"]
+
+PAGE = "report.html"
+MAX_CONFUSION_CLASSES = 16
+"""With more classes only the best model's confusion is drawn."""
+PAIR_MARKS = {"holds": "✓", "open": "?", "fails": "✗"}
+MAX_BAD_VIDEOS = 200
+"""Longer lists are cut, with a count: `python -m pipeline.commands.ledger` lists them all."""
+
+
+def write_report(view: RunView, directory_uri: str) -> str:
+    """Write `report.html` into the directory; returns its URI.
+
+    Raises:
+        CorruptArtifact: a result file of the run does not hold what its name promises.
+    """
+    uri = join(directory_uri, PAGE)
+    write_bytes(uri, page(read_results(view)).encode())
+    return uri
+
+
+def print_report(view: RunView, console: Console) -> None:
+    """Print the run's tables.
+
+    Raises:
+        CorruptArtifact: as write_report.
+    """
+    print_results(read_results(view), console)
+
+
+def page(results: Results) -> str:
+    """The HTML page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalized,
+    )
+    environment.filters.update(
+        percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of
+    )
+    environment.globals.update(fact=fact, setting=_setting)
+    bad = results.bad_videos
+    tables = action_tables(results)
+    at_one = [(scores, found) for scores in results.scores if (found := paper_at_one_label(scores))]
+    return environment.get_template("report.html.j2").render(
+        view=results.view,
+        results=results,
+        findings=findings(results),
+        accuracy=[_accuracy(scores, classifier_nodes(results, scores)) for scores in results.scores],
+        forecasts=[(forecast, forecast_chart(forecast)) for forecast in results.forecasts],
+        losses=[figure for history in results.histories if (figure := loss_curve(history)) is not None],
+        pixels=[table for pixels in results.pixel_scores for table in _pixels(pixels)],
+        pictures=[picture for gallery in results.galleries for picture in gallery],
+        bad_videos=bad[:MAX_BAD_VIDEOS],
+        num_bad_videos=len(bad),
+        plan=plan_chart(results.view),
+        paper_tables=(TABLE_3, LABEL_CURVE_AT_ONE),
+        steps=_paper_steps(results.scores),
+        has_tables=bool(tables or results.duplicates),
+        action_tables=tables,
+        at_one_label=[(scores, found) for scores, found in at_one if 1 in scores.label_counts],
+        any_over_splits=any(scores.num_splits > 1 for scores in results.scores),
+        choices=results.choices,
+        duplicates=results.duplicates,
+        pair_marks=PAIR_MARKS,
+        gain_verdict=verdict_of,
+    )
+
+
+def fact(name: str, value: float | str | bool) -> str:
+    """A fact of a manifest as people read it: bytes and seconds by their name's unit, numbers with separators."""
+    if isinstance(value, str | bool):
+        return str(value)
+    if name.endswith("bytes"):
+        return human_bytes(value)
+    if name.endswith("seconds"):
+        return human_seconds(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _finalized(value: Any) -> Any:
+    # Markup is a subclass of str that is already escaped: only plain text is made printable.
+    return printable(value) if type(value) is str else value
+
+
+def _accuracy(scores: Scores, nodes: Mapping[str, NodeView]) -> dict[str, Any]:
+    figures = confusions(scores)
+    by_pair: dict[tuple[str, str], dict[int, Pair]] = {}
+    for pair in scores.paired:
+        by_pair.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
+    return {
+        "scores": scores,
+        "styles": model_styles(scores.models),
+        "best": {n: found.model for n in scores.label_counts if (found := scores.best(n))},
+        "keys": {model: nodes[model].key for model in scores.models if model in nodes},
+        "seconds": {cell: seconds_of(nodes.get(cell[0]), cell[1]) for cell in scores.cells},
+        "pairs": by_pair,
+        "curve": label_curve(scores) if scores.is_judged and len([n for n in scores.label_counts if n]) > 1 else None,
+        "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
+    }
+
+
+def _pixels(pixels: PixelScores) -> list[dict[str, Any]]:
+    """A table a protocol: the file's own and, apart from it, the teacher-forced figures of the same models."""
+    tables = [_pixel_table(pixels, pixels.protocol, pixels.value)]
+    if pixels.protocol != TEACHER_FORCED and any(pixels.teacher_forced(row) is not None for row in pixels.rows):
+        tables.append(_pixel_table(pixels, TEACHER_FORCED, pixels.teacher_forced))
+    return tables
+
+
+def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore], float | None]) -> dict[str, Any]:
+    """A run's rows, and published ones of the same protocol and unit only."""
+    is_own = protocol == pixels.protocol
+    column = MNIST_COLUMN if pixels.in_nats else PATCHES_COLUMN
+    later = [row for row in LATER if row.protocol == protocol] if pixels.in_nats else []
+    groups = [[(row, value(row)) for row in rows] for rows in (pixels.rows, pixels.baselines)]
+    if not is_own:
+        groups = [[(row, number) for row, number in group if number is not None] for group in groups]
+    measured = [number for _, number in groups[0] if number is not None]
+    return {
+        "scores": pixels,
+        "protocol": protocol,
+        "groups": [group for group in groups if group],
+        "lowest": min(measured, default=None),
+        "published": [(row, TABLE_2.number(row, column)) for row in TABLE_2.rows] if protocol == OPEN_LOOP else [],
+        "later": later,
+        "later_has_mse": any(row.mse is not None for row in later),
+        "has_mse": is_own and pixels.in_nats and any(row.mse is not None for group in groups for row, _ in group),
+        "has_reconstruction": is_own and any(pixels.reconstruction(row) is not None for row in pixels.rows),
+    }
+
+
+def _paper_steps(all_scores: Iterable[Scores]) -> list[dict[str, Any]]:
+    """The same question asked here and in the paper: differences between two models, never accuracies side by side."""
+    steps = []
+    for scores in all_scores:
+        for worse, better, table, paper_worse, paper_better in STEPS:
+            here = [pair for pair in scores.paired if (pair.worse, pair.better) == (worse, better)]
+            there = []
+            for column in table.columns:
+                low, high = table.number(paper_worse, column), table.number(paper_better, column)
+                if low is not None and high is not None:
+                    there.append((column, (high.value - low.value) / 100, low.from_memory or high.from_memory))
+            if here:
+                steps.append({"name": f"{better} over {worse}", "here": here, "there": there, "source": table.source})
+    return steps

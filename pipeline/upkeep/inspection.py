@@ -1,0 +1,334 @@
+"""What `percepts verify` looks for in a store, and what each finding means. Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final, Literal
+
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
+from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
+from pipeline.upkeep.lineage import KEY
+from stages.percepts.integrity import ACCOUNT, WholeShard, ledger_faults, shard_faults
+from stages.percepts.shards import LEDGER_FILE, PERCEPTS, SHARDS_FILE, Shard, in_use, iter_uses, parse_sidecar, sidecar
+from stages.percepts.takedowns import DIRECTORY, parse_takedown
+from stages.video.ledger import read_tables
+from stages.video.probe_cache import PROBED
+from stages.video.probe_cache import read_file as read_probed_file
+from stages.video.record_table import digests
+
+Kind = Literal[
+    "damaged",
+    "missing",
+    "account",
+    "input gone",
+    "unfinished",
+    "unrecorded",
+    "replaced",
+    "taken down",
+    "temporary",
+    "foreign",
+]
+
+SET_ASIDE: Final = "set-aside"
+"""Where a repair puts files that are not ours."""
+NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", SET_ASIDE)
+"""Directories of the store that hold no artifact: only their unfinished writes are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    kind: Kind
+    path: str
+    """Relative to the store's root."""
+    what: str
+    repair: str
+    """What mends it; a repair does that, unless it begins with "you"."""
+    removes: tuple[str, ...] = ()
+    """What the repair removes, in this order."""
+    takes_down: str = ""
+    """sha256 of the video that the repair takes out of the shard."""
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether `--repair` can do it."""
+        return bool(self.removes or self.takes_down) or self.kind == "foreign"
+
+
+@dataclass
+class Inspection:
+    """One look at a whole store.
+
+    Threads hash; `advance` is told how many bytes they have read. What is younger than `grace_s` seconds and not
+    finished may belong to a run that is going on, and is passed over.
+    """
+
+    store: Store
+    num_threads: int = 4
+    grace_s: float = 3600.0
+    advance: Callable[[int], object] = lambda num_bytes: None
+    unused: list[str] = field(default_factory=list)
+    """Paths of whole shards that no artifact uses."""
+    unused_bytes: int = 0
+    num_frames: dict[str, int] = field(default_factory=dict)
+    """The account of all shards in use: expected, decoded, dropped, missing."""
+    num_shards: int = 0
+    num_videos: int = 0
+    """Of all extractors together."""
+
+    @cached_property
+    def states(self) -> dict[str, FileState]:
+        """Every file of the store: one listing."""
+        return list_states(self.store.root)
+
+    @cached_property
+    def hashed_bytes(self) -> int:
+        """Bytes that will be read."""
+        return sum(
+            state.num_bytes
+            for name, state in self.states.items()
+            if name.startswith(f"{PERCEPTS}/") or KEY.fullmatch(name.split("/")[1] if "/" in name else "")
+        )
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything, in a fixed order.
+
+        Raises:
+            StoreError: something was written by a newer version of percepts.
+        """
+        artifacts: dict[str, list[str]] = {}
+        shard_files: dict[str, list[str]] = {}
+        yield from self._sort_files(artifacts, shard_files)
+        taken = yield from self._takedowns()
+        yield from self._probed()
+        manifests: dict[str, Manifest] = {}
+        for name, files in artifacts.items():
+            yield from self._artifact(name, files, manifests)
+        yield from self._inputs(manifests)
+        shards: dict[str, WholeShard] = {}
+        broken: list[Finding] = []
+        for folder, files in shard_files.items():
+            yield from self._folder(folder, files, shards, broken, taken)
+        yield from self._extractions(manifests, shards, broken, taken)
+
+    def _sort_files(self, artifacts: dict[str, list[str]], shard_files: dict[str, list[str]]) -> Iterator[Finding]:
+        """What each file is, by its name alone."""
+        for name in self.states:
+            parts = name.split("/")
+            if TEMPORARY_MARK in name:
+                if self._is_old(name):
+                    what = "an unfinished write of a process that was killed"
+                    yield Finding(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
+            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBED, STORE_FILE) or name.startswith("mlflow.db"):
+                continue
+            elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
+                shard_files.setdefault("/".join(parts[:2]), []).append(name)
+            elif len(parts) >= 3 and parts[0] != PERCEPTS and KEY.fullmatch(parts[1]):
+                artifacts.setdefault("/".join(parts[:2]), []).append(name)
+            else:
+                yield _foreign(name)
+
+    def _is_old(self, *names: str) -> bool:
+        return time.time() - max(self.states[name].modified_s for name in names) >= self.grace_s
+
+    def _takedowns(self) -> Generator[Finding, None, set[str]]:
+        taken: set[str] = set()
+        for name in [name for name in self.states if name.startswith(f"{DIRECTORY}/")]:
+            uri = join(self.store.root, name)
+            taken.add(name.split("/")[-1].removesuffix(".json"))
+            try:
+                parse_takedown(read_bytes(uri), uri)
+            except CorruptArtifact as error:
+                repair = "you: take the video of its name down again, which writes it anew"
+                yield Finding(kind="damaged", path=name, what=str(error), repair=repair)
+        return taken
+
+    def _probed(self) -> Iterator[Finding]:
+        for name in [name for name in self.states if name.startswith(f"{PROBED}/") and TEMPORARY_MARK not in name]:
+            try:
+                for _ in read_probed_file(join(self.store.root, name)):
+                    pass
+            except CorruptArtifact as error:
+                repair = "remove it; the next listing with its videos hashes them again"
+                yield Finding(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
+
+    def _hash(self, expected: dict[str, Output]) -> Iterator[tuple[str, Kind, str]]:
+        """(path, kind, what) of every file that is not what it should be."""
+        present = []
+        for name, output in expected.items():
+            state = self.states.get(name)
+            if state is None:
+                yield name, "missing", f"{name} is not there"
+            elif state.num_bytes != output.num_bytes:
+                how = "truncated" if state.num_bytes < output.num_bytes else "longer than it was"
+                yield name, "damaged", f"{how}: {state.num_bytes:,} bytes, {output.num_bytes:,} were written"
+            else:
+                present.append(name)
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            digests = threads.map(lambda name: sha256_file(join(self.store.root, name), self.advance), present)
+            for name, digest in zip(present, digests, strict=True):
+                if digest != expected[name].sha256:
+                    yield (
+                        name,
+                        "damaged",
+                        f"its sha256 is {digest[:12]}..., {expected[name].sha256[:12]}... was written",
+                    )
+
+    def _artifact(self, name: str, files: list[str], manifests: dict[str, Manifest]) -> Iterator[Finding]:
+        manifest_name = f"{name}/{MANIFEST}"
+        if manifest_name not in files:
+            if self._is_old(*files):
+                yield Finding(
+                    kind="unfinished",
+                    path=name,
+                    what="no manifest: its run was stopped, or goes on",
+                    repair="you: run its recipe again, which goes on where it was; or --remove-unfinished",
+                )
+            return
+        try:
+            manifest = Manifest.from_json(json.loads(read_bytes(join(self.store.root, manifest_name))))
+            if f"{manifest.stage}/{manifest.key}" != name:
+                raise ValueError(f"it is that of {manifest.stage}/{manifest.key}")
+        except (ValueError, KeyError, TypeError) as error:
+            # An extraction's plan is kept where it can be: with it the next run writes the same shards again.
+            removes = (manifest_name,) if f"{name}/{SHARDS_FILE}" in files else (manifest_name, name)
+            what = f"its manifest is damaged ({error})"
+            yield Finding(kind="damaged", path=manifest_name, what=what, repair=MAKE_AGAIN, removes=removes)
+            return
+        manifests[name] = manifest
+        expected = {f"{name}/{file}": output for file, output in manifest.outputs.items()}
+        for path in files:
+            if path not in expected and path != manifest_name:
+                yield _foreign(path)
+        faults = list(self._hash(expected))
+        for path, kind, what in faults:
+            removes = (manifest_name, path) if SHARDS_FILE in manifest.outputs else (manifest_name, name)
+            yield Finding(kind=kind, path=path, what=what, repair=MAKE_AGAIN, removes=removes)
+        if faults:
+            del manifests[name]
+
+    def _inputs(self, manifests: dict[str, Manifest]) -> Iterator[Finding]:
+        keys = {manifest.key for manifest in manifests.values()}
+        here = {name.split("/")[1] for name in self.states if name.count("/") >= 2}
+        for name, manifest in manifests.items():
+            gone = [key for key in manifest.input_keys() if key not in keys and key not in here]
+            if gone:
+                what = f"it was made of {', '.join(gone)}, no longer in the store"
+                repair = "you: run its recipe again, which makes its inputs anew; or remove it"
+                yield Finding(kind="input gone", path=name, what=what, repair=repair)
+
+    def _folder(
+        self, folder: str, files: list[str], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
+    ) -> Iterator[Finding]:
+        """The shards of one extractor. Whole ones are added to `shards`, faults of others to `broken`."""
+        replaces: dict[str, tuple[str, ...]] = {}
+        expected: dict[str, Output] = {}
+        for name in [name for name in files if name.endswith(".json")]:
+            path = name.removesuffix(".json") + ".parquet"
+            try:
+                shard = self._sidecar(path)
+            except (ValueError, KeyError, TypeError, AssertionError) as error:
+                broken.append(_broken(path, "damaged", f"its sidecar is not one of this shard ({error})"))
+            else:
+                replaces[path] = shard.replaces
+                expected[path] = Output(sha256=shard.sha256, num_bytes=shard.bytes)
+        current = in_use(replaces)
+        replaced = {old for path in current for old in replaces[path]}
+        for path in [name for name in files if name.endswith(".parquet") and sidecar(name) not in files]:
+            if path in replaced or self._is_old(path):
+                kind: Kind = "replaced" if path in replaced else "unrecorded"
+                what = "a shard without its sidecar: the process that wrote it was killed"
+                yield Finding(kind=kind, path=path, what=what, repair="remove it", removes=(path,))
+        faults = {path: (kind, what) for path, kind, what in self._hash({path: expected[path] for path in current})}
+        for path in current:
+            if path in faults:
+                broken.append(_broken(path, *faults[path]))
+                continue
+            shard = self._sidecar(path)
+            found = "; ".join(shard_faults(self.store.root, shard))
+            if found:
+                broken.append(_broken(path, "account", found))
+                continue
+            shards[path] = WholeShard.of(shard)
+            for video in sorted(taken & shard.outcomes.keys()):
+                what = f"it still holds {shard.outcomes[video].frames_decoded:,} rows of video {video}, taken down"
+                yield Finding(
+                    kind="taken down", path=path, what=what, repair="rewrite it without the video", takes_down=video
+                )
+        by = {old: path for path in current if path in shards for old in replaces[path]}
+        for path in [path for path in replaces if path in by]:
+            what = f"{by[path]} has taken its place"
+            yield Finding(kind="replaced", path=path, what=what, repair="remove it", removes=(sidecar(path), path))
+
+    def _sidecar(self, path: str) -> Shard:
+        """Raises as `parse_sidecar`, or AssertionError where it is that of another shard."""
+        shard = parse_sidecar(read_bytes(join(self.store.root, sidecar(path))))
+        assert shard.path == path, f"it is that of {shard.path}"
+        return shard
+
+    def _extractions(
+        self, manifests: dict[str, Manifest], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
+    ) -> Iterator[Finding]:
+        """Artifacts against the shards that they use; broken shards with the artifacts that they take with them."""
+        by_path = {old: path for path, shard in shards.items() for old in shard.replaces}
+        by_path |= {path: path for path in shards}
+        used: set[str] = set()
+        users: dict[str, list[str]] = {}
+        for name, manifest in manifests.items():
+            if SHARDS_FILE not in manifest.outputs:
+                continue
+            # Held are paths and digests, and no names.
+            uses = [(use.path, digests(use.videos)) for use in iter_uses(join(self.store.root, name))]
+            lost = [path for path, _ in uses if path not in by_path]
+            for path in lost:
+                users.setdefault(path, []).append(name)
+            if not lost:
+                paths = sorted({by_path[path] for path, _ in uses})
+                used.update(paths)
+                ledger = read_tables(join(self.store.root, name, LEDGER_FILE))
+                here, videos = [shards[path] for path in paths], [found for _, found in uses]
+                faults = list(ledger_faults(ledger, manifest.facts, videos, here, taken))
+                if faults:
+                    files = (f"{name}/{file}" for file in (MANIFEST, LEDGER_FILE, SHARDS_FILE))
+                    yield Finding(
+                        kind="account", path=name, what="; ".join(faults), repair=MAKE_AGAIN, removes=tuple(files)
+                    )
+        for path in sorted(users):
+            if path not in {finding.path for finding in broken}:
+                broken.append(_broken(path, "missing", "the shard is gone, and nothing replaces it"))
+        for finding in broken:
+            names = users.get(finding.path, [])
+            for_it = f" and {len(names)} artifacts that use it" if names else ""
+            manifests_too = tuple(f"{name}/{MANIFEST}" for name in names)
+            yield replace(
+                finding,
+                repair=f"remove it{for_it}; the next run of the recipe makes them again",
+                removes=(*manifests_too, *finding.removes),
+            )
+        self._count(shards, used)
+
+    def _count(self, shards: dict[str, WholeShard], used: set[str]) -> None:
+        self.unused = sorted(shards.keys() - used)
+        self.unused_bytes = sum(shards[path].num_bytes for path in self.unused)
+        self.num_shards = len(shards)
+        self.num_videos = sum(len(shard.sha256_U) for shard in shards.values())
+        self.num_frames = {name: sum(shard.num_frames[name] for shard in shards.values()) for name in ACCOUNT}
+
+
+MAKE_AGAIN: Final = "remove it; the next run of its recipe makes it again"
+
+
+def _foreign(name: str) -> Finding:
+    what = "nothing of percepts has such a name"
+    return Finding(kind="foreign", path=name, what=what, repair=f"move it to {SET_ASIDE}/")
+
+
+def _broken(path: str, kind: Kind, what: str) -> Finding:
+    return Finding(kind=kind, path=path, what=what, repair="", removes=(sidecar(path), path))

@@ -1,0 +1,121 @@
+"""split: the official splits of UCF-101 or HMDB-51, matched with the videos of an index, and a check of both.
+
+    splits = split(SplitConfig(dataset="ucf101", lists="ucfTrainTestlist/"), context, index=index)
+
+The check says which of the data set's clips are missing or unreadable, which files hold the same bytes under several
+names, and which videos the lists do not name. Unless `allow_missing`, it goes on only with the whole data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, write_json
+from pipeline.core.stage import Context, stage
+from stages.datasets.action_sets import (
+    CHECK_FILE,
+    DATA_SETS,
+    DataSetKey,
+    check_named,
+    check_there,
+    lists_digest,
+    missing_line,
+    some,
+)
+from stages.datasets.matching import Match, match
+from stages.datasets.official import DataSet
+from stages.datasets.splits import Splits, write_splits
+from stages.video.artifacts import Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which data set, where its lists are, and what to do where clips are missing."""
+
+    dataset: DataSetKey
+    lists: str
+    """Folder or archive with the official list files."""
+    allow_missing: bool = False
+    """Go on with the clips that are there; every result then says how many those are."""
+    validation_fraction: float = 0.1
+    """Of each class's training clips, held out for choices; in whole sources."""
+    seed: int = 0
+    """Chooses those sources."""
+
+    def __post_init__(self) -> None:
+        check_named(self.dataset, self.lists)
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
+
+
+def lists_snapshot(config: SplitConfig) -> str:
+    """Digest of what the lists say. Raises SourceError."""
+    return lists_digest(config.dataset, config.lists)
+
+
+@stage(version=2, snapshot=lists_snapshot)
+def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
+    """Write `splits.json`, and `check.json`: every clip that is missing, unreadable or a copy, every video that is no
+    clip. `check.json` is there also where the data set is refused.
+
+    Raises:
+        SourceError: the lists cannot be read or are not the official ones.
+        DataSetError: none of their clips is in the index, or not all of them are and `allow_missing` is false.
+    """
+    data, read_clips = DATA_SETS[config.dataset]
+    clips, records = read_clips(config.lists), index.records()
+    found = match(clips, records)
+    lines = findings(data, found)
+    check = join(context.uri, CHECK_FILE)
+    write_json(check, _account(found))
+    check_there(
+        data,
+        num_found=len(found.found),
+        num_videos=len(records),
+        lines=lines,
+        allow_missing=config.allow_missing,
+        check=check,
+    )
+    for line in lines:
+        context.log(f"warning: {data.name}: {line}")
+    if found.extra:
+        extra = [record.uri for record in found.extra]
+        context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, ignored")
+    write_splits(context.uri, data, clips, records, validation_fraction=config.validation_fraction, seed=config.seed)
+    splits = Splits(context.uri, context.key)
+    for number in splits.numbers():
+        context.log(str(splits.coverage(number)))
+    context.record(
+        num_clips=len(found.found),
+        num_official_clips=data.num_clips,
+        num_missing=len(found.missing),
+        num_unreadable=len(found.unreadable),
+        num_twins=sum(len(names) - 1 for names in found.twins),
+        num_extra=len(found.extra),
+    )
+    return splits
+
+
+def _account(found: Match) -> dict[str, Any]:
+    return {
+        "found": len(found.found),
+        "missing": list(found.missing),
+        "unreadable": {name: record.reason for name, record in found.unreadable.items()},
+        "same_bytes": [list(names) for names in found.twins],
+        "not_in_the_lists": [record.uri for record in found.extra],
+    }
+
+
+def findings(data: DataSet, found: Match) -> list[str]:
+    """What keeps the data set from being whole, one sentence each; empty where nothing does."""
+    lines = []
+    if found.missing:
+        lines.append(missing_line(data, found.missing))
+    if found.unreadable:
+        lines.append(f"{len(found.unreadable)} cannot be read ({some(list(found.unreadable))})")
+    if found.twins:
+        pairs = [" = ".join(names) for names in found.twins]
+        lines.append(f"{len(found.twins)} files have the same bytes under several names ({some(pairs)})")
+    return lines

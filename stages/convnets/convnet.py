@@ -1,0 +1,226 @@
+"""A convnet as percepts need it: frames_NHWC uint8 -> percepts_ND float16, from one layer, pooled to a grid.
+
+    convnet = build(ConvnetConfig(name="efficientnet_lite0", layer="blocks.4", grid=4, input_px=96))
+    percepts_ND = convnet(frames_NHWC)
+
+Shapes: N frames, H x W pixels (both input_px), C channels, G x G grid cells, D = C * G * G, channel-major.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.core.errors import ConfigError, RunError
+from stages.convnets import engines, registry
+from stages.convnets.engines import Frames, Percepts
+from stages.convnets.layers import grid_pooling
+from stages.convnets.weights import Weights, digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvnetConfig:
+    """Which network looks at the frames, and where its activations are taken."""
+
+    name: str = "efficientnet_lite0"
+    """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, vgg16_flow, pixels, timm/NAME or
+    torchvision/NAME (where installed), or one that a plugin registers."""
+    layer: str = "features"
+    """Layer to take percepts from. Lite: stem, blocks.K, features; VGG: pool5, fc6, fc7; pixels: rgb, gray;
+    timm and torchvision: any submodule, and timm's `pooled`."""
+    grid: int = 1
+    """Average the layer's map to grid x grid cells; percepts have channels * grid * grid values."""
+    input_px: int = 224
+    """Side of the square frames that the network sees, in pixels; the decoder delivers this size."""
+    in_channels: int = 3
+    """3 for RGB; twice the decoder's flow_stack for a network that takes optical flow."""
+    weights: str | None = None
+    """URI of the weights (.safetensors or .pth); none: those that an installed package ships."""
+    weights_sha256: str | None = None
+    """sha256 that the weights file must have, 64 hex digits; required with `weights`."""
+    plugin: str | None = None
+    """Python module that registers further convnets, imported first."""
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise ConfigError(f"grid is {self.grid}; pooling needs at least 1 cell")
+        if self.in_channels != 3 and (self.in_channels < 2 or self.in_channels % 2):
+            raise ConfigError(f"in_channels is {self.in_channels}; RGB has 3, stacks of L flow fields have 2 L")
+        if not 8 <= self.input_px <= 2048:
+            raise ConfigError(f"input_px is {self.input_px}; frames must be 8 to 2048 pixels wide")
+        if (self.weights is None) != (self.weights_sha256 is None):
+            raise ConfigError("weights and weights_sha256 go together: name the file and the digest that it must have")
+
+
+def _architecture(config: ConvnetConfig) -> registry.Found:
+    found = registry.find(config.name, config.plugin)
+    names = found.architecture.layers()
+    if config.layer not in names:
+        raise ConfigError(f"convnet {config.name} has no layer {config.layer!r}; choose one of {', '.join(names)}")
+    return found
+
+
+def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weights | None:
+    if not architecture.needs_weights():
+        return None
+    if config.weights is not None and config.weights_sha256 is not None:
+        return Weights(config.weights, config.weights_sha256.lower())
+    shipped = architecture.default_weights()
+    if shipped is None:
+        raise ConfigError(
+            f"convnet {config.name} has no weights of its own; give weights (a URI) and weights_sha256 (its sha256)"
+        )
+    return Weights(str(shipped), digest(str(shipped)))
+
+
+def _network(config: ConvnetConfig, architecture: registry.Architecture) -> nn.Module:
+    """x_BCHW float32 in 0..255 -> y_BCHW or y_BD, weights not loaded."""
+    network = (
+        architecture.network(config.layer, config.input_px)
+        if config.in_channels == 3
+        else architecture.flow_network(config.layer, config.input_px, config.in_channels)
+    )
+    return network.eval().requires_grad_(False)
+
+
+def _pooling(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[nn.Module, int]:
+    """What flattens the layer's output to y_BD, and D. Shapes come from a dry run without memory or arithmetic."""
+    with torch.device("meta"):
+        y = _network(config, architecture)(torch.empty(1, config.in_channels, config.input_px, config.input_px))
+    if y.ndim == 2:
+        if config.grid != 1:
+            raise ConfigError(f"layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1")
+        return nn.Identity(), y.shape[1]
+    _, channels, height, width = y.shape
+    return grid_pooling(height, width, config.grid), channels * config.grid**2
+
+
+def percept_dim(config: ConvnetConfig) -> int:
+    """D, without loading weights.
+
+    Raises:
+        ConfigError: no such convnet or layer, or a grid finer than the layer's map.
+    """
+    return _pooling(config, _architecture(config).architecture)[1]
+
+
+def identity(config: ConvnetConfig) -> dict[str, Any]:
+    """All that decides the percepts of a frame, as JSON values: settings, the weights' digest, code versions.
+
+    The weights' address is not part of it, nor is the name of a plugin's module: its bytes are.
+
+    Raises:
+        ConfigError, SourceError: as `build`.
+        DigestError: the weights do not have the promised sha256.
+    """
+    found = _architecture(config)
+    weights = _weights(config, found.architecture)
+    if weights is not None:
+        weights.check()
+    settings = {key: value for key, value in asdict(config).items() if key not in ("weights", "plugin")}
+    return settings | {
+        "weights_sha256": None if weights is None else weights.sha256,
+        "plugin_sha256": found.plugin_sha256,
+        "version": found.architecture.version,
+    }
+
+
+@dataclass(frozen=True)
+class Convnet:
+    """A network ready to run on this machine."""
+
+    config: ConvnetConfig
+    dim: int
+    """D, values in a percept."""
+    weights_sha256: str | None
+    """Digest of the weights file; None for a network without weights."""
+    backend: engines.Backend
+
+    @property
+    def input_px(self) -> int:
+        """Side of the frames that it takes, in pixels."""
+        return self.config.input_px
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the frames that it takes."""
+        return self.config.in_channels
+
+    @property
+    def batch_frames(self) -> int:
+        """Frames in each batch of `stream`."""
+        return self.backend.batch_frames
+
+    def __call__(self, frames_NHWC: Frames) -> Percepts:
+        """Percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
+
+        Raises:
+            RunError: an activation is too large for float16 (above 65504) or not a number.
+        """
+        num_frames, size = len(frames_NHWC), self.batch_frames
+        batches = (frames_NHWC[first : first + size] for first in range(0, num_frames, size))
+        percepts = list(self.stream(batches))
+        return np.concatenate(percepts) if percepts else np.zeros((0, self.dim), np.float16)
+
+    def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
+        """Percepts (n, D) of each batch of n <= batch_frames frames, in order. Raises RunError as above."""
+        lengths: list[int] = []
+
+        def filled() -> Iterator[Frames]:
+            for batch_BHWC in batches_BHWC:
+                lengths.append(len(batch_BHWC))
+                yield self._filled(batch_BHWC)
+
+        for percepts_BD in self.backend.stream(filled()):
+            percepts_ND = percepts_BD[: lengths.pop(0)]
+            if not np.isfinite(percepts_ND).all():
+                raise RunError(
+                    f"{self.config.name} {self.config.layer} gave a value that float16 cannot hold: try another layer"
+                )
+            yield percepts_ND
+
+    def _filled(self, batch_BHWC: Frames) -> Frames:
+        shape = (self.batch_frames, self.input_px, self.input_px, self.in_channels)
+        assert batch_BHWC.dtype == np.uint8, batch_BHWC.dtype
+        assert batch_BHWC.shape[1:] == shape[1:], batch_BHWC.shape
+        if len(batch_BHWC) == shape[0]:
+            return np.ascontiguousarray(batch_BHWC)
+        filled_BHWC = np.zeros(shape, np.uint8)
+        filled_BHWC[: len(batch_BHWC)] = batch_BHWC
+        return filled_BHWC
+
+
+def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
+    """Plain torch: x_BCHW float32 RGB in 0..255 -> percepts_BD float32; D; digest of the weights.
+
+    Raises:
+        ConfigError, DigestError, SourceError: as `build`.
+    """
+    architecture = _architecture(config).architecture
+    pooling, dim = _pooling(config, architecture)
+    network = _network(config, architecture)
+    weights = _weights(config, architecture)
+    if weights is not None:
+        architecture.load(network, weights.load())
+    return nn.Sequential(network, pooling).eval(), dim, None if weights is None else weights.sha256
+
+
+def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int = 1) -> Convnet:
+    """Load the network and choose the fastest engine for it; see `stages.convnets.engines`.
+
+    `device` is "cpu" or "cuda"; None takes the GPU where there is one. `num_threads` is the number of
+    cores that the CPU's engine computes on.
+
+    Raises:
+        ConfigError: no such convnet or layer, a grid finer than the map, weights missing or of another network.
+        DigestError: the weights do not have the promised sha256.
+        SourceError: there are no weights at the URI.
+        RunError: the engine does not agree with plain torch.
+    """
+    network, dim, weights_sha256 = load_network(config)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    backend = engines.choose(network, config.input_px, config.in_channels, device=chosen, num_threads=num_threads)
+    return Convnet(config, dim, weights_sha256, backend)

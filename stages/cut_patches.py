@@ -1,0 +1,125 @@
+"""cut: patches of 32x32 pixels, in colour, out of the videos of any index.
+
+    cut(CutConfig(num_frames=29), context, index=index)
+
+Videos, in whole groups, are dealt to the parts train, validation and test, so that no video is in two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.files import join, open_atomic, remove
+from pipeline.core.stage import Context, stage
+from stages.datasets.arrays import map_array
+from stages.datasets.artifacts import Patches, write_patches_manifest
+from stages.datasets.mnist import PARTS
+from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, Task, piece_uri
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, MomentSums
+from stages.datasets.sequences import hold_out
+from stages.percepts.takedowns import taken_down
+from stages.video.artifacts import Index
+from stages.video.ledger import VideoRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutConfig(CuttingConfig):
+    """What is cut, and how videos are dealt to the parts."""
+
+    validation_portion: float = 0.1
+    """Share of the video groups whose patches choose between models."""
+    test_portion: float = 0.2
+    """Share of the video groups whose patches are scored."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.validation_portion > 0 and self.test_portion > 0):
+            raise ConfigError("validation_portion and test_portion must be above 0: nothing could be measured without")
+        if self.validation_portion + self.test_portion >= 1:
+            raise ConfigError(
+                "validation_portion and test_portion leave nothing to train on: give less than 1 together"
+            )
+
+
+@stage(version=1)
+def cut(config: CutConfig, context: Context, *, index: Index) -> Patches:
+    """Writes `train.npy`, `validation.npy`, `test.npy` (N, T, 32, 32, 3) uint8 and `patches.json`.
+
+    Raises:
+        SourceError: no video can be cut, or a part came out empty.
+        ConfigError: fewer than 3 groups of videos.
+    """
+    gone = taken_down(context.store_uri)
+    usable = [record for record in index.records() if record.verdict != "rejected" and record.sha256 not in gone]
+    parts = _deal(config, usable)
+    records = [record for part in parts.values() for record in part]
+    counts = _cut_all(config, context, records)
+    sums = MomentSums()
+    facts: dict[str, Any] = {"num_frames": config.num_frames, "parts": {}}
+    for part, members in parts.items():
+        num = sum(counts[record.sha256] for record in members)
+        if not num:
+            raise SourceError(
+                f"no patch of {config.num_frames} frames came out of the {len(members)} videos of part {part!r}: give "
+                "more or longer videos, or fewer frames"
+            )
+        shape = (num, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS)
+        _join(context, part, members, shape, sums if part == "train" else None)
+        videos = [{"sha256": r.sha256, "num_patches": counts[r.sha256]} for r in members if counts[r.sha256]]
+        facts["parts"][part] = {"num_patches": num, "videos": videos}
+    write_patches_manifest(context.uri, facts, sums.moments())
+    remove(join(context.uri, PIECES))
+    context.record(**{f"num_{part}": facts["parts"][part]["num_patches"] for part in parts})
+    return Patches(context.uri, context.key)
+
+
+def _deal(config: CutConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
+    """Records of each part; a video that the index names twice counts once."""
+    by_sha256 = {record.sha256: record for record in records}
+    if not by_sha256:
+        raise SourceError("the index holds no video that can be decoded: give other videos")
+    rest, test = hold_out(by_sha256.values(), portion=config.test_portion, seed=config.seed)
+    of_rest = config.validation_portion / (1 - config.test_portion)
+    train, validation = hold_out([by_sha256[video] for video in rest], portion=of_rest, seed=config.seed)
+    sides = dict(zip(PARTS, (train, validation, test), strict=True))
+    return {part: [by_sha256[video] for video in sides[part]] for part in PARTS}
+
+
+def _cut_all(config: CutConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
+    """Number of patches of each video; the patches themselves are in piece files."""
+    counts: dict[str, int] = {}
+    num_deadly = 0
+    for position, piece in context.workers.map(
+        Cutter(config, context.uri, context.workers.replaces_workers),
+        [Task(record) for record in records],
+        num_workers=context.resources.num_workers,
+        cpus_per_worker=context.resources.cpus_per_worker,
+        again=partial(replace, apart=True),
+    ):
+        record = records[position]
+        counts[record.sha256] = piece.num_patches
+        if piece.reason:
+            num_deadly += 1
+            context.log(f"nothing is cut out of {record.uri}: {piece.reason}")
+        context.progress(len(counts), len(records), "videos", f"{sum(counts.values())} patches")
+    context.record(num_videos_deadly=num_deadly)
+    return counts
+
+
+def _join(
+    context: Context, part: str, members: Sequence[VideoRecord], shape: tuple[int, ...], sums: MomentSums | None
+) -> None:
+    """Puts the pieces of a part together, in the index's order, one in memory at a time."""
+    with open_atomic(join(context.uri, f"{part}.npy")) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for record in members:
+            piece = map_array(piece_uri(context.uri, record))
+            file.write(piece.tobytes())
+            if sums is not None:
+                sums.add(piece)

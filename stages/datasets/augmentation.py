@@ -1,0 +1,56 @@
+"""Training sequences of percepts, varied: with few videos, a model learns to carry any content, and not just theirs.
+
+Nearly all variance of a percept lies between videos. A model that has seen a score of them knows a score of contents,
+and cannot carry that of another video through its state. Moved by a random vector that is the same for all of its
+frames, a sequence has a content never seen, and the motion that it had. With the signs of random dimensions turned, its
+motion is a new one, too, as smooth and as fast as before: what is left to learn is how percepts move, not where to.
+
+Shapes: T frames, B sequences of a worker's share, D percept dimension, X either 1 or D.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError
+from stages.datasets.sequences import share
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationConfig:
+    """How training sequences are varied, in units of what the model reads; validation sequences never are."""
+
+    offset_std: float = 0.0
+    """Deviation of the random vector that is added to all frames of a sequence; 0: none."""
+    scale_std: float = 0.0
+    """Deviation of the logarithm of the random factor that multiplies all frames of a sequence; 0: none."""
+    flip_signs: bool = False
+    """Turn the sign of each dimension with probability 1/2, for all frames of a sequence."""
+
+    def __post_init__(self) -> None:
+        for name in ("offset_std", "scale_std"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0, and finite")
+
+    def __bool__(self) -> bool:
+        """Whether anything is varied."""
+        return self.offset_std > 0 or self.scale_std > 0 or self.flip_signs
+
+
+def vary(
+    config: VariationConfig, x_TBD: Tensor, *, seed: int, step: int, batch_size: int, rank: int, world_size: int
+) -> Tensor:
+    """A worker's share of step `step`, varied. The chance is that of (seed, step) and of a sequence's place in the
+    global batch of `batch_size`: the same on any number of workers."""
+    if not config:
+        return x_TBD
+    mine = share(batch_size, rank, world_size)
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+    log_factor_B = config.scale_std * generator.standard_normal(batch_size, np.float32)[mine]
+    offset_BD = config.offset_std * generator.standard_normal((batch_size, x_TBD.shape[2]), np.float32)[mine]
+    factor_BX = np.exp(log_factor_B)[:, None]
+    if config.flip_signs:
+        factor_BX = factor_BX * generator.choice(np.array([-1, 1], np.float32), (batch_size, x_TBD.shape[2]))[mine]
+    return x_TBD * torch.from_numpy(factor_BX).to(x_TBD.device) + torch.from_numpy(offset_BD).to(x_TBD.device)

@@ -1,0 +1,132 @@
+"""What classifiers say of every test clip, as Parquet that pandas and DuckDB read.
+
+predictions.parquet    one row a classifier and clip: the answer and its probability.
+probabilities.parquet  one row a classifier and clip, of the classifiers with the most labels: every class's
+                       probability, in the order of the class names in the file's metadata (`percepts.class_names`).
+
+Shapes: G samplings, N clips, C classes.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.files import read_bytes
+from pipeline.core.parquet import read_table
+from stages.evaluation.scores import Answers
+from stages.video.ledger import VideoRecord
+
+PREDICTIONS_FILE: Final = "predictions.parquet"
+PROBABILITIES_FILE: Final = "probabilities.parquet"
+_CLASS_NAMES: Final = b"percepts.class_names"
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+_CLASSIFIER: Final = [
+    ("model", _NAMES),
+    ("labels_per_class", pa.int32()),
+    ("split", pa.int32()),
+    ("sampling", pa.int32()),
+]
+Clips = Mapping[int, Sequence[VideoRecord]]
+"""Split -> its test clips, in the order of the answers."""
+
+
+def predictions(found: Sequence[Answers], clips: Clips) -> bytes:
+    """The content of predictions.parquet."""
+    schema = pa.schema(
+        [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("predicted", _NAMES), ("probability", pa.float32())]
+    )
+
+    def tables() -> Iterator[pa.Table]:
+        for answers in found:
+            members = clips[answers.split]
+            videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
+            labels = pa.array([clip.label for clip in members]).dictionary_encode()
+            names = pa.array(answers.class_names)
+            for group, sampling in enumerate(answers.samplings):
+                predicted = pa.DictionaryArray.from_arrays(
+                    pa.array(answers.predicted_GN[group].astype(np.int32)), names
+                )
+                columns = {"video": videos, "label": labels, "predicted": predicted}
+                columns |= {"probability": answers.probability_GN[group]}
+                yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
+
+    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
+
+
+def probabilities(found: Sequence[Answers], clips: Clips, class_names: Sequence[str]) -> bytes:
+    """The content of probabilities.parquet."""
+    kind = pa.list_(pa.float32(), len(class_names))
+    schema = pa.schema(
+        [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("probabilities", kind)],
+        metadata={_CLASS_NAMES: json.dumps(class_names)},
+    )
+
+    def tables() -> Iterator[pa.Table]:
+        for answers in found:
+            if answers.probabilities_GNC is None:
+                continue
+            members = clips[answers.split]
+            videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
+            labels = pa.array([clip.label for clip in members]).dictionary_encode()
+            for group, sampling in enumerate(answers.samplings):
+                flat = pa.array(answers.probabilities_GNC[group].ravel())
+                lists = pa.FixedSizeListArray.from_arrays(flat, len(class_names))
+                columns = {"video": videos, "label": labels, "probabilities": lists}
+                yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
+
+    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
+
+
+def _classifier(answers: Answers, sampling: int, num_rows: int) -> dict[str, Any]:
+    ones = np.ones(num_rows, np.int32)
+    return {
+        "model": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([answers.arm])),
+        "labels_per_class": ones * answers.labels_per_class,
+        "split": ones * answers.split,
+        "sampling": ones * sampling,
+    }
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+@dataclass(frozen=True)
+class ClassProbabilities:
+    """What one classifier says of every test clip of its split."""
+
+    videos: tuple[str, ...]
+    labels: tuple[str, ...]
+    class_names: tuple[str, ...]
+    probabilities_NC: npt.NDArray[np.float32]
+
+
+def read_probabilities(uri: str) -> dict[tuple[str, int, int, int], ClassProbabilities]:
+    """A probabilities.parquet by (model, labels a class, split, sampling)."""
+    table = read_table(read_bytes(uri))
+    class_names = tuple(json.loads(table.schema.metadata[_CLASS_NAMES]))
+    flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    probabilities_RC = flat.reshape(-1, len(class_names))
+    keys = list(zip(*(table[name].to_pylist() for name, _ in _CLASSIFIER), strict=True))
+    videos, labels = table["video"].to_pylist(), table["label"].to_pylist()
+    rows: dict[tuple[str, int, int, int], list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return {
+        key: ClassProbabilities(
+            tuple(videos[row] for row in members),
+            tuple(labels[row] for row in members),
+            class_names,
+            probabilities_RC[members],
+        )
+        for key, members in rows.items()
+    }

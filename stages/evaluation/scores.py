@@ -1,0 +1,241 @@
+"""From answers to a table: accuracies, intervals, paired differences of arms, confusion matrices.
+
+What is repeated is what an interval is taken over. With several official splits these are the splits: the samplings
+within one are averaged first, because they share their test clips, and two or three splits do not become thirty
+independent values by drawing ten samplings in each. With one split they are its samplings.
+
+Shapes: G samplings, N clips, C classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import ConfigError
+from stages.datasets.labelled import ALL_CLIPS
+from stages.evaluation.metrics import Interval, accuracy, holm, t_interval
+
+SCORES_FILE = "scores.json"
+
+Run = tuple[int, int]
+"""(split, sampling): what two arms have in common when they are compared."""
+Pairs = Sequence[tuple[str, str]]
+"""(worse, better): arms to compare."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the classifiers of one arm, label count and split say about every test clip of the split."""
+
+    arm: str
+    class_names: tuple[str, ...]
+    labels_per_class: int
+    split: int
+    samplings: tuple[int, ...]
+    clips: tuple[tuple[str, ...], ...]
+    """sha256 of the clips that each sampling's classifier learned from."""
+    predicted_GN: npt.NDArray[np.int16]
+    """The class of the highest probability."""
+    probability_GN: npt.NDArray[np.float32]
+    """Its probability."""
+    probabilities_GNC: npt.NDArray[np.float32] | None
+    """Of every class, where they are kept."""
+    num_padded: int
+    """Test clips without a whole window."""
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Classifiers of a split of which no test clip is there."""
+
+    arm: str
+    class_names: tuple[str, ...]
+    labels_per_class: int
+    split: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the table: an arm at a label count."""
+
+    confusion_CC: npt.NDArray[np.int64]
+    """Rows: truth, columns: answer; summed over splits and samplings."""
+    accuracy: dict[Run, float] = field(default_factory=dict)
+    """Share of test clips that are named rightly."""
+    clips: dict[Run, tuple[str, ...]] = field(default_factory=dict)
+    """The clips that were learned from."""
+    overlap: dict[int, float] = field(default_factory=dict)
+    """Split -> test clips per clip learned from; all clips only."""
+
+    def interval(self, values: Mapping[Run, float]) -> tuple[Interval, str]:
+        """Of `values`, one for each run of the cell, and what it is over: "splits" or "samplings"."""
+        by_split: dict[int, list[float]] = {}
+        for (split, _), value in sorted(values.items()):
+            by_split.setdefault(split, []).append(value)
+        if len(by_split) == 1:
+            return t_interval(next(iter(by_split.values()))), "samplings"
+        overlap = float(np.mean(list(self.overlap.values()))) if self.overlap else 0.0
+        return t_interval([float(np.mean(found)) for found in by_split.values()], overlap=overlap), "splits"
+
+
+def by_count(labels_per_class: int) -> tuple[bool, int]:
+    """Sorts label counts: rising, all clips last."""
+    return labels_per_class == ALL_CLIPS, labels_per_class
+
+
+def scores_of(
+    found: Sequence[Answers | Unjudged], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
+) -> dict[str, Any]:
+    """The content of scores.json. `found` in the order of the arms; `labels`: split -> the test clips' classes.
+
+    Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
+    `cells` names every arm and label count that has classifiers: those that no split could judge are in no other list.
+
+    Raises:
+        ConfigError: arms of other classes or splits, one sampling twice, other labelled clips in the same sampling, or
+          a pair that names an arm that is not there.
+    """
+    class_names = found[0].class_names
+    index = {name: number for number, name in enumerate(class_names)}
+    if any(one.class_names != class_names for one in found):
+        other = next(one.arm for one in found if one.class_names != class_names)
+        raise ConfigError(f"arms {found[0].arm!r} and {other!r} know different classes; finetune them alike")
+    truth = {split: np.array([index[label] for label in named]) for split, named in labels.items()}
+    cells = _cells([one for one in found if isinstance(one, Answers)], truth, num_classes=len(class_names))
+    arms = list(dict.fromkeys(one.arm for one in found))
+    trained = {(one.arm, one.labels_per_class) for one in found}
+    counts = sorted({count for _, count in cells}, key=by_count)
+    unknown = {arm for pair in pairs for arm in pair} - set(arms)
+    if unknown:
+        raise ConfigError(f"pairs names {min(unknown)!r}; the arms here are {', '.join(arms)}")
+    compared = list(pairs) or list(pairwise(arms))
+    return {
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "num_test_clips": sum(len(named) for named in labels.values()),
+        "splits": [{"number": split, "num_test_clips": len(named)} for split, named in sorted(labels.items())],
+        "chance": 1.0 / len(class_names),
+        "cells": [
+            {"model": arm, "labels_per_class": count}
+            for arm, count in sorted(trained, key=lambda cell: (arms.index(cell[0]), by_count(cell[1])))
+        ],
+        "rows": [
+            {"model": arm, "labels_per_class": count, "split": split, "sampling": sampling, "accuracy": value}
+            for (arm, count), cell in cells.items()
+            for (split, sampling), value in sorted(cell.accuracy.items())
+        ],
+        "summary": [_summary(arm, count, cell) for (arm, count), cell in cells.items()],
+        "paired": _with_holm(
+            [
+                _paired(worse, better, count, cells[worse, count], cells[better, count])
+                for worse, better in compared
+                for count in counts
+                if (worse, count) in cells and (better, count) in cells
+            ]
+        ),
+        "gains": [gain for pair in compared if (gain := _gain_change(pair, counts, cells)) is not None],
+        "confusion": {
+            arm: cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC.tolist()
+            for arm in dict.fromkeys(arm for arm, _ in cells)
+        },
+    }
+
+
+def _cells(
+    found: Sequence[Answers], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
+) -> dict[tuple[str, int], Cell]:
+    """By arm, in the order given, and label count, rising."""
+    gathered: dict[tuple[str, int], Cell] = {}
+    for answers in found:
+        empty = Cell(np.zeros((num_classes, num_classes), np.int64))
+        cell = gathered.setdefault((answers.arm, answers.labels_per_class), empty)
+        truth_N = truth[answers.split]
+        if answers.labels_per_class == ALL_CLIPS:
+            cell.overlap[answers.split] = len(truth_N) / len(answers.clips[0])
+        for group, sampling in enumerate(answers.samplings):
+            run = (answers.split, sampling)
+            if run in cell.accuracy:
+                raise ConfigError(f"two arms are called {answers.arm!r}; give each a name of its own")
+            predicted_N = answers.predicted_GN[group]
+            cell.accuracy[run] = accuracy(predicted_N, truth_N)
+            cell.clips[run] = answers.clips[group]
+            np.add.at(cell.confusion_CC, (truth_N, predicted_N), 1)
+    arms = list(dict.fromkeys(arm for arm, _ in gathered))
+    return {key: gathered[key] for key in sorted(gathered, key=lambda key: (arms.index(key[0]), by_count(key[1])))}
+
+
+def _summary(arm: str, count: int, cell: Cell) -> dict[str, Any]:
+    return {"model": arm, "labels_per_class": count, **_figures("mean", cell, cell.accuracy)}
+
+
+def _paired(worse: str, better: str, count: int, worse_cell: Cell, better_cell: Cell) -> dict[str, Any]:
+    if worse_cell.clips != better_cell.clips:
+        raise ConfigError(
+            f"arms {worse!r} and {better!r} learned from different clips at {count or 'all'} labels a class, so that "
+            "their difference is not a paired one; finetune them with the same part, splits, seed and num_samplings"
+        )
+    differences = _differences(worse_cell, better_cell)
+    interval, _ = better_cell.interval(differences)
+    figures = _figures("difference", better_cell, differences)
+    return {"worse": worse, "better": better, "labels_per_class": count, **figures, "p": interval.p}
+
+
+def _differences(worse: Cell, better: Cell) -> dict[Run, float]:
+    return {run: better.accuracy[run] - worse.accuracy[run] for run in worse.accuracy}
+
+
+def _with_holm(paired: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjusted p values: a family is what one arm is compared with at one label count."""
+    families: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for pair in paired:
+        families.setdefault((pair["worse"], pair["labels_per_class"]), []).append(pair)
+    for family in families.values():
+        for pair, adjusted in zip(family, holm([pair["p"] for pair in family]), strict=True):
+            pair["p_holm"] = adjusted
+    return paired
+
+
+def _gain_change(
+    pair: tuple[str, str], counts: Sequence[int], cells: Mapping[tuple[str, int], Cell]
+) -> dict[str, Any] | None:
+    """How much larger the difference of a pair is with the fewest labels than with the most; None where it has no two.
+
+    Over splits; with one split over samplings, at the most labels that have the same samplings as the fewest.
+    """
+    worse, better = pair
+    differences = {
+        count: _differences(cells[worse, count], cells[better, count])
+        for count in counts
+        if (worse, count) in cells and (better, count) in cells
+    }
+    means = {count: _split_means(found) for count, found in differences.items()}
+    if any(len(found) == 1 for found in means.values()):
+        first = next(iter(differences.values()))
+        means = {count: found for count, found in differences.items() if found.keys() == first.keys()}
+    if len(means) < 2:
+        return None
+    fewest, most = next(iter(means)), list(means)[-1]
+    change = {run: value - means[most][run] for run, value in means[fewest].items()}
+    interval, _ = cells[better, fewest].interval(change)
+    figures = {**_figures("change", cells[better, fewest], change), "p": interval.p}
+    return {"worse": worse, "better": better, "fewest": fewest, "most": most, **figures}
+
+
+def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
+    """The mean over a split's samplings, as its only one."""
+    splits = sorted({split for split, _ in values})
+    return {(split, 0): float(np.mean([v for (s, _), v in values.items() if s == split])) for split in splits}
+
+
+def _figures(name: str, cell: Cell, values: Mapping[Run, float]) -> dict[str, Any]:
+    """A mean under `name`, its interval and what that is over. JSON has no infinity."""
+    interval, over = cell.interval(values)
+    low, high = (bound if math.isfinite(bound) else None for bound in (interval.low, interval.high))
+    num_splits = len({split for split, _ in values})
+    counted = {"num_samplings": len(values) // num_splits, "num_splits": num_splits, "over": over}
+    return {name: interval.mean, "low": low, "high": high, **counted}

@@ -1,0 +1,64 @@
+"""Everything that decides the percepts of a video, and the fingerprint that stands for it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from pipeline.core.errors import ConfigError
+from stages.convnets import convnet as convnets
+from stages.convnets.convnet import ConvnetConfig
+from stages.percepts.schema import FORMAT, Extractor
+from stages.percepts.writer import Compression
+from stages.video import flow
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig
+
+VERSION: Final = 1
+"""Of decoding and of `stages.extraction.shard_extractor`: raise it when the same settings would give other rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """Everything that decides the rows of a video."""
+
+    convnet: ConvnetConfig = field(default_factory=ConvnetConfig)
+    """The network, the layer and the grid."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """Frames as the network sees them; crop_px must be the network's input_px."""
+    limits: Limits = field(default_factory=Limits)
+    """Bounds against hostile files."""
+    compression: Compression = "none"
+    """Of the percept column: none can be mapped and is read fastest, zstd takes less space."""
+
+    def __post_init__(self) -> None:
+        if self.decode.crop_px != self.convnet.input_px:
+            raise ConfigError(
+                f"the decoder crops to {self.decode.crop_px} px and the convnet takes {self.convnet.input_px} px; "
+                "set decode.crop_px = convnet.input_px"
+            )
+        if self.decode.num_channels != self.convnet.in_channels:
+            raise ConfigError(
+                f"the decoder delivers {self.decode.num_channels} channels (flow {self.decode.flow}, stacks of "
+                f"{self.decode.flow_stack}) and the convnet takes {self.convnet.in_channels}; set convnet.in_channels "
+                "to twice decode.flow_stack for flow, to 3 for RGB"
+            )
+
+
+def extractor_of(config: ExtractionConfig) -> Extractor:
+    """What goes into a shard's metadata, and whose digest is the extractor's fingerprint. Reads the weights once.
+
+    Raises:
+        ConfigError, DigestError, SourceError: see `stages.convnets.convnet.identity`.
+        ConfigError: flow by an algorithm that this OpenCV does not have.
+    """
+    settings: dict[str, Any] = {
+        "convnet": convnets.identity(config.convnet),
+        "decode": asdict(config.decode),
+        "limits": asdict(config.limits),
+        "compression": config.compression,
+        "format": FORMAT,
+        "version": VERSION,
+    }
+    if config.decode.flow != "none":
+        flow.check_algorithm(config.decode.flow)
+        settings["opencv"] = flow.version()
+    return Extractor(settings=settings, dim=convnets.percept_dim(config.convnet))

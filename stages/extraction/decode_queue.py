@@ -1,0 +1,253 @@
+"""Decodes videos side by side, ahead of whoever consumes them, in bounded memory.
+
+Each decoder is a thread that follows one video at a time: FFmpeg works without Python's lock, so decoding overlaps the
+convnet inside one process; where frames come from another process, the thread waits for them. Frames of a video keep
+their order; whoever consumes takes those of any video that has some, so that one long video does not leave the other
+decoders idle.
+"""
+
+import hashlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from stages.percepts.shards import Outcome
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
+from stages.video.isolated_process import Apart, DiedApart
+from stages.video.sources import local_video
+
+CHUNK_FRAMES: Final = 32
+CHUNKS_AHEAD: Final = 2
+"""Chunks that wait, at most, for each video being decoded: 10 MB at 224x224 pixels."""
+HASH_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video to decode, and the bytes that it must have."""
+
+    sha256: str
+    uri: str
+    frames_expected: int
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Event = FrameChunk | Outcome
+"""Chunks of a video, then its outcome. After a rejection, the chunks that came before it must be forgotten."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An event, and what it cost."""
+
+    event: Event
+    core_s: float
+    """Seconds that a core worked for it; waiting is not among them."""
+
+
+Source = Callable[[Video], Generator[Decoded, None, None]]
+"""Decodes a video, here or elsewhere: the same events each time."""
+
+
+def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Event, None, None]:
+    """Chunks and outcome of one video. Whatever is wrong with the file is in the outcome: nothing is raised for it."""
+    try:
+        with local_video(video.uri) as path:
+            if _sha256(path) != video.sha256:
+                yield _unreadable(video, "its bytes have changed since it was indexed: ingest it again")
+                return
+            decoder = VideoDecoder(path, config, limits=limits, chunk_frames=CHUNK_FRAMES)
+            yield from decoder
+            yield Outcome(**vars(decoder.report))
+    except OSError as error:
+        yield _unreadable(video, f"cannot be read: {error.strerror or error}")
+
+
+def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Generator[Decoded, None, None]:
+    """`decode`, with what each event cost in the thread that calls it."""
+    began = time.thread_time()
+    with closing(decode(video, config, limits)) as events:
+        for event in events:
+            yield Decoded(event, time.thread_time() - began)
+            began = time.thread_time()
+
+
+class DecodeApart:
+    """A Source: decodes each video in a process apart (`stages.video.isolated_process`), and rejects
+    one that kills it or hangs in it. A context manager, which ends the processes."""
+
+    def __init__(self, config: DecodeConfig, limits: Limits) -> None:
+        self._config = config
+        self._limits = limits
+        self._idle: queue.SimpleQueue[Apart] = queue.SimpleQueue()
+        self._processes = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._processes.close()
+
+    def __call__(self, video: Video) -> Generator[Decoded, None, None]:
+        """Measured events of a video. Called by many threads at once: there are as many processes."""
+        try:
+            process = self._idle.get_nowait()
+        except queue.Empty:
+            process = self._processes.enter_context(Apart(self._limits))
+        try:
+            yield from process.stream(decode_measured, self._config, self._limits, video)
+        except DiedApart as death:
+            yield Decoded(rejected(video.frames_expected, str(death), final=not death.is_stall), 0.0)
+        finally:
+            self._idle.put(process)
+
+
+def _unreadable(video: Video, reason: str) -> Outcome:
+    return rejected(video.frames_expected, reason, final=False)
+
+
+def rejected(frames_expected: int, reason: str, *, final: bool) -> Outcome:
+    """The outcome of a video that gives no frames."""
+    return Outcome(
+        frames_expected=frames_expected,
+        frames_decoded=0,
+        frames_dropped=0,
+        frames_missing=frames_expected,
+        verdict="rejected",
+        reason=reason,
+        final=final,
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(HASH_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@dataclass
+class _Lane:
+    """One video's way from its decoder to the consumer."""
+
+    video: Video
+    arrived: deque[Event | BaseException] = field(default_factory=deque)
+    is_done: bool = False
+    """The consumer has taken its outcome."""
+
+
+class DecodeAhead:
+    """Events of all videos; use as a context manager, which ends the decoders.
+
+    At most `num_decoders` videos are being decoded and `2 * num_decoders * CHUNKS_AHEAD` chunks are waiting.
+    """
+
+    def __init__(self, videos: Sequence[Video], source: Source, *, num_decoders: int) -> None:
+        assert num_decoders > 0
+        self._source = source
+        self._num_decoders = num_decoders
+        self._lanes = [_Lane(video) for video in videos]
+        self._num_begun = 0
+        self._num_done = 0
+        """Lanes at the front that the consumer is through with."""
+        self._num_waiting = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._decode, name=f"decode-{number}", daemon=True)
+            for number in range(min(num_decoders, len(videos)))
+        ]
+        self.core_s = 0.0
+        """Seconds that cores worked at decoding, so far."""
+        self.waited_s = 0.0
+        """Seconds that the consumer waited in `next`, so far."""
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def next(self, *, in_order: bool = False) -> tuple[Video, Event] | None:
+        """The next event of the first video that has one; waits where none has. None once all videos have ended.
+
+        `in_order` takes events of the first video only that has not ended. What a source raises is raised here.
+        """
+        began = time.perf_counter()
+        with self._changed:
+            while True:
+                lane = self._ready(in_order)
+                if lane is not None or self._num_done == len(self._lanes):
+                    break
+                self._changed.wait()
+            self.waited_s += time.perf_counter() - began
+            if lane is None:
+                return None
+            event = lane.arrived.popleft()
+            self._num_waiting -= 1
+            if isinstance(event, BaseException):
+                raise event
+            if isinstance(event, Outcome):
+                lane.is_done = True
+                while self._num_done < len(self._lanes) and self._lanes[self._num_done].is_done:
+                    self._num_done += 1
+            self._changed.notify_all()
+            return lane.video, event
+
+    def _ready(self, in_order: bool) -> _Lane | None:
+        end = min(self._num_done + 1, self._num_begun) if in_order else self._num_begun
+        return next((lane for lane in self._lanes[self._num_done : end] if lane.arrived), None)
+
+    def _decode(self) -> None:
+        """In a thread: one video after the other, waiting where the consumer is behind."""
+        while (lane := self._begin()) is not None:
+            try:
+                with closing(self._source(lane.video)) as events:
+                    for decoded in events:
+                        if not self._put(lane, decoded.event, decoded.core_s):
+                            return
+            except BaseException as error:  # noqa: BLE001  # raised again where the events are consumed
+                self._put(lane, error, 0.0)
+
+    def _begin(self) -> _Lane | None:
+        limit = self._num_decoders * CHUNKS_AHEAD
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping or self._num_waiting < limit or self._num_begun == len(self._lanes)
+            )
+            if self._stopping or self._num_begun == len(self._lanes):
+                return None
+            self._num_begun += 1
+            return self._lanes[self._num_begun - 1]
+
+    def _put(self, lane: _Lane, event: Event | BaseException, core_s: float) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or len(lane.arrived) < CHUNKS_AHEAD)
+            if self._stopping:
+                return False
+            lane.arrived.append(event)
+            self._num_waiting += 1
+            self.core_s += core_s
+            self._changed.notify_all()
+            return True

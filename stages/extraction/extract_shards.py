@@ -1,0 +1,142 @@
+"""Writes the shards of a plan with many workers, whatever happens to those, and says live what waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from pipeline.core.disk_list import Spool
+from pipeline.core.errors import WorkerDied
+from pipeline.core.events import Emit, Progress
+from pipeline.core.stage import Context
+from pipeline.core.workers import Workers
+from stages.extraction.config import ExtractionConfig
+from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeApart, Decoded, Source, Video, decode_measured
+from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask, Tell
+from stages.extraction.timings import Effort, explain, total
+from stages.extraction.worker_allocation import Staff, staff
+from stages.percepts.schema import Extractor
+from stages.percepts.shards import Outcome, iter_shards
+from stages.video import watchdog
+from stages.video.container import Limits
+from stages.video.decode import DecodeConfig
+
+MAX_DEATHS: Final = 10
+"""Workers that may die on one shard. From the second try on its videos are decoded apart, where they cannot kill a
+worker: what dies then was killed, or its machine was."""
+
+
+def fill(
+    config: ExtractionConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]
+) -> tuple[list[ShardDone], Staff]:
+    """Write the shards that are not complete yet.
+
+    Raises:
+        WorkerDied: workers died again and again on one shard, though its videos were decoded apart.
+    """
+    complete = {shard.path for shard in iter_shards(context.store_uri, [task.path for task in tasks])}
+    missing = Spool(task for task in tasks if task.path not in complete)
+    chosen = staff(context.resources, context.workers.nodes(), len(missing))
+    progress = _Overall(context, missing, worker="GPU" if chosen.gpus_per_worker else "worker")
+    results = context.workers.map(
+        partial(shard_extractor, config, extractor, context.store_uri, chosen, context.workers, progress.teller),
+        missing,
+        num_workers=chosen.num_workers,
+        cpus_per_worker=chosen.cpus_per_worker,
+        gpus_per_worker=chosen.gpus_per_worker,
+        again=partial(replace, apart=True),
+        max_deaths=MAX_DEATHS,
+    )
+    for _, done in results:
+        progress.add(done)
+    return progress.done, chosen
+
+
+def shard_extractor(
+    config: ExtractionConfig,
+    extractor: Extractor,
+    store_uri: str,
+    chosen: Staff,
+    workers: Workers,
+    tell: Tell | None = None,
+) -> ShardExtractor:
+    """In a worker, which may be ended where a video hangs, if it is a process that is replaced then."""
+    if workers.replaces_workers:
+        watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
+    source: Source | None = None
+    if chosen.decodes_elsewhere:
+        source = partial(_decode_elsewhere, workers, config)
+    return ShardExtractor(
+        config,
+        extractor,
+        store_uri,
+        device="cuda" if chosen.gpus_per_worker else "cpu",
+        num_threads=chosen.num_threads,
+        num_decoders=chosen.num_decoders,
+        source=source,
+        tell=tell,
+    )
+
+
+def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) -> Generator[Decoded, None, None]:
+    """Events of a video from another process, on whichever node has a core. A video on which such processes die is
+    decoded in a process apart, here, which finds out what it dies of."""
+    num_events = 0
+    try:
+        function = partial(_decode_armed, config.decode, config.limits, workers.replaces_workers)
+        for decoded in workers.stream(function, video, ahead=CHUNKS_AHEAD):
+            num_events += 1
+            yield decoded
+    except WorkerDied:
+        with DecodeApart(config.decode, config.limits) as source:
+            for number, decoded in enumerate(source(video)):
+                # Chunks come in the same order again; an outcome is always new.
+                if number >= num_events or isinstance(decoded.event, Outcome):
+                    yield decoded
+
+
+def _decode_armed(config: DecodeConfig, limits: Limits, may_end: bool, video: Video) -> Generator[Decoded, None, None]:
+    """In the other process, which may be ended where the video hangs in it."""
+    if may_end:
+        watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
+    yield from decode_measured(config, limits, video)
+
+
+@dataclass(frozen=True)
+class _Teller:
+    """Tells how far a shard is. Travels to the workers."""
+
+    source: str
+    emit: Emit
+    num_frames: int
+    """Of all shards."""
+    worker: str
+
+    def __call__(self, path: str, effort: Effort) -> None:
+        self.tell(path, effort.num_frames, effort)
+
+    def tell(self, path: str, num_frames: int, effort: Effort) -> None:
+        """`num_frames` of a shard are done; `effort` is what the note is about."""
+        note = explain(effort, worker=self.worker)
+        total_frames = self.num_frames
+        self.emit(
+            Progress(source=self.source, part=path, done=num_frames, total=total_frames, unit="frames", note=note)
+        )
+
+
+class _Overall:
+    """What all workers have done."""
+
+    def __init__(self, context: Context, tasks: Sequence[ShardTask], *, worker: str) -> None:
+        self.done: list[ShardDone] = []
+        self._effort = Effort()
+        self._num_frames = {task.path: task.num_frames for task in tasks}
+        self.teller = _Teller(context.name, context.emit, sum(self._num_frames.values()), worker)
+
+    def add(self, shard: ShardDone) -> None:
+        """A shard is done: it counts with the frames that it had promised, so that the sum ends at the total."""
+        self.done.append(shard)
+        self._effort = total((self._effort, shard.effort))
+        self.teller.tell(shard.path, self._num_frames[shard.path], self._effort)

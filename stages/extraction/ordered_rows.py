@@ -1,0 +1,116 @@
+"""Rows of many videos, which arrive mixed, on their way into a file that has one video after the other.
+
+Shapes: N frames of a piece of one video, D percept dimension.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.convnets.engines import Percepts
+from stages.extraction.decode_queue import Video
+from stages.percepts.shards import Outcome
+from stages.percepts.writer import ShardWriter
+
+MAX_HELD_BYTES: Final = 256 << 20
+"""Percepts that wait for the videos before theirs: 32,768 frames of 4096 values."""
+
+
+class RejectedLate(Exception):
+    """A video of which rows had been written already was rejected after all."""
+
+    def __init__(self, video: str, outcome: Outcome) -> None:
+        super().__init__(video)
+        self.video = video
+        self.outcome = outcome
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that wait for their percepts."""
+
+    video: str
+    index_N: npt.NDArray[np.int32]
+    pts_us_N: npt.NDArray[np.int64]
+    segment_N: npt.NDArray[np.int32]
+
+
+@dataclass
+class _Rows:
+    """Rows of one video on their way into the file."""
+
+    num_awaited: int = 0
+    """Rows whose percepts are being computed."""
+    held: list[tuple[Piece, Percepts]] = field(default_factory=list)
+    """Rows that wait for the videos before theirs to be written."""
+    is_begun: bool = False
+    """Rows have been written."""
+    outcome: Outcome | None = None
+
+
+class RowsInOrder:
+    """Brings rows, which arrive video by video or mixed, into the file in the order of the videos."""
+
+    def __init__(self, writer: ShardWriter, videos: Sequence[Video]) -> None:
+        self._writer = writer
+        self._rows = {video.sha256: _Rows() for video in videos}
+        self._order = deque(self._rows)
+        self._held_bytes = 0
+        self.num_rows = 0
+        """Rows that have come."""
+        self.seconds = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """So much is held that only the first unfinished video should go on."""
+        return self._held_bytes >= MAX_HELD_BYTES
+
+    def expect(self, piece: Piece) -> None:
+        """Percepts of these rows will come."""
+        self._rows[piece.video].num_awaited += len(piece.index_N)
+
+    def add(self, piece: Piece, percepts_ND: Percepts) -> None:
+        """They have come."""
+        began = time.perf_counter()
+        rows = self._rows[piece.video]
+        rows.num_awaited -= len(piece.index_N)
+        self.num_rows += len(piece.index_N)
+        if rows.outcome is None or rows.outcome.frames_decoded:
+            # A copy: a view would keep the whole batch in memory.
+            rows.held.append((piece, percepts_ND.copy()))
+            self._held_bytes += percepts_ND.nbytes
+        self._advance()
+        self.seconds += time.perf_counter() - began
+
+    def end(self, video: str, outcome: Outcome) -> None:
+        """No more frames of this video. Raises RejectedLate."""
+        rows = self._rows[video]
+        if outcome.verdict == "rejected":
+            if rows.is_begun:
+                raise RejectedLate(video, outcome)
+            self._held_bytes -= sum(percepts_ND.nbytes for _, percepts_ND in rows.held)
+            rows.held.clear()
+        rows.outcome = outcome
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._order:
+            rows = self._rows[self._order[0]]
+            for piece, percepts_ND in rows.held:
+                self._writer.write(piece.video, piece.index_N, piece.pts_us_N, piece.segment_N, percepts_ND)
+                self._held_bytes -= percepts_ND.nbytes
+                rows.is_begun = True
+            rows.held.clear()
+            if rows.outcome is None or rows.num_awaited:
+                return
+            self._order.popleft()
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Of all videos, once each has ended and all its rows are written."""
+        assert not self._order
+        return {video: rows.outcome for video, rows in self._rows.items() if rows.outcome is not None}

@@ -1,0 +1,196 @@
+"""One shard of percepts: decoded frames in, one Parquet file and its sidecar out.
+
+Batches fill across the borders of videos, and take frames of whichever video has some. What comes out does not depend
+on how shards are dealt to workers, on where frames are decoded, on how fast anything is, or on how often it was killed
+and begun again.
+
+Shapes: B frames of a batch, N frames of a piece of one video, D percept dimension.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.core.files import HashingFile, join, open_atomic
+from stages.convnets import convnet as convnets
+from stages.convnets.convnet import Convnet
+from stages.extraction.config import ExtractionConfig
+from stages.extraction.decode_queue import DecodeAhead, DecodeApart, Source, Video, decode_measured
+from stages.extraction.ordered_rows import Piece, RejectedLate, RowsInOrder
+from stages.extraction.timings import Effort
+from stages.percepts.schema import Extractor
+from stages.percepts.shards import Outcome, Shard, write_sidecar
+from stages.percepts.writer import ShardWriter
+
+TELL_EVERY_S: Final = 2.0
+Tell = Callable[[str, Effort], None]
+"""(path of the shard, its effort so far)"""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to write."""
+
+    path: str
+    """Relative to the store's root."""
+    videos: tuple[Video, ...]
+    known: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes settled before: these videos are not decoded."""
+    apart: bool = False
+    """Decode in processes apart: a worker died on this shard, and one of its videos may be to blame."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the videos promise."""
+        return sum(video.frames_expected for video in self.videos)
+
+    def __str__(self) -> str:
+        return f"shard {self.path} ({len(self.videos)} videos from {self.videos[0].uri} on)"
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """What it took."""
+
+    path: str
+    effort: Effort
+    backend: str
+
+
+class _Pass:
+    """One pass over the videos of a shard."""
+
+    def __init__(self, task: ShardTask, source: Source, convnet: Convnet, num_decoders: int, tell: Tell | None) -> None:
+        self._task = task
+        self._source = source
+        self._convnet = convnet
+        self._num_decoders = num_decoders
+        self._tell = tell
+        self._pieces: deque[Piece] = deque()
+        self.outcomes: dict[str, Outcome] = {}
+        self.effort = Effort()
+        self._told_s = 0.0
+
+    def write(self, writer: ShardWriter) -> None:
+        """Decode, run the convnet and write. Raises RejectedLate."""
+        began, computed_s = time.perf_counter(), self._convnet.backend.busy_s
+        videos = [video for video in self._task.videos if video.sha256 not in self._task.known]
+        rows = RowsInOrder(writer, videos)
+        with DecodeAhead(videos, self._source, num_decoders=self._num_decoders) as decoding:
+            for percepts_BD in self._convnet.stream(self._batches(decoding, rows)):
+                first = 0
+                while first < len(percepts_BD):
+                    piece = self._pieces.popleft()
+                    end = first + len(piece.index_N)
+                    rows.add(piece, percepts_BD[first:end])
+                    first = end
+                self._measure(decoding, rows, began, computed_s)
+        assert not self._pieces
+        outcomes = {**self._task.known, **rows.outcomes()}
+        self.outcomes = {video.sha256: outcomes[video.sha256] for video in self._task.videos}
+
+    def _measure(self, decoding: DecodeAhead, rows: RowsInOrder, began: float, computed_s: float) -> None:
+        seconds = time.perf_counter() - began
+        self.effort = Effort(
+            num_frames=rows.num_rows,
+            seconds=seconds,
+            convnet_s=self._convnet.backend.busy_s - computed_s,
+            waited_s=decoding.waited_s,
+            writer_s=rows.seconds,
+            decode_core_s=decoding.core_s,
+            decoder_s=seconds * self._num_decoders,
+        )
+        if self._tell is not None and seconds - self._told_s > TELL_EVERY_S:
+            self._told_s = seconds
+            self._tell(self._task.path, self.effort)
+
+    def _batches(self, decoding: DecodeAhead, rows: RowsInOrder) -> Iterator[npt.NDArray[np.uint8]]:
+        """Full batches across videos, and a last shorter one; notes whose rows they are."""
+        size, px = self._convnet.batch_frames, self._convnet.input_px
+        batch_BHWC, filled = np.empty((size, px, px, self._convnet.in_channels), np.uint8), 0
+        while (item := decoding.next(in_order=rows.is_full)) is not None:
+            video, event = item
+            if isinstance(event, Outcome):
+                rows.end(video.sha256, event)
+                continue
+            first = 0
+            while first < len(event.index_N):
+                end = min(len(event.index_N), first + size - filled)
+                part = slice(first, end)
+                batch_BHWC[filled : filled + end - first] = event.frames_NHWC[part]
+                piece = Piece(video.sha256, event.index_N[part], event.pts_us_N[part], event.segment_N[part])
+                self._pieces.append(piece)
+                rows.expect(piece)
+                filled, first = filled + end - first, end
+                if filled == size:
+                    yield batch_BHWC
+                    # A new one: the back end may still be reading the one before.
+                    batch_BHWC, filled = np.empty_like(batch_BHWC), 0
+        if filled:
+            yield batch_BHWC[:filled]
+
+
+class ShardExtractor:
+    """What a worker applies to each ShardTask."""
+
+    def __init__(
+        self,
+        config: ExtractionConfig,
+        extractor: Extractor,
+        store_uri: str,
+        *,
+        device: str,
+        num_threads: int,
+        num_decoders: int,
+        source: Source | None = None,
+        tell: Tell | None = None,
+    ) -> None:
+        """`num_threads` cores compute the convnet where `device` is "cpu"; `num_decoders` videos are decoded side by
+        side, in this process or by `source`. `tell` hears every few seconds how far a shard is."""
+        self._config = config
+        self._extractor = extractor
+        self._store_uri = store_uri
+        self._is_local = source is None
+        self._source = source or partial(decode_measured, config.decode, config.limits)
+        self._num_decoders = num_decoders
+        self._tell = tell
+        torch.set_num_threads(num_threads)
+        self._convnet = convnets.build(config.convnet, device=device, num_threads=num_threads)
+        assert self._convnet.dim == extractor.dim
+
+    def __call__(self, task: ShardTask) -> ShardDone:
+        """Write the shard and its sidecar, each atomically."""
+        known = dict(task.known)
+        while True:
+            try:
+                with self._source_of(task) as source:
+                    attempt = _Pass(replace(task, known=known), source, self._convnet, self._num_decoders, self._tell)
+                    self._write(task.path, attempt)
+            except RejectedLate as late:
+                # Rare (a limit hit far into a video), and cheaper than holding every video back until its end.
+                known[late.video] = late.outcome
+                continue
+            return ShardDone(task.path, attempt.effort, self._convnet.backend.name)
+
+    def _source_of(self, task: ShardTask) -> AbstractContextManager[Source]:
+        if task.apart and self._is_local:
+            return DecodeApart(self._config.decode, self._config.limits)
+        return nullcontext(self._source)
+
+    def _write(self, path: str, attempt: _Pass) -> None:
+        with open_atomic(join(self._store_uri, path)) as target:
+            file = HashingFile(target)
+            with ShardWriter(file, self._extractor, compression=self._config.compression) as writer:  # type: ignore[arg-type]
+                attempt.write(writer)
+        num_rows, outcomes = writer.num_rows, attempt.outcomes
+        assert num_rows == sum(outcome.frames_decoded for outcome in outcomes.values()), "the ledger does not close"
+        shard = Shard(path=path, sha256=file.digest.hexdigest(), bytes=file.num_bytes, rows=num_rows, outcomes=outcomes)
+        write_sidecar(self._store_uri, shard)

@@ -1,0 +1,94 @@
+"""How many workers an extraction has, how many cores each, and where frames are decoded.
+
+On CPUs a worker is a process that holds its share of the cores: on each it computes batches, and its decoders are
+threads beside them, which take a core only as often as frames run short. With GPUs a worker is a process that feeds
+one of them. Threads of one process share Python's lock, which they hold for a third of the time that a small frame
+takes: more than `MAX_DECODER_THREADS`, or cores on other nodes, need processes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.core.stage import Resources
+from pipeline.core.workers import Node
+
+MAX_DECODER_THREADS: Final = 4
+MIN_DECODER_THREADS: Final = 2
+"""Beside a slow convnet decoders mostly wait, and one alone would leave a gap at the end of each video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staff:
+    """Who does an extraction."""
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    num_threads: int
+    """Cores that compute the convnet, where that is not on a GPU."""
+    num_decoders: int
+    """Videos that are decoded side by side for each worker."""
+    decodes_elsewhere: bool
+    """Whether decoders are processes of their own, on whichever node has cores, and not threads of the worker."""
+
+    @property
+    def num_cores(self) -> float:
+        """That all workers and decoders may use together."""
+        return self.num_workers * (self.cpus_per_worker + self.num_decoders * self.decodes_elsewhere)
+
+
+def staff(resources: Resources, nodes: Sequence[Node], num_shards: int) -> Staff:
+    """The staff for `num_shards` shards on these nodes."""
+    wanted = max(1, min(resources.num_workers, num_shards))
+    if resources.gpus_per_worker:
+        return _on_gpus(resources, nodes, wanted)
+    return _on_cpus(resources, nodes, wanted)
+
+
+def _on_cpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> Staff:
+    """All cores are shared out evenly; a worker stays on one node."""
+    num_cpus = sum(node.num_cpus for node in nodes)
+    apart = resources.decoders_per_gpu or 0
+    num_workers = min(wanted, max(1, num_cpus // (1 + apart)))
+    # At least one core must be left, or processes that decode would wait for it for ever.
+    decodes_elsewhere = bool(apart) and num_cpus > num_workers
+    cores = _largest_share(nodes, num_workers)
+    if decodes_elsewhere:
+        cores = max(1, cores - apart)
+    cores = max(cores, int(resources.cpus_per_worker))
+    return Staff(
+        num_workers=num_workers,
+        cpus_per_worker=cores,
+        gpus_per_worker=0.0,
+        num_threads=cores,
+        num_decoders=apart or max(MIN_DECODER_THREADS, cores),
+        decodes_elsewhere=decodes_elsewhere,
+    )
+
+
+def _largest_share(nodes: Sequence[Node], num_workers: int) -> int:
+    """The most cores that each of so many workers can have, none of them on two nodes; at least 1."""
+    share = max(node.num_cpus for node in nodes)
+    while share > 1 and sum(node.num_cpus // share for node in nodes) < num_workers:
+        share -= 1
+    return share
+
+
+def _on_gpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> Staff:
+    with_gpus = [node for node in nodes if node.num_gpus] or list(nodes)
+    beside = min(int(node.num_cpus * resources.gpus_per_worker / max(1, node.num_gpus)) for node in with_gpus)
+    elsewhere = sum(node.num_cpus for node in nodes if not node.num_gpus) // wanted
+    # One core copies batches, launches the network and writes.
+    num_decoders = resources.decoders_per_gpu or max(1, beside - 1 + elsewhere)
+    decodes_elsewhere = num_decoders > min(MAX_DECODER_THREADS, beside - 1) and beside + elsewhere > 1
+    return Staff(
+        num_workers=wanted,
+        cpus_per_worker=1 if decodes_elsewhere else max(1, min(beside, num_decoders + 1)),
+        gpus_per_worker=resources.gpus_per_worker,
+        num_threads=1,
+        num_decoders=num_decoders,
+        decodes_elsewhere=decodes_elsewhere,
+    )

@@ -1,0 +1,28 @@
+"""Artifacts that hold finetuned classifiers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.core.files import list_files
+from pipeline.core.stage import Artifact, Model
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.models.weights import MODEL_FILE
+
+JOB_PREFIXES = ("labels-", "split-")
+"""How the files of a `Classifiers` begin that hold classifiers to be evaluated."""
+
+
+@dataclass(frozen=True)
+class Classifiers(Artifact):
+    """Finetuned classifiers of one arm: files of several each, and in `model.safetensors` the one that is served."""
+
+    model: ClassVar[Model | None] = Model("stages.serving.classifier", (MODEL_FILE,))
+
+    def files(self) -> list[str]:
+        """Names of the files that `load` takes, sorted; together they hold every label count and sampling once."""
+        names = [name for name in list_files(self.uri) if name.endswith(".safetensors")]
+        return [name for name in names if name.startswith(JOB_PREFIXES)]
+
+    def load(self, name: str, *, device: str = "cpu") -> TrainedClassifiers:
+        """The classifiers of a file."""
+        return TrainedClassifiers.load(self.path(name), device=device)

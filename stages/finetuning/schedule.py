@@ -1,0 +1,174 @@
+"""The course of an arm's work: trials of settings, and classifiers as soon as the trials that they wait for are done.
+
+    course = Course(config, uri, chunks, sides, log)
+    for item in course.begin():      # and, when one is done, what course.after(item, seconds) gives
+        ...
+
+Trials and classifiers go to the same workers: a split and label count whose settings are chosen need not wait for the
+others. What an earlier, killed attempt has finished is found by its file and not done again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import exists, join, write_json
+from stages.datasets.split_subsets import Sides
+from stages.finetuning.arm import ArmConfig
+from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.finetuning.trainer import Job, Trial
+
+SELECTION_FILE = "selection.json"
+Cell = tuple[int, int]
+"""(split, labelled clips a class)."""
+
+
+@dataclass
+class Course:
+    """What is to be done, and in which order."""
+
+    config: ArmConfig
+    uri: str
+    chunks: Mapping[int, Sequence[tuple[int, ...]]]
+    """Label count, rising, all clips last -> samplings that train side by side."""
+    sides: Sequence[Sides]
+    log: Callable[[str], None]
+    seconds: dict[int, float] = field(default_factory=dict)
+    """Label count -> processor-bound seconds of training its classifiers, summed over workers."""
+    _awaited: dict[Cell, int] = field(default_factory=dict)
+    """Trials that are not done yet."""
+    _first: list[Job | Trial] = field(default_factory=list)
+    _kept: set[int] = field(default_factory=set)
+    """Label counts of which an earlier attempt has trained classifiers."""
+
+    def begin(self) -> list[Job | Trial]:
+        """What can be done at once. The longest come first, so that no worker is left alone with one at the end."""
+        for count in reversed(list(self.chunks)):
+            for side in self.sides:
+                cell = (side.number, count)
+                missing = [trial for trial in self.trials(cell) if not self._is_tried(trial)]
+                self._awaited[cell] = len(missing)
+                self._first += missing or self._missing_jobs(cell)
+        return self._first
+
+    def after(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
+        """The item is done: what that makes possible."""
+        count = item.labels_per_class
+        if isinstance(item, Job):
+            self.seconds[count] = self.seconds.get(count, 0.0) + seconds
+            return []
+        self._awaited[item.split, count] -= 1
+        return [] if self._awaited[item.split, count] else [*self._missing_jobs((item.split, count))]
+
+    def seconds_of_all(self) -> dict[int, float]:
+        """`seconds`, of the label counts all of whose classifiers were trained in this attempt."""
+        return {count: value for count, value in self.seconds.items() if count not in self._kept}
+
+    def num_left(self) -> int:
+        """Trainings that were not done at `begin`, each trial and each classifier as one; what waits for trials counts
+        in full."""
+        waiting = [job for cell, trials in self._awaited.items() if trials for job in self._bare_jobs(cell)]
+        return sum(num_trainings(item) for item in (*self._first, *waiting))
+
+    def num_trials(self) -> int:
+        """Of all cells."""
+        return sum(len(self.trials(cell)) for cell in self._cells())
+
+    def num_classifiers(self) -> int:
+        """Of all cells."""
+        return sum(len(job.samplings) for cell in self._cells() for job in self._bare_jobs(cell))
+
+    def files(self, labels_per_class: int) -> list[str]:
+        """URIs of a label count's classifiers."""
+        jobs = [job for side in self.sides for job in self._bare_jobs((side.number, labels_per_class))]
+        return [join(self.uri, job.file) for job in jobs]
+
+    def trials(self, cell: Cell) -> list[Trial]:
+        """Every candidate; none where nothing is chosen."""
+        split, count = cell
+        held_out = next(side.validation for side in self.sides if side.number == split)
+        if not (self.config.selection.is_on and held_out):
+            return []
+        return [Trial(count, split, number) for number in range(len(self.config.selection.candidates()))]
+
+    def write_choices(self) -> None:
+        """Write selection.json, once every trial is done: what was chosen for each cell, and what was tried."""
+        rows = [self._choice_row(cell) for cell in sorted(self._cells()) if self.trials(cell)]
+        write_json(join(self.uri, SELECTION_FILE), {"arm": self.config.arm, "choices": rows})
+
+    def _cells(self) -> list[Cell]:
+        return [(side.number, count) for count in self.chunks for side in self.sides]
+
+    def _bare_jobs(self, cell: Cell, **chosen: Any) -> list[Job]:
+        split, count = cell
+        return [Job(count, chunk, split, **chosen) for chunk in self.chunks[count]]
+
+    def _missing_jobs(self, cell: Cell) -> list[Job]:
+        """With the settings that were chosen."""
+        jobs = self._bare_jobs(cell, **self._choice(cell))
+        missing = [job for job in jobs if not self._is_finished(job)]
+        self._kept |= {cell[1]} if len(missing) < len(jobs) else set()
+        return missing
+
+    def _choice(self, cell: Cell) -> dict[str, Any]:
+        """What a job takes from the best of the cell's trials."""
+        results = [TrialResult.load(join(self.uri, trial.file)) for trial in self.trials(cell)]
+        if not results:
+            return {}
+        best = _best(results)
+        return {
+            "candidate": self.config.selection.candidates()[best],
+            "stop": (results[best].best_check + 1) / self.config.selection.num_checks,
+            "consulted": tuple(sorted({seen for result in results for seen in result.consulted})),
+        }
+
+    def _choice_row(self, cell: Cell) -> dict[str, Any]:
+        candidates, trials = self.config.selection.candidates(), self.trials(cell)
+        results = [TrialResult.load(join(self.uri, trial.file)) for trial in trials]
+        best, choice = _best(results), self._choice(cell)
+        return {
+            "split": cell[0],
+            "labels_per_class": cell[1],
+            "num_validation_clips": len(results[best].videos),
+            "chosen": {**candidates[best].settings(), "stop": choice["stop"]},
+            "accuracy": max(results[best].accuracies),
+            "trial": trials[best].file,
+            "tried": [
+                {**candidate.settings(), "accuracies": list(result.accuracies)}
+                for candidate, result in zip(candidates, results, strict=True)
+            ],
+        }
+
+    def _is_tried(self, trial: Trial) -> bool:
+        if not exists(join(self.uri, trial.file)):
+            return False
+        try:
+            TrialResult.load(join(self.uri, trial.file))
+        except CorruptArtifact as error:
+            self.log(f"trying again: {error}")
+            return False
+        return True
+
+    def _is_finished(self, job: Job) -> bool:
+        """Whether an earlier attempt has left this job's file, and it is whole."""
+        if not exists(join(self.uri, job.file)):
+            return False
+        try:
+            found = TrainedClassifiers.load(join(self.uri, job.file))
+        except CorruptArtifact as error:
+            self.log(f"training again: {error}")
+            return False
+        theirs = (found.arm, found.labels_per_class, found.split, found.samplings)
+        return theirs == (self.config.arm, job.labels_per_class, job.split, job.samplings)
+
+
+def num_trainings(item: Job | Trial) -> int:
+    """Classifiers that it trains."""
+    return len(item.samplings) if isinstance(item, Job) else 1
+
+
+def _best(results: Sequence[TrialResult]) -> int:
+    """The highest accuracy at any check wins; of equals the first candidate, and its earliest check."""
+    return max(range(len(results)), key=lambda number: max(results[number].accuracies))

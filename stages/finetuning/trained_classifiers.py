@@ -1,0 +1,151 @@
+"""Trained classifiers as files that stand alone: weights, standardisation, class names, and what they learned from.
+
+One safetensors file holds G classifiers of one shape, trained on G samplings; `TrainedClassifiers.select` cuts one out.
+
+Shapes: G classifiers, N windows, T frames of a window, D percept dimension, C classes.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError, CorruptArtifact
+from stages.models.classifier import (
+    Classifier,
+    LSTMClassifier,
+    LSTMClassifierConfig,
+    SingleFrameClassifier,
+    SingleFrameConfig,
+    clip_probabilities,
+)
+from stages.models.ensemble import build_classifier
+from stages.models.weights import read_tensors, write_tensors
+from stages.percepts.schema import Extractor
+from stages.percepts.transforms import Transform, of_header, to_header
+
+_KIND = "TrainedClassifiers"
+_CONFIGS: dict[str, type[LSTMClassifierConfig] | type[SingleFrameConfig]] = {
+    LSTMClassifier.__name__: LSTMClassifierConfig,
+    SingleFrameClassifier.__name__: SingleFrameConfig,
+}
+_FACTS = (
+    *("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings"),
+    *("clips", "consulted", "groups"),
+)
+_WEIGHTS, _LOSSES = "classifier.", "losses"
+
+
+@dataclass(frozen=True)
+class TrainedClassifiers:
+    """G classifiers and all that is needed to use, to compare and to trace them."""
+
+    classifier: Classifier
+    """With `config.num_groups` = G."""
+    transform: Transform
+    """What the classifiers read is a percept after this: the encoder's that they began as, where there is one."""
+    class_names: tuple[str, ...]
+    arm: str
+    """Name of the model in tables."""
+    num_frames: int
+    """T of the windows that they were trained on."""
+    labels_per_class: int
+    """0 (`ALL_CLIPS`): all training clips."""
+    split: int
+    """Number of the official split; 0: the parts of the videos' manifest."""
+    samplings: tuple[int, ...]
+    """Number of each classifier's sampling, G of them."""
+    clips: tuple[tuple[str, ...], ...]
+    """sha256 of the labelled clips of each sampling."""
+    consulted: tuple[str, ...]
+    """sha256 of the clips by which settings were chosen: trained on or judged in a trial."""
+    groups: tuple[str, ...]
+    """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or consulted."""
+    losses_SG: npt.NDArray[np.float32]
+    """Cross-entropy of each classifier at each of S training steps, nats."""
+    extractor: Extractor | None = None
+    """What made the percepts that they learned from, so that a video can be turned into such percepts."""
+
+    def __post_init__(self) -> None:
+        assert self.classifier.config.num_groups == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
+        assert self.classifier.config.num_classes == len(self.class_names)
+        assert self.transform.dim == self.classifier.config.dim
+
+    def select(self, group: int) -> "TrainedClassifiers":
+        """One of the classifiers by itself: G = 1."""
+        single = _without_weights(
+            dataclasses.asdict(self.classifier.config) | {"num_groups": 1}, type(self.classifier).__name__
+        )
+        state = {name: tensor[group : group + 1].clone() for name, tensor in self.classifier.state_dict().items()}
+        single.load_state_dict(state, assign=True)
+        return dataclasses.replace(
+            self,
+            classifier=single.eval(),
+            samplings=self.samplings[group : group + 1],
+            clips=self.clips[group : group + 1],
+            losses_SG=self.losses_SG[:, group : group + 1],
+        )
+
+    @torch.no_grad()
+    def probabilities(self, x_TND: Tensor) -> Tensor:
+        """Standardised windows -> (G, N, C): the mean over a window's frames of the softmax at each of them."""
+        return clip_probabilities(self.classifier(x_TND[None]))
+
+    def save(self, uri: str) -> None:
+        """Writes the file, atomically; equal classifiers give equal bytes."""
+        tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
+        tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
+        header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        header["transform"] = to_header(self.transform)
+        model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
+        if self.extractor is not None:
+            header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
+        write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
+
+    @classmethod
+    def load(cls, uri: str, *, device: str = "cpu") -> "TrainedClassifiers":
+        """Reads the file that `save` wrote; float32, in evaluation mode.
+
+        Raises:
+            SourceError, StoreError, CorruptArtifact: as `stages.models.weights.read_tensors`; CorruptArtifact also
+              where the file holds something else, or weights that do not fit their config.
+        """
+        tensors, header = read_tensors(uri)
+        if header.get("class") != _KIND:
+            raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
+        lacking = sorted({*_FACTS, "transform", "classifier"} - header.keys()) or sorted({_LOSSES} - tensors.keys())
+        if lacking:
+            raise CorruptArtifact(f"{uri} lacks {lacking[0]!r}: another version of percepts wrote it; finetune again")
+        losses = tensors.pop(_LOSSES).numpy()
+        state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
+        try:
+            classifier = _without_weights(header["classifier"]["config"], header["classifier"]["name"])
+            classifier.load_state_dict(state, assign=True)
+        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptArtifact(f"{uri}: weights do not fit their config ({reason}): make it again") from error
+        return cls(
+            classifier.to(device).eval(),
+            of_header(header["transform"]),
+            class_names=tuple(header["class_names"]),
+            arm=header["arm"],
+            num_frames=header["num_frames"],
+            labels_per_class=header["labels_per_class"],
+            split=header["split"],
+            samplings=tuple(header["samplings"]),
+            clips=tuple(tuple(clips) for clips in header["clips"]),
+            consulted=tuple(header["consulted"]),
+            groups=tuple(header["groups"]),
+            losses_SG=losses,
+            extractor=Extractor(**header["extractor"]) if "extractor" in header else None,
+        )
+
+
+def _without_weights(config: dict[str, Any], name: str) -> Classifier:
+    """A classifier without memory for its weights, which are to be assigned."""
+    with torch.device("meta"):
+        return build_classifier(_CONFIGS[name](**config))

@@ -1,0 +1,259 @@
+"""Work of an arm: jobs, the samplings of a label count trained as one batched model, and trials, which choose settings.
+
+A sampling's clips, first weights, batches and dropout come from seeds of its own, so that it becomes the same
+classifier whichever samplings train beside it. Clips and batches do not depend on the model: arms of one seed can be
+compared sampling by sampling.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from pipeline.core.errors import ConfigError, TrainingDiverged
+from pipeline.core.files import join
+from stages.datasets.labelled import ALL_CLIPS, ClipFinder, draw, load_windows
+from stages.datasets.split_subsets import MANIFEST_SPLIT, Sides, sides_of
+from stages.datasets.splits import Splits
+from stages.evaluation.clip_inference import judge_clips
+from stages.finetuning.arm import ArmConfig, Candidate
+from stages.finetuning.clip_batches import ClipBatches, clip_batches
+from stages.finetuning.ensemble_training import train_groups
+from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.models.artifacts import Encoder
+from stages.models.classifier import Classifier, LSTMClassifier, clip_probabilities
+from stages.models.composite import Composite
+from stages.models.ensemble import build_classifier, derived_seed, seed_dropout, seed_weights
+from stages.models.pretrained import Pretrained
+from stages.percepts.artifacts import Percepts, Statistics
+from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Transform
+from stages.video.ledger import VideoRecord
+
+
+def count_text(labels_per_class: int) -> str:
+    """In names of files: `010`, or `all`."""
+    return "all" if labels_per_class == ALL_CLIPS else f"{labels_per_class:03d}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samplings of one label count of one split that train side by side."""
+
+    labels_per_class: int
+    samplings: tuple[int, ...]
+    split: int = MANIFEST_SPLIT
+    candidate: Candidate = Candidate()
+    """Settings that were chosen."""
+    stop: float = 1.0
+    """Share of the training steps after which training ends: chosen, too."""
+    consulted: tuple[tuple[str, str | None], ...] = ()
+    """(sha256, group) of the clips that the choice looked at."""
+
+    def __str__(self) -> str:
+        split = "" if self.split == MANIFEST_SPLIT else f"split-{self.split}-"
+        count = count_text(self.labels_per_class)
+        return f"{split}labels-{count}-samplings-{self.samplings[0]:03d}-{self.samplings[-1]:03d}"
+
+    @property
+    def file(self) -> str:
+        """Name of the file that it makes."""
+        return f"{self}.safetensors"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate, trained on the clips that are not held out and judged by those that are."""
+
+    labels_per_class: int
+    split: int
+    number: int
+    """Of the candidate, among `ArmConfig.selection.candidates()`."""
+
+    def __str__(self) -> str:
+        return f"trial-split-{self.split}-labels-{count_text(self.labels_per_class)}-{self.number:02d}"
+
+    @property
+    def file(self) -> str:
+        """Name of the file that it makes."""
+        return f"{self}.safetensors"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a worker process starts from: reads ledger, statistics and encoder once, and gives what does an item."""
+
+    config: ArmConfig
+    uri: str
+    percepts: Percepts
+    statistics: Statistics
+    encoder: Encoder | None
+    splits: Splits | None
+    device: str
+
+    def __call__(self) -> Callable[[Job | Trial], float]:
+        return _Bench(self).work
+
+
+class _Bench:
+    """A worker's own state: percepts mapped once, sides of each split found once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.config, self.uri, self.device = trainer.config, trainer.uri, trainer.device
+        self.finder = ClipFinder(trainer.percepts.open())
+        self.dim = self.finder.store.dim
+        self.transform: Transform = Standardisation.of(trainer.statistics.moments())
+        self.encoder: Composite | None = None
+        if trainer.encoder is not None:
+            pretrained = Pretrained.load(trainer.encoder.uri)
+            assert pretrained.transform is not None, "check_encoder was not called"
+            self.encoder, self.transform = pretrained.composite, pretrained.transform
+        records = trainer.percepts.records()
+
+        def sides(number: int) -> Sides:
+            return arm_sides(trainer.config, records, trainer.splits, number)
+
+        self.sides = cache(sides)
+
+    def work(self, item: Job | Trial) -> float:
+        """Does the item, writes its file, and returns the seconds that it took."""
+        started = time.monotonic()
+        try:
+            if isinstance(item, Job):
+                self._train(item)
+            else:
+                self._try(item)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{self.config.arm}, {item}: {error}") from None
+        return time.monotonic() - started
+
+    def _train(self, job: Job) -> None:
+        """The job's samplings as one model, from all training clips of the split."""
+        config, sides = self.config.chosen(job.candidate), self.sides(job.split)
+        drawn = [self._draw(sides.learn, job.labels_per_class, sampling) for sampling in job.samplings]
+        batches = self._batches(config, job, drawn, sides.class_names)
+        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
+        seed_dropout(classifier, _seeds(config, "dropout", job))
+        losses_SG = train_groups(classifier, batches, config, num_steps=max(1, round(job.stop * len(batches))))
+        seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.consulted)
+        TrainedClassifiers(
+            classifier,
+            self.transform,
+            class_names=sides.class_names,
+            arm=config.arm,
+            num_frames=config.num_frames,
+            labels_per_class=job.labels_per_class,
+            split=job.split,
+            samplings=job.samplings,
+            clips=tuple(tuple(clip.sha256 for clip in sampling) for sampling in drawn),
+            consulted=tuple(sorted(sha256 for sha256, _ in job.consulted)),
+            groups=tuple(sorted({group for _, group in seen if group is not None})),
+            losses_SG=losses_SG,
+            extractor=self.finder.store.extractor,
+        ).save(join(self.uri, job.file))
+
+    def _try(self, trial: Trial) -> None:
+        """One candidate: accuracy on the held-out clips at every check, probabilities at the best of them."""
+        selection, sides = self.config.selection, self.sides(trial.split)
+        config = self.config.chosen(selection.candidates()[trial.number])
+        job = Job(trial.labels_per_class, (0,), trial.split)
+        drawn = self._draw(sides.fit, trial.labels_per_class, 0)
+        batches = self._batches(config, job, [drawn], sides.class_names)
+        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
+        seed_dropout(classifier, _seeds(config, "dropout", job))
+        truth_N = np.array([sides.class_names.index(str(clip.label)) for clip in sides.validation])
+        accuracies: list[float] = []
+        best_NC: list[npt.NDArray[np.float32]] = []
+
+        def check() -> None:
+            probabilities_GNC, _ = judge_clips(
+                lambda x_TND: clip_probabilities(classifier(x_TND[None])),
+                sides.validation,
+                self.finder,
+                self.transform,
+                num_frames=config.num_frames,
+                stride=selection.stride,
+                device=self.device,
+            )
+            accuracy = float((probabilities_GNC[0].argmax(1) == truth_N).mean())
+            if accuracy > max(accuracies, default=-1.0):
+                best_NC[:] = [probabilities_GNC[0]]
+            accuracies.append(accuracy)
+
+        ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
+        train_groups(classifier, batches, config, checks=ends, on_check=check)
+        consulted = {clip.sha256: clip.group for clip in (*drawn, *sides.validation)}
+        TrialResult(
+            accuracies=tuple(accuracies),
+            consulted=tuple(sorted(consulted.items())),
+            videos=tuple(clip.sha256 for clip in sides.validation),
+            labels=tuple(str(clip.label) for clip in sides.validation),
+            class_names=sides.class_names,
+            probabilities_NC=best_NC[0],
+        ).save(join(self.uri, trial.file))
+
+    def _draw(self, clips: Sequence[VideoRecord], labels_per_class: int, sampling: int) -> list[VideoRecord]:
+        seed, fewer = self.config.seed, self.config.allow_fewer
+        return draw(clips, labels_per_class=labels_per_class, sampling=sampling, seed=seed, allow_fewer=fewer)
+
+    def _batches(
+        self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
+    ) -> ClipBatches:
+        """Maps the clips that any of the samplings has, and lays out every step."""
+        clips = list({clip.sha256: clip for sampling in drawn for clip in sampling}.values())
+        windows = load_windows(
+            self.finder,
+            clips,
+            self.transform,
+            num_frames=config.num_frames,
+            stride=config.crop_stride,
+            device=self.device,
+        )
+        if windows.num_padded == len(clips):
+            raise ConfigError(f"num_frames is {config.num_frames}, longer than every clip: ask for shorter windows")
+        position = {clip.sha256: number for number, clip in enumerate(clips)}
+        return clip_batches(
+            windows,
+            np.array([[position[clip.sha256] for clip in sampling] for sampling in drawn]),
+            np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
+            seeds=_seeds(config, "batches", job),
+            num_steps=config.steps(len(drawn[0])),
+            batch_clips=config.batch_clips,
+        )
+
+
+def arm_sides(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> Sides:
+    """What the arm may learn from in a split. Raises as `sides_of`."""
+    return sides_of(
+        records,
+        splits,
+        number,
+        part=config.part,
+        with_validation=config.selection.is_on,
+        validation_fraction=config.selection.validation_fraction,
+        allow_none=config.allow_fewer,
+    )
+
+
+def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:
+    split = () if job.split == MANIFEST_SPLIT else (job.split,)
+    return [derived_seed(config.seed, purpose, job.labels_per_class, s, *split) for s in job.samplings]
+
+
+def _classifier(config: ArmConfig, job: Job, dim: int, num_classes: int, encoder: Composite | None) -> Classifier:
+    """The job's classifiers as they start."""
+    architecture = config.architecture(dim=dim, num_classes=num_classes, num_groups=len(job.samplings))
+    classifier = build_classifier(architecture)
+    seed_weights(classifier, _seeds(config, "weights", job))
+    if config.zero_output:
+        nn.init.zeros_(classifier.output.weight)
+    if isinstance(classifier, LSTMClassifier):
+        if encoder is not None:
+            classifier.start_from(encoder)
+        classifier.lstm.requires_grad_(not config.frozen)
+    return classifier

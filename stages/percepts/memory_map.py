@@ -1,0 +1,142 @@
+"""The percept column of a Parquet file as memory: mapped, never read, wherever the file allows it.
+
+`stages.percepts.schema` puts the percepts of a row group into one page. In an uncompressed file that page is a small
+header and then the plain (rows, 2 * D) bytes; where they begin follows from the chunk's size, which is in the footer.
+
+Shapes: N rows of a file, G row groups, R rows to gather, D percept dimension.
+"""
+
+import hashlib
+import itertools
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.core.files import sha256_bytes
+from stages.percepts.node_cache import Entry, NodeCache
+from stages.percepts.schema import COLUMNS
+
+PERCEPT_COLUMN: Final = COLUMNS.index("percept")
+MAX_PAGE_HEADER_BYTES: Final = 64
+"""A page header without statistics takes about 25; more would mean a second page."""
+
+Percepts = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class MappedPercepts:
+    """Row n begins at byte `offset_G[g] + (n - g * group_rows) * 2 * dim` of `data`, where g = n // group_rows."""
+
+    data: npt.NDArray[np.uint8]
+    offset_G: npt.NDArray[np.int64]
+    """Where the percepts of each row group begin."""
+    group_rows: int
+    """Of every row group; the last one may have fewer."""
+    num_rows: int
+    dim: int
+    keep: Entry | None = None
+    """What keeps the mapped file in the node's cache."""
+
+    @cached_property
+    def _byte_runs(self) -> Tensor:
+        """A row's bytes beginning at every byte: overlapping runs that torch gathers with one memcpy each."""
+        row_bytes = 2 * self.dim
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is not writable")  # and nobody writes to it
+            data = torch.from_numpy(self.data)
+        return torch.as_strided(data, (max(0, len(data) - row_bytes + 1), row_bytes), (1, 1))
+
+    def gather(self, row_R: npt.NDArray[np.int64]) -> Percepts:
+        """A copy of any rows, in any order: (R,) row numbers -> (R, D)."""
+        percepts_RD = np.empty((len(row_R), self.dim), np.float16)
+        offset_R = self.offset_G[row_R // self.group_rows] + row_R % self.group_rows * (2 * self.dim)
+        self.copy_at(torch.from_numpy(offset_R), torch.from_numpy(percepts_RD))
+        return percepts_RD
+
+    def copy_at(self, offset_R: Tensor, out_RD: Tensor) -> None:
+        """Rows that begin at these bytes (R,), into contiguous float16 memory of the caller's: one memcpy a row,
+        without Python's lock."""
+        if len(offset_R):
+            torch.index_select(self._byte_runs, 0, offset_R, out=out_RD.view(torch.uint8))
+
+    def pieces(self, first: int, end: int) -> list[Percepts]:
+        """Rows first to end - 1 as views, (N, D) each, cut where a row group ends. They may be unaligned."""
+        if first == end:
+            return []
+        cuts = range((first // self.group_rows + 1) * self.group_rows, end, self.group_rows)
+        bounds = [first, *cuts, end]
+        return [self._view(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+    def _view(self, first: int, end: int) -> Percepts:
+        group, within = divmod(first, self.group_rows)
+        offset = int(self.offset_G[group]) + within * 2 * self.dim
+        return np.ndarray((end - first, self.dim), dtype="<f2", buffer=self.data, offset=offset)
+
+    def slice(self, first: int, end: int) -> Percepts:
+        """Rows first to end - 1: a view where they lie in one row group, else a copy."""
+        pieces = self.pieces(first, end)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.empty((0, self.dim), np.float16), *pieces])
+
+
+def map_plain(data: pa.Buffer, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
+    """The percepts of a Parquet file, given as its bytes, or None where they do not lie there plainly: they are
+    compressed, or somebody else wrote the file."""
+    offsets: list[int] = []
+    rows: list[int] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(PERCEPT_COLUMN)
+        header_bytes = chunk.total_compressed_size - group.num_rows * 2 * dim
+        if chunk.compression != "UNCOMPRESSED" or not 0 < header_bytes <= MAX_PAGE_HEADER_BYTES:
+            return None
+        offsets.append(chunk.data_page_offset + header_bytes)
+        rows.append(group.num_rows)
+    if len(set(rows[:-1])) > 1 or (rows and rows[-1] > rows[0]):
+        return None
+    group_rows = rows[0] if rows else 1
+    return MappedPercepts(
+        np.frombuffer(data, np.uint8), np.array(offsets, np.int64), max(1, group_rows), metadata.num_rows, dim
+    )
+
+
+def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCache) -> MappedPercepts:
+    """The same of any other file, written out, plain, into the node's cache, once for each `state`."""
+    name = sha256_bytes(state.encode()) + ".f16"
+    num_rows = file.metadata.num_rows
+    plain = cache.entry(
+        name, num_rows * 2 * dim, lambda target: _write_plain(file, dim, target), what="plain percepts of a file"
+    )
+    data = np.frombuffer(map_file(plain.path), np.uint8)
+    return MappedPercepts(data, np.zeros(1, np.int64), max(1, num_rows), num_rows, dim, plain)
+
+
+def map_file(path: Path) -> pa.Buffer:
+    """A local file as memory. It stays readable when the file is removed, and takes no file descriptor."""
+    if path.stat().st_size == 0:
+        return pa.py_buffer(b"")
+    # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _write_plain(source: pq.ParquetFile, dim: int, target: BinaryIO) -> str:
+    """Returns the sha256 of what it wrote."""
+    digest = hashlib.sha256()
+    for batch in source.iter_batches(columns=["percept"], use_threads=False):
+        column = batch.column(0)
+        begin = 2 * dim * column.offset
+        piece = memoryview(column.buffers()[1])[begin : begin + 2 * dim * len(column)]
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()

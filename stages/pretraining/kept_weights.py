@@ -1,0 +1,87 @@
+"""Which weights a training leaves, and when it ends early: pure functions of its history, so that a resume agrees.
+
+A history's validations are dictionaries with `step` and `loss`, in the order of their steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from pipeline.core.errors import ConfigError
+
+Validations = Sequence[Mapping[str, Any]]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """Which weights are validated and become the model."""
+
+    average_decay: float = 0.0
+    """Validate and keep an exponential moving average of the weights instead of the weights themselves: the share of
+    the average that stays at each step, say 0.999; 0: no average."""
+    keep: Literal["last", "best"] = "last"
+    """The model is that of the last step, or of the step that validated best."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"average_decay is {self.average_decay}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopConfig:
+    """When a training ends before its last step: the validation loss no longer falls."""
+
+    patience: int = 0
+    """End after so many validations in a row without a better one; 0: never."""
+    min_improvement: float = 0.0
+    """A validation is better where its loss lies below the best one by more than this share of it."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 0 or not 0 <= self.min_improvement < 1:
+            raise ConfigError(
+                f"patience is {self.patience} and min_improvement {self.min_improvement}; "
+                "they must be at least 0, and min_improvement below 1"
+            )
+
+
+def best_step(validations: Validations) -> int:
+    """Step of the smallest loss; of equal ones, the first."""
+    return int(min(validations, key=lambda point: point["loss"])["step"])
+
+
+def has_stalled(config: EarlyStopConfig, validations: Validations) -> bool:
+    """Whether the training ends here."""
+    if not config.patience:
+        return False
+    best, num_since = float("inf"), 0
+    for point in validations:
+        # Losses may be negative nowhere: they are squared errors and cross-entropies.
+        if point["loss"] < best * (1.0 - config.min_improvement):
+            best, num_since = point["loss"], 0
+        else:
+            num_since += 1
+    return num_since >= config.patience
+
+
+class Average(Generic[M]):
+    """An exponential moving average of a module's weights: a module of the same kind, that no gradient reaches."""
+
+    def __init__(self, module: M, decay: float) -> None:
+        self.module: M = copy.deepcopy(module).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: M, step: int) -> None:
+        """After step `step` (from 0): average += (1 - d) * (weights - average).
+
+        d is `decay`, but at first only (1 + step) / (10 + step), or the average would remember the random start.
+        """
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.module.parameters()), [weight.detach() for weight in module.parameters()], share)

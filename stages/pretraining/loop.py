@@ -1,0 +1,320 @@
+"""The pretraining loop: `context.workers.train(pretraining_loop, plan, ...)` runs it on every member of a group.
+
+What a step does is a pure function of (seed, step, global batch, weights): the source deals out the global batch, and
+chance inside the model (dropout) is seeded anew at every step. So a resume goes on as if nothing had happened, to the
+bit with one worker, and another number of workers changes only the order of sums.
+
+Shapes: T frames, B sequences of this worker's share, D frame dimensions.
+"""
+
+import hashlib
+import math
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
+from pipeline.core.files import exists, join, remove, write_json
+from pipeline.core.workers import TrainWorker
+from stages.datasets.augmentation import vary
+from stages.models.composite import Composite, Losses
+from stages.models.pretrained import Pretrained
+from stages.models.weights import MODEL_FILE
+from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
+from stages.pretraining.kept_weights import Average, best_step, has_stalled
+from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
+from stages.pretraining.precision import autocast, slow_on
+from stages.pretraining.prefetcher import Feed
+from stages.pretraining.resource_errors import told_clearly
+from stages.pretraining.telemetry import Telemetry
+from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
+
+HISTORY_FILE = "history.json"
+NUM_CURVE_POINTS = 500
+"""About so many points has the training curve, however long the training."""
+NUM_MEAN_SEQUENCES = 512
+"""About so many training sequences make the mean frame that output biases may start at."""
+
+
+class Objective(nn.Module):
+    """Sequences in, losses out: one call, so that DistributedDataParallel sees the whole of it."""
+
+    def __init__(self, composite: Composite) -> None:
+        super().__init__()
+        self.composite = composite
+
+    def forward(self, x_TBD: Tensor) -> Losses:
+        num_frames_in = self.composite.config.num_frames_in
+        past_TBD = x_TBD[:num_frames_in]
+        future_TBD = x_TBD[num_frames_in:] if self.composite.config.predicts else None
+        return self.composite.losses(self.composite(past_TBD, future_TBD), past_TBD, future_TBD)
+
+
+def is_finished(uri: str) -> bool:
+    """Whether a training has written all its files; history.json is the last."""
+    return exists(join(uri, HISTORY_FILE))
+
+
+def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
+    """Trains to the end, from the newest checkpoint, and leaves model.safetensors and history.json.
+
+    Raises:
+        TrainingDiverged: on every worker.
+        OutOfMemory: of this machine or of a GPU.
+        StoreError: no space is left for a checkpoint.
+        CorruptArtifact: the data have changed since the training began, or no checkpoint is whole.
+        ConfigError: the global batch has fewer sequences than there are workers; or whatever opening the source raises.
+
+    The last good checkpoint stays.
+    """
+    if is_finished(plan.uri):
+        return
+    if plan.batch_size < worker.world_size:
+        raise ConfigError(
+            f"a batch of {plan.batch_size} sequences cannot be shared by {worker.world_size} workers: "
+            "give a larger batch_size, or fewer workers"
+        )
+    with told_clearly(plan.uri, plan.num_at_once(worker.world_size), lambda: _how_to_resume(plan)):
+        _Trainer(plan, worker).run()
+
+
+def _how_to_resume(plan: TrainingPlan) -> str:
+    step = newest_step(plan.checkpoints)
+    return "the next run begins anew" if step is None else f"the next run goes on from the checkpoint of step {step}"
+
+
+class _Trainer:
+    def __init__(self, plan: TrainingPlan, worker: TrainWorker) -> None:
+        self.plan, self.worker = plan, worker
+        self.source = plan.open_source(worker.log)
+        torch.manual_seed(plan.seed)
+        self.composite = Composite(plan.composite)
+        self.model = worker.prepare(Objective(self.composite))
+        # Trained is the loss a dimension, so that one clipping norm suits any D. The published optimiser wants
+        # gradients summed over the batch and the dimensions.
+        self.dim = plan.composite.dim
+        self.optimizer = build_optimizer(plan.optimizer, self.composite, batch_size=plan.batch_size * self.dim)
+        self.max_grad_norm = plan.optimizer.max_grad_norm if plan.optimizer.kind == "adamw" else 0.0
+        decay = plan.weights.average_decay
+        self.average = Average(self.composite, decay) if decay else None
+        self.averaged = None if self.average is None else self.average.module
+        self.kept = self.averaged or self.composite
+        """What is validated, and becomes the model."""
+        self.guard = DivergenceGuard()
+        self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        self.unchecked: tuple[int, Tensor] | None = None
+        self.telemetry = Telemetry(worker, plan.num_steps, plan.batch_size)
+
+    def run(self) -> None:
+        plan, worker = self.plan, self.worker
+        first_step = self._resume()
+        if slow_on(plan.precision, worker.device):
+            self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
+        with Feed(self.source, plan.batch_size, plan.num_steps, worker.device, worker.rank, worker.world_size) as feed:
+            num_done = first_step
+            while num_done < plan.num_steps and not self._ends_at(num_done):
+                if num_done % plan.checkpoint_every_steps == 0 and num_done > first_step:
+                    self._checkpoint(num_done)
+                self._step(num_done, feed.take(num_done))
+                num_done += 1
+                if self.history["train"]:
+                    self.telemetry.report(num_done, self.history["train"][-1], feed.seconds_waited)
+        self._check()
+        self._validate(num_done)
+        self._finish(num_done)
+
+    def _ends_at(self, num_done: int) -> bool:
+        """Validates where it is time to; whether the validations say that there is nothing more to be had."""
+        if num_done % self.plan.validate_every_steps == 0:
+            self._validate(num_done)
+        stalled = has_stalled(self.plan.early_stop, self.history["validation"])
+        if stalled:
+            best = best_step(self.history["validation"])
+            self._log(f"ending after step {num_done} of {self.plan.num_steps}: no better validation since step {best}")
+        return stalled
+
+    def _step(self, step: int, x_TBD: Tensor) -> None:
+        plan, worker = self.plan, self.worker
+        torch.manual_seed(_seed_of(plan.seed, step, worker.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(plan.optimizer, step, plan.num_steps)
+        x_TBD = vary(
+            plan.variation,
+            x_TBD,
+            seed=plan.seed,
+            step=step,
+            batch_size=plan.batch_size,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
+        values = self._sum_over_workers(self._gradients(x_TBD))
+        grad_norm = clip_gradients(self.composite, self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.composite, step)
+        # Looked at when the next step is under way: a GPU does not wait for Python to look at its numbers.
+        self._check()
+        self.unchecked = (step, torch.cat([values, grad_norm]))
+
+    def _gradients(self, x_TBD: Tensor) -> Tensor:
+        """Adds up the gradients of this worker's share, part by part; (3,) its share of the batch's losses."""
+        plan, worker = self.plan, self.worker
+        parts = torch.split(x_TBD, plan.num_at_once(worker.world_size), dim=1)
+        values = torch.zeros(3, device=worker.device)
+        for number, part_TBD in enumerate(parts):
+            share = part_TBD.shape[1] / plan.batch_size
+            with self._gradients_stay_here(number + 1 < len(parts)):
+                with autocast(plan.precision, worker.device):
+                    losses: Losses = self.model(part_TBD.contiguous())
+                # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
+                # batch's mean.
+                (losses.total * (share * worker.world_size / self.dim)).backward()  # type: ignore[no-untyped-call]
+            values += _stack(losses).detach() * share
+        return values
+
+    def _gradients_stay_here(self, stay: bool) -> AbstractContextManager[None]:
+        """DDP sums gradients over the workers once, at the last part."""
+        if stay and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _check(self) -> None:
+        """The guard and the curve, for the step before; a checkpoint is written only of steps that passed."""
+        if self.unchecked is None:
+            return
+        (step, values), self.unchecked = self.unchecked, None
+        total, reconstruct_loss, predict_loss, grad_norm = values.tolist()
+        self.guard.check(step, total, grad_norm)
+        if step % max(1, self.plan.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.plan.num_steps:
+            rate = learning_rate(self.plan.optimizer, step, self.plan.num_steps)
+            losses = self._named(total, reconstruct_loss, predict_loss)
+            self.history["train"].append({"step": step, **losses, "learning_rate": rate, "gradient_norm": grad_norm})
+
+    @torch.no_grad()
+    def _validate(self, step: int) -> None:
+        """Mean losses over the validation sequences, which the workers share; each knows the result."""
+        done = self.history["validation"]
+        if done and done[-1]["step"] == step:
+            return
+        self._check()
+        self.kept.eval()
+        objective, sums = Objective(self.kept), torch.zeros(4, device=self.worker.device)
+        batches = islice(self.source.validation_batches(), self.plan.max_validation_batches)
+        for number, x in enumerate(batches):
+            if number % self.worker.world_size == self.worker.rank:
+                x_TBD = torch.from_numpy(np.ascontiguousarray(x)).to(self.worker.device)
+                with autocast(self.plan.precision, self.worker.device):
+                    losses = _stack(objective(x_TBD))
+                sums += torch.cat([losses, torch.ones(1, device=self.worker.device)]) * x_TBD.shape[1]
+        self.kept.train()
+        total, reconstruct_loss, predict_loss, num_sequences = self._sum_over_workers(sums).tolist()
+        assert num_sequences > 0, "the source has no validation sequences"
+        losses_of = self._named(*(value / num_sequences for value in (total, reconstruct_loss, predict_loss)))
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"the validation loss at step {step} is {total}: lower the learning rate")
+        done.append({"step": step, **losses_of})
+        if self.worker.rank == 0 and self.plan.weights.keep == "best" and best_step(done) == step:
+            self.worker.claim()
+            write_best(self.plan.checkpoints, self.kept, step)
+        if self.worker.rank == 0:
+            known = {f"validation_{name}": value for name, value in losses_of.items() if value is not None}
+            self.worker.metrics(step, **known)
+
+    def _named(self, total: float, reconstruct_loss: float, predict_loss: float) -> dict[str, float | None]:
+        config = self.plan.composite
+        return {
+            "loss": total,
+            "reconstruct_loss": reconstruct_loss if config.reconstructs else None,
+            "predict_loss": predict_loss if config.predicts else None,
+        }
+
+    def _sum_over_workers(self, values: Tensor) -> Tensor:
+        if self.worker.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def _resume(self) -> int:
+        found = newest_checkpoint(
+            self.plan.checkpoints,
+            self.composite,
+            self.optimizer,
+            self._log,
+            average=self.averaged,
+        )
+        if found is None:
+            self._start()
+            return 0
+        step, extra = found
+        if extra["data"] != self.source.digest():
+            raise CorruptArtifact(
+                f"the training in {self.plan.uri} began on data that have changed since: restore them, or remove its "
+                f"directory {CHECKPOINTS} to begin anew on these"
+            )
+        self.history = extra["history"]
+        self.guard.smallest_loss = extra["smallest_loss"]
+        self.telemetry.begin(step)
+        self._log(f"resuming from step {step} of {self.plan.num_steps}")
+        return step
+
+    def _start(self) -> None:
+        """Before the first step; every worker finds the same mean, from the first batches whole."""
+        plan = self.plan
+        if plan.start_at_mean:
+            num_batches = -(-NUM_MEAN_SEQUENCES // plan.batch_size)
+            means = [self.source.batch(step, plan.batch_size).mean((0, 1)) for step in range(num_batches)]
+            self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(self.composite.state_dict())
+
+    def _log(self, line: str) -> None:
+        if self.worker.rank == 0:
+            self.worker.log(line)
+
+    def _checkpoint(self, step: int) -> None:
+        self._check()
+        self.source.check_unchanged()
+        if self.worker.rank == 0:
+            self.worker.claim()
+            write_checkpoint(
+                self.plan.checkpoints,
+                self.composite,
+                self.optimizer,
+                step,
+                {"history": self.history, "smallest_loss": self.guard.smallest_loss, "data": self.source.digest()},
+                average=self.averaged,
+                num_kept=self.plan.num_checkpoints_kept,
+            )
+        self.worker.checkpointed()
+
+    def _finish(self, num_done: int) -> None:
+        plan = self.plan
+        self.source.check_unchanged()
+        if self.worker.rank == 0:
+            self.worker.claim()
+            validations, kept_step = self.history["validation"], num_done
+            if plan.weights.keep == "best":
+                kept_step = best_step(validations)
+                restore_best(plan.checkpoints, self.kept, validations)
+            Pretrained(self.kept, plan.transform, plan.extractor).save(join(plan.uri, MODEL_FILE))
+            facts = {"num_steps": num_done, "kept_step": kept_step, "num_sequences": self.source.num_sequences}
+            write_json(join(plan.uri, HISTORY_FILE), {**self.history, **facts})
+            remove(plan.checkpoints)
+        self.worker.barrier()
+
+
+def _stack(losses: Losses) -> Tensor:
+    """(3,) float32: total, reconstruction, prediction; 0 for a decoder that is not there."""
+    parts = [part if part is not None else torch.zeros_like(losses.total) for part in losses]
+    return torch.stack(parts).float()
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for every step and worker."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7])

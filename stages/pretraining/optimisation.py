@@ -1,0 +1,202 @@
+"""What every training loop shares: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
+from stages.models.weights import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights follow gradients, and how the learning rate goes: linear warm-up, then half a cosine."""
+
+    kind: Literal["adamw", "published"] = "adamw"
+    """adamw; or the paper's: momentum on batch-summed gradients, its velocity clamped."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (published: 1e-4)."""
+    final_fraction: float = 0.05
+    """Learning rate at the end, as a fraction of the peak; 1 keeps it constant after warm-up."""
+    num_warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw), of matrices only: never of biases and peepholes."""
+    momentum: float = 0.9
+    """adamw: beta 1; published: momentum."""
+    beta2: float = 0.99
+    """adamw: decay of the squared gradient's mean."""
+    velocity_clamp: float = 1e-4
+    """published: largest change of a weight in one step."""
+    max_grad_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it (adamw; each group by itself); 0: never."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1 and 0 <= self.final_fraction <= 1):
+            raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
+        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm) < 0 or not self.velocity_clamp > 0:
+            raise ConfigError("num_warmup_steps, weight_decay and max_grad_norm are at least 0, velocity_clamp above 0")
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """The learning rate of step `step` (from 0) of `num_steps`: a pure function, so that a resume needs nothing."""
+    if step < config.num_warmup_steps:
+        return config.learning_rate * (step + 1) / config.num_warmup_steps
+    done = min(1.0, (step - config.num_warmup_steps) / max(1, num_steps - config.num_warmup_steps))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * cosine)
+
+
+class ClampedMomentum(torch.optim.Optimizer):
+    """The published optimiser: v = clamp(momentum * v - lr * gradient_scale * gradient, +-clamp); w += v.
+
+    gradient_scale: sequences in the batch; our losses are means over sequences, the published gradients sums.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, *, momentum: float, clamp: float, gradient_scale: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "clamp": clamp, "gradient_scale": gradient_scale})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Moves every weight that has a gradient."""
+        assert closure is None, "gradients are computed before the step"
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                velocity = state.setdefault("velocity", torch.zeros_like(weight))
+                velocity.mul_(group["momentum"]).add_(weight.grad, alpha=-group["lr"] * group["gradient_scale"])
+                weight.add_(velocity.clamp_(-group["clamp"], group["clamp"]))
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module, *, batch_size: int) -> torch.optim.Optimizer:
+    """The optimiser of `config` over all of the model's parameters. `batch_size`: sequences in the global batch."""
+    if config.kind == "published":
+        return ClampedMomentum(
+            model.parameters(),
+            config.learning_rate,
+            momentum=config.momentum,
+            clamp=config.velocity_clamp,
+            gradient_scale=float(batch_size),
+        )
+    named = list(model.named_parameters())
+    matrices = [parameter for name, parameter in named if name.rsplit(".", 1)[-1].endswith("weight")]
+    others = [parameter for name, parameter in named if not name.rsplit(".", 1)[-1].endswith("weight")]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, config.beta2))
+
+
+def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) -> Tensor:
+    """Scales each group's gradients to a norm of at most `max_norm` (0: leaves them); returns the norms before, (G,).
+
+    With `num_groups` > 1 every parameter must lead with the group axis: each model is clipped as it would be alone.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert num_groups == 1 or all(gradient.shape[0] == num_groups for gradient in gradients)
+    norms = [torch.linalg.vector_norm(gradient.reshape(num_groups, -1), dim=1) for gradient in gradients]
+    norm_G: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    if max_norm:
+        scale_G = (max_norm / (norm_G + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale_G.view(-1, *[1] * (gradient.dim() - 1)) if num_groups > 1 else scale_G[0])
+    return norm_G
+
+
+@dataclass
+class DivergenceGuard:
+    """Stops a training whose loss or gradient is no longer finite, or whose loss has left its best far behind."""
+
+    explosion_factor: float = 1e3
+    """How many times the smallest loss so far, plus 1, a loss may be."""
+    smallest_loss: float = math.inf
+
+    def check(self, step: int, loss: float, grad_norm: float) -> None:
+        """Call before the optimiser moves, so that the weights are still the last good ones.
+
+        Raises:
+            TrainingDiverged: naming step, loss and gradient norm.
+        """
+        exploded = loss > self.explosion_factor * (abs(self.smallest_loss) + 1.0)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)) or exploded:
+            raise TrainingDiverged(
+                f"training diverged at step {step}: loss {loss:.6g}, gradient norm {grad_norm:.6g} "
+                f"(smallest loss before: {self.smallest_loss:.6g}); lower the learning rate or clip gradients harder"
+            )
+        self.smallest_loss = min(self.smallest_loss, loss)
+
+
+def save_training_state(
+    uri: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    average: nn.Module | None = None,
+) -> None:
+    """Writes all that a training needs to go on bit for bit, as ONE safetensors file, atomically.
+
+    Weights and their average, the optimiser's tensors, the generators of the CPU and of every GPU; in the header `step`
+    (steps done), the optimiser's settings and `extra` (anything JSON-able of the caller's: best loss, guard).
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
+    whole = optimizer.state_dict()
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, entries in whole["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            else:
+                numbers.setdefault(str(index), {})[name] = value
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors |= {f"rng/cuda/{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    header = {"class": "TrainingState", "step": step, "extra": dict(extra or {})}
+    write_tensors(uri, tensors, {**header, "param_groups": whole["param_groups"], "numbers": numbers})
+
+
+def restore_training_state(
+    uri: str, model: nn.Module, optimizer: torch.optim.Optimizer, *, average: nn.Module | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Puts back, in place, what `save_training_state` wrote; returns (steps done, extra).
+
+    Raises:
+        SourceError, StoreError, CorruptArtifact: as `read_tensors`; CorruptArtifact also where it is the state of
+          another model or optimiser.
+    """
+    tensors, header = read_tensors(uri)
+    if header.get("class") != "TrainingState":
+        raise CorruptArtifact(f"{uri} holds a {header.get('class')}, not the state of a training: give a checkpoint")
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in header["numbers"].items()}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, entry = name.split("/")
+            state.setdefault(int(index), {})[entry] = tensor
+    try:
+        model.load_state_dict(_below("model/", tensors))
+        if average is not None:
+            average.load_state_dict(_below("average/", tensors))
+        optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorruptArtifact(f"{uri} is the state of another model or optimiser ({reason}): start anew") from error
+    torch.set_rng_state(tensors["rng/cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"rng/cuda/{i}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng/cuda/{i}"], i)
+    return int(header["step"]), dict(header["extra"])
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,119 @@
+"""gather: the clips of UCF-101 or HMDB-51 among videos, by their names, before any of them is opened.
+
+    corpus = gather(GatherConfig(dataset="ucf101", lists="ucfTrainTestlist/", videos=("UCF-101/",)), context)
+
+Whoever gives the wrong folder, or lacks clips, hears of it in the time of a listing, and not after every video was
+hashed. Videos that the lists do not name go no further. What cannot be read, and which files hold the same bytes, is
+known once videos are indexed: `split` checks that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, sha256_bytes, write_bytes, write_json
+from pipeline.core.rates import BYTES_PER_FRAME
+from pipeline.core.stage import Context, Estimate, stage
+from stages.datasets.action_sets import (
+    CHECK_FILE,
+    DATA_SETS,
+    DataSetKey,
+    check_named,
+    check_there,
+    lists_digest,
+    missing_line,
+    some,
+)
+from stages.datasets.matching import name_of
+from stages.video.artifacts import MANIFEST_NAME, Corpus
+from stages.video.sources import VideoSource, list_videos, snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherConfig:
+    """Which data set, where its lists and its clips are, and what to do where clips are missing."""
+
+    dataset: DataSetKey
+    lists: str
+    """Folder or archive with the official list files."""
+    videos: tuple[str, ...] = ()
+    """Folders, globs, video files, manifests or bucket URLs, besides what was unpacked."""
+    allow_missing: bool = False
+    """Go on with the clips that are there."""
+
+    def __post_init__(self) -> None:
+        check_named(self.dataset, self.lists)
+
+
+def _snapshot(config: GatherConfig) -> str:
+    """Digest of what the lists say and of the videos' listing. Raises SourceError."""
+    listed = snapshot(config.videos) if config.videos else ""
+    return sha256_bytes(f"{lists_digest(config.dataset, config.lists)} {listed}".encode())
+
+
+def _estimate(config: GatherConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
+    listed = list_videos(config.videos) if config.videos else []
+    num_bytes = unpacked_bytes + sum(source.size_bytes or 0 for source in listed)
+    return Estimate(num_frames=num_bytes // BYTES_PER_FRAME)
+
+
+@stage(version=1, snapshot=_snapshot, estimate=_estimate)
+def gather(config: GatherConfig, context: Context, *, unpacked: Corpus | None = None) -> Corpus:
+    """Write `manifest.csv`, the videos that have a clip's name, in the lists' order, and `check.json`: every clip that
+    is missing, every video that is no clip. `check.json` is there also where the data set is refused.
+
+    Raises:
+        ConfigError: no videos were given.
+        SourceError: the lists cannot be read or are not the official ones, or the videos cannot be listed.
+        DataSetError: none of the data set's clips is there, or not all of them are and `allow_missing` is false.
+    """
+    data, read_clips = DATA_SETS[config.dataset]
+    places = (*((unpacked.manifest_uri,) if unpacked is not None else ()), *config.videos)
+    if not places:
+        raise ConfigError("gather was given no videos; give --videos")
+    clips, sources = read_clips(config.lists), list_videos(places)
+    by_name: defaultdict[str, list[VideoSource]] = defaultdict(list)
+    for source in sources:
+        by_name[name_of(source.uri)].append(source)
+    found = [(clip.name, by_name.pop(clip.name.casefold(), [])) for clip in clips]
+    missing = [name for name, videos in found if not videos]
+    extra = [source.uri for videos in by_name.values() for source in videos]
+    check = join(context.uri, CHECK_FILE)
+    num_found = len(clips) - len(missing)
+    write_json(check, {"found": num_found, "missing": missing, "not_in_the_lists": extra})
+    lines = [missing_line(data, missing)] if missing else []
+    check_there(
+        data,
+        num_found=num_found,
+        num_videos=len(sources),
+        lines=lines,
+        allow_missing=config.allow_missing,
+        check=check,
+    )
+    for line in lines:
+        context.log(f"warning: {data.name}: {line}")
+    if extra:
+        context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, left out")
+    _write_manifest([source.uri for _, videos in found for source in videos], context)
+    context.record(
+        num_clips=num_found, num_official_clips=data.num_clips, num_missing=len(missing), num_extra=len(extra)
+    )
+    return Corpus(context.uri, context.key)
+
+
+def _write_manifest(uris: Sequence[str], context: Context) -> None:
+    """Videos of the store by their way from the manifest, so that a store may be moved."""
+    store = context.store_uri.rstrip("/") + "/"
+    up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
+    manifest = io.StringIO(newline="")
+    writer = csv.writer(manifest, lineterminator="\n")
+    writer.writerow(["uri"])
+    writer.writerows([posixpath.join(up, uri[len(store) :]) if uri.startswith(store) else uri] for uri in uris)
+    write_bytes(join(context.uri, MANIFEST_NAME), manifest.getvalue().encode())

@@ -1,0 +1,92 @@
+"""A finetuned classifier as an MLflow model (`loader_module`) that takes videos; nothing is unpickled.
+
+    classifier = mlflow.pyfunc.load_model("models:/...")
+    classifier.predict(["https://example.org/clip.mp4"])
+
+    mlflow models serve -m models:/... --env-manager local
+    curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\
+        -d '{"dataframe_records": [{"video": "https://example.org/clip.mp4"}]}'
+
+A video is an http(s), s3 or `data:` URL. Local paths are refused, since a server answers whoever reaches it; set
+PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and
+PERCEPTS_CONVNET_WEIGHTS names the convnet's weights where they are those of no package.
+"""
+
+import os
+from typing import Any
+
+from pipeline.core.errors import ConfigError, UsageError
+from pipeline.core.files import join
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.models.weights import MODEL_FILE
+from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
+from stages.video.fetching import FetchPolicy, fetched
+
+COLUMN = "video"
+WEIGHTS_VARIABLE = "PERCEPTS_CONVNET_WEIGHTS"
+
+
+class ServedClassifier:
+    """What MLflow calls. The convnet is loaded at the first video."""
+
+    def __init__(self, trained: TrainedClassifiers) -> None:
+        self.trained = trained
+        self._classifier: VideoClassifier | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C actions."""
+        return self.trained.class_names
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """An answer for every video: `video`, `error` (empty where all went well), and `VideoAnswer.to_json`. A video
+        that cannot be read takes nothing from the others: its `error` says why.
+
+        model_input: data frame with the column `video`, or a list of addresses.
+
+        Raises:
+            ConfigError: the input is something else; or the extractor of the training cannot be built here.
+        """
+        policy = FetchPolicy.of_environment()
+        return [self._answer(address, policy) for address in _addresses(model_input)]
+
+    def _answer(self, address: str, policy: FetchPolicy) -> dict[str, Any]:
+        if self._classifier is None:
+            self._classifier = VideoClassifier(self.trained, weights=os.environ.get(WEIGHTS_VARIABLE))
+        nothing = {"action": "", "probability": 0.0, "actions": [], "timeline": []}
+        named = address if not address.startswith("data:") else "data:"
+        try:
+            with fetched(address, policy) as path:
+                return {"video": named, "error": "", **self._classifier(path).to_json(NUM_TOP)}
+        except UsageError as error:
+            return {"video": named, "error": str(error), **nothing}
+
+
+def _addresses(model_input: Any) -> list[str]:
+    columns = getattr(model_input, "columns", None)
+    if columns is not None:
+        if COLUMN not in columns:
+            raise ConfigError(f"the input has columns {list(columns)}; the classifier reads the column {COLUMN!r}")
+        model_input = model_input[COLUMN]
+    found = [model_input] if isinstance(model_input, str) else list(model_input)
+    if not found or not all(isinstance(address, str) for address in found):
+        raise ConfigError("the classifier reads addresses of videos: strings, at least one")
+    return found
+
+
+def _load_pyfunc(path: str) -> ServedClassifier:
+    """MLflow's entry: `path` is the directory that holds model.safetensors, or that file."""
+    uri = path if path.endswith(".safetensors") else join(path, MODEL_FILE)
+    return ServedClassifier(TrainedClassifiers.load(uri))
+
+
+def example(uri: str) -> tuple[Any, Any]:
+    """An input and an output, for the signature; no video is read."""
+    import numpy as np
+    import pandas as pd
+
+    names = _load_pyfunc(uri).class_names
+    uniform_WC = np.full((1, len(names)), 1 / len(names), np.float32)
+    answer = VideoAnswer(names, uniform_WC, np.zeros(1, np.int64), np.full(1, 640_000, np.int64))
+    address = "https://example.org/clip.mp4"
+    return pd.DataFrame({COLUMN: [address]}), [{"video": address, "error": "", **answer.to_json()}]

@@ -1,0 +1,52 @@
+"""The pretrained encoder as an MLflow model (`loader_module`), from its safetensors file: nothing is unpickled.
+
+    encoder = mlflow.pyfunc.load_model("models:/...")
+    encoder.predict(x_NTD)        # windows of percepts (N, T, D) float32 -> representations (N, 2 * L * H) float32
+
+Shapes: N windows, T frames of a window (as many as in training: a signature has one T), D frame dimensions, L layers,
+H units.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import ConfigError
+from stages.models.pretrained import Pretrained
+
+Array = npt.NDArray[np.float32]
+
+
+class EncoderModel:
+    """What MLflow calls."""
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        self.pretrained = pretrained
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Array:
+        """Windows as the extractor gives them, not standardised, (N, T, D) -> representations (N, 2 * L * H):
+        final h, then c, of the lowest layer, then of the next ...
+
+        Raises:
+            ConfigError: the input has other dimensions.
+        """
+        x_NTD = np.asarray(model_input, np.float32)
+        dim = self.pretrained.composite.config.dim
+        if x_NTD.ndim != 3 or x_NTD.shape[1] < 1 or x_NTD.shape[2] != dim:
+            raise ConfigError(f"the encoder reads windows of shape (N, T, {dim}); got {x_NTD.shape}")
+        return self.pretrained.represent(x_NTD)
+
+
+def _load_pyfunc(path: str) -> EncoderModel:
+    """MLflow's entry: `path` is the directory that holds model.safetensors, or that file."""
+    return EncoderModel(Pretrained.load(path))
+
+
+def example(uri: str) -> tuple[Array, Array]:
+    """An input and its output, for the signature: one window of frames that the model reads as 0."""
+    pretrained = Pretrained.load(uri)
+    config = pretrained.composite.config
+    mean_D = pretrained.in_units(np.zeros(config.dim, np.float32))
+    x_NTD = np.tile(mean_D, (1, config.num_frames_in, 1))
+    return x_NTD, pretrained.represent(x_NTD)

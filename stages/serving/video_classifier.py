@@ -1,0 +1,124 @@
+"""A finetuned classifier that takes videos: decode, percepts by the extractor of its training, windows, actions.
+
+    classifier = VideoClassifier(TrainedClassifiers.load("finetune-<key>/model.safetensors"))
+    answer = classifier("clip.mp4")
+    answer.action, answer.probability
+
+The protocol is that of `evaluate` (section 4.2): windows of as many frames as in training, every eight frames, none
+across a gap; a window's probabilities are the mean over its frames, the video's the mean over its windows.
+
+Shapes: W windows, T frames of a window, D percept dimension, C classes.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.core.errors import ConfigError
+from stages.extraction.single_video import VideoExtractor, VideoPercepts
+from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.percepts.windows import clip_rows
+
+Floats = npt.NDArray[np.float32]
+
+STRIDE_FRAMES: Final = 8
+BATCH_WINDOWS: Final = 128
+NUM_TOP: Final = 5
+"""Actions that an answer names, unless asked for more."""
+
+
+@dataclass(frozen=True)
+class VideoAnswer:
+    """Actions and probabilities over time."""
+
+    class_names: tuple[str, ...]
+    probabilities_WC: Floats
+    start_us_W: npt.NDArray[np.int64]
+    """Time of each window's first frame."""
+    end_us_W: npt.NDArray[np.int64]
+    """Time at which each window's last frame ends."""
+
+    @property
+    def overall(self) -> Floats:
+        """(C,) probabilities of the whole video."""
+        mean_C: Floats = self.probabilities_WC.mean(0)
+        return mean_C
+
+    @property
+    def action(self) -> str:
+        """The most probable class of the whole video."""
+        return self.class_names[int(self.overall.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """Of `action`."""
+        return float(self.overall.max())
+
+    def top(self, num: int = NUM_TOP) -> list[int]:
+        """The `num` most probable classes of the whole video, best first, as numbers."""
+        return [int(number) for number in np.argsort(-self.overall, kind="stable")[:num]]
+
+    def to_json(self, num_top: int = NUM_TOP) -> dict[str, Any]:
+        """Plain values: action, probability, actions (the `num_top` best), and a timeline of windows with theirs."""
+        windows = zip(self.start_us_W.tolist(), self.end_us_W.tolist(), self.probabilities_WC, strict=True)
+        return {
+            "action": self.action,
+            "probability": self.probability,
+            "actions": self._named(self.overall, num_top),
+            "timeline": [
+                {"start_s": start / 1e6, "end_s": end / 1e6, "actions": self._named(window_C, num_top)}
+                for start, end, window_C in windows
+            ],
+        }
+
+    def _named(self, probabilities_C: Floats, num_top: int) -> list[dict[str, Any]]:
+        best = np.argsort(-probabilities_C, kind="stable")[:num_top].tolist()
+        return [{"action": self.class_names[c], "probability": float(probabilities_C[c])} for c in best]
+
+
+class VideoClassifier:
+    """One classifier and its extractor, loaded once."""
+
+    def __init__(self, trained: TrainedClassifiers, *, weights: str | None = None) -> None:
+        """weights: URI of the convnet's weights, where they are not those of a package.
+
+        Raises:
+            ConfigError: the file holds several classifiers, or does not say what made the percepts it learned from.
+            ConfigError, DigestError: the extractor cannot be built here (`stages.extraction.single_video.convnet_of`).
+        """
+        if len(trained.samplings) != 1:
+            raise ConfigError(f"the file holds {len(trained.samplings)} classifiers: give model.safetensors")
+        if trained.extractor is None:
+            raise ConfigError("this classifier does not say what made the percepts it learned from: finetune it again")
+        self.trained = trained
+        self._extractor = VideoExtractor(trained.extractor, weights=weights)
+
+    def __call__(self, path: str | PathLike[str]) -> VideoAnswer:
+        """Answer for a local video file.
+
+        Raises:
+            SourceError: nothing of it can be decoded.
+        """
+        return self.answer(self._extractor(path))
+
+    def answer(self, seen: VideoPercepts) -> VideoAnswer:
+        """Answer for percepts."""
+        rows_WT = clip_rows(seen.segment_N, self.trained.num_frames, STRIDE_FRAMES)
+        pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
+        probabilities = torch.cat([self._probabilities(seen.percepts_ND[rows]) for rows in pieces])
+        steps_us = np.diff(seen.pts_us_N)
+        frame_us = int(np.median(steps_us)) if len(steps_us) else 0
+        return VideoAnswer(
+            self.trained.class_names,
+            probabilities.numpy(),
+            seen.pts_us_N[rows_WT[:, 0]],
+            seen.pts_us_N[rows_WT[:, -1]] + frame_us,
+        )
+
+    def _probabilities(self, percepts_WTD: npt.NDArray[np.float16]) -> torch.Tensor:
+        x_TWD = self.trained.transform(torch.from_numpy(percepts_WTD)).transpose(0, 1).contiguous()
+        return self.trained.probabilities(x_TWD)[0]

@@ -1,0 +1,192 @@
+"""Work on a video in a process apart, which may hang, crash or run out of memory without harm to anybody else.
+
+    with Apart(limits) as apart:
+        probe = apart.call(probe_file, path)             # what the function returns
+        for chunk in apart.stream(decode, path): ...     # what a generator function yields, as it does
+
+One process serves one call after the other and is replaced after a death. It is about as fast as decoding in a thread,
+but every frame is copied once more, so only second tries come here: see `stages.video.watchdog` for the first.
+
+The process may take `limits.max_memory_bytes` more than it needs to start (RLIMIT_AS; Linux only), and ends by itself
+when it has been silent for `limits.max_stall_s`, or when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from stages.video import watchdog
+from stages.video.container import Limits
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INNOCENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+"""Signals that somebody else sends: what dies of one is tried once more."""
+
+
+class DiedApart(Exception):
+    """The process died. The message says of what, in words for a ledger."""
+
+    def __init__(self, reason: str, *, is_stall: bool) -> None:
+        super().__init__(reason)
+        self.is_stall = is_stall
+        """Whether it was silent for too long: storage that does not answer looks the same as a video that does harm."""
+
+
+class Apart:
+    """A process for one call at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection[Any, Any] | None = None
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        self._child = self._pipe = None
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the function returns, or raises. It and its arguments must pickle. Raises DiedApart."""
+        value: T
+        (value,) = self._run(function, args, kwargs, is_stream=False)
+        return value
+
+    def stream(self, function: Callable[P, Iterator[T]], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        """What the generator function yields, or raises. Raises DiedApart, perhaps after some items."""
+        return self._run(function, args, kwargs, is_stream=True)
+
+    def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_stream: bool) -> Iterator[Any]:
+        is_second, num_received = False, 0
+        while True:
+            try:
+                for number, item in enumerate(self._attempt((function, args, kwargs, is_stream))):
+                    # A second attempt gives the same items again.
+                    if number >= num_received:
+                        num_received += 1
+                        yield item
+                return
+            except _KilledFromOutside:
+                if is_second:
+                    raise DiedApart("the process that decoded it was killed twice", is_stall=False) from None
+                is_second = True
+
+    def _attempt(self, request: tuple[Any, ...]) -> Iterator[Any]:
+        pipe, is_whole = self._start(), False
+        try:
+            pipe.send(request)
+            while True:
+                kind, item = pipe.recv()
+                if kind == "end":
+                    is_whole = True
+                    return
+                if kind == "raised":
+                    is_whole = True
+                    raise item
+                yield item
+        except (EOFError, OSError) as error:
+            if is_whole:
+                raise
+            raise self._cause() from error
+        finally:
+            if not is_whole:
+                self.close()
+
+    def _cause(self) -> Exception:
+        """Why the process is gone."""
+        assert self._child is not None
+        status = self._child.wait()
+        if -status in INNOCENT:
+            return _KilledFromOutside()
+        if -status == signal.SIGALRM:
+            silent = f"no sign of life for {self._limits.max_stall_s:g} s (max_stall_s), twice"
+            return DiedApart(f"the process that decoded it gave {silent}", is_stall=True)
+        if status == watchdog.OUT_OF_MEMORY:
+            limit = f"max_memory_bytes = {self._limits.max_memory_bytes}"
+            return DiedApart(f"the process that decoded it took more memory than {limit}", is_stall=False)
+        how = signal.strsignal(-status) if status < 0 else f"exit status {status}"
+        return DiedApart(f"the process that decoded it died twice: {how}", is_stall=False)
+
+    def _start(self) -> Connection[Any, Any]:
+        if self._pipe is None:
+            self._pipe, theirs = Pipe()
+            command = [sys.executable, "-m", "stages.video.isolated_process", str(theirs.fileno())]
+            command += [str(self._limits.max_stall_s), str(self._limits.max_memory_bytes)]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self._child = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+            )
+            theirs.close()
+        return self._pipe
+
+
+class _KilledFromOutside(Exception):
+    pass
+
+
+def _serve(pipe: Connection[Any, Any], max_memory_bytes: int) -> None:
+    """In the process apart: do what is asked until the parent is gone."""
+    is_limited = False
+    while True:
+        function, args, kwargs, is_stream = pipe.recv()
+        if not is_limited:
+            # Not before: receiving a function imports its module and all that this needs.
+            _limit_memory(max_memory_bytes)
+            is_limited = True
+        try:
+            if is_stream:
+                for item in function(*args, **kwargs):
+                    pipe.send(("item", item))
+            else:
+                pipe.send(("item", function(*args, **kwargs)))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except MemoryError:
+            os._exit(watchdog.OUT_OF_MEMORY)
+        except Exception as error:  # noqa: BLE001
+            pipe.send(("raised", error))
+        else:
+            pipe.send(("end", None))
+
+
+def _limit_memory(max_bytes: int) -> None:
+    if sys.platform == "linux":
+        with open("/proc/self/statm", encoding="ascii") as file:
+            virtual_bytes = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes + max_bytes,) * 2)
+
+
+def main(descriptor: int, max_stall_s: float, max_memory_bytes: int) -> None:
+    """The life of a process apart, which talks over the pipe with this file descriptor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watchdog.arm(max_stall_s, max_memory_bytes)
+    try:
+        _serve(Connection(descriptor), max_memory_bytes)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,203 @@
+"""The ledger: one row a video, and where every one of its frames went.
+
+`ingest` writes an index (`index.parquet`) with rows whose frame counts are still promises; `extract` writes a ledger
+(`ledger.parquet`) with the same columns and the counts it found. In a finished row the account closes:
+
+    frames_expected = frames_decoded + frames_dropped + frames_missing
+
+expected  frames that the file says it holds: those its container declares or, where it declares none, those its
+          packets would show.
+decoded   frames that came out and were handed on: as many rows has the video in the percept store.
+dropped   frames that were left out on purpose: cut away by an edit list, repeats of the frame before (empty packets
+          of AVI), packets that show no picture of their own, and frames between the ticks of a target frame rate.
+missing   frames that should have come out and did not: undecodable, unreadable, or behind the end of a truncated file.
+
+`ok` means nothing is missing; `partial` that some frames are usable and something is wrong, as `reason` says;
+`rejected` that no frame is used (frames_decoded is 0).
+"""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import CorruptArtifact, StoreError
+from pipeline.core.files import absolute, join, open_atomic, read_bytes
+from pipeline.core.parquet import iter_tables
+
+Verdict = Literal["ok", "partial", "rejected"]
+
+FORMAT = "1"
+"""Version of the columns, in the file's metadata under `percepts.ledger`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRecord:
+    """What is known of one video. A field is None where nothing could be found out."""
+
+    uri: str
+    """Local path or fsspec URL."""
+    sha256: str
+    """Hex digest of the file's bytes; empty where they could not be read."""
+    size_bytes: int
+    container: str | None = None
+    """FFmpeg's name of the container format."""
+    codec: str | None = None
+    """FFmpeg's name of the codec."""
+    pixel_format: str | None = None
+    """FFmpeg's name of the decoded frames' format, such as yuv420p10le."""
+    width: int | None = None
+    """Pixels, as displayed: after rotation. Non-square pixels are not stretched."""
+    height: int | None = None
+    """Pixels, as displayed: after rotation."""
+    rotation_degrees: int = 0
+    """Clockwise turn that brings stored frames upright: 0, 90, 180 or 270."""
+    fps: float | None = None
+    """Average frame rate."""
+    duration_us: int | None = None
+    """From the first frame's timestamp to the end of the last one."""
+    frames_expected: int = 0
+    frames_decoded: int | None = None
+    """None in an index: nothing has been decoded yet."""
+    frames_dropped: int | None = None
+    frames_missing: int | None = None
+    verdict: Verdict
+    """Provisional in an index."""
+    reason: str = ""
+    """One sentence; empty where there is nothing to say."""
+    label: str | None = None
+    """Class of the video; None when unlabelled."""
+    part: str | None = None
+    """The side of a split that the source's manifest puts it on (such as pretrain, train, test)."""
+    group: str | None = None
+    """Videos of one group share a source and must stay on one side of any split."""
+
+    def __post_init__(self) -> None:
+        assert self.verdict in ("ok", "partial", "rejected"), self.verdict
+        assert self.frames_expected >= 0
+        if self.frames_decoded is None:
+            return
+        assert self.frames_dropped is not None
+        assert self.frames_missing is not None
+        total = self.frames_decoded + self.frames_dropped + self.frames_missing
+        assert total == self.frames_expected, f"{self.uri}: {self.frames_expected} expected, {total} found"
+        assert (self.frames_decoded == 0) == (self.verdict == "rejected"), f"{self.uri}: {self.verdict}"
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("container", pa.string()),
+        pa.field("codec", pa.string()),
+        pa.field("pixel_format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("rotation_degrees", pa.int32(), nullable=False),
+        pa.field("fps", pa.float64()),
+        pa.field("duration_us", pa.int64()),
+        pa.field("frames_expected", pa.int64(), nullable=False),
+        pa.field("frames_decoded", pa.int64()),
+        pa.field("frames_dropped", pa.int64()),
+        pa.field("frames_missing", pa.int64()),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("part", pa.string()),
+        pa.field("group", pa.string()),
+    ],
+    metadata={"percepts.ledger": FORMAT},
+)
+assert SCHEMA.names == [field.name for field in fields(VideoRecord)]
+
+
+ROW_GROUP_ROWS: Final = 4096
+"""Records that are in memory at a time: a few megabytes."""
+
+
+def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:
+    """Write rows as Parquet, atomically, in the order given; equal rows give equal bytes, and never are more than
+    `ROW_GROUP_ROWS` of them held.
+
+    Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
+    may be moved and two stores that hold the same are equal byte for byte.
+    """
+    directory, root = posixpath.dirname(absolute(uri)), None
+    if store_uri is not None:
+        root = absolute(store_uri).rstrip("/")
+    rows = iter(records)
+    with open_atomic(uri) as target, pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+            table = to_table(group)
+            if root is not None:
+                uris = [_to_stored(row.uri, directory, root) for row in group]
+                table = table.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
+            writer.write_table(table)
+
+
+def to_table(records: Sequence[VideoRecord]) -> pa.Table:
+    """Rows of a ledger, with its columns."""
+    columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+    return pa.Table.from_pydict(columns, schema=SCHEMA)
+
+
+def read_records(uri: str) -> list[VideoRecord]:
+    """Rows of an index or ledger file, in its order, with absolute URIs. Raises as `iter_records`."""
+    return list(iter_records(uri))
+
+
+def iter_records(uri: str) -> Iterator[VideoRecord]:
+    """The same, one after the other: in memory are the file's bytes, and a row group of records.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptArtifact: the file is not Parquet or lacks columns.
+        StoreError: a newer version of percepts wrote it.
+    """
+    directory = posixpath.dirname(absolute(uri))
+    for table in read_tables(uri):
+        for row in table.to_pylist():
+            yield VideoRecord(**{**row, "uri": _from_stored(row["uri"], directory)})
+
+
+def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of an index or ledger file, one after the other; URIs as they are stored. Raises as
+    `iter_records`."""
+    data = read_bytes(uri)
+    try:
+        schema = pq.read_schema(pa.BufferReader(data))
+        version = (schema.metadata or {}).get(b"percepts.ledger", b"").decode()
+        if version.isdigit() and int(version) > int(FORMAT):
+            raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
+        if schema.names != SCHEMA.names:
+            raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
+        yield from iter_tables(data, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
+
+
+def _to_stored(video_uri: str, directory: str, root: str) -> str:
+    """Relative to the file's directory where both lie below `root`; these two are absolute."""
+    video = absolute_video(video_uri)
+    if not video.startswith(root + "/") or not directory.startswith(root):
+        return video_uri
+    return posixpath.relpath(video[len(root) :], directory[len(root) :] or "/")
+
+
+def _from_stored(stored: str, directory: str) -> str:
+    if "://" in stored or stored.startswith("/"):
+        return stored
+    scheme, separator, path = directory.rpartition("://")
+    return scheme + separator + posixpath.normpath(join(path, stored))
+
+
+def absolute_video(uri: str) -> str:
+    """`uri` made absolute without asking fsspec, which gives `::` and `~` in a file's name a meaning."""
+    return uri if "://" in uri or uri.startswith("/") else absolute(uri)

@@ -1,0 +1,92 @@
+"""What probing found, remembered, so that a listing that has grown costs what is new in it.
+
+    <store>/probed/<16 digits>.parquet    a ledger's columns, and `source`: a digest of URI, size, stamp and limits
+
+A video is what its bytes are: a record is taken over only where the listing gives the same name, the same size and the
+same etag or time of change as when it was hashed, and extraction checks the hash of whatever it decodes. What has no
+etag and no time is hashed always, as is what was rejected.
+
+Shapes: N sources of a listing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import join, list_files, open_atomic, read_bytes
+from pipeline.core.parquet import iter_tables
+from stages.video.container import Limits
+from stages.video.ledger import ROW_GROUP_ROWS, SCHEMA, VideoRecord, to_table
+from stages.video.record_table import DIGEST_BYTES, DigestOrder, Digests
+from stages.video.sources import VideoSource
+
+PROBED: Final = "probed"
+"""The directory, below the store's root."""
+VERSION: Final = 1
+"""Of what probing finds: raise it where the same bytes would give another record."""
+SETTLED_S: Final = 2.0
+"""A local file that changed later than this before it was listed may change again without its time showing it."""
+
+_SCHEMA: Final = SCHEMA.append(pa.field("source", pa.binary(DIGEST_BYTES), nullable=False)).remove_metadata()
+
+
+def source_digest(source: VideoSource, limits: Limits) -> bytes:
+    """Of all that decides the record of a source, as far as its listing tells."""
+    value = [VERSION, source.uri, source.size_bytes, source.stamp, asdict(limits)]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+
+
+def may_be_remembered(source: VideoSource) -> bool:
+    """Whether the listing would show that the file has changed."""
+    if not source.stamp or source.size_bytes is None:
+        return False
+    is_local = "://" not in source.uri
+    return not is_local or time.time_ns() - int(source.stamp) > SETTLED_S * 1e9
+
+
+def write_probed(uri: str, found: Iterable[tuple[bytes, VideoRecord]]) -> None:
+    """Write records, each with the digest of its source, atomically."""
+    rows = iter(found)
+    with open_atomic(uri) as target, pq.ParquetWriter(target, _SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+            sources, records = zip(*group, strict=True)
+            column = pa.array(sources, pa.binary(DIGEST_BYTES))
+            writer.write_table(to_table(records).append_column(_SCHEMA.field("source"), column).cast(_SCHEMA))
+
+
+def read_probed(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]]:
+    """(place in `source_N`, record) of those sources of which something is remembered in a directory of such files.
+
+    Raises:
+        CorruptArtifact: a file is damaged.
+    """
+    order = DigestOrder(source_N)
+    for name in list_files(uri):
+        for table in read_file(join(uri, name)):
+            digest_U = np.frombuffer(b"".join(table["source"].to_pylist()), f"S{DIGEST_BYTES}")
+            place_U = order.find(digest_U)
+            wanted = table.drop_columns("source").filter(pa.array(place_U >= 0))
+            for place, row in zip(place_U[place_U >= 0].tolist(), wanted.to_pylist(), strict=True):
+                yield place, VideoRecord(**row)
+
+
+def read_file(uri: str) -> Iterator[pa.Table]:
+    """The row groups of one file. Raises CorruptArtifact."""
+    data = read_bytes(uri)
+    try:
+        if pq.read_schema(pa.BufferReader(data)).names != _SCHEMA.names:
+            raise CorruptArtifact(f"{uri} holds no records of probed videos; remove it")
+        yield from iter_tables(data)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptArtifact(f"{uri} is damaged ({error}); remove it: what it tells is found again") from error

@@ -1,0 +1,153 @@
+"""Training groups on real Ray: a lost worker is replaced, an exception of the loop itself comes through as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from torch import nn
+
+from cluster.session import Session
+from pipeline.core.errors import GroupReplaced, TrainingDiverged
+from pipeline.core.events import Event, Log
+from pipeline.core.workers import InProcess, TrainLoop, TrainWorker
+
+GLOO = RuntimeError("[pair.cc:537] Read error [127.0.0.1]:52648: Connection reset by peer. This is typically caused by")
+DIED = "died"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("failures", "own"),
+    [
+        ((DIED, GLOO), None),
+        ((GLOO,), None),
+        ((torch.distributed.DistBackendError("NCCL error"), DIED), None),
+        ((DIED, RuntimeError("the group is gone")), None),
+        ((RuntimeError("my own"),), RuntimeError),
+        ((DIED, ValueError("my own")), ValueError),
+        ((GLOO, ValueError("my own")), ValueError),
+        ((ValueError("my own"), TrainingDiverged("step 3")), TrainingDiverged),
+        ((DIED, GLOO, TrainingDiverged("step 3")), TrainingDiverged),
+        ((), None),
+    ],
+)
+def test_the_loops_own_error_is_told_from_those_of_a_lost_worker(
+    failures: tuple[Any, ...], own: type[Exception] | None, ray_session: Session
+) -> None:
+    # Ray reads its authentication mode when it is first imported: the session comes first.
+    from ray.exceptions import RayActorError
+
+    from cluster.failures import own_error
+
+    raised = {rank: RayActorError("killed") if failure is DIED else failure for rank, failure in enumerate(failures)}
+    found = own_error(list(raised.values()))
+    assert found is None if own is None else type(found) is own
+
+
+def step_together(directory: str, worker: TrainWorker) -> None:
+    """Counts steps in a file; the second worker is killed at step 5, once. Then the gradients are averaged."""
+    for step in range(int(_read(directory, "step", "0")), 10):
+        worker.any(False)
+        if worker.rank == 0:
+            Path(directory, "step").write_text(str(step + 1))
+            with Path(directory, "log").open("a") as log:
+                log.write(f"{step} ")
+        if step == 5 and worker.rank == 1 and not Path(directory, "killed").exists():
+            Path(directory, "killed").touch()
+            os._exit(1)
+    model = worker.prepare(nn.Linear(1, 1))
+    model(torch.tensor([[float(worker.rank)]])).sum().backward()
+    gradient = next(model.parameters()).grad
+    assert gradient is not None
+    if worker.rank == 0:
+        worker.barrier()
+        worker.log(f"{worker.world_size} workers, {torch.get_num_threads()} threads, gradient {gradient.item():g}")
+    else:
+        worker.barrier()
+
+
+def _read(directory: str, name: str, default: str) -> str:
+    path = Path(directory, name)
+    return path.read_text() if path.exists() else default
+
+
+def raise_on_second(directory: str, worker: TrainWorker) -> None:
+    with Path(directory, f"started-{worker.rank}").open("a") as log:
+        log.write("x")
+    if worker.rank == 1:
+        raise ValueError("my own")
+    worker.barrier()
+
+
+def coordinate(loop: TrainLoop, directory: str) -> list[str]:
+    from cluster.workers import OnRay
+
+    said: list[Event] = []
+    workers = OnRay(source="train", emit=said.append, scratch_uri=f"{directory}/scratch")
+    try:
+        workers.train(loop, directory, name="group", num_workers=2)
+    finally:
+        Path(directory, "scratch-left").write_text(str(Path(directory, "scratch").exists()))
+    return [event.line for event in said if isinstance(event, Log)]
+
+
+def run(session: Session, *arguments: Any) -> Any:
+    session.start("train", coordinate, *arguments)
+    while not (ended := session.finished(1.0)):
+        pass
+    if ended[0].error is not None:
+        raise ended[0].error
+    return ended[0].value, session.events()
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, ray_session: Session) -> None:
+    lines, _ = run(ray_session, step_together, str(tmp_path))
+    (said,) = [line for line in lines if not line.startswith("waiting for ")]
+    assert said.startswith("lost a training worker (")
+    steps = [int(step) for step in (tmp_path / "log").read_text().split()]
+    assert sorted(set(steps)) == list(range(10))
+    assert len(steps) <= 11
+    assert (tmp_path / "scratch-left").read_text() == "False"
+
+
+@pytest.mark.ray
+def test_an_exception_of_the_loop_comes_through_and_is_not_retried(tmp_path: Path, ray_session: Session) -> None:
+    with pytest.raises(ValueError, match=r"^my own$") as raised:
+        run(ray_session, raise_on_second, str(tmp_path))
+    assert type(raised.value) is ValueError
+    assert (tmp_path / "started-1").read_text() == "x"
+    assert (tmp_path / "scratch-left").read_text() == "False"
+
+
+def test_a_group_that_was_replaced_may_not_write(tmp_path: Path, ray_session: Session) -> None:
+    from cluster.fencing import Mark, Member
+
+    def member() -> Member:
+        mark = Mark(str(tmp_path / "writer.json"))
+        return Member("train", lambda event: None, 0, 1, torch.device("cpu"), mark, {"CPU": 1.0}, 1, 60.0)
+
+    lost, new = member(), member()
+    with pytest.raises(GroupReplaced):  # nobody has begun
+        lost.claim()
+    lost.begin()
+    lost.claim()
+    lost.checkpointed()
+    assert lost.mark.read()["num_checkpoints"] == 1
+    new.begin()
+    new.claim()
+    with pytest.raises(GroupReplaced, match="wait for the run that started it"):
+        lost.claim()
+    new.claim()
+
+
+def test_in_process_the_loop_is_a_group_of_one(tmp_path: Path) -> None:
+    (tmp_path / "killed").touch()
+    said: list[Event] = []
+    InProcess(source="train", emit=said.append).train(step_together, str(tmp_path), name="group", num_workers=2)
+    assert [event.line for event in said if isinstance(event, Log)] == ["1 workers, 1 threads, gradient 0"]

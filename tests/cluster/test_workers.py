@@ -1,0 +1,141 @@
+"""The pool of workers on real Ray: a dead worker is replaced once for every item, everything else comes through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import Session
+from pipeline.core.errors import WorkerDied
+from pipeline.core.events import Event, Log
+from pipeline.core.workers import InProcess
+
+
+def squares(directory: str) -> Callable[[int], int]:
+    """A worker's function: 3 kills its process the first time, 4 always, 5 raises."""
+    pid = os.getpid()
+
+    def work(item: int) -> int:
+        assert os.getpid() == pid, "the function runs where it was built"
+        flag = Path(directory, f"died-of-{item}")
+        if item == 4 or (item == 3 and not flag.exists()):
+            flag.touch()
+            os._exit(1)
+        if item == 5:
+            raise ValueError("five")
+        return item * item
+
+    Path(directory, f"built-{pid}").touch()
+    return work
+
+
+def two_instead(item: int) -> int:
+    assert item == 4
+    return 2
+
+
+class Successors:
+    """Of 10 and 20 the next two; of all others nothing."""
+
+    def after(self, item: int, result: int) -> list[int]:
+        assert result == item * item
+        return [item + 1, item + 2] if self.leads_on(item) else []
+
+    def leads_on(self, item: int) -> bool:
+        return item % 10 == 0
+
+
+def no_squares(directory: str) -> Callable[[int], int]:
+    with Path(directory, "tried").open("a") as log:
+        log.write("x")
+    raise ValueError("cannot be built")
+
+
+def coordinate(
+    factory: Callable[[str], Callable[[int], int]],
+    directory: str,
+    items: list[int],
+    again: Callable[[int], int] | None = None,
+    then: Successors | None = None,
+) -> tuple[list[tuple[int, int]], list[str]]:
+    from cluster.workers import OnRay
+
+    said: list[Event] = []
+    workers = OnRay(source="map", emit=said.append)
+    results = workers.map(
+        partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}", again=again, then=then
+    )
+    return sorted(results), [event.line for event in said if isinstance(event, Log)]
+
+
+def run(session: Session, *arguments: Any) -> Any:
+    session.start("map", coordinate, *arguments)
+    while not (ended := session.finished(1.0)):
+        pass
+    if ended[0].error is not None:
+        raise ended[0].error
+    return ended[0].value
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Session) -> None:
+    items = [1, 2, 3, 6, 7, 8]
+    results, said = run(ray_session, squares, str(tmp_path), items)
+    assert results == [(position, item * item) for position, item in enumerate(items)]
+    assert [line for line in said if "waiting" not in line] == [
+        "a worker died on item 3; trying it once more on a new one"
+    ]
+    assert 2 <= len(list(tmp_path.glob("built-*"))) <= 3
+
+
+@pytest.mark.ray
+def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_session: Session) -> None:
+    """The worker that has nothing to do at first rests until there is more."""
+    results, said = run(ray_session, squares, str(tmp_path), [10], None, Successors())
+    assert results == [(0, 100), (1, 121), (2, 144)]
+    assert len(list(tmp_path.glob("built-*"))) <= 2
+    assert not said
+    here = InProcess().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, then=Successors())
+    assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
+
+
+@pytest.mark.ray
+def test_a_second_death_names_the_item(tmp_path: Path, ray_session: Session) -> None:
+    with pytest.raises(WorkerDied, match=r"2 times on item 4"):
+        run(ray_session, squares, str(tmp_path), [1, 4])
+
+
+@pytest.mark.ray
+def test_a_second_try_may_be_another(tmp_path: Path, ray_session: Session) -> None:
+    assert run(ray_session, squares, str(tmp_path), [1, 4], two_instead)[0] == [(0, 1), (1, 4)]
+
+
+@pytest.mark.ray
+def test_an_exception_of_the_function_comes_through(tmp_path: Path, ray_session: Session) -> None:
+    with pytest.raises(ValueError, match=r"^five$") as raised:
+        run(ray_session, squares, str(tmp_path), [1, 5, 2])
+    assert type(raised.value) is ValueError
+
+
+@pytest.mark.ray
+def test_an_exception_of_the_factory_comes_through_and_is_not_retried(tmp_path: Path, ray_session: Session) -> None:
+    with pytest.raises(ValueError, match=r"^cannot be built$"):
+        run(ray_session, no_squares, str(tmp_path), [1])
+    assert (tmp_path / "tried").read_text() == "x"
+
+
+@pytest.mark.ray
+def test_no_items_need_no_worker(tmp_path: Path, ray_session: Session) -> None:
+    assert run(ray_session, no_squares, str(tmp_path), []) == ([], [])
+
+
+def test_in_process_gives_the_same(tmp_path: Path) -> None:
+    (tmp_path / "died-of-3").touch()
+    workers = InProcess()
+    assert list(workers.map(partial(squares, str(tmp_path)), [1, 2, 3], num_workers=2)) == [(0, 1), (1, 4), (2, 9)]
+    assert list(workers.map(partial(no_squares, str(tmp_path)), [], num_workers=2)) == []

@@ -1,0 +1,37 @@
+"""How command lines end: status and one line, never a traceback for people."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pipeline.commands.command_line import run_command
+from pipeline.core.errors import ConfigError, DataSetError, StageFailed
+
+
+def ending(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str]:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as end:
+        run_command(main)
+    return end.value.code, capsys.readouterr().err
+
+
+def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(None, capsys) == (0, "")
+    assert ending(ConfigError("a\n b"), capsys) == (2, "error: a b\n")
+    assert ending(StageFailed("stage 'x' (key k): why"), capsys) == (1, "failed: stage 'x' (key k): why\n")
+    missing = DataSetError("no clips\nhere", "Get them:\n    from there")
+    assert ending(missing, capsys) == (2, "error: no clips here\n\nGet them:\n    from there\n")
+    assert str(pickle.loads(pickle.dumps(missing))) == "no clips\nhere"
+    status, said = ending(KeyboardInterrupt(), capsys)
+    assert status == 130
+    assert said.startswith("interrupted: what was finished stays finished")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)

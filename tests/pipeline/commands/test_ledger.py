@@ -1,0 +1,70 @@
+"""`python -m pipeline.commands.ledger`: one row a video of the store, the newest account, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.ledger import main, videos
+from pipeline.engine.store import Manifest, Store
+from stages.video.ledger import VideoRecord, write_records
+
+FOUND = VideoRecord(uri="/v/a.mp4", sha256="a" * 64, size_bytes=1, codec="h264", frames_expected=10, verdict="ok")
+BAD = VideoRecord(uri="/v/[red].mp4", sha256="b" * 64, size_bytes=2, verdict="rejected", reason="holds no video stream")
+DONE = replace(FOUND, frames_decoded=9, frames_dropped=0, frames_missing=1, verdict="partial", reason="1 of 10")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.open(str(tmp_path / "store"), create=True)
+    commit(store, "ingest", "i1", "index.parquet", [BAD, FOUND], "2026-01-01")
+    return store
+
+
+def commit(store: Store, stage: str, key: str, name: str, records: list[VideoRecord], finished_at: str) -> None:
+    write_records(f"{store.directory(stage, key)}/{name}", records, store_uri=store.root)
+    facts = {"version": 1, "name": stage, "recipe": "test", "config": {}, "inputs": {}}
+    store.commit(Manifest(stage=stage, key=key, finished_at=finished_at, **facts))  # type: ignore[arg-type]
+
+
+def test_extraction_has_the_last_word(store: Store) -> None:
+    assert videos(store) == [BAD, FOUND]
+    older = replace(DONE, frames_decoded=8, frames_missing=2)
+    commit(store, "extract", "e2", "ledger.parquet", [DONE], "2026-01-03")
+    commit(store, "extract", "e9", "ledger.parquet", [older], "2026-01-02")
+    write_records(f"{store.directory('extract', 'unfinished')}/ledger.parquet", [older])
+    assert videos(store) == [BAD, DONE]
+
+
+def test_json_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--store", store.root, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["uri", "sha256", "codec", "width", "height", "fps"]
+    names += ["frames_expected", "frames_decoded", "verdict", "reason"]
+    assert [[row[name] for name in names] for row in rows] == [
+        ["/v/[red].mp4", "b" * 64, None, None, None, None, 0, None, "rejected", "holds no video stream"],
+        ["/v/a.mp4", "a" * 64, "h264", None, None, None, 10, None, "ok", ""],
+    ]
+
+
+def test_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, "extract", "e", "ledger.parquet", [DONE], "2026-01-03")
+    main(["--store", store.root])
+    out = capsys.readouterr().out
+    assert "/v/[red].mp4" in out
+    assert "2 videos: 0 ok, 1 partial, 1 rejected" in out
+    assert "of 10 frames expected in 1 extracted videos 9 were decoded, 0 dropped, 1 are missing" in out
+
+
+def test_no_store_is_one_line_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.commands.ledger", "--store", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is no percepts store at ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,232 @@
+"""The command line: what people type wrong, what a plan shows, and that a killed run ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline.core.errors import UsageError
+from pipeline.engine.store import Manifest, Store
+from pipeline.run import main
+from tests.conftest import ROOT
+from tests.pipeline.small_demo import SMALL_DEMO
+
+
+def run(arguments: list[str], timeout: float = 500.0, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
+    command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=timeout, env=environment, cwd="/"
+    )
+
+
+WRONG = {
+    "no such recipe": (["dmeo"], "there is no recipe 'dmeo'; did you mean 'demo'?"),
+    "no such flag": (["demo", "--nosuch", "1"], "nosuch"),
+    "a value that breaks a rule": (["demo", "--pretrain.num-steps", "0"], "num_steps is 0; it must be at least 1"),
+    "no such folder": (["youtube", "--videos", "/no/such/folder"], "there is no file or folder '/no/such/folder'"),
+    "no such layer": (["demo", "--extract.convnet.layer", "blocks.99"], "has no layer 'blocks.99'"),
+    "an unwritable store": (["demo", "--store", "/proc/percepts"], "cannot be written"),
+    "a protocol nobody knows": (["demo", "--store", "nosuch://x"], "cannot reach 'nosuch://x"),
+    "a remote store without tracking": (["demo", "--store", "memory://x"], "pass --tracking-uri"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
+def test_bad_input_is_a_usage_error_that_says_what_to_do(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as error:
+        main(arguments)
+    assert words in " ".join(str(error.value).split())
+
+
+def test_a_job_must_name_a_lasting_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UsageError, match="pass --store a lasting directory or URL"):
+        main(["demo"])
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"not these")
+    wrong_digest = [
+        *("demo", "--store", str(tmp_path / "store"), "--extract.convnet.name", "vgg16"),
+        *("--extract.convnet.layer", "fc6", "--extract.convnet.grid", "1"),
+        *("--extract.convnet.weights", str(tmp_path / "weights.pth"), "--extract.convnet.weights-sha256", "0" * 64),
+    ]
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "store.json").write_text('{"format": 99}')
+    newer = ["demo", "--plan", "--store", str(tmp_path / "newer")]
+    for arguments, words in ((wrong_digest, "sha256"), (newer, "newer version"), (["nosuch"], "the recipes are")):
+        done = run(arguments)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "--help"])
+    assert end.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for flag in ("--store", "--address", "--tracking-uri", "--pretrain.num-steps", "--extract.convnet.layer"):
+        assert flag in said
+    assert main(["--help"]) == 0
+    assert "moving-mnist" in capsys.readouterr().out
+
+
+def test_a_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL_DEMO, "--plan", "--store", str(tmp_path / "store")]) == 0
+    said = capsys.readouterr().out
+    assert "0 have, 11 to make" in said
+    assert "never made" in said
+    assert "2,496" in said  # 24 clips of 40 frames and 48 of 32
+    assert "not known" in said  # evaluate has no estimate before this store has one of its artifacts
+    assert not (tmp_path / "store").exists()
+
+
+def digests(store: Store) -> dict[str, str]:
+    """Every output of every artifact, by stage, key and file."""
+    return {
+        f"{manifest.stage}/{manifest.key}/{name}": output.sha256
+        for manifest in store.manifests()
+        for name, output in manifest.outputs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, subprocess.CompletedProcess[str]]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    chosen = ["--register", "motions@best", "--cache", str(root / "cache"), "--store", str(root / "store")]
+    done = run([*SMALL_DEMO, "--workers", "1", *chosen])
+    assert done.returncode == 0, done.stderr
+    assert "registered the encoder as motions version 1, alias best: models:/motions@best" in done.stdout
+    return Store.open(str(root / "store")), done
+
+
+def test_the_whole_demo_runs_and_names_its_report(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]],
+) -> None:
+    store, done = undisturbed
+    report = done.stdout.strip().splitlines()[-1]
+    assert report.startswith(store.root)
+    assert report.endswith("report.html")
+    assert "LSTM pretrained" in Path(report).read_text()
+    by_name = {manifest.name: manifest for manifest in store.manifests()}
+    assert len(by_name) == 11
+    scores = json.loads((Path(store.directory("evaluate", by_name["evaluate"].key)) / "scores.json").read_text())
+    assert {row["model"] for row in scores["rows"]} == {"single frame", "LSTM from scratch", "LSTM pretrained"}
+    assert by_name["extract"].facts["num_frames"] == 2496
+
+
+def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.CompletedProcess[str]]) -> None:
+    store, _ = undisturbed
+    command = [sys.executable, "-m", "pipeline.commands.ledger", "--store", store.root, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 72
+    assert all(row["verdict"] == "ok" and row["frames_decoded"] == row["frames_expected"] for row in rows)
+    assert {row["codec"] for row in rows} == {"h264"}
+
+
+def test_logged_models_load_again(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = undisturbed
+    mlflow.set_tracking_uri(store.default_tracking_uri)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("percepts/demo")
+    assert experiment is not None
+    models = {model.name: model for model in client.search_logged_models([experiment.experiment_id], max_results=10)}
+    assert set(models) == {"encoder", "classifiers"}
+    files = [path.name for path in Path(models["encoder"].artifact_location).rglob("*") if path.is_file()]
+    assert "model.safetensors" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt"))]
+    x_NTD = np.random.default_rng(0).random((2, 16, 384), np.float32)
+    state_NR = mlflow.pyfunc.load_model(models["encoder"].model_uri).predict(x_NTD)
+    assert np.asarray(state_NR).shape == (2, 32)
+    clip = next(Path(store.root, "synthesize").rglob("*.mp4"))
+    monkeypatch.setenv("PERCEPTS_VIDEO_FOLDER", str(clip.parent))
+    classifier = mlflow.pyfunc.load_model(models["classifiers"].model_uri)
+    (answer,) = classifier.predict(pd.DataFrame({"video": [str(clip)]}))
+    assert answer["error"] == ""
+    assert 1 / 8 <= answer["probability"] <= 1
+
+
+def test_a_registered_encoder_is_finetuned_in_the_place_of_pretraining(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """By name, in a copy of the store: only what comes after the encoder is made, and the scores are the same."""
+    store, _ = undisturbed
+    before = {manifest.key for manifest in store.manifests()}
+    shutil.copytree(store.root, tmp_path / "store")
+    arguments = [*SMALL_DEMO, "--encoder", "models:/motions@best", "--workers", "1", "--store", str(tmp_path / "store")]
+    done = run(arguments, MLFLOW_TRACKING_URI=store.default_tracking_uri)
+    assert done.returncode == 0, done.stderr
+    copy = Store.open(str(tmp_path / "store"))
+    made = {manifest.name: manifest for manifest in copy.manifests() if manifest.key not in before}
+    assert set(made) == {"adopt", "finetune pretrained", "evaluate", "forecast", "visualize"}
+    scores = [
+        sorted(json.dumps(row) for row in json.loads(Path(path, "scores.json").read_text())["rows"])
+        for path in Path(copy.root, "evaluate").iterdir()
+    ]
+    assert len(scores) == 2
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """kill -9 of the driver while it extracts, trains and finetunes; on one worker even the models are equal."""
+    store, _ = undisturbed
+    root = str(tmp_path / "store")
+    arguments = [*SMALL_DEMO, "--workers", "1", "--store", root]
+    for stage in ("extract", "pretrain", "finetune"):
+        kill_when_begun(arguments, Path(root) / stage)
+    before = {manifest.key: manifest.finished_at for manifest in Store(root).manifests()}
+    done = run(arguments)
+    assert done.returncode == 0, done.stderr
+    after = {manifest.key: manifest for manifest in Store(root).manifests()}
+    assert digests(Store(root)) == digests(store)
+    assert {key: after[key].finished_at for key in before} == before
+    assert_tracked(after, Store(root))
+
+
+def kill_when_begun(arguments: list[str], directory: Path) -> None:
+    """Start a run and kill its driver a little after a stage has begun to write."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *arguments]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not directory.exists() and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert directory.exists()
+
+
+def assert_tracked(manifests: dict[str, Manifest], store: Store) -> None:
+    """No run of a killed driver is still said to be running, and every artifact's own run is finished."""
+    client = MlflowClient(store.default_tracking_uri)
+    experiment = client.get_experiment_by_name("percepts/demo")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {r.info.status for r in runs} == {"FINISHED", "KILLED"}
+    finished = {r.info.run_id for r in runs if r.info.status == "FINISHED"}
+    assert {manifest.mlflow_run_id for manifest in manifests.values()} <= finished

@@ -1,0 +1,341 @@
+"""The page and the terminal: numbers appear, names cannot do harm, what a run lacks has no section."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.stage import Estimate
+from pipeline.engine.plan import Plan
+from pipeline.engine.status import Step
+from pipeline.engine.store import Manifest, Output, Store
+from pipeline.reporting.report import MAX_BAD_VIDEOS, NodeView, RunView, fact, print_report, write_report
+from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
+from tests.pipeline.reporting.fake_run import (
+    CLASSES,
+    MEANS,
+    FakeRun,
+    demo,
+    forecast,
+    history,
+    picture,
+    pixel_scores,
+    records,
+    scores,
+)
+
+HOSTILE = "<script>alert(1)</script>\"'&\n\x1b[2J 🎬"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps the text, the elements and every attribute."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def values(self, tag: str, attribute: str) -> list[str]:
+        return [value for name, key, value in self.attributes if (name, key) == (tag, attribute)]
+
+
+def written(view: RunView, root: Path) -> str:
+    uri = write_report(view, str(root / "reports"))
+    assert uri.endswith("/reports/report.html")
+    return Path(uri).read_text()
+
+
+def terminal(view: RunView, width: int = 100) -> str:
+    stream = io.StringIO()
+    print_report(view, Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    return demo(tmp_path / "store")
+
+
+def test_every_number_of_the_comparison_is_on_the_page_and_in_the_terminal(run: FakeRun, tmp_path: Path) -> None:
+    page, printed = Page(written(run.view, tmp_path)).text, terminal(run.view)
+    for row in scores()["summary"]:
+        assert f"{100 * row['mean']:.1f} {100 * row['low']:.1f} to {100 * row['high']:.1f}" in page
+        assert f"{100 * row['mean']:.1f} ± {50 * (row['high'] - row['low']):.1f}" in printed
+    for row in scores()["paired"]:
+        assert f"{100 * row['difference']:+.1f} {100 * row['low']:+.1f} to {100 * row['high']:+.1f}" in page
+    for name, mean in forecast()["means"].items():
+        assert f"{name} {mean:.1f}" in page
+        assert f"{mean:.1f}" in printed
+    assert "2,220 2,041 0 179" in page
+    assert "chance 12.5%" in page
+    assert "/videos/half.mp4 partial damaged after 4.84 s" in page
+
+
+def test_the_best_of_each_column_is_bold(run: FakeRun, tmp_path: Path) -> None:
+    html = written(run.view, tmp_path)
+    bold = re.findall(r'<td class="n best">([\d.]+)', html)
+    summary = scores()["summary"]
+    best = [max(row["mean"] for row in summary if row["labels_per_class"] == n) for n in (1, 2, 5, 10)]
+    assert bold == [f"{100 * mean:.1f}" for mean in best]
+
+
+def test_the_page_needs_nothing_but_itself(run: FakeRun, tmp_path: Path) -> None:
+    html = written(replace(run.view, tracking_uri="http://tracker.example:5000"), tmp_path)
+    page = Page(html)
+    sources = page.values("img", "src")
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/") for source in sources)
+    assert all(target.startswith("#") for target in page.values("a", "href"))
+    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == page.tags["object"] == 0
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert not [value for _, _, value in page.attributes if "//" in value and not value.startswith("data:")]
+    anchors = {target[1:] for target in page.values("a", "href")}
+    assert anchors <= {value for _, name, value in page.attributes if name == "id"}
+
+
+def test_every_drawing_and_picture_says_what_it_shows(run: FakeRun, tmp_path: Path) -> None:
+    page = Page(written(run.view, tmp_path))
+    drawings = page.values("svg", "role")
+    assert len(page.values("svg", "aria-label")) == len(drawings) > 5
+    assert page.tags["desc"] == len(drawings)
+    assert all(page.values("img", "alt"))
+    assert page.values("html", "lang") == ["en"]
+
+
+def test_equal_runs_give_equal_bytes(run: FakeRun, tmp_path: Path) -> None:
+    assert written(run.view, tmp_path / "a") == written(run.view, tmp_path / "b")
+    assert terminal(run.view) == terminal(run.view)
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    names = (*CLASSES[:-1], HOSTILE)
+    bad = [replace(record, uri=f"/v/{HOSTILE}", reason=HOSTILE) for record in records(0)]
+    run.add(
+        "evaluate",
+        {
+            "scores.json": scores({**MEANS, HOSTILE: (0.3, 0.5, 0.6, 0.8)}, names),
+            "forecast.json": {**forecast(), "unit": HOSTILE},
+            "pixel_scores.json": {**pixel_scores(), "protocol": HOSTILE},
+            "gallery.json": [{"title": HOSTILE, "caption": HOSTILE, "file": "a.png", "kind": "image"}],
+            "a.png": picture(),
+            "ledger.parquet": bad,
+        },
+        facts={HOSTILE: HOSTILE},
+        config={HOSTILE: [HOSTILE]},
+    )
+    nodes = tuple(replace(node, name=HOSTILE, reason=HOSTILE, mlflow_run_id=HOSTILE) for node in run.nodes)
+    html = written(replace(run.view, title=HOSTILE, command=HOSTILE, store_uri=HOSTILE, nodes=nodes), tmp_path)
+    page = Page(html)
+    assert page.tags["script"] == 0
+    assert "\x1b" not in html
+    assert "<script>alert(1)</script>" in page.text
+    assert "🎬" in page.text
+    printed = terminal(replace(run.view, nodes=nodes))
+    assert "\x1b" not in printed
+    assert "<script>" in printed
+
+
+def test_names_with_brackets_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    run.add("[bold]node[/nope]", {"forecast.json": forecast()})
+    assert "[bold]node[/nope]" in terminal(run.view)
+
+
+@pytest.mark.parametrize(
+    ("files", "present"),
+    [
+        ({}, set()),
+        ({"scores.json": scores()}, {"Accuracy", "Beside the paper"}),
+        ({"history.json": history()}, {"Training"}),
+        ({"forecast.json": forecast()}, {"Predicting the future"}),
+        ({"pixel_scores.json": pixel_scores()}, {"Predicting pixels"}),
+        ({"ledger.parquet": records()}, {"Videos and percepts"}),
+        ({"index.parquet": records()}, {"Videos and percepts"}),
+    ],
+    ids=lambda value: "-".join(sorted(value)) or "nothing",
+)
+def test_what_a_run_lacks_has_no_section(files: dict[str, object], present: set[str], tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    run.add("node", files)
+    headings = set(re.findall(r"<h2>(.*?)</h2>", written(run.view, tmp_path)))
+    assert headings == {"What was reused and what was made", "Provenance"} | present
+    assert terminal(run.view)
+
+
+def test_a_run_without_nodes_is_still_a_page(tmp_path: Path) -> None:
+    assert "Provenance" in Page(written(FakeRun(tmp_path / "store").view, tmp_path)).text
+
+
+def test_several_nodes_of_a_kind_are_all_shown(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    for name in ("first", "second"):
+        run.add(name, {"scores.json": scores(), "history.json": history(), "forecast.json": forecast()})
+    html = written(run.view, tmp_path)
+    assert html.count("Clips recognised, %") == 2
+    assert "Loss of first" in html
+    assert "Loss of second" in html
+
+
+def test_protocols_and_data_sets_are_never_mixed(tmp_path: Path) -> None:
+    def page(name: str, *arguments: str) -> str:
+        run = FakeRun(tmp_path / name)
+        run.add("pixels", {"pixel_scores.json": pixel_scores(*arguments)})
+        return Page(written(run.view, tmp_path / name)).text
+
+    open_loop, forced, patches = page("a"), page("b", "teacher forced"), page("c", "open loop", "squared error/frame")
+    assert {number: number in open_loop for number in ("341.2", "285.2", "87.6", "208.1")} == {
+        "341.2": True, "285.2": True, "87.6": False, "208.1": False,
+    }  # fmt: skip
+    assert {number: number in forced for number in ("341.2", "285.2", "87.6")} == {
+        "341.2": False, "285.2": False, "87.6": True,
+    }  # fmt: skip
+    assert {number: number in patches for number in ("341.2", "285.2", "208.1")} == {
+        "341.2": False, "285.2": False, "208.1": True,
+    }  # fmt: skip
+    assert "not measured" in open_loop
+    assert "350.2~" in open_loop
+
+
+def test_teacher_forced_figures_have_a_table_of_their_own(tmp_path: Path) -> None:
+    run, both = FakeRun(tmp_path / "store"), pixel_scores()
+    both["rows"][0] |= {"teacher_forced_cross_entropy": 150.25, "reconstruction_cross_entropy": 99.5}
+    both["rows"][1] |= {"reconstruction_cross_entropy": 88.5}
+    both["num_test_sequences"] = 500
+    run.add("pixels", {"pixel_scores.json": both})
+    text = Page(written(run.view, tmp_path)).text
+    section = text[text.index("Predicting pixels") :]
+    open_loop, forced = section.split("pixels: teacher forced, nats/frame")
+    assert ("331.4" in open_loop, "150.2" in open_loop, "87.6" in open_loop) == (True, False, False)
+    assert ("331.4" in forced, "150.2" in forced, "87.6" in forced, "341.2" in forced) == (False, True, True, False)
+    assert "predicts nothing 88.5" in open_loop
+    assert "500 test sequences" in open_loop
+
+
+def test_one_sampling_has_no_interval_anywhere(tmp_path: Path) -> None:
+    run, single = FakeRun(tmp_path / "store"), scores()
+    for row in (*single["summary"], *single["paired"]):
+        row.update(low=None, high=None, num_samplings=1)
+    run.add("evaluate", {"scores.json": single})
+    html = written(run.view, tmp_path)
+    assert "one sampling" in html
+    assert 'class="interval"' not in html
+    assert not re.search(r"\b(inf|nan|None)\b", Page(html).text + terminal(run.view))
+
+
+def test_the_paper_is_marked_as_other_data(run: FakeRun, tmp_path: Path) -> None:
+    text = Page(written(run.view, tmp_path)).text
+    section = text[text.index("Beside the paper") :]
+    assert "These are other data" in section
+    assert section.count("another data set than this run's") == 2
+    assert "UCF-101 small +3.3~" in section
+    assert "75.8" not in text[: text.index("Beside the paper")]
+
+
+def test_long_lists_of_bad_videos_are_cut_with_a_count(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    song = records(0)[-1]
+    run.add("extract", {"ledger.parquet": [replace(song, uri=f"/v/song{i}.mp3") for i in range(MAX_BAD_VIDEOS + 7)]})
+    text = Page(written(run.view, tmp_path)).text
+    assert f"Bad videos: {MAX_BAD_VIDEOS + 7}" in text
+    assert text.count("/v/song") == MAX_BAD_VIDEOS
+    assert len(terminal(run.view).splitlines()) < 30
+
+
+def test_a_video_of_index_and_ledger_counts_once(run: FakeRun, tmp_path: Path) -> None:
+    text = Page(written(run.view, tmp_path)).text
+    assert "Of 62 videos" in text
+    assert text.count("/videos/song.mp4") == 1
+
+
+def test_a_picture_too_large_for_the_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.reporting.results_reader.MAX_PICTURE_BYTES", 100)
+    text_and_tags = Page(written(demo(tmp_path / "store").view, tmp_path))
+    assert text_and_tags.tags["img"] == 0
+    assert "Too large for this page" in text_and_tags.text
+    assert "visualize/strip.png" in text_and_tags.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"[NaN]", b'{"cells": []}', b'{"class_names": 3}', b'{"num_test_clips": "many"}']
+)
+def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    run.add("evaluate", {"scores.json": content})
+    with pytest.raises(CorruptArtifact, match=r"evaluate/scores\.json is not what the report expects"):
+        write_report(run.view, str(tmp_path))
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_terminal_shows_a_screen_or_two(run: FakeRun, width: int) -> None:
+    lines = terminal(run.view, width).splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= width
+
+
+def test_a_wide_plan_is_summed_up(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    for i in range(60):
+        run.add(f"stage {i}", parents=(f"stage {i - 1}",) if i else ())
+    assert "48 more" in terminal(run.view)
+    assert "<svg" not in written(run.view, tmp_path)
+
+
+def test_facts_are_read_by_their_names() -> None:
+    assert fact("num_bytes", 1536) == "1.5 kB"
+    assert fact("seconds", 75) == "1 min 15 s"
+    assert fact("num_frames", 20411) == "20,411"
+    assert fact("frames_per_second", 92.4321) == "92.43"
+    assert fact("layer", "pool") == "pool"
+    assert fact("resumed", True) == "True"
+
+
+def test_a_view_is_made_from_a_step(tmp_path: Path) -> None:
+    plan = Plan("toy")
+    source = plan.add(count, CountConfig())
+    node = plan.add(add, SumConfig(), name="total", parts=[source, source])
+    store = Store.open(str(tmp_path / "store"), create=True)
+    manifest = Manifest(
+        stage="add", version=1, key=node.key, name="total", recipe="toy", config={"scale": 1.0}, inputs={},
+        outputs={"a": Output(sha256="", num_bytes=3), "b": Output(sha256="", num_bytes=4)}, seconds=2.5,
+    )  # fmt: skip
+    step = Step(node=node, manifest=None, reason="never made", estimate=Estimate())
+    view = NodeView.of(step, manifest, store)
+    assert (view.name, view.stage, view.state, view.parents) == ("total", "add", "made", ("count",))
+    assert (view.num_bytes, view.num_files, view.seconds) == (7, 2, 2.5)
+    assert view.path("x") == f"{tmp_path}/store/add/{node.key}/x"
+    assert NodeView.of(replace(step, manifest=manifest), manifest, store).state == "have"

@@ -1,0 +1,95 @@
+"""Authorities: torch's binary cross-entropy, scikit-image's SSIM, SciPy's tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from skimage.metrics import structural_similarity
+
+from stages.evaluation import metrics
+
+
+@pytest.fixture
+def frames() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mean, target = rng.random((2, 3, 4, 60), dtype=np.float32)
+    return mean, target
+
+
+def test_cross_entropy_is_torch_s(frames: tuple[np.ndarray, np.ndarray]) -> None:
+    mean, target = frames
+    mean[0, 0, :4] = [0.0, 1.0, 0.0, 1.0]
+    target[0, 0, :4] = [0.0, 1.0, 1.0, 0.0]
+    entropies = torch.nn.functional.binary_cross_entropy(torch.tensor(mean), torch.tensor(target), reduction="none")
+    found = metrics.cross_entropy_per_frame(mean, target)
+    assert found.shape == (3, 4)
+    np.testing.assert_allclose(found, entropies.sum(-1), rtol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_one_frame_may_stand_for_all(frames: tuple[np.ndarray, np.ndarray]) -> None:
+    mean, target = frames
+    repeated = np.repeat(mean[:1], len(target), axis=0)
+    np.testing.assert_array_equal(
+        metrics.cross_entropy_per_frame(mean[:1], target), metrics.cross_entropy_per_frame(repeated, target)
+    )
+
+
+def test_squared_error_sums_over_dimensions(frames: tuple[np.ndarray, np.ndarray]) -> None:
+    mean, target = frames
+    expected = torch.nn.functional.mse_loss(torch.tensor(mean), torch.tensor(target), reduction="none").sum(-1)
+    np.testing.assert_allclose(metrics.squared_error_per_frame(mean, target), expected, rtol=1e-6)
+
+
+def test_ssim_is_scikit_image_s() -> None:
+    rng = np.random.default_rng(1)
+    target = rng.random((5, 64, 64), dtype=np.float32)
+    target[1, 10:40, 10:40] = 1.0
+    noisy = np.clip(target + 0.2 * rng.standard_normal(target.shape), 0, 1).astype(np.float32)
+    noisy[4] = 0.0
+    expected = [structural_similarity(a, b, data_range=1.0) for a, b in zip(noisy, target, strict=True)]
+    np.testing.assert_allclose(metrics.ssim_per_frame(noisy, target), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.ssim_per_frame(target, target), 1.0)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
+def test_t_interval_is_scipy_s(values: list[float], confidence: float) -> None:
+    found = metrics.t_interval(values, confidence)
+    assert found.num == len(values)
+    if np.std(values) < 1e-9:
+        assert found.high - found.low < 1e-6
+        return
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-9, atol=1e-9)
+
+
+def test_paired_interval_is_scipy_s_paired_test() -> None:
+    rng = np.random.default_rng(2)
+    worse = rng.random(10)
+    better = worse + 0.05 + 0.02 * rng.standard_normal(10)
+    found = metrics.paired_interval(worse.tolist(), better.tolist())
+    expected = stats.ttest_rel(better, worse).confidence_interval(0.95)
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
+    assert found.low > 0
+
+
+def test_one_value_has_no_finite_interval() -> None:
+    assert metrics.t_interval([0.5]) == (0.5, -np.inf, np.inf, 1, 1.0)
+
+
+def test_accuracy() -> None:
+    assert metrics.accuracy([1, 2, 3, 3], [1, 2, 0, 3]) == 0.75
+
+
+def test_what_is_compared_must_have_one_shape() -> None:
+    one, other = np.zeros((2, 3, 4), np.float32), np.zeros((2, 3, 5), np.float32)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 3, 5\)"):
+        metrics.cross_entropy_per_frame(one, other)
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.accuracy([], [])
+    with pytest.raises(ValueError, match="row of values"):
+        metrics.t_interval([])
