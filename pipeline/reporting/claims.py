@@ -19,10 +19,10 @@ class Finding:
 
 
 def points(fraction: float) -> str:
-    """A difference of accuracies in percentage points, signed: 0.062 -> '+6.2'."""
+    """Writes a difference of accuracies in percentage points, signed: 0.062 -> '+6.2'."""
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
 def listed_words(words: Sequence[str], last: str) -> str:
-    """'a', 'a and b', 'a, b and c'."""
+    """Joins words as a sentence lists them: 'a', 'a and b', 'a, b and c'."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
