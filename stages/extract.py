@@ -32,7 +32,7 @@ from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
 from stages.percepts.takedowns import read_takedowns, taken_down
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord, write_records
-from stages.video.record_table import COLUMNS, VideoRows, first_of_each
+from stages.video.record_table import COLUMNS, RecordTable, first_of_each
 
 ROW_OVERHEAD_BYTES = 17
 """Bytes of a row beside its percept: frame, time, segment and a video code, before Parquet packs them."""
@@ -79,10 +79,10 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
         ConfigError, DigestError, SourceError: no such convnet or layer; weights missing or not the promised ones.
         SourceError: no video of the index gave a frame.
         RunError: the convnet's engine cannot be trusted here, or percepts overflow float16.
-        WorkerDied: workers died on one shard again and again, with its videos decoded apart: not a video's fault.
+        WorkerDied: workers died on one shard again and again although its videos were decoded in isolated processes.
     """
     extractor = extractor_of(config)
-    rows = VideoRows.read(index.tables(COLUMNS), taken_down(context.store_uri))
+    rows = RecordTable.read(index.tables(COLUMNS), taken_down(context.store_uri))
     plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, rows, shard_frames=config.shard_frames)
     began = time.perf_counter()
     done, chosen = fill(config, context, extractor, plan.tasks(index.iter_records()))
@@ -104,7 +104,7 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
 class _Counted:
     """Passes the rows of a ledger on and sums them up, each content once."""
 
-    def __init__(self, rows: VideoRows, ledger: Iterable[VideoRecord]) -> None:
+    def __init__(self, rows: RecordTable, ledger: Iterable[VideoRecord]) -> None:
         self._ledger = zip(ledger, first_of_each(rows.digest_R), strict=True)
         self._counts: Counter[str] = Counter()
 

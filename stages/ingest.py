@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.disk_list import Spool
+from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
@@ -31,9 +31,9 @@ from stages.datasets.sequences import hold_out_groups
 from stages.video import probe_cache, watchdog
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
-from stages.video.isolated_process import Apart, DiedApart
+from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord, write_records
-from stages.video.listing import Found, Listing
+from stages.video.listing import Listing, ProbeResults
 from stages.video.probe import Probe, probe
 from stages.video.record_table import DigestOrder
 from stages.video.sources import VideoSource, iter_videos, local_video, snapshot
@@ -114,57 +114,57 @@ def ingest(
         SourceError: the source does not exist or holds no videos.
         ConfigError: also where videos are to be held out, and all that are usable make up a single group.
     """
-    made = tuple(source.manifest_uri for source in (corpus, unpacked) if source is not None)
-    places = made + config.videos
+    corpora = tuple(source.manifest_uri for source in (corpus, unpacked) if source is not None)
+    places = corpora + config.videos
     if not places:
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
     listing = Listing(places, config.limits)
-    found = _probe_all(listing, config, context)
-    records = _Counted(found, _final(listing, found, _held_out(listing, found, config), config))
+    results = _probe_all(listing, config, context)
+    records = _IndexCounter(results, _final(listing, results, _held_out(listing, results, config), config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
-    _remember(listing, found, context)
+    _write_probe_cache(listing, results, context)
     remove(join(context.uri, PARTS))
     records.record(context)
     return Index(context.uri, context.key)
 
 
-def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Found:
+def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> ProbeResults:
     """Over the workers; what the store remembers, or an earlier attempt left, is used."""
-    found = Found(len(listing))
-    for place, record in probe_cache.read_probed(join(context.store_uri, probe_cache.PROBED), listing.digest_N):
-        if listing.may_be_remembered_N[place]:
-            found.add(place, record, is_new=False)
-    for place, record in probe_cache.read_probed(join(context.uri, PARTS), listing.digest_N):
-        found.add(place, record, is_new=True)
-    missing = found.missing()
+    results = ProbeResults(len(listing))
+    for place, record in probe_cache.read_cached(join(context.store_uri, probe_cache.PROBE_CACHE), listing.digest_N):
+        if listing.is_cacheable_N[place]:
+            results.add(place, record, is_new=False)
+    for place, record in probe_cache.read_cached(join(context.uri, PARTS), listing.digest_N):
+        results.add(place, record, is_new=True)
+    missing = results.missing()
     parts = [missing[start : start + FILES_A_SHARD] for start in range(0, len(missing), FILES_A_SHARD)]
     num_done = len(listing) - len(missing)
-    results = context.workers.map(
+    probed_parts = context.workers.map(
         partial(_prober, config.limits, context.workers.replaces_workers),
-        Spool(_Work(tuple(listing.sources[place] for place in part)) for part in parts),
+        DiskList(_Work(tuple(listing.sources[place] for place in part)) for part in parts),
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
-        again=partial(replace, apart=True),
+        again=partial(replace, isolated=True),
     )
-    for number, records in results:
+    for number, records in probed_parts:
         keys = [listing.key(place) for place in parts[number]]
         name = f"{sha256_bytes(b''.join(keys))[:16]}.parquet"
-        probe_cache.write_probed(join(context.uri, PARTS, name), zip(keys, records, strict=True))
+        probe_cache.write_cached(join(context.uri, PARTS, name), zip(keys, records, strict=True))
         for place, record in zip(parts[number], records, strict=True):
-            found.add(place, record, is_new=True)
+            results.add(place, record, is_new=True)
         num_done += len(records)
         context.progress(num_done, len(listing), "videos")
-    return found
+    return results
 
 
-def _remember(listing: Listing, found: Found, context: Context) -> None:
+def _write_probe_cache(listing: Listing, results: ProbeResults, context: Context) -> None:
     """Let later listings know what was found: but what was rejected is looked at again."""
-    is_new_N = found.is_new_N & listing.may_be_remembered_N & ~found.is_rejected_N
+    is_new_N = results.is_new_N & listing.is_cacheable_N & ~results.is_rejected_N
     places = np.flatnonzero(is_new_N).tolist()
     if places:
         name = f"{sha256_bytes(listing.digest_N[is_new_N].tobytes())[:16]}.parquet"
-        records = ((listing.key(place), found[place]) for place in places)
-        probe_cache.write_probed(join(context.store_uri, probe_cache.PROBED, name), records)
+        records = ((listing.key(place), results[place]) for place in places)
+        probe_cache.write_cached(join(context.store_uri, probe_cache.PROBE_CACHE, name), records)
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ class _Work:
     """What a worker does at a time."""
 
     shard: tuple[VideoSource, ...]
-    apart: bool = False
-    """Probe in a process apart: a worker died on this shard, and one of its videos may be to blame."""
+    isolated: bool = False
+    """Probe in an isolated process: a worker died on this shard, and one of its videos may be to blame."""
 
     def __str__(self) -> str:
         return f"the videos from {self.shard[0].uri} to {self.shard[-1].uri}"
@@ -185,18 +185,18 @@ def _prober(limits: Limits, may_end: bool) -> Callable[[_Work], list[VideoRecord
         watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
 
     def work(work: _Work) -> list[VideoRecord]:
-        if not work.apart:
+        if not work.isolated:
             return [probe_source(source, limits) for source in work.shard]
-        with Apart(limits) as apart:
-            return [probe_source(source, limits, partial(_probe_apart, apart)) for source in work.shard]
+        with IsolatedProcess(limits) as process:
+            return [probe_source(source, limits, partial(_probe_isolated, process)) for source in work.shard]
 
     return work
 
 
-def _probe_apart(apart: Apart, path: Path, limits: Limits) -> Probe:
+def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Probe:
     try:
-        return apart.call(probe, path, limits)
-    except DiedApart as death:
+        return process.call(probe, path, limits)
+    except ProcessDied as death:
         return Probe(verdict="rejected", reason=str(death))
 
 
@@ -216,7 +216,7 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
                 while piece := file.read(HASH_BYTES):
                     digest.update(piece)
                     size_bytes += len(piece)
-            found = probe(path, limits)
+            result = probe(path, limits)
     except FileNotFoundError:
         return rejected(reason="there is no such file")
     except OSError as error:
@@ -225,17 +225,17 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
         source,
         sha256=digest.hexdigest(),
         size_bytes=size_bytes,
-        container=found.container,
-        codec=found.codec,
-        pixel_format=found.pixel_format,
-        width=found.width,
-        height=found.height,
-        rotation_degrees=found.rotation_degrees,
-        fps=found.fps,
-        duration_us=found.duration_us,
-        frames_expected=found.frames_expected,
-        verdict=found.verdict,
-        reason=found.reason,
+        container=result.container,
+        codec=result.codec,
+        pixel_format=result.pixel_format,
+        width=result.width,
+        height=result.height,
+        rotation_degrees=result.rotation_degrees,
+        fps=result.fps,
+        duration_us=result.duration_us,
+        frames_expected=result.frames_expected,
+        verdict=result.verdict,
+        reason=result.reason,
     )
 
 
@@ -244,39 +244,39 @@ def _record(source: VideoSource, **facts: Any) -> VideoRecord:
 
 
 def _final(
-    listing: Listing, found: Found, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
+    listing: Listing, results: ProbeResults, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
 ) -> Iterator[VideoRecord]:
     """The rows of the index. Those that repeat earlier bytes say so: percepts are kept by content, so nothing counts
     twice."""
-    first_N = found.first()
+    first_N = results.first()
     for place, source in enumerate(listing.sources):
         part = config.held_out_part if is_aside_N[place] else source.part or config.part
-        record = replace(found[place], label=source.label, part=part, group=source.group)
+        record = replace(results[place], label=source.label, part=part, group=source.group)
         original = int(first_N[place])
         if original != place:
-            same = f"same bytes as {posixpath.basename(found[original].uri)}"
+            same = f"same bytes as {posixpath.basename(results[original].uri)}"
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
         yield record
 
 
-def _held_out(listing: Listing, found: Found, config: IngestConfig) -> npt.NDArray[np.bool_]:
+def _held_out(listing: Listing, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
     """(N,) of those sources whose part is ours to choose, the ones put aside: by a hash of group or content."""
     is_aside_N = np.zeros(len(listing), np.bool_)
     if config.held_out:
-        free = np.flatnonzero(listing.has_no_part_N & ~found.is_rejected_N)
-        groups = (listing.sources[place].group or found[place].sha256 for place in free.tolist())
+        free = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N)
+        groups = (listing.sources[place].group or results[place].sha256 for place in free.tolist())
         is_out = hold_out_groups(groups, portion=config.held_out, seed=0)
         # Where sources of the same bytes are of several groups, the last one's counts for all.
-        backwards = DigestOrder(found.sha256_N[free][::-1]).find(found.sha256_N[free])
+        backwards = DigestOrder(results.sha256_N[free][::-1]).find(results.sha256_N[free])
         is_aside_N[free] = is_out[len(free) - 1 - backwards]
     return is_aside_N
 
 
-class _Counted:
+class _IndexCounter:
     """Passes the rows of an index on and sums them up, each content once."""
 
-    def __init__(self, found: Found, records: Iterable[VideoRecord]) -> None:
-        first_N = found.first()
+    def __init__(self, results: ProbeResults, records: Iterable[VideoRecord]) -> None:
+        first_N = results.first()
         self._is_first_N = first_N == np.arange(len(first_N))
         self._records = records
         self._counts: Counter[str] = Counter()

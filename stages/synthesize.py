@@ -278,15 +278,15 @@ class Painter:
 
 def load_photographs() -> list[Frames]:
     """(H, W, C) RGB, in the order of `PHOTOGRAPHS`. Raises SourceError where a wheel lacks one."""
-    found = []
+    photographs = []
     for package, names in PHOTOGRAPHS.items():
         for name in names:
             with as_file(files(package).joinpath(name)) as path:
                 photograph_HWC = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
             if photograph_HWC is None:
                 raise SourceError(f"{package} lacks its picture {name}: install the version of pyproject.toml")
-            found.append(np.asarray(photograph_HWC, np.uint8))
-    return found
+            photographs.append(np.asarray(photograph_HWC, np.uint8))
+    return photographs
 
 
 def tiles(photograph_HWC: Frames, part: str) -> list[Frames]:

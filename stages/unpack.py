@@ -33,7 +33,7 @@ from pipeline.core.files import (
     write_json,
 )
 from pipeline.core.stage import Context, Estimate, stage
-from stages.video.archives import ArchiveLimits, Member, members
+from stages.video.archives import ArchiveLimits, ArchiveMember, iter_members
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.sources import archive_snapshot, has_video_suffix
 
@@ -89,18 +89,18 @@ def unpack(config: UnpackConfig, context: Context) -> Corpus:
         SourceError: an archive is missing, cannot be read, holds no video, or holds something that is refused
             (`stages.video.archives`).
     """
-    found: list[str] = []
+    paths: list[str] = []
     for number, archive in enumerate(config.archives):
         context.progress(number, len(config.archives), "archives", posixpath.basename(archive))
-        found += _unpacked(archive, config.limits, context)
+        paths += _unpacked(archive, config.limits, context)
     manifest = io.StringIO(newline="")
     writer = csv.writer(manifest, lineterminator="\n")
     writer.writerow(["uri"])
     # Relative to the manifest, so that a store may be moved.
     up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
-    writer.writerows([posixpath.join(up, path)] for path in found)
+    writer.writerows([posixpath.join(up, path)] for path in paths)
     write_bytes(join(context.uri, MANIFEST_NAME), manifest.getvalue().encode())
-    context.record(num_archives=len(config.archives), num_videos=len(found))
+    context.record(num_archives=len(config.archives), num_videos=len(paths))
     return Corpus(context.uri, context.key)
 
 
@@ -123,7 +123,7 @@ def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[str
 def _write(path: Path, home: str, limits: ArchiveLimits, context: Context) -> Iterator[str]:
     """Writes each video below `home`; yields its name. What an earlier attempt left is kept."""
     num_kept = 0
-    for number, member in enumerate(members(path, has_video_suffix, limits)):
+    for number, member in enumerate(iter_members(path, has_video_suffix, limits)):
         target = join(home, member.path)
         if member.size_bytes is not None and exists(target) and size_bytes(target) == member.size_bytes:
             num_kept += 1
@@ -133,7 +133,7 @@ def _write(path: Path, home: str, limits: ArchiveLimits, context: Context) -> It
         yield member.path
 
 
-def _write_one(member: Member, target: str, path: Path) -> None:
+def _write_one(member: ArchiveMember, target: str, path: Path) -> None:
     num_bytes = 0
     with open_atomic(target) as file:
         for chunk in member.chunks:

@@ -44,7 +44,7 @@ from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig
-from stages.video.probe_cache import PROBED
+from stages.video.probe_cache import PROBE_CACHE
 from tests.bench.extraction import make_videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def drive(address: str, store: Path) -> None:
 def digests(store: Path) -> dict[str, str]:
     """sha256 of every file but what is remembered of the videos' times; what a killed process was writing has a
     temporary name and is none."""
-    names = [name for name in list_files(str(store)) if not name.startswith(f"{PROBED}/")]
+    names = [name for name in list_files(str(store)) if not name.startswith(f"{PROBE_CACHE}/")]
     return {name: hashlib.sha256((store / name).read_bytes()).hexdigest() for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Harms videos at random for as long as you like, and decodes each in a process apart.
+"""Harms videos at random for as long as you like, and decodes each in an isolated process.
 
     python -m tests.fuzz --minutes 10 --seed 7 --videos ../shared/data/odd ../shared/data/web
     make fuzz MINUTES=10
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stages.video.decode import DecodeConfig
-from stages.video.isolated_process import Apart, DiedApart
+from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.damage import LIMITS, Decoded, decode_and_check, write_harmed
 
@@ -74,10 +74,10 @@ class Fuzz:
         began = time.monotonic()
         outcomes: list[Decoded] = []
         for _ in range(2):
-            with Apart(LIMITS) as apart:
+            with IsolatedProcess(LIMITS) as process:
                 try:
-                    outcomes.append(apart.call(decode_and_check, str(path), config))
-                except (DiedApart, AssertionError, Exception) as error:  # noqa: BLE001
+                    outcomes.append(process.call(decode_and_check, str(path), config))
+                except (ProcessDied, AssertionError, Exception) as error:  # noqa: BLE001
                     self._fail(seed, path, f"{type(error).__name__}: {error}")
                     return
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)

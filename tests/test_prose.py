@@ -21,20 +21,16 @@ SWEPT = ("pipeline/reporting/claims.py",)
 
 DUPLICATED = frozenset(
     {
-        "Account",
         "Figure",
         "Finding",
         "Forecast",
-        "Found",
         "Index",
-        "Member",
         "Node",
         "Options",
         "Piece",
         "PixelScores",
         "Plan",
         "Scores",
-        "_Counted",
     }
 )
 """Class names that still stand for two things; remove a name when one of its classes is renamed."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 Item = TypeVar("Item")
 
 
-class Spool(Sequence[Item]):
+class DiskList(Sequence[Item]):
     """Members are pickled into a temporary file that has no name, and read anew each time: one takes 8 bytes of memory.
 
     For one thread of one process.

@@ -18,8 +18,8 @@ from stages.percepts.integrity import ACCOUNT, WholeShard, ledger_faults, shard_
 from stages.percepts.shards import LEDGER_FILE, PERCEPTS, SHARDS_FILE, Shard, in_use, iter_uses, parse_sidecar, sidecar
 from stages.percepts.takedowns import DIRECTORY, parse_takedown
 from stages.video.ledger import read_tables
-from stages.video.probe_cache import PROBED
-from stages.video.probe_cache import read_file as read_probed_file
+from stages.video.probe_cache import PROBE_CACHE
+from stages.video.probe_cache import read_file as read_probe_cache_file
 from stages.video.record_table import digests
 
 Kind = Literal[
@@ -126,7 +126,7 @@ class Inspection:
                 if self._is_old(name):
                     what = "an unfinished write of a process that was killed"
                     yield Finding(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
-            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBED, STORE_FILE) or name.startswith("mlflow.db"):
+            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBE_CACHE, STORE_FILE) or name.startswith("mlflow.db"):
                 continue
             elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
                 shard_files.setdefault("/".join(parts[:2]), []).append(name)
@@ -151,9 +151,9 @@ class Inspection:
         return taken
 
     def _probed(self) -> Iterator[Finding]:
-        for name in [name for name in self.states if name.startswith(f"{PROBED}/") and TEMPORARY_MARK not in name]:
+        for name in [name for name in self.states if name.startswith(f"{PROBE_CACHE}/") and TEMPORARY_MARK not in name]:
             try:
-                for _ in read_probed_file(join(self.store.root, name)):
+                for _ in read_probe_cache_file(join(self.store.root, name)):
                     pass
             except CorruptArtifact as error:
                 repair = "remove it; the next listing with its videos hashes them again"

@@ -56,11 +56,11 @@ class ConvnetConfig:
 
 
 def _architecture(config: ConvnetConfig) -> registry.Found:
-    found = registry.find(config.name, config.plugin)
-    names = found.architecture.layers()
+    registered = registry.find(config.name, config.plugin)
+    names = registered.architecture.layers()
     if config.layer not in names:
         raise ConfigError(f"convnet {config.name} has no layer {config.layer!r}; choose one of {', '.join(names)}")
-    return found
+    return registered
 
 
 def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weights | None:
@@ -116,15 +116,15 @@ def identity(config: ConvnetConfig) -> dict[str, Any]:
         ConfigError, SourceError: as `build`.
         DigestError: the weights do not have the promised sha256.
     """
-    found = _architecture(config)
-    weights = _weights(config, found.architecture)
+    registered = _architecture(config)
+    weights = _weights(config, registered.architecture)
     if weights is not None:
         weights.check()
     settings = {key: value for key, value in asdict(config).items() if key not in ("weights", "plugin")}
     return settings | {
         "weights_sha256": None if weights is None else weights.sha256,
-        "plugin_sha256": found.plugin_sha256,
-        "version": found.architecture.version,
+        "plugin_sha256": registered.plugin_sha256,
+        "version": registered.architecture.version,
     }
 
 

@@ -71,9 +71,9 @@ def load_torchvision(layers: nn.Module, state: Mapping[str, Tensor]) -> None:
     wanted = layers.state_dict()
     for name, tensor in wanted.items():
         if name not in state or state[name].shape != tensor.shape:
-            found = tuple(state[name].shape) if name in state else "nothing"
+            actual = tuple(state[name].shape) if name in state else "nothing"
             raise ConfigError(
-                f"VGG-16 weights have {found} under {name!r}, not {tuple(tensor.shape)}; use torchvision's naming"
+                f"VGG-16 weights have {actual} under {name!r}, not {tuple(tensor.shape)}; use torchvision's naming"
             )
     layers.load_state_dict({name: state[name] for name in wanted})
 

@@ -31,10 +31,10 @@ class Weights:
             DigestError: other bytes than promised.
             SourceError: no such file.
         """
-        found = digest(self.uri)
-        if found != self.sha256:
+        actual = digest(self.uri)
+        if actual != self.sha256:
             raise DigestError(
-                f"weights {self.uri} have sha256 {found}, not {self.sha256}; "
+                f"weights {self.uri} have sha256 {actual}, not {self.sha256}; "
                 "fetch the right file, or name this digest if you trust it"
             )
 

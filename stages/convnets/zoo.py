@@ -113,10 +113,10 @@ class ZooModel(Architecture):
         wanted = cut.model.state_dict()
         for name, tensor in wanted.items():
             if name not in state or state[name].shape != tensor.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
+                actual = tuple(state[name].shape) if name in state else "nothing"
                 raise ConfigError(
-                    f"weights of {self._zoo}/{self._name} have {found} under {name!r}, not {tuple(tensor.shape)}; give "
-                    "the state dict of that very model"
+                    f"weights of {self._zoo}/{self._name} have {actual} under {name!r}, not {tuple(tensor.shape)}; "
+                    "give the state dict of that very model"
                 )
         cut.model.load_state_dict({name: state[name] for name in wanted})
 

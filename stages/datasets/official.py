@@ -15,7 +15,7 @@ from typing import Literal
 
 from pipeline.core.errors import SourceError
 from pipeline.core.files import filesystem, local_copy
-from stages.video.archives import ArchiveLimits, is_archive, members
+from stages.video.archives import ArchiveLimits, is_archive, iter_members
 
 Side = Literal["train", "test"]
 
@@ -99,7 +99,7 @@ def _in_folder(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, by
 def _in_archive(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
     limits = ArchiveLimits(max_bytes=MAX_LISTS_BYTES)
     with local_copy(uri) as path:
-        return [(member.path, b"".join(member.chunks)) for member in members(path, is_wanted, limits)]
+        return [(member.path, b"".join(member.chunks)) for member in iter_members(path, is_wanted, limits)]
 
 
 def check_official(data: DataSet, clips: Sequence[OfficialClip]) -> None:

@@ -20,7 +20,7 @@ from stages.video import watchdog
 from stages.video.chunks import FrameChunk
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
-from stages.video.isolated_process import Apart, DiedApart
+from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord
 from stages.video.sources import local_video
 
@@ -74,8 +74,8 @@ class Task:
     """A video to cut."""
 
     record: VideoRecord
-    apart: bool = False
-    """Decode in a process apart: a worker died on it."""
+    isolated: bool = False
+    """Decode in an isolated process: a worker died on it."""
 
     def __str__(self) -> str:
         return self.record.uri
@@ -118,11 +118,11 @@ class Cutter:
                 except CorruptArtifact:
                     pass  # left half-written by a killed run: cut it again
             config, limits, reason = self._cutter.config, self._cutter.limits, ""
-            if task.apart:
-                with Apart(limits) as apart:
+            if task.isolated:
+                with IsolatedProcess(limits) as process:
                     try:
-                        patches = apart.call(_cut_file, config, limits, task.record)
-                    except DiedApart as death:
+                        patches = process.call(_cut_file, config, limits, task.record)
+                    except ProcessDied as death:
                         patches, reason = _no_patches(config), str(death)
             else:
                 patches = _cut_file(config, limits, task.record)

@@ -21,7 +21,7 @@ from typing import Final, Self
 from stages.percepts.shards import Outcome
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
-from stages.video.isolated_process import Apart, DiedApart
+from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.sources import local_video
 
 CHUNK_FRAMES: Final = 32
@@ -82,14 +82,14 @@ def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Gener
             began = time.thread_time()
 
 
-class DecodeApart:
-    """A Source: decodes each video in a process apart (`stages.video.isolated_process`), and rejects
+class IsolatedDecoder:
+    """A Source: decodes each video in an isolated process (`stages.video.isolated_process`), and rejects
     one that kills it or hangs in it. A context manager, which ends the processes."""
 
     def __init__(self, config: DecodeConfig, limits: Limits) -> None:
         self._config = config
         self._limits = limits
-        self._idle: queue.SimpleQueue[Apart] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[IsolatedProcess] = queue.SimpleQueue()
         self._processes = ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,10 +105,10 @@ class DecodeApart:
         try:
             process = self._idle.get_nowait()
         except queue.Empty:
-            process = self._processes.enter_context(Apart(self._limits))
+            process = self._processes.enter_context(IsolatedProcess(self._limits))
         try:
             yield from process.stream(decode_measured, self._config, self._limits, video)
-        except DiedApart as death:
+        except ProcessDied as death:
             yield Decoded(rejected(video.frames_expected, str(death), final=not death.is_stall), 0.0)
         finally:
             self._idle.put(process)

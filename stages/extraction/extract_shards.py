@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from pipeline.core.disk_list import Spool
+from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Progress
 from pipeline.core.stage import Context
 from pipeline.core.workers import Workers
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeApart, Decoded, Source, Video, decode_measured
+from stages.extraction.decode_queue import CHUNKS_AHEAD, Decoded, IsolatedDecoder, Source, Video, decode_measured
 from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask, Tell
 from stages.extraction.timings import Effort, explain, total
 from stages.extraction.worker_allocation import Staff, staff
@@ -24,8 +24,8 @@ from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 
 MAX_DEATHS: Final = 10
-"""Workers that may die on one shard. From the second try on its videos are decoded apart, where they cannot kill a
-worker: what dies then was killed, or its machine was."""
+"""Most workers that may die on one shard. From the second try on, its videos are decoded in isolated processes, where
+they cannot kill a worker: a worker that dies then was killed, or its machine was."""
 
 
 def fill(
@@ -34,10 +34,10 @@ def fill(
     """Write the shards that are not complete yet.
 
     Raises:
-        WorkerDied: workers died again and again on one shard, though its videos were decoded apart.
+        WorkerDied: workers died again and again on one shard, though its videos were decoded in isolated processes.
     """
     complete = {shard.path for shard in iter_shards(context.store_uri, [task.path for task in tasks])}
-    missing = Spool(task for task in tasks if task.path not in complete)
+    missing = DiskList(task for task in tasks if task.path not in complete)
     chosen = staff(context.resources, context.workers.nodes(), len(missing))
     progress = _Overall(context, missing, worker="GPU" if chosen.gpus_per_worker else "worker")
     results = context.workers.map(
@@ -46,7 +46,7 @@ def fill(
         num_workers=chosen.num_workers,
         cpus_per_worker=chosen.cpus_per_worker,
         gpus_per_worker=chosen.gpus_per_worker,
-        again=partial(replace, apart=True),
+        again=partial(replace, isolated=True),
         max_deaths=MAX_DEATHS,
     )
     for _, done in results:
@@ -82,7 +82,7 @@ def shard_extractor(
 
 def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) -> Generator[Decoded, None, None]:
     """Events of a video from another process, on whichever node has a core. A video on which such processes die is
-    decoded in a process apart, here, which finds out what it dies of."""
+    decoded in an isolated process, here, which finds out what it dies of."""
     num_events = 0
     try:
         function = partial(_decode_armed, config.decode, config.limits, workers.replaces_workers)
@@ -90,7 +90,7 @@ def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) 
             num_events += 1
             yield decoded
     except WorkerDied:
-        with DecodeApart(config.decode, config.limits) as source:
+        with IsolatedDecoder(config.decode, config.limits) as source:
             for number, decoded in enumerate(source(video)):
                 # Chunks come in the same order again; an outcome is always new.
                 if number >= num_events or isinstance(decoded.event, Outcome):

@@ -18,7 +18,7 @@ from stages.percepts.shards import Outcome
 from stages.percepts.writer import ShardWriter
 
 MAX_HELD_BYTES: Final = 256 << 20
-"""Percepts that wait for the videos before theirs: 32,768 frames of 4096 values."""
+"""Percepts that wait for the videos before child_end: 32,768 frames of 4096 values."""
 
 
 class RejectedLate(Exception):
@@ -47,7 +47,7 @@ class _Rows:
     num_awaited: int = 0
     """Rows whose percepts are being computed."""
     held: list[tuple[Piece, Percepts]] = field(default_factory=list)
-    """Rows that wait for the videos before theirs to be written."""
+    """Rows that wait for the videos before child_end to be written."""
     is_begun: bool = False
     """Rows have been written."""
     outcome: Outcome | None = None

@@ -23,7 +23,7 @@ from pipeline.core.files import HashingFile, join, open_atomic
 from stages.convnets import convnet as convnets
 from stages.convnets.convnet import Convnet
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import DecodeAhead, DecodeApart, Source, Video, decode_measured
+from stages.extraction.decode_queue import DecodeAhead, IsolatedDecoder, Source, Video, decode_measured
 from stages.extraction.ordered_rows import Piece, RejectedLate, RowsInOrder
 from stages.extraction.timings import Effort
 from stages.percepts.schema import Extractor
@@ -44,8 +44,8 @@ class ShardTask:
     videos: tuple[Video, ...]
     known: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes settled before: these videos are not decoded."""
-    apart: bool = False
-    """Decode in processes apart: a worker died on this shard, and one of its videos may be to blame."""
+    isolated: bool = False
+    """Decode in isolated processes: a worker died on this shard, and one of its videos may be to blame."""
 
     @property
     def num_frames(self) -> int:
@@ -181,8 +181,8 @@ class ShardExtractor:
             return ShardDone(task.path, attempt.effort, self._convnet.backend.name)
 
     def _source_of(self, task: ShardTask) -> AbstractContextManager[Source]:
-        if task.apart and self._is_local:
-            return DecodeApart(self._config.decode, self._config.limits)
+        if task.isolated and self._is_local:
+            return IsolatedDecoder(self._config.decode, self._config.limits)
         return nullcontext(self._source)
 
     def _write(self, path: str, attempt: _Pass) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.disk_list import Spool
+from pipeline.core.disk_list import DiskList
 from pipeline.core.files import exists, join, list_files, open_atomic, read_bytes
 from pipeline.core.parquet import read_table
 from stages.extraction.decode_queue import Video, rejected
@@ -38,7 +38,7 @@ from stages.percepts.shards import (
 )
 from stages.percepts.takedowns import Takedown, removed
 from stages.video.ledger import VideoRecord
-from stages.video.record_table import VideoRows, digests, hex_column, hex_digits
+from stages.video.record_table import RecordTable, digests, hex_column, hex_digits
 
 PLAN_FILE: Final = "plan.parquet"
 """A row a video, in the order of the index: `video` (sha256), `shard` (path), and whether that `is_held` already."""
@@ -54,7 +54,7 @@ Codes = npt.NDArray[np.int32]
 class Plan:
     """What an extraction has and what it makes."""
 
-    rows: VideoRows
+    rows: RecordTable
     paths: tuple[str, ...]
     """Of shards, those of the store and those to write."""
     shard_R: Codes
@@ -62,9 +62,9 @@ class Plan:
     is_held_R: npt.NDArray[np.bool_]
     """Whether that shard was complete when the plan was made."""
 
-    def tasks(self, records: Iterable[VideoRecord]) -> Spool[ShardTask]:
+    def tasks(self, records: Iterable[VideoRecord]) -> DiskList[ShardTask]:
         """The shards to write, with the videos that are in none yet. `records` are those of the index."""
-        tasks: Spool[ShardTask] = Spool()
+        tasks: DiskList[ShardTask] = DiskList()
         shard = -1
         videos: list[Video] = []
         to_write_R = np.where(self.is_held_R, -1, self.shard_R)
@@ -93,7 +93,7 @@ def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
     return ends if not len(frames) or (ends and ends[-1] == len(frames)) else [*ends, len(frames)]
 
 
-def make_plan(uri: str, store_uri: str, fingerprint: str, rows: VideoRows, *, shard_frames: int) -> Plan:
+def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, shard_frames: int) -> Plan:
     """The plan written down in the directory `uri`, or a new one, which is written there."""
     held = _find_held(store_uri, fingerprint, rows)
     plan = _read(join(uri, PLAN_FILE), rows, held)
@@ -114,7 +114,7 @@ class _Held:
     """The first of `paths` that has the video of a row, to be tried no more; -1 where none has."""
 
 
-def _find_held(store_uri: str, fingerprint: str, rows: VideoRows) -> _Held:
+def _find_held(store_uri: str, fingerprint: str, rows: RecordTable) -> _Held:
     found: dict[str, npt.NDArray[np.int32]] = {}
     replaced: set[str] = set()
     for shard in iter_complete(store_uri, directory(fingerprint)):
@@ -128,7 +128,7 @@ def _find_held(store_uri: str, fingerprint: str, rows: VideoRows) -> _Held:
     return _Held(paths, frozenset(replaced), shard_R)
 
 
-def _new(rows: VideoRows, held: _Held, folder: str, shard_frames: int) -> Plan:
+def _new(rows: RecordTable, held: _Held, folder: str, shard_frames: int) -> Plan:
     missing = np.flatnonzero(rows.is_video_R & (held.shard_R < 0))
     shard_R, paths = held.shard_R.copy(), list(held.paths)
     ends = cut_into_shards(rows.frames_R[missing].tolist(), shard_frames)
@@ -154,7 +154,7 @@ def _write(uri: str, plan: Plan) -> None:
         pq.write_table(pa.table(columns), file)
 
 
-def _read(uri: str, rows: VideoRows, held: _Held) -> Plan | None:
+def _read(uri: str, rows: RecordTable, held: _Held) -> Plan | None:
     """A plan from before, if it still holds: the videos are the same, the shards that it counts on are there, and
     none that it made was rewritten."""
     if not exists(uri):
@@ -179,7 +179,7 @@ def _read(uri: str, rows: VideoRows, held: _Held) -> Plan | None:
 class Account:
     """How the extraction of each video of an index ended."""
 
-    rows: VideoRows
+    rows: RecordTable
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
     """Verdicts and reasons that there were."""
     counts_R4: npt.NDArray[np.int64] = field(init=False)
@@ -234,7 +234,7 @@ def settle(store_uri: str, plan: Plan, takedowns: Iterable[str] = ()) -> tuple[S
         current: dict[str, list[int]] = {}
         for number in numbers:
             current.setdefault(place[plan.paths[number]], []).append(number)
-        uses: Spool[ShardUse] = Spool()
+        uses: DiskList[ShardUse] = DiskList()
         account = Account(plan.rows)
         for shard in iter_shards(store_uri, sorted(current)):
             use = _settle_shard(shard, account, wanted_R, current.pop(shard.path))

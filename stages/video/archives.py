@@ -1,7 +1,7 @@
 """Files inside archives: zip, tar (plain, gzip, bzip2, xz) and rar, archives within archives included, in one pass.
 
     with local_copy("s3://bucket/hmdb51_org.rar") as path:
-        for member in members(path, has_video_suffix, ArchiveLimits()):
+        for member in iter_members(path, has_video_suffix, ArchiveLimits()):
             write(member.path, member.chunks)
 
 An archive comes from somebody else, and nothing in it is trusted: names are checked before anything is read, bytes are
@@ -59,7 +59,7 @@ class ArchiveLimits:
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """A wanted file. Its bytes must be taken before the next member is asked for; else they are skipped."""
 
     path: str
@@ -70,7 +70,7 @@ class Member:
 
 
 @dataclass
-class _Raw:
+class _RawMember:
     """A member as its format has it."""
 
     name: str
@@ -85,7 +85,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) -> Iterator[Member]:
+def iter_members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) -> Iterator[ArchiveMember]:
     """Every wanted file of the archive `path` and of the archives in it, in the order in which they lie there.
 
     wanted: tells by a member's path; other files are passed over, archives are always entered.
@@ -99,7 +99,7 @@ def members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) ->
 
 def _entered(
     path: Path, shown: str, prefix: str, wanted: Callable[[str], bool], budget: _Budget, depth: int
-) -> Iterator[Member]:
+) -> Iterator[ArchiveMember]:
     seen: set[str] = set()
     for raw in _raw_members(path, shown):
         where = f"{shown}: member {raw.name!r}"
@@ -117,14 +117,14 @@ def _entered(
                 raise SourceError(
                     f"{where} is an archive inside {depth} others, max_depth is {budget.limits.max_depth}"
                 )
-            with tempfile.NamedTemporaryFile(prefix="percepts-", suffix=_suffix(clean)) as spooled:
+            with tempfile.NamedTemporaryFile(prefix="percepts-", suffix=_suffix(clean)) as inner_file:
                 for chunk in budget.counted(raw.chunks):
-                    spooled.write(chunk)
-                spooled.flush()
+                    inner_file.write(chunk)
+                inner_file.flush()
                 inner = prefix + clean[: -len(_suffix(clean))] + "/"
-                yield from _entered(Path(spooled.name), f"{shown}/{clean}", inner, wanted, budget, depth + 1)
+                yield from _entered(Path(inner_file.name), f"{shown}/{clean}", inner, wanted, budget, depth + 1)
         elif wanted(clean):
-            yield Member(prefix + clean, raw.size_bytes, budget.counted(raw.chunks))
+            yield ArchiveMember(prefix + clean, raw.size_bytes, budget.counted(raw.chunks))
 
 
 def _clean(name: str, where: str) -> str:
@@ -185,7 +185,7 @@ DAMAGE: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAErro
 """What Python's modules raise where an archive is broken, or compressed in a way that they do not know."""
 
 
-def _raw_members(path: Path, shown: str) -> Iterator[_Raw]:
+def _raw_members(path: Path, shown: str) -> Iterator[_RawMember]:
     name = path.name.lower()
     if name.endswith(RAR_SUFFIXES):
         yield from _rar(path, shown)
@@ -200,29 +200,29 @@ def _unreadable(shown: str, error: Exception | str) -> SourceError:
     return SourceError(f"{shown} cannot be read: {error}; is it whole? If it is, unpack it and give the folder")
 
 
-def _zip(path: Path, shown: str) -> Iterator[_Raw]:
+def _zip(path: Path, shown: str) -> Iterator[_RawMember]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             mode = info.external_attr >> 16
             if info.is_dir():
-                yield _Raw(info.filename, "folder")
+                yield _RawMember(info.filename, "folder")
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                yield _Raw(info.filename, "link" if stat.S_ISLNK(mode) else "device")
+                yield _RawMember(info.filename, "link" if stat.S_ISLNK(mode) else "device")
             elif info.flag_bits & 1:
-                yield _Raw(info.filename, "encrypted file")
+                yield _RawMember(info.filename, "encrypted file")
             else:
-                yield _Raw(info.filename, "file", info.file_size, _chunks(partial(archive.open, info), shown))
+                yield _RawMember(info.filename, "file", info.file_size, _chunks(partial(archive.open, info), shown))
 
 
-def _tar(path: Path, shown: str) -> Iterator[_Raw]:
+def _tar(path: Path, shown: str) -> Iterator[_RawMember]:
     with tarfile.open(path, "r|*") as archive:
         for info in archive:
             if info.isdir():
-                yield _Raw(info.name, "folder")
+                yield _RawMember(info.name, "folder")
             elif info.isfile():
-                yield _Raw(info.name, "file", info.size, _chunks(partial(archive.extractfile, info), shown))
+                yield _RawMember(info.name, "file", info.size, _chunks(partial(archive.extractfile, info), shown))
             else:
-                yield _Raw(info.name, "link" if info.issym() or info.islnk() else "device")
+                yield _RawMember(info.name, "link" if info.issym() or info.islnk() else "device")
 
 
 def _chunks(open_member: Callable[[], IO[bytes] | None], shown: str) -> Iterator[bytes]:
@@ -236,7 +236,7 @@ def _chunks(open_member: Callable[[], IO[bytes] | None], shown: str) -> Iterator
         raise _unreadable(shown, error) from error
 
 
-def _rar(path: Path, shown: str) -> Iterator[_Raw]:
+def _rar(path: Path, shown: str) -> Iterator[_RawMember]:
     """libarchive reads rar 5, and rar 4 unless it is solid, encrypted or in volumes."""
     if re.search(r"\.part\d+\.rar$", path.name.lower()):
         raise SourceError(f"{shown} is one volume of several; unpack them (unrar x) and give the folder")
@@ -252,7 +252,7 @@ def _rar(path: Path, shown: str) -> Iterator[_Raw]:
             for entry in archive:
                 kind = "folder" if entry.isdir else "file" if entry.isreg and not entry.linkpath else "link"
                 blocks = _blocks(entry, libarchive.ArchiveError, shown) if kind == "file" else iter(())
-                yield _Raw(entry.pathname, kind, entry.size, blocks)
+                yield _RawMember(entry.pathname, kind, entry.size, blocks)
     except libarchive.ArchiveError as error:
         raise _unreadable(shown, error.msg) from error
 

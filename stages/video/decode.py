@@ -32,7 +32,7 @@ from stages.video.filters import UprightRgb
 from stages.video.flow import FlowStacks
 from stages.video.ledger import Verdict
 from stages.video.probe import Probe, probe
-from stages.video.timeline import Account, Place, to_us
+from stages.video.timeline import FrameAccount, Place, to_us
 
 __all__ = ["DecodeConfig", "DecodeReport", "FrameChunk", "VideoDecoder"]
 
@@ -148,25 +148,25 @@ class VideoDecoder:
     def _rgb(self, crop_px: int | None) -> Iterator[FrameChunk]:
         """Chunks of RGB frames; fills the report in at the end."""
         clock = _Stopwatch()
-        found = self.probe = probe(self.path, self._limits)
-        account = Account(found.timeline, self.config.rate_fps, keep_late=self.config.after_damage == "keep")
-        if found.verdict == "rejected":
-            self._finish(account, found.reason)
+        probed = self.probe = probe(self.path, self._limits)
+        account = FrameAccount(probed.timeline, self.config.rate_fps, keep_late=self.config.after_damage == "keep")
+        if probed.verdict == "rejected":
+            self._finish(account, probed.reason)
             return
-        budget_s = self._limits.min_decode_s + self._limits.max_decode_s_per_s * (found.duration_us or 0) / 1e6
+        budget_s = self._limits.min_decode_s + self._limits.max_decode_s_per_s * (probed.duration_us or 0) / 1e6
         builder = ChunkBuilder(self._chunk_frames)
         refused = ""
-        with watchdog.watched(str(self.path)) as pulse:
+        with watchdog.watched(str(self.path)) as heartbeat:
 
             def beat() -> None:
-                pulse.beat()
+                heartbeat.beat()
                 if clock.seconds > budget_s:
                     raise _OutOfTime
 
             try:
                 for place, image_HWC in self._placed(account, beat, crop_px):
                     for chunk in builder.add(place, image_HWC):
-                        with clock.paused(), pulse.resting():
+                        with clock.paused(), heartbeat.paused():
                             yield chunk
             except _OutOfTime:
                 refused = (
@@ -178,7 +178,7 @@ class VideoDecoder:
         self._finish(account, refused)
 
     def _placed(
-        self, account: Account, beat: Callable[[], None], crop_px: int | None
+        self, account: FrameAccount, beat: Callable[[], None], crop_px: int | None
     ) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
         """Frames to keep as uint8 HWC images, each with its place."""
         assert self.probe is not None
@@ -212,7 +212,7 @@ class VideoDecoder:
             return False
         return frame.pts is None or self._key_pts_at_error is None or frame.pts > self._key_pts_at_error
 
-    def _frames(self, account: Account, beat: Callable[[], None]) -> Iterator[tuple[VideoFrame, int | None]]:
+    def _frames(self, account: FrameAccount, beat: Callable[[], None]) -> Iterator[tuple[VideoFrame, int | None]]:
         """Every frame that decodes, in presentation order, with its time in microseconds.
 
         FFmpeg's frame threads report an error some packets late and lose frames that were ready, so that what is
@@ -226,7 +226,7 @@ class VideoDecoder:
         yield from self._session(account, beat, 1, skip=account.num_placed)
 
     def _session(
-        self, account: Account, beat: Callable[[], None], num_threads: int, skip: int
+        self, account: FrameAccount, beat: Callable[[], None], num_threads: int, skip: int
     ) -> Generator[tuple[VideoFrame, int | None], None, bool]:
         """One pass over the file, leaving out its first `skip` frames; with several threads it ends, and returns
         False, at the first sign of damage."""
@@ -256,7 +256,7 @@ class VideoDecoder:
     def _note(self, error: Damage) -> None:
         self._first_error = self._first_error or in_words(error)
 
-    def _finish(self, account: Account, refused: str) -> None:
+    def _finish(self, account: FrameAccount, refused: str) -> None:
         account.damaged |= bool(refused)
         account.close()
         if refused:
@@ -278,7 +278,7 @@ class VideoDecoder:
             reason=reason,
         )
 
-    def _what_is_wrong(self, account: Account) -> str:
+    def _what_is_wrong(self, account: FrameAccount) -> str:
         wrong = []
         if account.missing:
             why = f" ({self._first_error})" if self._first_error else ""

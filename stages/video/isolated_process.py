@@ -1,8 +1,8 @@
-"""Work on a video in a process apart, which may hang, crash or run out of memory without harm to anybody else.
+"""Work on a video in an isolated process, which may hang, crash or run out of memory without harm to anybody else.
 
-    with Apart(limits) as apart:
-        probe = apart.call(probe_file, path)             # what the function returns
-        for chunk in apart.stream(decode, path): ...     # what a generator function yields, as it does
+    with IsolatedProcess(limits) as process:
+        probe = process.call(probe_file, path)             # what the function returns
+        for chunk in process.stream(decode, path): ...     # what a generator function yields, as it does
 
 One process serves one call after the other and is replaced after a death. It is about as fast as decoding in a thread,
 but every frame is copied once more, so only second tries come here: see `stages.video.watchdog` for the first.
@@ -30,11 +30,11 @@ from stages.video.container import Limits
 P = ParamSpec("P")
 T = TypeVar("T")
 
-INNOCENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
 """Signals that somebody else sends: what dies of one is tried once more."""
 
 
-class DiedApart(Exception):
+class ProcessDied(Exception):
     """The process died. The message says of what, in words for a ledger."""
 
     def __init__(self, reason: str, *, is_stall: bool) -> None:
@@ -43,7 +43,7 @@ class DiedApart(Exception):
         """Whether it was silent for too long: storage that does not answer looks the same as a video that does harm."""
 
 
-class Apart:
+class IsolatedProcess:
     """A process for one call at a time."""
 
     def __init__(self, limits: Limits) -> None:
@@ -51,7 +51,7 @@ class Apart:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> IsolatedProcess:
         return self
 
     def __exit__(
@@ -69,13 +69,13 @@ class Apart:
         self._child = self._pipe = None
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns, or raises. It and its arguments must pickle. Raises DiedApart."""
+        """What the function returns, or raises. It and its arguments must pickle. Raises ProcessDied."""
         value: T
         (value,) = self._run(function, args, kwargs, is_stream=False)
         return value
 
     def stream(self, function: Callable[P, Iterator[T]], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        """What the generator function yields, or raises. Raises DiedApart, perhaps after some items."""
+        """What the generator function yields, or raises. Raises ProcessDied, perhaps after some items."""
         return self._run(function, args, kwargs, is_stream=True)
 
     def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_stream: bool) -> Iterator[Any]:
@@ -88,9 +88,9 @@ class Apart:
                         num_received += 1
                         yield item
                 return
-            except _KilledFromOutside:
+            except _KilledExternally:
                 if is_second:
-                    raise DiedApart("the process that decoded it was killed twice", is_stall=False) from None
+                    raise ProcessDied("the process that decoded it was killed twice", is_stall=False) from None
                 is_second = True
 
     def _attempt(self, request: tuple[Any, ...]) -> Iterator[Any]:
@@ -118,36 +118,36 @@ class Apart:
         """Why the process is gone."""
         assert self._child is not None
         status = self._child.wait()
-        if -status in INNOCENT:
-            return _KilledFromOutside()
+        if -status in EXTERNAL_SIGNALS:
+            return _KilledExternally()
         if -status == signal.SIGALRM:
             silent = f"no sign of life for {self._limits.max_stall_s:g} s (max_stall_s), twice"
-            return DiedApart(f"the process that decoded it gave {silent}", is_stall=True)
+            return ProcessDied(f"the process that decoded it gave {silent}", is_stall=True)
         if status == watchdog.OUT_OF_MEMORY:
             limit = f"max_memory_bytes = {self._limits.max_memory_bytes}"
-            return DiedApart(f"the process that decoded it took more memory than {limit}", is_stall=False)
+            return ProcessDied(f"the process that decoded it took more memory than {limit}", is_stall=False)
         how = signal.strsignal(-status) if status < 0 else f"exit status {status}"
-        return DiedApart(f"the process that decoded it died twice: {how}", is_stall=False)
+        return ProcessDied(f"the process that decoded it died twice: {how}", is_stall=False)
 
     def _start(self) -> Connection[Any, Any]:
         if self._pipe is None:
-            self._pipe, theirs = Pipe()
-            command = [sys.executable, "-m", "stages.video.isolated_process", str(theirs.fileno())]
+            self._pipe, child_end = Pipe()
+            command = [sys.executable, "-m", "stages.video.isolated_process", str(child_end.fileno())]
             command += [str(self._limits.max_stall_s), str(self._limits.max_memory_bytes)]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self._child = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+                command, pass_fds=[child_end.fileno()], env=environment, stdin=subprocess.DEVNULL
             )
-            theirs.close()
+            child_end.close()
         return self._pipe
 
 
-class _KilledFromOutside(Exception):
+class _KilledExternally(Exception):
     pass
 
 
-def _serve(pipe: Connection[Any, Any], max_memory_bytes: int) -> None:
-    """In the process apart: do what is asked until the parent is gone."""
+def _handle_requests(pipe: Connection[Any, Any], max_memory_bytes: int) -> None:
+    """In the isolated process: do what is asked until the parent is gone."""
     is_limited = False
     while True:
         function, args, kwargs, is_stream = pipe.recv()
@@ -179,11 +179,11 @@ def _limit_memory(max_bytes: int) -> None:
 
 
 def main(descriptor: int, max_stall_s: float, max_memory_bytes: int) -> None:
-    """The life of a process apart, which talks over the pipe with this file descriptor."""
+    """The life of an isolated process, which talks over the pipe with this file descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watchdog.arm(max_stall_s, max_memory_bytes)
     try:
-        _serve(Connection(descriptor), max_memory_bytes)
+        _handle_requests(Connection(descriptor), max_memory_bytes)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

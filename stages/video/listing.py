@@ -13,38 +13,38 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.disk_list import Spool
+from pipeline.core.disk_list import DiskList
 from stages.video import probe_cache
 from stages.video.container import Limits
 from stages.video.ledger import VideoRecord
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
-from stages.video.sources import VideoSource, asked, iter_videos
+from stages.video.sources import VideoSource, iter_videos, with_stamp
 
-ASKED_AT_A_TIME: Final = 32
+REQUESTS_AT_A_TIME: Final = 32
 """Videos of which a manifest tells no more than a URL: a store answers in some tens of milliseconds."""
 
 
-def _asked(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
-    left = iter(sources)
-    with ThreadPoolExecutor(ASKED_AT_A_TIME) as threads:
-        while some := list(itertools.islice(left, 8 * ASKED_AT_A_TIME)):
-            is_told = all(source.stamp or "://" not in source.uri for source in some)
-            yield from some if is_told else threads.map(asked, some)
+def _with_known_stamps(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
+    remaining = iter(sources)
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+        while batch := list(itertools.islice(remaining, 8 * REQUESTS_AT_A_TIME)):
+            has_stamps = all(source.stamp or "://" not in source.uri for source in batch)
+            yield from batch if has_stamps else threads.map(with_stamp, batch)
 
 
 class Listing:
     """The sources, on this machine's disk, and a few numbers of each."""
 
     def __init__(self, places: Sequence[str], limits: Limits) -> None:
-        self.sources: Spool[VideoSource] = Spool()
-        raw, may_be_remembered, has_no_part = bytearray(), bytearray(), bytearray()
-        for source in _asked(iter_videos(places)):
+        self.sources: DiskList[VideoSource] = DiskList()
+        raw, is_cacheable, has_no_part = bytearray(), bytearray(), bytearray()
+        for source in _with_known_stamps(iter_videos(places)):
             self.sources.append(source)
             raw += probe_cache.source_digest(source, limits)
-            may_be_remembered.append(probe_cache.may_be_remembered(source))
+            is_cacheable.append(probe_cache.is_cacheable(source))
             has_no_part.append(source.part is None)
         self.digest_N = np.frombuffer(raw, f"S{DIGEST_BYTES}")
-        self.may_be_remembered_N = np.frombuffer(may_be_remembered, np.bool_)
+        self.is_cacheable_N = np.frombuffer(is_cacheable, np.bool_)
         self.has_no_part_N = np.frombuffer(has_no_part, np.bool_)
 
     def __len__(self) -> int:
@@ -55,11 +55,11 @@ class Listing:
         return self.digest_N[place : place + 1].tobytes()
 
 
-class Found:
+class ProbeResults:
     """A record of each source, on this machine's disk as they come, and a few numbers of each."""
 
     def __init__(self, num_sources: int) -> None:
-        self._records: Spool[VideoRecord] = Spool()
+        self._records: DiskList[VideoRecord] = DiskList()
         self._record_N = np.full(num_sources, -1, np.int64)
         self.sha256_N = np.zeros(num_sources, f"S{DIGEST_BYTES}")
         self.is_rejected_N = np.zeros(num_sources, np.bool_)

@@ -60,8 +60,8 @@ def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
     try:
         if os.stat(path).st_size == 0:
             return Probe(verdict="rejected", reason="the file is empty (0 bytes)")
-        with watchdog.watched(str(path)) as pulse, open_video(path, limits) as (container, stream):
-            return _judge(Scan(container, stream, limits, pulse.beat), limits)
+        with watchdog.watched(str(path)) as heartbeat, open_video(path, limits) as (container, stream):
+            return _judge(Scan(container, stream, limits, heartbeat.beat), limits)
     except NoVideoError as error:
         return Probe(verdict="rejected", reason=str(error))
     except DAMAGE as error:
@@ -71,7 +71,7 @@ def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
 def _judge(scan: Scan, limits: Limits) -> Probe:
     """The probe of a scanned video, with a verdict."""
     stream, decoder = scan.stream, scan.stream.codec_context
-    found = Probe(
+    result = Probe(
         container=scan.container.format.name,
         codec=decoder.name,
         pixel_format=decoder.pix_fmt,
@@ -86,26 +86,26 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
         orientation = orientation_of(scan.first)
         turned = rotation_degrees(orientation.matrix)
         width, height = scan.first.width, scan.first.height
-        found = replace(
-            found,
+        result = replace(
+            result,
             pixel_format=scan.first.format.name,
             width=height if turned in (90, 270) else width,
             height=width if turned in (90, 270) else height,
             rotation_degrees=turned,
             orientation=orientation,
         )
-    if (found.width or 0) * (found.height or 0) > limits.max_pixels:
-        reason = f"has {found.width}x{found.height} frames, more than max_pixels = {limits.max_pixels}"
-        return replace(found, verdict="rejected", reason=reason)
+    if (result.width or 0) * (result.height or 0) > limits.max_pixels:
+        reason = f"has {result.width}x{result.height} frames, more than max_pixels = {limits.max_pixels}"
+        return replace(result, verdict="rejected", reason=reason)
     if scan.stopped:
-        return replace(found, verdict="rejected", reason=scan.stopped)
-    found = replace(found, timeline=scan.timeline())
+        return replace(result, verdict="rejected", reason=scan.stopped)
+    result = replace(result, timeline=scan.timeline())
     if scan.first is None:
         why = f"no frame can be decoded: {scan.error}" if scan.error else "no frame can be decoded"
-        return replace(found, verdict="rejected", reason=why if scan.num_packets else "holds no readable frame")
-    if found.timeline.num_unreadable:
-        reason = f"{found.timeline.num_unreadable} of {found.timeline.num_expected} frames are not in the file"
-        return replace(found, verdict="partial", reason=reason)
+        return replace(result, verdict="rejected", reason=why if scan.num_packets else "holds no readable frame")
+    if result.timeline.num_unreadable:
+        reason = f"{result.timeline.num_unreadable} of {result.timeline.num_expected} frames are not in the file"
+        return replace(result, verdict="partial", reason=reason)
     if scan.num_errors:
-        return replace(found, verdict="partial", reason=f"{scan.num_errors} errors while reading the file")
-    return found
+        return replace(result, verdict="partial", reason=f"{scan.num_errors} errors while reading the file")
+    return result

@@ -31,11 +31,11 @@ from stages.video.ledger import ROW_GROUP_ROWS, SCHEMA, VideoRecord, to_table
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, Digests
 from stages.video.sources import VideoSource
 
-PROBED: Final = "probed"
+PROBE_CACHE: Final = "probed"
 """The directory, below the store's root."""
 VERSION: Final = 1
 """Of what probing finds: raise it where the same bytes would give another record."""
-SETTLED_S: Final = 2.0
+MIN_AGE_S: Final = 2.0
 """A local file that changed later than this before it was listed may change again without its time showing it."""
 
 _SCHEMA: Final = SCHEMA.append(pa.field("source", pa.binary(DIGEST_BYTES), nullable=False)).remove_metadata()
@@ -47,17 +47,17 @@ def source_digest(source: VideoSource, limits: Limits) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
-def may_be_remembered(source: VideoSource) -> bool:
+def is_cacheable(source: VideoSource) -> bool:
     """Whether the listing would show that the file has changed."""
     if not source.stamp or source.size_bytes is None:
         return False
     is_local = "://" not in source.uri
-    return not is_local or time.time_ns() - int(source.stamp) > SETTLED_S * 1e9
+    return not is_local or time.time_ns() - int(source.stamp) > MIN_AGE_S * 1e9
 
 
-def write_probed(uri: str, found: Iterable[tuple[bytes, VideoRecord]]) -> None:
+def write_cached(uri: str, records: Iterable[tuple[bytes, VideoRecord]]) -> None:
     """Write records, each with the digest of its source, atomically."""
-    rows = iter(found)
+    rows = iter(records)
     with open_atomic(uri) as target, pq.ParquetWriter(target, _SCHEMA, compression="zstd") as writer:
         while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
             sources, records = zip(*group, strict=True)
@@ -65,7 +65,7 @@ def write_probed(uri: str, found: Iterable[tuple[bytes, VideoRecord]]) -> None:
             writer.write_table(to_table(records).append_column(_SCHEMA.field("source"), column).cast(_SCHEMA))
 
 
-def read_probed(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]]:
+def read_cached(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]]:
     """(place in `source_N`, record) of those sources of which something is remembered in a directory of such files.
 
     Raises:

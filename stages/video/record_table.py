@@ -66,11 +66,11 @@ def first_of_each(digest_R: Digests) -> npt.NDArray[np.bool_]:
 
 
 COLUMNS: Final = ("sha256", "verdict", "frames_expected")
-"""What `VideoRows.read` needs of an index."""
+"""What `RecordTable.read` needs of an index."""
 
 
 @dataclass(frozen=True)
-class VideoRows:
+class RecordTable:
     """An index of R rows. A video is the first of the rows with its content that ingest did not reject and nobody took
     down."""
 

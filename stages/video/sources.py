@@ -86,17 +86,17 @@ def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
                 yield source
 
 
-def asked(source: VideoSource) -> VideoSource:
+def with_stamp(source: VideoSource) -> VideoSource:
     """The source with its size and stamp, where it is a URL of which only the name is known, as from a manifest.
     Whatever is wrong with it is left for probing to find out."""
     if source.stamp or is_plain_path(source.uri):
         return source
     try:
         fs, path = filesystem(source.uri)
-        found = _remote(fs, path, fs.info(path))
+        remote = _remote(fs, path, fs.info(path))
     except (OSError, RuntimeError, ImportError, SourceError):
         return source
-    return replace(source, size_bytes=found.size_bytes, stamp=found.stamp)
+    return replace(source, size_bytes=remote.size_bytes, stamp=remote.stamp)
 
 
 def snapshot(videos: Sequence[str]) -> str:
@@ -179,9 +179,9 @@ def _expand(given: str) -> Iterator[VideoSource]:
     given = given.removeprefix("file://")
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
-    found = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
+    sources = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
     is_empty = True
-    for source in found:
+    for source in sources:
         is_empty = False
         yield source
     if is_empty:
@@ -223,22 +223,22 @@ def _expand_remote(given: str) -> Iterable[VideoSource]:
             return [_remote(fs, path, fs.info(path))]
         fs.invalidate_cache()
         if fs.isdir(path):
-            found = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
+            infos = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
         elif glob.has_magic(path):
-            found = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
+            infos = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
         else:
             raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
     except (OSError, RuntimeError, ImportError) as error:
         raise SourceError(f"cannot list {given!r}: {error}; check the URL and the credentials") from error
     # What fsspec remembers of a bucket would stay for as long as the process.
     fs.invalidate_cache()
-    names = sorted(name for name, info in found.items() if info.get("type", "file") == "file")
-    return (_remote(fs, name, found[name]) for name in names)
+    names = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
+    return (_remote(fs, name, infos[name]) for name in names)
 
 
 def _walk(folder: str) -> list[str]:
     """Videos below a folder, sorted, symlinks followed; a folder that was entered before is not entered again."""
-    found: list[str] = []
+    paths: list[str] = []
     entered: set[tuple[int, int]] = set()
 
     def refuse(error: OSError) -> None:
@@ -251,9 +251,9 @@ def _walk(folder: str) -> list[str]:
             continue
         entered.add((status.st_dev, status.st_ino))
         subfolders.sort()
-        found.extend(os.path.join(directory, name) for name in names if has_video_suffix(name))
+        paths.extend(os.path.join(directory, name) for name in names if has_video_suffix(name))
     # A pipe or a device would block whoever opens it; a broken link is a video that cannot be read.
-    return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
+    return sorted(path for path in paths if os.path.isfile(path) or not os.path.exists(path))
 
 
 def _without_loops(matches: list[str]) -> list[str]:

@@ -105,7 +105,7 @@ class Place:
     time_us: int
 
 
-class Account:
+class FrameAccount:
     """Follows a video from its first frame to its last and says of every slot what became of it.
 
     Invariant once `close` was called: expected = decoded + dropped + missing.

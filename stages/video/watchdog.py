@@ -2,8 +2,8 @@
 
 A worker process that can be replaced calls `arm` once. From then on, whatever is `watched` has to give a sign of life
 now and then; if it does not, the process says so on stderr and dies of SIGALRM (of memory, with the exit status
-OUT_OF_MEMORY). The second try then takes place in a process apart (`stages.video.isolated_process`), where the video
-that did it is the only one that is lost. In a process that is not armed, watching does nothing.
+OUT_OF_MEMORY). The second try then takes place in an isolated process (`stages.video.isolated_process`), where only
+the harmful video is lost. In a process that is not armed, watching does nothing.
 
 A thread does the checking. It also winds up the kernel's alarm clock again and again: C code that hangs with Python's
 lock held stops the thread, and then the alarm ends the process.
@@ -27,55 +27,55 @@ OUT_OF_MEMORY = 75
 """Exit status of a process that took too much memory."""
 
 
-class Pulse:
+class Heartbeat:
     """Signs of life of one piece of work."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._beat_s: float | None = time.monotonic()
+        self._last_beat_s: float | None = time.monotonic()
 
     def beat(self) -> None:
         """It goes on."""
-        self._beat_s = time.monotonic()
+        self._last_beat_s = time.monotonic()
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """While it waits for somebody else, its silence means nothing."""
-        self._beat_s = None
+        self._last_beat_s = None
         try:
             yield
         finally:
-            self._beat_s = time.monotonic()
+            self._last_beat_s = time.monotonic()
 
     def silent_s(self, now_s: float) -> float:
         """Seconds since the last sign of life; 0 while it rests."""
-        beat_s = self._beat_s
+        beat_s = self._last_beat_s
         return 0.0 if beat_s is None else now_s - beat_s
 
 
-_pulses: set[Pulse] = set()
+_heartbeats: set[Heartbeat] = set()
 
 
 @contextmanager
-def watched(name: str) -> Iterator[Pulse]:
-    """Work that must call `beat` on what this gives, or be `resting`."""
-    pulse = Pulse(name)
-    _pulses.add(pulse)
+def watched(name: str) -> Iterator[Heartbeat]:
+    """Work that must call `beat` on what this gives, or be `paused`."""
+    heartbeat = Heartbeat(name)
+    _heartbeats.add(heartbeat)
     if _armed.locked():
-        _wind_up()
+        _rearm_alarm()
     try:
-        yield pulse
+        yield heartbeat
     finally:
-        _pulses.discard(pulse)
+        _heartbeats.discard(heartbeat)
 
 
 _armed = threading.Lock()
 _alarm_s = 0.0
 
 
-def _wind_up() -> None:
+def _rearm_alarm() -> None:
     """The kernel's alarm clock rings later; not at all when nothing is watched."""
-    signal.setitimer(signal.ITIMER_REAL, _alarm_s if _pulses else 0)
+    signal.setitimer(signal.ITIMER_REAL, _alarm_s if _heartbeats else 0)
 
 
 def arm(max_stall_s: float, max_memory_bytes: int) -> None:
@@ -93,20 +93,20 @@ def arm(max_stall_s: float, max_memory_bytes: int) -> None:
 def _watch(max_stall_s: float, max_memory_bytes: int, bytes_before: int) -> None:
     while True:
         time.sleep(min(1.0, max_stall_s / CHECKS_PER_STALL))
-        pulses, now_s = list(_pulses), time.monotonic()
-        for pulse in pulses:
-            if pulse.silent_s(now_s) > max_stall_s:
-                _say(f"no sign of life from {pulse.name} for {max_stall_s:g} s")
+        heartbeats, now_s = list(_heartbeats), time.monotonic()
+        for heartbeat in heartbeats:
+            if heartbeat.silent_s(now_s) > max_stall_s:
+                _say(f"no sign of life from {heartbeat.name} for {max_stall_s:g} s")
                 os.kill(os.getpid(), signal.SIGALRM)
-        if pulses and resident_bytes() - bytes_before > max_memory_bytes * len(pulses):
-            names = ", ".join(sorted(pulse.name for pulse in pulses))
+        if heartbeats and resident_bytes() - bytes_before > max_memory_bytes * len(heartbeats):
+            names = ", ".join(sorted(heartbeat.name for heartbeat in heartbeats))
             _say(f"more than {max_memory_bytes} bytes taken for each of {names}")
             os._exit(OUT_OF_MEMORY)
-        _wind_up()
+        _rearm_alarm()
 
 
 def _say(why: str) -> None:
-    sys.stderr.write(f"percepts: {why}; this process ends, and its videos are tried once more, each apart\n")
+    sys.stderr.write(f"percepts: {why}; this process ends, and its videos are retried in isolated processes\n")
     sys.stderr.flush()
 
 

@@ -223,8 +223,8 @@ def test_percepts_do_not_depend_on_shard_boundaries(clips: Path, tmp_path: Path)
     assert scans[0] == scans[1] == scans[2]
 
 
-def test_decoding_apart_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
-    class Apart(InProcess):
+def test_decoding_in_isolated_processes_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
+    class Replaceable(InProcess):
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
@@ -232,7 +232,7 @@ def test_decoding_apart_gives_the_same_bytes(clips: Path, tmp_path: Path) -> Non
 
     index = index_of(tmp_path, [clips])
     extract(CONFIG, context_of(tmp_path / "one", "a"), index=index)
-    extract(CONFIG, context_of(tmp_path / "two", "a", workers=Apart()), index=index)
+    extract(CONFIG, context_of(tmp_path / "two", "a", workers=Replaceable()), index=index)
     assert all_bytes(str(tmp_path / "one")) == all_bytes(str(tmp_path / "two"))
 
 

@@ -99,8 +99,8 @@ def test_what_an_interrupted_run_has_found_is_not_probed_again(
     assert Path(again.path("index.parquet")).read_bytes() == Path(whole.path("index.parquet")).read_bytes()
 
 
-def test_probing_apart_gives_the_same_bytes(films: Path, tmp_path: Path) -> None:
-    class Apart(InProcess):
+def test_probing_in_isolated_processes_gives_the_same_bytes(films: Path, tmp_path: Path) -> None:
+    class Replaceable(InProcess):
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
@@ -108,7 +108,7 @@ def test_probing_apart_gives_the_same_bytes(films: Path, tmp_path: Path) -> None
 
     config = IngestConfig(videos=(str(films),))
     one = ingest(config, Context.for_test(tmp_path / "one"))
-    two = ingest(config, Context.for_test(tmp_path / "two", workers=Apart()))
+    two = ingest(config, Context.for_test(tmp_path / "two", workers=Replaceable()))
     assert Path(one.path("index.parquet")).read_bytes() == Path(two.path("index.parquet")).read_bytes()
 
 

@@ -49,7 +49,7 @@ def install() -> None:
 
 
 def install_below() -> None:
-    """In this process and, by Python's own hook at its start, in the processes apart that it starts."""
+    """In this process and, by Python's own hook at its start, in the isolated processes that it starts."""
     install()
     folder = tempfile.mkdtemp()
     Path(folder, "sitecustomize.py").write_text("from tests.stages.video import sabotage\nsabotage.install()\n")

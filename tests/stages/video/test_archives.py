@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
-from stages.video.archives import ArchiveLimits, is_archive, members
+from stages.video.archives import ArchiveLimits, is_archive, iter_members
 from tests.stages.video.made_archives import make_rar, make_tar, make_zip
 
 FILES = {
@@ -40,7 +40,7 @@ def is_avi(name: str) -> bool:
 
 
 def unpacked(path: Path, limits: ArchiveLimits | None = None) -> dict[str, bytes]:
-    return {member.path: b"".join(member.chunks) for member in members(path, is_avi, limits or ArchiveLimits())}
+    return {member.path: b"".join(member.chunks) for member in iter_members(path, is_avi, limits or ArchiveLimits())}
 
 
 def written(directory: Path, name: str, data: bytes) -> Path:
@@ -53,7 +53,7 @@ def test_everything_wanted_comes_out(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, MAKERS[name](FILES))
     assert is_archive(str(path))
     assert unpacked(path) == EXPECTED
-    assert [m.path for m in members(path, is_avi, ArchiveLimits())] == list(EXPECTED)  # members may be passed over
+    assert [m.path for m in iter_members(path, is_avi, ArchiveLimits())] == list(EXPECTED)  # members may be passed over
 
 
 def test_archives_in_archives_as_hmdb_is(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_bombs_are_refused_before_they_go_off(tmp_path: Path) -> None:
     assert len(bomb) < 1 << 20
     path = written(tmp_path, "bomb.zip", bomb)
     limits = ArchiveLimits(max_ratio=2)
-    chunks = (len(chunk) for member in members(path, is_avi, limits) for chunk in member.chunks)
+    chunks = (len(chunk) for member in iter_members(path, is_avi, limits) for chunk in member.chunks)
     with pytest.raises(SourceError, match=r"unpacks to more than \d+ bytes .*max_ratio = 2\)"):
         sum(chunks)
-    first_64_mib = (len(chunk) for member in members(path, is_avi, limits) for chunk in member.chunks)
+    first_64_mib = (len(chunk) for member in iter_members(path, is_avi, limits) for chunk in member.chunks)
     assert sum(itertools.islice(first_64_mib, 64)) == 64 << 20  # it was not one byte too early
     nested = written(tmp_path, "nested.zip", make_zip({"inner.zip": bomb}, compression=zipfile.ZIP_DEFLATED))
     with pytest.raises(SourceError, match="unpacks to more than"):

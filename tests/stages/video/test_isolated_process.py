@@ -1,4 +1,4 @@
-"""Processes apart: what C code does to one of them is told in words, and the next call is answered as ever."""
+"""Isolated processes: what C code does to one of them is told in words, and the next call is answered as ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stages.video.container import Limits
-from stages.video.isolated_process import Apart, DiedApart
+from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.watchdog import watched
 from tests.stages.video.sabotage import misbehave
 
@@ -50,11 +50,11 @@ def refuses() -> int:
 
 
 def slow_but_alive() -> int:
-    with watched("a video") as pulse:
+    with watched("a video") as heartbeat:
         for _ in range(15):
             time.sleep(0.1)
-            pulse.beat()
-        with pulse.resting():
+            heartbeat.beat()
+        with heartbeat.paused():
             time.sleep(1.5)
     return 7
 
@@ -70,47 +70,48 @@ def slow_but_alive() -> int:
     ],
 )
 def test_a_death_is_told_and_costs_one_call(how: str, reason: str) -> None:
-    with Apart(LIMITS) as apart:
+    with IsolatedProcess(LIMITS) as process:
         received = []
-        with pytest.raises(DiedApart, match=reason) as death:
-            received.extend(apart.stream(count, 5, how))
+        with pytest.raises(ProcessDied, match=reason) as death:
+            received.extend(process.stream(count, 5, how))
         assert death.value.is_stall == how.startswith("hangs")
-        assert list(apart.stream(count, 7, "well")) == [7, 8, 9, 99]
+        assert list(process.stream(count, 7, "well")) == [7, 8, 9, 99]
 
 
 def test_items_come_through_whole_and_in_order() -> None:
-    with Apart(LIMITS) as apart:
-        arrays = list(apart.stream(large_arrays))
+    with IsolatedProcess(LIMITS) as process:
+        arrays = list(process.stream(large_arrays))
         assert [int(array[0, 0, 0, 0]) for array in arrays] == [0, 1, 2, 3, 4]
         assert all(np.all(array == array[0, 0, 0, 0]) for array in arrays)
         # Left in the middle: what is left of it does not get into the next call.
-        assert int(next(apart.stream(large_arrays)).max()) == 0
-        assert apart.call(sum, (1, 2)) == 3
+        assert int(next(process.stream(large_arrays)).max()) == 0
+        assert process.call(sum, (1, 2)) == 3
 
 
 def test_what_a_function_raises_is_raised_here() -> None:
-    with Apart(LIMITS) as apart:
+    with IsolatedProcess(LIMITS) as process:
         with pytest.raises(ValueError, match="not this one"):
-            apart.call(refuses)
-        assert apart.call(sum, (1, 2)) == 3
+            process.call(refuses)
+        assert process.call(sum, (1, 2)) == 3
 
 
 def test_killed_from_outside_once_is_nobodys_fault(tmp_path: Path) -> None:
-    with Apart(LIMITS) as apart:
-        assert list(apart.stream(killed_the_first_time, str(tmp_path / "flag"))) == [1, 2]
-        with pytest.raises(DiedApart, match="was killed twice"):
-            apart.call(dies_of, signal.SIGKILL)
+    with IsolatedProcess(LIMITS) as process:
+        assert list(process.stream(killed_the_first_time, str(tmp_path / "flag"))) == [1, 2]
+        with pytest.raises(ProcessDied, match="was killed twice"):
+            process.call(dies_of, signal.SIGKILL)
 
 
 def test_slow_work_that_gives_signs_of_life_is_left_alone() -> None:
-    with Apart(LIMITS) as apart:
-        assert apart.call(slow_but_alive) == 7
+    with IsolatedProcess(LIMITS) as process:
+        assert process.call(slow_but_alive) == 7
 
 
 def test_it_ends_with_its_parent() -> None:
     code = (
-        "import os; from stages.video.isolated_process import Apart; from stages.video.container import Limits;"
-        "apart = Apart(Limits()); print(apart.call(os.getpid), flush=True); os.kill(os.getpid(), 9)"
+        "import os; from stages.video.container import Limits;"
+        "from stages.video.isolated_process import IsolatedProcess;"
+        "process = IsolatedProcess(Limits()); print(process.call(os.getpid), flush=True); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     output = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=False).stdout
@@ -118,4 +119,4 @@ def test_it_ends_with_its_parent() -> None:
         if not Path(f"/proc/{int(output)}").exists():
             return
         time.sleep(0.1)
-    pytest.fail("the process apart outlived its parent")
+    pytest.fail("the isolated process outlived its parent")

@@ -18,7 +18,7 @@ from pipeline.core.stage import Context
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest
 from stages.video.ledger import VideoRecord
-from stages.video.probe_cache import PROBED
+from stages.video.probe_cache import PROBE_CACHE
 from tests.stages.video.clips import encode, moving_square
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_memory_is_named(
 ) -> None:
     write(tmp_path / "clips" / "a.mp4", clips[0])
     index_of(str(tmp_path / "clips"))
-    (memory,) = (tmp_path / "store" / PROBED).iterdir()
+    (memory,) = (tmp_path / "store" / PROBE_CACHE).iterdir()
     memory.write_bytes(memory.read_bytes()[:-9])
     with pytest.raises(CorruptArtifact, match=f"{memory.name} is damaged .* remove it"):
         index_of(str(tmp_path / "clips"))

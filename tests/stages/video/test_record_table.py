@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stages.video.record_table import (
     COLUMNS,
     DigestOrder,
-    VideoRows,
+    RecordTable,
     digests,
     first_of_each,
     hex_column,
@@ -46,7 +46,7 @@ def test_a_video_is_the_first_usable_row_with_its_content(rows: list[tuple[str, 
             "frames_expected": pa.array(range(len(rows)), pa.int64()),
         }
     ).select(COLUMNS)
-    found = VideoRows.read([table.slice(0, 5), table.slice(5)], taken_down)
+    found = RecordTable.read([table.slice(0, 5), table.slice(5)], taken_down)
     expected: dict[str, int] = {}
     for number, (sha256, verdict) in enumerate(rows):
         if sha256 and verdict == "ok" and sha256 not in taken_down:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.video.timeline import Account, Grid, Timeline, to_us
+from stages.video.timeline import FrameAccount, Grid, Timeline, to_us
 
 STEP_US = 40_000
 
@@ -34,7 +34,7 @@ def test_half_microseconds_go_to_the_even_one(stamp: int) -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 3))
 def test_exact_timeline_finds_every_gap(came_out: list[bool], num_hidden: int) -> None:
-    account = Account(timeline(len(came_out), num_hidden=num_hidden), None)
+    account = FrameAccount(timeline(len(came_out), num_hidden=num_hidden), None)
     account.error()
     places = {}
     for slot, came in enumerate(came_out):
@@ -53,7 +53,7 @@ def test_exact_timeline_finds_every_gap(came_out: list[bool], num_hidden: int) -
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.sampled_from([5.0, 10.0, 12.5, 25.0, 60.0]))
 def test_sampled_account_closes_and_counts_only_sampled_losses(came_out: list[bool], rate: float) -> None:
-    account = Account(timeline(len(came_out)), rate)
+    account = FrameAccount(timeline(len(came_out)), rate)
     account.damaged = True
     indices = []
     for slot, came in enumerate(came_out):
@@ -74,7 +74,7 @@ def test_sampled_account_closes_and_counts_only_sampled_losses(came_out: list[bo
 
 
 def test_packets_without_a_picture_are_no_loss_as_long_as_nothing_is_damaged() -> None:
-    fields = Account(timeline(10), None)
+    fields = FrameAccount(timeline(10), None)
     places = [fields.place(slot * 512, None) for slot in range(0, 10, 2)]
     fields.close()
     assert [place.index for place in places] == [0, 1, 2, 3, 4]
@@ -83,7 +83,7 @@ def test_packets_without_a_picture_are_no_loss_as_long_as_nothing_is_damaged() -
 
 
 def test_unreadable_slots_are_missing_without_any_error() -> None:
-    account = Account(timeline(6, unreadable={2, 5}), None)
+    account = FrameAccount(timeline(6, unreadable={2, 5}), None)
     places = [account.place(slot * 512, None) for slot in (0, 1, 3, 4)]
     account.close()
     assert [(place.index, place.segment) for place in places] == [(0, 0), (1, 0), (3, 1), (4, 1)]
@@ -91,7 +91,7 @@ def test_unreadable_slots_are_missing_without_any_error() -> None:
 
 
 def test_without_timestamps_an_error_stands_for_a_frame() -> None:
-    account = Account(timeline(5, exact=False), None)
+    account = FrameAccount(timeline(5, exact=False), None)
     first = account.place(None, None)
     account.error()
     second = account.place(None, None)
@@ -101,7 +101,7 @@ def test_without_timestamps_an_error_stands_for_a_frame() -> None:
 
 
 def test_more_frames_than_promised_are_counted() -> None:
-    account = Account(timeline(1), None)
+    account = FrameAccount(timeline(1), None)
     account.place(0, 0)
     account.place(512, STEP_US)
     account.close()
@@ -109,7 +109,7 @@ def test_more_frames_than_promised_are_counted() -> None:
 
 
 def test_a_rejected_video_has_no_decoded_frames() -> None:
-    account = Account(timeline(3), None)
+    account = FrameAccount(timeline(3), None)
     account.place(0, 0)
     account.close()
     account.reject()
@@ -129,7 +129,7 @@ def test_grid_never_repeats_a_frame_of_a_slow_video() -> None:
 
 
 def test_a_frame_that_cannot_be_used_leaves_one_gap() -> None:
-    account = Account(timeline(5), None)
+    account = FrameAccount(timeline(5), None)
     account.place(0, 0)
     account.error()
     account.place(2 * 512, 2 * STEP_US)
@@ -142,7 +142,7 @@ def test_a_frame_that_cannot_be_used_leaves_one_gap() -> None:
 
 def test_frames_out_of_order_are_not_used() -> None:
     """A frame for a slot that was given up stays missing; a second frame for a slot is one more than promised."""
-    account = Account(timeline(4), None, keep_late=False)
+    account = FrameAccount(timeline(4), None, keep_late=False)
     account.error()
     places = [account.place(slot * 512, None) for slot in (0, 2, 1, 2, 3)]
     account.close()
@@ -152,7 +152,7 @@ def test_frames_out_of_order_are_not_used() -> None:
 
 
 def test_frames_out_of_order_can_be_kept_by_themselves() -> None:
-    account = Account(timeline(4), None)
+    account = FrameAccount(timeline(4), None)
     account.error()
     places = [account.place(slot * 512, None) for slot in (0, 2, 1, 2, 3)]
     account.close()
