@@ -28,7 +28,7 @@ TABLE_1_ROWS: Final = {
 TABLE_3_ROWS: Final = {SCRATCH: "LSTM, no pretraining", **{name: name for name in list(TABLE_3.rows)[1:]}}
 PRETRAINED: Final = tuple(list(TABLE_3_ROWS)[1:])
 FLOW: Final = "flow "
-"""What the names of nodes begin with that measure percepts of optical flow."""
+"""Prefix of the names of nodes that measure percepts of optical flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class TableCell:
 
     score: Score | None
     seconds: float | None
-    """Of training, summed over workers; None where an earlier run did part of it."""
+    """Seconds of training, summed over workers; None if an earlier run did part of it."""
     paper: Number | None
-    """Of the same data set."""
+    """The paper's accuracy on the same data set, %."""
     gain: Pair | None
     paper_gain: Number | None
     """The same difference in the paper, points, on `ActionTable.paper_columns`."""
@@ -47,11 +47,11 @@ class TableCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionRow:
-    """A model."""
+    """A row of a table: one model."""
 
     name: str
     key: str
-    """Of the artifact with its classifiers; empty where there is none."""
+    """Key of the artifact with its classifiers; empty if there is none."""
     cells: tuple[TableCell, ...]
 
 
@@ -63,9 +63,9 @@ class ActionTable:
     scores: Scores
     columns: tuple[str, ...]
     paper_columns: tuple[str, ...]
-    """Whose difference in the paper stands beside ours; of the same data set where there is one."""
+    """Columns of the paper whose differences stand beside ours, of the same data set if it is one of the paper's."""
     reference: str
-    """The row that gains are over."""
+    """Name of the row that gains are measured against."""
     rows: tuple[ActionRow, ...]
     source: str
 
@@ -75,25 +75,25 @@ class ActionTable:
 
 
 def action_tables(results: Results) -> tuple[ActionTable, ...]:
-    """The tables of every `scores.json` that has rows of them; nothing for a run of three arms alone."""
-    found: list[ActionTable] = []
+    """Returns the tables of every evaluation that has rows of them; none for a run of three arms alone."""
+    tables: list[ActionTable] = []
     for scores in results.scores:
         nodes, is_flow = classifier_nodes(results, scores), scores.name.startswith(FLOW)
         if scores.weights is not None:
-            found.append(_table_4(results, scores))
+            tables.append(_table_4(results, scores))
             continue
         if COMPOSITE in scores.models and SINGLE_FRAME in scores.models and (COMPOSITE, ALL) in scores.cells:
             title = f"Table 1. Action recognition{' by optical flow' if is_flow else ''}"
-            found.append(_table(scores, nodes, TABLE_1, title, TABLE_1_ROWS, (ALL,)))
+            tables.append(_table(scores, nodes, TABLE_1, title, TABLE_1_ROWS, (ALL,)))
         small = small_count(scores)
         counts = tuple(n for n in (small, ALL) if n is not None and (SCRATCH, n) in scores.cells)
         if counts and any(row in scores.models for row in PRETRAINED) and not is_flow:
-            found.append(_table(scores, nodes, TABLE_3, "Table 3. Which pretraining", TABLE_3_ROWS, counts))
-    return tuple(found)
+            tables.append(_table(scores, nodes, TABLE_3, "Table 3. Which pretraining", TABLE_3_ROWS, counts))
+    return tuple(tables)
 
 
 def small_count(scores: Scores) -> int | None:
-    """The label count of Table 3's small variant: the paper's, or the one that most models are measured at."""
+    """Returns the label count of Table 3's small variant: the paper's, or the one that most models are measured at."""
     if scores.dataset in SMALL:
         return SMALL[scores.dataset]
     counts = [n for n in scores.label_counts if n]
@@ -101,13 +101,13 @@ def small_count(scores: Scores) -> int | None:
 
 
 def seconds_of(node: NodeView | None, count: int) -> float | None:
-    """Of training the node's classifiers of a label count; None where an earlier run did part of it."""
+    """Returns the seconds that the classifiers of a label count took to train; None if an earlier run did part of it."""
     seconds = None if node is None else node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}")
     return None if seconds is None else float(seconds)
 
 
 def classifier_nodes(results: Results, scores: Scores) -> dict[str, NodeView]:
-    """Arm -> the node that trained it: among what the scores' node reads."""
+    """Maps every arm to the node that trained it, among the inputs of the scores' node."""
     nodes = {node.name: node for node in results.view.nodes}
     evaluated = nodes.get(scores.name)
     parents = evaluated.parents if evaluated is not None else ()
@@ -165,7 +165,7 @@ def _table(
 
 
 def _against(scores: Scores, reference: str, row: str, count: int) -> Pair | None:
-    """What a row is compared with: the reference, or in Table 1 the row above, as the run has measured it."""
+    """Returns the difference to the reference or, in Table 1, to the row above; None if the run measured neither."""
     direct = scores.pair(reference, row, count)
     return direct or (scores.pair(SCRATCH, row, count) if reference == SINGLE_FRAME else None)
 
@@ -207,7 +207,7 @@ def _table_4(results: Results, scores: Scores) -> ActionTable:
 
 
 def _paper_column(paper: PaperTable, dataset: str, *, is_small: bool, is_flow: bool) -> str:
-    """Empty where the paper has none, as for HMDB-51 by flow."""
+    """Returns the paper's column; empty if the paper has none, such as HMDB-51 by flow."""
     if is_flow:
         wanted = f"{dataset} 1-frame flow"
         return wanted if wanted in paper.columns else ""
@@ -223,7 +223,7 @@ def _difference(low: Number | None, high: Number | None) -> Number | None:
 
 
 def paper_at_one_label(scores: Scores) -> dict[str, Number | None]:
-    """The paper's accuracies with one labelled video a class, by our rows; empty for other data."""
+    """Returns the paper's accuracies with one labelled video a class, by our rows; empty for other data."""
     if scores.dataset is None:
         return {}
     rows = {SCRATCH: "LSTM, no pretraining", COMPOSITE: "composite"}

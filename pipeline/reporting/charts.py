@@ -20,14 +20,14 @@ WIDTH_PX = 680
 HEIGHT_PX = 350
 LEFT_PX, TOP_PX, BOTTOM_PX = 52, 42, 50
 LABEL_PX_PER_CHAR = 8.1
-"""Of semibold labels in the widest of the page's fonts."""
+"""Width of semibold labels in the widest of the page's fonts."""
 TICK_PX_PER_CHAR = 7.2
 MAX_LABEL_CHARS = 26
 MIN_LABEL_GAP_PX = 17.0
 DODGE_PX = 10.0
 MAX_MARKERS = 24
 LOG_RATIO = 20.0
-"""Values that span more than this are shown on a logarithmic axis, where the caller allows it."""
+"""Ratio above which values are shown on a logarithmic axis, if the caller allows it."""
 
 Point = tuple[float, float]
 Format = Callable[[float], str]
@@ -47,7 +47,7 @@ class Series:
     """Single measurements behind the points."""
     markers: bool = True
     faint: bool = False
-    """Drawn thin: what stands behind another line."""
+    """True for a line that is drawn thin, behind another one."""
 
     def __post_init__(self) -> None:
         assert self.points
@@ -70,7 +70,7 @@ def line_chart(
     rule: tuple[float, str] | None = None,
     dodge: bool = False,
 ) -> Chart:
-    """Lines over one pair of axes.
+    """Draws lines over one pair of axes.
 
     Args:
         x_ticks: where to mark the horizontal axis; round numbers by default.
@@ -102,7 +102,10 @@ def line_chart(
 def confusion_chart(
     matrix: Sequence[Sequence[float]], class_names: Sequence[str], *, title: str, description: str
 ) -> Chart:
-    """Rows: truth, columns: prediction, each cell its share of the row's clips. Only small matrices hold numbers."""
+    """Draws a confusion matrix: rows are true classes, columns predictions, a cell its share of the row's clips.
+
+    Only matrices of up to 16 classes hold numbers and names.
+    """
     num_classes = len(matrix)
     assert all(len(row) == num_classes for row in matrix)
     assert len(class_names) == num_classes
@@ -185,7 +188,7 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale, shift: float) -> Marku
 
 
 def _marker(style: str, x: float, y: float, r: float = 4.0) -> Markup:
-    """A shape of its own for each style, so that lines stay apart without colour."""
+    """Draws a marker, in a shape of its own for each style, so that lines are distinguished without colour."""
     d = 1.35 * r
     shapes = {
         "circle": "",
@@ -199,7 +202,7 @@ def _marker(style: str, x: float, y: float, r: float = 4.0) -> Markup:
 
 
 def _end_labels(series: Sequence[Series], y_scale: Scale, right: float) -> Markup:
-    """A name beside the end of each line, pushed apart where lines end close together."""
+    """Writes a name beside the end of each line, spaced where lines end close together."""
     order = sorted(series, key=lambda s: y_scale(s.points[-1][1]))
     heights: list[float] = []
     for s in order:

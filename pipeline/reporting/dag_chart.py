@@ -37,7 +37,7 @@ Link = tuple[Place, Place]
 
 
 def dag_chart(boxes: Sequence[Box], *, title: str, description: str) -> Markup:
-    """Draw boxes given parents before children; parents that are not among them are left out."""
+    """Draws boxes, given parents before children; parents that are not among them are left out."""
     assert boxes
     depth = _depths(boxes)
     links = _links(boxes, depth)
@@ -61,7 +61,7 @@ def _depths(boxes: Sequence[Box]) -> dict[str, int]:
 
 
 def _links(boxes: Sequence[Box], depth: Mapping[str, int]) -> list[Link]:
-    """Every edge cut into pieces from one layer to the next; pieces that edges of one source share are there once."""
+    """Cuts every edge into pieces from one layer to the next; edges of one source share their pieces."""
     links: dict[Link, None] = {}
     for box in boxes:
         for parent in (p for p in box.parents if p in depth):
@@ -72,7 +72,7 @@ def _links(boxes: Sequence[Box], depth: Mapping[str, int]) -> list[Link]:
 
 
 def _layers(boxes: Sequence[Box], depth: Mapping[str, int], links: Sequence[Link]) -> list[list[Place]]:
-    """Places of every layer, ordered by the mean position of what they are joined to."""
+    """Orders the places of every layer by the mean position of the places that they are joined to."""
     places = dict.fromkeys([*((box.name, depth[box.name]) for box in boxes), *(end for link in links for end in link)])
     layers: list[list[Place]] = [[] for _ in range(max(depth.values()) + 1)]
     for place in places:
@@ -89,7 +89,7 @@ def _layers(boxes: Sequence[Box], depth: Mapping[str, int], links: Sequence[Link
 
 
 def _sort_by(layer: list[Place], towards: int, layers: list[list[Place]], joined: Mapping[Place, list[Place]]) -> None:
-    """Order a layer by the mean position of its places' neighbours in the layer `towards` (-1: above, 1: below)."""
+    """Orders a layer by the mean position of its places' neighbours in the layer `towards` (-1: above, 1: below)."""
     position = {place: i / max(1, len(row) - 1) for row in layers for i, place in enumerate(row)}
 
     def mean(place: Place) -> float:
@@ -115,7 +115,7 @@ def _centers(layers: list[list[Place]], depth: Mapping[str, int]) -> tuple[dict[
 
 
 def _curve(link: Link, centers: Mapping[Place, float], depth: Mapping[str, int], step: float) -> str:
-    """From the foot of one layer to the head of the next; a trunk goes on to the foot of its layer."""
+    """Draws a link from the foot of one layer to the head of the next; a trunk goes on to the foot of its layer."""
     start, end = link
     x0, x1 = centers[start], centers[end]
     y0, y1 = start[1] * step + BOX_HEIGHT_PX, end[1] * step

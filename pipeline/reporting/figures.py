@@ -1,4 +1,4 @@
-"""The charts of a report: which results go into which drawing, and what it says to those who do not see it."""
+"""The charts of a report: results, their drawings and the descriptions that screen readers read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_CONFUSIONS = 3
 
 
 @dataclass(frozen=True)
-class Figure:
+class ChartFigure:
     """A chart under a title, with its caption."""
 
     title: str
@@ -29,12 +29,12 @@ class Figure:
 
 
 def model_styles(models: Sequence[str]) -> dict[str, str]:
-    """A style for each model, the same in every chart and table; the last one (expected best) has the first style."""
+    """Assigns a style to each model, the same in every chart and table; the last (expected best) has the first style."""
     return {model: f"s{(len(models) - 1 - i) % NUM_STYLES}" for i, model in enumerate(models)}
 
 
-def label_curve(scores: Scores) -> Figure:
-    """Accuracy against labels a class, every sampling a dot; of the models that were measured at each count."""
+def label_curve(scores: Scores) -> ChartFigure:
+    """Draws accuracy against labels a class, every sampling a dot, of the models that were measured at each count."""
     styles = model_styles(scores.models)
     counts = [n for n in scores.label_counts if n]
     series = []
@@ -69,17 +69,17 @@ def label_curve(scores: Scores) -> Figure:
         "the mean, small dots the single samplings. "
         f"The horizontal axis is logarithmic; {scores.num_test_clips:,} test clips."
     )
-    return Figure("Accuracy against labels", chart, caption)
+    return ChartFigure("Accuracy against labels", chart, caption)
 
 
-def confusions(scores: Scores) -> tuple[Figure, ...]:
-    """A matrix a model at the largest label count, the best model first."""
+def confusions(scores: Scores) -> tuple[ChartFigure, ...]:
+    """Draws a confusion matrix a model at the largest label count, the best model first."""
     most = scores.label_counts[-1]
     means = {model: score.mean if (score := scores.score(model, most)) else 0.0 for model in scores.confusion}
     return tuple(_confusion(scores, model) for model in sorted(means, key=lambda name: -means[name]))
 
 
-def _confusion(scores: Scores, model: str) -> Figure:
+def _confusion(scores: Scores, model: str) -> ChartFigure:
     matrix, names = scores.confusion[model], scores.class_names
     mixed = []
     for i in range(len(matrix)):
@@ -90,11 +90,11 @@ def _confusion(scores: Scores, model: str) -> Figure:
     said = "; ".join(f"{a} and {b} ({percent(share)} of their clips)" for share, a, b in worst)
     caption = f"Most often taken for one another: {said}." if said else "No clip was taken for another class."
     chart = confusion_chart(matrix, names, title=f"Confusion of {model}", description=caption)
-    return Figure(model, chart, caption)
+    return ChartFigure(model, chart, caption)
 
 
-def forecast_chart(forecast: Forecast) -> Figure:
-    """Error of every predictor at each frame ahead."""
+def forecast_chart(forecast: Forecast) -> ChartFigure:
+    """Draws the error of every predictor at each frame ahead."""
     models = [name for name in forecast.predictors if name not in BASELINES]
     styles = {**model_styles(models), **{name: f"b{i}" for i, name in enumerate(BASELINES)}}
     xs = [float(frame) for frame in forecast.frames_ahead]
@@ -113,11 +113,11 @@ def forecast_chart(forecast: Forecast) -> Figure:
         from_zero=True,
     )
     caption = f"Lower is better. {forecast.num_windows:,} windows of percepts with {forecast.num_dims:,} dimensions."
-    return Figure("Predicting frames that were not seen", chart, caption)
+    return ChartFigure("Predicting frames that were not seen", chart, caption)
 
 
-def loss_curve(history: History) -> Figure | None:
-    """Training and validation loss of each decoder; None where no step was recorded."""
+def loss_curve(history: History) -> ChartFigure | None:
+    """Draws training and validation loss of each decoder; None if no step was recorded."""
     rows = (*history.train, *history.validation)
     parts = [part for part in ("reconstruct_loss", "predict_loss") if any(part in row for row in rows)] or ["loss"]
     series = []
@@ -138,18 +138,18 @@ def loss_curve(history: History) -> Figure | None:
         y_label="loss, sum over dimensions per frame", log_y=True,
     )  # fmt: skip
     caption = "Thin: training batches; with markers: validation. Mean over sequences and the decoder's frames."
-    return Figure(f"Loss of {history.name}", chart, caption)
+    return ChartFigure(f"Loss of {history.name}", chart, caption)
 
 
 def thinned(points: Sequence[Point]) -> tuple[Point, ...]:
-    """At most MAX_LOSS_POINTS points: means over equal stretches, at the stretch's last step."""
+    """Reduces a curve to at most MAX_LOSS_POINTS points: means over equal stretches, at the stretch's last step."""
     size = -(-len(points) // MAX_LOSS_POINTS) or 1
     stretches = [points[i : i + size] for i in range(0, len(points), size)]
     return tuple((part[-1][0], sum(y for _, y in part) / len(part)) for part in stretches)
 
 
 def plan_chart(view: RunView) -> Markup | None:
-    """The run's graph; None where no node names its parents, or there are too many to be read."""
+    """Draws the run's graph; None if no node names its parents, or there are too many to be read."""
     if len(view.nodes) > MAX_BOXES or not any(node.parents for node in view.nodes):
         return None
     boxes = [

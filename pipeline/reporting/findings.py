@@ -1,4 +1,4 @@
-"""What a run found, in sentences that follow the numbers: what fails is said to fail, what is open to be open."""
+"""The findings of a run, in sentences that follow the numbers: a claim holds, fails or is open."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ HEADLINE_LABELS = 5
 
 
 def findings(results: Results) -> tuple[Finding, ...]:
-    """Everything worth saying about a run, the claims first."""
-    found: list[Finding] = []
+    """Returns every finding of a run, the claims first."""
+    sentences: list[Finding] = []
     for scores in results.scores:
         is_table = COMPOSITE in scores.models or scores.dataset is not None or scores.weights is not None
-        found += [*(paper_findings(scores) if is_table else _ordering(scores)), _best(scores)]
+        sentences += [*(paper_findings(scores) if is_table else _ordering(scores)), _best(scores)]
     for forecast in results.forecasts:
-        found += _forecast(forecast)
+        sentences += _forecast(forecast)
     for pixels in results.pixel_scores:
-        found += _pixels(pixels)
+        sentences += _pixels(pixels)
     if results.ledgers:
-        found.append(_videos(results))
-    found.append(_reuse(results))
-    return tuple(found)
+        sentences.append(_videos(results))
+    sentences.append(_reuse(results))
+    return tuple(sentences)
 
 
 def longest_chain(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The longest run of comparisons in which each begins with the model that the one before ended with."""
+    """Returns the longest run of comparisons in which each begins with the model that the one before ended with."""
     ending_at: dict[str, tuple[Pair, ...]] = {}
     for _ in pairs:
         for pair in pairs:
@@ -45,13 +45,13 @@ def longest_chain(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def chain_verdict(chain: Iterable[Pair]) -> Verdict:
-    """`holds` where every difference has its interval above zero, `fails` where one has it below, else `open`."""
+    """Returns `holds` if every difference has its interval above zero, `fails` if one has it below, else `open`."""
     verdicts = {pair.verdict for pair in chain}
     return "fails" if "reversed" in verdicts else "open" if "unclear" in verdicts else "holds"
 
 
 def headline_labels(counts: Sequence[int]) -> int:
-    """The label count to speak about first."""
+    """Returns the label count that the first sentence is about."""
     return HEADLINE_LABELS if HEADLINE_LABELS in counts else counts[len(counts) // 2]
 
 
@@ -72,9 +72,9 @@ def _ordering(scores: Scores) -> list[Finding]:
     details = "; ".join(_difference(pair) for pair in chain)
     count = _count(chain[0].num_samplings, "sampling")
     samplings = f"Mean difference in accuracy, paired over {count} of the labels"
-    found = [Finding(verdict, f"With {_labels(first)}, {says}.", f"{samplings}: {details}.")]
+    ordering_finding = Finding(verdict, f"With {_labels(first)}, {says}.", f"{samplings}: {details}.")
     others = {n: chain_verdict(c) for n, c in chains.items() if n != first}
-    return [*found, *_elsewhere(others)]
+    return [ordering_finding, *_elsewhere(others)]
 
 
 def _difference(pair: Pair) -> str:
@@ -118,7 +118,7 @@ def _best(scores: Scores) -> Finding:
 
 
 def _forecast(forecast: Forecast) -> list[Finding]:
-    found = []
+    sentences = []
     for name, mean in forecast.means.items():
         against = [(baseline, forecast.means[baseline]) for baseline in BASELINES if baseline in forecast.means]
         if name in BASELINES or not against:
@@ -132,8 +132,8 @@ def _forecast(forecast: Forecast) -> list[Finding]:
             else f"does not beat every baseline on {ahead}: its squared error is"
         )
         verdict: Verdict = "holds" if wins else "fails"
-        found.append(Finding(verdict, f"{_sentence(name)} {does} {compared}.", _where_ahead(forecast, name)))
-    return found
+        sentences.append(Finding(verdict, f"{_sentence(name)} {does} {compared}.", _where_ahead(forecast, name)))
+    return sentences
 
 
 def _where_ahead(forecast: Forecast, name: str) -> str:
@@ -199,7 +199,7 @@ def _reuse(results: Results) -> Finding:
 
 
 def number_of(value: float) -> str:
-    """An error to a tenth: '341.2'."""
+    """Writes an error to a tenth: '341.2'."""
     return f"{value:,.1f}" if abs(value) >= 1 else number(value)
 
 

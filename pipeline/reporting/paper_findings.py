@@ -1,8 +1,8 @@
-"""Which of the paper's findings about action recognition hold in a run, which do not, and which it cannot tell.
+"""The paper's findings about action recognition, and whether each holds, fails or stays open in a run.
 
 A finding holds where the 95% interval of its difference lies on its side of zero and, where one row is compared with
 several others, the p value adjusted for that (Holm) is below 0.05. It fails where that is so on the other side.
-Otherwise the run cannot tell: that is a statement about the run, and none about the paper.
+Otherwise it is open: that is a statement about the run, and none about the paper.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pipeline.reporting.claims import Finding, Verdict, listed_words, points
 from pipeline.reporting.results import Gain, Pair, Scores
 
 LITTLE: Final = 0.01
-"""What the paper calls no difference between conditional and unconditional decoders is at most this, in accuracy."""
+"""Largest difference in accuracy between conditional and unconditional decoders that counts as none."""
 LEVEL: Final = 0.05
 
 
 def paper_findings(scores: Scores) -> list[Finding]:
-    """One a finding of the paper that the run has measured anything for."""
+    """Returns one finding for each of the paper's that the run has measured anything for."""
     if scores.weights is not None:
         return _fusion(scores)
-    found = [
+    sentences = [
         *_step(scores, SINGLE_FRAME, SCRATCH, "an LSTM over frames is better than single frames (Table 1)"),
         *_step(scores, SCRATCH, COMPOSITE, "starting from the composite is better than from scratch (Table 1)"),
         *_any_pretraining(scores),
@@ -31,12 +31,12 @@ def paper_findings(scores: Scores) -> list[Finding]:
         *_conditioning(scores),
     ]
     if scores.covered and scores.is_judged:
-        found.append(Finding("open", "None of this is a statement about the whole data set.", scores.covered))
-    return found
+        sentences.append(Finding("open", "None of this is a statement about the whole data set.", scores.covered))
+    return sentences
 
 
 def verdict_of(pair: Pair) -> Verdict:
-    """Of the claim that the better model is better."""
+    """Returns the verdict on the claim that the better model is better."""
     if pair.p_holm is not None and pair.p_holm >= LEVEL:
         return "open"
     return "fails" if pair.verdict == "reversed" else "holds" if pair.verdict == "holds" else "open"
@@ -71,7 +71,7 @@ def _p(value: float) -> str:
 
 
 def _step(scores: Scores, worse: str, better: str, claim: str) -> list[Finding]:
-    """At all labels; where those were not measured at the most that were."""
+    """Compares two models at all labels or, if those were not measured, at the most that were."""
     counts = [n for n in scores.label_counts if scores.pair(worse, better, n)]
     if not counts:
         return []
@@ -81,7 +81,7 @@ def _step(scores: Scores, worse: str, better: str, claim: str) -> list[Finding]:
 
 
 def _any_pretraining(scores: Scores) -> list[Finding]:
-    found = []
+    sentences = []
     for count in dict.fromkeys((small_count(scores), ALL)):
         pairs = [] if count is None else [p for row in PRETRAINED if (p := scores.pair(SCRATCH, row, count))]
         if len(pairs) < 2:
@@ -91,19 +91,19 @@ def _any_pretraining(scores: Scores) -> list[Finding]:
         number = sum(v == "holds" for v in verdicts)
         claim = f"each of the {len(pairs)} ways of pretraining is better than none with {_labels(count or 0)} (Table 3)"
         detail = "; ".join(f"{pair.better} {_figures(pair)}" for pair in pairs)
-        found.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}."))
-    return found
+        sentences.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}."))
+    return sentences
 
 
 def _fewer_labels(scores: Scores) -> list[Finding]:
-    found = []
+    sentences = []
     for gain in scores.gains:
         if (gain.worse, gain.better) != (SCRATCH, COMPOSITE):
             continue
         verdict: Verdict = {"holds": "holds", "reversed": "fails", "unclear": "open"}[gain.verdict]  # type: ignore[assignment]
         claim = f"pretraining helps more with {_labels(gain.fewest)} than with {_labels(gain.most)}"
-        found.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}."))
-    return found
+        sentences.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}."))
+    return sentences
 
 
 def _both_decoders(scores: Scores) -> list[Finding]:
@@ -119,7 +119,10 @@ def _both_decoders(scores: Scores) -> list[Finding]:
 
 
 def _conditioning(scores: Scores) -> list[Finding]:
-    """The paper finds next to none: what holds is an interval inside of +-LITTLE, and not one that includes zero."""
+    """Compares conditional with unconditional decoders.
+
+    The paper finds next to no difference: what holds is an interval inside of +-LITTLE, not one that includes zero.
+    """
     couples = (
         ("autoencoder", "conditional autoencoder"),
         ("future predictor", "conditional future predictor"),
@@ -140,10 +143,10 @@ def _conditioning(scores: Scores) -> list[Finding]:
 
 
 def _fusion(scores: Scores) -> list[Finding]:
-    """Both streams together against each alone."""
+    """Compares both streams together with each alone."""
     count = scores.label_counts[-1]
     streams, fused = scores.models[:2], scores.models[2:]
-    found = []
+    sentences = []
     for rule in fused:
         pairs = [pair for stream in streams if (pair := scores.pair(stream, rule, count))]
         if not pairs:
@@ -151,10 +154,10 @@ def _fusion(scores: Scores) -> list[Finding]:
         verdicts = {verdict_of(pair) for pair in pairs}
         verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
         detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
-        found.append(
+        sentences.append(
             _say(verdict, f"{rule} is better than {listed_words(streams, 'and')} alone (Table 4)", f"{detail}.")
         )
-    return found
+    return sentences
 
 
 def _labels(count: int) -> str:

@@ -42,13 +42,13 @@ class PaperTable:
     rows: dict[str, tuple[Number | None, ...]]
 
     def number(self, row: str, column: str) -> Number | None:
-        """One cell. Raises KeyError or ValueError where the table has no such row or column."""
+        """Returns one cell. Raises KeyError or ValueError where the table has no such row or column."""
         return self.rows[row][self.columns.index(column)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaterNumber:
-    """What a later model reached on Moving MNIST. Errors are sums over the 4096 pixels of a frame."""
+    """A later model's figures on Moving MNIST. Errors are sums over the 4096 pixels of a frame."""
 
     model: str
     protocol: Literal["open loop", "teacher forced"]

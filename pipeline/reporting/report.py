@@ -49,7 +49,7 @@ MAX_BAD_VIDEOS = 200
 
 
 def write_report(view: RunView, directory_uri: str) -> str:
-    """Write `report.html` into the directory; returns its URI.
+    """Writes `report.html` into the directory and returns its URI.
 
     Raises:
         CorruptArtifact: a result file of the run does not hold what its name promises.
@@ -60,7 +60,7 @@ def write_report(view: RunView, directory_uri: str) -> str:
 
 
 def print_report(view: RunView, console: Console) -> None:
-    """Print the run's tables.
+    """Prints the run's findings and tables.
 
     Raises:
         CorruptArtifact: as write_report.
@@ -69,7 +69,7 @@ def print_report(view: RunView, console: Console) -> None:
 
 
 def page(results: Results) -> str:
-    """The HTML page."""
+    """Renders the HTML page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -84,7 +84,7 @@ def page(results: Results) -> str:
     environment.globals.update(fact=fact, setting=_setting)
     bad = results.bad_videos
     tables = action_tables(results)
-    at_one = [(scores, found) for scores in results.scores if (found := paper_at_one_label(scores))]
+    at_one = [(scores, paper) for scores in results.scores if (paper := paper_at_one_label(scores))]
     return environment.get_template("report.html.j2").render(
         view=results.view,
         results=results,
@@ -101,7 +101,7 @@ def page(results: Results) -> str:
         steps=_paper_steps(results.scores),
         has_tables=bool(tables or results.duplicates),
         action_tables=tables,
-        at_one_label=[(scores, found) for scores, found in at_one if 1 in scores.label_counts],
+        at_one_label=[(scores, paper) for scores, paper in at_one if 1 in scores.label_counts],
         any_over_splits=any(scores.num_splits > 1 for scores in results.scores),
         choices=results.choices,
         duplicates=results.duplicates,
@@ -111,7 +111,7 @@ def page(results: Results) -> str:
 
 
 def fact(name: str, value: float | str | bool) -> str:
-    """A fact of a manifest as people read it: bytes and seconds by their name's unit, numbers with separators."""
+    """Writes a fact of a manifest for reading: bytes and seconds in fitting units, numbers with separators."""
     if isinstance(value, str | bool):
         return str(value)
     if name.endswith("bytes"):
@@ -138,7 +138,7 @@ def _accuracy(scores: Scores, nodes: Mapping[str, NodeView]) -> dict[str, Any]:
     return {
         "scores": scores,
         "styles": model_styles(scores.models),
-        "best": {n: found.model for n in scores.label_counts if (found := scores.best(n))},
+        "best": {n: best.model for n in scores.label_counts if (best := scores.best(n))},
         "keys": {model: nodes[model].key for model in scores.models if model in nodes},
         "seconds": {cell: seconds_of(nodes.get(cell[0]), cell[1]) for cell in scores.cells},
         "pairs": by_pair,
@@ -148,7 +148,7 @@ def _accuracy(scores: Scores, nodes: Mapping[str, NodeView]) -> dict[str, Any]:
 
 
 def _pixels(pixels: PixelScores) -> list[dict[str, Any]]:
-    """A table a protocol: the file's own and, apart from it, the teacher-forced figures of the same models."""
+    """Returns a table a protocol: the artifact's own and, apart from it, the teacher-forced figures of its models."""
     tables = [_pixel_table(pixels, pixels.protocol, pixels.value)]
     if pixels.protocol != TEACHER_FORCED and any(pixels.teacher_forced(row) is not None for row in pixels.rows):
         tables.append(_pixel_table(pixels, TEACHER_FORCED, pixels.teacher_forced))
@@ -156,7 +156,7 @@ def _pixels(pixels: PixelScores) -> list[dict[str, Any]]:
 
 
 def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore], float | None]) -> dict[str, Any]:
-    """A run's rows, and published ones of the same protocol and unit only."""
+    """Returns a run's rows, and published ones of the same protocol and unit only."""
     is_own = protocol == pixels.protocol
     column = MNIST_COLUMN if pixels.in_nats else PATCHES_COLUMN
     later = [row for row in LATER if row.protocol == protocol] if pixels.in_nats else []
@@ -178,7 +178,7 @@ def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore
 
 
 def _paper_steps(all_scores: Iterable[Scores]) -> list[dict[str, Any]]:
-    """The same question asked here and in the paper: differences between two models, never accuracies side by side."""
+    """Returns differences between two models here and in the paper, never accuracies side by side."""
     steps = []
     for scores in all_scores:
         for worse, better, table, paper_worse, paper_better in STEPS:

@@ -1,4 +1,4 @@
-"""What a run's artifacts say, as typed values: what the page, the terminal and the sentences are made from."""
+"""The results of a run as typed values, from which the page, the terminal and the sentences are made."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stages.video.ledger import VideoRecord
 
 COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
 BASELINES = (COPY_LAST, MEAN_FRAME)
-"""What `forecast.json` calls the predictors that know nothing of motion."""
+"""Names in `forecast.json` of the predictors that know nothing of motion."""
 
 
 def count_name(labels_per_class: int) -> str:
-    """A label count as people read it: 0 is all training clips."""
+    """Writes a label count for reading: 0 is all training clips."""
     return "all" if labels_per_class == 0 else str(labels_per_class)
 
 
@@ -45,11 +45,11 @@ class Score:
     num_samplings: int
     num_splits: int = 1
     over: str = "samplings"
-    """What the interval is over: samplings of the labels, or official splits."""
+    """Population of the interval: samplings of the labels, or official splits."""
 
     @property
     def has_interval(self) -> bool:
-        """A single value has none: its bounds are infinite."""
+        """True if there is more than one value; the bounds of a single one are infinite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
@@ -71,18 +71,18 @@ class Pair:
 
     @property
     def has_interval(self) -> bool:
-        """As of a Score."""
+        """True if there is more than one value; the bounds of a single one are infinite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def verdict(self) -> str:
-        """`holds` where the interval is above zero, `reversed` where it is below, else `unclear`."""
+        """`holds` if the interval is above zero, `reversed` if it is below, else `unclear`."""
         return "holds" if self.low > 0 else "reversed" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How much larger the difference of two models is with the fewest labels than with the most, accuracy."""
+    """The difference of two models with the fewest labels minus that with the most, in accuracy."""
 
     worse: str
     better: str
@@ -94,13 +94,13 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """As of a Pair."""
+        """`holds` if the interval is above zero, `reversed` if it is below, else `unclear`."""
         return "holds" if self.low > 0 else "reversed" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One `scores.json`."""
+    """The results of one evaluation, a `scores.json`."""
 
     name: str
     class_names: tuple[str, ...]
@@ -120,11 +120,11 @@ class Scores:
     coverage: tuple[Coverage, ...] = ()
     gains: tuple[Gain, ...] = ()
     weights: dict[str, tuple[float, ...]] | None = None
-    """Of fused streams: rule -> weight of the first stream in each split. None: not fused."""
+    """Weight of the first of two fused streams in each split, by rule; None if nothing was fused."""
 
     @property
     def covered(self) -> str:
-        """What every table says where clips are missing; empty where none is."""
+        """Sentence below every table that counts the clips that are missing; empty if none is."""
         if all(split.is_whole for split in self.coverage):
             return ""
         said = (
@@ -140,7 +140,7 @@ class Scores:
 
     @property
     def is_judged(self) -> bool:
-        """Whether there are accuracies: not where every split lacks training or test clips."""
+        """True if there are accuracies; False if every split lacks training or test clips."""
         return bool(self.summary)
 
     @property
@@ -158,17 +158,17 @@ class Scores:
         return tuple(sorted({count for _, count in self.cells}, key=lambda n: (n == 0, n)))
 
     def score(self, model: str, labels_per_class: int) -> Score | None:
-        """The cell of the table, None where it was not measured."""
+        """Returns a cell of the table, None if it was not measured."""
         wanted = (model, labels_per_class)
         return next((s for s in self.summary if (s.model, s.labels_per_class) == wanted), None)
 
     def best(self, labels_per_class: int) -> Score | None:
-        """The highest mean at a label count; the first of equals. None where nothing was measured."""
+        """Returns the highest mean at a label count, the first of equals; None if nothing was measured."""
         measured = (score for score in self.summary if score.labels_per_class == labels_per_class)
         return max(measured, key=lambda score: score.mean, default=None)
 
     def pair(self, worse: str, better: str, labels_per_class: int) -> Pair | None:
-        """The difference of two models, None where it was not measured."""
+        """Returns the difference of two models, None if it was not measured."""
         wanted = (worse, better)
         return next((p for p in self.pairs(labels_per_class) if (p.worse, p.better) == wanted), None)
 
@@ -238,17 +238,17 @@ class PixelScores:
         return self.unit.startswith("nats")
 
     def value(self, row: PixelScore) -> float | None:
-        """The figure that `unit` names, lower is better; None where it was not measured."""
+        """Returns the figure that `unit` names, lower is better; None if it was not measured."""
         if self.in_nats:
             return row.cross_entropy
         return row.squared_error if row.squared_error is not None else row.mse
 
     def reconstruction(self, row: PixelScore) -> float | None:
-        """Error of the reconstructed input, in the same unit."""
+        """Returns the error of the reconstructed input, in the same unit."""
         return row.reconstruction_cross_entropy if self.in_nats else row.reconstruction_squared_error
 
     def teacher_forced(self, row: PixelScore) -> float | None:
-        """Error of each frame given the true ones before it: another protocol, never beside `value`."""
+        """Returns the error of each frame given the true ones before it: another protocol, never beside `value`."""
         return row.teacher_forced_cross_entropy if self.in_nats else row.teacher_forced_squared_error
 
     @property
@@ -281,7 +281,7 @@ class Ledger:
         return sum(record.verdict == verdict for record in self.records)
 
     def frames(self, kind: str) -> int:
-        """Sum of `frames_<kind>` (expected, decoded, dropped or missing) over the videos whose frames were counted."""
+        """Sums `frames_<kind>` (expected, decoded, dropped or missing) over the videos whose frames were counted."""
         return sum(getattr(record, f"frames_{kind}") for record in self.records if record.frames_decoded is not None)
 
     @property

@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 def read_results(view: RunView) -> Results:
-    """Read every artifact of the run.
+    """Reads every artifact of the run.
 
     Raises:
         CorruptArtifact: a file does not hold what its name promises.
@@ -66,7 +66,7 @@ def read_results(view: RunView) -> Results:
         pixel_scores=all_of("pixel_scores.json", _pixel_scores),
         galleries=all_of("gallery.json", _gallery),
         ledgers=_ledgers(view, files),
-        choices=tuple(found for found in all_of("selection.json", _choices) if found.choices),
+        choices=tuple(arm for arm in all_of("selection.json", _choices) if arm.choices),
         duplicates=all_of("duplicates.json", _duplicates),
         percepts=tuple(node for node in view.nodes if "ledger.parquet" in files[node.name]),
     )
@@ -82,7 +82,7 @@ def _parsed(node: NodeView, name: str, parse: Callable[[NodeView, Any], T]) -> T
 
 
 def _finite(value: Any) -> Any:
-    """The value itself. Raises ValueError where it holds NaN or infinity, which can be neither drawn nor ranked."""
+    """Returns the value. Raises ValueError if it holds NaN or infinity, which can be neither drawn nor ranked."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"it holds {value}")
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -91,7 +91,7 @@ def _finite(value: Any) -> Any:
 
 
 def _record(kind: type[T], value: dict[str, Any]) -> T:
-    """A dataclass from a JSON object; what the report does not show is left out."""
+    """Makes a dataclass of a JSON object; what the report does not show is left out."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value[name] for name in value if name in known})
 
@@ -128,7 +128,7 @@ def _duplicates(node: NodeView, value: Any) -> Duplicates:
 
 
 def _bounded(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: where one sampling bounds nothing, the bounds are null."""
+    """Replaces bounds that are null by infinities: JSON has none, and one sampling bounds nothing."""
     low, high = row["low"], row["high"]
     return {**row, "low": -math.inf if low is None else low, "high": math.inf if high is None else high}
 
@@ -182,7 +182,7 @@ def _data_uri(uri: str) -> str:
 
 
 def _ledgers(view: RunView, files: dict[str, frozenset[str]]) -> tuple[Ledger, ...]:
-    """Every ledger, and those indexes of which some video is in no ledger."""
+    """Reads every ledger, and those indexes of which some video is in no ledger."""
 
     def read(name: str, decoded: bool) -> list[Ledger]:
         nodes = [node for node in view.nodes if name in files[node.name]]

@@ -43,7 +43,7 @@ SMALLEST = 1e-300
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers, roughly `about` of them, whose first is <= low and whose last is >= high."""
+    """Returns round numbers, roughly `about` of them, whose first is <= low and whose last is >= high."""
     largest = max(abs(low), abs(high))
     if high - low <= max(SMALLEST, 1e-12 * largest):
         high = low + (largest if largest > SMALLEST else 1.0)
@@ -55,7 +55,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten, from at most `low` to at least `high`; both above 0."""
+    """Returns 1, 2, 5 times powers of ten, from at most `low` to at least `high`; both above 0."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = [m * 10.0**decade for decade in decades for m in (1, 2, 5)]
     first = max(i for i, mark in enumerate(marks) if mark <= low * (1 + 1e-9))
@@ -64,28 +64,27 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def percent(fraction: float) -> str:
-    """0.125 -> '12.5%', 0.5 -> '50%'."""
+    """Writes a fraction in percent: 0.125 -> '12.5%', 0.5 -> '50%'."""
     return f"{100 * fraction:.1f}".removesuffix(".0") + "%"
 
 
 def number(value: float) -> str:
-    """At most three significant digits, or a whole number: 0.25, 12.5, 3,400."""
+    """Writes a number with at most three significant digits, or a whole number: 0.25, 12.5, 3,400."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def printable(text: str) -> str:
-    """`text` with line breaks, control and direction characters as escapes: names from outside cannot rearrange a page
-    or drive a terminal."""
+    """Escapes line breaks, control and direction characters: names from outside cannot rearrange a page or terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def px(value: float) -> str:
-    """A coordinate: a tenth of a pixel is enough, small numbers (opacity) keep three digits."""
+    """Writes a coordinate to a tenth of a pixel; small numbers (opacity) keep three digits."""
     return f"{value:.3f}".rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:.1f}".removesuffix(".0")
 
 
 def tag(name: str, content: str = "", **attributes: str | float) -> Markup:
-    """An element. Content and attributes are escaped; Markup is taken as it is. `name` is never data."""
+    """Builds an element. Content and attributes are escaped; Markup is taken as it is. `name` is never data."""
     pairs = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
     )
@@ -94,7 +93,7 @@ def tag(name: str, content: str = "", **attributes: str | float) -> Markup:
 
 
 def drawing(width: float, height: float, title: str, description: str, content: Markup) -> Markup:
-    """A whole drawing that says what it shows to those who do not see it."""
+    """Builds a whole drawing, with a title and a description that screen readers read."""
     return tag(
         "svg",
         tag("title", title) + tag("desc", description) + content,

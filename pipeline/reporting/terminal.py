@@ -21,7 +21,7 @@ MAX_BAD_VIDEOS = 4
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Sentences, then tables. Names from outside are printed as they are, without markup or control characters."""
+    """Prints sentences, then tables. Names from outside are printed as they are, without markup or control characters."""
     console.print()
     for finding in findings(results):
         console.print(_sentence(finding))
@@ -42,7 +42,7 @@ def _sentence(finding: Finding) -> Text:
 
 
 def _table(title: str, *headings: str) -> Table:
-    """First column left, the others right; the title above, left."""
+    """Returns a table whose first column is set left, the others right, the title above, left."""
     table = Table(
         title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
     )
@@ -60,7 +60,7 @@ def _accuracy(scores: Scores) -> Table:
     title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
     _say_covered(table, scores)
-    best = {n: found.model for n in scores.label_counts if (found := scores.best(n))}
+    best = {n: leader.model for n in scores.label_counts if (leader := scores.best(n))}
     for model in scores.models:
         cells = []
         for n in scores.label_counts:
@@ -71,7 +71,7 @@ def _accuracy(scores: Scores) -> Table:
 
 
 def _say_covered(table: Table, scores: Scores) -> None:
-    """Below every table: how much of the data set it stands on, where that is not all."""
+    """Adds a line below a table that says how much of the data set it stands on, if that is not all."""
     if scores.covered:
         table.caption, table.caption_justify = _cell(scores.covered), "left"
 
@@ -103,7 +103,7 @@ def _difference(pair: Pair | None) -> Text:
 
 
 def _half(measured: Score | Pair) -> str:
-    """Half of the 95% interval, in points: t intervals are symmetric, and a terminal is narrow."""
+    """Writes half of the 95% interval, in points: t intervals are symmetric, and a terminal is narrow."""
     return f"± {50 * (measured.high - measured.low):.1f}" if measured.has_interval else "± ?"
 
 
@@ -113,8 +113,8 @@ def _forecast(forecast: Forecast) -> Table:
     table = _table(f"Prediction, {forecast.unit}", "predictor", "mean", *ahead, "reconstruction")
     for name in forecast.names:
         errors = forecast.predictors.get(name)
-        found = [] if errors is None else [forecast.means[name], *(errors[i] for i in shown)]
-        cells = [number_of(error) for error in found] or [""] * (1 + len(shown))
+        values = [] if errors is None else [forecast.means[name], *(errors[i] for i in shown)]
+        cells = [number_of(error) for error in values] or [""] * (1 + len(shown))
         rebuilt = forecast.reconstruction.get(name)
         table.add_row(_cell(name), *cells, "" if rebuilt is None else number_of(rebuilt))
     return table

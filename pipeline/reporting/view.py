@@ -1,4 +1,4 @@
-"""What a run tells its report: the run itself and one entry a node. The artifacts tell the rest."""
+"""The facts of a run that its report needs besides the artifacts: the run itself and one entry a node."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class NodeView:
     key: str
     state: Literal["have", "made"]
     reason: str
-    """Why it was made, or that it was complete."""
+    """Reason for which it was made, or that it was complete."""
     uri: str
     """The artifact's directory."""
     seconds: float
-    """How long it took when it was made, in this run or an earlier one."""
+    """Seconds that it took when it was made, in this run or an earlier one."""
     num_bytes: int
     num_files: int
     facts: dict[str, int | float | str]
@@ -35,7 +35,7 @@ class NodeView:
 
     @classmethod
     def of(cls, step: Step, manifest: Manifest, store: Store) -> NodeView:
-        """The view of a step that is complete; `manifest` is the one of the finished artifact."""
+        """Builds the view of a step that is complete; `manifest` is the one of the finished artifact."""
         return cls(
             name=step.node.name,
             stage=step.node.stage.name,
@@ -53,7 +53,7 @@ class NodeView:
         )
 
     def path(self, name: str) -> str:
-        """The URI of a file of the artifact."""
+        """Returns the URI of a file of the artifact."""
         return join(self.uri, name)
 
 
@@ -65,11 +65,11 @@ class RunView:
     title: str
     command: str
     started_at: str
-    """ISO 8601."""
+    """Time of the start, ISO 8601."""
     seconds: float
     commit: str | None
     dirty: bool | None
-    """Whether the tree had uncommitted changes; None where nobody can tell."""
+    """True if the tree had uncommitted changes; None if that is not known."""
     store_uri: str
     tracking_uri: str
     nodes: tuple[NodeView, ...]
