@@ -101,7 +101,7 @@ def small_count(scores: Scores) -> int | None:
 
 
 def seconds_of(node: NodeView | None, count: int) -> float | None:
-    """Returns the seconds that the classifiers of a label count took to train; None if an earlier run did part of it."""
+    """Returns the seconds that training a label count's classifiers took; None if an earlier run did part of it."""
     seconds = None if node is None else node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}")
     return None if seconds is None else float(seconds)
 

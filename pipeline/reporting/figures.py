@@ -29,7 +29,7 @@ class ChartFigure:
 
 
 def model_styles(models: Sequence[str]) -> dict[str, str]:
-    """Assigns a style to each model, the same in every chart and table; the last (expected best) has the first style."""
+    """Assigns a style to each model, the same in every chart and table; the last (expected best) has the first."""
     return {model: f"s{(len(models) - 1 - i) % NUM_STYLES}" for i, model in enumerate(models)}
 
 

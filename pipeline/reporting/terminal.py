@@ -21,7 +21,7 @@ MAX_BAD_VIDEOS = 4
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Prints sentences, then tables. Names from outside are printed as they are, without markup or control characters."""
+    """Prints sentences, then tables. Names from outside are printed without markup or control characters."""
     console.print()
     for finding in findings(results):
         console.print(_sentence(finding))
