@@ -8,7 +8,6 @@ ray job submit --working-dir . -- python pipeline/run.py demo --store /shared/pe
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import sys
@@ -38,7 +37,8 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step, look_up, plan_table
 from pipeline.engine.store import Manifest, Store
-from pipeline.recipes.recipes import RECIPES, Recipe
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES, load_recipe
 from pipeline.recipes.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return 0 if given else 2
-    recipe = _recipe(given[0])
+    recipe = load_recipe(given[0])
     options = parse(recipe, given[1:])
     console = Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
     plan = recipe.build(options)
@@ -180,16 +180,8 @@ def _report(
     return report_uri
 
 
-def _recipe(name: str) -> Recipe:
-    if name in RECIPES:
-        return RECIPES[name]
-    close = difflib.get_close_matches(name, RECIPES, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UsageError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(RECIPES)}")
-
-
 def _usage() -> str:
-    lines = [f"  {recipe.name:<14} {recipe.summary}" for recipe in RECIPES.values()]
+    lines = [f"  {name:<14} {summary}" for name, (_, summary) in RECIPES.items()]
     head = "usage: python pipeline/run.py RECIPE [--plan] [options]    (RECIPE --help explains each option)"
     return "\n".join([head, "", "recipes:", *lines])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.recipes.model_variants import MODELS
-from pipeline.recipes.recipes import RECIPES
+from pipeline.recipes.registry import load_recipe
 from pipeline.run import parse
 from stages.models.pretrained import Pretrained
 from tests.bench_gpu.__main__ import PARTS, commands
@@ -56,7 +56,7 @@ def test_the_recipe_trains_just_what_was_measured(model: str) -> None:
     )
     config = configured(args)
     recipe, *flags = recipe_arguments(args, config)
-    options = parse(RECIPES[recipe], flags)
+    options = parse(load_recipe(recipe), flags)
     assert options.models == (model,)
     assert replace(options.pretrain, **MODELS[options.models[0]]) == config
     assert options.gpus_per_worker == 1

@@ -1,4 +1,4 @@
-"""THE DAGs of action recognition by official splits: UCF-101 and HMDB-51.
+"""The options and the DAG that recipes ucf101 and hmdb51 share: action recognition by official splits.
 
 (unpack ─) gather ─ ingest ─┬─ split ──────────────────┐
                             └─ extract ─ standardize ──┴─ finetune ─ evaluate
@@ -93,22 +93,6 @@ class ActionOptions(RunOptions):
     LSTM that they are compared with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UCF101Options(ActionOptions):
-    """UCF-101: 13,320 clips of 101 actions, three official splits."""
-
-    dataset: ClassVar[DataSetKey] = "ucf101"
-    small: ClassVar[int] = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class HMDB51Options(ActionOptions):
-    """HMDB-51: 6,766 clips of 51 actions, three official splits of 70 training and 30 test clips a class."""
-
-    dataset: ClassVar[DataSetKey] = "hmdb51"
-    small: ClassVar[int] = 4
-
-
 @dataclass(frozen=True)
 class Prepared:
     """The nodes that everything after them reads."""
@@ -144,17 +128,8 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     return Prepared(splits, percepts)
 
 
-def ucf101(options: UCF101Options) -> Plan:
-    """UCF-101 by its official splits."""
-    return _recognition(options)
-
-
-def hmdb51(options: HMDB51Options) -> Plan:
-    """HMDB-51 by its official splits."""
-    return _recognition(options)
-
-
-def _recognition(options: ActionOptions) -> Plan:
+def build(options: ActionOptions) -> Plan:
+    """Builds the plan of either data set."""
     plan = Plan(options.dataset)
     prepared = prepare(plan, options)
     splits, percepts = prepared.splits, prepared.percepts

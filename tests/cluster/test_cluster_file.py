@@ -8,7 +8,7 @@ import shlex
 import pytest
 import yaml
 
-from pipeline.recipes.recipes import RECIPES
+from pipeline.recipes.registry import load_recipe
 from pipeline.run import parse
 from tests.conftest import ROOT
 
@@ -40,4 +40,4 @@ def test_the_commands_in_it_are_commands(name: str) -> None:
     assert commands
     for command in commands:
         recipe, *flags = shlex.split(command.replace(" ...", ""))
-        parse(RECIPES[recipe], flags)
+        parse(load_recipe(recipe), flags)

@@ -22,7 +22,7 @@ import torch
 from pipeline.core.files import exists, join, read_json, write_json
 from pipeline.core.stage import Artifact, Context
 from pipeline.engine.plan import Node, Plan
-from pipeline.recipes.recipes import DemoOptions, demo
+from pipeline.recipes.demo import DemoOptions, build
 from stages.percepts.artifacts import Percepts
 from stages.percepts.shards import LEDGER_FILE, write_uses
 from stages.video.ledger import VideoRecord, write_records
@@ -104,7 +104,7 @@ def accuracy(store: str, plan: Plan, percepts: Percepts, num_steps: int | None) 
 
 
 def measure(store: str, options: DemoOptions, steps: Sequence[int], clips: Sequence[int]) -> dict[str, Any]:
-    plan = demo(options)
+    plan = build(options)
     percepts = made(store, next(node for node in plan.nodes if node.name == "extract"))
     every = sum(record.part == "unlabelled" for record in percepts.records())
     longest = max(steps)

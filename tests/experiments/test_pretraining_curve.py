@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.recipes.recipes import DemoOptions
+from pipeline.recipes.demo import DemoOptions
 from tests.experiments.pretraining_curve import DONE, draw, measure
 
 

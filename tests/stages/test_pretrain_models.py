@@ -11,7 +11,8 @@ import torch
 
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Context
-from pipeline.recipes.recipes import RECIPES, DemoOptions
+from pipeline.recipes.demo import DemoOptions
+from pipeline.recipes.registry import load_recipe
 from pipeline.run import parse
 from stages.forecast import ForecastConfig, forecast
 from stages.models.pretrained import Pretrained
@@ -34,7 +35,7 @@ FLAGS = {
 
 
 def options_of(*flags: str) -> DemoOptions:
-    options = parse(RECIPES["demo"], [*SMALL, *flags])
+    options = parse(load_recipe("demo"), [*SMALL, *flags])
     assert isinstance(options, DemoOptions)
     return options
 

@@ -12,7 +12,7 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.arms import TABLE_3_ROWS
 from pipeline.recipes.model_variants import MODELS
-from pipeline.recipes.recipes import RECIPES
+from pipeline.recipes.registry import load_recipe
 from pipeline.run import main
 
 
@@ -28,10 +28,10 @@ def test_without_the_data_it_says_what_to_put_where(recipe: str, size: str, tmp_
 
 @pytest.mark.parametrize("recipe", ["ucf101", "hmdb51"])
 def test_one_command_plans_it(recipe: str, shared_data: Path, tmp_path: Path) -> None:
-    options = RECIPES[recipe].options(
+    options = load_recipe(recipe).options(
         videos=(str(shared_data / recipe),), lists=str(shared_data / "splits" / recipe), splits=(1, 2)
     )
-    plan = RECIPES[recipe].build(options)
+    plan = load_recipe(recipe).build(options)
     nodes = {node.name: node for node in plan.nodes}
     assert list(nodes)[:5] == ["gather", "ingest", "split", "extract", "standardize"]
     assert nodes["gather"].config.dataset == nodes["split"].config.dataset == recipe
@@ -40,10 +40,10 @@ def test_one_command_plans_it(recipe: str, shared_data: Path, tmp_path: Path) ->
 
 
 def build(recipe: str, shared_data: Path, **changes: Any) -> Plan:
-    options = RECIPES[recipe].options(
+    options = load_recipe(recipe).options(
         videos=(str(shared_data / recipe),), lists=str(shared_data / "splits" / recipe), **changes
     )
-    return RECIPES[recipe].build(options)
+    return load_recipe(recipe).build(options)
 
 
 def test_an_arm_is_a_node_with_all_that_its_tables_need(shared_data: Path) -> None:
@@ -125,7 +125,7 @@ def test_table_4_fuses_two_streams(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
-    demo = RECIPES["demo"]
+    demo = load_recipe("demo")
     plain = [node.name for node in demo.build(demo.options()).nodes]
     plan = demo.build(demo.options(tables=True))
     arms = {node.config.arm: node.config for node in plan.nodes if node.stage.name == "finetune"}

@@ -1,0 +1,151 @@
+"""Recipe demo: moving digits on photographs, from video files to a comparison table.
+
+synthesize ─ ingest ─ extract ─ standardize ─ pretrain ─┬─ forecast, visualize
+                         └── finetune (3 arms) ─────────┴─ evaluate
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
+from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
+from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.video_inputs import add_index
+from stages.convnets.convnet import ConvnetConfig
+from stages.evaluate import EvaluateConfig, evaluate
+from stages.extract import ExtractConfig, extract
+from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import SelectionConfig
+from stages.forecast import ForecastConfig, forecast
+from stages.import_encoder import AdoptConfig, adopt
+from stages.ingest import IngestConfig
+from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.optimisation import OptimizerConfig
+from stages.standardize import StandardizeConfig, standardize
+from stages.synthesize import MOTIONS, SynthesizeConfig, synthesize
+from stages.video.decode import DecodeConfig
+from stages.visualize import VisualizeConfig, visualize
+
+LSTM_CLASSIFIER = FinetuneConfig(
+    arm="LSTM from scratch",
+    num_units=128,
+    forget_bias=1.0,
+    learning_rate=1e-3,
+    output_learning_rate=1e-2,
+    num_steps=60,
+    dropout=0.5,
+    input_dropout=0.3,
+    zero_output=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(RunOptions):
+    """A corpus of moving digits, encoded here; eight motions to tell apart, half of them the other half reversed."""
+
+    videos: tuple[str, ...] = ()
+    """More unlabelled video to learn from: folders, globs, manifests, buckets."""
+    encoder: str | None = None
+    """Finetune this one instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
+    MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""
+    corpus: SynthesizeConfig = SynthesizeConfig()
+    extract: ExtractConfig = ExtractConfig(
+        convnet=ConvnetConfig(layer="blocks.1", grid=4, input_px=64),
+        decode=DecodeConfig(short_side_px=64, crop_px=64),
+        shard_frames=4096,
+    )
+    pretrain: PretrainConfig = PretrainConfig(
+        num_units=128,
+        forget_bias=1.0,
+        window_stride=1,
+        num_steps=500,
+        optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
+        validate_every_steps=100,
+        checkpoint_every_steps=100,
+    )
+    single_frame: FinetuneConfig = FinetuneConfig(
+        arm="single frame", model="frame", learning_rate=1e-3, weight_decay=0.1, num_steps=40
+    )
+    scratch: FinetuneConfig = LSTM_CLASSIFIER
+    pretrained: FinetuneConfig = replace(LSTM_CLASSIFIER, arm="LSTM pretrained", learning_rate=3e-4)
+    tables: bool = False
+    """Measure all of Table 3's seven rows and the label curve up to 50 clips a class, on a corpus with 60 to train on,
+    every arm's learning rate and when to stop chosen on some of those; takes several times as long."""
+
+
+def build(options: DemoOptions) -> Plan:
+    """From video files to a comparison table."""
+    plan = Plan("demo")
+    run, run_gpu = options.on_cpus, options.on_devices
+    corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
+    index = add_index(plan, IngestConfig(videos=options.videos), run, corpus)
+    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
+    statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
+    if options.encoder is not None:
+        encoder = plan.add(adopt, AdoptConfig(encoder=options.encoder))
+    else:
+        encoder = plan.add(
+            pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics
+        )
+    plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
+    plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
+    if options.tables:
+        _demo_tables(plan, options, encoder, percepts, statistics)
+        return plan
+
+    def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
+        return plan.add(
+            finetune, config, name=name, resources=run, percepts=percepts, statistics=statistics, encoder=start
+        )
+
+    arms = [
+        arm("finetune frame", options.single_frame),
+        arm("finetune scratch", options.scratch),
+        arm("finetune pretrained", options.pretrained, encoder),
+    ]
+    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts)
+    return plan
+
+
+DEMO_CURVE = (1, 2, 4, 10, 20, 50)
+DEMO_CLIPS_PER_CLASS = 60
+"""To draw the curve's samplings from, so that those of 50 differ."""
+DEMO_CHOICES = SelectionConfig(learning_rates=(3e-4, 1e-3), num_checks=4, validation_fraction=0.15)
+"""Of every arm, so that no row wins by settings that suit it; of 60 clips a class 9 are held out."""
+
+
+def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
+    return replace(options.corpus, num_train=max(options.corpus.num_train, DEMO_CLIPS_PER_CLASS * len(MOTIONS)))
+
+
+def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
+    """The other five models, and an arm a row. More labels train for more steps; settings are chosen on validation."""
+    others: list[Model] = [name for name in MODELS if name != "composite"]
+    nodes = pretrain_models(plan, others, options.pretrain, options.to_train, percepts=percepts, statistics=statistics)
+    encoders: dict[str, Node] = {"composite": composite}
+    encoders.update(zip(others, nodes, strict=True))
+    arms = (options.single_frame, options.scratch, options.pretrained)
+    frame, scratch, pretrained = (
+        replace(
+            arm,
+            num_epochs=15,
+            num_full_samplings=10,
+            selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
+        )
+        for arm in arms
+    )
+    add_arms(
+        plan,
+        configs=ArmConfigs(single_frame=frame, scratch=scratch, pretrained=pretrained),
+        measured=Measured(tables=("1", "3", "curve"), small=4, curve=DEMO_CURVE),
+        encoders=encoders,
+        percepts=percepts,
+        statistics=statistics,
+        splits=None,
+        resources=options.on_cpus,
+    )
+
+
+OPTIONS = DemoOptions

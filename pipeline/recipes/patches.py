@@ -1,0 +1,49 @@
+"""Recipe patches: the models of Table 2 on 32x32 colour patches of videos of your own.
+
+(unpack ─) ingest ─ cut ─ pretrain, one a model ─ score_pixels, visualize
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.engine.plan import Plan
+from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.video_inputs import add_index
+from stages.cut_patches import CutConfig, cut
+from stages.ingest import IngestConfig
+from stages.pretrain import PretrainConfig
+from stages.score_pixels import ScorePixelsConfig, score_pixels
+from stages.visualize import VisualizeConfig, visualize
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesOptions(RunOptions):
+    """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
+
+    videos: tuple[str, ...]
+    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
+    models: tuple[Model, ...] = ("composite",)
+    """Any of the paper's six."""
+    cut: CutConfig = CutConfig(patches_per_video=256)
+    pretrain: PretrainConfig = PretrainConfig(num_units=256, forget_bias=1.0, batch_size=32)
+    """Of every model; the decoders are those of `models`."""
+    num_test_sequences: int = 10_000
+    """How many test patches to score, at most."""
+    train_threads: int = 2
+
+
+def build(options: PatchesOptions) -> Plan:
+    """The models of Table 2 on natural patches."""
+    plan = Plan("patches")
+    index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
+    made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
+    score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
+    plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
+    plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
+    return plan
+
+
+OPTIONS = PatchesOptions
