@@ -15,6 +15,7 @@ from stages.datasets.augmentation import VariationConfig
 from stages.datasets.dataset_factories import OpenDigits, OpenPatches, OpenPercepts
 from stages.models.artifacts import Encoder
 from stages.models.composite import CompositeConfig
+from stages.models.feedback import FeedbackConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
 from stages.pretraining.kept_weights import EarlyStopConfig, WeightsConfig
@@ -57,6 +58,7 @@ class PretrainConfig:
     Untrained, the model copies that frame. The paper's models are not residual."""
     transform: TransformConfig = TransformConfig()
     variation: VariationConfig = VariationConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     parts: tuple[str, ...] = ("unlabelled",)
     """Parts of the videos' split to learn from (percepts only)."""
     window_stride: int = 8
@@ -99,6 +101,13 @@ class PretrainConfig:
             raise ConfigError("variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.residual and self.start_at_mean:
             raise ConfigError("a residual model starts at the last frame, not at the mean: leave start_at_mean")
+        if self.feedback and not (self.reconstruct_conditional or self.predict_conditional):
+            raise ConfigError("feedback is for conditional decoders, and none is: set feedback.probability=0")
+        if self.feedback and (self.weights.keep == "best" or self.early_stop.patience):
+            raise ConfigError(
+                "validation is teacher-forced, and feedback gives some of that up for the open loop: "
+                "use weights.keep=last and no early_stop with feedback"
+            )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 
@@ -180,6 +189,7 @@ def pretrain(
         max_validation_batches=config.max_validation_batches,
         checkpoint_every_steps=config.checkpoint_every_steps,
         variation=config.variation,
+        feedback=config.feedback,
         transform=opener.transform(),
         extractor=opener.extractor(),
         weights=config.weights,

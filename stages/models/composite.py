@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError
+from stages.models.feedback import Feedback
 from stages.models.losses import bernoulli_loss, gaussian_loss
 from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
 
@@ -95,6 +96,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.conditional = conditional
         self.residual = config.residual
+        self.is_bernoulli = config.loss == "bernoulli"
         self.lstm = LSTM(
             config.dim if conditional else 0,
             config.num_units,
@@ -114,14 +116,28 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, state: State, target_TBD: Tensor, last_BD: Tensor) -> Tensor:
+    def forward(self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None = None) -> Tensor:
         """Teacher-forced outputs (T, B, D): nothing at step 0, then, where conditional, the previous true frame.
 
-        last_BD: the last frame that the encoder read.
+        last_BD: the last frame that the encoder read. feedback: which of the previous frames are the decoder's own
+        outputs instead, of earlier passes without gradient (`stages.models.feedback`).
         """
-        previous_GSBD = target_TBD[None, :-1] if self.conditional else None
-        h_GTBH, _ = self.lstm(previous_GSBD, state, num_steps=target_TBD.shape[0])
+        if not self.conditional:
+            return self._run(None, state, target_TBD.shape[0], last_BD)
+        previous_SBD = target_TBD[:-1]
+        if feedback is not None:
+            previous_SBD = feedback.mix(
+                previous_SBD, lambda read_SBD: self.means(self._run(read_SBD[:-1], state, len(read_SBD), last_BD))
+            )
+        return self._run(previous_SBD, state, target_TBD.shape[0], last_BD)
+
+    def _run(self, previous_SBD: Tensor | None, state: State, num_steps: int, last_BD: Tensor) -> Tensor:
+        h_GTBH, _ = self.lstm(None if previous_SBD is None else previous_SBD[None], state, num_steps=num_steps)
         return self.read_out(self.dropout(h_GTBH[0]), last_BD)
+
+    def means(self, output: Tensor) -> Tensor:
+        """Returns frames from outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
+        return output.sigmoid() if self.is_bernoulli else output
 
     def read_out(self, h_TBH: Tensor, last_BD: Tensor | None) -> Tensor:
         """Outputs (T, B, D) of the top layer's h."""
@@ -171,20 +187,21 @@ class Composite(nn.Module):
         state: State = self.encoder(x_TBD[None])[1]
         return state
 
-    def forward(self, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Outputs:
+    def forward(self, x_TBD: Tensor, future_TBD: Tensor | None = None, feedback: Feedback | None = None) -> Outputs:
         """Teacher-forced outputs for the input's reconstruction and for its future.
 
         x_TBD: frames to encode. future_TBD: the true frames after them; needed where there is a future decoder.
+        feedback: which frames conditional decoders read from themselves; None: none.
         The outputs are natural parameters: `means` turns them into frames, `losses` into losses.
         """
         state = self.encode(x_TBD)
         reconstruction = prediction = None
         if self.reconstruct_decoder is not None:
-            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0), x_TBD[-1])
+            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0), x_TBD[-1], feedback)
         if self.predict_decoder is not None:
             if future_TBD is None:
                 raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
-            prediction = self.predict_decoder(state, future_TBD, x_TBD[-1])
+            prediction = self.predict_decoder(state, future_TBD, x_TBD[-1], feedback)
         return Outputs(reconstruction, prediction)
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:

@@ -23,7 +23,9 @@ from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.core.files import exists, join, remove, write_json
 from pipeline.core.workers import TrainWorker
 from stages.datasets.augmentation import vary
+from stages.datasets.sequences import share as share_of
 from stages.models.composite import Composite, Losses
+from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
 from stages.models.weights import MODEL_FILE
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
@@ -49,11 +51,11 @@ class Objective(nn.Module):
         super().__init__()
         self.composite = composite
 
-    def forward(self, x_TBD: Tensor) -> Losses:
+    def forward(self, x_TBD: Tensor, feedback: Feedback | None = None) -> Losses:
         num_frames_in = self.composite.config.num_frames_in
         past_TBD = x_TBD[:num_frames_in]
         future_TBD = x_TBD[num_frames_in:] if self.composite.config.predicts else None
-        return self.composite.losses(self.composite(past_TBD, future_TBD), past_TBD, future_TBD)
+        return self.composite.losses(self.composite(past_TBD, future_TBD, feedback), past_TBD, future_TBD)
 
 
 def is_finished(uri: str) -> bool:
@@ -153,7 +155,7 @@ class _Trainer:
             rank=worker.rank,
             world_size=worker.world_size,
         )
-        values = self._sum_over_workers(self._gradients(x_TBD))
+        values = self._sum_over_workers(self._gradients(x_TBD, self._is_own(step)))
         grad_norm = clip_gradients(self.composite, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -163,16 +165,36 @@ class _Trainer:
         self._check()
         self.unchecked = (step, torch.cat([values, grad_norm]))
 
-    def _gradients(self, x_TBD: Tensor) -> Tensor:
+    def _is_own(self, step: int) -> Tensor | None:
+        """Draws which frames of this worker's share conditional decoders read from themselves: (S, B) bool."""
+        plan, worker = self.plan, self.worker
+        if not plan.feedback:
+            return None
+        is_own_SB = read_own_frames(
+            plan.feedback,
+            seed=plan.seed,
+            step=step,
+            num_steps=plan.num_steps,
+            num_reads=max(plan.composite.num_frames_in, plan.composite.num_frames_out) - 1,
+            batch_size=plan.batch_size,
+            rows=share_of(plan.batch_size, worker.rank, worker.world_size),
+        )
+        return None if is_own_SB is None else is_own_SB.to(worker.device, non_blocking=True)
+
+    def _gradients(self, x_TBD: Tensor, is_own_SB: Tensor | None) -> Tensor:
         """Adds up the gradients of this worker's share, part by part; (3,) its share of the batch's losses."""
         plan, worker = self.plan, self.worker
         parts = torch.split(x_TBD, plan.num_at_once(worker.world_size), dim=1)
-        values = torch.zeros(3, device=worker.device)
+        values, begin = torch.zeros(3, device=worker.device), 0
         for number, part_TBD in enumerate(parts):
-            share = part_TBD.shape[1] / plan.batch_size
+            end = begin + part_TBD.shape[1]
+            feedback = None
+            if is_own_SB is not None:
+                feedback = Feedback(is_own_SB[:, begin:end], plan.feedback.num_passes)
+            begin, share = end, part_TBD.shape[1] / plan.batch_size
             with self._gradients_stay_here(number + 1 < len(parts)):
                 with autocast(plan.precision, worker.device):
-                    losses: Losses = self.model(part_TBD.contiguous())
+                    losses: Losses = self.model(part_TBD.contiguous(), feedback)
                 # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
                 # batch's mean.
                 (losses.total * (share * worker.world_size / self.dim)).backward()  # type: ignore[no-untyped-call]

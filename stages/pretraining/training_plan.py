@@ -7,6 +7,7 @@ from pipeline.core.files import join
 from stages.datasets.augmentation import VariationConfig
 from stages.datasets.sequences import SequenceSource
 from stages.models.composite import CompositeConfig
+from stages.models.feedback import FeedbackConfig
 from stages.percepts.node_cache import Log
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform
@@ -40,6 +41,7 @@ class TrainingPlan:
     extractor: Extractor | None = None
     """What made the source's percepts, to be kept with the weights."""
     variation: VariationConfig = VariationConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     weights: WeightsConfig = WeightsConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
     precision: Precision = "auto"

@@ -1,0 +1,101 @@
+"""Scheduled sampling: in training, a conditional decoder sometimes reads its own output instead of the true frame.
+
+A decoder that has only ever read true frames drifts when it reads its own at test: it has never seen its own errors
+(Bengio et al. 2015, "Scheduled Sampling for Sequence Prediction"). Here the outputs that are read are those of earlier
+passes over the whole sequence (Mihaylova and Martins 2019), and not of the step before in the same pass: every pass is
+one call of the recurrence with its batched products, where step by step would be one call a frame. After n passes a
+frame may be the outcome of n of the decoder's own steps; with probability 1 and as many passes as a sequence has steps
+that read, the decoder runs exactly as in `Composite.open_loop`. No gradient flows through what is read.
+
+Shapes: T steps, S = T - 1 steps that read, B batch, D frame dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackConfig:
+    """How often a conditional decoder reads its own output in training. The paper's decoders always read the truth."""
+
+    probability: float = 0.0
+    """Conditional decoders read their own output instead of the true frame with this probability, from step `end` on;
+    0 is the paper's training."""
+    begin: float = 0.2
+    """The probability rises from 0 after this share of the training's steps, and linearly."""
+    end: float = 0.6
+    """The probability has reached its value after this share of the training's steps."""
+    num_passes: int = 2
+    """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
+    the outcome of so many of the decoder's own steps."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"feedback.probability is {self.probability}; it is a probability: give 0 to 1")
+        if not 0 <= self.begin <= self.end <= 1:
+            raise ConfigError(
+                f"feedback.begin is {self.begin} and feedback.end {self.end}; they are shares of the training's "
+                "steps: give 0 <= begin <= end <= 1"
+            )
+        if self.num_passes < 1:
+            raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
+
+    def __bool__(self) -> bool:
+        """Tells whether decoders ever read their own outputs in training."""
+        return self.probability > 0
+
+    def probability_at(self, step: int, num_steps: int) -> float:
+        """Returns the probability at a step of a training of `num_steps` steps."""
+        share_done = step / num_steps
+        if share_done >= self.end:
+            return self.probability
+        if share_done <= self.begin:
+            return 0.0
+        return self.probability * (share_done - self.begin) / (self.end - self.begin)
+
+
+def read_own_frames(
+    config: FeedbackConfig, *, seed: int, step: int, num_steps: int, num_reads: int, batch_size: int, rows: slice
+) -> Tensor | None:
+    """Draws which frames are read from the decoder itself: (num_reads, rows) bool, or None where all are true ones.
+
+    The draw is that of (seed, step) and of a sequence's place in the global batch of `batch_size`, of which `rows` are
+    this worker's: it is the same on any number of workers.
+    """
+    probability = config.probability_at(step, num_steps)
+    if probability == 0 or num_reads == 0:
+        return None
+    key = np.array([seed, 0x0FEEDBAC << 32 | step], np.uint64)
+    uniform_SB = np.random.Generator(np.random.Philox(key=key)).random((num_reads, batch_size), np.float32)
+    return torch.from_numpy(uniform_SB[:, rows] < probability)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Which frames of a batch the decoders read from themselves."""
+
+    is_own_SB: Tensor
+    """Bool; row s is the frame that is read at step s + 1. Decoders of fewer steps take the first rows."""
+    num_passes: int
+    """Passes without gradient before the training pass."""
+
+    def mix(self, frames_SBD: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Replaces true frames by the decoder's own: what the training pass reads, (S, B, D).
+
+        run: frames that are read, (S, B, D) -> the decoder's mean frames of steps 0 to S - 1, (S, B, D), without the
+        last one that is read having an effect.
+        """
+        is_own_SB1 = self.is_own_SB[: len(frames_SBD), :, None]
+        mixed_SBD = frames_SBD
+        with torch.no_grad():
+            for _ in range(self.num_passes):
+                mixed_SBD = torch.where(is_own_SB1, run(mixed_SBD).to(frames_SBD.dtype), frames_SBD)
+        return mixed_SBD
