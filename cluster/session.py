@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.placement import this_node
+from cluster.ray_private import is_ray_job
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 
@@ -189,7 +190,7 @@ def _put_on_python_path(source_root: str) -> None:
 
 
 def _upload(source_root: str) -> dict[str, Any]:
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    if is_ray_job():
         return {}
     return {"runtime_env": {"working_dir": source_root, "excludes": EXCLUDED_FROM_UPLOAD, "env_vars": PATIENT_THREADS}}
 

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from cluster.lost_nodes import LOSSES, in_one_line, is_nodes_fault
+from cluster.ray_private import stream_options
 from cluster.session import cause_of
 from pipeline.core.errors import WorkerDied
 from pipeline.core.workers import Item, Result
@@ -27,13 +28,7 @@ def stream(
 ) -> Generator[Result, None, None]:
     """See `pipeline.core.workers.Workers.stream`."""
     # Our retries and not Ray's: only ours know what has been yielded.
-    options: dict[str, Any] = {
-        "num_cpus": 1,
-        "num_returns": "streaming",
-        "max_retries": 0,
-        "_generator_backpressure_num_objects": ahead,
-    }
-    task: Any = ray.remote(**options)(_skip)
+    task: Any = ray.remote(num_cpus=1, max_retries=0, **stream_options(ahead))(_skip)
     num_yielded = num_deaths = num_node_deaths = 0
     while True:
         references = task.remote(function, item, num_yielded)

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.torch import TorchConfig
 
 SIOCGIFADDR = 0x8915
 """ioctl: the IPv4 address of an interface (Linux)."""
 
 
-class NodeInterfaceBackend(_TorchBackend):
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+class NodeInterfaceBackend(_TorchBackend):  # type: ignore[misc]  # Ray names this class only by a property
     """Ray Train's own set-up of torch.distributed, once every member has named its interface."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:

@@ -32,19 +32,18 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, ScalingConfig  # ray.train's own, which mypy takes for version 1
 
 from cluster.failures import loss_in_words, one_line, own_error
 from cluster.fencing import Mark, Member, Regroup
+from cluster.ray_private import apply_train_settings, backoff_callback, cancel_reservation, training_run_id
 from cluster.session import cause_of
 from cluster.torch_backend import NodeInterfaceConfig
-from cluster.waiting import Patience, notices
+from cluster.waiting import POLL_SECONDS, notices
 from pipeline.core.errors import GroupReplaced, WorkerDied
 from pipeline.core.events import Emit, Log
 from pipeline.core.files import join, remove
@@ -56,15 +55,6 @@ GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
 """How long a group that is too small has trained at least before it looks for more workers: a start costs 5 to 20 s."""
 COLLECTIVE_TIMEOUT_SECONDS = 300
 MARK_FILE = "writer.json"
-
-RAY_TRAIN_SETTINGS = {
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    # How often the group is asked whether it is done or dead: the default, 2 s, is a long wait after a short training.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-}
-"""Environment variables of Ray Train; what the user has set stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +94,9 @@ def train_group(group: Group) -> None:
         GroupReplaced: another run has begun the same training.
         Exception: what the loop raised; of several, one that percepts raises on purpose.
     """
-    _release_lost_run(group.mark.read().get("run_id"))
+    killed_run_id = group.mark.read().get("run_id")
+    if killed_run_id is not None:
+        cancel_reservation(killed_run_id)
     restarts = _Restarts(group)
     try:
         while True:
@@ -170,14 +162,13 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             resources=group.resources,
             max_workers=group.num_workers,
             grow_after_seconds=grow_after_seconds,
-            run_id=get_train_context().train_run_context.run_id,
+            run_id=training_run_id(),
         )
         worker.begin()
         group.loop(group.payload, worker)
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    for variable, value in RAY_TRAIN_SETTINGS.items():
-        os.environ.setdefault(variable, value)
+    apply_train_settings()
     trainer = TorchTrainer(
         member,
         torch_config=NodeInterfaceConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
@@ -191,27 +182,12 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             name=group.name,
             storage_path=group.scratch_uri,
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-            callbacks=[Patience()],  # type: ignore[list-item]  # Ray names its users' alone, and takes its own
+            callbacks=[backoff_callback(POLL_SECONDS)],  # type: ignore[list-item]  # Ray names its users' alone, and takes its own
         ),
     )
     before = group.mark.read()
     with notices(_range(group.min_workers, group.num_workers), lambda: group.mark.read() != before, group.log):
         trainer.fit()
-
-
-def _release_lost_run(run_id: str | None) -> None:
-    """Gives back what a killed driver's training has reserved.
-
-    Ray keeps the request of an elastic group in an actor that outlives the driver, for three minutes, and lends nobody
-    else the resources: a job that is submitted again would wait for its own ghost.
-    """
-    if run_id is None:
-        return
-    try:
-        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
-    except ValueError:  # a new cluster
-        return
-    ray.get(coordinator.cancel_request.remote(f"train-{run_id}"))
 
 
 def _range(low: int, high: int) -> str:

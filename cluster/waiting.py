@@ -1,40 +1,16 @@
-"""What a training does until it has workers: it says what it waits for, and leaves the processor alone."""
+"""Messages of a training that waits for its workers."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import (
-    InitializingState,
-    ReschedulingState,
-    RestartingState,
-    TrainControllerState,
-)
 
 from cluster.placement import free_resources
 
 NOTICE_SECONDS = 15.0
 POLL_SECONDS = 0.5
-
-
-class Patience(ControllerCallback):
-    """Pauses Ray Train's controller each time that it has looked for room and found none.
-
-    By itself (Ray 2.60) the controller of an elastic group looks again at once, and keeps a core busy for as long as it
-    waits: several trainings that queue for one machine would take it from the one that runs.
-    """
-
-    def after_controller_state_update(
-        self, previous_state: TrainControllerState, current_state: TrainControllerState
-    ) -> None:
-        """Called by the controller, which asks the cluster at most once a second."""
-        waits = isinstance(current_state, (InitializingState, ReschedulingState, RestartingState))
-        if waits and current_state is previous_state:
-            time.sleep(POLL_SECONDS)
+"""Pause of Ray Train's controller after a search for free resources without result."""
 
 
 @contextmanager

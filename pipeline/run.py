@@ -8,7 +8,6 @@ ray job submit --working-dir . -- python pipeline/run.py demo --store /shared/pe
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -26,6 +25,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from cluster.ray_private import is_ray_job
 from cluster.session import session
 from pipeline.commands.command_line import parse_options, run_command
 from pipeline.core.errors import UsageError
@@ -197,7 +197,7 @@ def _store_to_look_at(options: RunOptions) -> Store:
 
 
 def _refuse_to_lose(options: RunOptions) -> None:
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and options.store == RunOptions.store:
+    if is_ray_job() and options.store == RunOptions.store:
         raise UsageError(
             "a job's working directory is thrown away with the job; pass --store a lasting directory or URL"
         )

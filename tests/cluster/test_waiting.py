@@ -1,4 +1,4 @@
-"""A training that waits: it pauses between looks for room, and says what it waits for."""
+"""A training that waits says what it waits for."""
 
 from __future__ import annotations
 
@@ -7,27 +7,6 @@ import threading
 import pytest
 
 from cluster.session import Session
-
-
-@pytest.mark.ray
-def test_the_controller_pauses_only_where_it_found_no_room(
-    ray_session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Ray reads its authentication mode when it is first imported: the session comes first.
-    from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
-
-    from cluster import waiting
-
-    pauses: list[float] = []
-    monkeypatch.setattr(waiting.time, "sleep", pauses.append)
-    patience, begins, again = waiting.Patience(), InitializingState(), InitializingState()
-    patience.after_controller_state_update(begins, again)
-    patience.after_controller_state_update(again, RunningState())
-    running = RunningState()
-    patience.after_controller_state_update(running, running)
-    assert pauses == []
-    patience.after_controller_state_update(begins, begins)
-    assert pauses == [waiting.POLL_SECONDS]
 
 
 @pytest.mark.ray

@@ -1,0 +1,124 @@
+"""All code that leans on private parts of Ray 2.60: internal modules, names of actors and variables, message texts.
+
+Every assumption has a test of its own in tests/cluster/test_ray_private.py, which says what an upgrade of Ray broke.
+Ray is imported inside the functions: importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+JOB_VARIABLE: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray's job supervisor sets for the entry point of a job."""
+COORDINATOR: Final = "AutoscalingCoordinator"
+"""Name and namespace of the detached actor that holds the resource requests of elastic training groups."""
+
+LOSS_TEXTS: Final = {
+    "node has died": "its node is gone",
+    "node was terminated": "its node is gone",
+    "has been hanging": "it does not answer",
+    "actor died": "its process died",
+}
+"""Text in Ray's message about a lost worker -> cause in a few words. Nodes come first: Ray's message about a process
+on a dead node says that the process died, too."""
+NODE_ADDRESS: Final = re.compile(r"(?:node_ip='|\bip: )([0-9a-fA-F.:]+)")
+"""Address of the node in Ray's messages about lost workers."""
+
+TRAIN_SETTINGS: Final = {
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Interval of the controller's polls: the default, 2 s, is a long wait after a short training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+"""Environment variables of Ray Train."""
+
+
+def is_ray_job() -> bool:
+    """Returns whether this process is the entry point of a Ray job, whose working directory Ray has uploaded."""
+    return bool(os.environ.get(JOB_VARIABLE))
+
+
+def apply_train_settings() -> None:
+    """Sets `TRAIN_SETTINGS` in this process's environment. Variables that the user has set keep their values."""
+    for variable, value in TRAIN_SETTINGS.items():
+        os.environ.setdefault(variable, value)
+
+
+def stream_options(num_waiting: int) -> dict[str, Any]:
+    """Returns options of a generator task that pauses while `num_waiting` values have not been consumed."""
+    return {"num_returns": "streaming", "_generator_backpressure_num_objects": num_waiting}
+
+
+def is_from_ray(error: BaseException) -> bool:
+    """Returns whether Ray itself raised `error`. Ray Train's classes of such errors are private."""
+    return type(error).__module__.partition(".")[0] == "ray"
+
+
+def loss_cause(message: str) -> str | None:
+    """Returns the cause of a worker's loss in a few words, or None for a message that matches no known text."""
+    return next((cause for text, cause in LOSS_TEXTS.items() if text in message), None)
+
+
+def node_address(message: str) -> str | None:
+    """Returns the address of the node that Ray's message names, or None."""
+    match = NODE_ADDRESS.search(message)
+    return match[1].rstrip(".") if match else None
+
+
+def training_run_id() -> str:
+    """Returns Ray Train's id of the run that this training worker belongs to; the reservation is filed under it."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().train_run_context.run_id
+
+
+def requester_id(run_id: str) -> str:
+    """Returns the name under which a run of Ray Train requests resources of the coordinator."""
+    return f"train-{run_id}"
+
+
+def cancel_reservation(run_id: str) -> None:
+    """Cancels the resource request of a training run whose driver was killed.
+
+    The coordinator outlives the driver and keeps the request of an elastic group for three minutes. The same job,
+    submitted again, would wait for the resources of its predecessor.
+    """
+    import ray
+
+    try:
+        coordinator = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
+    except ValueError:  # no training has run on this cluster
+        return
+    ray.get(coordinator.cancel_request.remote(requester_id(run_id)))
+
+
+def backoff_callback(pause_s: float) -> ControllerCallback:
+    """Returns a callback that pauses Ray Train's controller after each search for free resources without result.
+
+    The controller of an elastic group searches again at once and keeps a core busy for as long as it waits. Several
+    trainings that queue for one machine would take that core from the training that runs.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import (
+        InitializingState,
+        ReschedulingState,
+        RestartingState,
+        TrainControllerState,
+    )
+
+    class Backoff(ControllerCallback):
+        def after_controller_state_update(
+            self, previous_state: TrainControllerState, current_state: TrainControllerState
+        ) -> None:
+            is_waiting = isinstance(current_state, (InitializingState, ReschedulingState, RestartingState))
+            if is_waiting and current_state is previous_state:
+                time.sleep(pause_s)
+
+    return Backoff()

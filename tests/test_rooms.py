@@ -1,0 +1,68 @@
+"""Rules of the house that import-linter cannot state, read from the source code of the three packages."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from cluster.ray_private import COORDINATOR, JOB_VARIABLE, LOSS_TEXTS
+from tests.conftest import ROOT
+
+PACKAGES = ("pipeline", "stages", "cluster")
+RAY_PRIVATE = "cluster/ray_private.py"
+RAY_TEXTS = (COORDINATOR, JOB_VARIABLE, *LOSS_TEXTS)
+RAY_PRIVATE_MODULE = re.compile(r"ray\.(\w+\.)*_\w+")
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Returns every file of the packages, relative to the root -> its syntax tree."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Yields the dotted name of every module or member that a file imports, at its top or in a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def texts(tree: ast.Module) -> Iterator[str]:
+    """Yields every string of a file, docstrings included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_private_parts_of_ray_are_named_in_one_file() -> None:
+    offenders = [
+        f"{name}: {wrong}"
+        for name, tree in sources().items()
+        if name != RAY_PRIVATE
+        for wrong in (
+            *(module for module in imports(tree) if RAY_PRIVATE_MODULE.match(module)),
+            *(text for literal in texts(tree) for text in RAY_TEXTS if text in literal),
+            *(literal for literal in texts(tree) if RAY_PRIVATE_MODULE.match(literal)),
+        )
+    ]
+    assert not offenders, f"move it into {RAY_PRIVATE}, with a test of the assumption"
+    assert any(RAY_PRIVATE_MODULE.match(module) for module in imports(sources()[RAY_PRIVATE]))
+
+
+def test_only_recipes_import_stages_own_verbs() -> None:
+    verbs = {f"stages.{path.stem}" for path in (ROOT / "stages").glob("*.py")} - {"stages.__init__"}
+    assert len(verbs) > 10
+    offenders = [
+        f"{name} imports {module}"
+        for name, tree in sources().items()
+        if not name.startswith("pipeline/recipes/")
+        for module in imports(tree)
+        if any(module == verb or module.startswith(f"{verb}.") for verb in verbs)
+    ]
+    assert not offenders, "a verb is for recipes alone; what two stages share lies in a room below them"
