@@ -30,7 +30,7 @@ from pipeline.core.files import exists, is_local, join, remove
 from pipeline.engine.status import human_bytes
 from pipeline.engine.store import MANIFEST, Store
 from pipeline.upkeep.compaction import remove_replaced, rewrite
-from pipeline.upkeep.lineage import Sighting, digests_of, sightings, video_uris
+from pipeline.upkeep.lineage import LineageEntry, digests_of, lineage, video_uris
 from stages.percepts.shards import Shard, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns, write_takedown
 
@@ -70,7 +70,7 @@ class Report:
     num_rows: int
     """Percepts that were removed."""
     bytes_rewritten: int
-    sightings: tuple[Sighting, ...]
+    sightings: tuple[LineageEntry, ...]
     unfinished: tuple[str, ...]
     """Artifacts that no manifest describes: what they have seen is not known."""
     is_tracked: bool
@@ -87,7 +87,7 @@ def take_down(store: Store, video: str, options: Options) -> Report:
     held = _held(store, video)
     before = read_takedowns(store.root).get(video)
     tracking_uri = options.tracking_uri or _own_tracking(store)
-    seen, unfinished = sightings(store, video, before, tracking_uri)
+    seen, unfinished = lineage(store, video, before, tracking_uri)
     uris = tuple(sorted({*video_uris(store, video), *(before.uris if before else ())}))
     report = Report(
         video=video,
@@ -125,7 +125,7 @@ def _remove_percepts(store: Store, held: Sequence[Shard], video: str) -> None:
         remove_replaced(store.root, folder)
 
 
-def _remove_artifacts(store: Store, seen: Sequence[Sighting]) -> None:
+def _remove_artifacts(store: Store, seen: Sequence[LineageEntry]) -> None:
     for sighting in seen:
         if sighting.is_removable:
             directory = store.directory(sighting.stage, sighting.key)
@@ -140,7 +140,7 @@ def _own_tracking(store: Store) -> str | None:
     return store.default_tracking_uri if has_file else None
 
 
-def _tag(tracking_uri: str | None, seen: Sequence[Sighting], video: str, at: str) -> None:
+def _tag(tracking_uri: str | None, seen: Sequence[LineageEntry], video: str, at: str) -> None:
     runs = [run for sighting in seen for run in sighting.runs]
     if tracking_uri is not None and runs:
         from pipeline.engine.tracking import tag_runs

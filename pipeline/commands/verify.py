@@ -29,7 +29,7 @@ from pipeline.core.files import filesystem, join, remove
 from pipeline.engine.status import human_bytes
 from pipeline.engine.store import Store
 from pipeline.upkeep.compaction import rewrite
-from pipeline.upkeep.inspection import SET_ASIDE, Finding, Inspection
+from pipeline.upkeep.inspection import SET_ASIDE, Fault, Inspection
 from stages.percepts.shards import read_shards
 
 
@@ -57,7 +57,7 @@ class Options:
             raise ConfigError("--remove-unfinished removes: give it with --repair")
 
 
-def repair(store: Store, finding: Finding) -> None:
+def repair(store: Store, finding: Fault) -> None:
     """Do what a finding says. Killed half-way, the rest is found again."""
     for path in finding.removes:
         remove(join(store.root, path))
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             advance=lambda num_bytes: progress.advance(task, num_bytes),
         )
         progress.update(task, total=inspection.hashed_bytes)
-        findings = [_with(finding, options) for finding in inspection.findings()]
+        findings = [_with(finding, options) for finding in inspection.faults()]
     repaired = [finding for finding in findings if options.repair and finding.is_repairable]
     for finding in repaired:
         repair(store, finding)
@@ -98,15 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if left else 0
 
 
-def _with(finding: Finding, options: Options) -> Finding:
+def _with(finding: Fault, options: Options) -> Fault:
     if finding.kind == "unfinished" and options.remove_unfinished:
-        return Finding(
+        return Fault(
             kind=finding.kind, path=finding.path, what=finding.what, repair="remove it", removes=(finding.path,)
         )
     return finding
 
 
-def _print(inspection: Inspection, findings: Sequence[Finding], repaired: Sequence[Finding]) -> None:
+def _print(inspection: Inspection, findings: Sequence[Fault], repaired: Sequence[Fault]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
     for finding in findings:
         how = "repaired" if finding in repaired else finding.repair
@@ -126,7 +126,7 @@ def _print(inspection: Inspection, findings: Sequence[Finding], repaired: Sequen
         console.print(f"{len(findings)} findings, {len(repaired)} repaired, {left} left")
 
 
-def _print_json(inspection: Inspection, findings: Sequence[Finding], repaired: Sequence[Finding]) -> None:
+def _print_json(inspection: Inspection, findings: Sequence[Fault], repaired: Sequence[Fault]) -> None:
     for finding in findings:
         row = asdict(finding) | {"repaired": finding in repaired}
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")

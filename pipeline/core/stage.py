@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from os import PathLike
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, Union
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, Union
 
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
@@ -82,6 +82,11 @@ class Model:
     """Names in the artifact's directory that the loader reads."""
 
 
+Holding = Literal["names", "files", "percepts", "pixels", "learned"]
+"""Content of an artifact that stems from a video: its name in a list, its file, its percepts, its pixels, or what was
+learned or measured from it, which cannot be taken out."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished directory of a store. Subclasses add typed readers and no fields."""
@@ -89,6 +94,9 @@ class Artifact:
     uri: str
     key: str = ""
     model: ClassVar[Model | None] = None
+    holds: ClassVar[Holding] = "learned"
+    """What the artifact holds of a video; a takedown acts on it. Artifacts of "names", "files" and "percepts" list
+    their videos, and leave out one that has been taken down."""
 
     def path(self, name: str) -> str:
         """The URI of a file of this artifact."""

@@ -152,6 +152,7 @@ class Execution:
             config=config_dict(node.config),
             inputs=node.input_keys(),
             snapshot=node.snapshot,
+            holds=node.stage.produces.holds,
             mlflow_run_id=run_id,
             commit=self._commit[0],
             dirty=self._commit[1],

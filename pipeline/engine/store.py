@@ -23,6 +23,7 @@ from pipeline.core.files import (
     size_bytes,
     write_json,
 )
+from pipeline.core.stage import Holding
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -49,6 +50,8 @@ class Manifest:
     config: dict[str, Any]
     inputs: dict[str, Any]
     snapshot: str | None = None
+    holds: Holding | None = None
+    """Content that stems from videos, by the artifact's class; None in manifests of version 0.1."""
     outputs: dict[str, Output] = field(default_factory=dict)
     facts: dict[str, int | float | str] = field(default_factory=dict)
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Rewrites shards: many small ones into one, or one without the videos that were taken down. No percept changes.
+"""Compaction of shards: many small ones into one, or one without videos that were taken down. No percept changes.
 
 The new shard is written, read back and recorded before an old one goes. Killed at any moment, nothing is lost: either
 the old shards are complete, or the new one is and says that it replaces them; `remove_replaced` then takes up the rest.
@@ -22,16 +22,15 @@ from stages.percepts.writer import ShardWriter
 
 
 def merge_groups(shards: Iterable[Shard], *, min_bytes: int, max_bytes: int) -> list[tuple[str, ...]]:
-    """Paths of shards smaller than `min_bytes`, in their order, in groups of two or more that stay below `max_bytes`
-    together.
+    """Groups shards smaller than `min_bytes`, in their order, two or more that stay below `max_bytes` together.
 
-    A shard with a video that is to be tried again is left alone: the shard that the next attempt writes may have its
-    name, and must not be taken for one that was replaced.
+    A group is the paths of its shards. A shard with a video that is to be tried again is left alone: the shard that the
+    next attempt writes may have its name, and must not be taken for one that was replaced.
     """
     groups: list[list[str]] = []
     num_bytes = max_bytes
     for shard in shards:
-        if shard.bytes >= min_bytes or not all(outcome.final for outcome in shard.outcomes.values()):
+        if shard.bytes >= min_bytes or not all(result.final for result in shard.outcomes.values()):
             continue
         if num_bytes + shard.bytes > max_bytes:
             groups.append([])
@@ -42,15 +41,17 @@ def merge_groups(shards: Iterable[Shard], *, min_bytes: int, max_bytes: int) -> 
 
 
 def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[str] = ()) -> Shard:
-    """One shard with the videos of all `sources` (each content once) but those of `leave_out`; the sources go.
+    """Writes one shard with the videos of all `sources` but those of `leave_out`, and removes the sources.
+
+    Every content is written once.
 
     Raises:
         CorruptArtifact: a source is not what its sidecar says, or what was written does not read back the same.
     """
     chosen: dict[str, Shard] = {}
     for source in sources:
-        for video, outcome in source.outcomes.items():
-            if video not in leave_out and (video not in chosen or _is_better(outcome, chosen[video].outcomes[video])):
+        for video, result in source.outcomes.items():
+            if video not in leave_out and (video not in chosen or _is_better(result, chosen[video].outcomes[video])):
                 chosen[video] = source
     name = shard_name(["rewritten", *(source.path for source in sources), *chosen])
     path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
@@ -81,7 +82,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
 
 
 def remove_replaced(store_uri: str, folder: str) -> int:
-    """Removes what a rewriting that was killed left of the shards that were replaced; returns the bytes.
+    """Removes replaced shards that a killed rewriting left behind; returns their bytes.
 
     Raises:
         CorruptArtifact: a sidecar is damaged.
@@ -103,8 +104,8 @@ def remove_shard(store_uri: str, path: str) -> None:
     remove(join(store_uri, path))
 
 
-def _is_better(outcome: Outcome, than: Outcome) -> bool:
-    return (outcome.frames_decoded > 0, outcome.final) > (than.frames_decoded > 0, than.final)
+def _is_better(result: Outcome, than: Outcome) -> bool:
+    return (result.frames_decoded > 0, result.final) > (than.frames_decoded > 0, than.final)
 
 
 def _open(store_uri: str, shard: Shard, cache: NodeCache) -> tuple[ShardFile, Spans]:
@@ -122,7 +123,7 @@ def _open(store_uri: str, shard: Shard, cache: NodeCache) -> tuple[ShardFile, Sp
 
 
 def _pieces(file: ShardFile, first: int, end: int) -> Iterator[tuple[Rows, Percepts]]:
-    """A row group's worth at a time."""
+    """Yields a row group's worth of rows at a time."""
     for start in range(first, end, ROW_GROUP_ROWS):
         stop = min(end, start + ROW_GROUP_ROWS)
         yield file.rows(start, stop), file.percepts.slice(start, stop)

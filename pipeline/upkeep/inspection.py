@@ -1,4 +1,4 @@
-"""What `percepts verify` looks for in a store, and what each finding means. Reads everything, changes nothing."""
+"""The faults that `percepts verify` looks for in a store. Reads everything, changes nothing."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ Kind = Literal[
 ]
 
 SET_ASIDE: Final = "set-aside"
-"""Where a repair puts files that are not ours."""
+"""Directory of the store into which a repair moves foreign files."""
 NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", SET_ASIDE)
 """Directories of the store that hold no artifact: only their unfinished writes are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something that is not as it should be."""
+class Fault:
+    """Something in a store that is not as it should be."""
 
     kind: Kind
     path: str
-    """Relative to the store's root."""
+    """Path relative to the store's root."""
     what: str
     repair: str
-    """What mends it; a repair does that, unless it begins with "you"."""
+    """Action that mends it; `--repair` takes it, unless it begins with "you"."""
     removes: tuple[str, ...] = ()
-    """What the repair removes, in this order."""
+    """Paths that the repair removes, in this order."""
     takes_down: str = ""
     """sha256 of the video that the repair takes out of the shard."""
 
     @property
     def is_repairable(self) -> bool:
-        """Whether `--repair` can do it."""
+        """True if `--repair` can mend it."""
         return bool(self.removes or self.takes_down) or self.kind == "foreign"
 
 
@@ -66,8 +66,8 @@ class Finding:
 class Inspection:
     """One look at a whole store.
 
-    Threads hash; `advance` is told how many bytes they have read. What is younger than `grace_s` seconds and not
-    finished may belong to a run that is going on, and is passed over.
+    Threads hash, and call `advance` with the number of bytes that they have read. What is younger than `grace_s`
+    seconds and not finished may belong to a run that is going on, and is passed over.
     """
 
     store: Store
@@ -78,27 +78,27 @@ class Inspection:
     """Paths of whole shards that no artifact uses."""
     unused_bytes: int = 0
     num_frames: dict[str, int] = field(default_factory=dict)
-    """The account of all shards in use: expected, decoded, dropped, missing."""
+    """Frames of all shards in use, by account: expected, decoded, dropped, missing."""
     num_shards: int = 0
     num_videos: int = 0
-    """Of all extractors together."""
+    """Videos of all extractors together."""
 
     @cached_property
     def states(self) -> dict[str, FileState]:
-        """Every file of the store: one listing."""
+        """Every file of the store, from one listing."""
         return list_states(self.store.root)
 
     @cached_property
     def hashed_bytes(self) -> int:
-        """Bytes that will be read."""
+        """Number of bytes that will be read."""
         return sum(
             state.num_bytes
             for name, state in self.states.items()
             if name.startswith(f"{PERCEPTS}/") or KEY.fullmatch(name.split("/")[1] if "/" in name else "")
         )
 
-    def findings(self) -> Iterator[Finding]:
-        """Everything, in a fixed order.
+    def faults(self) -> Iterator[Fault]:
+        """Yields every fault, in a fixed order.
 
         Raises:
             StoreError: something was written by a newer version of percepts.
@@ -113,19 +113,19 @@ class Inspection:
             yield from self._artifact(name, files, manifests)
         yield from self._inputs(manifests)
         shards: dict[str, WholeShard] = {}
-        broken: list[Finding] = []
+        broken: list[Fault] = []
         for folder, files in shard_files.items():
             yield from self._folder(folder, files, shards, broken, taken)
         yield from self._extractions(manifests, shards, broken, taken)
 
-    def _sort_files(self, artifacts: dict[str, list[str]], shard_files: dict[str, list[str]]) -> Iterator[Finding]:
-        """What each file is, by its name alone."""
+    def _sort_files(self, artifacts: dict[str, list[str]], shard_files: dict[str, list[str]]) -> Iterator[Fault]:
+        """Sorts files by their names alone, and yields those that belong nowhere."""
         for name in self.states:
             parts = name.split("/")
             if TEMPORARY_MARK in name:
                 if self._is_old(name):
                     what = "an unfinished write of a process that was killed"
-                    yield Finding(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
+                    yield Fault(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
             elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBE_CACHE, STORE_FILE) or name.startswith("mlflow.db"):
                 continue
             elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
@@ -138,7 +138,7 @@ class Inspection:
     def _is_old(self, *names: str) -> bool:
         return time.time() - max(self.states[name].modified_s for name in names) >= self.grace_s
 
-    def _takedowns(self) -> Generator[Finding, None, set[str]]:
+    def _takedowns(self) -> Generator[Fault, None, set[str]]:
         taken: set[str] = set()
         for name in [name for name in self.states if name.startswith(f"{DIRECTORY}/")]:
             uri = join(self.store.root, name)
@@ -147,20 +147,20 @@ class Inspection:
                 parse_takedown(read_bytes(uri), uri)
             except CorruptArtifact as error:
                 repair = "you: take the video of its name down again, which writes it anew"
-                yield Finding(kind="damaged", path=name, what=str(error), repair=repair)
+                yield Fault(kind="damaged", path=name, what=str(error), repair=repair)
         return taken
 
-    def _probed(self) -> Iterator[Finding]:
+    def _probed(self) -> Iterator[Fault]:
         for name in [name for name in self.states if name.startswith(f"{PROBE_CACHE}/") and TEMPORARY_MARK not in name]:
             try:
                 for _ in read_probe_cache_file(join(self.store.root, name)):
                     pass
             except CorruptArtifact as error:
                 repair = "remove it; the next listing with its videos hashes them again"
-                yield Finding(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
+                yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
 
     def _hash(self, expected: dict[str, Output]) -> Iterator[tuple[str, Kind, str]]:
-        """(path, kind, what) of every file that is not what it should be."""
+        """Hashes files and yields (path, kind, what) of every one that is not as expected."""
         present = []
         for name, output in expected.items():
             state = self.states.get(name)
@@ -181,11 +181,11 @@ class Inspection:
                         f"its sha256 is {digest[:12]}..., {expected[name].sha256[:12]}... was written",
                     )
 
-    def _artifact(self, name: str, files: list[str], manifests: dict[str, Manifest]) -> Iterator[Finding]:
+    def _artifact(self, name: str, files: list[str], manifests: dict[str, Manifest]) -> Iterator[Fault]:
         manifest_name = f"{name}/{MANIFEST}"
         if manifest_name not in files:
             if self._is_old(*files):
-                yield Finding(
+                yield Fault(
                     kind="unfinished",
                     path=name,
                     what="no manifest: its run was stopped, or goes on",
@@ -200,7 +200,7 @@ class Inspection:
             # An extraction's plan is kept where it can be: with it the next run writes the same shards again.
             removes = (manifest_name,) if f"{name}/{SHARDS_FILE}" in files else (manifest_name, name)
             what = f"its manifest is damaged ({error})"
-            yield Finding(kind="damaged", path=manifest_name, what=what, repair=MAKE_AGAIN, removes=removes)
+            yield Fault(kind="damaged", path=manifest_name, what=what, repair=MAKE_AGAIN, removes=removes)
             return
         manifests[name] = manifest
         expected = {f"{name}/{file}": output for file, output in manifest.outputs.items()}
@@ -210,24 +210,24 @@ class Inspection:
         faults = list(self._hash(expected))
         for path, kind, what in faults:
             removes = (manifest_name, path) if SHARDS_FILE in manifest.outputs else (manifest_name, name)
-            yield Finding(kind=kind, path=path, what=what, repair=MAKE_AGAIN, removes=removes)
+            yield Fault(kind=kind, path=path, what=what, repair=MAKE_AGAIN, removes=removes)
         if faults:
             del manifests[name]
 
-    def _inputs(self, manifests: dict[str, Manifest]) -> Iterator[Finding]:
+    def _inputs(self, manifests: dict[str, Manifest]) -> Iterator[Fault]:
         keys = {manifest.key for manifest in manifests.values()}
         here = {name.split("/")[1] for name in self.states if name.count("/") >= 2}
         for name, manifest in manifests.items():
-            gone = [key for key in manifest.input_keys() if key not in keys and key not in here]
-            if gone:
-                what = f"it was made of {', '.join(gone)}, no longer in the store"
+            missing = [key for key in manifest.input_keys() if key not in keys and key not in here]
+            if missing:
+                what = f"it was made of {', '.join(missing)}, no longer in the store"
                 repair = "you: run its recipe again, which makes its inputs anew; or remove it"
-                yield Finding(kind="input gone", path=name, what=what, repair=repair)
+                yield Fault(kind="input gone", path=name, what=what, repair=repair)
 
     def _folder(
-        self, folder: str, files: list[str], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
-    ) -> Iterator[Finding]:
-        """The shards of one extractor. Whole ones are added to `shards`, faults of others to `broken`."""
+        self, folder: str, files: list[str], shards: dict[str, WholeShard], broken: list[Fault], taken: set[str]
+    ) -> Iterator[Fault]:
+        """Checks the shards of one extractor. Adds whole ones to `shards`, faults of others to `broken`."""
         replaces: dict[str, tuple[str, ...]] = {}
         expected: dict[str, Output] = {}
         for name in [name for name in files if name.endswith(".json")]:
@@ -245,38 +245,38 @@ class Inspection:
             if path in replaced or self._is_old(path):
                 kind: Kind = "replaced" if path in replaced else "unrecorded"
                 what = "a shard without its sidecar: the process that wrote it was killed"
-                yield Finding(kind=kind, path=path, what=what, repair="remove it", removes=(path,))
+                yield Fault(kind=kind, path=path, what=what, repair="remove it", removes=(path,))
         faults = {path: (kind, what) for path, kind, what in self._hash({path: expected[path] for path in current})}
         for path in current:
             if path in faults:
                 broken.append(_broken(path, *faults[path]))
                 continue
             shard = self._sidecar(path)
-            found = "; ".join(shard_faults(self.store.root, shard))
-            if found:
-                broken.append(_broken(path, "account", found))
+            wrong = "; ".join(shard_faults(self.store.root, shard))
+            if wrong:
+                broken.append(_broken(path, "account", wrong))
                 continue
             shards[path] = WholeShard.of(shard)
             for video in sorted(taken & shard.outcomes.keys()):
                 what = f"it still holds {shard.outcomes[video].frames_decoded:,} rows of video {video}, taken down"
-                yield Finding(
+                yield Fault(
                     kind="taken down", path=path, what=what, repair="rewrite it without the video", takes_down=video
                 )
         by = {old: path for path in current if path in shards for old in replaces[path]}
         for path in [path for path in replaces if path in by]:
             what = f"{by[path]} has taken its place"
-            yield Finding(kind="replaced", path=path, what=what, repair="remove it", removes=(sidecar(path), path))
+            yield Fault(kind="replaced", path=path, what=what, repair="remove it", removes=(sidecar(path), path))
 
     def _sidecar(self, path: str) -> Shard:
-        """Raises as `parse_sidecar`, or AssertionError where it is that of another shard."""
+        """Reads a sidecar. Raises as `parse_sidecar`, or AssertionError if it is that of another shard."""
         shard = parse_sidecar(read_bytes(join(self.store.root, sidecar(path))))
         assert shard.path == path, f"it is that of {shard.path}"
         return shard
 
     def _extractions(
-        self, manifests: dict[str, Manifest], shards: dict[str, WholeShard], broken: list[Finding], taken: set[str]
-    ) -> Iterator[Finding]:
-        """Artifacts against the shards that they use; broken shards with the artifacts that they take with them."""
+        self, manifests: dict[str, Manifest], shards: dict[str, WholeShard], broken: list[Fault], taken: set[str]
+    ) -> Iterator[Fault]:
+        """Checks artifacts against the shards that they use; yields broken shards with the artifacts that need them."""
         by_path = {old: path for path, shard in shards.items() for old in shard.replaces}
         by_path |= {path: path for path in shards}
         used: set[str] = set()
@@ -284,7 +284,7 @@ class Inspection:
         for name, manifest in manifests.items():
             if SHARDS_FILE not in manifest.outputs:
                 continue
-            # Held are paths and digests, and no names.
+            # Paths and digests are kept in memory, and no names.
             uses = [(use.path, digests(use.videos)) for use in iter_uses(join(self.store.root, name))]
             lost = [path for path, _ in uses if path not in by_path]
             for path in lost:
@@ -293,24 +293,24 @@ class Inspection:
                 paths = sorted({by_path[path] for path, _ in uses})
                 used.update(paths)
                 ledger = read_tables(join(self.store.root, name, LEDGER_FILE))
-                here, videos = [shards[path] for path in paths], [found for _, found in uses]
+                here, videos = [shards[path] for path in paths], [video_digests for _, video_digests in uses]
                 faults = list(ledger_faults(ledger, manifest.facts, videos, here, taken))
                 if faults:
                     files = (f"{name}/{file}" for file in (MANIFEST, LEDGER_FILE, SHARDS_FILE))
-                    yield Finding(
+                    yield Fault(
                         kind="account", path=name, what="; ".join(faults), repair=MAKE_AGAIN, removes=tuple(files)
                     )
         for path in sorted(users):
-            if path not in {finding.path for finding in broken}:
+            if path not in {fault.path for fault in broken}:
                 broken.append(_broken(path, "missing", "the shard is gone, and nothing replaces it"))
-        for finding in broken:
-            names = users.get(finding.path, [])
+        for fault in broken:
+            names = users.get(fault.path, [])
             for_it = f" and {len(names)} artifacts that use it" if names else ""
             manifests_too = tuple(f"{name}/{MANIFEST}" for name in names)
             yield replace(
-                finding,
+                fault,
                 repair=f"remove it{for_it}; the next run of the recipe makes them again",
-                removes=(*manifests_too, *finding.removes),
+                removes=(*manifests_too, *fault.removes),
             )
         self._count(shards, used)
 
@@ -325,10 +325,10 @@ class Inspection:
 MAKE_AGAIN: Final = "remove it; the next run of its recipe makes it again"
 
 
-def _foreign(name: str) -> Finding:
+def _foreign(name: str) -> Fault:
     what = "nothing of percepts has such a name"
-    return Finding(kind="foreign", path=name, what=what, repair=f"move it to {SET_ASIDE}/")
+    return Fault(kind="foreign", path=name, what=what, repair=f"move it to {SET_ASIDE}/")
 
 
-def _broken(path: str, kind: Kind, what: str) -> Finding:
-    return Finding(kind=kind, path=path, what=what, repair="", removes=(sidecar(path), path))
+def _broken(path: str, kind: Kind, what: str) -> Fault:
+    return Fault(kind=kind, path=path, what=what, repair="", removes=(sidecar(path), path))

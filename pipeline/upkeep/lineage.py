@@ -1,8 +1,9 @@
-"""Who had seen a video: the artifacts made of it, directly or through others, their runs, and the models they logged.
+"""The lineage of a video: the artifacts made of it, directly or through others, their runs, and the models they logged.
 
 An index names a video, an extraction has seen it if its ledger counts frames of it, and whatever else was made of an
-artifact that had seen it has seen it too: except through an index or an extraction, which show nobody a video that has
-been taken down, from that moment on.
+artifact that had seen it has seen it too: except through an artifact that lists its videos, such as an index or an
+extraction, which leaves out a video from the moment that it is taken down. What an artifact holds of a video is said by
+its class (`Artifact.holds`) and kept in its manifest.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pipeline.core.files import absolute, exists, filesystem, join, sha256_file
+from pipeline.core.stage import Holding
 from pipeline.engine.store import MANIFEST, Manifest, Store
+from stages.datasets.artifacts import PATCHES_MANIFEST
+from stages.datasets.splits import SPLITS_FILE
 from stages.percepts.shards import LEDGER_FILE, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns
-from stages.video.artifacts import INDEX_NAME
+from stages.video.artifacts import INDEX_NAME, MANIFEST_NAME
 from stages.video.ledger import VideoRecord, iter_records
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from pipeline.engine.tracking import TrackedRun
 
 KEY: Final = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
-"""What the directory of an artifact is called."""
+"""Name of the directory of an artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sighting:
+class LineageEntry:
     """An artifact that names a video, holds it, or was made of it."""
 
     stage: str
@@ -37,32 +41,41 @@ class Sighting:
     """The stage's name in its recipe; empty where the artifact is gone."""
     recipe: str
     remains: str
-    """What is still to be done about it."""
+    """Action that is still to be taken."""
     is_removable: bool
-    """Whether it holds something of the video that another run would make anew without it."""
+    """True if it holds something of the video and another run would make it anew without."""
     runs: tuple[TrackedRun, ...] = field(default=())
 
 
-REMAINS: Final = {
-    "ingest": ("nothing: it names the video; take the file out of the source, or it stays listed as rejected", False),
-    "extract": ("nothing: readers leave the video out", True),
-    "synthesize": ("delete the video's file in it", False),
-    "unpack": ("delete the video's file that it unpacked, and the archive", False),
-    "cut": ("delete: it holds pixels of the video", True),
+REMAINS: Final[dict[Holding, tuple[str, bool]]] = {
+    "names": ("nothing: it names the video; take the file out of the source, or it stays listed as rejected", False),
+    "files": ("delete the video's file in it, and the archive if it was unpacked from one", False),
+    "percepts": ("nothing: readers leave the video out", True),
+    "pixels": ("delete: it holds pixels of the video", True),
+    "learned": ("make it again without the video, or delete it: --remove-artifacts", True),
 }
-GUARDED: Final = ("gather", "ingest", "split", "extract", "synthesize", "unpack")
-"""Stages whose artifacts show nobody a video that has been taken down."""
-OTHERWISE: Final = ("make it again without the video, or delete it: --remove-artifacts", True)
+"""Action that a takedown leaves to be taken, and whether the artifact is removable, by what it holds of the video."""
+LISTS_VIDEOS: Final[frozenset[Holding]] = frozenset({"names", "files", "percepts"})
+"""Holdings of artifacts that list their videos, and leave out one that has been taken down."""
+HOLDING_BY_FILE: Final[dict[str, Holding]] = {
+    LEDGER_FILE: "percepts",
+    INDEX_NAME: "names",
+    SPLITS_FILE: "names",
+    MANIFEST_NAME: "files",
+    PATCHES_MANIFEST: "pixels",
+}
 
 
-def sightings(
+def lineage(
     store: Store, video: str, before: Takedown | None, tracking_uri: str | None
-) -> tuple[list[Sighting], list[str]]:
-    """Every artifact that had seen a video (by sha256), those that an earlier takedown of it named among them, parents
-    first; and artifacts without a manifest, as stage/key, of which nobody can say.
+) -> tuple[list[LineageEntry], list[str]]:
+    """Returns every artifact that had seen a video (by its sha256), parents first, and those of which it is not known.
+
+    Artifacts that an earlier takedown of the video (`before`) named are among the former. The latter have no manifest,
+    and are given as stage/key. No runs are looked up if `tracking_uri` is None.
 
     Raises:
-        UsageError: MLflow does not answer at `tracking_uri` (None: it is not asked).
+        UsageError: MLflow does not answer at `tracking_uri`.
     """
     manifests = {f"{m.stage}/{m.key}": m for m in store.manifests()}
     at = datetime.fromisoformat(before.at) if before else datetime.now(UTC)
@@ -73,22 +86,22 @@ def sightings(
         from pipeline.engine.tracking import runs_of
 
         runs = runs_of(tracking_uri, {name.partition("/")[2] for name in names})
-    found = []
+    entries = []
     for name in names:
-        mine = [run for run in runs if run.key == name.partition("/")[2]]
+        runs_of_key = [run for run in runs if run.key == name.partition("/")[2]]
         if name not in seen:
-            mine = [run for run in mine if datetime.fromisoformat(run.started_at) <= at]
-        found.append(_sighting(name, manifests.get(name), name in seen, mine))
-    return found, [name for name in _directories(store) if name not in manifests and name not in names]
+            runs_of_key = [run for run in runs_of_key if datetime.fromisoformat(run.started_at) <= at]
+        entries.append(_entry(name, manifests.get(name), name in seen, runs_of_key))
+    return entries, [name for name in _directories(store) if name not in manifests and name not in names]
 
 
-def _sighting(name: str, manifest: Manifest | None, is_here: bool, runs: Sequence[TrackedRun]) -> Sighting:
+def _entry(name: str, manifest: Manifest | None, is_here: bool, runs: Sequence[TrackedRun]) -> LineageEntry:
     stage, _, key = name.partition("/")
-    remains, is_removable = REMAINS.get(stage, OTHERWISE)
+    remains, is_removable = REMAINS[holding(manifest)] if manifest else ("", True)
     if not is_here:
         since = "it was made again since, without the video" if manifest else "it is gone from the store"
         remains, is_removable = f"nothing: {since}", manifest is None
-    return Sighting(
+    return LineageEntry(
         stage=stage,
         key=key,
         name=manifest.name if manifest else "",
@@ -99,14 +112,24 @@ def _sighting(name: str, manifest: Manifest | None, is_here: bool, runs: Sequenc
     )
 
 
+def holding(manifest: Manifest) -> Holding:
+    """Returns what an artifact holds of the videos that it was made of, by its class.
+
+    Manifests of version 0.1 do not say; of those it is known by the files of the artifact.
+    """
+    if manifest.holds is not None:
+        return manifest.holds
+    return next((holds for name, holds in HOLDING_BY_FILE.items() if name in manifest.outputs), "learned")
+
+
 def _direct(store: Store, manifests: Sequence[Manifest], video: str) -> set[str]:
-    """Keys of indexes that name the video, of extractions that have frames of it, and of corpora that hold its file."""
+    """Returns keys of indexes that name the video, extractions with frames of it and corpora that hold its file."""
     keys = set()
     for manifest, records in _indexes(store, manifests):
-        mine = [record for record in records if record.sha256 == video and record.frames_decoded != 0]
-        if mine:
+        of_video = [record for record in records if record.sha256 == video and record.frames_decoded != 0]
+        if of_video:
             keys.add(manifest.key)
-        for record in mine:
+        for record in of_video:
             inside = _stored(store, record.uri).split("/")
             if record.uri.startswith(f"{store.root}/") and len(inside) > 2:
                 keys.add(inside[1])
@@ -114,7 +137,7 @@ def _direct(store: Store, manifests: Sequence[Manifest], video: str) -> set[str]
 
 
 def _indexes(store: Store, manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Iterator[VideoRecord]]]:
-    """Artifacts that list videos, of whatever stage."""
+    """Yields artifacts that list videos, with their rows, of whatever stage."""
     for manifest in manifests:
         for name in (INDEX_NAME, LEDGER_FILE):
             if name in manifest.outputs:
@@ -122,7 +145,7 @@ def _indexes(store: Store, manifests: Sequence[Manifest]) -> Iterator[tuple[Mani
 
 
 def _seen(manifests: Sequence[Manifest], direct: Collection[str], at: datetime) -> dict[str, Manifest]:
-    """stage/key -> manifest of the artifacts that had seen the video, parents first."""
+    """Maps stage/key to the manifest of every artifact that had seen the video, parents first."""
     seen = {m.key: m for m in manifests if m.key in direct}
     grown = True
     while grown:
@@ -133,29 +156,29 @@ def _seen(manifests: Sequence[Manifest], direct: Collection[str], at: datetime) 
 
 
 def _has_seen(manifest: Manifest, seen: Mapping[str, Manifest], at: datetime) -> bool:
-    """Whether one of the inputs showed it the video."""
-    if manifest.stage in GUARDED:
-        return False  # their own lists are the authority
+    """Returns True if one of its inputs held the video when it was made."""
+    if holding(manifest) in LISTS_VIDEOS:
+        return False  # its own list is the authority
     parents = [seen[key] for key in manifest.input_keys() if key in seen]
     began = datetime.fromisoformat(manifest.finished_at) - timedelta(seconds=manifest.seconds)
-    return any(parent.stage not in GUARDED or began <= at for parent in parents)
+    return any(holding(parent) not in LISTS_VIDEOS or began <= at for parent in parents)
 
 
 def _directories(store: Store) -> list[str]:
     fs, root = filesystem(store.root)
-    found = [str(path).rstrip("/").split("/")[-2:] for path in fs.glob(join(root, "*", "*"))]
-    names = [f"{stage}/{key}" for stage, key in found if KEY.fullmatch(key) and stage != "ray-train"]
+    directories = [str(path).rstrip("/").split("/")[-2:] for path in fs.glob(join(root, "*", "*"))]
+    names = [f"{stage}/{key}" for stage, key in directories if KEY.fullmatch(key) and stage != "ray-train"]
     return [name for name in names if not exists(join(store.root, name, MANIFEST))]
 
 
 def _records(store: Store) -> Iterator[VideoRecord]:
-    """The rows of all indexes and ledgers, one after the other."""
+    """Yields the rows of all indexes and ledgers, one after the other."""
     for _, records in _indexes(store, list(store.manifests())):
         yield from records
 
 
 def video_uris(store: Store, video: str) -> set[str]:
-    """Where the store's indexes say that the video lies."""
+    """Returns the URIs that the store's indexes and ledgers give for the video."""
     return {_stored(store, record.uri) for record in _records(store) if record.sha256 == video}
 
 
@@ -164,7 +187,7 @@ def _stored(store: Store, uri: str) -> str:
 
 
 def digests_of(store: Store, given: str) -> set[str]:
-    """sha256 of the videos of the store that a file, a URI or a sha256 stands for."""
+    """Returns the sha256 of the videos of the store that a file, a URI or a sha256 stands for."""
     if _knows(store, given):
         return {given}
     uris = {given, absolute(given)}
@@ -181,7 +204,7 @@ def digests_of(store: Store, given: str) -> set[str]:
 
 
 def _knows(store: Store, video: str) -> bool:
-    """Whether anything of the store is about the video with this sha256."""
+    """Returns True if anything of the store is about the video with this sha256."""
     return bool(video) and (
         video in read_takedowns(store.root)
         or any(record.sha256 == video for record in _records(store))

@@ -38,6 +38,8 @@ class Patches(Artifact):
     No video, nor group of videos, is in two parts.
     """
 
+    holds = "pixels"
+
     def map(self, part: Part) -> npt.NDArray[np.uint8]:
         """One part, mapped, read-only."""
         return map_array(self.path(f"{part}.npy"))

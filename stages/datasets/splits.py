@@ -67,6 +67,8 @@ class Coverage:
 class Splits(Artifact):
     """`splits.json`: every clip of the official lists with its side in each split, and which files were found."""
 
+    holds = "names"
+
     @property
     def name(self) -> str:
         """The data set: "UCF-101" or "HMDB-51"."""

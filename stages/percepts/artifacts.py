@@ -26,6 +26,8 @@ STATISTICS_FILE = "statistics.safetensors"
 class Percepts(Artifact):
     """Percepts of the videos of an index: `shards.json` names the files, `ledger.parquet` has a row for every video."""
 
+    holds = "percepts"
+
     def records(self) -> list[VideoRecord]:
         """The ledger, in the order of the index: label, part, group, final verdict and frame counts of each video."""
         return list(self.iter_records())

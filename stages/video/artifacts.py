@@ -18,6 +18,8 @@ INDEX_NAME = "index.parquet"
 class Corpus(Artifact):
     """Videos that a stage made, with `manifest.csv`: columns uri (relative to the corpus), label, part, group."""
 
+    holds = "files"
+
     @property
     def manifest_uri(self) -> str:
         """The manifest, as `stages.video.sources.list_videos` takes it."""
@@ -27,6 +29,8 @@ class Corpus(Artifact):
 @dataclass(frozen=True)
 class Index(Artifact):
     """`index.parquet`: one row a video of a source, with its content hash and what probing found."""
+
+    holds = "names"
 
     def records(self) -> list[VideoRecord]:
         """The rows, in the source's order, with absolute URIs; frame counts other than `frames_expected` are None."""
