@@ -21,14 +21,14 @@ from pipeline.core.rates import extraction_seconds
 from pipeline.core.stage import Context, Estimate, stage
 from stages.convnets.convnet import percept_dim
 from stages.extraction.config import ExtractionConfig, extractor_of
-from stages.extraction.extract_shards import fill
+from stages.extraction.extract_shards import extract_shards
 from stages.extraction.shard_extractor import ShardDone
-from stages.extraction.shard_plan import make_plan, settle
-from stages.extraction.timings import explain, total
-from stages.extraction.worker_allocation import Staff
+from stages.extraction.shard_plan import collect_results, make_plan
+from stages.extraction.timings import bottleneck_line, sum_timings
+from stages.extraction.worker_allocation import WorkerAllocation
 from stages.percepts.artifacts import Percepts
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.takedowns import read_takedowns, taken_down
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord, write_records
@@ -85,23 +85,23 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     rows = RecordTable.read(index.tables(COLUMNS), taken_down(context.store_uri))
     plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, rows, shard_frames=config.shard_frames)
     began = time.perf_counter()
-    done, chosen = fill(config, context, extractor, plan.tasks(index.iter_records()))
+    done, allocation = extract_shards(config, context, extractor, plan.tasks(index.iter_records()))
     seconds = time.perf_counter() - began
     # Once more: somebody may have taken a video down meanwhile.
     takedowns = read_takedowns(context.store_uri)
-    uses, account = settle(context.store_uri, plan, takedowns)
-    if not uses:
+    references, account = collect_results(context.store_uri, plan, takedowns)
+    if not references:
         raise SourceError("no video of the index gave a frame; see the verdicts: python -m pipeline.commands.ledger")
-    counted = _Counted(rows, account.ledger(index.iter_records(), takedowns))
+    counted = _LedgerCounter(rows, account.ledger(index.iter_records(), takedowns))
     write_records(join(context.uri, LEDGER_FILE), counted, store_uri=context.store_uri)
-    write_uses(context.uri, uses)
+    write_references(context.uri, references)
     counted.record(context)
-    _record_shards(context, extractor, uses)
-    _record_speed(context, done, chosen, seconds)
+    _record_shards(context, extractor, references)
+    _record_speed(context, done, allocation, seconds)
     return Percepts(context.uri, context.key)
 
 
-class _Counted:
+class _LedgerCounter:
     """Passes the rows of a ledger on and sums them up, each content once."""
 
     def __init__(self, rows: RecordTable, ledger: Iterable[VideoRecord]) -> None:
@@ -125,11 +125,11 @@ class _Counted:
         context.record(**{name: self._counts[name] for name in (*frames, *verdicts)})
 
 
-def _record_shards(context: Context, extractor: Extractor, uses: Iterable[ShardUse]) -> None:
+def _record_shards(context: Context, extractor: Extractor, references: Iterable[ShardReference]) -> None:
     num_bytes = num_rows = 0
-    for use in uses:
-        num_bytes += use.bytes
-        num_rows += use.rows
+    for reference in references:
+        num_bytes += reference.bytes
+        num_rows += reference.rows
     context.record(
         num_bytes=num_bytes,
         bytes_per_frame=round(num_bytes / num_rows, 1),
@@ -138,24 +138,24 @@ def _record_shards(context: Context, extractor: Extractor, uses: Iterable[ShardU
     )
 
 
-def _record_speed(context: Context, done: Sequence[ShardDone], chosen: Staff, seconds: float) -> None:
-    effort = total(shard.effort for shard in done)
-    context.record(num_frames_extracted=effort.num_frames)
+def _record_speed(context: Context, done: Sequence[ShardDone], allocation: WorkerAllocation, seconds: float) -> None:
+    timings = sum_timings(shard.timings for shard in done)
+    context.record(num_frames_extracted=timings.num_frames)
     if done:
-        worker = "GPU" if chosen.gpus_per_worker else "worker"
-        line = explain(effort, worker=worker)
+        worker = "GPU" if allocation.gpus_per_worker else "worker"
+        line = bottleneck_line(timings, worker=worker)
         context.record(
-            frames_per_s=round(effort.num_frames / seconds, 1),
-            backend=done[0].backend,
-            starved_share=round(effort.starved_share, 3),
-            convnet_busy_share=round(effort.convnet_share, 3),
-            decoders_busy_share=round(effort.decoder_share, 3),
-            writer_share=round(effort.writer_share, 3),
-            balancing_decoders=round(effort.balance, 2),
-            num_decoders=chosen.num_decoders,
-            num_workers=chosen.num_workers,
-            num_cores=chosen.num_cores,
-            num_gpus=chosen.num_workers * chosen.gpus_per_worker,
+            frames_per_s=round(timings.num_frames / seconds, 1),
+            engine=done[0].engine,
+            starved_share=round(timings.starved_share, 3),
+            convnet_busy_share=round(timings.convnet_share, 3),
+            decoders_busy_share=round(timings.decoder_share, 3),
+            writer_share=round(timings.writer_share, 3),
+            balancing_decoders=round(timings.balance, 2),
+            num_decoders=allocation.num_decoders,
+            num_workers=allocation.num_workers,
+            num_cores=allocation.num_cores,
+            num_gpus=allocation.num_workers * allocation.gpus_per_worker,
             bottleneck=line,
         )
         context.log(line)

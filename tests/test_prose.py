@@ -26,12 +26,9 @@ SWEPT = (
 DUPLICATED = frozenset(
     {
         "Forecast",
-        "Index",
         "Node",
         "Options",
-        "Piece",
         "PixelScores",
-        "Plan",
         "Scores",
     }
 )

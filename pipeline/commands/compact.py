@@ -98,7 +98,7 @@ def _planned(store: Store, paths: Sequence[str]) -> Merge:
     for shard in iter_shards(store.root, paths):
         num_rows += shard.rows
         bytes_before += shard.bytes
-        videos.append(digests(shard.outcomes))
+        videos.append(digests(shard.results))
     return Merge(
         fingerprint=paths[0].split("/")[-2],
         num_shards=len(paths),

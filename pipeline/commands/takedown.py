@@ -94,7 +94,7 @@ def take_down(store: Store, video: str, options: Options) -> Report:
         uris=uris,
         is_plan=options.plan,
         shards=tuple(shard.path for shard in held),
-        num_rows=sum(shard.outcomes[video].frames_decoded for shard in held),
+        num_rows=sum(shard.results[video].frames_decoded for shard in held),
         bytes_rewritten=sum(shard.bytes for shard in held),
         sightings=tuple(seen),
         unfinished=tuple(unfinished),
@@ -114,7 +114,7 @@ def take_down(store: Store, video: str, options: Options) -> Report:
 
 def _held(store: Store, video: str) -> list[Shard]:
     shards = (shard for folder in folders(store.root) for shard in iter_in_use(store.root, folder))
-    return [shard for shard in shards if video in shard.outcomes]
+    return [shard for shard in shards if video in shard.results]
 
 
 def _remove_percepts(store: Store, held: Sequence[Shard], video: str) -> None:

@@ -16,8 +16,8 @@ from pipeline.core.files import HashingFile, is_local, join, list_files, open_at
 from stages.percepts.memory_map import Percepts
 from stages.percepts.node_cache import NodeCache, RemoteFile
 from stages.percepts.schema import ROW_GROUP_ROWS
-from stages.percepts.shard_file import Part, Rows, ShardFile, Spans
-from stages.percepts.shards import Outcome, Shard, in_use, iter_complete, shard_name, sidecar, write_sidecar
+from stages.percepts.shard_file import FrameColumns, ShardFile, ShardLocation, Spans
+from stages.percepts.shards import Shard, VideoResult, in_use, iter_complete, shard_name, sidecar, write_sidecar
 from stages.percepts.writer import ShardWriter
 
 
@@ -30,7 +30,7 @@ def merge_groups(shards: Iterable[Shard], *, min_bytes: int, max_bytes: int) -> 
     groups: list[list[str]] = []
     num_bytes = max_bytes
     for shard in shards:
-        if shard.bytes >= min_bytes or not all(result.final for result in shard.outcomes.values()):
+        if shard.bytes >= min_bytes or not all(result.final for result in shard.results.values()):
             continue
         if num_bytes + shard.bytes > max_bytes:
             groups.append([])
@@ -50,8 +50,8 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
     """
     chosen: dict[str, Shard] = {}
     for source in sources:
-        for video, result in source.outcomes.items():
-            if video not in leave_out and (video not in chosen or _is_better(result, chosen[video].outcomes[video])):
+        for video, result in source.results.items():
+            if video not in leave_out and (video not in chosen or _is_better(result, chosen[video].results[video])):
                 chosen[video] = source
     name = shard_name(["rewritten", *(source.path for source in sources), *chosen])
     path = f"{sources[0].path.rpartition('/')[0]}/{name}.parquet"
@@ -64,14 +64,14 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         compression = extractor.settings.get("compression", "none")
         with ShardWriter(file, extractor, compression=compression) as writer:  # type: ignore[arg-type]
             for video, source in chosen.items():
-                if source.outcomes[video].frames_decoded:
+                if source.results[video].frames_decoded:
                     digests[video] = _copy(video, *opened[source.path], writer)
     shard = Shard(
         path=path,
         sha256=file.digest.hexdigest(),
         bytes=file.num_bytes,
         rows=writer.num_rows,
-        outcomes={video: source.outcomes[video] for video, source in chosen.items()},
+        results={video: source.results[video] for video, source in chosen.items()},
         replaces=tuple(sorted({old for source in sources for old in (source.path, *source.replaces)})),
     )
     _check(*_open(store_uri, shard, NodeCache.of_environment()), digests, path)
@@ -104,7 +104,7 @@ def remove_shard(store_uri: str, path: str) -> None:
     remove(join(store_uri, path))
 
 
-def _is_better(result: Outcome, than: Outcome) -> bool:
+def _is_better(result: VideoResult, than: VideoResult) -> bool:
     return (result.frames_decoded > 0, result.final) > (than.frames_decoded > 0, than.final)
 
 
@@ -115,14 +115,14 @@ def _open(store_uri: str, shard: Shard, cache: NodeCache) -> tuple[ShardFile, Sp
     if is_local(uri):
         if sha256_file(uri) != shard.sha256:
             raise damaged
-        return ShardFile.open(Part(uri), cache)
+        return ShardFile.open(ShardLocation(uri), cache)
     try:
-        return ShardFile.open(Part(uri), cache, cache.fetch(RemoteFile(uri, shard.bytes, shard.sha256)))
+        return ShardFile.open(ShardLocation(uri), cache, cache.fetch(RemoteFile(uri, shard.bytes, shard.sha256)))
     except CorruptArtifact as error:
         raise damaged from error
 
 
-def _pieces(file: ShardFile, first: int, end: int) -> Iterator[tuple[Rows, Percepts]]:
+def _pieces(file: ShardFile, first: int, end: int) -> Iterator[tuple[FrameColumns, Percepts]]:
     """Yields a row group's worth of rows at a time."""
     for start in range(first, end, ROW_GROUP_ROWS):
         stop = min(end, start + ROW_GROUP_ROWS)

@@ -14,8 +14,17 @@ from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
 from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
 from pipeline.upkeep.lineage import KEY
-from stages.percepts.integrity import ACCOUNT, WholeShard, ledger_faults, shard_faults
-from stages.percepts.shards import LEDGER_FILE, PERCEPTS, SHARDS_FILE, Shard, in_use, iter_uses, parse_sidecar, sidecar
+from stages.percepts.integrity import ACCOUNT, IntactShard, ledger_faults, shard_faults
+from stages.percepts.shards import (
+    LEDGER_FILE,
+    PERCEPTS,
+    SHARDS_FILE,
+    Shard,
+    in_use,
+    iter_references,
+    parse_sidecar,
+    sidecar,
+)
 from stages.percepts.takedowns import DIRECTORY, parse_takedown
 from stages.video.ledger import read_tables
 from stages.video.probe_cache import PROBE_CACHE
@@ -112,7 +121,7 @@ class Inspection:
         for name, files in artifacts.items():
             yield from self._artifact(name, files, manifests)
         yield from self._inputs(manifests)
-        shards: dict[str, WholeShard] = {}
+        shards: dict[str, IntactShard] = {}
         broken: list[Fault] = []
         for folder, files in shard_files.items():
             yield from self._folder(folder, files, shards, broken, taken)
@@ -225,7 +234,7 @@ class Inspection:
                 yield Fault(kind="input gone", path=name, what=what, repair=repair)
 
     def _folder(
-        self, folder: str, files: list[str], shards: dict[str, WholeShard], broken: list[Fault], taken: set[str]
+        self, folder: str, files: list[str], shards: dict[str, IntactShard], broken: list[Fault], taken: set[str]
     ) -> Iterator[Fault]:
         """Checks the shards of one extractor. Adds whole ones to `shards`, faults of others to `broken`."""
         replaces: dict[str, tuple[str, ...]] = {}
@@ -256,9 +265,9 @@ class Inspection:
             if wrong:
                 broken.append(_broken(path, "account", wrong))
                 continue
-            shards[path] = WholeShard.of(shard)
-            for video in sorted(taken & shard.outcomes.keys()):
-                what = f"it still holds {shard.outcomes[video].frames_decoded:,} rows of video {video}, taken down"
+            shards[path] = IntactShard.of(shard)
+            for video in sorted(taken & shard.results.keys()):
+                what = f"it still holds {shard.results[video].frames_decoded:,} rows of video {video}, taken down"
                 yield Fault(
                     kind="taken down", path=path, what=what, repair="rewrite it without the video", takes_down=video
                 )
@@ -274,7 +283,7 @@ class Inspection:
         return shard
 
     def _extractions(
-        self, manifests: dict[str, Manifest], shards: dict[str, WholeShard], broken: list[Fault], taken: set[str]
+        self, manifests: dict[str, Manifest], shards: dict[str, IntactShard], broken: list[Fault], taken: set[str]
     ) -> Iterator[Fault]:
         """Checks artifacts against the shards that they use; yields broken shards with the artifacts that need them."""
         by_path = {old: path for path, shard in shards.items() for old in shard.replaces}
@@ -285,7 +294,7 @@ class Inspection:
             if SHARDS_FILE not in manifest.outputs:
                 continue
             # Paths and digests are kept in memory, and no names.
-            uses = [(use.path, digests(use.videos)) for use in iter_uses(join(self.store.root, name))]
+            uses = [(use.path, digests(use.videos)) for use in iter_references(join(self.store.root, name))]
             lost = [path for path, _ in uses if path not in by_path]
             for path in lost:
                 users.setdefault(path, []).append(name)
@@ -314,7 +323,7 @@ class Inspection:
             )
         self._count(shards, used)
 
-    def _count(self, shards: dict[str, WholeShard], used: set[str]) -> None:
+    def _count(self, shards: dict[str, IntactShard], used: set[str]) -> None:
         self.unused = sorted(shards.keys() - used)
         self.unused_bytes = sum(shards[path].num_bytes for path in self.unused)
         self.num_shards = len(shards)

@@ -208,5 +208,5 @@ def _knows(store: Store, video: str) -> bool:
     return bool(video) and (
         video in read_takedowns(store.root)
         or any(record.sha256 == video for record in _records(store))
-        or any(video in shard.outcomes for folder in folders(store.root) for shard in iter_in_use(store.root, folder))
+        or any(video in shard.results for folder in folders(store.root) for shard in iter_in_use(store.root, folder))
     )

@@ -55,8 +55,8 @@ class ConvnetConfig:
             raise ConfigError("weights and weights_sha256 go together: name the file and the digest that it must have")
 
 
-def _architecture(config: ConvnetConfig) -> registry.Found:
-    registered = registry.find(config.name, config.plugin)
+def _architecture(config: ConvnetConfig) -> registry.RegisteredArchitecture:
+    registered = registry.find_architecture(config.name, config.plugin)
     names = registered.architecture.layers()
     if config.layer not in names:
         raise ConfigError(f"convnet {config.name} has no layer {config.layer!r}; choose one of {', '.join(names)}")
@@ -137,7 +137,7 @@ class Convnet:
     """D, values in a percept."""
     weights_sha256: str | None
     """Digest of the weights file; None for a network without weights."""
-    backend: engines.Backend
+    engine: engines.Engine
 
     @property
     def input_px(self) -> int:
@@ -152,7 +152,7 @@ class Convnet:
     @property
     def batch_frames(self) -> int:
         """Frames in each batch of `stream`."""
-        return self.backend.batch_frames
+        return self.engine.batch_frames
 
     def __call__(self, frames_NHWC: Frames) -> Percepts:
         """Percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
@@ -169,12 +169,12 @@ class Convnet:
         """Percepts (n, D) of each batch of n <= batch_frames frames, in order. Raises RunError as above."""
         lengths: list[int] = []
 
-        def filled() -> Iterator[Frames]:
+        def padded() -> Iterator[Frames]:
             for batch_BHWC in batches_BHWC:
                 lengths.append(len(batch_BHWC))
-                yield self._filled(batch_BHWC)
+                yield self._padded(batch_BHWC)
 
-        for percepts_BD in self.backend.stream(filled()):
+        for percepts_BD in self.engine.stream(padded()):
             percepts_ND = percepts_BD[: lengths.pop(0)]
             if not np.isfinite(percepts_ND).all():
                 raise RunError(
@@ -182,7 +182,7 @@ class Convnet:
                 )
             yield percepts_ND
 
-    def _filled(self, batch_BHWC: Frames) -> Frames:
+    def _padded(self, batch_BHWC: Frames) -> Frames:
         shape = (self.batch_frames, self.input_px, self.input_px, self.in_channels)
         assert batch_BHWC.dtype == np.uint8, batch_BHWC.dtype
         assert batch_BHWC.shape[1:] == shape[1:], batch_BHWC.shape
@@ -222,5 +222,5 @@ def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int 
     """
     network, dim, weights_sha256 = load_network(config)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    backend = engines.choose(network, config.input_px, config.in_channels, device=chosen, num_threads=num_threads)
-    return Convnet(config, dim, weights_sha256, backend)
+    engine = engines.choose_engine(network, config.input_px, config.in_channels, device=chosen, num_threads=num_threads)
+    return Convnet(config, dim, weights_sha256, engine)

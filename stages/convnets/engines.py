@@ -42,7 +42,7 @@ Frames = npt.NDArray[np.uint8]
 Percepts = npt.NDArray[np.float16]
 
 
-class Backend(Protocol):
+class Engine(Protocol):
     """Runs batches of exactly `batch_frames` frames."""
 
     name: str
@@ -194,40 +194,40 @@ class TorchCuda:
         return batch.result_BD.numpy().copy()
 
 
-def choose(network: nn.Module, input_px: int, in_channels: int, *, device: str, num_threads: int) -> Backend:
+def choose_engine(network: nn.Module, input_px: int, in_channels: int, *, device: str, num_threads: int) -> Engine:
     """The fastest engine that can run `network` (x_BCHW float32 in 0..255 -> percepts_BD), checked.
 
     Raises:
         RunError: the engine's percepts differ from plain torch's by more than its tolerance.
     """
-    backend: Backend
+    engine: Engine
     if device == "cuda":
-        backend = TorchCuda(network, input_px, in_channels)
+        engine = TorchCuda(network, input_px, in_channels)
     else:
         try:
-            backend = OnnxCpu(network, input_px, in_channels, num_threads)
+            engine = OnnxCpu(network, input_px, in_channels, num_threads)
         except UnsupportedLayer:
-            backend = TorchCpu(network, num_threads)
-    check(backend, network, input_px, in_channels)
-    return backend
+            engine = TorchCpu(network, num_threads)
+    check_engine(engine, network, input_px, in_channels)
+    return engine
 
 
 @torch.inference_mode()
-def check(backend: Backend, network: nn.Module, input_px: int, in_channels: int) -> None:
+def check_engine(engine: Engine, network: nn.Module, input_px: int, in_channels: int) -> None:
     """Compare the engine with plain float32 torch on two fixed frames: noise, and a ramp.
 
     Raises:
         RunError: they differ by more than the engine's tolerance, float16 rounding (2^-10) added.
     """
-    frames_BHWC = np.zeros((backend.batch_frames, input_px, input_px, in_channels), np.uint8)
+    frames_BHWC = np.zeros((engine.batch_frames, input_px, input_px, in_channels), np.uint8)
     frames_BHWC[0] = np.random.default_rng(0).integers(0, 256, frames_BHWC.shape[1:], dtype=np.uint8)
     frames_BHWC[1] = np.linspace(0, 255, input_px, dtype=np.uint8)[:, None, None]
-    (percepts_BD,) = backend.stream([frames_BHWC])
+    (percepts_BD,) = engine.stream([frames_BHWC])
     expected_BD = network(torch.from_numpy(frames_BHWC[:2]).permute(0, 3, 1, 2).float()).numpy()
     largest = float(np.abs(expected_BD).max()) or 1.0
     difference = float(np.abs(percepts_BD[:2].astype(np.float32) - expected_BD).max()) / largest
-    if not difference <= backend.tolerance + 2**-10:
+    if not difference <= engine.tolerance + 2**-10:
         raise RunError(
-            f"{backend.name} differs from plain torch by {difference:.2g} of the largest percept, more than "
-            f"{backend.tolerance:g}: do not trust it here; update onnxruntime or torch"
+            f"{engine.name} differs from plain torch by {difference:.2g} of the largest percept, more than "
+            f"{engine.tolerance:g}: do not trust it here; update onnxruntime or torch"
         )

@@ -82,14 +82,14 @@ def register(name: str) -> Callable[[A], A]:
 
 
 @dataclass(frozen=True)
-class Found:
+class RegisteredArchitecture:
     """A registered architecture, and the digest of the user's file where it is one of the user's."""
 
     architecture: Architecture
     plugin_sha256: str | None
 
 
-def find(name: str, plugin: str | None) -> Found:
+def find_architecture(name: str, plugin: str | None) -> RegisteredArchitecture:
     """The architecture of that name, after importing the module `plugin`, if one is named.
 
     Raises:
@@ -104,7 +104,7 @@ def find(name: str, plugin: str | None) -> Found:
             raise ConfigError(f"convnet plugin {plugin!r} cannot be imported: {error}; put it on PYTHONPATH") from error
     zoo_model = importlib.import_module("stages.convnets.zoo").find_in_zoo(name)
     if zoo_model is not None:
-        return Found(zoo_model, None)
+        return RegisteredArchitecture(zoo_model, None)
     if name not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise ConfigError(
@@ -115,4 +115,4 @@ def find(name: str, plugin: str | None) -> Found:
     module = type(architecture).__module__
     source = sys.modules[module].__file__
     is_builtin = module.startswith("stages.convnets.")
-    return Found(architecture, None if is_builtin or source is None else sha256_file(source))
+    return RegisteredArchitecture(architecture, None if is_builtin or source is None else sha256_file(source))

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from stages.percepts.shards import Outcome
+from stages.percepts.shards import VideoResult
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
 from stages.video.isolated_process import IsolatedProcess, ProcessDied
@@ -42,12 +42,12 @@ class Video:
         return self.uri
 
 
-Event = FrameChunk | Outcome
+Event = FrameChunk | VideoResult
 """Chunks of a video, then its outcome. After a rejection, the chunks that came before it must be forgotten."""
 
 
 @dataclass(frozen=True)
-class Decoded:
+class TimedEvent:
     """An event, and what it cost."""
 
     event: Event
@@ -55,7 +55,7 @@ class Decoded:
     """Seconds that a core worked for it; waiting is not among them."""
 
 
-Source = Callable[[Video], Generator[Decoded, None, None]]
+DecodeSource = Callable[[Video], Generator[TimedEvent, None, None]]
 """Decodes a video, here or elsewhere: the same events each time."""
 
 
@@ -68,17 +68,17 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
                 return
             decoder = VideoDecoder(path, config, limits=limits, chunk_frames=CHUNK_FRAMES)
             yield from decoder
-            yield Outcome(**vars(decoder.report))
+            yield VideoResult(**vars(decoder.report))
     except OSError as error:
         yield _unreadable(video, f"cannot be read: {error.strerror or error}")
 
 
-def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Generator[Decoded, None, None]:
+def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Generator[TimedEvent, None, None]:
     """`decode`, with what each event cost in the thread that calls it."""
     began = time.thread_time()
     with closing(decode(video, config, limits)) as events:
         for event in events:
-            yield Decoded(event, time.thread_time() - began)
+            yield TimedEvent(event, time.thread_time() - began)
             began = time.thread_time()
 
 
@@ -100,7 +100,7 @@ class IsolatedDecoder:
     ) -> None:
         self._processes.close()
 
-    def __call__(self, video: Video) -> Generator[Decoded, None, None]:
+    def __call__(self, video: Video) -> Generator[TimedEvent, None, None]:
         """Measured events of a video. Called by many threads at once: there are as many processes."""
         try:
             process = self._idle.get_nowait()
@@ -109,18 +109,18 @@ class IsolatedDecoder:
         try:
             yield from process.stream(decode_measured, self._config, self._limits, video)
         except ProcessDied as death:
-            yield Decoded(rejected(video.frames_expected, str(death), final=not death.is_stall), 0.0)
+            yield TimedEvent(rejected(video.frames_expected, str(death), final=not death.is_stall), 0.0)
         finally:
             self._idle.put(process)
 
 
-def _unreadable(video: Video, reason: str) -> Outcome:
+def _unreadable(video: Video, reason: str) -> VideoResult:
     return rejected(video.frames_expected, reason, final=False)
 
 
-def rejected(frames_expected: int, reason: str, *, final: bool) -> Outcome:
+def rejected(frames_expected: int, reason: str, *, final: bool) -> VideoResult:
     """The outcome of a video that gives no frames."""
-    return Outcome(
+    return VideoResult(
         frames_expected=frames_expected,
         frames_decoded=0,
         frames_dropped=0,
@@ -140,26 +140,26 @@ def _sha256(path: Path) -> str:
 
 
 @dataclass
-class _Lane:
+class _QueuedVideo:
     """One video's way from its decoder to the consumer."""
 
     video: Video
-    arrived: deque[Event | BaseException] = field(default_factory=deque)
+    events: deque[Event | BaseException] = field(default_factory=deque)
     is_done: bool = False
     """The consumer has taken its outcome."""
 
 
-class DecodeAhead:
+class DecodeQueue:
     """Events of all videos; use as a context manager, which ends the decoders.
 
     At most `num_decoders` videos are being decoded and `2 * num_decoders * CHUNKS_AHEAD` chunks are waiting.
     """
 
-    def __init__(self, videos: Sequence[Video], source: Source, *, num_decoders: int) -> None:
+    def __init__(self, videos: Sequence[Video], source: DecodeSource, *, num_decoders: int) -> None:
         assert num_decoders > 0
         self._source = source
         self._num_decoders = num_decoders
-        self._lanes = [_Lane(video) for video in videos]
+        self._queue = [_QueuedVideo(video) for video in videos]
         self._num_begun = 0
         self._num_done = 0
         """Lanes at the front that the consumer is through with."""
@@ -197,56 +197,56 @@ class DecodeAhead:
         began = time.perf_counter()
         with self._changed:
             while True:
-                lane = self._ready(in_order)
-                if lane is not None or self._num_done == len(self._lanes):
+                queued = self._ready(in_order)
+                if queued is not None or self._num_done == len(self._queue):
                     break
                 self._changed.wait()
             self.waited_s += time.perf_counter() - began
-            if lane is None:
+            if queued is None:
                 return None
-            event = lane.arrived.popleft()
+            event = queued.events.popleft()
             self._num_waiting -= 1
             if isinstance(event, BaseException):
                 raise event
-            if isinstance(event, Outcome):
-                lane.is_done = True
-                while self._num_done < len(self._lanes) and self._lanes[self._num_done].is_done:
+            if isinstance(event, VideoResult):
+                queued.is_done = True
+                while self._num_done < len(self._queue) and self._queue[self._num_done].is_done:
                     self._num_done += 1
             self._changed.notify_all()
-            return lane.video, event
+            return queued.video, event
 
-    def _ready(self, in_order: bool) -> _Lane | None:
+    def _ready(self, in_order: bool) -> _QueuedVideo | None:
         end = min(self._num_done + 1, self._num_begun) if in_order else self._num_begun
-        return next((lane for lane in self._lanes[self._num_done : end] if lane.arrived), None)
+        return next((queued for queued in self._queue[self._num_done : end] if queued.events), None)
 
     def _decode(self) -> None:
         """In a thread: one video after the other, waiting where the consumer is behind."""
-        while (lane := self._begin()) is not None:
+        while (queued := self._begin()) is not None:
             try:
-                with closing(self._source(lane.video)) as events:
-                    for decoded in events:
-                        if not self._put(lane, decoded.event, decoded.core_s):
+                with closing(self._source(queued.video)) as events:
+                    for timed in events:
+                        if not self._put(queued, timed.event, timed.core_s):
                             return
             except BaseException as error:  # noqa: BLE001  # raised again where the events are consumed
-                self._put(lane, error, 0.0)
+                self._put(queued, error, 0.0)
 
-    def _begin(self) -> _Lane | None:
+    def _begin(self) -> _QueuedVideo | None:
         limit = self._num_decoders * CHUNKS_AHEAD
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopping or self._num_waiting < limit or self._num_begun == len(self._lanes)
+                lambda: self._stopping or self._num_waiting < limit or self._num_begun == len(self._queue)
             )
-            if self._stopping or self._num_begun == len(self._lanes):
+            if self._stopping or self._num_begun == len(self._queue):
                 return None
             self._num_begun += 1
-            return self._lanes[self._num_begun - 1]
+            return self._queue[self._num_begun - 1]
 
-    def _put(self, lane: _Lane, event: Event | BaseException, core_s: float) -> bool:
+    def _put(self, queued: _QueuedVideo, event: Event | BaseException, core_s: float) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or len(lane.arrived) < CHUNKS_AHEAD)
+            self._changed.wait_for(lambda: self._stopping or len(queued.events) < CHUNKS_AHEAD)
             if self._stopping:
                 return False
-            lane.arrived.append(event)
+            queued.events.append(event)
             self._num_waiting += 1
             self.core_s += core_s
             self._changed.notify_all()

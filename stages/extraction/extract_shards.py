@@ -13,12 +13,19 @@ from pipeline.core.events import Emit, Progress
 from pipeline.core.stage import Context
 from pipeline.core.workers import Workers
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import CHUNKS_AHEAD, Decoded, IsolatedDecoder, Source, Video, decode_measured
-from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask, Tell
-from stages.extraction.timings import Effort, explain, total
-from stages.extraction.worker_allocation import Staff, staff
+from stages.extraction.decode_queue import (
+    CHUNKS_AHEAD,
+    DecodeSource,
+    IsolatedDecoder,
+    TimedEvent,
+    Video,
+    decode_measured,
+)
+from stages.extraction.shard_extractor import ReportProgress, ShardDone, ShardExtractor, ShardTask
+from stages.extraction.timings import Timings, bottleneck_line, sum_timings
+from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import Outcome, iter_shards
+from stages.percepts.shards import VideoResult, iter_shards
 from stages.video import watchdog
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
@@ -28,9 +35,9 @@ MAX_DEATHS: Final = 10
 they cannot kill a worker: a worker that dies then was killed, or its machine was."""
 
 
-def fill(
+def extract_shards(
     config: ExtractionConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]
-) -> tuple[list[ShardDone], Staff]:
+) -> tuple[list[ShardDone], WorkerAllocation]:
     """Write the shards that are not complete yet.
 
     Raises:
@@ -38,49 +45,51 @@ def fill(
     """
     complete = {shard.path for shard in iter_shards(context.store_uri, [task.path for task in tasks])}
     missing = DiskList(task for task in tasks if task.path not in complete)
-    chosen = staff(context.resources, context.workers.nodes(), len(missing))
-    progress = _Overall(context, missing, worker="GPU" if chosen.gpus_per_worker else "worker")
+    allocation = allocate_workers(context.resources, context.workers.nodes(), len(missing))
+    progress = _OverallProgress(context, missing, worker="GPU" if allocation.gpus_per_worker else "worker")
     results = context.workers.map(
-        partial(shard_extractor, config, extractor, context.store_uri, chosen, context.workers, progress.teller),
+        partial(shard_extractor, config, extractor, context.store_uri, allocation, context.workers, progress.reporter),
         missing,
-        num_workers=chosen.num_workers,
-        cpus_per_worker=chosen.cpus_per_worker,
-        gpus_per_worker=chosen.gpus_per_worker,
+        num_workers=allocation.num_workers,
+        cpus_per_worker=allocation.cpus_per_worker,
+        gpus_per_worker=allocation.gpus_per_worker,
         again=partial(replace, isolated=True),
         max_deaths=MAX_DEATHS,
     )
     for _, done in results:
         progress.add(done)
-    return progress.done, chosen
+    return progress.done, allocation
 
 
 def shard_extractor(
     config: ExtractionConfig,
     extractor: Extractor,
     store_uri: str,
-    chosen: Staff,
+    allocation: WorkerAllocation,
     workers: Workers,
-    tell: Tell | None = None,
+    report_progress: ReportProgress | None = None,
 ) -> ShardExtractor:
     """In a worker, which may be ended where a video hangs, if it is a process that is replaced then."""
     if workers.replaces_workers:
         watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
-    source: Source | None = None
-    if chosen.decodes_elsewhere:
-        source = partial(_decode_elsewhere, workers, config)
+    source: DecodeSource | None = None
+    if allocation.decodes_in_processes:
+        source = partial(_decode_in_other_process, workers, config)
     return ShardExtractor(
         config,
         extractor,
         store_uri,
-        device="cuda" if chosen.gpus_per_worker else "cpu",
-        num_threads=chosen.num_threads,
-        num_decoders=chosen.num_decoders,
+        device="cuda" if allocation.gpus_per_worker else "cpu",
+        num_threads=allocation.num_threads,
+        num_decoders=allocation.num_decoders,
         source=source,
-        tell=tell,
+        report_progress=report_progress,
     )
 
 
-def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) -> Generator[Decoded, None, None]:
+def _decode_in_other_process(
+    workers: Workers, config: ExtractionConfig, video: Video
+) -> Generator[TimedEvent, None, None]:
     """Events of a video from another process, on whichever node has a core. A video on which such processes die is
     decoded in an isolated process, here, which finds out what it dies of."""
     num_events = 0
@@ -93,11 +102,13 @@ def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) 
         with IsolatedDecoder(config.decode, config.limits) as source:
             for number, decoded in enumerate(source(video)):
                 # Chunks come in the same order again; an outcome is always new.
-                if number >= num_events or isinstance(decoded.event, Outcome):
+                if number >= num_events or isinstance(decoded.event, VideoResult):
                     yield decoded
 
 
-def _decode_armed(config: DecodeConfig, limits: Limits, may_end: bool, video: Video) -> Generator[Decoded, None, None]:
+def _decode_armed(
+    config: DecodeConfig, limits: Limits, may_end: bool, video: Video
+) -> Generator[TimedEvent, None, None]:
     """In the other process, which may be ended where the video hangs in it."""
     if may_end:
         watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
@@ -105,7 +116,7 @@ def _decode_armed(config: DecodeConfig, limits: Limits, may_end: bool, video: Vi
 
 
 @dataclass(frozen=True)
-class _Teller:
+class _ProgressReporter:
     """Tells how far a shard is. Travels to the workers."""
 
     source: str
@@ -114,29 +125,29 @@ class _Teller:
     """Of all shards."""
     worker: str
 
-    def __call__(self, path: str, effort: Effort) -> None:
-        self.tell(path, effort.num_frames, effort)
+    def __call__(self, path: str, timings: Timings) -> None:
+        self.report_progress(path, timings.num_frames, timings)
 
-    def tell(self, path: str, num_frames: int, effort: Effort) -> None:
+    def report_progress(self, path: str, num_frames: int, timings: Timings) -> None:
         """`num_frames` of a shard are done; `effort` is what the note is about."""
-        note = explain(effort, worker=self.worker)
+        note = bottleneck_line(timings, worker=self.worker)
         total_frames = self.num_frames
         self.emit(
             Progress(source=self.source, part=path, done=num_frames, total=total_frames, unit="frames", note=note)
         )
 
 
-class _Overall:
+class _OverallProgress:
     """What all workers have done."""
 
     def __init__(self, context: Context, tasks: Sequence[ShardTask], *, worker: str) -> None:
         self.done: list[ShardDone] = []
-        self._effort = Effort()
+        self._effort = Timings()
         self._num_frames = {task.path: task.num_frames for task in tasks}
-        self.teller = _Teller(context.name, context.emit, sum(self._num_frames.values()), worker)
+        self.reporter = _ProgressReporter(context.name, context.emit, sum(self._num_frames.values()), worker)
 
     def add(self, shard: ShardDone) -> None:
         """A shard is done: it counts with the frames that it had promised, so that the sum ends at the total."""
         self.done.append(shard)
-        self._effort = total((self._effort, shard.effort))
-        self.teller.tell(shard.path, self._num_frames[shard.path], self._effort)
+        self._effort = sum_timings((self._effort, shard.timings))
+        self.reporter.report_progress(shard.path, self._num_frames[shard.path], self._effort)

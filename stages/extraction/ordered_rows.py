@@ -14,24 +14,24 @@ import numpy.typing as npt
 
 from stages.convnets.engines import Percepts
 from stages.extraction.decode_queue import Video
-from stages.percepts.shards import Outcome
+from stages.percepts.shards import VideoResult
 from stages.percepts.writer import ShardWriter
 
-MAX_HELD_BYTES: Final = 256 << 20
+MAX_BUFFERED_BYTES: Final = 256 << 20
 """Percepts that wait for the videos before child_end: 32,768 frames of 4096 values."""
 
 
 class RejectedLate(Exception):
     """A video of which rows had been written already was rejected after all."""
 
-    def __init__(self, video: str, outcome: Outcome) -> None:
+    def __init__(self, video: str, result: VideoResult) -> None:
         super().__init__(video)
         self.video = video
-        self.outcome = outcome
+        self.result = result
 
 
 @dataclass(frozen=True)
-class Piece:
+class FrameRows:
     """Rows that wait for their percepts."""
 
     video: str
@@ -41,26 +41,26 @@ class Piece:
 
 
 @dataclass
-class _Rows:
+class _VideoRows:
     """Rows of one video on their way into the file."""
 
     num_awaited: int = 0
     """Rows whose percepts are being computed."""
-    held: list[tuple[Piece, Percepts]] = field(default_factory=list)
+    buffered: list[tuple[FrameRows, Percepts]] = field(default_factory=list)
     """Rows that wait for the videos before child_end to be written."""
     is_begun: bool = False
     """Rows have been written."""
-    outcome: Outcome | None = None
+    result: VideoResult | None = None
 
 
-class RowsInOrder:
+class OrderedRows:
     """Brings rows, which arrive video by video or mixed, into the file in the order of the videos."""
 
     def __init__(self, writer: ShardWriter, videos: Sequence[Video]) -> None:
         self._writer = writer
-        self._rows = {video.sha256: _Rows() for video in videos}
+        self._rows = {video.sha256: _VideoRows() for video in videos}
         self._order = deque(self._rows)
-        self._held_bytes = 0
+        self._buffered_bytes = 0
         self.num_rows = 0
         """Rows that have come."""
         self.seconds = 0.0
@@ -68,49 +68,55 @@ class RowsInOrder:
     @property
     def is_full(self) -> bool:
         """So much is held that only the first unfinished video should go on."""
-        return self._held_bytes >= MAX_HELD_BYTES
+        return self._buffered_bytes >= MAX_BUFFERED_BYTES
 
-    def expect(self, piece: Piece) -> None:
+    def expect(self, frames: FrameRows) -> None:
         """Percepts of these rows will come."""
-        self._rows[piece.video].num_awaited += len(piece.index_N)
+        self._rows[frames.video].num_awaited += len(frames.index_N)
 
-    def add(self, piece: Piece, percepts_ND: Percepts) -> None:
+    def add(self, frames: FrameRows, percepts_ND: Percepts) -> None:
         """They have come."""
         began = time.perf_counter()
-        rows = self._rows[piece.video]
-        rows.num_awaited -= len(piece.index_N)
-        self.num_rows += len(piece.index_N)
-        if rows.outcome is None or rows.outcome.frames_decoded:
+        rows = self._rows[frames.video]
+        rows.num_awaited -= len(frames.index_N)
+        self.num_rows += len(frames.index_N)
+        if rows.result is None or rows.result.frames_decoded:
             # A copy: a view would keep the whole batch in memory.
-            rows.held.append((piece, percepts_ND.copy()))
-            self._held_bytes += percepts_ND.nbytes
-        self._advance()
+            rows.buffered.append((frames, percepts_ND.copy()))
+            self._buffered_bytes += percepts_ND.nbytes
+        self._write_ready()
         self.seconds += time.perf_counter() - began
 
-    def end(self, video: str, outcome: Outcome) -> None:
+    def end(self, video: str, result: VideoResult) -> None:
         """No more frames of this video. Raises RejectedLate."""
         rows = self._rows[video]
-        if outcome.verdict == "rejected":
+        if result.verdict == "rejected":
             if rows.is_begun:
-                raise RejectedLate(video, outcome)
-            self._held_bytes -= sum(percepts_ND.nbytes for _, percepts_ND in rows.held)
-            rows.held.clear()
-        rows.outcome = outcome
-        self._advance()
+                raise RejectedLate(video, result)
+            self._buffered_bytes -= sum(percepts_ND.nbytes for _, percepts_ND in rows.buffered)
+            rows.buffered.clear()
+        rows.result = result
+        self._write_ready()
 
-    def _advance(self) -> None:
+    def _write_ready(self) -> None:
         while self._order:
             rows = self._rows[self._order[0]]
-            for piece, percepts_ND in rows.held:
-                self._writer.write(piece.video, piece.index_N, piece.pts_us_N, piece.segment_N, percepts_ND)
-                self._held_bytes -= percepts_ND.nbytes
+            for frames, percepts_ND in rows.buffered:
+                self._writer.write(
+                    frames.video,
+                    frames.index_N,
+                    frames.pts_us_N,
+                    frames.segment_N,
+                    percepts_ND,
+                )
+                self._buffered_bytes -= percepts_ND.nbytes
                 rows.is_begun = True
-            rows.held.clear()
-            if rows.outcome is None or rows.num_awaited:
+            rows.buffered.clear()
+            if rows.result is None or rows.num_awaited:
                 return
             self._order.popleft()
 
-    def outcomes(self) -> dict[str, Outcome]:
+    def results(self) -> dict[str, VideoResult]:
         """Of all videos, once each has ended and all its rows are written."""
         assert not self._order
-        return {video: rows.outcome for video, rows in self._rows.items() if rows.outcome is not None}
+        return {video: rows.result for video, rows in self._rows.items() if rows.result is not None}

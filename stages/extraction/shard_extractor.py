@@ -23,15 +23,15 @@ from pipeline.core.files import HashingFile, join, open_atomic
 from stages.convnets import convnet as convnets
 from stages.convnets.convnet import Convnet
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import DecodeAhead, IsolatedDecoder, Source, Video, decode_measured
-from stages.extraction.ordered_rows import Piece, RejectedLate, RowsInOrder
-from stages.extraction.timings import Effort
+from stages.extraction.decode_queue import DecodeQueue, DecodeSource, IsolatedDecoder, Video, decode_measured
+from stages.extraction.ordered_rows import FrameRows, OrderedRows, RejectedLate
+from stages.extraction.timings import Timings
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import Outcome, Shard, write_sidecar
+from stages.percepts.shards import Shard, VideoResult, write_sidecar
 from stages.percepts.writer import ShardWriter
 
-TELL_EVERY_S: Final = 2.0
-Tell = Callable[[str, Effort], None]
+REPORT_EVERY_S: Final = 2.0
+ReportProgress = Callable[[str, Timings], None]
 """(path of the shard, its effort so far)"""
 
 
@@ -42,7 +42,7 @@ class ShardTask:
     path: str
     """Relative to the store's root."""
     videos: tuple[Video, ...]
-    known: Mapping[str, Outcome] = field(default_factory=dict)
+    known: Mapping[str, VideoResult] = field(default_factory=dict)
     """Outcomes settled before: these videos are not decoded."""
     isolated: bool = False
     """Decode in isolated processes: a worker died on this shard, and one of its videos may be to blame."""
@@ -61,64 +61,71 @@ class ShardDone:
     """What it took."""
 
     path: str
-    effort: Effort
-    backend: str
+    timings: Timings
+    engine: str
 
 
 class _Pass:
     """One pass over the videos of a shard."""
 
-    def __init__(self, task: ShardTask, source: Source, convnet: Convnet, num_decoders: int, tell: Tell | None) -> None:
+    def __init__(
+        self,
+        task: ShardTask,
+        source: DecodeSource,
+        convnet: Convnet,
+        num_decoders: int,
+        report_progress: ReportProgress | None,
+    ) -> None:
         self._task = task
         self._source = source
         self._convnet = convnet
         self._num_decoders = num_decoders
-        self._tell = tell
-        self._pieces: deque[Piece] = deque()
-        self.outcomes: dict[str, Outcome] = {}
-        self.effort = Effort()
-        self._told_s = 0.0
+        self._report_progress = report_progress
+        self._pending: deque[FrameRows] = deque()
+        self.results: dict[str, VideoResult] = {}
+        self.timings = Timings()
+        self._reported_s = 0.0
 
     def write(self, writer: ShardWriter) -> None:
         """Decode, run the convnet and write. Raises RejectedLate."""
-        began, computed_s = time.perf_counter(), self._convnet.backend.busy_s
+        began, computed_s = time.perf_counter(), self._convnet.engine.busy_s
         videos = [video for video in self._task.videos if video.sha256 not in self._task.known]
-        rows = RowsInOrder(writer, videos)
-        with DecodeAhead(videos, self._source, num_decoders=self._num_decoders) as decoding:
+        rows = OrderedRows(writer, videos)
+        with DecodeQueue(videos, self._source, num_decoders=self._num_decoders) as decoding:
             for percepts_BD in self._convnet.stream(self._batches(decoding, rows)):
                 first = 0
                 while first < len(percepts_BD):
-                    piece = self._pieces.popleft()
+                    piece = self._pending.popleft()
                     end = first + len(piece.index_N)
                     rows.add(piece, percepts_BD[first:end])
                     first = end
                 self._measure(decoding, rows, began, computed_s)
-        assert not self._pieces
-        outcomes = {**self._task.known, **rows.outcomes()}
-        self.outcomes = {video.sha256: outcomes[video.sha256] for video in self._task.videos}
+        assert not self._pending
+        results = {**self._task.known, **rows.results()}
+        self.results = {video.sha256: results[video.sha256] for video in self._task.videos}
 
-    def _measure(self, decoding: DecodeAhead, rows: RowsInOrder, began: float, computed_s: float) -> None:
+    def _measure(self, decoding: DecodeQueue, rows: OrderedRows, began: float, computed_s: float) -> None:
         seconds = time.perf_counter() - began
-        self.effort = Effort(
+        self.timings = Timings(
             num_frames=rows.num_rows,
             seconds=seconds,
-            convnet_s=self._convnet.backend.busy_s - computed_s,
+            convnet_s=self._convnet.engine.busy_s - computed_s,
             waited_s=decoding.waited_s,
             writer_s=rows.seconds,
             decode_core_s=decoding.core_s,
             decoder_s=seconds * self._num_decoders,
         )
-        if self._tell is not None and seconds - self._told_s > TELL_EVERY_S:
-            self._told_s = seconds
-            self._tell(self._task.path, self.effort)
+        if self._report_progress is not None and seconds - self._reported_s > REPORT_EVERY_S:
+            self._reported_s = seconds
+            self._report_progress(self._task.path, self.timings)
 
-    def _batches(self, decoding: DecodeAhead, rows: RowsInOrder) -> Iterator[npt.NDArray[np.uint8]]:
+    def _batches(self, decoding: DecodeQueue, rows: OrderedRows) -> Iterator[npt.NDArray[np.uint8]]:
         """Full batches across videos, and a last shorter one; notes whose rows they are."""
         size, px = self._convnet.batch_frames, self._convnet.input_px
         batch_BHWC, filled = np.empty((size, px, px, self._convnet.in_channels), np.uint8), 0
         while (item := decoding.next(in_order=rows.is_full)) is not None:
             video, event = item
-            if isinstance(event, Outcome):
+            if isinstance(event, VideoResult):
                 rows.end(video.sha256, event)
                 continue
             first = 0
@@ -126,8 +133,8 @@ class _Pass:
                 end = min(len(event.index_N), first + size - filled)
                 part = slice(first, end)
                 batch_BHWC[filled : filled + end - first] = event.frames_NHWC[part]
-                piece = Piece(video.sha256, event.index_N[part], event.pts_us_N[part], event.segment_N[part])
-                self._pieces.append(piece)
+                piece = FrameRows(video.sha256, event.index_N[part], event.pts_us_N[part], event.segment_N[part])
+                self._pending.append(piece)
                 rows.expect(piece)
                 filled, first = filled + end - first, end
                 if filled == size:
@@ -150,8 +157,8 @@ class ShardExtractor:
         device: str,
         num_threads: int,
         num_decoders: int,
-        source: Source | None = None,
-        tell: Tell | None = None,
+        source: DecodeSource | None = None,
+        report_progress: ReportProgress | None = None,
     ) -> None:
         """`num_threads` cores compute the convnet where `device` is "cpu"; `num_decoders` videos are decoded side by
         side, in this process or by `source`. `tell` hears every few seconds how far a shard is."""
@@ -161,7 +168,7 @@ class ShardExtractor:
         self._is_local = source is None
         self._source = source or partial(decode_measured, config.decode, config.limits)
         self._num_decoders = num_decoders
-        self._tell = tell
+        self._report_progress = report_progress
         torch.set_num_threads(num_threads)
         self._convnet = convnets.build(config.convnet, device=device, num_threads=num_threads)
         assert self._convnet.dim == extractor.dim
@@ -172,15 +179,17 @@ class ShardExtractor:
         while True:
             try:
                 with self._source_of(task) as source:
-                    attempt = _Pass(replace(task, known=known), source, self._convnet, self._num_decoders, self._tell)
+                    attempt = _Pass(
+                        replace(task, known=known), source, self._convnet, self._num_decoders, self._report_progress
+                    )
                     self._write(task.path, attempt)
             except RejectedLate as late:
                 # Rare (a limit hit far into a video), and cheaper than holding every video back until its end.
-                known[late.video] = late.outcome
+                known[late.video] = late.result
                 continue
-            return ShardDone(task.path, attempt.effort, self._convnet.backend.name)
+            return ShardDone(task.path, attempt.timings, self._convnet.engine.name)
 
-    def _source_of(self, task: ShardTask) -> AbstractContextManager[Source]:
+    def _source_of(self, task: ShardTask) -> AbstractContextManager[DecodeSource]:
         if task.isolated and self._is_local:
             return IsolatedDecoder(self._config.decode, self._config.limits)
         return nullcontext(self._source)
@@ -190,7 +199,7 @@ class ShardExtractor:
             file = HashingFile(target)
             with ShardWriter(file, self._extractor, compression=self._config.compression) as writer:  # type: ignore[arg-type]
                 attempt.write(writer)
-        num_rows, outcomes = writer.num_rows, attempt.outcomes
-        assert num_rows == sum(outcome.frames_decoded for outcome in outcomes.values()), "the ledger does not close"
-        shard = Shard(path=path, sha256=file.digest.hexdigest(), bytes=file.num_bytes, rows=num_rows, outcomes=outcomes)
+        num_rows, results = writer.num_rows, attempt.results
+        assert num_rows == sum(result.frames_decoded for result in results.values()), "the ledger does not close"
+        shard = Shard(path=path, sha256=file.digest.hexdigest(), bytes=file.num_bytes, rows=num_rows, results=results)
         write_sidecar(self._store_uri, shard)

@@ -25,23 +25,23 @@ from pipeline.core.parquet import read_table
 from stages.extraction.decode_queue import Video, rejected
 from stages.extraction.shard_extractor import ShardTask
 from stages.percepts.shards import (
-    Outcome,
     Shard,
-    ShardUse,
+    ShardReference,
+    VideoResult,
     directory,
     iter_complete,
     iter_shards,
+    reference_to,
     replacements,
     shard_name,
     sidecar,
-    use_of,
 )
-from stages.percepts.takedowns import Takedown, removed
+from stages.percepts.takedowns import Takedown, takedown_result
 from stages.video.ledger import VideoRecord
 from stages.video.record_table import RecordTable, digests, hex_column, hex_digits
 
 PLAN_FILE: Final = "plan.parquet"
-"""A row a video, in the order of the index: `video` (sha256), `shard` (path), and whether that `is_held` already."""
+"""A row a video, in the order of the index: `video` (sha256), `shard` (path), and whether that `is_stored` already."""
 ATTEMPTS: Final = 3
 """At finding shards while somebody rewrites them."""
 
@@ -51,7 +51,7 @@ Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """What an extraction has and what it makes."""
 
     rows: RecordTable
@@ -59,7 +59,7 @@ class Plan:
     """Of shards, those of the store and those to write."""
     shard_R: Codes
     """The shard, among `paths`, that holds or will hold the video of a row; -1 where the row is no video of its own."""
-    is_held_R: npt.NDArray[np.bool_]
+    is_stored_R: npt.NDArray[np.bool_]
     """Whether that shard was complete when the plan was made."""
 
     def tasks(self, records: Iterable[VideoRecord]) -> DiskList[ShardTask]:
@@ -67,7 +67,7 @@ class Plan:
         tasks: DiskList[ShardTask] = DiskList()
         shard = -1
         videos: list[Video] = []
-        to_write_R = np.where(self.is_held_R, -1, self.shard_R)
+        to_write_R = np.where(self.is_stored_R, -1, self.shard_R)
         for record, number in zip(records, to_write_R, strict=True):
             if number < 0:
                 continue
@@ -93,18 +93,18 @@ def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
     return ends if not len(frames) or (ends and ends[-1] == len(frames)) else [*ends, len(frames)]
 
 
-def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, shard_frames: int) -> Plan:
+def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, shard_frames: int) -> ShardPlan:
     """The plan written down in the directory `uri`, or a new one, which is written there."""
-    held = _find_held(store_uri, fingerprint, rows)
-    plan = _read(join(uri, PLAN_FILE), rows, held)
+    stored = _find_stored(store_uri, fingerprint, rows)
+    plan = _read(join(uri, PLAN_FILE), rows, stored)
     if plan is None:
-        plan = _new(rows, held, directory(fingerprint), shard_frames)
+        plan = _new(rows, stored, directory(fingerprint), shard_frames)
         _write(join(uri, PLAN_FILE), plan)
     return plan
 
 
 @dataclass(frozen=True)
-class _Held:
+class _StoredShards:
     """What complete shards of an extractor hold of an index."""
 
     paths: tuple[str, ...]
@@ -114,32 +114,32 @@ class _Held:
     """The first of `paths` that has the video of a row, to be tried no more; -1 where none has."""
 
 
-def _find_held(store_uri: str, fingerprint: str, rows: RecordTable) -> _Held:
-    found: dict[str, npt.NDArray[np.int32]] = {}
+def _find_stored(store_uri: str, fingerprint: str, rows: RecordTable) -> _StoredShards:
+    rows_of_path: dict[str, npt.NDArray[np.int32]] = {}
     replaced: set[str] = set()
     for shard in iter_complete(store_uri, directory(fingerprint)):
         replaced.update(shard.replaces)
-        row_U = rows.find(digests(video for video, outcome in shard.outcomes.items() if outcome.final))
-        found[shard.path] = row_U[row_U >= 0].astype(np.int32)
-    paths = tuple(path for path in found if path not in replaced)
+        row_U = rows.find(digests(video for video, result in shard.results.items() if result.final))
+        rows_of_path[shard.path] = row_U[row_U >= 0].astype(np.int32)
+    paths = tuple(path for path in rows_of_path if path not in replaced)
     shard_R = np.full(len(rows), -1, np.int32)
     for number in reversed(range(len(paths))):
-        shard_R[found[paths[number]]] = number
-    return _Held(paths, frozenset(replaced), shard_R)
+        shard_R[rows_of_path[paths[number]]] = number
+    return _StoredShards(paths, frozenset(replaced), shard_R)
 
 
-def _new(rows: RecordTable, held: _Held, folder: str, shard_frames: int) -> Plan:
-    missing = np.flatnonzero(rows.is_video_R & (held.shard_R < 0))
-    shard_R, paths = held.shard_R.copy(), list(held.paths)
+def _new(rows: RecordTable, stored: _StoredShards, folder: str, shard_frames: int) -> ShardPlan:
+    missing = np.flatnonzero(rows.is_video_R & (stored.shard_R < 0))
+    shard_R, paths = stored.shard_R.copy(), list(stored.paths)
     ends = cut_into_shards(rows.frames_R[missing].tolist(), shard_frames)
     for first, end in pairwise([0, *ends]):
         part = missing[first:end]
         shard_R[part] = len(paths)
         paths.append(f"{folder}/{shard_name(hex_digits(rows.digest_R[part]))}.parquet")
-    return Plan(rows, tuple(paths), shard_R, held.shard_R >= 0)
+    return ShardPlan(rows, tuple(paths), shard_R, stored.shard_R >= 0)
 
 
-def _write(uri: str, plan: Plan) -> None:
+def _write(uri: str, plan: ShardPlan) -> None:
     video_V = plan.rows.videos
     used, shard_V = np.unique(plan.shard_R[video_V], return_inverse=True)
     shards = pa.DictionaryArray.from_arrays(
@@ -148,13 +148,13 @@ def _write(uri: str, plan: Plan) -> None:
     columns = {
         "video": hex_column(plan.rows.digest_R[video_V]),
         "shard": shards,
-        "is_held": plan.is_held_R[video_V],
+        "is_stored": plan.is_stored_R[video_V],
     }
     with open_atomic(uri) as file:
         pq.write_table(pa.table(columns), file)
 
 
-def _read(uri: str, rows: RecordTable, held: _Held) -> Plan | None:
+def _read(uri: str, rows: RecordTable, stored: _StoredShards) -> ShardPlan | None:
     """A plan from before, if it still holds: the videos are the same, the shards that it counts on are there, and
     none that it made was rewritten."""
     if not exists(uri):
@@ -165,18 +165,18 @@ def _read(uri: str, rows: RecordTable, held: _Held) -> Plan | None:
         return None
     shards = pa.chunked_array(table["shard"].chunks, DICTIONARY).unify_dictionaries().combine_chunks()
     paths = tuple(shards.dictionary.to_pylist())
-    shard_R, is_held_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.bool_)
+    shard_R, is_stored_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.bool_)
     shard_R[video_V] = shards.indices.to_numpy()
-    is_held_R[video_V] = table["is_held"].to_numpy()
-    counted_on = {paths[number] for number in np.unique(shard_R[is_held_R])}
-    made = {paths[number] for number in np.unique(shard_R[video_V[~is_held_R[video_V]]])}
-    if not counted_on <= set(held.paths) or made & held.replaced:
+    is_stored_R[video_V] = table["is_stored"].to_numpy()
+    counted_on = {paths[number] for number in np.unique(shard_R[is_stored_R])}
+    made = {paths[number] for number in np.unique(shard_R[video_V[~is_stored_R[video_V]]])}
+    if not counted_on <= set(stored.paths) or made & stored.replaced:
         return None
-    return Plan(rows, paths, shard_R, is_held_R)
+    return ShardPlan(rows, paths, shard_R, is_stored_R)
 
 
 @dataclass
-class Account:
+class ResultTable:
     """How the extraction of each video of an index ended."""
 
     rows: RecordTable
@@ -191,15 +191,15 @@ class Account:
         self.counts_R4 = np.zeros((len(self.rows), 4), np.int64)
         self.reason_R = np.full(len(self.rows), -1, np.int32)
 
-    def add(self, row: int, outcome: Outcome) -> None:
+    def add(self, row: int, result: VideoResult) -> None:
         """The outcome of the video of a row."""
         self.counts_R4[row] = (
-            outcome.frames_expected,
-            outcome.frames_decoded,
-            outcome.frames_dropped,
-            outcome.frames_missing,
+            result.frames_expected,
+            result.frames_decoded,
+            result.frames_dropped,
+            result.frames_missing,
         )
-        self.reason_R[row] = self.reasons.setdefault((outcome.verdict, outcome.reason), len(self.reasons))
+        self.reason_R[row] = self.reasons.setdefault((result.verdict, result.reason), len(self.reasons))
 
     def ledger(
         self, records: Iterable[VideoRecord], takedowns: Mapping[str, Takedown] | None = None
@@ -208,11 +208,11 @@ class Account:
         row_R = self.rows.find(self.rows.digest_R)
         reasons = list(self.reasons)
         for record, row in zip(records, row_R, strict=True):
-            outcome = None
+            result = None
             if row >= 0 and self.reason_R[row] >= 0:
                 verdict, reason = reasons[self.reason_R[row]]
                 expected, decoded, dropped, missing = self.counts_R4[row].tolist()
-                outcome = Outcome(
+                result = VideoResult(
                     frames_expected=expected,
                     frames_decoded=decoded,
                     frames_dropped=dropped,
@@ -220,42 +220,44 @@ class Account:
                     verdict=verdict,
                     reason=reason,
                 )
-            yield _ledger_row(record, outcome, takedowns or {})
+            yield _ledger_row(record, result, takedowns or {})
 
 
-def settle(store_uri: str, plan: Plan, takedowns: Iterable[str] = ()) -> tuple[Sequence[ShardUse], Account]:
+def collect_results(
+    store_uri: str, plan: ShardPlan, takedowns: Iterable[str] = ()
+) -> tuple[Sequence[ShardReference], ResultTable]:
     """Shards with rows of the plan's videos but those that were taken down, sorted by path, and how each ended."""
     wanted_R = plan.shard_R.copy()
-    gone_U = plan.rows.find(digests(takedowns))
-    wanted_R[gone_U[gone_U >= 0]] = -1
+    taken_down_U = plan.rows.find(digests(takedowns))
+    wanted_R[taken_down_U[taken_down_U >= 0]] = -1
     numbers = np.unique(wanted_R[wanted_R >= 0]).tolist()
     for _ in range(ATTEMPTS):
         place = _where_now(store_uri, [plan.paths[number] for number in numbers])
         current: dict[str, list[int]] = {}
         for number in numbers:
             current.setdefault(place[plan.paths[number]], []).append(number)
-        uses: DiskList[ShardUse] = DiskList()
-        account = Account(plan.rows)
+        references: DiskList[ShardReference] = DiskList()
+        account = ResultTable(plan.rows)
         for shard in iter_shards(store_uri, sorted(current)):
-            use = _settle_shard(shard, account, wanted_R, current.pop(shard.path))
-            if use.videos:
-                uses.append(use)
+            reference = _collect_shard(shard, account, wanted_R, current.pop(shard.path))
+            if reference.videos:
+                references.append(reference)
         if not current:
-            return uses, account
+            return references, account
     raise AssertionError(f"{next(iter(current))} is not complete")
 
 
-def _settle_shard(shard: Shard, account: Account, wanted_R: Codes, numbers: Sequence[int]) -> ShardUse:
+def _collect_shard(shard: Shard, account: ResultTable, wanted_R: Codes, numbers: Sequence[int]) -> ShardReference:
     """`numbers`: the plan's shards that this one is, or took the place of."""
-    row_U = account.rows.find(digests(shard.outcomes))
-    is_mine_U = (row_U >= 0) & np.isin(wanted_R[row_U], numbers)
-    mine: set[str] = set()
-    for (video, outcome), row, is_mine in zip(shard.outcomes.items(), row_U, is_mine_U, strict=True):
-        if is_mine:
-            account.add(row, outcome)
-            if outcome.frames_decoded:
-                mine.add(video)
-    return use_of(shard, mine)
+    row_U = account.rows.find(digests(shard.results))
+    is_taken_U = (row_U >= 0) & np.isin(wanted_R[row_U], numbers)
+    videos: set[str] = set()
+    for (video, result), row, is_taken in zip(shard.results.items(), row_U, is_taken_U, strict=True):
+        if is_taken:
+            account.add(row, result)
+            if result.frames_decoded:
+                videos.add(video)
+    return reference_to(shard, videos)
 
 
 def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, str]:
@@ -273,14 +275,14 @@ def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, str]:
     return now
 
 
-def _ledger_row(record: VideoRecord, outcome: Outcome | None, takedowns: Mapping[str, Takedown]) -> VideoRecord:
+def _ledger_row(record: VideoRecord, result: VideoResult | None, takedowns: Mapping[str, Takedown]) -> VideoRecord:
     """The row of an index with its final counts and verdict."""
     if record.sha256 in takedowns:
-        outcome = removed(record.frames_expected, takedowns[record.sha256])
-    elif outcome is None:
-        outcome = rejected(record.frames_expected, record.reason, final=True)
-    fields = outcome.ledger_fields()
-    if not outcome.reason and record.verdict == "ok":
+        result = takedown_result(record.frames_expected, takedowns[record.sha256])
+    elif result is None:
+        result = rejected(record.frames_expected, record.reason, final=True)
+    fields = result.ledger_fields()
+    if not result.reason and record.verdict == "ok":
         # What ingest noted of a sound video (the same bytes as another one) holds still.
         fields["reason"] = record.reason
     return replace(record, **fields)

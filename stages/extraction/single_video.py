@@ -109,10 +109,10 @@ def convnet_of(extractor: Extractor, *, weights: str | None = None) -> Convnet:
     if settings is None:
         raise ConfigError(f"these percepts were made by {extractor.settings}, which is no convnet that can be run here")
     known = {field.name for field in fields(ConvnetConfig)} & set(settings) - {"weights_sha256"}
-    chosen = {name: settings[name] for name in known}
+    allocation = {name: settings[name] for name in known}
     if weights is not None:
-        chosen |= {"weights": weights, "weights_sha256": settings["weights_sha256"]}
-    config = ConvnetConfig(**chosen)
+        allocation |= {"weights": weights, "weights_sha256": settings["weights_sha256"]}
+    config = ConvnetConfig(**allocation)
     here = convnet.identity(config)
     if here["weights_sha256"] != settings["weights_sha256"]:
         raise DigestError(

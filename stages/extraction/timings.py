@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
-class Effort:
+class Timings:
     """Where the time of a shard, or of many, went. Seconds of one worker; add those of many with `total`."""
 
     num_frames: int = 0
@@ -55,19 +55,19 @@ class Effort:
         return _share(self.decode_core_s, self.convnet_s)
 
 
-def total(efforts: Iterable[Effort]) -> Effort:
+def sum_timings(efforts: Iterable[Timings]) -> Timings:
     """The sum."""
-    columns = zip(*(astuple(effort) for effort in efforts), strict=True)
-    return Effort(*(sum(column) for column in columns))
+    columns = zip(*(astuple(timings) for timings in efforts), strict=True)
+    return Timings(*(sum(column) for column in columns))
 
 
-def explain(effort: Effort, *, worker: str) -> str:
+def bottleneck_line(timings: Timings, *, worker: str) -> str:
     """One line: what waits for what, and which number of decoding cores a `worker` ("GPU", say) would balance."""
-    balance = f"{effort.balance:.1f} decoding cores a {worker} would balance, {effort.num_decoders:.0f} are used"
-    busy = {"convnet busy": effort.convnet_share, "decoders": effort.decoder_share, "writer": effort.writer_share}
+    balance = f"{timings.balance:.1f} decoding cores a {worker} would balance, {timings.num_decoders:.0f} are used"
+    busy = {"convnet busy": timings.convnet_share, "decoders": timings.decoder_share, "writer": timings.writer_share}
     shares = ", ".join(f"{name} {share:.0%}" for name, share in busy.items())
-    if effort.starved_share >= 0.01:
-        return f"convnet waits {effort.starved_share:.0%} for decoders: {balance} ({shares})"
+    if timings.starved_share >= 0.01:
+        return f"convnet waits {timings.starved_share:.0%} for decoders: {balance} ({shares})"
     return f"{shares}: {balance}"
 
 

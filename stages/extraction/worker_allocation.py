@@ -21,7 +21,7 @@ MIN_DECODER_THREADS: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Staff:
+class WorkerAllocation:
     """Who does an extraction."""
 
     num_workers: int
@@ -31,16 +31,16 @@ class Staff:
     """Cores that compute the convnet, where that is not on a GPU."""
     num_decoders: int
     """Videos that are decoded side by side for each worker."""
-    decodes_elsewhere: bool
+    decodes_in_processes: bool
     """Whether decoders are processes of their own, on whichever node has cores, and not threads of the worker."""
 
     @property
     def num_cores(self) -> float:
         """That all workers and decoders may use together."""
-        return self.num_workers * (self.cpus_per_worker + self.num_decoders * self.decodes_elsewhere)
+        return self.num_workers * (self.cpus_per_worker + self.num_decoders * self.decodes_in_processes)
 
 
-def staff(resources: Resources, nodes: Sequence[Node], num_shards: int) -> Staff:
+def allocate_workers(resources: Resources, nodes: Sequence[Node], num_shards: int) -> WorkerAllocation:
     """The staff for `num_shards` shards on these nodes."""
     wanted = max(1, min(resources.num_workers, num_shards))
     if resources.gpus_per_worker:
@@ -48,24 +48,24 @@ def staff(resources: Resources, nodes: Sequence[Node], num_shards: int) -> Staff
     return _on_cpus(resources, nodes, wanted)
 
 
-def _on_cpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> Staff:
+def _on_cpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> WorkerAllocation:
     """All cores are shared out evenly; a worker stays on one node."""
     num_cpus = sum(node.num_cpus for node in nodes)
-    apart = resources.decoders_per_gpu or 0
-    num_workers = min(wanted, max(1, num_cpus // (1 + apart)))
+    num_decoder_processes = resources.decoders_per_gpu or 0
+    num_workers = min(wanted, max(1, num_cpus // (1 + num_decoder_processes)))
     # At least one core must be left, or processes that decode would wait for it for ever.
-    decodes_elsewhere = bool(apart) and num_cpus > num_workers
+    decodes_in_processes = bool(num_decoder_processes) and num_cpus > num_workers
     cores = _largest_share(nodes, num_workers)
-    if decodes_elsewhere:
-        cores = max(1, cores - apart)
+    if decodes_in_processes:
+        cores = max(1, cores - num_decoder_processes)
     cores = max(cores, int(resources.cpus_per_worker))
-    return Staff(
+    return WorkerAllocation(
         num_workers=num_workers,
         cpus_per_worker=cores,
         gpus_per_worker=0.0,
         num_threads=cores,
-        num_decoders=apart or max(MIN_DECODER_THREADS, cores),
-        decodes_elsewhere=decodes_elsewhere,
+        num_decoders=num_decoder_processes or max(MIN_DECODER_THREADS, cores),
+        decodes_in_processes=decodes_in_processes,
     )
 
 
@@ -77,18 +77,18 @@ def _largest_share(nodes: Sequence[Node], num_workers: int) -> int:
     return share
 
 
-def _on_gpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> Staff:
+def _on_gpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> WorkerAllocation:
     with_gpus = [node for node in nodes if node.num_gpus] or list(nodes)
     beside = min(int(node.num_cpus * resources.gpus_per_worker / max(1, node.num_gpus)) for node in with_gpus)
     elsewhere = sum(node.num_cpus for node in nodes if not node.num_gpus) // wanted
     # One core copies batches, launches the network and writes.
     num_decoders = resources.decoders_per_gpu or max(1, beside - 1 + elsewhere)
-    decodes_elsewhere = num_decoders > min(MAX_DECODER_THREADS, beside - 1) and beside + elsewhere > 1
-    return Staff(
+    decodes_in_processes = num_decoders > min(MAX_DECODER_THREADS, beside - 1) and beside + elsewhere > 1
+    return WorkerAllocation(
         num_workers=wanted,
-        cpus_per_worker=1 if decodes_elsewhere else max(1, min(beside, num_decoders + 1)),
+        cpus_per_worker=1 if decodes_in_processes else max(1, min(beside, num_decoders + 1)),
         gpus_per_worker=resources.gpus_per_worker,
         num_threads=1,
         num_decoders=num_decoders,
-        decodes_elsewhere=decodes_elsewhere,
+        decodes_in_processes=decodes_in_processes,
     )

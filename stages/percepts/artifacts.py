@@ -36,9 +36,9 @@ class Percepts(Artifact):
         """The same, one after the other: a ledger of any length takes little memory."""
         return iter_records(self.path(shards.LEDGER_FILE))
 
-    def uses(self) -> list[shards.ShardUse]:
+    def references(self) -> list[shards.ShardReference]:
         """The shards that this artifact uses."""
-        return shards.read_uses(self.uri)
+        return shards.read_references(self.uri)
 
     def open(self, *, parts: Collection[str] | None = None, cache: NodeCache | None = None) -> PerceptStore:
         """Percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import filesystem, join
 from stages.percepts.schema import read_extractor
-from stages.percepts.shards import Outcome, Shard
+from stages.percepts.shards import Shard, VideoResult
 from stages.video.record_table import DigestOrder, Digests, digests, first_of_each, hex_digits
 
 
@@ -45,11 +45,11 @@ def shard_faults(store_uri: str, shard: Shard) -> Iterator[str]:
         yield f"is of extractor {extractor.fingerprint[:16]} and lies among those of another"
     if sum(rows.values()) != shard.rows:
         yield f"has {sum(rows.values()):,} rows, its sidecar says {shard.rows:,}"
-    for video, outcome in shard.outcomes.items():
-        yield from outcome_faults(video, outcome)
-        if rows[video] != outcome.frames_decoded:
-            yield f"has {rows[video]:,} rows of video {video[:12]}, its sidecar says {outcome.frames_decoded:,}"
-    for video in rows.keys() - shard.outcomes.keys():
+    for video, result in shard.results.items():
+        yield from result_faults(video, result)
+        if rows[video] != result.frames_decoded:
+            yield f"has {rows[video]:,} rows of video {video[:12]}, its sidecar says {result.frames_decoded:,}"
+    for video in rows.keys() - shard.results.keys():
         yield f"has {rows[video]:,} rows of video {video[:12]}, which its sidecar does not name"
 
 
@@ -63,14 +63,14 @@ def _rows(parquet: pq.ParquetFile) -> Counter[str]:
     return +rows
 
 
-def outcome_faults(video: str, outcome: Outcome) -> Iterator[str]:
+def result_faults(video: str, result: VideoResult) -> Iterator[str]:
     """Where the account of a video does not close."""
-    found = outcome.frames_decoded + outcome.frames_dropped + outcome.frames_missing
-    if found != outcome.frames_expected:
+    counted = result.frames_decoded + result.frames_dropped + result.frames_missing
+    if counted != result.frames_expected:
         yield (
-            f"the account of video {video[:12]} does not close: {outcome.frames_expected:,} expected, "
-            f"{outcome.frames_decoded:,} decoded + {outcome.frames_dropped:,} dropped + "
-            f"{outcome.frames_missing:,} missing = {found:,}"
+            f"the account of video {video[:12]} does not close: {result.frames_expected:,} expected, "
+            f"{result.frames_decoded:,} decoded + {result.frames_dropped:,} dropped + "
+            f"{result.frames_missing:,} missing = {counted:,}"
         )
 
 
@@ -78,7 +78,7 @@ ACCOUNT: Final = ("expected", "decoded", "dropped", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeShard:
+class IntactShard:
     """What is kept of a shard that is as its sidecar says: 36 bytes a video."""
 
     num_bytes: int
@@ -92,13 +92,13 @@ class WholeShard:
 
     @classmethod
     def of(cls, shard: Shard) -> Self:
-        outcomes = shard.outcomes.values()
+        results = shard.results.values()
         return cls(
             num_bytes=shard.bytes,
             replaces=shard.replaces,
-            sha256_U=digests(shard.outcomes),
-            decoded_U=np.array([outcome.frames_decoded for outcome in outcomes], np.int32),
-            num_frames={name: sum(getattr(outcome, f"frames_{name}") for outcome in outcomes) for name in ACCOUNT},
+            sha256_U=digests(shard.results),
+            decoded_U=np.array([result.frames_decoded for result in results], np.int32),
+            num_frames={name: sum(getattr(result, f"frames_{name}") for result in results) for name in ACCOUNT},
         )
 
 
@@ -109,8 +109,8 @@ FACTS: Final = ("num_frames_expected", "num_frames", "num_frames_dropped", "num_
 def ledger_faults(
     ledger: Iterable[pa.Table],
     facts: Mapping[str, int | float | str],
-    uses: Sequence[Digests],
-    shards: Sequence[WholeShard],
+    references: Sequence[Digests],
+    shards: Sequence[IntactShard],
     taken_down: Collection[str],
 ) -> Iterator[str]:
     """What is wrong with the ledger of an extraction, given in pieces.
@@ -120,36 +120,36 @@ def ledger_faults(
     """
     nothing = digests([])
     sha256_V = np.concatenate([nothing, *(shard.sha256_U for shard in shards)])
-    held_V = np.concatenate([np.empty(0, np.int32), *(shard.decoded_U for shard in shards)])
+    stored_V = np.concatenate([np.empty(0, np.int32), *(shard.decoded_U for shard in shards)])
     order = DigestOrder(sha256_V)
     is_used_V = np.zeros(len(sha256_V), np.bool_)
-    for video_U in uses:
-        is_used_V[_found(order, video_U)] = True
-    is_used_V[_found(order, digests(taken_down))] = False
+    for video_U in references:
+        is_used_V[_places_of(order, video_U)] = True
+    is_used_V[_places_of(order, digests(taken_down))] = False
     counted_V = np.zeros(len(sha256_V), np.int64)
     sha256_R, counts_R4 = [nothing], [np.empty((0, 4), np.int64)]
     for table in ledger:
         rows = table.select(["sha256", "uri", *COUNTS])
-        found, counts = digests(rows["sha256"].to_pylist()), np.stack([_counts(rows[name]) for name in COUNTS], 1)
+        digest_R, counts = digests(rows["sha256"].to_pylist()), np.stack([_counts(rows[name]) for name in COUNTS], 1)
         for place in np.flatnonzero(counts[:, 0] != counts[:, 1:].sum(1)).tolist():
             uri, (expected, *parts) = rows["uri"][place], counts[place].tolist()
             yield f"its account of {uri} does not close: {expected:,} expected, {sum(parts):,} found"
-        place_U = order.find(found)
+        place_U = order.find(digest_R)
         counted_V[place_U[place_U >= 0]] = counts[place_U >= 0, 1]
-        sha256_R.append(found)
+        sha256_R.append(digest_R)
         counts_R4.append(counts)
     totals = np.concatenate(counts_R4)[first_of_each(np.concatenate(sha256_R))].sum(0).tolist()
     for name, fact, total in zip(ACCOUNT, FACTS, totals, strict=True):
         if fact in facts and facts[fact] != total:
             yield f"its ledger sums to {total:,} {name}, its manifest says {facts[fact]:,}"
-    for place in np.flatnonzero(is_used_V & (counted_V != held_V)).tolist():
+    for place in np.flatnonzero(is_used_V & (counted_V != stored_V)).tolist():
         (video,) = hex_digits(sha256_V[place : place + 1])
         yield (
-            f"its ledger counts {counted_V[place]:,} frames of video {video[:12]}, the shards hold {held_V[place]:,}"
+            f"its ledger counts {counted_V[place]:,} frames of video {video[:12]}, the shards hold {stored_V[place]:,}"
         )
 
 
-def _found(order: DigestOrder, video_U: Digests) -> npt.NDArray[np.int64]:
+def _places_of(order: DigestOrder, video_U: Digests) -> npt.NDArray[np.int64]:
     """Places of those videos that are there."""
     place_U = order.find(video_U)
     return place_U[place_U >= 0]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.files import sha256_bytes
-from stages.percepts.node_cache import Entry, NodeCache
+from stages.percepts.node_cache import CacheEntry, NodeCache
 from stages.percepts.schema import COLUMNS
 
 PERCEPT_COLUMN: Final = COLUMNS.index("percept")
@@ -43,7 +43,7 @@ class MappedPercepts:
     """Of every row group; the last one may have fewer."""
     num_rows: int
     dim: int
-    keep: Entry | None = None
+    keep: CacheEntry | None = None
     """What keeps the mapped file in the node's cache."""
 
     @cached_property

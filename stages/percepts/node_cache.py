@@ -71,7 +71,7 @@ class RemoteFile:
         return sha256_bytes(f"{self.uri} {fs.ukey(path)}".encode()) + suffix
 
 
-class Entry:
+class CacheEntry:
     """A file of the cache in use: not evicted while this object is alive."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -106,7 +106,7 @@ class NodeCache:
             raise ConfigError(f"{GIGABYTES_VARIABLE} is {text!r}; give a number of gigabytes above 0, or leave it out")
         return cls(directory, max_bytes, log)
 
-    def fetch_all(self, files: Sequence[RemoteFile]) -> list[Entry]:
+    def fetch_all(self, files: Sequence[RemoteFile]) -> list[CacheEntry]:
         """An entry for each file, in their order; those that are missing are read, several at a time.
 
         Raises:
@@ -116,7 +116,7 @@ class NodeCache:
             StoreError: the disk is full, or the cache is another user's.
         """
         total = sum(file.num_bytes for file in files)
-        limit = self._limit(self._held())
+        limit = self._limit(self._used_bytes())
         if total > limit:
             raise ConfigError(
                 f"{len(files)} files of {total / 1e9:.3f} GB do not fit into the node's cache {self.directory}, which "
@@ -130,7 +130,7 @@ class NodeCache:
             entries = dict(zip(turns, threads.map(lambda turn: self.fetch(files[turn]), turns), strict=True))
         return [entries[number] for number in range(len(files))]
 
-    def fetch(self, file: RemoteFile) -> Entry:
+    def fetch(self, file: RemoteFile) -> CacheEntry:
         """The file, read if it is not here or no longer what it was. Raises as `fetch_all`."""
 
         def download(target: BinaryIO) -> str:
@@ -140,22 +140,22 @@ class NodeCache:
 
     def entry(
         self, name: str, num_bytes: int, fill: Callable[[BinaryIO], str], *, sha256: str | None = None, what: str
-    ) -> Entry:
+    ) -> CacheEntry:
         """The file `name`; where it is missing, `fill` writes its `num_bytes` bytes and returns their digest."""
         path, waiting = self._directory() / name, False
         while True:
-            found = self._open(path)
-            if found is not None:
-                if self._is_whole(path, found, sha256):
+            descriptor = self._open(path)
+            if descriptor is not None:
+                if self._is_whole(path, descriptor, sha256):
                     os.utime(f"{path}{CHECKED}")
-                    return Entry(path, found)
+                    return CacheEntry(path, descriptor)
                 self.log(f"{path} has changed on this node's disk: getting {what} again")
                 _forget(path)
-                os.close(found)
+                os.close(descriptor)
                 continue
             filled = self._fill(path, num_bytes, fill)
             if filled is not None:
-                return Entry(path, filled)
+                return CacheEntry(path, filled)
             if not waiting:
                 waiting = True
                 self.log(f"waiting for another process of this node to get {what}")
@@ -226,8 +226,8 @@ class NodeCache:
         """Makes room, by eviction if need be, and takes it; so that the bytes count before they are there."""
         os.ftruncate(descriptor, 0)
         with self._admission():
-            held = self._held(sweep=partial)
-            missing = held + num_bytes - self._limit(held)
+            used_bytes = self._used_bytes(sweep=partial)
+            missing = used_bytes + num_bytes - self._limit(used_bytes)
             if missing > 0:
                 missing -= self._evict(missing)
             if missing > 0:
@@ -247,22 +247,22 @@ class NodeCache:
         finally:
             os.close(descriptor)
 
-    def _held(self, *, sweep: Path | None = None) -> int:
+    def _used_bytes(self, *, sweep: Path | None = None) -> int:
         """Bytes of all files, finished or not. With `sweep` (the caller's own), leftovers of the dead are removed."""
-        held = 0
+        used_bytes = 0
         for path in self._directory().iterdir():
             if path.suffix == CHECKED or path.name == ADMISSION or path == sweep:
                 continue
             if sweep is not None and path.suffix == PARTIAL and _remove_unlocked(path):
                 continue
-            held += _size(path)
-        return held
+            used_bytes += _size(path)
+        return used_bytes
 
-    def _limit(self, held: int) -> int:
+    def _limit(self, used_bytes: int) -> int:
         if self.max_bytes is not None:
             return self.max_bytes
         disk = shutil.disk_usage(self._directory())
-        return held + disk.free - int(FREE_SHARE * disk.total)
+        return used_bytes + disk.free - int(FREE_SHARE * disk.total)
 
     def _evict(self, num_bytes: int) -> int:
         """Removes at least so many bytes of what nobody maps, the least recently opened first; returns how many."""

@@ -27,10 +27,10 @@ from pipeline.core.errors import CorruptArtifact, SourceError
 from pipeline.core.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
 from stages.percepts import shards
 from stages.percepts.memory_map import Percepts
-from stages.percepts.node_cache import Entry, NodeCache, RemoteFile
+from stages.percepts.node_cache import CacheEntry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.segments import Segments
-from stages.percepts.shard_file import MAKE_AGAIN, Part, Rows, ShardFile
+from stages.percepts.shard_file import MAKE_AGAIN, FrameColumns, ShardFile, ShardLocation
 from stages.percepts.takedowns import taken_down
 from stages.video.ledger import iter_records
 
@@ -67,7 +67,7 @@ class PerceptStore:
     """
 
     def __init__(
-        self, files: Sequence[ShardFile], videos: Iterable[str], extents: Extents, index: "Index | None" = None
+        self, files: Sequence[ShardFile], videos: Iterable[str], extents: Extents, index: "ShardList | None" = None
     ) -> None:
         assert len({file.extractor.fingerprint for file in files}) <= 1
         self.files = tuple(files)
@@ -100,7 +100,7 @@ class PerceptStore:
         """Frames of all videos."""
         return int(self.first_row_V[-1])
 
-    def rows(self, video: str) -> Rows:
+    def rows(self, video: str) -> FrameColumns:
         """Frame numbers, times and segments of a video, read from its file. Raises KeyError, CorruptArtifact."""
         file, first, end = self._extent(video)
         return file.rows(first, end)
@@ -144,12 +144,12 @@ class PerceptStore:
         num_rows_V = np.diff(self.first_row_V)
         order_V = np.argsort(self.file_V, kind="stable")
         bounds = np.searchsorted(self.file_V[order_V], np.arange(len(self.files) + 1)).tolist()
-        found = []
+        segments = []
         for file, (start, stop) in zip(self.files, itertools.pairwise(bounds), strict=True):
             if start < stop:
                 video_U = order_V[start:stop]
-                found.append(Segments.of_file(video_U, self.offset_V[video_U], num_rows_V[video_U], file.breaks))
-        return Segments.joined(found)
+                segments.append(Segments.of_file(video_U, self.offset_V[video_U], num_rows_V[video_U], file.breaks))
+        return Segments.joined(segments)
 
     def segment_of_rows(self, video: str) -> npt.NDArray[np.int32]:
         """(N,) number of the segment, from 0, that each row of a video is in. Raises KeyError."""
@@ -195,7 +195,7 @@ class PerceptStore:
 
 
 @dataclass(frozen=True)
-class Index:
+class ShardList:
     """The `shards.json` that was read."""
 
     uri: str
@@ -225,8 +225,8 @@ def open_store(uri: str, *, cache: NodeCache | None = None, videos: Collection[s
             return _open(uri, cache, videos)
         except FileNotFoundError as error:
             # Between the look and the opening, a compaction put another file in its place: look again.
-            gone = error
-    raise CorruptArtifact(f"{uri} uses a file that is not there: {gone}; run the recipe again") from gone
+            missing = error
+    raise CorruptArtifact(f"{uri} uses a file that is not there: {missing}; run the recipe again") from missing
 
 
 def _open(uri: str, cache: NodeCache, videos: Collection[str] | None) -> PerceptStore:
@@ -266,7 +266,7 @@ def read_store_extractor(uri: str) -> Extractor:
         raise CorruptArtifact(f"{part.uri} is not a whole Parquet file ({error}): {MAKE_AGAIN}") from error
 
 
-def _entries(parts: Sequence[Part], cache: NodeCache) -> list[Entry | None]:
+def _entries(parts: Sequence[ShardLocation], cache: NodeCache) -> list[CacheEntry | None]:
     """Copies of remote files in the cache; None for local ones, which are compared with what is promised."""
     if is_local(parts[0].uri):
         for part in parts:
@@ -279,37 +279,41 @@ def _entries(parts: Sequence[Part], cache: NodeCache) -> list[Entry | None]:
     return list(cache.fetch_all(files))
 
 
-def _check_local(part: Part) -> None:
+def _check_local(part: ShardLocation) -> None:
     """Size always; the digest only where the file was written later than what promises it."""
     if part.num_bytes is None or part.promised_by is None:
         return
-    found = os.stat(filesystem(part.uri)[1])
-    later = found.st_mtime_ns > os.stat(filesystem(part.promised_by)[1]).st_mtime_ns
-    if found.st_size != part.num_bytes or (later and sha256_file(part.uri) != part.sha256):
+    status = os.stat(filesystem(part.uri)[1])
+    later = status.st_mtime_ns > os.stat(filesystem(part.promised_by)[1]).st_mtime_ns
+    if status.st_size != part.num_bytes or (later and sha256_file(part.uri) != part.sha256):
         raise CorruptArtifact(f"{part.uri} is not the file that {part.promised_by} names: {MAKE_AGAIN}")
 
 
-def _parts(uri: str) -> tuple[list[Part], list[str], Index | None]:
+def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
     """The Parquet files at `uri`, and the order of videos and the list of files where there are such."""
     listed = join(uri, shards.SHARDS_FILE)
     if exists(listed):
-        uses = shards.read_uses(uri)
-        root = shards.store_root(uri, uses)
-        uses = shards.locate(root, uses, taken_down(root))
-        if not uses:
+        references = shards.read_references(uri)
+        root = shards.store_root(uri, references)
+        references = shards.locate(root, references, taken_down(root))
+        if not references:
             raise SourceError(f"every video of {uri} was taken down; run its recipe again, with other videos")
         order = dict.fromkeys(record.sha256 for record in iter_records(join(uri, shards.LEDGER_FILE)))
-        return [_part(root, use, listed) for use in uses], list(order), Index(listed, sha256_file(listed))
+        return (
+            [_part(root, reference, listed) for reference in references],
+            list(order),
+            ShardList(listed, sha256_file(listed)),
+        )
     if uri.endswith(".parquet") and exists(uri):
-        return [Part(uri)], [], None
+        return [ShardLocation(uri)], [], None
     names = [name for name in list_files(uri) if name.endswith(".parquet")]
     if not names:
         raise SourceError(f"there are no percepts at {uri}; give an extract artifact, a directory or a .parquet file")
-    return [Part(join(uri, name)) for name in names], [], None
+    return [ShardLocation(join(uri, name)) for name in names], [], None
 
 
-def _part(root: str, use: shards.ShardUse, listed: str) -> Part:
+def _part(root: str, reference: shards.ShardReference, listed: str) -> ShardLocation:
     """Promised by its sidecar, which is written last; where there is none, by the artifact's own list."""
-    own = join(root, shards.sidecar(use.path))
+    own = join(root, shards.sidecar(reference.path))
     promised_by = own if is_local(root) and exists(own) else listed
-    return Part(join(root, use.path), use.videos, use.bytes, use.sha256, promised_by)
+    return ShardLocation(join(root, reference.path), reference.videos, reference.bytes, reference.sha256, promised_by)

@@ -18,14 +18,14 @@ from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import filesystem, sha256_file
 from pipeline.core.parquet import read_table
 from stages.percepts.memory_map import MappedPercepts, map_decompressed, map_file, map_plain
-from stages.percepts.node_cache import Entry, NodeCache
+from stages.percepts.node_cache import CacheEntry, NodeCache
 from stages.percepts.schema import Extractor, read_extractor
 
 MAKE_AGAIN: Final = "remove it and run the recipe that made it again, which makes what is missing"
 
 
 @dataclass(frozen=True)
-class Rows:
+class FrameColumns:
     """Columns of N rows."""
 
     frame_N: npt.NDArray[np.int32]
@@ -34,7 +34,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardLocation:
     """A file of a store, the videos to take from it (None: all), and what its store promises about it."""
 
     uri: str
@@ -55,7 +55,7 @@ class ShardFile:
     Once it is open it may be removed, as by a compaction: what was opened stays readable.
     """
 
-    part: Part
+    part: ShardLocation
     path: Path
     extractor: Extractor
     data: pa.Buffer
@@ -65,13 +65,13 @@ class ShardFile:
     plain: MappedPercepts | None
     """None where the column is compressed."""
     cache: NodeCache
-    entry: Entry | None
+    entry: CacheEntry | None
     """Where `path` is a file of the node's cache: what keeps it there."""
     state: os.stat_result
     """Of the file when it was opened."""
 
     @classmethod
-    def open(cls, part: Part, cache: NodeCache, entry: Entry | None = None) -> tuple[Self, Spans]:
+    def open(cls, part: ShardLocation, cache: NodeCache, entry: CacheEntry | None = None) -> tuple[Self, Spans]:
         """The file itself, or its copy `entry`, and where the rows of each video lie in it.
 
         Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`).
@@ -94,7 +94,7 @@ class ShardFile:
         opened = cls(part, path, extractor, data, breaks.astype(np.int32), plain, cache, entry, state)
         return opened, _spans(table["video"], part.uri)
 
-    def rows(self, first: int, end: int) -> Rows:
+    def rows(self, first: int, end: int) -> FrameColumns:
         """The small columns of rows first to end - 1. Raises CorruptArtifact."""
         row_groups, before = None, 0
         if self.plain is not None:
@@ -106,7 +106,7 @@ class ShardFile:
             table = read_table(self.data, columns=names, row_groups=row_groups).slice(first - before, end - first)
         except (pa.ArrowInvalid, OSError) as error:
             raise _not_whole(self.part.uri, error) from error
-        return Rows(*(table[name].to_numpy() for name in names))
+        return FrameColumns(*(table[name].to_numpy() for name in names))
 
     @property
     def layout(self) -> tuple[npt.NDArray[np.int64], int]:

@@ -30,7 +30,7 @@ DIGITS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class VideoResult:
     """How the extraction of one video ended: the part of its ledger row that its bytes decide."""
 
     frames_expected: int
@@ -56,14 +56,14 @@ class Shard:
     sha256: str
     bytes: int
     rows: int
-    outcomes: dict[str, Outcome]
+    results: dict[str, VideoResult]
     """By sha256 of the video, in the order of the rows; rejected videos have no rows."""
     replaces: tuple[str, ...] = ()
     """Paths of shards that this one took the place of, sorted; they may be gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardUse:
+class ShardReference:
     """A shard as an artifact uses it: one entry of `shards.json`."""
 
     path: str
@@ -94,18 +94,20 @@ def folders(store_uri: str) -> list[str]:
 def write_sidecar(store_uri: str, shard: Shard) -> None:
     """Declare a shard complete, and those that it replaces out of use. Its Parquet file must be there."""
     value = asdict(shard)
+    # The name in the file is that of the first version.
+    value["outcomes"] = value.pop("results")
     if not shard.replaces:
         del value["replaces"]
     # JSON objects have no order of their own; `videos` keeps that of the rows.
-    write_json(join(store_uri, sidecar(shard.path)), {**value, "videos": list(shard.outcomes)})
+    write_json(join(store_uri, sidecar(shard.path)), {**value, "videos": list(shard.results)})
 
 
 def parse_sidecar(data: bytes) -> Shard:
     """What `write_sidecar` wrote. Raises ValueError, KeyError or TypeError where it is something else."""
     value = json.loads(data)
-    videos, outcomes = value.pop("videos"), value.pop("outcomes")
+    videos, results = value.pop("videos"), value.pop("outcomes")
     replaces = tuple(value.pop("replaces", ()))
-    return Shard(**value, outcomes={video: Outcome(**outcomes[video]) for video in videos}, replaces=replaces)
+    return Shard(**value, results={video: VideoResult(**results[video]) for video in videos}, replaces=replaces)
 
 
 def read_shards(store_uri: str, paths: Iterable[str]) -> dict[str, Shard]:
@@ -119,14 +121,14 @@ def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
     Raises:
         CorruptArtifact: a sidecar is damaged.
     """
-    left = iter(paths)
-    while some := list(itertools.islice(left, SIDECARS_AT_A_TIME)):
-        uris = {path: join(store_uri, sidecar(path)) for path in some}
-        found = read_many(list(uris.values()))
+    remaining = iter(paths)
+    while batch := list(itertools.islice(remaining, SIDECARS_AT_A_TIME)):
+        uris = {path: join(store_uri, sidecar(path)) for path in batch}
+        sidecars = read_many(list(uris.values()))
         for uri in uris.values():
-            if uri in found:
+            if uri in sidecars:
                 try:
-                    yield parse_sidecar(found.pop(uri))
+                    yield parse_sidecar(sidecars.pop(uri))
                 except (ValueError, KeyError, TypeError) as error:
                     repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
                     raise CorruptArtifact(
@@ -158,35 +160,37 @@ def replacements(store_uri: str, folder: str) -> dict[str, str]:
     return {old: path for path in in_use(replaces) for old in replaces[path]}
 
 
-def locate(store_uri: str, uses: Sequence[ShardUse], taken_down: Container[str] = ()) -> list[ShardUse]:
+def locate(
+    store_uri: str, references: Sequence[ShardReference], taken_down: Container[str] = ()
+) -> list[ShardReference]:
     """The same videos but those that were taken down, where they lie now, sorted by path.
 
     Raises:
         CorruptArtifact: a shard or a video is gone, and nothing says why.
     """
-    if not uses:
+    if not references:
         return []
-    folder = uses[0].path.rpartition("/")[0]
+    folder = references[0].path.rpartition("/")[0]
     present = {f"{folder}/{name}" for name in list_files(join(store_uri, folder))}
-    now = {use.path: use for use in uses if use.path in present}
+    current = {reference.path: reference for reference in references if reference.path in present}
     moved: dict[str, set[str]] = {}
-    if len(now) < len(uses):
+    if len(current) < len(references):
         replaced_by = replacements(store_uri, folder)
-        for use in uses:
-            if use.path not in now:
-                if use.path not in replaced_by:
-                    raise _gone(use.path, store_uri)
-                moved.setdefault(replaced_by[use.path], set()).update(use.videos)
+        for reference in references:
+            if reference.path not in current:
+                if reference.path not in replaced_by:
+                    raise _gone(reference.path, store_uri)
+                moved.setdefault(replaced_by[reference.path], set()).update(reference.videos)
     for shard in iter_shards(store_uri, list(moved)):
-        wanted = moved.pop(shard.path).union(now[shard.path].videos if shard.path in now else ())
-        if any(video not in shard.outcomes and video not in taken_down for video in wanted):
+        wanted = moved.pop(shard.path).union(current[shard.path].videos if shard.path in current else ())
+        if any(video not in shard.results and video not in taken_down for video in wanted):
             raise _gone(f"a video of {shard.path}", store_uri)
-        now[shard.path] = use_of(shard, wanted)
+        current[shard.path] = reference_to(shard, wanted)
     if moved:
         # It was there a moment ago: whoever opens the store looks again.
         raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", next(iter(moved)))
-    found = (replace(now[path], videos=_without(now[path].videos, taken_down)) for path in sorted(now))
-    return [use for use in found if use.videos]
+    located = (replace(current[path], videos=_without(current[path].videos, taken_down)) for path in sorted(current))
+    return [reference for reference in located if reference.videos]
 
 
 def _without(videos: tuple[str, ...], taken_down: Container[str]) -> tuple[str, ...]:
@@ -198,10 +202,10 @@ def _gone(what: str, store_uri: str) -> CorruptArtifact:
     return CorruptArtifact(f"{what} is gone from {store_uri}: {repair}, then run the recipe again")
 
 
-def use_of(shard: Shard, wanted: Container[str]) -> ShardUse:
+def reference_to(shard: Shard, wanted: Container[str]) -> ShardReference:
     """Some videos of a shard, in the order of its rows."""
-    videos = tuple(video for video in shard.outcomes if video in wanted)
-    return ShardUse(path=shard.path, sha256=shard.sha256, bytes=shard.bytes, rows=shard.rows, videos=videos)
+    videos = tuple(video for video in shard.results if video in wanted)
+    return ShardReference(path=shard.path, sha256=shard.sha256, bytes=shard.bytes, rows=shard.rows, videos=videos)
 
 
 def sidecar(path: str) -> str:
@@ -209,40 +213,40 @@ def sidecar(path: str) -> str:
     return path.removesuffix(".parquet") + ".json"
 
 
-def write_uses(artifact_uri: str, uses: Iterable[ShardUse]) -> None:
+def write_references(artifact_uri: str, references: Iterable[ShardReference]) -> None:
     """Write `shards.json`, one entry after the other."""
     with open_atomic(join(artifact_uri, SHARDS_FILE)) as file:
         before = "["
-        for use in uses:
-            entry = json.dumps(asdict(use), indent=1, sort_keys=True, ensure_ascii=False)
+        for reference in references:
+            entry = json.dumps(asdict(reference), indent=1, sort_keys=True, ensure_ascii=False)
             file.write((before + "\n " + entry.replace("\n", "\n ")).encode())
             before = ","
         file.write(b"\n]\n" if before == "," else b"[]\n")
 
 
-def read_uses(artifact_uri: str) -> list[ShardUse]:
+def read_references(artifact_uri: str) -> list[ShardReference]:
     """The shards that an artifact uses. Raises FileNotFoundError."""
-    return list(iter_uses(artifact_uri))
+    return list(iter_references(artifact_uri))
 
 
-def iter_uses(artifact_uri: str) -> Iterator[ShardUse]:
+def iter_references(artifact_uri: str) -> Iterator[ShardReference]:
     """The same, one after the other: only the file's text is held. Raises FileNotFoundError."""
     text = read_bytes(join(artifact_uri, SHARDS_FILE)).decode()
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
         entry, end = decoder.raw_decode(text, start)
-        yield ShardUse(**{**entry, "videos": tuple(entry["videos"])})
+        yield ShardReference(**{**entry, "videos": tuple(entry["videos"])})
         start = text.find("{", end)
 
 
-def store_root(artifact_uri: str, uses: Sequence[ShardUse]) -> str:
+def store_root(artifact_uri: str, references: Sequence[ShardReference]) -> str:
     """The root that the shards' paths are relative to: the nearest directory above the artifact that holds theirs.
 
     Raises:
         CorruptArtifact: there is none.
     """
-    folder = uses[0].path.rpartition("/")[0]
+    folder = references[0].path.rpartition("/")[0]
     root = artifact_uri.rstrip("/")
     while "/" in root.removeprefix("/") and not root.endswith(":/"):
         root = root.rsplit("/", 1)[0]

@@ -13,7 +13,7 @@ from typing import Final
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import join, list_files, read_many, write_json
-from stages.percepts.shards import Outcome
+from stages.percepts.shards import VideoResult
 
 DIRECTORY: Final = "takedowns"
 
@@ -41,9 +41,9 @@ def read_takedowns(store_uri: str) -> dict[str, Takedown]:
     """
     folder = join(store_uri, DIRECTORY)
     names = [name for name in list_files(folder) if name.endswith(".json")]
-    found = read_many([join(folder, name) for name in names])
+    data_of_uri = read_many([join(folder, name) for name in names])
     takedowns = {}
-    for uri, data in found.items():
+    for uri, data in data_of_uri.items():
         takedown = parse_takedown(data, uri)
         takedowns[takedown.video] = takedown
     return takedowns
@@ -72,9 +72,9 @@ def write_takedown(store_uri: str, takedown: Takedown) -> None:
     write_json(join(store_uri, DIRECTORY, f"{takedown.video}.json"), asdict(takedown))
 
 
-def removed(frames_expected: int, takedown: Takedown) -> Outcome:
+def takedown_result(frames_expected: int, takedown: Takedown) -> VideoResult:
     """What a ledger says of it: all frames left out on purpose."""
-    return Outcome(
+    return VideoResult(
         frames_expected=frames_expected,
         frames_decoded=0,
         frames_dropped=frames_expected,

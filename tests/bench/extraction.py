@@ -45,8 +45,8 @@ from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.decode_queue import Video
 from stages.extraction.extract_shards import shard_extractor
 from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask
-from stages.extraction.timings import explain
-from stages.extraction.worker_allocation import Staff, staff
+from stages.extraction.timings import bottleneck_line
+from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.shards import directory
 from stages.video.decode import DecodeConfig, VideoDecoder
 
@@ -233,11 +233,11 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
     """Run the benchmarks that were asked for."""
     extractor = extractor_of(config)
     resources = Resources(num_workers=1, gpus_per_worker=float(args.device == "cuda"), decoders_per_gpu=args.decoders)
-    chosen = staff(resources, [Node(args.cpus, int(args.device == "cuda"))], 1)
-    with session(None, str(ROOT), num_cpus=args.cpus) if chosen.decodes_elsewhere else nullcontext():
-        workers = on_ray() if chosen.decodes_elsewhere else InProcess()
-        ours = shard_extractor(config, extractor, str(folder), chosen, workers)
-        compare_all(args, config, videos, folder, ours, chosen)
+    allocation = allocate_workers(resources, [Node(args.cpus, int(args.device == "cuda"))], 1)
+    with session(None, str(ROOT), num_cpus=args.cpus) if allocation.decodes_in_processes else nullcontext():
+        workers = on_ray() if allocation.decodes_in_processes else InProcess()
+        ours = shard_extractor(config, extractor, str(folder), allocation, workers)
+        compare_all(args, config, videos, folder, ours, allocation)
 
 
 def on_ray() -> Workers:
@@ -252,14 +252,14 @@ def compare_all(
     videos: Sequence[Video],
     folder: Path,
     ours: ShardExtractor,
-    chosen: Staff,
+    allocation: WorkerAllocation,
 ) -> None:
     """A JSON line for each benchmark."""
     extractor = extractor_of(config)
     task = ShardTask(f"{directory(extractor.fingerprint)}/bench.parquet", tuple(videos))
     frames_NHWC = decode_all(videos, config.decode)
     _, decode_s = timed(lambda: decode_all(videos, config.decode))
-    convnet = build(config.convnet, device=args.device, num_threads=chosen.num_threads)
+    convnet = build(config.convnet, device=args.device, num_threads=allocation.num_threads)
     run_convnet(convnet, frames_NHWC)
     _, convnet_s = timed(lambda: run_convnet(convnet, frames_NHWC))
     done: list[ShardDone] = []
@@ -271,7 +271,7 @@ def compare_all(
     }
     for name in args.only or NAMES:
         torch.set_num_threads(args.cpus)
-        needs_ray = name == "extract_vs_ray_data" and not chosen.decodes_elsewhere
+        needs_ray = name == "extract_vs_ray_data" and not allocation.decodes_in_processes
         ray = session(None, str(ROOT), num_cpus=args.cpus) if needs_ray else nullcontext()
         with ray:
             (wall_s, cores_s), (peer_wall_s, peer_cores_s) = compare(extract, peers[name], args.repetitions)
@@ -288,13 +288,13 @@ def compare_all(
             "decode_core_ms_per_frame": round(1000 * decode_s / len(frames_NHWC), 3),
             "convnet_core_ms_per_frame": round(1000 * convnet_s / len(frames_NHWC), 3),
             "gflop_per_frame": round(flop_per_frame(config.convnet) / 1e9, 4),
-            "bottleneck": explain(done[-1].effort, worker="GPU" if args.device == "cuda" else "worker"),
+            "bottleneck": bottleneck_line(done[-1].timings, worker="GPU" if args.device == "cuda" else "worker"),
             "config": {
                 "convnet": f"{config.convnet.name}:{config.convnet.layer}@{config.convnet.input_px}",
-                "backend": convnet.backend.name,
+                "backend": convnet.engine.name,
                 "cpus": args.cpus,
-                "decoders": chosen.num_decoders,
-                "decodes_elsewhere": chosen.decodes_elsewhere,
+                "decoders": allocation.num_decoders,
+                "decodes_elsewhere": allocation.decodes_in_processes,
             },
         }
         print(json.dumps(line), flush=True)

@@ -40,11 +40,11 @@ from stages import ingest as ingest_stage
 from stages.extract import ExtractConfig, extract
 from stages.extraction import extract_shards
 from stages.extraction.shard_extractor import ShardDone, ShardTask
-from stages.extraction.timings import Effort
+from stages.extraction.timings import Timings
 from stages.ingest import IngestConfig, ingest
 from stages.percepts import Windows, open_store
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import Outcome, Shard, write_sidecar
+from stages.percepts.shards import Shard, VideoResult, write_sidecar
 from stages.percepts.writer import ShardWriter
 from stages.video.ledger import VideoRecord
 from stages.video.sources import VideoSource
@@ -116,7 +116,7 @@ class StubExtractor:
                 for video in task.videos:
                     pts_us_N = self.frame_N * np.int64(33_333)
                     writer.write(video.sha256, self.frame_N, pts_us_N, self.frame_N * 0, self.percepts_ND)
-        done = Outcome(
+        result = VideoResult(
             frames_expected=CLIP_FRAMES,
             frames_decoded=CLIP_FRAMES,
             frames_dropped=0,
@@ -124,11 +124,11 @@ class StubExtractor:
             verdict="ok",
             reason="",
         )
-        outcomes = {video.sha256: done for video in task.videos}
+        results = {video.sha256: result for video in task.videos}
         digest = file.digest.hexdigest()
-        shard = Shard(path=task.path, sha256=digest, bytes=file.num_bytes, rows=writer.num_rows, outcomes=outcomes)
+        shard = Shard(path=task.path, sha256=digest, bytes=file.num_bytes, rows=writer.num_rows, results=results)
         write_sidecar(self.store_uri, shard)
-        return ShardDone(task.path, Effort(num_frames=writer.num_rows), "stub")
+        return ShardDone(task.path, Timings(num_frames=writer.num_rows), "stub")
 
 
 def run(root: str, num_clips: int, phases: Phases) -> None:
@@ -163,7 +163,12 @@ def make_clip(path: Path) -> None:
 @contextmanager
 def stubs(extractor: Extractor, phases: Phases, turn: str) -> Iterator[None]:
     """Stubs for what costs, and clocks around what extract calls."""
-    timed = {"make_plan": "plan", "fill": "shards and sidecars", "settle": "settle", "write_records": "write ledger"}
+    timed = {
+        "make_plan": "plan",
+        "extract_shards": "shards and sidecars",
+        "collect_results": "collect results",
+        "write_records": "write ledger",
+    }
     with (
         mock.patch.object(ingest_stage, "probe_source", stub_probe),
         mock.patch.object(extract_shards, "shard_extractor", lambda *args: StubExtractor(extractor, args[2])),

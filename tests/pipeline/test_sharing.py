@@ -19,7 +19,7 @@ __all__ = ["clips", "decoded", "made", "root"]
 
 def uses(root: Path, key: str) -> list[str]:
     percepts = Percepts(Store.open(str(root)).directory("extract", key))
-    return [use.path for use in percepts.uses()]
+    return [use.path for use in percepts.references()]
 
 
 def test_two_recipes_share_percepts(clips: list[str], root: Path, decoded: list[str]) -> None:

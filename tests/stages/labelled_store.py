@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.core.files import open_atomic, sha256_file, size_bytes
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.writer import ShardWriter
 from stages.video.ledger import VideoRecord, write_records
 
@@ -73,8 +73,8 @@ def make_store(root: Path, clips: Iterable[Clip]) -> tuple[Percepts, Statistics]
     uri = str(root / "extract" / "made")
     videos = tuple(clip.sha256 for clip in clips)
     shard = str(root / SHARD)
-    use = ShardUse(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=rows, videos=videos)
-    write_uses(uri, [use])
+    reference = ShardReference(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=rows, videos=videos)
+    write_references(uri, [reference])
     write_records(f"{uri}/{LEDGER_FILE}", [record_of(clip, f"clip{n}.mp4") for n, clip in enumerate(clips)])
     frames = np.concatenate([clip.percepts for clip in clips]).astype(np.float64)
     moments = Moments(frames.mean(0).astype(np.float32), frames.std(0).astype(np.float32), len(frames))

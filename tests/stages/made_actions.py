@@ -25,7 +25,7 @@ from pipeline.core.stage import Context, stage
 from stages.datasets.ucf101 import read_clips
 from stages.percepts.artifacts import Percepts
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.writer import ShardWriter
 from stages.video.artifacts import INDEX_NAME, Index
 from stages.video.ledger import VideoRecord, write_records
@@ -155,7 +155,7 @@ def made_percepts(config: MadeActionsConfig, context: Context) -> Percepts:
     extractor = Extractor({"made": "actions for a benchmark", "seed": config.seed}, config.dim)
     names = _names(config)
     steps = np.arange(config.num_frames, dtype=np.int32)
-    uses: list[ShardUse] = []
+    references: list[ShardReference] = []
     for first in range(0, len(names), CLIPS_PER_SHARD):
         members = names[first : first + CLIPS_PER_SHARD]
         path = f"percepts/made-{context.key}/{first:06d}.parquet"
@@ -166,9 +166,11 @@ def made_percepts(config: MadeActionsConfig, context: Context) -> Percepts:
                 writer.write(sha256, steps, steps.astype(np.int64) * 33_333, steps * 0, clip_TD)
         videos = tuple(hashlib.sha256(name.encode()).hexdigest() for name, _ in members)
         uri, num_rows = join(context.store_uri, path), len(members) * config.num_frames
-        uses.append(ShardUse(path=path, sha256=sha256_file(uri), bytes=size_bytes(uri), rows=num_rows, videos=videos))
+        references.append(
+            ShardReference(path=path, sha256=sha256_file(uri), bytes=size_bytes(uri), rows=num_rows, videos=videos)
+        )
         context.progress(first + len(members), len(names), "clips")
-    write_uses(context.uri, uses)
+    write_references(context.uri, references)
     records = [_record(config, name, part, counted=True) for name, part in names]
     write_records(join(context.uri, LEDGER_FILE), records)
     return Percepts(context.uri, context.key)

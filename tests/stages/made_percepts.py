@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.core.files import open_atomic, sha256_file, size_bytes
 from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import LEDGER_FILE, ShardUse, write_uses
+from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.writer import ShardWriter
 from stages.video.ledger import VideoRecord, write_records
 
@@ -44,8 +44,8 @@ def make_percepts(root: Path, parts: Mapping[str, int], *, num_frames: int = 24)
     videos = tuple(map(name_of, numbers))
     uri = str(root / "extract" / "made")
     shard, num_rows = str(root / SHARD), len(videos) * num_frames
-    use = ShardUse(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=num_rows, videos=videos)
-    write_uses(uri, [use])
+    used = ShardReference(path=SHARD, sha256=sha256_file(shard), bytes=size_bytes(shard), rows=num_rows, videos=videos)
+    write_references(uri, [used])
     records = [
         VideoRecord(
             uri=f"{root}/{number}.mp4",

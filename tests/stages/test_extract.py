@@ -125,14 +125,14 @@ def test_the_ledger_closes(clips: Path, tmp_path: Path, shared_data: Path) -> No
 
 def test_shards_json_names_what_is_there(clips: Path, tmp_path: Path) -> None:
     percepts = extract(CONFIG, context_of(tmp_path, "a"), index=index_of(tmp_path, [clips]))
-    uses = percepts.uses()
-    assert len(uses) > 2
-    for use in uses:
-        data = (tmp_path / use.path).read_bytes()
-        assert (use.sha256, use.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
-        assert use.rows == pq.read_metadata(tmp_path / use.path).num_rows
-        assert use.path.startswith("percepts/")
-    assert sum(len(use.videos) for use in uses) == 9
+    references = percepts.references()
+    assert len(references) > 2
+    for shard in references:
+        data = (tmp_path / shard.path).read_bytes()
+        assert (shard.sha256, shard.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert shard.rows == pq.read_metadata(tmp_path / shard.path).num_rows
+        assert shard.path.startswith("percepts/")
+    assert sum(len(shard.videos) for shard in references) == 9
 
 
 def test_growing_an_index_extracts_what_is_new(clips: Path, tmp_path: Path, decoded: list[str]) -> None:
@@ -259,7 +259,7 @@ def test_bytes_do_not_depend_on_decoders_or_on_the_order_of_their_frames(
     assert context.facts["num_decoders"] == 5
     assert all_bytes(str(tmp_path / "many")) == expected
     with monkeypatch.context() as patch:
-        patch.setattr("stages.extraction.ordered_rows.MAX_HELD_BYTES", 1)
+        patch.setattr("stages.extraction.ordered_rows.MAX_BUFFERED_BYTES", 1)
         extract(config, elsewhere(context_of(tmp_path / "few", "a"), 5), index=index)
     assert all_bytes(str(tmp_path / "few")) == expected
 
@@ -324,7 +324,7 @@ def test_a_plan_that_counts_on_a_lost_shard_is_made_again(clips: Path, tmp_path:
     index = index_of(tmp_path, [clips])
     extract(CONFIG, context_of(tmp_path, "a"), index=index)
     second = extract(CONFIG, context_of(tmp_path, "b"), index=index)
-    lost = second.uses()[0].path.removesuffix(".parquet")
+    lost = second.references()[0].path.removesuffix(".parquet")
     for suffix in (".json", ".parquet"):
         remove(join(str(tmp_path), lost + suffix))
     assert extract(CONFIG, context_of(tmp_path, "b"), index=index).open().num_rows == sum(range(10, 28, 2))
@@ -334,7 +334,7 @@ def test_s3(s3_bucket: str, clips: Path, tmp_path: Path) -> None:
     index = index_of(tmp_path, [clips / "0.mp4", clips / "5.mp4"])
     here = extract(CONFIG, context_of(tmp_path, "a"), index=index)
     there = extract(CONFIG, context_of(f"{s3_bucket}/store", "a"), index=index)
-    assert [use.sha256 for use in here.uses()] == [use.sha256 for use in there.uses()]
+    assert [shard.sha256 for shard in here.references()] == [shard.sha256 for shard in there.references()]
     store = open_store(there.uri, cache=NodeCache(tmp_path / "cache"))
     assert np.concatenate(list(store.pieces())).tobytes() == np.concatenate(list(here.open().pieces())).tobytes()
 
@@ -389,4 +389,4 @@ def test_a_part_that_is_not_there(labelled: Percepts) -> None:
         labelled.open(parts=["tset"])
     plan = pq.read_table(labelled.path(PLAN_FILE)).to_pydict()
     assert len(plan["video"]) == len(set(plan["video"])) == 6
-    assert not any(plan["is_held"])
+    assert not any(plan["is_stored"])

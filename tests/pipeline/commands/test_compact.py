@@ -20,7 +20,7 @@ from pipeline.upkeep import compaction
 from pipeline.upkeep.compaction import merge_groups
 from stages.extract import extract
 from stages.percepts import Windows, open_store
-from stages.percepts.shards import Outcome, Shard, locate, read_uses
+from stages.percepts.shards import Shard, VideoResult, locate, read_references
 from tests.pipeline.killed import kill_at_every_step
 from tests.pipeline.small_store import CONFIG, all_bytes, clips, made, root, run_recipe
 from tests.stages.test_extract import context_of, decoded, index_of
@@ -142,7 +142,7 @@ def test_a_run_that_extracts_meanwhile_goes_on(
     index = index_of(tmp_path, [Path(clip) for clip in clips])
     percepts = extract(CONFIG, context_of(root, "a", workers=Merges(root)), index=index)
     assert len(decoded) == 6
-    assert len(percepts.uses()) == 2
+    assert len(percepts.references()) == 2
     here, there = percepts.open(), open_store(artifact(made))
     assert np.concatenate(list(here.pieces())).tobytes() == np.concatenate(list(there.pieces())).tobytes()
     # The same plan, begun again, pays for nothing twice.
@@ -165,7 +165,7 @@ def test_s3(s3_bucket: str, clips: list[str], made: Path) -> None:
     root = f"{s3_bucket}/store"
     run_recipe(root, clips)
     merge(root)
-    (use,) = locate(root, read_uses(artifact(root)))
+    (use,) = locate(root, read_references(artifact(root)))
     names = [name for name in list_files(root) if name.startswith("percepts/")]
     assert names == [use.path.replace(".parquet", ".json"), use.path]
     assert scan(root) == scan(made)
@@ -173,10 +173,10 @@ def test_s3(s3_bucket: str, clips: list[str], made: Path) -> None:
 
 
 def shard(name: str, num_bytes: int, final: bool = True) -> Shard:
-    outcome = Outcome(
+    result = VideoResult(
         frames_expected=1, frames_decoded=1, frames_dropped=0, frames_missing=0, verdict="ok", reason="", final=final
     )
-    return Shard(path=f"percepts/f/{name}.parquet", sha256="", bytes=num_bytes, rows=1, outcomes={name: outcome})
+    return Shard(path=f"percepts/f/{name}.parquet", sha256="", bytes=num_bytes, rows=1, results={name: result})
 
 
 def test_groups() -> None:

@@ -64,7 +64,7 @@ def test_lite_equals_the_published_network_cut_at_the_layer(variant: int, layer:
     assert percepts.dtype == np.float16
     assert percepts.shape == (2, convnet.dim) == expected.shape
     np.testing.assert_allclose(percepts, expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
-    assert convnet.backend.name == "onnxruntime"
+    assert convnet.engine.name == "onnxruntime"
 
 
 def test_nothing_behind_the_layer_is_built() -> None:
@@ -97,9 +97,9 @@ def test_bits_do_not_depend_on_the_batch(config: ConvnetConfig) -> None:
 def test_torch_cpu_bits_do_not_depend_on_the_batch() -> None:
     frames = noise(16, 64)
     network, _, _ = load_network(ConvnetConfig(layer="blocks.4", grid=3, input_px=64))
-    backend = engines.TorchCpu(network, 1)
+    engine = engines.TorchCpu(network, 1)
     order = np.random.default_rng(1).permutation(len(frames))
-    (whole,), (shuffled,) = backend.stream([frames]), backend.stream([np.ascontiguousarray(frames[order])])
+    (whole,), (shuffled,) = engine.stream([frames]), engine.stream([np.ascontiguousarray(frames[order])])
     assert whole[order].tobytes() == shuffled.tobytes()
 
 
@@ -109,7 +109,7 @@ def test_a_back_end_that_computes_something_else_is_refused() -> None:
     with torch.no_grad():
         next(wrong.parameters()).mul_(1.01)
     with pytest.raises(RunError, match="onnxruntime differs from plain torch"):
-        engines.check(engines.OnnxCpu(wrong, 64, 3, 1), network, 64, 3)
+        engines.check_engine(engines.OnnxCpu(wrong, 64, 3, 1), network, 64, 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -155,7 +155,7 @@ def test_a_users_convnet(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.register("odd")(Odd)
     config = ConvnetConfig(name="odd", layer="last", input_px=32)
     convnet = build(config)
-    assert convnet.backend.name == "torch-cpu"
+    assert convnet.engine.name == "torch-cpu"
     frames = noise(20, 32)
     np.testing.assert_allclose(convnet(frames), np.cos(frames.astype(float)).mean((1, 2)), atol=1e-3)
     assert identity(config)["plugin_sha256"] == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -168,7 +168,7 @@ def test_values_beyond_float16_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(registry, "_ARCHITECTURES", {**registry._ARCHITECTURES, "large": Large()})
     network, dim, _ = load_network(ConvnetConfig(name="large", layer="last", input_px=8))
-    monkeypatch.setattr(engines, "check", lambda *_: None)
+    monkeypatch.setattr(engines, "check_engine", lambda *_: None)
     convnet = build(ConvnetConfig(name="large", layer="last", input_px=8))
     with torch.no_grad():
         for parameter in network.parameters():

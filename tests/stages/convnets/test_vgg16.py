@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.core.errors import ConfigError
 from stages.convnets import engines, vgg16
 from stages.convnets.convnet import ConvnetConfig, build, load_network, percept_dim
-from stages.convnets.registry import find
+from stages.convnets.registry import find_architecture
 
 Array = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def transcription(x_CHW: Array, state: dict[str, Array], num_convs: tuple[int, .
 def test_equals_the_numpy_transcription(layer: str, name: str) -> None:
     torch.manual_seed(0)
     stages, size_px = ((5, 2), (6, 2), (7, 3)), 24
-    architecture, channels = find(name, None).architecture, 4 if name == "vgg16_flow" else 3
+    architecture, channels = find_architecture(name, None).architecture, 4 if name == "vgg16_flow" else 3
     prepare = (
         architecture.flow_network("pool5", 32, 4)[0]  # type: ignore[index]
         if channels == 4
@@ -79,7 +79,7 @@ def test_equals_the_numpy_transcription(layer: str, name: str) -> None:
     with torch.inference_mode():
         eager = network(torch.from_numpy(frame_HWC).permute(2, 0, 1)[None].float()).numpy()[0]
     np.testing.assert_allclose(eager, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    engine = engines.choose(network, size_px, channels, device="cpu", num_threads=1)
+    engine = engines.choose_engine(network, size_px, channels, device="cpu", num_threads=1)
     assert engine.name == "onnxruntime"
     assert np.abs(expected).max() > 0
 

@@ -90,7 +90,7 @@ def test_percepts_are_the_models_own(zoos: None, tmp_path: Path, name: str, laye
         y = kept["y"] if kept else model.forward_head(model.forward_features(x_NCHW), pre_logits=True)
         expected = nn.functional.adaptive_avg_pool2d(y, grid).flatten(1) if y.ndim == 4 else y
     np.testing.assert_allclose(convnet(frames_NHWC), expected, rtol=2e-3, atol=2e-3)
-    assert convnet.backend.name == "torch-cpu"
+    assert convnet.engine.name == "torch-cpu"
 
 
 def test_what_lies_behind_the_layer_does_not_run(zoos: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.core.workers import Node
-from stages.extraction.timings import Effort, explain, total
-from stages.extraction.worker_allocation import staff
+from stages.extraction.timings import Timings, bottleneck_line, sum_timings
+from stages.extraction.worker_allocation import allocate_workers
 
 
 def on(num_workers: int = 2, gpus: float = 0.0, decoders: int | None = None) -> Resources:
@@ -18,25 +18,25 @@ def on(num_workers: int = 2, gpus: float = 0.0, decoders: int | None = None) -> 
 
 
 def test_on_cpus_all_cores_are_shared_out() -> None:
-    two = staff(on(2), [Node(2)], num_shards=9)
+    two = allocate_workers(on(2), [Node(2)], num_shards=9)
     assert (two.num_workers, two.cpus_per_worker, two.num_threads, two.num_decoders) == (2, 1, 1, 2)
     # One shard is one worker's: it takes both cores.
-    alone = staff(on(2), [Node(2)], num_shards=1)
+    alone = allocate_workers(on(2), [Node(2)], num_shards=1)
     assert (alone.num_workers, alone.cpus_per_worker, alone.num_threads) == (1, 2, 2)
-    assert staff(on(2), [Node(64)], num_shards=9).num_threads == 32
+    assert allocate_workers(on(2), [Node(64)], num_shards=9).num_threads == 32
     # A worker stays on one node: three workers of 16 cores do not fit on 16 + 16.
-    assert staff(on(3), [Node(16), Node(16)], num_shards=9).num_threads == 8
+    assert allocate_workers(on(3), [Node(16), Node(16)], num_shards=9).num_threads == 8
 
 
 def test_a_gpu_is_fed_by_the_cores_beside_it_and_by_nodes_without_gpus() -> None:
-    small = staff(on(1, gpus=1), [Node(4, 1)], num_shards=9)
-    assert (small.cpus_per_worker, small.num_decoders, small.decodes_elsewhere) == (4, 3, False)
-    large = staff(on(1, gpus=1), [Node(16, 1)], num_shards=9)
-    assert (large.cpus_per_worker, large.num_decoders, large.decodes_elsewhere) == (1, 15, True)
-    helped = staff(on(2, gpus=1), [Node(8, 2), Node(32), Node(32)], num_shards=9)
-    assert (helped.num_workers, helped.num_decoders, helped.decodes_elsewhere) == (2, 3 + 32, True)
-    given_three = staff(on(1, gpus=1, decoders=3), [Node(16, 1)], num_shards=9)
-    assert (given_three.cpus_per_worker, given_three.num_decoders, given_three.decodes_elsewhere) == (4, 3, False)
+    small = allocate_workers(on(1, gpus=1), [Node(4, 1)], num_shards=9)
+    assert (small.cpus_per_worker, small.num_decoders, small.decodes_in_processes) == (4, 3, False)
+    large = allocate_workers(on(1, gpus=1), [Node(16, 1)], num_shards=9)
+    assert (large.cpus_per_worker, large.num_decoders, large.decodes_in_processes) == (1, 15, True)
+    helped = allocate_workers(on(2, gpus=1), [Node(8, 2), Node(32), Node(32)], num_shards=9)
+    assert (helped.num_workers, helped.num_decoders, helped.decodes_in_processes) == (2, 3 + 32, True)
+    given_three = allocate_workers(on(1, gpus=1, decoders=3), [Node(16, 1)], num_shards=9)
+    assert (given_three.cpus_per_worker, given_three.num_decoders, given_three.decodes_in_processes) == (4, 3, False)
 
 
 def test_a_knob_below_one_is_refused() -> None:
@@ -55,17 +55,17 @@ def test_helpers_always_find_a_core(
     nodes: list[Node], num_workers: int, decoders: int | None, num_shards: int, on_gpus: bool
 ) -> None:
     num_gpus = sum(node.num_gpus for node in nodes)
-    chosen = staff(on(num_workers, 1.0 if on_gpus and num_gpus else 0.0, decoders), nodes, num_shards)
+    allocation = allocate_workers(on(num_workers, 1.0 if on_gpus and num_gpus else 0.0, decoders), nodes, num_shards)
     # Workers that Ray will start at all, as far as there are GPUs for them.
-    started = min(chosen.num_workers, num_gpus) if chosen.gpus_per_worker else chosen.num_workers
-    assert chosen.num_workers >= 1
-    assert chosen.cpus_per_worker <= max(node.num_cpus for node in nodes)
-    if chosen.decodes_elsewhere:
-        assert started * chosen.cpus_per_worker < sum(node.num_cpus for node in nodes)
+    started = min(allocation.num_workers, num_gpus) if allocation.gpus_per_worker else allocation.num_workers
+    assert allocation.num_workers >= 1
+    assert allocation.cpus_per_worker <= max(node.num_cpus for node in nodes)
+    if allocation.decodes_in_processes:
+        assert started * allocation.cpus_per_worker < sum(node.num_cpus for node in nodes)
 
 
 def test_the_bottleneck_in_one_line() -> None:
-    starved = Effort(
+    starved = Timings(
         num_frames=1000,
         seconds=10.0,
         convnet_s=5.0,
@@ -74,12 +74,14 @@ def test_the_bottleneck_in_one_line() -> None:
         decode_core_s=16.0,
         decoder_s=20.0,
     )
-    both = total([starved, starved])
+    both = sum_timings([starved, starved])
     assert both.num_frames == 2000
-    assert explain(both, worker="GPU") == (
+    assert bottleneck_line(both, worker="GPU") == (
         "convnet waits 46% for decoders: 3.2 decoding cores a GPU would balance, 2 are used"
         " (convnet busy 50%, decoders 80%, writer 1%)"
     )
-    fed = Effort(num_frames=1000, seconds=10.0, convnet_s=9.9, waited_s=0.05, decode_core_s=0.6, decoder_s=20.0)
-    assert explain(fed, worker="worker").startswith("convnet busy 99%, decoders 3%, writer 0%: 0.1 decoding cores")
-    assert explain(Effort(), worker="GPU")
+    fed = Timings(num_frames=1000, seconds=10.0, convnet_s=9.9, waited_s=0.05, decode_core_s=0.6, decoder_s=20.0)
+    assert bottleneck_line(fed, worker="worker").startswith(
+        "convnet busy 99%, decoders 3%, writer 0%: 0.1 decoding cores"
+    )
+    assert bottleneck_line(Timings(), worker="GPU")
