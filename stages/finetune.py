@@ -100,13 +100,13 @@ def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimat
         return Estimate()
     dim = percepts.num_bytes // percepts.num_frames // 2
     num = sum(len(config.samplings(count)) for count in config.labels_per_class)
-    windows = num * max(1, len(config.splits)) * config.num_steps * config.batch_clips
+    windows = num * max(1, len(config.splits)) * config.training.num_steps * config.training.batch_clips
     flop = lstm_flop(
         num_sequences=windows,
         num_steps=config.num_frames,
         num_inputs=dim,
-        num_units=config.num_units if config.model == "lstm" else 1,
-        num_layers=config.num_layers,
+        num_units=config.classifier.num_units if config.classifier.model == "lstm" else 1,
+        num_layers=config.classifier.num_layers,
     )
     return Estimate(num_frames=windows * config.num_frames, seconds=flop / FLOP_PER_S)
 

@@ -24,7 +24,7 @@ from pipeline.core.rates import FORECAST_S
 from pipeline.core.stage import Artifact, Context, Estimate, stage
 from stages.datasets.dataset_factories import open_windows
 from stages.models.artifacts import Encoder
-from stages.models.composite import CompositeConfig
+from stages.models.config import CompositeConfig
 from stages.models.names import model_names
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics

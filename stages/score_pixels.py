@@ -24,7 +24,8 @@ from stages.datasets.artifacts import Digits, Patches
 from stages.evaluation.metrics import Frames, t_interval
 from stages.evaluation.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeConfig
 from stages.models.names import model_names
 
 SCORES_FILE: Final = "pixel_scores.json"

@@ -6,12 +6,11 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.recipes.model_variants import MODELS
+from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.recipes.registry import load_recipe
 from pipeline.run import parse
 from stages.models.pretrained import Pretrained
@@ -58,7 +57,7 @@ def test_the_recipe_trains_just_what_was_measured(model: str) -> None:
     recipe, *flags = recipe_arguments(args, config)
     options = parse(load_recipe(recipe), flags)
     assert options.models == (model,)
-    assert replace(options.pretrain, **MODELS[options.models[0]]) == config
+    assert variant(options.pretrain, options.models[0]) == config
     assert options.gpus_per_worker == 1
     assert options.digits.mnist == "digits"
     assert options.num_test_sequences == 10_000

@@ -24,21 +24,20 @@ from stages.assign_splits import SplitConfig, split
 from stages.datasets.action_sets import DATA_SETS, DataSetKey
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig
-from stages.finetuning.arm import SelectionConfig
+from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.fuse import FuseConfig, fuse
 from stages.ingest import IngestConfig, ingest
+from stages.models.config import ClassifierConfig
 from stages.near_duplicates import NearDuplicatesConfig, near_duplicates
 from stages.pretrain import PretrainConfig
+from stages.pretraining.config import OptimizerConfig
 from stages.select_clips import GatherConfig, gather
 from stages.standardize import StandardizeConfig, standardize
 
 ACTION_LSTM = FinetuneConfig(
     arm="LSTM",
-    num_units=2048,
-    batch_clips=128,
-    num_epochs=20,
-    dropout=0.5,
-    num_warmup_steps=20,
+    classifier=ClassifierConfig(num_units=2048, dropout=0.5),
+    training=EnsembleTrainingConfig(optimizer=OptimizerConfig(num_warmup_steps=20), batch_clips=128, num_epochs=20),
     selection=SelectionConfig(learning_rates=(1e-4, 3e-4, 1e-3), dropouts=(0.5, 0.8), num_checks=4),
 )
 
@@ -80,9 +79,8 @@ class ActionOptions(RunOptions):
     """Labelled clips a class of the label curve."""
     single_frame: FinetuneConfig = FinetuneConfig(
         arm=SINGLE_FRAME,
-        model="frame",
-        batch_clips=128,
-        num_epochs=20,
+        classifier=ClassifierConfig(model="frame"),
+        training=EnsembleTrainingConfig(batch_clips=128, num_epochs=20),
         selection=SelectionConfig(learning_rates=(1e-3, 3e-3), weight_decays=(0.01, 0.3, 3.0), num_checks=4),
     )
     """Splits, label counts and the arm's name are those of the tables."""
@@ -176,7 +174,7 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
     nodes = pretrain_models(plan, options.models, options.pretrain, devices, percepts=percepts, statistics=statistics)
     encoders: dict[str, Node] = {}
     encoders.update(zip(options.models, nodes, strict=True))
-    size = (options.pretrain.num_units, options.pretrain.num_layers)
+    size = (options.pretrain.model.num_units, options.pretrain.model.num_layers)
     return PretrainedNodes(encoders=encoders, size=size, statistics=statistics, percepts=percepts)
 
 
@@ -198,7 +196,10 @@ def _arms(
         for config in (options.single_frame, options.scratch, options.finetuned)
     )
     if size is not None:
-        scratch, finetuned = (replace(config, num_units=size[0], num_layers=size[1]) for config in (scratch, finetuned))
+        scratch, finetuned = (
+            replace(config, classifier=replace(config.classifier, num_units=size[0], num_layers=size[1]))
+            for config in (scratch, finetuned)
+        )
     return add_arms(
         plan,
         configs=ArmConfigs(single_frame=single_frame, scratch=scratch, pretrained=finetuned),

@@ -17,12 +17,13 @@ from stages.convnets.convnet import ConvnetConfig
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
-from stages.finetuning.arm import SelectionConfig
+from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.forecast import ForecastConfig, forecast
 from stages.import_encoder import AdoptConfig, adopt
 from stages.ingest import IngestConfig
+from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize
 from stages.synthesize import MOTIONS, SynthesizeConfig, synthesize
 from stages.video.decode import DecodeConfig
@@ -30,13 +31,10 @@ from stages.visualize import VisualizeConfig, visualize
 
 LSTM_CLASSIFIER = FinetuneConfig(
     arm="LSTM from scratch",
-    num_units=128,
-    forget_bias=1.0,
-    learning_rate=1e-3,
-    output_learning_rate=1e-2,
-    num_steps=60,
-    dropout=0.5,
-    input_dropout=0.3,
+    classifier=ClassifierConfig(num_units=128, forget_bias=1.0, dropout=0.5, input_dropout=0.3),
+    training=EnsembleTrainingConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-3, num_warmup_steps=0), output_learning_rate=1e-2, num_steps=60
+    ),
     zero_output=True,
 )
 
@@ -57,19 +55,30 @@ class DemoOptions(RunOptions):
         shard_frames=4096,
     )
     pretrain: PretrainConfig = PretrainConfig(
-        num_units=128,
-        forget_bias=1.0,
+        model=CompositeConfig(num_units=128, forget_bias=1.0),
+        training=TrainingConfig(
+            num_steps=500,
+            optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
+            validate_every_steps=100,
+            checkpoint_every_steps=100,
+        ),
         window_stride=1,
-        num_steps=500,
-        optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
-        validate_every_steps=100,
-        checkpoint_every_steps=100,
     )
     single_frame: FinetuneConfig = FinetuneConfig(
-        arm="single frame", model="frame", learning_rate=1e-3, weight_decay=0.1, num_steps=40
+        arm="single frame",
+        classifier=ClassifierConfig(model="frame"),
+        training=EnsembleTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, num_warmup_steps=0), num_steps=40
+        ),
     )
     scratch: FinetuneConfig = LSTM_CLASSIFIER
-    pretrained: FinetuneConfig = replace(LSTM_CLASSIFIER, arm="LSTM pretrained", learning_rate=3e-4)
+    pretrained: FinetuneConfig = replace(
+        LSTM_CLASSIFIER,
+        arm="LSTM pretrained",
+        training=replace(
+            LSTM_CLASSIFIER.training, optimizer=replace(LSTM_CLASSIFIER.training.optimizer, learning_rate=3e-4)
+        ),
+    )
     tables: bool = False
     """Measure all of Table 3's seven rows and the label curve up to 50 clips a class, on a corpus with 60 to train on,
     every arm's learning rate and when to stop chosen on some of those; takes several times as long."""
@@ -130,7 +139,7 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     frame, scratch, pretrained = (
         replace(
             arm,
-            num_epochs=15,
+            training=replace(arm.training, num_epochs=15),
             num_full_samplings=10,
             selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
         )

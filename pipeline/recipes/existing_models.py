@@ -50,7 +50,7 @@ def given_models(
     found: dict[str, Manifest] = {}
     for name in names:
         manifest = _manifest(store, name, tracking_uri or store.default_tracking_uri)
-        model = model_of(manifest.config)
+        model = model_of(_model_config(manifest.config))
         if model in found:
             raise ConfigError(f"{found[model].key} and {manifest.key} are both of kind {model!r}; give one of each")
         found[model] = manifest
@@ -60,7 +60,8 @@ def given_models(
             f"{', '.join(m.key for m in found.values())} were pretrained on different percepts or statistics; arms "
             "that are compared read the same: give models of one run"
         )
-    sizes = {(int(m.config["num_units"]), int(m.config["num_layers"])) for m in found.values()}
+    configs = [_model_config(m.config) for m in found.values()]
+    sizes = {(int(config["num_units"]), int(config["num_layers"])) for config in configs}
     if len(sizes) > 1:
         raise ConfigError(
             f"models of {len(sizes)} sizes were given; arms that are compared have one: give models alike"
@@ -90,6 +91,12 @@ def _manifest(store: Store, name: str, tracking_uri: str) -> Manifest:
         known = ", ".join(found.key for found in store.manifests("pretrain")) or "none"
         raise ConfigError(f"pretrained names {name!r}, which the store {store.root} does not have; it has: {known}")
     return manifest
+
+
+def _model_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the model's part of a pretraining config; manifests of percepts 0.1 have its fields beside the others."""
+    nested: dict[str, Any] = config.get("model", config)
+    return nested
 
 
 def model_of(config: dict[str, Any]) -> Model:

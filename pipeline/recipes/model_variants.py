@@ -37,6 +37,11 @@ def pretrain_models(
     if not models:
         raise ConfigError(f"models is empty; name any of {', '.join(MODELS)}")
     return [
-        plan.add(pretrain, replace(config, **MODELS[model]), name=f"pretrain {model}", resources=resources, **source)
+        plan.add(pretrain, variant(config, model), name=f"pretrain {model}", resources=resources, **source)
         for model in models
     ]
+
+
+def variant(config: PretrainConfig, model: Model) -> PretrainConfig:
+    """Returns a pretraining with the decoders of one of the six models."""
+    return replace(config, model=replace(config.model, **MODELS[model]))

@@ -11,8 +11,9 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.run_options import RunOptions
 from stages.load_digits import DigitsConfig, digits
+from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.visualize import VisualizeConfig, visualize
 
@@ -25,19 +26,17 @@ class MovingMNISTOptions(RunOptions):
     """Any of the paper's six."""
     digits: DigitsConfig = DigitsConfig()
     pretrain: PretrainConfig = PretrainConfig(
-        num_frames_in=10,
-        num_frames_out=10,
-        loss="bernoulli",
-        num_units=384,
-        forget_bias=1.0,
-        precision="bfloat16",
-        start_at_mean=True,
-        batch_size=64,
-        num_steps=2800,
-        optimizer=OptimizerConfig(learning_rate=3e-3, final_fraction=0.02, num_warmup_steps=80, beta2=0.95),
-        validate_every_steps=400,
-        max_validation_batches=5,
-        checkpoint_every_steps=400,
+        model=CompositeConfig(num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=384, forget_bias=1.0),
+        training=TrainingConfig(
+            precision="bfloat16",
+            start_at_mean=True,
+            batch_size=64,
+            num_steps=2800,
+            optimizer=OptimizerConfig(learning_rate=3e-3, final_fraction=0.02, num_warmup_steps=80, beta2=0.95),
+            validate_every_steps=400,
+            max_validation_batches=5,
+            checkpoint_every_steps=400,
+        ),
     )
     """Of every model; the decoders are those of `models`. About eight minutes each on two cores."""
     num_test_sequences: int = 10_000

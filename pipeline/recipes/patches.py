@@ -13,7 +13,9 @@ from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_index
 from stages.cut_patches import CutConfig, cut
 from stages.ingest import IngestConfig
+from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
+from stages.pretraining.config import TrainingConfig
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.visualize import VisualizeConfig, visualize
 
@@ -27,7 +29,9 @@ class PatchesOptions(RunOptions):
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
     cut: CutConfig = CutConfig(patches_per_video=256)
-    pretrain: PretrainConfig = PretrainConfig(num_units=256, forget_bias=1.0, batch_size=32)
+    pretrain: PretrainConfig = PretrainConfig(
+        model=CompositeConfig(num_units=256, forget_bias=1.0), training=TrainingConfig(batch_size=32)
+    )
     """Of every model; the decoders are those of `models`."""
     num_test_sequences: int = 10_000
     """How many test patches to score, at most."""

@@ -1,14 +1,18 @@
 """One arm of a comparison: a kind of classifier, what it sees, how it is trained, and what is chosen on validation."""
 
+from __future__ import annotations
+
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.core.errors import ConfigError
-from stages.finetuning.ensemble_training import GroupTrainingConfig
+from pipeline.core.flags import Inline
 from stages.models.artifacts import Encoder
-from stages.models.classifier import LSTMClassifierConfig, SingleFrameConfig
+from stages.models.config import ClassifierConfig
 from stages.models.pretrained import Pretrained
+from stages.pretraining.config import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class SelectionConfig:
         """Whether there is anything to choose."""
         return self.num_checks > 1 or len(self.candidates()) > 1
 
-    def candidates(self) -> tuple["Candidate", ...]:
+    def candidates(self) -> tuple[Candidate, ...]:
         """Every combination, in the order given: the first of equals wins."""
         grids = (self.learning_rates, self.dropouts, self.input_dropouts, self.weight_decays)
         return tuple(Candidate(*values) for values in itertools.product(*(grid or (None,) for grid in grids)))
@@ -62,31 +66,56 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmConfig(GroupTrainingConfig):
+class EnsembleTrainingConfig:
+    """How the classifiers are trained; fixed before any clip is seen."""
+
+    optimizer: Inline[OptimizerConfig] = OptimizerConfig(num_warmup_steps=0)
+    num_steps: int = 100
+    """Training steps."""
+    num_epochs: int = 0
+    """Passes over the labelled clips, where they take more steps than num_steps; 0: num_steps, always."""
+    batch_clips: int = 40
+    """Clips of a step; fewer where a classifier has fewer to learn from."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of matrix products and gates; weights, cells, losses and the optimiser stay float32. bfloat16 is
+    fast on GPUs and on CPUs that multiply it (AVX512-BF16, AMX)."""
+    output_learning_rate: float | None = None
+    """adamw: peak learning rate of the softmax layer; none: the same as below it."""
+    output_weight_decay: float | None = None
+    """adamw: weight decay of the softmax layer; none: the same as below it."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.batch_clips < 1 or self.num_epochs < 0:
+            raise ConfigError(
+                f"num_steps {self.num_steps}, batch_clips {self.batch_clips}, num_epochs {self.num_epochs}: "
+                "give at least 1, 1 and 0"
+            )
+        if self.output_learning_rate is not None and not self.output_learning_rate > 0:
+            raise ConfigError(f"output_learning_rate is {self.output_learning_rate}; it must be above 0, or none")
+        if self.output_weight_decay is not None and self.output_weight_decay < 0:
+            raise ConfigError(f"output_weight_decay is {self.output_weight_decay}; it must be at least 0, or none")
+        if self.optimizer.kind == "published" and (self.output_learning_rate, self.output_weight_decay) != (None, None):
+            raise ConfigError("the published optimiser has one learning rate and no weight decay; use kind=adamw")
+
+    def steps(self, num_clips: int) -> int:
+        """S, training steps for a classifier with `num_clips` labelled clips."""
+        return max(self.num_steps, self.num_epochs * math.ceil(num_clips / self.batch_clips))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
     """One arm of a comparison."""
 
     arm: str
     """Name of this model in tables, such as "LSTM pretrained"."""
-    model: Literal["frame", "lstm"] = "lstm"
-    """frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step."""
+    classifier: Inline[ClassifierConfig] = ClassifierConfig()
+    training: Inline[EnsembleTrainingConfig] = EnsembleTrainingConfig()
     part: str = "train"
     """Part of the ledger that the labelled clips are drawn from."""
     num_frames: int = 16
     """Frames of a training window."""
     crop_stride: int = 1
     """A clip's training window begins at a random multiple of this many frames; 1: anywhere."""
-    num_units: int = 256
-    """lstm: units of every layer; the encoder's, where it starts from one."""
-    num_layers: int = 1
-    """lstm: layers; the encoder's, where it starts from one."""
-    forget_bias: float = 0.0
-    """lstm: initial bias of the forget gates; the paper's is 0."""
-    num_hidden_units: int = 0
-    """frame: rectified units between frame and softmax; 0: logistic regression."""
-    dropout: float = 0.0
-    """Probability of dropping a unit between layers and below the softmax; never on recurrent connections."""
-    input_dropout: float = 0.0
-    """Probability of dropping a dimension of a frame."""
     zero_output: bool = False
     """Start the softmax's weights at zero instead of drawing them."""
     frozen: bool = False
@@ -100,44 +129,27 @@ class ArmConfig(GroupTrainingConfig):
     """Of samplings, weights, batches and dropout. Arms that are compared need the same."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("num_frames", "crop_stride"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.arm:
             raise ConfigError("arm is empty; give the model a name for tables")
-        if self.frozen and self.model == "frame":
+        if self.frozen and self.classifier.model == "frame":
             raise ConfigError("frozen leaves a frame classifier nothing to train; use it with model=lstm")
-        _ = self.architecture(dim=1, num_classes=2, num_groups=1)
         for candidate in self.selection.candidates():
             if candidate.settings():
                 self.chosen(candidate)
 
-    def chosen(self, candidate: Candidate) -> "ArmConfig":
-        """The arm with a candidate's settings. Raises ConfigError where one of them cannot be."""
-        settings: dict[str, Any] = {**candidate.settings(), "selection": SelectionConfig()}
-        return replace(self, **settings)
-
-    def architecture(self, *, dim: int, num_classes: int, num_groups: int) -> LSTMClassifierConfig | SingleFrameConfig:
-        """The model's own config. Raises ConfigError."""
-        if self.model == "frame":
-            return SingleFrameConfig(
-                dim=dim,
-                num_classes=num_classes,
-                num_groups=num_groups,
-                num_hidden_units=self.num_hidden_units,
-                dropout=self.dropout,
-                input_dropout=self.input_dropout,
-            )
-        return LSTMClassifierConfig(
-            dim=dim,
-            num_classes=num_classes,
-            num_groups=num_groups,
-            num_units=self.num_units,
-            num_layers=self.num_layers,
-            dropout=self.dropout,
-            input_dropout=self.input_dropout,
-            forget_bias=self.forget_bias,
+    def chosen(self, candidate: Candidate) -> ArmConfig:
+        """Returns the arm with a candidate's settings. Raises ConfigError where one of them breaks its rule."""
+        settings: dict[str, Any] = dict(candidate.settings())
+        of_optimizer = {name: settings.pop(name) for name in ("learning_rate", "weight_decay") if name in settings}
+        optimizer = replace(self.training.optimizer, **of_optimizer)
+        return replace(
+            self,
+            classifier=replace(self.classifier, **settings),
+            training=replace(self.training, optimizer=optimizer),
+            selection=SelectionConfig(),
         )
 
 
@@ -147,14 +159,15 @@ def check_encoder(config: ArmConfig, encoder: Encoder) -> None:
     Raises:
         ConfigError: the model is "frame", or the encoder has another size or reads no percepts.
     """
-    if config.model == "frame":
+    if config.classifier.model == "frame":
         raise ConfigError(f"arm {config.arm!r}: a frame classifier cannot start from an encoder; leave the encoder out")
     pretrained = Pretrained.load(encoder.uri)
-    theirs = pretrained.composite.config
-    if (theirs.num_units, theirs.num_layers) != (config.num_units, config.num_layers):
+    composite, classifier = pretrained.composite.config, config.classifier
+    if (composite.num_units, composite.num_layers) != (classifier.num_units, classifier.num_layers):
         raise ConfigError(
-            f"arm {config.arm!r}: the encoder has {theirs.num_units} units in {theirs.num_layers} layers, the "
-            f"classifier {config.num_units} in {config.num_layers}; set num_units and num_layers to the encoder's"
+            f"arm {config.arm!r}: the encoder has {composite.num_units} units in {composite.num_layers} layers, the "
+            f"classifier {classifier.num_units} in {classifier.num_layers}; set num_units and num_layers to the "
+            "encoder's"
         )
     if pretrained.transform is None:
         raise ConfigError(

@@ -6,58 +6,18 @@ group takes the steps that it would take alone.
 Shapes: G groups, S steps, T frames, B clips, D frame dimensions.
 """
 
-import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import ConfigError, TrainingDiverged
+from pipeline.core.errors import TrainingDiverged
+from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.models.classifier import Classifier, classification_losses
-from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, clip_gradients, learning_rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupTrainingConfig(OptimizerConfig):
-    """How the classifiers are trained; fixed before any clip is seen."""
-
-    num_steps: int = 100
-    """Training steps."""
-    num_epochs: int = 0
-    """Passes over the labelled clips, where they take more steps than num_steps; 0: num_steps, always."""
-    batch_clips: int = 40
-    """Clips of a step; fewer where a classifier has fewer to learn from."""
-    num_warmup_steps: int = 0
-    """Steps of linear warm-up."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products and gates; weights, cells, losses and the optimiser stay float32. bfloat16 is fast on GPUs and
-    on CPUs that multiply it (AVX512-BF16, AMX)."""
-    output_learning_rate: float | None = None
-    """adamw: peak learning rate of the softmax layer; none: the same as below it."""
-    output_weight_decay: float | None = None
-    """adamw: weight decay of the softmax layer; none: the same as below it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_steps < 1 or self.batch_clips < 1 or self.num_epochs < 0:
-            raise ConfigError(
-                f"num_steps {self.num_steps}, batch_clips {self.batch_clips}, num_epochs {self.num_epochs}: "
-                "give at least 1, 1 and 0"
-            )
-        if self.output_learning_rate is not None and not self.output_learning_rate > 0:
-            raise ConfigError(f"output_learning_rate is {self.output_learning_rate}; it must be above 0, or none")
-        if self.output_weight_decay is not None and self.output_weight_decay < 0:
-            raise ConfigError(f"output_weight_decay is {self.output_weight_decay}; it must be at least 0, or none")
-        if self.kind == "published" and (self.output_learning_rate, self.output_weight_decay) != (None, None):
-            raise ConfigError("the published optimiser has one learning rate and no weight decay; use kind=adamw")
-
-    def steps(self, num_clips: int) -> int:
-        """S, training steps for a classifier with `num_clips` labelled clips."""
-        return max(self.num_steps, self.num_epochs * math.ceil(num_clips / self.batch_clips))
+from stages.pretraining.optimisation import build_optimizer, clip_gradients, learning_rate
 
 
 class Batches(Protocol):
@@ -75,7 +35,7 @@ class Batches(Protocol):
 def train_groups(
     classifier: Classifier,
     batches: Batches,
-    config: GroupTrainingConfig,
+    config: EnsembleTrainingConfig,
     *,
     num_steps: int | None = None,
     checks: Collection[int] = (),
@@ -91,8 +51,9 @@ def train_groups(
     """
     num_groups = classifier.config.num_groups
     optimizer = _optimizer(classifier, config)
-    max_norm = config.max_grad_norm if config.kind == "adamw" else 0.0
-    shares = [group["lr"] / config.learning_rate for group in optimizer.param_groups]
+    settings = config.optimizer
+    max_norm = settings.max_grad_norm if settings.kind == "adamw" else 0.0
+    shares = [group["lr"] / settings.learning_rate for group in optimizer.param_groups]
     classifier.train()
     losses: list[Tensor] = []
     for step in range(len(batches) if num_steps is None else num_steps):
@@ -105,7 +66,7 @@ def train_groups(
         norm_G = clip_gradients(classifier, max_norm, num_groups=num_groups)
         losses.append(loss_G.detach())
         _check_finite(losses[-1], norm_G, step)
-        rate = learning_rate(config, step, len(batches))
+        rate = learning_rate(settings, step, len(batches))
         for group, share in zip(optimizer.param_groups, shares, strict=True):
             group["lr"] = rate * share
         optimizer.step()
@@ -118,20 +79,21 @@ def train_groups(
     return np.asarray(torch.stack(losses).cpu().numpy(), np.float32)
 
 
-def _optimizer(classifier: Classifier, config: GroupTrainingConfig) -> torch.optim.Optimizer:
+def _optimizer(classifier: Classifier, config: EnsembleTrainingConfig) -> torch.optim.Optimizer:
     """Fused AdamW, whose softmax layer may have a learning rate and a decay of its own; or the published optimiser."""
-    if config.kind == "published":
-        return build_optimizer(config, classifier, batch_size=config.batch_clips)
+    settings = config.optimizer
+    if settings.kind == "published":
+        return build_optimizer(settings, classifier, batch_size=config.batch_clips)
     groups: list[dict[str, Any]] = []
     for name, parameter in classifier.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate, decay = config.learning_rate, config.weight_decay
+        rate, decay = settings.learning_rate, settings.weight_decay
         if name.startswith("output."):
             rate = rate if config.output_learning_rate is None else config.output_learning_rate
             decay = decay if config.output_weight_decay is None else config.output_weight_decay
         groups.append({"params": [parameter], "lr": rate, "weight_decay": decay if name.endswith("weight") else 0.0})
-    return torch.optim.AdamW(groups, betas=(config.momentum, config.beta2), fused=True)
+    return torch.optim.AdamW(groups, betas=(settings.momentum, settings.beta2), fused=True)
 
 
 def _check_finite(loss_G: Tensor, norm_G: Tensor, step: int) -> None:

@@ -6,6 +6,7 @@ Shapes: G classifiers, N windows, T frames of a window, D percept dimension, C c
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +16,14 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, CorruptArtifact
-from stages.models.classifier import (
-    Classifier,
-    LSTMClassifier,
-    LSTMClassifierConfig,
-    SingleFrameClassifier,
-    SingleFrameConfig,
-    clip_probabilities,
-)
+from stages.models.classifier import Classifier, clip_probabilities
+from stages.models.composite import Composite
 from stages.models.ensemble import build_classifier
-from stages.models.weights import read_tensors, write_tensors
+from stages.models.weights import build_from_header, config_header, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 
 _KIND = "TrainedClassifiers"
-_CONFIGS: dict[str, type[LSTMClassifierConfig] | type[SingleFrameConfig]] = {
-    LSTMClassifier.__name__: LSTMClassifierConfig,
-    SingleFrameClassifier.__name__: SingleFrameConfig,
-}
 _FACTS = (
     *("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings"),
     *("clips", "consulted", "groups"),
@@ -77,9 +68,8 @@ class TrainedClassifiers:
 
     def select(self, group: int) -> "TrainedClassifiers":
         """One of the classifiers by itself: G = 1."""
-        single = _without_weights(
-            dataclasses.asdict(self.classifier.config) | {"num_groups": 1}, type(self.classifier).__name__
-        )
+        with torch.device("meta"):
+            single = build_classifier(self.classifier.config.single())
         state = {name: tensor[group : group + 1].clone() for name, tensor in self.classifier.state_dict().items()}
         single.load_state_dict(state, assign=True)
         return dataclasses.replace(
@@ -101,7 +91,7 @@ class TrainedClassifiers:
         tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
         header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
         header["transform"] = to_header(self.transform)
-        model = {"name": type(self.classifier).__name__, "config": dataclasses.asdict(self.classifier.config)}
+        model = {"name": type(self.classifier).__name__, "config": config_header(self.classifier)}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
         write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
@@ -123,7 +113,7 @@ class TrainedClassifiers:
         losses = tensors.pop(_LOSSES).numpy()
         state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
         try:
-            classifier = _without_weights(header["classifier"]["config"], header["classifier"]["name"])
+            classifier = _without_weights(header["classifier"]["name"], header["classifier"]["config"])
             classifier.load_state_dict(state, assign=True)
         except (KeyError, TypeError, RuntimeError, ConfigError) as error:
             reason = str(error).splitlines()[0]
@@ -145,7 +135,9 @@ class TrainedClassifiers:
         )
 
 
-def _without_weights(config: dict[str, Any], name: str) -> Classifier:
-    """A classifier without memory for its weights, which are to be assigned."""
-    with torch.device("meta"):
-        return build_classifier(_CONFIGS[name](**config))
+def _without_weights(class_name: str, config: Mapping[str, Any]) -> Classifier:
+    """Builds a classifier without memory for its weights, which are to be assigned. Raises as `build_from_header`."""
+    model = build_from_header(class_name, config)
+    if isinstance(model, Composite):
+        raise KeyError(class_name)
+    return model

@@ -139,7 +139,7 @@ class _Bench:
         batches = self._batches(config, job, drawn, sides.class_names)
         classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
-        losses_SG = train_groups(classifier, batches, config, num_steps=max(1, round(job.stop * len(batches))))
+        losses_SG = train_groups(classifier, batches, config.training, num_steps=max(1, round(job.stop * len(batches))))
         seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.consulted)
         TrainedClassifiers(
             classifier,
@@ -186,7 +186,7 @@ class _Bench:
             accuracies.append(accuracy)
 
         ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
-        train_groups(classifier, batches, config, checks=ends, on_check=check)
+        train_groups(classifier, batches, config.training, checks=ends, on_check=check)
         consulted = {clip.sha256: clip.group for clip in (*drawn, *sides.validation)}
         TrialResult(
             accuracies=tuple(accuracies),
@@ -222,8 +222,8 @@ class _Bench:
             np.array([[position[clip.sha256] for clip in sampling] for sampling in drawn]),
             np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
             seeds=_seeds(config, "batches", job),
-            num_steps=config.steps(len(drawn[0])),
-            batch_clips=config.batch_clips,
+            num_steps=config.training.steps(len(drawn[0])),
+            batch_clips=config.training.batch_clips,
         )
 
 
@@ -247,8 +247,8 @@ def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:
 
 def _classifier(config: ArmConfig, job: Job, dim: int, num_classes: int, encoder: Composite | None) -> Classifier:
     """The job's classifiers as they start."""
-    architecture = config.architecture(dim=dim, num_classes=num_classes, num_groups=len(job.samplings))
-    classifier = build_classifier(architecture)
+    spec = config.classifier.spec(dim=dim, num_classes=num_classes, num_groups=len(job.samplings))
+    classifier = build_classifier(spec)
     seed_weights(classifier, _seeds(config, "weights", job))
     if config.zero_output:
         nn.init.zeros_(classifier.output.weight)

@@ -1,40 +1,18 @@
 """The paper's models: the LSTM with peepholes, six unsupervised models, two classifiers; how they are saved."""
 
-from stages.models.classifier import (
-    IGNORED_LABEL,
-    Classifier,
-    LSTMClassifier,
-    LSTMClassifierConfig,
-    SingleFrameClassifier,
-    SingleFrameConfig,
-    classification_losses,
-    clip_probabilities,
-)
-from stages.models.composite import Composite, CompositeConfig, Losses, Outputs
-from stages.models.lstm import LSTM, LayerState, State, Trace
-from stages.models.pretrained import Pretrained, load_encoder
-from stages.models.weights import MODEL_FILE, load_model, save_model
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "IGNORED_LABEL",
-    "LSTM",
-    "MODEL_FILE",
-    "Classifier",
-    "Composite",
-    "CompositeConfig",
-    "LSTMClassifier",
-    "LSTMClassifierConfig",
-    "LayerState",
-    "Losses",
-    "Outputs",
-    "Pretrained",
-    "SingleFrameClassifier",
-    "SingleFrameConfig",
-    "State",
-    "Trace",
-    "classification_losses",
-    "clip_probabilities",
-    "load_encoder",
-    "load_model",
-    "save_model",
-]
+if TYPE_CHECKING:
+    from stages.models.pretrained import Pretrained, load_encoder
+
+__all__ = ["Pretrained", "load_encoder"]
+
+_HOMES = {"Pretrained": "pretrained", "load_encoder": "pretrained"}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: a process that only lists options needs no torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,7 +5,6 @@ Shapes: G groups, T steps, B clips, D frame dimensions, H units, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,67 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.core.errors import ConfigError
 from stages.models.composite import Composite
+from stages.models.config import ClassifierSpec
 from stages.models.lstm import LSTM, compute_dtype, uniform_fan_in_
 
 IGNORED_LABEL = -100
 """A clip with this label adds nothing to the loss: groups may hold fewer clips than others."""
-
-
-def _check(dim: int, num_classes: int, num_groups: int, *probabilities: float) -> None:
-    if dim < 1 or num_groups < 1 or num_classes < 2:
-        raise ConfigError(f"dim {dim}, num_classes {num_classes}, num_groups {num_groups}: give at least 1, 2 and 1")
-    if not all(0.0 <= probability < 1.0 for probability in probabilities):
-        raise ConfigError(f"dropout is {probabilities}; each is a probability: give 0 <= dropout < 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LSTMClassifierConfig:
-    """An LSTM that names the action at every step."""
-
-    dim: int
-    """Dimensions of a frame."""
-    num_classes: int
-    """Actions to tell apart."""
-    num_units: int = 2048
-    """Units of every layer; the encoder's, where it starts from one."""
-    num_layers: int = 1
-    """Layers; the encoder's, where it starts from one."""
-    num_groups: int = 1
-    """Independent classifiers that are trained side by side."""
-    dropout: float = 0.0
-    """Probability of dropping a unit between layers, and below the softmax; never on recurrent connections."""
-    input_dropout: float = 0.0
-    """Probability of dropping a dimension of a frame."""
-    forget_bias: float = 0.0
-    """Initial bias of the forget gates (the paper's is 0)."""
-
-    def __post_init__(self) -> None:
-        _check(self.dim, self.num_classes, self.num_groups, self.dropout, self.input_dropout)
-        if self.num_units < 1 or self.num_layers < 1:
-            raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SingleFrameConfig:
-    """A classifier that sees one frame at a time: multinomial logistic regression, or one hidden layer."""
-
-    dim: int
-    """Dimensions of a frame."""
-    num_classes: int
-    """Actions to tell apart."""
-    num_hidden_units: int = 0
-    """Rectified units between frame and softmax; 0: none, logistic regression."""
-    num_groups: int = 1
-    """Independent classifiers that are trained side by side."""
-    dropout: float = 0.0
-    """Probability of dropping a hidden unit."""
-    input_dropout: float = 0.0
-    """Probability of dropping a dimension of a frame."""
-
-    def __post_init__(self) -> None:
-        _check(self.dim, self.num_classes, self.num_groups, self.dropout, self.input_dropout)
-        if self.num_hidden_units < 0:
-            raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
 
 
 class GroupedLinear(nn.Module):
@@ -103,8 +46,9 @@ class GroupedLinear(nn.Module):
 class LSTMClassifier(nn.Module):
     """Frames -> LSTM -> a softmax at every step."""
 
-    def __init__(self, config: LSTMClassifierConfig) -> None:
+    def __init__(self, config: ClassifierSpec) -> None:
         super().__init__()
+        assert config.model == "lstm", config
         self.config = config
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.lstm = LSTM(
@@ -150,8 +94,9 @@ class LSTMClassifier(nn.Module):
 class SingleFrameClassifier(nn.Module):
     """Each frame by itself -> a softmax; what a clip is, is the mean over its frames, as for the LSTM."""
 
-    def __init__(self, config: SingleFrameConfig) -> None:
+    def __init__(self, config: ClassifierSpec) -> None:
         super().__init__()
+        assert config.model == "frame", config
         self.config = config
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)

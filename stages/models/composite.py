@@ -3,71 +3,18 @@
 Shapes: T steps, B batch, D frame dimensions, H units. Time comes first: a batch of sequences is (T, B, D).
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError
+from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
 from stages.models.losses import bernoulli_loss, gaussian_loss
 from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
 
 MIN_MEAN = 1e-3
 """A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompositeConfig:
-    """One of the six models {autoencoder, future, composite} x {unconditional, conditional}, and its size."""
-
-    dim: int
-    """Dimensions of a frame: pixels or percept activations."""
-    num_units: int = 2048
-    """Units of every layer, in encoder and decoders."""
-    num_layers: int = 1
-    """Layers of the encoder and of each decoder."""
-    decoders: Literal["autoencoder", "future", "composite"] = "composite"
-    """Reconstruct the input (in reverse order), predict the frames after it, or both."""
-    reconstruct_conditional: bool = False
-    """Give the reconstruction decoder the previous frame: the true one in training, its own output otherwise."""
-    predict_conditional: bool = False
-    """The same for the future decoder."""
-    num_frames_in: int = 16
-    """Frames that the encoder reads, and that are reconstructed."""
-    num_frames_out: int = 13
-    """Frames to predict."""
-    loss: Literal["bernoulli", "gaussian"] = "gaussian"
-    """bernoulli: logistic output and cross-entropy, targets in [0, 1]; gaussian: linear output and squared error."""
-    dropout: float = 0.0
-    """Probability of dropping a unit between layers, and below the output; never on recurrent connections."""
-    forget_bias: float = 0.0
-    """Initial bias of the forget gates (the paper's is 0)."""
-    residual: bool = False
-    """Outputs are what is added to the last frame read, so that no decoder need carry through its state what a video
-    looks like; untrained, the model copies that frame. Gaussian loss only; the paper's models are not residual."""
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "num_units", "num_layers", "num_frames_in", "num_frames_out"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it is a probability: give 0 <= dropout < 1")
-        if self.reconstruct_conditional and not self.reconstructs:
-            raise ConfigError("reconstruct_conditional needs a reconstruction: use decoders=autoencoder or composite")
-        if self.predict_conditional and not self.predicts:
-            raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
-        if self.residual and self.loss != "gaussian":
-            raise ConfigError("residual adds to the last frame, which logits cannot: use loss=gaussian")
-
-    @property
-    def reconstructs(self) -> bool:
-        return self.decoders != "future"
-
-    @property
-    def predicts(self) -> bool:
-        return self.decoders != "autoencoder"
 
 
 class Outputs(NamedTuple):
@@ -92,7 +39,7 @@ class Losses(NamedTuple):
 class Decoder(nn.Module):
     """An LSTM that starts from the encoder's state, with an output matrix on its top layer."""
 
-    def __init__(self, config: CompositeConfig, *, conditional: bool) -> None:
+    def __init__(self, config: CompositeSpec, *, conditional: bool) -> None:
         super().__init__()
         self.conditional = conditional
         self.residual = config.residual
@@ -152,7 +99,7 @@ class Decoder(nn.Module):
 class Composite(nn.Module):
     """Encoder and decoders; they share no weights. Each decoder starts from the final state of every encoder layer."""
 
-    def __init__(self, config: CompositeConfig) -> None:
+    def __init__(self, config: CompositeSpec) -> None:
         super().__init__()
         self.config = config
         self.encoder = LSTM(

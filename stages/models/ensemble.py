@@ -5,20 +5,14 @@ What a group becomes does not depend on which other groups train beside it, but 
 Shapes: G groups, T steps, B clips, D dimensions.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from stages.models.classifier import (
-    Classifier,
-    LSTMClassifier,
-    LSTMClassifierConfig,
-    SingleFrameClassifier,
-    SingleFrameConfig,
-)
+from stages.models.classifier import Classifier, LSTMClassifier, SingleFrameClassifier
+from stages.models.config import ClassifierSpec
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -27,9 +21,9 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def build_classifier(config: LSTMClassifierConfig | SingleFrameConfig) -> Classifier:
-    """The classifier that a config describes, weights drawn from torch's global generator."""
-    return LSTMClassifier(config) if isinstance(config, LSTMClassifierConfig) else SingleFrameClassifier(config)
+def build_classifier(config: ClassifierSpec) -> Classifier:
+    """Builds the classifier that a spec describes, weights drawn from torch's global generator."""
+    return LSTMClassifier(config) if config.model == "lstm" else SingleFrameClassifier(config)
 
 
 class GroupDropout(nn.Dropout):
@@ -66,7 +60,7 @@ def seed_dropout(classifier: Classifier, seeds: Sequence[int]) -> None:
 @torch.no_grad()
 def seed_weights(classifier: Classifier, seeds: Sequence[int]) -> None:
     """Draws group g's weights as a classifier of one group draws them from a generator that starts from `seeds[g]`."""
-    single = build_classifier(dataclasses.replace(classifier.config, num_groups=1))
+    single = build_classifier(classifier.config.single())
     theirs = dict(single.named_parameters())
     for group, seed in enumerate(seeds):
         single.reset_parameters(torch.Generator().manual_seed(seed))

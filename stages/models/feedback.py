@@ -19,47 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedbackConfig:
-    """How often a conditional decoder reads its own output in training. The paper's decoders always read the truth."""
-
-    probability: float = 0.0
-    """Conditional decoders read their own output instead of the true frame with this probability, from step `end` on;
-    0 is the paper's training."""
-    begin: float = 0.2
-    """The probability rises from 0 after this share of the training's steps, and linearly."""
-    end: float = 0.6
-    """The probability has reached its value after this share of the training's steps."""
-    num_passes: int = 2
-    """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
-    the outcome of so many of the decoder's own steps."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"feedback.probability is {self.probability}; it is a probability: give 0 to 1")
-        if not 0 <= self.begin <= self.end <= 1:
-            raise ConfigError(
-                f"feedback.begin is {self.begin} and feedback.end {self.end}; they are shares of the training's "
-                "steps: give 0 <= begin <= end <= 1"
-            )
-        if self.num_passes < 1:
-            raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
-
-    def __bool__(self) -> bool:
-        """Tells whether decoders ever read their own outputs in training."""
-        return self.probability > 0
-
-    def probability_at(self, step: int, num_steps: int) -> float:
-        """Returns the probability at a step of a training of `num_steps` steps."""
-        share_done = step / num_steps
-        if share_done >= self.end:
-            return self.probability
-        if share_done <= self.begin:
-            return 0.0
-        return self.probability * (share_done - self.begin) / (self.end - self.begin)
+from stages.models.config import FeedbackConfig
 
 
 def read_own_frames(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.models.composite import CompositeConfig
+from stages.models.config import CompositeConfig
 
 
 def model_names(configs: Sequence[CompositeConfig]) -> list[str]:

@@ -8,7 +8,6 @@ All but the weights lies in the header of the safetensors file.
 Shapes: N windows, T frames of a window, B sequences, D frame dimensions, L layers, H units, R = 2 * L * H.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,7 +21,7 @@ from pipeline.core.files import join
 from pipeline.core.model_uris import resolve
 from stages.models.composite import Composite
 from stages.models.lstm import State
-from stages.models.weights import MODEL_FILE, load_model, read_tensors, write_tensors
+from stages.models.weights import MODEL_FILE, config_header, load_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 from stages.percepts.windows import window_starts
@@ -51,7 +50,7 @@ class Pretrained:
         """Writes the file, atomically; equal models give equal bytes."""
         header: dict[str, Any] = {
             "class": type(self.composite).__name__,
-            "config": dataclasses.asdict(self.composite.config),
+            "config": config_header(self.composite),
         }
         if self.transform is not None:
             header[TRANSFORM_KEY] = to_header(self.transform)

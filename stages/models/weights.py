@@ -6,7 +6,7 @@ The header's metadata has a single entry, so that equal models give equal bytes.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
-from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
+from stages.models.composite import Composite
+from stages.models.config import ClassifierSpec, CompositeSpec
 
 Model = Composite | LSTMClassifier | SingleFrameClassifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)
@@ -25,11 +26,11 @@ FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 METADATA_KEY = "percepts"
 
-_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
-    "Composite": (Composite, CompositeConfig),
-    "LSTMClassifier": (LSTMClassifier, LSTMClassifierConfig),
-    "SingleFrameClassifier": (SingleFrameClassifier, SingleFrameConfig),
+_CLASSIFIERS: dict[str, tuple[type[LSTMClassifier] | type[SingleFrameClassifier], Literal["lstm", "frame"]]] = {
+    "LSTMClassifier": (LSTMClassifier, "lstm"),
+    "SingleFrameClassifier": (SingleFrameClassifier, "frame"),
 }
+"""The class that a header names, and the kind of classifier that it is."""
 
 
 def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -63,10 +64,29 @@ def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], d
     return tensors, header
 
 
+def config_header(model: Model) -> dict[str, Any]:
+    """Returns the settings that a file's header keeps of a model: those that build it again, without its weights."""
+    return dataclasses.asdict(model.config) if isinstance(model, Composite) else model.config.to_header()
+
+
+def build_from_header(class_name: str, config: Mapping[str, Any]) -> Model:
+    """Builds the model of a header, without memory for its weights, which are to be assigned.
+
+    Raises:
+        KeyError: no model has this class.
+        TypeError, ConfigError: the settings are not those of this class.
+    """
+    with torch.device("meta"):
+        if class_name == Composite.__name__:
+            return Composite(CompositeSpec(**config))
+        model_class, kind = _CLASSIFIERS[class_name]
+        return model_class(ClassifierSpec(model=kind, **config))
+
+
 def save_model(uri: str, model: Model, *, dtype: torch.dtype | None = None) -> None:
     """Writes the model, weights and config, to a file on any store; `dtype` (say float16) for a smaller file."""
     tensors = {name: tensor.to(dtype) if dtype else tensor for name, tensor in model.state_dict().items()}
-    write_tensors(uri, tensors, {"class": type(model).__name__, "config": dataclasses.asdict(model.config)})
+    write_tensors(uri, tensors, {"class": type(model).__name__, "config": config_header(model)})
 
 
 def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
@@ -83,10 +103,8 @@ def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
     found = header.get("class")
     if found != expected.__name__:
         raise CorruptArtifact(f"{uri} holds a {found}, not a {expected.__name__}: give the file of one")
-    model_class, config_class = _CLASSES[found]
     try:
-        with torch.device("meta"):
-            model = model_class(config_class(**header["config"]))
+        model = build_from_header(found, header["config"])
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except (TypeError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]

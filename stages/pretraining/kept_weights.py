@@ -7,48 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from pipeline.core.errors import ConfigError
+from stages.pretraining.config import EarlyStopConfig
 
 Validations = Sequence[Mapping[str, Any]]
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsConfig:
-    """Which weights are validated and become the model."""
-
-    average_decay: float = 0.0
-    """Validate and keep an exponential moving average of the weights instead of the weights themselves: the share of
-    the average that stays at each step, say 0.999; 0: no average."""
-    keep: Literal["last", "best"] = "last"
-    """The model is that of the last step, or of the step that validated best."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(f"average_decay is {self.average_decay}; it must lie in [0, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyStopConfig:
-    """When a training ends before its last step: the validation loss no longer falls."""
-
-    patience: int = 0
-    """End after so many validations in a row without a better one; 0: never."""
-    min_improvement: float = 0.0
-    """A validation is better where its loss lies below the best one by more than this share of it."""
-
-    def __post_init__(self) -> None:
-        if self.patience < 0 or not 0 <= self.min_improvement < 1:
-            raise ConfigError(
-                f"patience is {self.patience} and min_improvement {self.min_improvement}; "
-                "they must be at least 0, and min_improvement below 1"
-            )
 
 
 def best_step(validations: Validations) -> int:

@@ -77,9 +77,9 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
     """
     if is_finished(plan.uri):
         return
-    if plan.batch_size < worker.world_size:
+    if plan.training.batch_size < worker.world_size:
         raise ConfigError(
-            f"a batch of {plan.batch_size} sequences cannot be shared by {worker.world_size} workers: "
+            f"a batch of {plan.training.batch_size} sequences cannot be shared by {worker.world_size} workers: "
             "give a larger batch_size, or fewer workers"
         )
     with told_clearly(plan.uri, plan.num_at_once(worker.world_size), lambda: _how_to_resume(plan)):
@@ -93,17 +93,19 @@ def _how_to_resume(plan: TrainingPlan) -> str:
 
 class _Trainer:
     def __init__(self, plan: TrainingPlan, worker: TrainWorker) -> None:
-        self.plan, self.worker = plan, worker
+        self.plan, self.config, self.worker = plan, plan.training, worker
         self.source = plan.open_source(worker.log)
-        torch.manual_seed(plan.seed)
-        self.composite = Composite(plan.composite)
+        torch.manual_seed(self.config.seed)
+        self.composite = Composite(plan.model)
         self.model = worker.prepare(Objective(self.composite))
         # Trained is the loss a dimension, so that one clipping norm suits any D. The published optimiser wants
         # gradients summed over the batch and the dimensions.
-        self.dim = plan.composite.dim
-        self.optimizer = build_optimizer(plan.optimizer, self.composite, batch_size=plan.batch_size * self.dim)
-        self.max_grad_norm = plan.optimizer.max_grad_norm if plan.optimizer.kind == "adamw" else 0.0
-        decay = plan.weights.average_decay
+        self.dim = plan.model.dim
+        self.optimizer = build_optimizer(
+            self.config.optimizer, self.composite, batch_size=self.config.batch_size * self.dim
+        )
+        self.max_grad_norm = self.config.optimizer.max_grad_norm if self.config.optimizer.kind == "adamw" else 0.0
+        decay = self.config.weights.average_decay
         self.average = Average(self.composite, decay) if decay else None
         self.averaged = None if self.average is None else self.average.module
         self.kept = self.averaged or self.composite
@@ -111,17 +113,19 @@ class _Trainer:
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self.unchecked: tuple[int, Tensor] | None = None
-        self.telemetry = Telemetry(worker, plan.num_steps, plan.batch_size)
+        self.telemetry = Telemetry(worker, self.config.num_steps, self.config.batch_size)
 
     def run(self) -> None:
-        plan, worker = self.plan, self.worker
+        worker = self.worker
         first_step = self._resume()
-        if slow_on(plan.precision, worker.device):
+        if slow_on(self.config.precision, worker.device):
             self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
-        with Feed(self.source, plan.batch_size, plan.num_steps, worker.device, worker.rank, worker.world_size) as feed:
+        with Feed(
+            self.source, self.config.batch_size, self.config.num_steps, worker.device, worker.rank, worker.world_size
+        ) as feed:
             num_done = first_step
-            while num_done < plan.num_steps and not self._ends_at(num_done):
-                if num_done % plan.checkpoint_every_steps == 0 and num_done > first_step:
+            while num_done < self.config.num_steps and not self._ends_at(num_done):
+                if num_done % self.config.checkpoint_every_steps == 0 and num_done > first_step:
                     self._checkpoint(num_done)
                 self._step(num_done, feed.take(num_done))
                 num_done += 1
@@ -133,25 +137,27 @@ class _Trainer:
 
     def _ends_at(self, num_done: int) -> bool:
         """Validates where it is time to; whether the validations say that there is nothing more to be had."""
-        if num_done % self.plan.validate_every_steps == 0:
+        if num_done % self.config.validate_every_steps == 0:
             self._validate(num_done)
-        stalled = has_stalled(self.plan.early_stop, self.history["validation"])
+        stalled = has_stalled(self.config.early_stop, self.history["validation"])
         if stalled:
             best = best_step(self.history["validation"])
-            self._log(f"ending after step {num_done} of {self.plan.num_steps}: no better validation since step {best}")
+            self._log(
+                f"ending after step {num_done} of {self.config.num_steps}: no better validation since step {best}"
+            )
         return stalled
 
     def _step(self, step: int, x_TBD: Tensor) -> None:
-        plan, worker = self.plan, self.worker
-        torch.manual_seed(_seed_of(plan.seed, step, worker.rank))
+        worker = self.worker
+        torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(plan.optimizer, step, plan.num_steps)
+            group["lr"] = learning_rate(self.config.optimizer, step, self.config.num_steps)
         x_TBD = vary(
-            plan.variation,
+            self.config.variation,
             x_TBD,
-            seed=plan.seed,
+            seed=self.config.seed,
             step=step,
-            batch_size=plan.batch_size,
+            batch_size=self.config.batch_size,
             rank=worker.rank,
             world_size=worker.world_size,
         )
@@ -168,16 +174,16 @@ class _Trainer:
     def _is_own(self, step: int) -> Tensor | None:
         """Draws which frames of this worker's share conditional decoders read from themselves: (S, B) bool."""
         plan, worker = self.plan, self.worker
-        if not plan.feedback:
+        if not self.config.feedback:
             return None
         is_own_SB = read_own_frames(
-            plan.feedback,
-            seed=plan.seed,
+            self.config.feedback,
+            seed=self.config.seed,
             step=step,
-            num_steps=plan.num_steps,
-            num_reads=max(plan.composite.num_frames_in, plan.composite.num_frames_out) - 1,
-            batch_size=plan.batch_size,
-            rows=share_of(plan.batch_size, worker.rank, worker.world_size),
+            num_steps=self.config.num_steps,
+            num_reads=max(plan.model.num_frames_in, plan.model.num_frames_out) - 1,
+            batch_size=self.config.batch_size,
+            rows=share_of(self.config.batch_size, worker.rank, worker.world_size),
         )
         return None if is_own_SB is None else is_own_SB.to(worker.device, non_blocking=True)
 
@@ -190,10 +196,10 @@ class _Trainer:
             end = begin + part_TBD.shape[1]
             feedback = None
             if is_own_SB is not None:
-                feedback = Feedback(is_own_SB[:, begin:end], plan.feedback.num_passes)
-            begin, share = end, part_TBD.shape[1] / plan.batch_size
+                feedback = Feedback(is_own_SB[:, begin:end], self.config.feedback.num_passes)
+            begin, share = end, part_TBD.shape[1] / self.config.batch_size
             with self._gradients_stay_here(number + 1 < len(parts)):
-                with autocast(plan.precision, worker.device):
+                with autocast(self.config.precision, worker.device):
                     losses: Losses = self.model(part_TBD.contiguous(), feedback)
                 # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
                 # batch's mean.
@@ -214,8 +220,8 @@ class _Trainer:
         (step, values), self.unchecked = self.unchecked, None
         total, reconstruct_loss, predict_loss, grad_norm = values.tolist()
         self.guard.check(step, total, grad_norm)
-        if step % max(1, self.plan.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.plan.num_steps:
-            rate = learning_rate(self.plan.optimizer, step, self.plan.num_steps)
+        if step % max(1, self.config.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.config.num_steps:
+            rate = learning_rate(self.config.optimizer, step, self.config.num_steps)
             losses = self._named(total, reconstruct_loss, predict_loss)
             self.history["train"].append({"step": step, **losses, "learning_rate": rate, "gradient_norm": grad_norm})
 
@@ -228,11 +234,11 @@ class _Trainer:
         self._check()
         self.kept.eval()
         objective, sums = Objective(self.kept), torch.zeros(4, device=self.worker.device)
-        batches = islice(self.source.validation_batches(), self.plan.max_validation_batches)
+        batches = islice(self.source.validation_batches(), self.config.max_validation_batches)
         for number, x in enumerate(batches):
             if number % self.worker.world_size == self.worker.rank:
                 x_TBD = torch.from_numpy(np.ascontiguousarray(x)).to(self.worker.device)
-                with autocast(self.plan.precision, self.worker.device):
+                with autocast(self.config.precision, self.worker.device):
                     losses = _stack(objective(x_TBD))
                 sums += torch.cat([losses, torch.ones(1, device=self.worker.device)]) * x_TBD.shape[1]
         self.kept.train()
@@ -242,7 +248,7 @@ class _Trainer:
         if not math.isfinite(total):
             raise TrainingDiverged(f"the validation loss at step {step} is {total}: lower the learning rate")
         done.append({"step": step, **losses_of})
-        if self.worker.rank == 0 and self.plan.weights.keep == "best" and best_step(done) == step:
+        if self.worker.rank == 0 and self.config.weights.keep == "best" and best_step(done) == step:
             self.worker.claim()
             write_best(self.plan.checkpoints, self.kept, step)
         if self.worker.rank == 0:
@@ -250,7 +256,7 @@ class _Trainer:
             self.worker.metrics(step, **known)
 
     def _named(self, total: float, reconstruct_loss: float, predict_loss: float) -> dict[str, float | None]:
-        config = self.plan.composite
+        config = self.plan.model
         return {
             "loss": total,
             "reconstruct_loss": reconstruct_loss if config.reconstructs else None,
@@ -282,15 +288,14 @@ class _Trainer:
         self.history = extra["history"]
         self.guard.smallest_loss = extra["smallest_loss"]
         self.telemetry.begin(step)
-        self._log(f"resuming from step {step} of {self.plan.num_steps}")
+        self._log(f"resuming from step {step} of {self.config.num_steps}")
         return step
 
     def _start(self) -> None:
         """Before the first step; every worker finds the same mean, from the first batches whole."""
-        plan = self.plan
-        if plan.start_at_mean:
-            num_batches = -(-NUM_MEAN_SEQUENCES // plan.batch_size)
-            means = [self.source.batch(step, plan.batch_size).mean((0, 1)) for step in range(num_batches)]
+        if self.config.start_at_mean:
+            num_batches = -(-NUM_MEAN_SEQUENCES // self.config.batch_size)
+            means = [self.source.batch(step, self.config.batch_size).mean((0, 1)) for step in range(num_batches)]
             self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))
         if self.averaged is not None:
             self.averaged.load_state_dict(self.composite.state_dict())
@@ -321,7 +326,7 @@ class _Trainer:
         if self.worker.rank == 0:
             self.worker.claim()
             validations, kept_step = self.history["validation"], num_done
-            if plan.weights.keep == "best":
+            if self.config.weights.keep == "best":
                 kept_step = best_step(validations)
                 restore_best(plan.checkpoints, self.kept, validations)
             Pretrained(self.kept, plan.transform, plan.extractor).save(join(plan.uri, MODEL_FILE))

@@ -3,45 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
+from pipeline.core.errors import CorruptArtifact, TrainingDiverged
 from stages.models.weights import read_tensors, write_tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """How weights follow gradients, and how the learning rate goes: linear warm-up, then half a cosine."""
-
-    kind: Literal["adamw", "published"] = "adamw"
-    """adamw; or the paper's: momentum on batch-summed gradients, its velocity clamped."""
-    learning_rate: float = 1e-3
-    """Peak learning rate (published: 1e-4)."""
-    final_fraction: float = 0.05
-    """Learning rate at the end, as a fraction of the peak; 1 keeps it constant after warm-up."""
-    num_warmup_steps: int = 50
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (adamw), of matrices only: never of biases and peepholes."""
-    momentum: float = 0.9
-    """adamw: beta 1; published: momentum."""
-    beta2: float = 0.99
-    """adamw: decay of the squared gradient's mean."""
-    velocity_clamp: float = 1e-4
-    """published: largest change of a weight in one step."""
-    max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it (adamw; each group by itself); 0: never."""
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1 and 0 <= self.final_fraction <= 1):
-            raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
-        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm) < 0 or not self.velocity_clamp > 0:
-            raise ConfigError("num_warmup_steps, weight_decay and max_grad_norm are at least 0, velocity_clamp above 0")
+from stages.pretraining.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:

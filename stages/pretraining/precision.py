@@ -1,12 +1,10 @@
 """What matrix products of training are computed in. Weights, cell states, losses and optimisers are float32 always."""
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]
-"""auto: bfloat16 on a GPU, float32 on a CPU."""
+from stages.pretraining.config import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

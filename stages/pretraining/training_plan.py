@@ -4,16 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.core.files import join
-from stages.datasets.augmentation import VariationConfig
 from stages.datasets.sequences import SequenceSource
-from stages.models.composite import CompositeConfig
-from stages.models.feedback import FeedbackConfig
+from stages.models.config import CompositeSpec
 from stages.percepts.node_cache import Log
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform
-from stages.pretraining.kept_weights import EarlyStopConfig, WeightsConfig
-from stages.pretraining.optimisation import OptimizerConfig
-from stages.pretraining.precision import Precision
+from stages.pretraining.config import TrainingConfig
 
 CHECKPOINTS = "checkpoints"
 
@@ -27,28 +23,14 @@ class TrainingPlan:
     open_source: Callable[[Log], SequenceSource]
     """Sequences of num_frames_in frames and, where the model predicts, num_frames_out more. Called with what hears of
     waits."""
-    composite: CompositeConfig
-    optimizer: OptimizerConfig
-    seed: int
-    batch_size: int
-    """Sequences of the global batch, over all workers."""
-    num_steps: int
-    validate_every_steps: int
-    max_validation_batches: int
-    checkpoint_every_steps: int
+    model: CompositeSpec
+    training: TrainingConfig
     transform: Transform | None = None
     """What the source's frames have gone through, to be kept with the weights."""
     extractor: Extractor | None = None
     """What made the source's percepts, to be kept with the weights."""
-    variation: VariationConfig = VariationConfig()
-    feedback: FeedbackConfig = FeedbackConfig()
-    weights: WeightsConfig = WeightsConfig()
-    early_stop: EarlyStopConfig = EarlyStopConfig()
-    precision: Precision = "auto"
-    start_at_mean: bool = False
-    """Output biases start where the model says the mean frame of training, whatever its state."""
     max_sequences_per_worker: int | None = None
-    """A worker whose share is larger works it off in parts, and adds up their gradients."""
+    """Largest micro-batch of a worker. A larger share is split and its gradients accumulated."""
     num_checkpoints_kept: int = 2
 
     @property
@@ -58,5 +40,5 @@ class TrainingPlan:
 
     def num_at_once(self, world_size: int) -> int:
         """Sequences that a worker holds in memory, at most."""
-        share = -(-self.batch_size // world_size)
+        share = -(-self.training.batch_size // world_size)
         return min(share, self.max_sequences_per_worker or share)

@@ -41,17 +41,18 @@ from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
-from pipeline.recipes.model_variants import MODELS
+from pipeline.recipes.model_variants import MODELS, variant
 from stages.assign_splits import SplitConfig, split
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.split_subsets import sides_of
 from stages.datasets.splits import Splits
 from stages.finetune import FinetuneConfig
-from stages.finetuning.arm import SelectionConfig
+from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
+from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.ledger import VideoRecord
 from tests.stages.made_actions import MadeActionsConfig, World, made_index, made_percepts
@@ -65,14 +66,10 @@ CS = (0.003, 0.01, 0.03)
 
 LSTM = FinetuneConfig(
     arm="LSTM",
-    num_units=64,
-    forget_bias=1.0,
-    num_steps=80,
-    num_epochs=6,
-    batch_clips=128,
-    dropout=0.3,
-    input_dropout=0.6,
-    weight_decay=1.0,
+    classifier=ClassifierConfig(num_units=64, forget_bias=1.0, dropout=0.3, input_dropout=0.6),
+    training=EnsembleTrainingConfig(
+        optimizer=OptimizerConfig(weight_decay=1.0, num_warmup_steps=0), num_steps=80, num_epochs=6, batch_clips=128
+    ),
     num_samplings=1,
     allow_fewer=True,
     zero_output=True,
@@ -82,24 +79,22 @@ CONFIGS = ArmConfigs(
     single_frame=replace(
         LSTM,
         arm="frame",
-        model="frame",
-        dropout=0.0,
-        weight_decay=0.3,
+        classifier=replace(LSTM.classifier, model="frame", dropout=0.0),
+        training=replace(LSTM.training, optimizer=replace(LSTM.training.optimizer, weight_decay=0.3)),
         selection=SelectionConfig(learning_rates=(3e-3,), input_dropouts=(0.5, 0.8), num_checks=2),
     ),
     scratch=LSTM,
     pretrained=LSTM,
 )
 PRETRAIN = PretrainConfig(
-    num_units=64,
-    forget_bias=1.0,
+    model=CompositeConfig(num_units=64, forget_bias=1.0, num_frames_in=16, num_frames_out=13),
+    training=TrainingConfig(
+        num_steps=200,
+        optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
+        validate_every_steps=100,
+        checkpoint_every_steps=100,
+    ),
     window_stride=1,
-    num_frames_in=16,
-    num_frames_out=13,
-    num_steps=200,
-    optimizer=OptimizerConfig(learning_rate=5e-3, num_warmup_steps=20),
-    validate_every_steps=100,
-    checkpoint_every_steps=100,
 )
 
 
@@ -113,13 +108,13 @@ def build(config: MadeActionsConfig, num_workers: int) -> tuple[Plan, dict[str, 
     encoders = {
         model: plan.add(
             pretrain,
-            replace(PRETRAIN, **changes),
+            variant(PRETRAIN, model),
             name=f"pretrain {model}",
             resources=Resources(num_workers=1),
             percepts=percepts,
             statistics=statistics,
         )
-        for model, changes in MODELS.items()
+        for model in MODELS
     }
     arms = add_arms(
         plan,

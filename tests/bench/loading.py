@@ -21,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.percepts import Windows, open_store
 from stages.percepts.standardisation import Standardisation
+from stages.pretraining.config import OptimizerConfig
 from stages.pretraining.loop import Objective
-from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, clip_gradients
+from stages.pretraining.optimisation import build_optimizer, clip_gradients
 from tests.bench.windows import write_store
 
 NUM_IN, NUM_OUT = 16, 13
@@ -95,7 +97,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 def training_step(args: argparse.Namespace, x_TBD: torch.Tensor) -> Callable[[], None]:
     """One step of the composite on a batch that stays where it is."""
     torch.manual_seed(0)
-    config = CompositeConfig(dim=args.dim, num_units=args.units, num_frames_in=NUM_IN, num_frames_out=NUM_OUT)
+    config = CompositeSpec(dim=args.dim, num_units=args.units, num_frames_in=NUM_IN, num_frames_out=NUM_OUT)
     composite = Composite(config)
     objective, optimizer = Objective(composite), build_optimizer(OptimizerConfig(), composite, batch_size=args.batch)
 

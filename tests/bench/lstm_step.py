@@ -18,7 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.losses import gaussian_loss
 
 Step = Callable[[], None]
@@ -27,7 +28,7 @@ Step = Callable[[], None]
 class PeerComposite(nn.Module):
     """What people would write: torch.nn.LSTM, decoders fed zeros of one dimension where the paper's are fed nothing."""
 
-    def __init__(self, config: CompositeConfig) -> None:
+    def __init__(self, config: CompositeSpec) -> None:
         super().__init__()
         self.encoder = nn.LSTM(config.dim, config.num_units, config.num_layers)
         self.decoders = nn.ModuleList(nn.LSTM(1, config.num_units, config.num_layers) for _ in range(2))
@@ -54,7 +55,7 @@ def make_step(compute: Callable[[], Tensor], module: nn.Module, device: str) -> 
     return step
 
 
-def product_flops(config: CompositeConfig, batch: int) -> tuple[float, list[tuple[int, int, int, float]]]:
+def product_flops(config: CompositeSpec, batch: int) -> tuple[float, list[tuple[int, int, int, float]]]:
     """FLOPs of the step's matrix products (2 a multiply-add), and each kind: rows, inner, columns, FLOPs.
 
     Backward costs two products for each of forward's, but for the frames' own gradient, which nobody needs.
@@ -101,7 +102,7 @@ def timed(step: Callable[[], object], device: str, repeats: int = 1) -> tuple[fl
     return (time.perf_counter() - start) / repeats, (time.process_time() - start_cpu) / repeats
 
 
-def kept_bytes(config: CompositeConfig, *, half: bool) -> int:
+def kept_bytes(config: CompositeSpec, *, half: bool) -> int:
     """Bytes a sequence holds between forward and backward: gates and h (2 or 4 bytes), c (4), frames, gradients."""
     small = 2 if half else 4
     layer_steps = config.num_layers * (2 * config.num_frames_in + config.num_frames_out)
@@ -112,7 +113,7 @@ def kept_bytes(config: CompositeConfig, *, half: bool) -> int:
 
 def largest_batch(memory_bytes: float) -> tuple[int, int]:
     """Bytes a sequence, and the batch that fits, for the paper's 2 x 2048 percept model with AdamW in bfloat16."""
-    config = CompositeConfig(dim=4096, num_units=2048, num_layers=2)
+    config = CompositeSpec(dim=4096, num_units=2048, num_layers=2)
     weights = 201_420_800 * (4 * 4 + 2)  # weight, gradient, two moments in float32; the bfloat16 copy
     loss = config.num_frames_in * config.dim * (2 + 4 + 4 + 4)  # outputs, and float32: outputs, targets, gradient
     each = kept_bytes(config, half=True) + loss
@@ -136,7 +137,7 @@ def main() -> None:
     cuda = args.device == "cuda"
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = CompositeConfig(
+    config = CompositeSpec(
         dim=args.dim or (4096 if cuda else 1280),
         num_units=args.units or (2048 if cuda else 512),
         num_layers=args.layers or (2 if cuda else 1),
@@ -161,7 +162,7 @@ def main() -> None:
 
 def report(
     args: argparse.Namespace,
-    config: CompositeConfig,
+    config: CompositeSpec,
     batch: int,
     flops: float,
     rounds: list[tuple[float, float, float, float, float]],

@@ -24,7 +24,8 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.pretraining.loop import Objective
 
 WARM_UP = 2
@@ -40,9 +41,7 @@ def median_seconds(run: Callable[[], object], num: int) -> float:
     return statistics.median(seconds[WARM_UP:])
 
 
-def worker(
-    rank: int, num_workers: int, config: CompositeConfig, batch_size: int, num: int, port: int, out: Any
-) -> None:
+def worker(rank: int, num_workers: int, config: CompositeSpec, batch_size: int, num: int, port: int, out: Any) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.distributed.init_process_group(
@@ -68,7 +67,7 @@ def worker(
     torch.distributed.destroy_process_group()
 
 
-def measure(num_workers: int, config: CompositeConfig, batch_size: int, num: int) -> dict[str, Any]:
+def measure(num_workers: int, config: CompositeSpec, batch_size: int, num: int) -> dict[str, Any]:
     """Figures of a group of `num_workers` processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8)
     given = parser.parse_args()
-    config = CompositeConfig(dim=given.dim, num_units=given.units)
+    config = CompositeSpec(dim=given.dim, num_units=given.units)
     load = os.getloadavg()[0]
     one, two = (measure(num_workers, config, given.batch_size, given.steps) for num_workers in (1, 2))
     print(

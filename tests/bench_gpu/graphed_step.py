@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from tests.bench.lstm_step import product_flops, timed
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     toy = args.rehearse
     device = torch.device("cpu" if toy else "cuda")
-    config = CompositeConfig(dim=32 if toy else 4096, num_units=8 if toy else 2048, num_layers=2)
+    config = CompositeSpec(dim=32 if toy else 4096, num_units=8 if toy else 2048, num_layers=2)
     torch.manual_seed(0)
     batch = 4 if toy else args.batch
     past_TBD = torch.rand(config.num_frames_in, batch, config.dim, device=device)

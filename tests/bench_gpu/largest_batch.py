@@ -15,8 +15,10 @@ from collections.abc import Callable
 
 import torch
 
-from stages.models.composite import Composite, CompositeConfig
-from stages.pretraining.optimisation import OptimizerConfig, build_optimizer
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
+from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.optimisation import build_optimizer
 from stages.pretraining.precision import autocast
 from tests.bench.lstm_step import largest_batch
 
@@ -34,7 +36,7 @@ def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
     return low
 
 
-def trains(config: CompositeConfig, batch: int, device: torch.device) -> bool:
+def trains(config: CompositeSpec, batch: int, device: torch.device) -> bool:
     """Whether two training steps of this batch fit; the second has the optimiser's moments beside it."""
     model = Composite(config).to(device)
     optimizer = build_optimizer(OptimizerConfig(), model, batch_size=batch)
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help=f"a toy on CPU whose memory ends at {TOY_LIMIT}")
     toy = parser.parse_args().rehearse
     device = torch.device("cpu" if toy else "cuda")
-    config = CompositeConfig(dim=32 if toy else 4096, num_units=8 if toy else 2048, num_layers=2)
+    config = CompositeSpec(dim=32 if toy else 4096, num_units=8 if toy else 2048, num_layers=2)
 
     def fits(batch: int) -> bool:
         if toy and batch > TOY_LIMIT:

@@ -22,16 +22,18 @@ from typing import Any
 import torch
 
 from pipeline.engine.store import Manifest, Store
-from pipeline.recipes.model_variants import MODELS
+from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
 from stages.datasets.mnist import load_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.composite import Composite
+from stages.models.config import CompositeConfig
 from stages.models.pretrained import Pretrained
 from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig
+from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.pretraining.loop import Objective
-from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, clip_gradients
+from stages.pretraining.optimisation import build_optimizer, clip_gradients
 from stages.pretraining.precision import autocast
 from stages.pretraining.prefetcher import Feed
 from stages.score_pixels import model_names
@@ -45,27 +47,29 @@ SLACK = 0.93
 """Share of the remaining seconds that steps are planned for: validation and checkpoints take some."""
 
 CONFIG = PretrainConfig(
-    num_frames_in=10,
-    num_frames_out=10,
-    loss="bernoulli",
-    num_units=2048,
-    num_layers=2,
-    forget_bias=1.0,
-    precision="bfloat16",
-    start_at_mean=True,
-    batch_size=512,
-    optimizer=OptimizerConfig(learning_rate=1e-3, final_fraction=0.02, num_warmup_steps=300, beta2=0.95),
-    validate_every_steps=1000,
-    max_validation_batches=10,
-    checkpoint_every_steps=2000,
+    model=CompositeConfig(
+        num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=2048, num_layers=2, forget_bias=1.0
+    ),
+    training=TrainingConfig(
+        precision="bfloat16",
+        start_at_mean=True,
+        batch_size=512,
+        optimizer=OptimizerConfig(learning_rate=1e-3, final_fraction=0.02, num_warmup_steps=300, beta2=0.95),
+        validate_every_steps=1000,
+        max_validation_batches=10,
+        checkpoint_every_steps=2000,
+    ),
 )
 TOY = replace(
     CONFIG,
-    num_units=8,
-    batch_size=4,
-    optimizer=replace(CONFIG.optimizer, num_warmup_steps=5),
-    max_validation_batches=1,
-    checkpoint_every_steps=10,
+    model=replace(CONFIG.model, num_units=8),
+    training=replace(
+        CONFIG.training,
+        batch_size=4,
+        optimizer=replace(CONFIG.training.optimizer, num_warmup_steps=5),
+        max_validation_batches=1,
+        checkpoint_every_steps=10,
+    ),
 )
 
 
@@ -84,15 +88,14 @@ def parse() -> argparse.Namespace:
 
 def configured(args: argparse.Namespace) -> PretrainConfig:
     """The training, but for its number of steps."""
-    config = replace(TOY if args.rehearse else CONFIG, **MODELS[args.model])
-    optimizer = config.optimizer
+    config = variant(TOY if args.rehearse else CONFIG, args.model)
+    optimizer = config.training.optimizer
     if args.learning_rate:
         optimizer = replace(optimizer, learning_rate=args.learning_rate)
     return replace(
         config,
-        optimizer=optimizer,
-        num_units=args.units or config.num_units,
-        batch_size=args.batch or config.batch_size,
+        model=replace(config.model, num_units=args.units or config.model.num_units),
+        training=replace(config.training, optimizer=optimizer, batch_size=args.batch or config.training.batch_size),
     )
 
 
@@ -100,21 +103,23 @@ def step_seconds(config: PretrainConfig, mnist: str | None, device: torch.device
     """Seconds of one training step as the loop takes it, data included, once everything is compiled."""
     digits = load_digits(mnist)
     source = MovingMNISTSource(
-        train=digits["train"].images, validation=digits["validation"].images, num_frames=config.num_frames
+        train=digits["train"].images, validation=digits["validation"].images, num_frames=config.model.num_frames
     )
-    objective = Objective(Composite(config.composite(source.dim))).to(device)
-    optimizer = build_optimizer(config.optimizer, objective.composite, batch_size=config.batch_size * source.dim)
+    objective = Objective(Composite(config.model.spec(source.dim))).to(device)
+    optimizer = build_optimizer(
+        config.training.optimizer, objective.composite, batch_size=config.training.batch_size * source.dim
+    )
     num_warm = max(2, num_steps // 4)
     started = 0.0
-    with Feed(source, config.batch_size, num_warm + num_steps, device) as feed:
+    with Feed(source, config.training.batch_size, num_warm + num_steps, device) as feed:
         for step in range(num_warm + num_steps):
             if step == num_warm:
                 _wait(device)
                 started = time.perf_counter()
-            with autocast(config.precision, device):
+            with autocast(config.training.precision, device):
                 loss = objective(feed.take(step)).total / source.dim
             loss.backward()
-            clip_gradients(objective.composite, config.optimizer.max_grad_norm)
+            clip_gradients(objective.composite, config.training.optimizer.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
         _wait(device)
@@ -130,7 +135,8 @@ def planned_steps(args: argparse.Namespace, config: PretrainConfig) -> tuple[int
     """Steps that fit, and the seconds that each took; of an earlier run with the same settings, where there was one."""
     path = Path(args.out) / "steps.json"
     known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-    name = f"{args.model}, {config.num_layers} x {config.num_units}, batch {config.batch_size}, {args.minutes:g} min"
+    size = f"{config.model.num_layers} x {config.model.num_units}, batch {config.training.batch_size}"
+    name = f"{args.model}, {size}, {args.minutes:g} min"
     if name in known:
         return known[name], None
     device = torch.device("cpu" if args.rehearse else "cuda")
@@ -146,19 +152,24 @@ def planned_steps(args: argparse.Namespace, config: PretrainConfig) -> tuple[int
 
 def recipe_arguments(args: argparse.Namespace, config: PretrainConfig) -> list[str]:
     """The command line that trains this configuration, scores it and draws its figures."""
-    optimizer = config.optimizer
+    optimizer = config.training.optimizer
     digits = ["--digits.mnist", args.mnist] if args.mnist else []
     gpus = [] if args.rehearse else ["--gpus-per-worker", "1"]
     return [
         *("moving-mnist", "--store", f"{args.out}/store", "--models", args.model, "--workers", "1", *gpus, *digits),
         *("--num-test-sequences", "20" if args.rehearse else "10000"),
-        *("--pretrain.num-units", str(config.num_units), "--pretrain.num-layers", str(config.num_layers)),
-        *("--pretrain.batch-size", str(config.batch_size), "--pretrain.num-steps", str(config.num_steps)),
-        *("--pretrain.precision", config.precision, "--pretrain.forget-bias", str(config.forget_bias)),
-        "--pretrain.start-at-mean" if config.start_at_mean else "--pretrain.no-start-at-mean",
-        *("--pretrain.validate-every-steps", str(config.validate_every_steps)),
-        *("--pretrain.max-validation-batches", str(config.max_validation_batches)),
-        *("--pretrain.checkpoint-every-steps", str(config.checkpoint_every_steps)),
+        *("--pretrain.num-units", str(config.model.num_units), "--pretrain.num-layers", str(config.model.num_layers)),
+        *(
+            "--pretrain.batch-size",
+            str(config.training.batch_size),
+            "--pretrain.num-steps",
+            str(config.training.num_steps),
+        ),
+        *("--pretrain.precision", config.training.precision, "--pretrain.forget-bias", str(config.model.forget_bias)),
+        "--pretrain.start-at-mean" if config.training.start_at_mean else "--pretrain.no-start-at-mean",
+        *("--pretrain.validate-every-steps", str(config.training.validate_every_steps)),
+        *("--pretrain.max-validation-batches", str(config.training.max_validation_batches)),
+        *("--pretrain.checkpoint-every-steps", str(config.training.checkpoint_every_steps)),
         *("--pretrain.optimizer.learning-rate", str(optimizer.learning_rate)),
         *("--pretrain.optimizer.final-fraction", str(optimizer.final_fraction)),
         *("--pretrain.optimizer.num-warmup-steps", str(optimizer.num_warmup_steps)),
@@ -173,7 +184,8 @@ def made(store: Store, args: argparse.Namespace, config: PretrainConfig) -> tupl
         m
         for m in reversed(newest)
         if m.name == f"pretrain {args.model}"
-        and (m.config["num_steps"], m.config["num_units"]) == (config.num_steps, config.num_units)
+        and (m.config["training"]["num_steps"], m.config["model"]["num_units"])
+        == (config.training.num_steps, config.model.num_units)
     )
     using = [m for m in newest if trained.key in json.dumps(m.inputs)]
     scores, pictures = ([m for m in using if m.stage == stage][-1] for stage in ("score_pixels", "visualize"))
@@ -200,7 +212,7 @@ def main() -> None:
     args = parse()
     config = configured(args)
     num_steps, seconds_a_step = planned_steps(args, config)
-    config = replace(config, num_steps=num_steps)
+    config = replace(config, training=replace(config.training, num_steps=num_steps))
     started = time.monotonic()
     command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *recipe_arguments(args, config)]
     # The recipe's own words go to stderr: stdout is for the JSON line.

@@ -87,7 +87,7 @@ def accuracy(store: str, plan: Plan, percepts: Percepts, num_steps: int | None) 
     tag = f"{percepts.key}-{num_steps}"
     encoder = None
     if num_steps is not None:
-        config = replace(pretrain.config, num_steps=num_steps)
+        config = replace(pretrain.config, training=replace(pretrain.config.training, num_steps=num_steps))
         encoder = make(store, pretrain.stage, config, f"{pretrain.key}-of-{tag}", edges)
     config = replace(arm.config, labels_per_class=(LABELS,))
     classifiers = make(store, arm.stage, config, f"{arm.key}-of-{tag}", {**edges, "encoder": encoder})

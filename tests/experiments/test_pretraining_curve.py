@@ -14,9 +14,24 @@ def small() -> DemoOptions:
     return replace(
         options,
         corpus=replace(options.corpus, num_unlabelled=8, num_train=40, num_test=8),
-        pretrain=replace(options.pretrain, num_units=8, validation_fraction=0.3, batch_size=8),
-        scratch=replace(options.scratch, num_units=8, num_steps=2, num_samplings=2),
-        pretrained=replace(options.pretrained, num_units=8, num_steps=2, num_samplings=2),
+        pretrain=replace(
+            options.pretrain,
+            model=replace(options.pretrain.model, num_units=8),
+            training=replace(options.pretrain.training, batch_size=8),
+            validation_fraction=0.3,
+        ),
+        scratch=replace(
+            options.scratch,
+            classifier=replace(options.scratch.classifier, num_units=8),
+            training=replace(options.scratch.training, num_steps=2),
+            num_samplings=2,
+        ),
+        pretrained=replace(
+            options.pretrained,
+            classifier=replace(options.pretrained.classifier, num_units=8),
+            training=replace(options.pretrained.training, num_steps=2),
+            num_samplings=2,
+        ),
     )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.store import Store
-from stages.models.composite import Composite, CompositeConfig
-from stages.pretraining.optimisation import OptimizerConfig, build_optimizer, restore_training_state
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
+from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.optimisation import build_optimizer, restore_training_state
 from tests.pipeline.commands.test_run import run
 
 NUM_UNITS = 8
@@ -40,7 +42,7 @@ def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkp
     assert step > 2
     checkpoints = sorted((root / "pretrain" / said["key"] / "checkpoints").glob("step-*.safetensors"))
     assert len(checkpoints) in (1, 2)
-    model = Composite(CompositeConfig(dim=4096, num_units=NUM_UNITS, num_frames_in=10, num_frames_out=10))
+    model = Composite(CompositeSpec(dim=4096, num_units=NUM_UNITS, num_frames_in=10, num_frames_out=10))
     found_step, extra = restore_training_state(
         str(checkpoints[-1]), model, build_optimizer(OptimizerConfig(), model, batch_size=1)
     )

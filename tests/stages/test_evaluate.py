@@ -19,23 +19,28 @@ from pipeline.core.stage import Context
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluation.artifacts import Scores
 from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.artifacts import Classifiers
+from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
+from stages.pretraining.config import OptimizerConfig
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning, turning_clips
 
 LSTM = FinetuneConfig(
     arm="LSTM",
+    classifier=ClassifierConfig(num_units=16, forget_bias=1.0),
+    training=EnsembleTrainingConfig(optimizer=OptimizerConfig(learning_rate=0.03, num_warmup_steps=0), num_steps=150),
     labels_per_class=(2, 8),
     num_samplings=4,
     samplings_per_job=3,
     num_frames=8,
-    num_units=16,
-    num_steps=150,
-    learning_rate=0.03,
-    forget_bias=1.0,
 )
-FRAME = replace(LSTM, arm="single frame", model="frame")
+FRAME = replace(
+    LSTM,
+    arm="single frame",
+    classifier=replace(LSTM.classifier, model="frame"),
+)
 Store = tuple[Percepts, Statistics]
 
 
@@ -163,7 +168,17 @@ def test_equal_runs_give_equal_bytes(
 
 
 def test_one_sampling_has_no_interval_and_still_is_json(directory: Path, store: Store) -> None:
-    single = arm(replace(FRAME, arm="one", num_samplings=1, labels_per_class=(2,), num_steps=2), directory, store)
+    single = arm(
+        replace(
+            FRAME,
+            arm="one",
+            training=replace(FRAME.training, num_steps=2),
+            num_samplings=1,
+            labels_per_class=(2,),
+        ),
+        directory,
+        store,
+    )
     table = read_json(judge((single,), directory / "one", store).path("scores.json"))
     assert (table["summary"][0]["low"], table["summary"][0]["high"], table["paired"]) == (None, None, [])
 
@@ -173,7 +188,16 @@ def test_arms_that_cannot_be_compared_are_refused(directory: Path, store: Store,
         judge((), directory / "none", store)
     with pytest.raises(ConfigError, match="two arms are called 'LSTM'"):
         judge((arms[1], arms[1]), directory / "twice", store)
-    other = arm(replace(LSTM, arm="other seed", seed=5, num_steps=2), directory, store)
+    other = arm(
+        replace(
+            LSTM,
+            arm="other seed",
+            training=replace(LSTM.training, num_steps=2),
+            seed=5,
+        ),
+        directory,
+        store,
+    )
     with pytest.raises(ConfigError, match="'LSTM' and 'other seed' learned from different clips at 2 labels"):
         judge((arms[1], other), directory / "seeds", store)
 

@@ -15,18 +15,27 @@ from pipeline.core.errors import ConfigError, SourceError, TrainingDiverged
 from pipeline.core.files import read_bytes, write_bytes
 from pipeline.core.stage import Context, config_dict
 from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifier
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import ClassifierConfig, CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
+from stages.pretraining.config import OptimizerConfig
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips
+from tests.stages.made_configs import changed
 
 SMALL = FinetuneConfig(
-    arm="small", labels_per_class=(1, 3), num_samplings=3, num_frames=8, num_units=10, num_steps=6, dropout=0.2
+    arm="small",
+    classifier=ClassifierConfig(num_units=10, dropout=0.2),
+    training=EnsembleTrainingConfig(num_steps=6),
+    labels_per_class=(1, 3),
+    num_samplings=3,
+    num_frames=8,
 )
 
 
@@ -73,7 +82,17 @@ def test_a_sampling_becomes_the_same_whoever_trains_beside_it(
 
 def test_arms_of_one_seed_learn_from_the_same_clips(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
     lstm = trained(run(SMALL, tmp_path / "lstm", store))
-    frame = trained(run(replace(SMALL, arm="frame", model="frame"), tmp_path / "frame", store))
+    frame = trained(
+        run(
+            replace(
+                SMALL,
+                arm="frame",
+                classifier=replace(SMALL.classifier, model="frame"),
+            ),
+            tmp_path / "frame",
+            store,
+        )
+    )
     other = trained(run(replace(SMALL, seed=1), tmp_path / "other", store))
     assert {key: found.clips for key, found in lstm.items()} == {key: found.clips for key, found in frame.items()}
     assert {key: found.clips for key, found in lstm.items()} != {key: found.clips for key, found in other.items()}
@@ -108,7 +127,7 @@ def test_the_served_model_is_the_one_of_most_labels(tmp_path: Path, store: tuple
 
 
 def make_encoder(directory: Path, statistics: Statistics, *, num_units: int = 10) -> Encoder:
-    composite = Composite(CompositeConfig(dim=6, num_units=num_units, num_frames_in=4, num_frames_out=2))
+    composite = Composite(CompositeSpec(dim=6, num_units=num_units, num_frames_in=4, num_frames_out=2))
     Pretrained(composite, Standardisation.of(statistics.moments())).save(str(directory / "model.safetensors"))
     return Encoder(str(directory))
 
@@ -124,14 +143,21 @@ def test_a_frozen_lstm_is_the_encoder(tmp_path: Path, store: tuple[Percepts, Sta
             mine = dict(found.classifier.lstm.named_parameters())
             assert {name: torch.equal(mine[name], expected[name]) for name in mine} == dict.fromkeys(mine, is_equal)
             largest = max(float((mine[name] - expected[name]).detach().abs().max()) for name in mine)
-            assert largest <= SMALL.learning_rate * SMALL.num_steps * 2  # the start was the encoder
+            assert (
+                largest <= SMALL.training.optimizer.learning_rate * SMALL.training.num_steps * 2
+            )  # the start was the encoder
 
 
 def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
     with pytest.raises(ConfigError, match=r"the encoder has 12 units in 1 layers, the classifier 10 in 1"):
         run(SMALL, tmp_path, store, make_encoder(tmp_path / "a", store[1], num_units=12))
     with pytest.raises(ConfigError, match="a frame classifier cannot start from an encoder"):
-        run(replace(SMALL, model="frame"), tmp_path, store, make_encoder(tmp_path / "b", store[1]))
+        run(
+            replace(SMALL, classifier=replace(SMALL.classifier, model="frame")),
+            tmp_path,
+            store,
+            make_encoder(tmp_path / "b", store[1]),
+        )
     _, others = make_store(tmp_path / "others", turning_clips("train", 2, seed=50))
     theirs = run(SMALL, tmp_path / "theirs", store, make_encoder(tmp_path / "c", others))
     assert all(each.transform == Standardisation.of(others.moments()) for each in trained(theirs).values())
@@ -147,7 +173,13 @@ def test_a_group_on_both_sides_is_refused(tmp_path: Path) -> None:
 
 
 def test_divergence_names_the_job(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
-    config = replace(SMALL, learning_rate=1e38, max_grad_norm=0.0, labels_per_class=(1,))
+    config = replace(
+        SMALL,
+        training=replace(
+            SMALL.training, optimizer=replace(SMALL.training.optimizer, learning_rate=1e38, max_grad_norm=0.0)
+        ),
+        labels_per_class=(1,),
+    )
     with pytest.raises(TrainingDiverged, match=r"^small, labels-001-samplings-000-002: training diverged at step \d"):
         run(config, tmp_path, store)
 
@@ -171,7 +203,7 @@ def test_windows_longer_than_every_clip_are_refused(tmp_path: Path, store: tuple
 )
 def test_a_config_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(SMALL, **changes)  # type: ignore[arg-type]
+        changed(SMALL, **changes)
 
 
 def test_the_config_can_be_part_of_a_key() -> None:
@@ -194,14 +226,15 @@ def test_single_frames_are_named_as_by_scikit_learn(tmp_path: Path) -> None:
     percepts, statistics = make_store(tmp_path / "store", [*train, *test])
     config = FinetuneConfig(
         arm="frame",
-        model="frame",
+        classifier=ClassifierConfig(model="frame"),
+        training=EnsembleTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=0.05, max_grad_norm=0.0, num_warmup_steps=0),
+            num_steps=400,
+            batch_clips=60,
+        ),
         labels_per_class=(20,),
         num_samplings=1,
         num_frames=8,
-        num_steps=400,
-        batch_clips=60,
-        learning_rate=0.05,
-        max_grad_norm=0.0,
     )
     found = trained(run(config, tmp_path, (percepts, statistics)))[20, 0]
     standardise = Standardisation.of(statistics.moments())

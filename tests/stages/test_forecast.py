@@ -17,12 +17,14 @@ from stages.forecast import ForecastConfig, forecast
 from stages.models.artifacts import Encoder
 from stages.percepts.artifacts import Moments, Statistics, write_moments
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig
+from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, circle, make_percepts
 
 Inputs = dict[str, Any]
 SMALL = partial(
-    PretrainConfig,
+    changed,
+    PretrainConfig(),
     num_units=16,
     num_frames_in=6,
     num_frames_out=4,

@@ -19,21 +19,22 @@ from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import read_probabilities
 from stages.finetune import FinetuneConfig, finetune
-from stages.finetuning.arm import SelectionConfig
+from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.artifacts import Classifiers
 from stages.fuse import FuseConfig, fuse
+from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts
+from stages.pretraining.config import OptimizerConfig
 from stages.video.ledger import VideoRecord
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips
 from tests.stages.test_splits_protocol import PER_CLASS, ThreeSplits
 
 CONFIG = FinetuneConfig(
     arm="composite",
-    model="frame",
+    classifier=ClassifierConfig(model="frame"),
+    training=EnsembleTrainingConfig(optimizer=OptimizerConfig(learning_rate=0.05, num_warmup_steps=0), num_steps=60),
     labels_per_class=(ALL_CLIPS,),
     num_frames=8,
-    num_steps=60,
-    learning_rate=0.05,
     selection=SelectionConfig(num_checks=2, stride=4),
 )
 Stream = tuple[Scores, Classifiers, Percepts]
@@ -147,7 +148,11 @@ def test_streams_that_no_split_could_judge_are_cells_without_figures(tmp_path: P
         def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
             return [record for record in super().assign(records, number) if record.part != "test"]
 
-    few = replace(CONFIG, num_steps=2, splits=(1,))
+    few = replace(
+        CONFIG,
+        training=replace(CONFIG.training, num_steps=2),
+        splits=(1,),
+    )
     streams = [stream(tmp_path / str(sees), sees, noise=1.0, config=few, splits=NoTests("")) for sees in (0, 1)]
     table = run(tmp_path / "fused", *streams)
     assert (table["rows"], table["summary"], table["dataset"]) == ([], [], "made")
@@ -156,7 +161,11 @@ def test_streams_that_no_split_could_judge_are_cells_without_figures(tmp_path: P
 
 
 def test_without_a_choice_only_the_mean_is_taken(tmp_path: Path) -> None:
-    plain = replace(CONFIG, selection=SelectionConfig(), num_steps=5)
+    plain = replace(
+        CONFIG,
+        training=replace(CONFIG.training, num_steps=5),
+        selection=SelectionConfig(),
+    )
     streams = [stream(tmp_path / str(sees), sees, noise=1.0, config=plain) for sees in (0, 1)]
     table = run(tmp_path / "fused", *streams)
     assert table["weights"] == {}

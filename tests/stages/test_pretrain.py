@@ -33,13 +33,15 @@ from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig
 from stages.serving.encoder import _load_pyfunc, example
+from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, make_percepts
 
 Inputs = dict[str, Any]
 SMALL = partial(
-    PretrainConfig,
+    changed,
+    PretrainConfig(),
     num_units=12,
     num_layers=2,
     num_frames_in=6,
@@ -112,9 +114,9 @@ def test_the_first_loss_is_that_of_the_whole_batch_in_numpy(tmp_path: Path, inpu
     config = SMALL(num_steps=1, dropout=0.0, decoders="future")
     history = history_of(pretrain(config, Context.for_test(tmp_path), **inputs))
     source = opener(config, **inputs)()
-    torch.manual_seed(config.seed)
-    model = Composite(config.composite(DIM))
-    x_TBD = source.batch(0, config.batch_size)
+    torch.manual_seed(config.training.seed)
+    model = Composite(config.model.spec(DIM))
+    x_TBD = source.batch(0, config.training.batch_size)
     with torch.no_grad():
         predicted = model(torch.from_numpy(x_TBD[:6]), torch.from_numpy(x_TBD[6:])).prediction.numpy()
     error = np.square(predicted.astype(np.float64) - x_TBD[6:]).sum(-1).mean()
@@ -127,10 +129,10 @@ def opener(config: PretrainConfig, percepts: Percepts, statistics: Statistics) -
         percepts=percepts,
         statistics=statistics,
         parts=config.parts,
-        num_frames=config.num_frames,
+        num_frames=config.model.num_frames,
         stride=config.window_stride,
         validation_fraction=config.validation_fraction,
-        seed=config.seed,
+        seed=config.training.seed,
     )
 
 
@@ -241,8 +243,8 @@ def test_workers_together_see_what_one_sees(inputs: Inputs, world_size: int) -> 
     config = SMALL()
     source = opener(config, **inputs)()
     for step in (0, 7, 100):
-        alone = source.batch(step, config.batch_size)
-        shares = [source.batch(step, config.batch_size, rank, world_size) for rank in range(world_size)]
+        alone = source.batch(step, config.training.batch_size)
+        shares = [source.batch(step, config.training.batch_size, rank, world_size) for rank in range(world_size)]
         np.testing.assert_array_equal(np.concatenate(shares, axis=1), alone)
 
 
@@ -335,7 +337,7 @@ def test_a_residual_model_starts_at_copying(tmp_path: Path, inputs: Inputs) -> N
     config = SMALL(residual=True, max_validation_batches=10_000)
     history = history_of(pretrain(config, Context.for_test(tmp_path), **inputs))
     x_TBD = np.concatenate(list(opener(config, **inputs)().validation_batches()), axis=1)
-    past_TBD, future_TBD = np.split(x_TBD, [config.num_frames_in])
+    past_TBD, future_TBD = np.split(x_TBD, [config.model.num_frames_in])
     copied = ((future_TBD - past_TBD[-1]) ** 2).sum(-1).mean()
     assert history["validation"][0]["predict_loss"] == pytest.approx(copied, rel=1e-5)
     assert history["validation"][-1]["predict_loss"] < copied
@@ -360,7 +362,13 @@ def test_half_precision_learns_and_resumes_to_the_bit(
     half = history_of(pretrain(config, context, **inputs))
     pretrain(config, Context.for_test(tmp_path / "undisturbed"), **inputs)
     assert files_of(tmp_path / "stopped/out") == files_of(tmp_path / "undisturbed/out")
-    single = history_of(pretrain(replace(config, precision="float32"), Context.for_test(tmp_path / "single"), **inputs))
+    single = history_of(
+        pretrain(
+            replace(config, training=replace(config.training, precision="float32")),
+            Context.for_test(tmp_path / "single"),
+            **inputs,
+        )
+    )
     assert half["train"][0]["loss"] != single["train"][0]["loss"]
     assert half["train"][0]["loss"] == pytest.approx(single["train"][0]["loss"], rel=1e-2)
     assert half["train"][-1]["loss"] == pytest.approx(single["train"][-1]["loss"], rel=0.05)

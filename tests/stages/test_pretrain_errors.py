@@ -17,22 +17,23 @@ from pipeline.commands.command_line import run_command
 from pipeline.core.errors import ConfigError, CorruptArtifact, OutOfMemory, PerceptsError, TrainingDiverged
 from pipeline.core.stage import Context
 from stages.datasets.sequences import PerceptSource
+from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.optimisation import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from tests.stages.made_percepts import SHARD, make_percepts
 
 CONFIG = PretrainConfig(
-    num_units=8,
-    num_frames_in=6,
-    num_frames_out=4,
+    model=CompositeConfig(num_units=8, num_frames_in=6, num_frames_out=4),
+    training=TrainingConfig(
+        batch_size=6,
+        num_steps=20,
+        optimizer=OptimizerConfig(learning_rate=1e-2, num_warmup_steps=4),
+        validate_every_steps=10,
+        checkpoint_every_steps=5,
+    ),
     window_stride=2,
     validation_fraction=0.2,
-    batch_size=6,
-    num_steps=20,
-    optimizer=OptimizerConfig(learning_rate=1e-2, num_warmup_steps=4),
-    validate_every_steps=10,
-    checkpoint_every_steps=5,
 )
 BAD_STEP = 13
 CUDA_WORDS = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -160,7 +161,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, inputs: Inputs, capsys: pytest
 def test_a_window_longer_than_every_video_is_refused(
     tmp_path: Path, inputs: Inputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(CONFIG, num_frames_in=30)
+    config = replace(CONFIG, model=replace(CONFIG.model, num_frames_in=30))
     said = ends_with(2, lambda: pretrain(config, Context.for_test(tmp_path), **inputs), capsys)
     assert "a window is 34 frames long, and the longest of 20 videos has 24 frames" in said
     assert "give fewer num_frames_in" in said
@@ -171,7 +172,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
     tmp_path: Path, inputs: Inputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Room for two checkpoints and not for a third, on a disk of its own."""
-    config = replace(CONFIG, num_units=64)
+    config = replace(CONFIG, model=replace(CONFIG.model, num_units=64))
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs", str(disk)], check=True)
@@ -205,4 +206,4 @@ def test_percepts_of_another_artifact_are_not_gone_on_with(tmp_path: Path, input
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, inputs: Inputs) -> None:
     with pytest.raises(ConfigError, match=r"standardised percepts are not: set transform.kind=squashed"):
-        pretrain(replace(CONFIG, loss="bernoulli"), Context.for_test(tmp_path), **inputs)
+        pretrain(replace(CONFIG, model=replace(CONFIG.model, loss="bernoulli")), Context.for_test(tmp_path), **inputs)

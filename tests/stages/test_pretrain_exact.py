@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,29 @@ from pipeline.core.workers import InProcess
 from stages.datasets.dataset_factories import OpenPercepts
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
+from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.kept_weights import EarlyStopConfig, WeightsConfig
+from stages.pretraining.config import EarlyStopConfig, OptimizerConfig, TrainingConfig, WeightsConfig
 from stages.pretraining.loop import pretraining_loop
-from stages.pretraining.optimisation import OptimizerConfig
 from stages.pretraining.training_plan import TrainingPlan
+from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, make_percepts
 
 SPAWN = multiprocessing.get_context("spawn")
 
 CONFIG = PretrainConfig(
-    num_units=10,
-    num_frames_in=6,
-    num_frames_out=4,
-    dropout=0.2,
+    model=CompositeConfig(num_units=10, num_frames_in=6, num_frames_out=4, dropout=0.2),
+    training=TrainingConfig(
+        batch_size=7,
+        num_steps=60,
+        optimizer=OptimizerConfig(learning_rate=3e-2, num_warmup_steps=4),
+        weights=WeightsConfig(average_decay=0.8, keep="best"),
+        early_stop=EarlyStopConfig(patience=2, min_improvement=0.15),
+        validate_every_steps=4,
+        checkpoint_every_steps=5,
+    ),
     window_stride=2,
     validation_fraction=0.2,
-    batch_size=7,
-    num_steps=60,
-    optimizer=OptimizerConfig(learning_rate=3e-2, num_warmup_steps=4),
-    weights=WeightsConfig(average_decay=0.8, keep="best"),
-    early_stop=EarlyStopConfig(patience=2, min_improvement=0.15),
-    validate_every_steps=4,
-    checkpoint_every_steps=5,
 )
 IN_PARTS = Resources(num_workers=1, max_sequences_per_worker=3)
 
@@ -136,14 +136,16 @@ def plan_of(root: Path, inputs: dict[str, Any], **changes: Any) -> TrainingPlan:
     return TrainingPlan(
         uri=str(root / "out"),
         open_source=Recording(opener, str(root / "seen"), **changes),
-        composite=CONFIG.composite(DIM).__class__(**{**CONFIG.composite(DIM).__dict__, "dropout": 0.0}),
-        optimizer=CONFIG.optimizer,
-        seed=0,
-        batch_size=7,
-        num_steps=20,
-        validate_every_steps=10,
-        max_validation_batches=4,
-        checkpoint_every_steps=4,
+        model=replace(CONFIG.model, dropout=0.0).spec(DIM),
+        training=TrainingConfig(
+            optimizer=CONFIG.training.optimizer,
+            seed=0,
+            batch_size=7,
+            num_steps=20,
+            validate_every_steps=10,
+            max_validation_batches=4,
+            checkpoint_every_steps=4,
+        ),
     )
 
 
@@ -185,9 +187,7 @@ def test_the_same_windows_in_the_same_order_on_any_number_of_workers(
 
 @pytest.mark.parametrize("at_once", [1, 3, 7])
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path, inputs: dict[str, Any], at_once: int) -> None:
-    config = partial(
-        PretrainConfig, **{**CONFIG.__dict__, "dropout": 0.0, "num_steps": 6, "early_stop": EarlyStopConfig()}
-    )
+    config = partial(changed, CONFIG, dropout=0.0, num_steps=6, early_stop=EarlyStopConfig())
     whole = pretrain(config(), Context.for_test(tmp_path / "whole", resources=Resources(num_workers=1)), **inputs)
     resources = Resources(num_workers=1, max_sequences_per_worker=at_once)
     parts = pretrain(config(), Context.for_test(tmp_path / "parts", resources=resources), **inputs)

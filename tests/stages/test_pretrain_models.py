@@ -44,7 +44,7 @@ def options_of(*flags: str) -> DemoOptions:
 def test_each_of_the_six_learns_from_percepts(model: tuple[str, bool, bool], tmp_path: Path) -> None:
     percepts, statistics = make_percepts(tmp_path / "store", {"unlabelled": 12})
     config = options_of(*FLAGS[model]).pretrain
-    assert (config.decoders, config.reconstruct_conditional, config.predict_conditional) == model
+    assert (config.model.decoders, config.model.reconstruct_conditional, config.model.predict_conditional) == model
     encoder = pretrain(config, Context.for_test(tmp_path), percepts=percepts, statistics=statistics)
     history = json.loads(Path(encoder.path("history.json")).read_text())
     losses = history["train"][-1]

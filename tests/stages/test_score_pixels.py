@@ -20,7 +20,8 @@ from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import MomentSums
 from stages.evaluation import pixel_scoring
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.names import model_names
 from stages.models.weights import save_model
 from stages.score_pixels import ScorePixelsConfig, score_pixels
@@ -57,7 +58,7 @@ def patches(tmp_path: Path) -> Patches:
 
 
 def make(root: Path, name: str, **settings: object) -> tuple[Composite, Encoder]:
-    config = CompositeConfig(**{"num_units": 6, "num_frames_in": 5, "num_frames_out": 4, **settings})  # type: ignore[arg-type]
+    config = CompositeSpec(**{"num_units": 6, "num_frames_in": 5, "num_frames_out": 4, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
     model = Composite(config).eval()
     save_model(f"{root}/{name}/model.safetensors", model)
@@ -163,7 +164,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, digits: Digits, patches: P
 
 
 def test_models_of_one_name_are_told_apart() -> None:
-    small, large = (CompositeConfig(dim=1, num_units=n) for n in (64, 128))
+    small, large = (CompositeSpec(dim=1, num_units=n) for n in (64, 128))
     assert model_names([small]) == ["composite"]
     assert model_names([small, large]) == ["composite, 1 x 64", "composite, 1 x 128"]
     assert model_names([small, small]) == ["composite, 1 x 64 (1)", "composite, 1 x 64 (2)"]

@@ -22,22 +22,23 @@ from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluation.predictions import read_probabilities
 from stages.evaluation.scores import Answers, scores_of
 from stages.finetune import FinetuneConfig, finetune
-from stages.finetuning.arm import Candidate, SelectionConfig
+from stages.finetuning.arm import Candidate, EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.hyperparameter_search import TrialResult
+from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.pretraining.config import OptimizerConfig
 from stages.video.ledger import VideoRecord
 from tests.stages.labelled_store import MOTIONS, make_store, turning_clips
 
 PER_CLASS = 12
 FRAME = FinetuneConfig(
     arm="frame",
-    model="frame",
+    classifier=ClassifierConfig(model="frame"),
+    training=EnsembleTrainingConfig(optimizer=OptimizerConfig(learning_rate=0.03, num_warmup_steps=0), num_steps=30),
     labels_per_class=(2, ALL_CLIPS),
     num_samplings=3,
     num_frames=8,
-    num_steps=30,
-    learning_rate=0.03,
     selection=SelectionConfig(learning_rates=(0.03, 1e-6), num_checks=2, stride=2),
 )
 
@@ -315,7 +316,15 @@ def test_what_was_to_be_held_out_is_learned_from_where_it_is_all_there_is(tmp_pa
 
 
 def test_scores_are_over_splits(frame: Classifiers, tmp_path: Path, made: Made) -> None:
-    other = run(replace(FRAME, arm="other", weight_decay=0.5), tmp_path / "other", made)
+    other = run(
+        replace(
+            FRAME,
+            arm="other",
+            training=replace(FRAME.training, optimizer=replace(FRAME.training.optimizer, weight_decay=0.5)),
+        ),
+        tmp_path / "other",
+        made,
+    )
     table = judge([frame, other], tmp_path / "scores", made, ThreeSplits(""), pairs=(("frame", "other"),))
     assert table["splits"] == [{"number": number, "num_test_clips": 16} for number in (1, 2, 3)]
     assert (table["dataset"], table["coverage"][0]["num_official_train"]) == ("made", 40)
@@ -389,6 +398,6 @@ def test_candidates_are_every_combination() -> None:
     assert config.is_on
     assert not SelectionConfig().is_on
     assert config.candidates()[1] == Candidate(learning_rate=1e-3, dropout=0.5)
-    assert FRAME.chosen(config.candidates()[2]).learning_rate == 1e-2
+    assert FRAME.chosen(config.candidates()[2]).training.optimizer.learning_rate == 1e-2
     with pytest.raises(ConfigError, match="dropout is"):
         replace(FRAME, selection=SelectionConfig(dropouts=(1.5,)))

@@ -19,7 +19,8 @@ from stages.figures.gallery import Gallery
 from stages.figures.percepts import PerceptView, fit_view, remembered_and_expected
 from stages.figures.thumbnails import one_a_label, thumbnails
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
@@ -36,7 +37,7 @@ def percepts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Percepts, Statis
 
 
 def save(root: Path, standardisation: Standardisation | None = None, **settings: object) -> Encoder:
-    config = CompositeConfig(**{"num_units": 7, "num_frames_in": 4, "num_frames_out": 3, **settings})  # type: ignore[arg-type]
+    config = CompositeSpec(**{"num_units": 7, "num_frames_in": 4, "num_frames_out": 3, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
     Pretrained(Composite(config), standardisation).save(f"{root}/model.safetensors")
     return Encoder(str(root))
@@ -96,7 +97,7 @@ def test_the_read_out_sees_the_square(percepts: tuple[Percepts, Statistics]) -> 
 
 def test_what_is_remembered_runs_forwards() -> None:
     torch.manual_seed(0)
-    model = Composite(CompositeConfig(dim=5, num_units=6, num_frames_in=4, num_frames_out=3)).eval()
+    model = Composite(CompositeSpec(dim=5, num_units=6, num_frames_in=4, num_frames_out=3)).eval()
     x_TBD = np.random.default_rng(0).standard_normal((4, 2, 5)).astype(np.float32)
     found = remembered_and_expected(model, x_TBD, 3)
     outputs = model(torch.from_numpy(x_TBD), torch.zeros(3, 2, 5))

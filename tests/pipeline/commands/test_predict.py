@@ -16,7 +16,8 @@ from pipeline.core.errors import ConfigError, SourceError
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import load_digits
 from stages.datasets.patches import ChannelMoments
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
@@ -25,7 +26,7 @@ from tests.stages.made_clips import make_index, make_percepts
 
 
 def save(uri: Path, standardisation: Standardisation | None = None, **settings: object) -> Pretrained:
-    config = CompositeConfig(**{"num_units": 7, "num_frames_in": 4, "num_frames_out": 3, **settings})  # type: ignore[arg-type]
+    config = CompositeSpec(**{"num_units": 7, "num_frames_in": 4, "num_frames_out": 3, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
     pretrained = Pretrained(Composite(config).eval(), standardisation)
     pretrained.save(f"{uri}/model.safetensors")

@@ -75,10 +75,12 @@ def test_small_is_ten_on_ucf_and_no_table_trains_nothing(shared_data: Path) -> N
 
 
 def model_in(store: Store, key: str, config: dict[str, Any], *, inputs: str = "a") -> None:
-    """What `given_models` reads of a pretrained model."""
+    """Writes what `given_models` reads of a pretrained model; models of even numbers have manifests of percepts 0.1."""
     sizes = {"num_units": 64, "num_layers": 2, "reconstruct_conditional": False, "predict_conditional": False}
+    flat = {**sizes, **config}
     manifest = Manifest(
-        stage="pretrain", version=1, key=key, name="pretrain", recipe="youtube", config={**sizes, **config},
+        stage="pretrain", version=1, key=key, name="pretrain", recipe="youtube",
+        config=flat if key.endswith(("2", "4")) else {"model": flat},
         inputs={"percepts": f"extract-{inputs}", "statistics": f"standardize-{inputs}"},
     )  # fmt: skip
     store.commit(manifest)
@@ -99,7 +101,10 @@ def test_models_of_the_store_are_what_arms_start_from(shared_data: Path, tmp_pat
     assert list(arms) == ["single frame", "LSTM from scratch", "conditional future predictor", "composite"]
     assert arms["composite"].input_keys()["encoder"] == "pretrain-1"
     assert {node.input_keys()["statistics"] for node in arms.values()} == {"standardize-a"}
-    assert (arms["composite"].config.num_units, arms["LSTM from scratch"].config.num_layers) == (64, 2)
+    assert (arms["composite"].config.classifier.num_units, arms["LSTM from scratch"].config.classifier.num_layers) == (
+        64,
+        2,
+    )
     with pytest.raises(ConfigError, match="pretrain-1 and pretrain-3 are both of kind 'composite'"):
         plan("pretrain-1", "pretrain-3")
     with pytest.raises(ConfigError, match="different percepts or statistics"):

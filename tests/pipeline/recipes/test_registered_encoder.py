@@ -18,13 +18,18 @@ from pipeline.engine.tracking import Tracker
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.import_encoder import AdoptConfig, adopt
 from stages.models.artifacts import Encoder
+from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.config import TrainingConfig
 from tests.stages.made_clips import make_index, make_percepts
 
 CONFIG = PretrainConfig(
-    num_units=6, num_frames_in=4, num_frames_out=2, window_stride=1, validation_fraction=0.3, batch_size=4, num_steps=3
+    model=CompositeConfig(num_units=6, num_frames_in=4, num_frames_out=2),
+    training=TrainingConfig(batch_size=4, num_steps=3),
+    window_stride=1,
+    validation_fraction=0.3,
 )
 
 
@@ -112,7 +117,7 @@ def test_finetune_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
     assert Path(adopted.path("model.safetensors")).read_bytes() == theirs
     assert adopt.snapshot is not None
     assert adopt.snapshot(config) == adopt.snapshot(AdoptConfig(encoder=in_mlflow.encoder.uri))
-    check_encoder(ArmConfig(arm="LSTM pretrained", num_units=6), adopted)
+    check_encoder(ArmConfig(arm="LSTM pretrained", classifier=ClassifierConfig(num_units=6)), adopted)
 
 
 def test_what_mlflow_refuses_in_a_name_is_left_out(in_mlflow: Registered) -> None:

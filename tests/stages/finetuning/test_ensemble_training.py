@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,16 +13,19 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.core.files import read_bytes, write_bytes
-from stages.finetuning.ensemble_training import GroupTrainingConfig, train_groups
+from stages.finetuning.arm import EnsembleTrainingConfig
+from stages.finetuning.ensemble_training import train_groups
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.classifier import Classifier, LSTMClassifierConfig, SingleFrameConfig
+from stages.models.classifier import Classifier
+from stages.models.config import ClassifierSpec
 from stages.models.ensemble import GroupDropout, build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.percepts.standardisation import Standardisation
+from stages.pretraining.config import OptimizerConfig
 
 G, S, T, B, D, C = 3, 6, 5, 4, 7, 3
-KINDS: dict[str, LSTMClassifierConfig | SingleFrameConfig] = {
-    "lstm": LSTMClassifierConfig(dim=D, num_classes=C, num_units=6, num_layers=2, dropout=0.3, input_dropout=0.2),
-    "frame": SingleFrameConfig(dim=D, num_classes=C, num_hidden_units=5, dropout=0.3, input_dropout=0.2),
+KINDS: dict[str, ClassifierSpec] = {
+    "lstm": ClassifierSpec(dim=D, num_classes=C, num_units=6, num_layers=2, dropout=0.3, input_dropout=0.2),
+    "frame": ClassifierSpec(model="frame", dim=D, num_classes=C, num_hidden_units=5, dropout=0.3, input_dropout=0.2),
 }
 
 
@@ -56,18 +59,18 @@ def made_classifier(kind: str, groups: list[int]) -> Classifier:
 @pytest.mark.parametrize(
     "config",
     [
-        GroupTrainingConfig(
-            learning_rate=0.01,
-            max_grad_norm=0.1,
-            num_warmup_steps=2,
+        EnsembleTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=0.01, max_grad_norm=0.1, num_warmup_steps=2),
             output_learning_rate=0.02,
             output_weight_decay=0.1,
         ),
-        GroupTrainingConfig(kind="published", learning_rate=0.01, velocity_clamp=0.05),
+        EnsembleTrainingConfig(
+            optimizer=OptimizerConfig(kind="published", learning_rate=0.01, velocity_clamp=0.05, num_warmup_steps=0)
+        ),
     ],
     ids=["adamw", "published"],
 )
-def test_a_group_takes_the_steps_that_it_takes_alone(kind: str, config: GroupTrainingConfig) -> None:
+def test_a_group_takes_the_steps_that_it_takes_alone(kind: str, config: EnsembleTrainingConfig) -> None:
     batches = made_batches()
     together = made_classifier(kind, list(range(G)))
     losses_SG = train_groups(together, batches, config)
@@ -100,7 +103,7 @@ def test_bfloat16_trains_much_as_float32() -> None:
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for precision in precisions:
         classifier = made_classifier("lstm", [0, 1, 2])
-        losses.append(train_groups(classifier, made_batches(), GroupTrainingConfig(precision=precision)))
+        losses.append(train_groups(classifier, made_batches(), EnsembleTrainingConfig(precision=precision)))
         assert all(parameter.dtype == torch.float32 for parameter in classifier.parameters())
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
     assert not np.array_equal(losses[0], losses[1])
@@ -110,7 +113,7 @@ def test_divergence_is_named() -> None:
     batches = made_batches()
     batches.x_SGTBD[4, 1] = torch.inf
     with pytest.raises(TrainingDiverged, match=r"step 4: group 1 has loss .* gradient norm"):
-        train_groups(made_classifier("frame", [0, 1, 2]), batches, GroupTrainingConfig())
+        train_groups(made_classifier("frame", [0, 1, 2]), batches, EnsembleTrainingConfig())
 
 
 @pytest.mark.parametrize(
@@ -119,16 +122,16 @@ def test_divergence_is_named() -> None:
         ({"num_steps": 0}, "num_steps 0"),
         ({"output_learning_rate": 0.0}, "output_learning_rate is 0"),
         ({"output_weight_decay": -1.0}, "output_weight_decay is -1"),
-        ({"kind": "published", "output_learning_rate": 1e-3}, "use kind=adamw"),
+        ({"optimizer": OptimizerConfig(kind="published"), "output_learning_rate": 1e-3}, "use kind=adamw"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(changes: dict[str, float], message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        GroupTrainingConfig(**changes)  # type: ignore[arg-type]
+        EnsembleTrainingConfig(**changes)
 
 
 def test_steps_follow_epochs_where_those_are_more() -> None:
-    config = GroupTrainingConfig(num_steps=50, num_epochs=30, batch_clips=40)
+    config = EnsembleTrainingConfig(num_steps=50, num_epochs=30, batch_clips=40)
     assert [config.steps(num_clips) for num_clips in (8, 40, 80)] == [50, 50, 60]
 
 

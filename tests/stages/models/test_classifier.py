@@ -13,13 +13,12 @@ from stages.models.classifier import (
     IGNORED_LABEL,
     Classifier,
     LSTMClassifier,
-    LSTMClassifierConfig,
     SingleFrameClassifier,
-    SingleFrameConfig,
     classification_losses,
     clip_probabilities,
 )
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import ClassifierSpec, CompositeSpec
 from stages.models.lstm import LSTM
 from tests.stages.models.authority import layer_weights, paper_layer, randomize
 
@@ -29,10 +28,10 @@ G, T, B, D, H, C = 3, 4, 5, 6, 7, 4
 def make(kind: str, groups: int = G, **changes: Any) -> Classifier:
     if kind == "lstm":
         settings = {"num_units": H, "num_layers": 2, **changes}
-        return LSTMClassifier(LSTMClassifierConfig(dim=D, num_classes=C, num_groups=groups, **settings)).double()
+        return LSTMClassifier(ClassifierSpec(dim=D, num_classes=C, num_groups=groups, **settings)).double()
     hidden = H if kind == "hidden" else 0
     return SingleFrameClassifier(
-        SingleFrameConfig(dim=D, num_classes=C, num_groups=groups, num_hidden_units=hidden, **changes)
+        ClassifierSpec(model="frame", dim=D, num_classes=C, num_groups=groups, num_hidden_units=hidden, **changes)
     ).double()
 
 
@@ -139,7 +138,7 @@ def test_logistic_regression_finds_what_sklearn_finds() -> None:
 
 
 def test_starting_from_an_encoder_copies_into_the_named_groups() -> None:
-    encoder = Composite(CompositeConfig(dim=D, num_units=H, num_layers=2)).double()
+    encoder = Composite(CompositeSpec(dim=D, num_units=H, num_layers=2)).double()
     randomize(encoder, 1)
     model = make("lstm")
     assert isinstance(model, LSTMClassifier)
@@ -160,13 +159,13 @@ def test_an_encoder_of_another_size_is_refused() -> None:
     model = make("lstm")
     assert isinstance(model, LSTMClassifier)
     with pytest.raises(ConfigError, match="make them equal"):
-        model.start_from(Composite(CompositeConfig(dim=D, num_units=H + 1, num_layers=2)))
+        model.start_from(Composite(CompositeSpec(dim=D, num_units=H + 1, num_layers=2)))
 
 
 def test_wrong_settings_and_frames_are_named() -> None:
     with pytest.raises(ConfigError, match="num_classes 1"):
-        SingleFrameConfig(dim=D, num_classes=1)
+        ClassifierSpec(model="frame", dim=D, num_classes=1)
     with pytest.raises(ConfigError, match="dropout"):
-        LSTMClassifierConfig(dim=D, num_classes=C, dropout=1.5)
+        ClassifierSpec(dim=D, num_classes=C, dropout=1.5)
     with pytest.raises(ValueError, match="frames have 9 dimensions; this classifier reads 6"):
         make("lstm")(torch.zeros(1, T, B, 9, dtype=torch.float64))

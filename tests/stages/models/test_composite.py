@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.lstm import LayerState
 from tests.stages.models.authority import check_gradients, layer_weights, paper_layer, randomize, sigmoid
 
@@ -29,7 +30,7 @@ BY_LOSS = [
 
 
 def small(num_layers: int = 2, loss: str = "bernoulli", **changes: Any) -> Composite:
-    config = CompositeConfig(
+    config = CompositeSpec(
         dim=D, num_units=H, num_layers=num_layers, num_frames_in=T_IN, num_frames_out=T_OUT, loss=loss, **changes
     )
     model = Composite(config).double().eval()
@@ -46,7 +47,7 @@ def frames(num_steps: int, seed: int) -> Tensor:
     [(2, False, 201_420_800), (1, False, 100_714_496), (2, True, 268_529_664)],
 )
 def test_parameter_counts_of_the_paper(num_layers: int, conditional: bool, expected: int) -> None:
-    config = CompositeConfig(
+    config = CompositeSpec(
         dim=4096, num_units=2048, num_layers=num_layers,
         reconstruct_conditional=conditional, predict_conditional=conditional,
     )  # fmt: skip
@@ -185,7 +186,7 @@ def test_both_decoders_run_open_loop_from_one_encoding() -> None:
 
 
 def test_an_untrained_residual_model_copies_the_last_frame() -> None:
-    config = CompositeConfig(dim=D, num_units=H, num_frames_in=T_IN, num_frames_out=T_OUT, residual=True)
+    config = CompositeSpec(dim=D, num_units=H, num_frames_in=T_IN, num_frames_out=T_OUT, residual=True)
     model, x = Composite(config), frames(T_IN, 1).float()
     reconstruction, prediction = model.open_loop(x)
     assert torch.equal(prediction, x[-1:].expand(T_OUT, B, D))
@@ -218,7 +219,7 @@ def test_a_missing_decoder_is_named() -> None:
 )  # fmt: skip
 def test_settings_that_break_a_rule(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        CompositeConfig(dim=D, **wrong)
+        CompositeSpec(dim=D, **wrong)
 
 
 def test_bfloat16_autocast_trains() -> None:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError
-from stages.models.composite import Composite, CompositeConfig
-from stages.models.feedback import Feedback, FeedbackConfig, read_own_frames
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec, FeedbackConfig
+from stages.models.feedback import Feedback, read_own_frames
 
 NUM_IN, NUM_OUT, BATCH, DIM = 5, 4, 3, 6
 
@@ -15,7 +16,7 @@ NUM_IN, NUM_OUT, BATCH, DIM = 5, 4, 3, 6
 @pytest.fixture(params=["bernoulli", "gaussian"])
 def model(request: pytest.FixtureRequest) -> Composite:
     torch.manual_seed(1)
-    config = CompositeConfig(
+    config = CompositeSpec(
         dim=DIM,
         num_units=7,
         num_layers=2,

@@ -11,14 +11,15 @@ import torch
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from stages.models import load_encoder
 from stages.models.artifacts import Encoder
-from stages.models.classifier import LSTMClassifier, LSTMClassifierConfig, SingleFrameClassifier, SingleFrameConfig
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
+from stages.models.composite import Composite
+from stages.models.config import ClassifierSpec, CompositeSpec
 from stages.models.weights import METADATA_KEY, MODEL_FILE, Model, load_model, save_model
 
 MODELS: list[Model] = [
-    Composite(CompositeConfig(dim=5, num_units=4, num_layers=2, predict_conditional=True, loss="bernoulli")),
-    LSTMClassifier(LSTMClassifierConfig(dim=5, num_classes=3, num_units=4, num_groups=2, dropout=0.25)),
-    SingleFrameClassifier(SingleFrameConfig(dim=5, num_classes=3, num_hidden_units=6)),
+    Composite(CompositeSpec(dim=5, num_units=4, num_layers=2, predict_conditional=True, loss="bernoulli")),
+    LSTMClassifier(ClassifierSpec(dim=5, num_classes=3, num_units=4, num_groups=2, dropout=0.25)),
+    SingleFrameClassifier(ClassifierSpec(model="frame", dim=5, num_classes=3, num_hidden_units=6)),
 ]
 
 

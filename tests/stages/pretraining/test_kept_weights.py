@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ConfigError
-from stages.pretraining.kept_weights import Average, EarlyStopConfig, WeightsConfig, best_step, has_stalled
+from stages.pretraining.config import EarlyStopConfig, WeightsConfig
+from stages.pretraining.kept_weights import Average, best_step, has_stalled
 
 
 def validations(*losses: float) -> list[dict[str, float]]:

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
-from stages.models.composite import Composite, CompositeConfig
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
 from stages.models.lstm import LSTM
+from stages.pretraining.config import OptimizerConfig
 from stages.pretraining.optimisation import (
     DivergenceGuard,
-    OptimizerConfig,
     build_optimizer,
     clip_gradients,
     learning_rate,
@@ -118,7 +119,7 @@ def train(model: Composite, optimizer: torch.optim.Optimizer, start: int, stop: 
 
 @pytest.mark.parametrize("kind", ["adamw", "published"])
 def test_resume_is_bit_exact(kind: str, tmp_path: Path) -> None:
-    settings = CompositeConfig(dim=5, num_units=4, num_layers=2, dropout=0.3, num_frames_in=4, num_frames_out=2)
+    settings = CompositeSpec(dim=5, num_units=4, num_layers=2, dropout=0.3, num_frames_in=4, num_frames_out=2)
     config = OptimizerConfig(kind=kind, num_warmup_steps=4, weight_decay=0.01)
     uri = str(tmp_path / "state.safetensors")
     torch.manual_seed(0)
@@ -140,7 +141,7 @@ def test_resume_is_bit_exact(kind: str, tmp_path: Path) -> None:
 
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     uri = str(tmp_path / "state.safetensors")
-    model, other = Composite(CompositeConfig(dim=5, num_units=4)), Composite(CompositeConfig(dim=6, num_units=4))
+    model, other = Composite(CompositeSpec(dim=5, num_units=4)), Composite(CompositeSpec(dim=6, num_units=4))
     config = OptimizerConfig()
     save_training_state(uri, model, build_optimizer(config, model, batch_size=1), 0)
     with pytest.raises(CorruptArtifact, match="state of another model"):

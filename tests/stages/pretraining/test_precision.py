@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.models.composite import Composite, CompositeConfig
-from stages.pretraining.precision import Precision, autocast, slow_on
+from stages.models.composite import Composite
+from stages.models.config import CompositeSpec
+from stages.pretraining.config import Precision
+from stages.pretraining.precision import autocast, slow_on
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -17,7 +19,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_products_have_the_dtype_asked_for_and_states_and_losses_are_float32(
     precision: Precision, dtype: torch.dtype
 ) -> None:
-    model = Composite(CompositeConfig(dim=8, num_units=6, num_frames_in=4, num_frames_out=3))
+    model = Composite(CompositeSpec(dim=8, num_units=6, num_frames_in=4, num_frames_out=3))
     x_TBD = torch.rand(7, 2, 8)
     with autocast(precision, CPU):
         ((h_GBH, c_GBH),) = model.encode(x_TBD[:4])

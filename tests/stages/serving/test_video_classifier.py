@@ -31,10 +31,13 @@ from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.extraction.single_video import VideoExtractor, convnet_of, read_video
 from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts
 from stages.percepts.windows import clip_rows
+from stages.pretraining.config import OptimizerConfig
 from stages.serving.classifier import example
 from stages.serving.video_classifier import STRIDE_FRAMES, VideoClassifier
 from stages.standardize import StandardizeConfig, standardize
@@ -68,7 +71,14 @@ def classifiers(root: Path, percepts: Percepts) -> Classifiers:
         StandardizeConfig(parts=("train",)), Context.for_test(root / "standardize"), percepts=percepts
     )
     config = FinetuneConfig(
-        arm="LSTM", num_frames=T, num_units=8, num_steps=20, labels_per_class=(1,), num_samplings=2, learning_rate=0.03
+        arm="LSTM",
+        classifier=ClassifierConfig(num_units=8),
+        training=EnsembleTrainingConfig(
+            optimizer=OptimizerConfig(learning_rate=0.03, num_warmup_steps=0), num_steps=20
+        ),
+        num_frames=T,
+        labels_per_class=(1,),
+        num_samplings=2,
     )
     made = finetune(config, Context.for_test(root / "finetune"), percepts=percepts, statistics=statistics)
     evaluate(

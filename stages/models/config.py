@@ -1,0 +1,193 @@
+"""Configs of the paper's models: the part that a user sets, and specs, which add the part that the data decide.
+
+Nothing here needs PyTorch, so that options can be listed without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from pipeline.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositeConfig:
+    """One of the six models {autoencoder, future, composite} x {unconditional, conditional}, and its size."""
+
+    num_units: int = 2048
+    """Units of every layer, in encoder and decoders."""
+    num_layers: int = 1
+    """Layers of the encoder and of each decoder."""
+    decoders: Literal["autoencoder", "future", "composite"] = "composite"
+    """Reconstruct the input (in reverse order), predict the frames after it, or both."""
+    reconstruct_conditional: bool = False
+    """Give the reconstruction decoder the previous frame: the true one in training, its own output otherwise."""
+    predict_conditional: bool = False
+    """Give the future decoder the previous frame: the true one in training, its own output otherwise."""
+    num_frames_in: int = 16
+    """Frames that the encoder reads, and that are reconstructed."""
+    num_frames_out: int = 13
+    """Frames to predict."""
+    loss: Literal["bernoulli", "gaussian"] = "gaussian"
+    """gaussian: linear output and squared error, for percepts and patches; bernoulli: logistic output and
+    cross-entropy, for targets in [0, 1], such as pixels and squashed percepts."""
+    dropout: float = 0.0
+    """Probability of dropping a unit between layers, and below the output; never on recurrent connections."""
+    forget_bias: float = 0.0
+    """Initial bias of the forget gates (the paper's is 0)."""
+    residual: bool = False
+    """Add the outputs to the last frame read, so that no decoder need carry through its state what a video looks like;
+    an untrained model copies that frame. Gaussian loss only; the paper's models are not residual."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_units", "num_layers", "num_frames_in", "num_frames_out"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout is {self.dropout}; it is a probability: give 0 <= dropout < 1")
+        if self.reconstruct_conditional and not self.reconstructs:
+            raise ConfigError("reconstruct_conditional needs a reconstruction: use decoders=autoencoder or composite")
+        if self.predict_conditional and not self.predicts:
+            raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
+        if self.residual and self.loss != "gaussian":
+            raise ConfigError("residual adds to the last frame, which logits cannot: use loss=gaussian")
+
+    @property
+    def reconstructs(self) -> bool:
+        """True where the model has a reconstruction decoder."""
+        return self.decoders != "future"
+
+    @property
+    def predicts(self) -> bool:
+        """True where the model has a future decoder."""
+        return self.decoders != "autoencoder"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a training sequence: those to read, and those to predict where there is a future decoder."""
+        return self.num_frames_in + (self.num_frames_out if self.predicts else 0)
+
+    def spec(self, dim: int) -> CompositeSpec:
+        """Returns the model for frames of `dim` dimensions."""
+        return CompositeSpec(**_settings(self, CompositeConfig), dim=dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositeSpec(CompositeConfig):
+    """A composite's config and the size of its frames, which the data decide: all that it takes to build one."""
+
+    dim: int
+    """Dimensions of a frame: pixels or percept activations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim < 1:
+            raise ConfigError(f"dim is {self.dim}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackConfig:
+    """How often a conditional decoder reads its own output in training. The paper's decoders always read the truth."""
+
+    probability: float = 0.0
+    """Conditional decoders read their own output instead of the true frame with this probability, from step `end` on;
+    0 is the paper's training."""
+    begin: float = 0.2
+    """The probability rises from 0 after this share of the training's steps, and linearly."""
+    end: float = 0.6
+    """The probability has reached its value after this share of the training's steps."""
+    num_passes: int = 2
+    """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
+    the outcome of so many of the decoder's own steps."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"feedback.probability is {self.probability}; it is a probability: give 0 to 1")
+        if not 0 <= self.begin <= self.end <= 1:
+            raise ConfigError(
+                f"feedback.begin is {self.begin} and feedback.end {self.end}; they are shares of the training's "
+                "steps: give 0 <= begin <= end <= 1"
+            )
+        if self.num_passes < 1:
+            raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
+
+    def __bool__(self) -> bool:
+        """Tells whether decoders ever read their own outputs in training."""
+        return self.probability > 0
+
+    def probability_at(self, step: int, num_steps: int) -> float:
+        """Returns the probability at a step of a training of `num_steps` steps."""
+        share_done = step / num_steps
+        if share_done >= self.end:
+            return self.probability
+        if share_done <= self.begin:
+            return 0.0
+        return self.probability * (share_done - self.begin) / (self.end - self.begin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """An action classifier: an LSTM that names the action at every step, or one that sees a frame at a time."""
+
+    model: Literal["frame", "lstm"] = "lstm"
+    """frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step."""
+    num_units: int = 256
+    """lstm: units of every layer; the encoder's, where it starts from one."""
+    num_layers: int = 1
+    """lstm: layers; the encoder's, where it starts from one."""
+    forget_bias: float = 0.0
+    """lstm: initial bias of the forget gates; the paper's is 0."""
+    num_hidden_units: int = 0
+    """frame: rectified units between frame and softmax; 0: none, which is logistic regression."""
+    dropout: float = 0.0
+    """Probability of dropping a unit between layers and below the softmax; never on recurrent connections."""
+    input_dropout: float = 0.0
+    """Probability of dropping a dimension of a frame."""
+
+    def __post_init__(self) -> None:
+        probabilities = (self.dropout, self.input_dropout)
+        if not all(0.0 <= probability < 1.0 for probability in probabilities):
+            raise ConfigError(f"dropout is {probabilities}; each is a probability: give 0 <= dropout < 1")
+        if self.num_units < 1 or self.num_layers < 1:
+            raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
+        if self.num_hidden_units < 0:
+            raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
+
+    def spec(self, *, dim: int, num_classes: int, num_groups: int = 1) -> ClassifierSpec:
+        """Returns `num_groups` classifiers of `num_classes` classes, of frames of `dim` dimensions."""
+        settings = _settings(self, ClassifierConfig)
+        return ClassifierSpec(**settings, dim=dim, num_classes=num_classes, num_groups=num_groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec(ClassifierConfig):
+    """A classifier's config and the sizes that the data decide: all that it takes to build one."""
+
+    dim: int
+    """Dimensions of a frame."""
+    num_classes: int
+    """Actions to tell apart."""
+    num_groups: int = 1
+    """Independent classifiers that are trained side by side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim < 1 or self.num_groups < 1 or self.num_classes < 2:
+            raise ConfigError(
+                f"dim {self.dim}, num_classes {self.num_classes}, num_groups {self.num_groups}: give at least 1, 2, 1"
+            )
+
+    def single(self) -> Self:
+        """Returns the same classifier without others beside it."""
+        return replace(self, num_groups=1)
+
+    def to_header(self) -> dict[str, Any]:
+        """Returns what a file says of the classifier: sizes, and the settings of its kind."""
+        common = ("dim", "num_classes", "num_groups", "dropout", "input_dropout")
+        names = ("num_units", "num_layers", "forget_bias") if self.model == "lstm" else ("num_hidden_units",)
+        return {name: getattr(self, name) for name in (*common, *names)}
+
+
+def _settings(config: object, kind: type[Any]) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(kind)}

@@ -1,0 +1,119 @@
+"""Settings of a training, whatever it learns from. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.core.errors import ConfigError
+from stages.datasets.augmentation import VariationConfig
+from stages.models.config import FeedbackConfig
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""auto: bfloat16 on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights follow gradients, and how the learning rate goes: linear warm-up, then half a cosine."""
+
+    kind: Literal["adamw", "published"] = "adamw"
+    """adamw; or the paper's: momentum on batch-summed gradients, its velocity clamped."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (published: 1e-4)."""
+    final_fraction: float = 0.05
+    """Learning rate at the end, as a fraction of the peak; 1 keeps it constant after warm-up."""
+    num_warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw), of matrices only: never of biases and peepholes."""
+    momentum: float = 0.9
+    """adamw: beta 1; published: momentum."""
+    beta2: float = 0.99
+    """adamw: decay of the squared gradient's mean."""
+    velocity_clamp: float = 1e-4
+    """published: largest change of a weight in one step."""
+    max_grad_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it (adamw; each group by itself); 0: never."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1 and 0 <= self.final_fraction <= 1):
+            raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
+        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm) < 0 or not self.velocity_clamp > 0:
+            raise ConfigError("num_warmup_steps, weight_decay and max_grad_norm are at least 0, velocity_clamp above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """Which weights are validated and become the model."""
+
+    average_decay: float = 0.0
+    """Validate and keep an exponential moving average of the weights instead of the weights themselves: the share of
+    the average that stays at each step, say 0.999; 0: no average."""
+    keep: Literal["last", "best"] = "last"
+    """The model is that of the last step, or of the step that validated best."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"average_decay is {self.average_decay}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopConfig:
+    """When a training ends before its last step: the validation loss no longer falls."""
+
+    patience: int = 0
+    """End after so many validations in a row without a better one; 0: never."""
+    min_improvement: float = 0.0
+    """A validation is better where its loss lies below the best one by more than this share of it."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 0 or not 0 <= self.min_improvement < 1:
+            raise ConfigError(
+                f"patience is {self.patience} and min_improvement {self.min_improvement}; "
+                "they must be at least 0, and min_improvement below 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long a model learns, from how much at a time, and what is kept of it."""
+
+    batch_size: int = 64
+    """Sequences of a step, over all workers."""
+    num_steps: int = 1000
+    """Steps of training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser and learning rate. Gradients, and the norm they are clipped to, are those of the loss a dimension."""
+    variation: VariationConfig = VariationConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    validate_every_steps: int = 200
+    """Validate after every so many steps, besides before the first and after the last."""
+    max_validation_batches: int = 50
+    """Validate on at most so many batches of the held-out sequences."""
+    checkpoint_every_steps: int = 200
+    """Write a checkpoint after every so many steps: a restart repeats at most those."""
+    weights: WeightsConfig = WeightsConfig()
+    early_stop: EarlyStopConfig = EarlyStopConfig()
+    precision: Precision = "auto"
+    """Number format of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a CPU
+    that has AVX512-BF16 or AMX, and is slow on any other; the rest is always float32."""
+    start_at_mean: bool = False
+    """Start the output biases where the model predicts the mean frame of training; otherwise at the paper's zero."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the sequences, dropout, and which videos are held out."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("batch_size", "num_steps", "validate_every_steps", "max_validation_batches")
+        for name in (*at_least_one, "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.feedback and (self.weights.keep == "best" or self.early_stop.patience):
+            raise ConfigError(
+                "validation is teacher-forced, and feedback gives some of that up for the open loop: "
+                "use weights.keep=last and no early_stop with feedback"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must be at least 0")
