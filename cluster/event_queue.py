@@ -1,4 +1,4 @@
-"""One actor that collects what running stages say, so that one process shows it and writes it to MLflow."""
+"""The queue through which running stages report events to the driver, which displays them and writes them to MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.placement import this_node
 from pipeline.core.events import Emit, Event
 
 
-class _Mailbox:
+class _EventQueue:
     def __init__(self) -> None:
         self._events: list[Event] = []
 
@@ -24,17 +24,17 @@ class _Mailbox:
 
 
 @dataclass(frozen=True)
-class _Post:
-    mailbox: Any
+class _EventSender:
+    event_queue: Any
 
     def __call__(self, event: Event) -> None:
-        self.mailbox.put.remote(event)
+        self.event_queue.put.remote(event)
 
 
-def open_mailbox() -> tuple[Any, Emit]:
-    """The actor's handle, and a picklable function that posts to it from anywhere in the cluster.
+def open_event_queue() -> tuple[Any, Emit]:
+    """Starts the queue's actor; returns its handle and a picklable function that any process of the cluster can call.
 
-    It lives on the driver's node, as the driver that reads it does.
+    The actor runs on the driver's node, since only the driver reads it.
     """
-    mailbox = ray.remote(num_cpus=0, scheduling_strategy=this_node())(_Mailbox).remote()
-    return mailbox, _Post(mailbox)
+    event_queue = ray.remote(num_cpus=0, scheduling_strategy=this_node())(_EventQueue).remote()
+    return event_queue, _EventSender(event_queue)

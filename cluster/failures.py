@@ -1,7 +1,7 @@
-"""What the failures of a training group mean: a bug of the loop, or workers that were lost.
+"""A classification of a training group's failures: an error of the loop itself, or the loss of workers.
 
-When one worker is lost, the others fail too, in the collective operation that it left: such errors are told from the
-loop's own.
+When one worker is lost, the others fail too, in the collective operation that it left. Such secondary errors are
+separated from errors of the loop.
 """
 
 from __future__ import annotations
@@ -10,48 +10,46 @@ from collections.abc import Mapping
 
 import torch.distributed
 
+from cluster.lost_nodes import short_message
 from cluster.ray_private import is_from_ray, loss_cause, node_address
 from pipeline.core.errors import PerceptsError
 
-REASON_CHARACTERS = 200
-
-COLLECTIVE_MARKS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What a RuntimeError of torch.distributed says when another member has left; gloo's have no type of their own."""
+COLLECTIVE_TEXTS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""Texts of the RuntimeErrors that torch.distributed raises when a peer has left; gloo's errors have no type."""
 
 
-def loss_in_words(failures: Mapping[int, BaseException]) -> str | None:
-    """In words: which worker was lost, where, and to what; None where Ray does not say."""
+def describe_loss(failures: Mapping[int, BaseException]) -> str | None:
+    """Returns which worker was lost, on which node and why, in a few words; None if no failure comes from Ray.
+
+    Args:
+        failures: rank of a worker -> its exception.
+    """
     for rank, cause in sorted(failures.items()):
         if not is_from_ray(cause):
             continue
-        text = " ".join(str(cause).split())
-        address = node_address(text)
+        message = short_message(cause, max_characters=None)
+        address = node_address(message)
         where = f" on {address}" if address else ""
-        return f"number {rank}{where}: {loss_cause(text) or text[:REASON_CHARACTERS]}"
+        return f"number {rank}{where}: {loss_cause(message) or short_message(cause)}"
     return None
 
 
-def one_line(error: BaseException) -> str:
-    """The beginning of what it says."""
-    return " ".join(str(error).split())[:REASON_CHARACTERS]
-
-
-def own_error(causes: list[BaseException]) -> BaseException | None:
-    """What the loop raised, or None where workers were lost and everything else followed from that."""
+def error_of_loop(causes: list[BaseException]) -> BaseException | None:
+    """Returns the exception that the loop raised, or None if every failure follows from the loss of workers."""
     for cause in causes:
         if isinstance(cause, PerceptsError):
             return cause
-    lost = any(is_from_ray(cause) for cause in causes)
+    is_worker_lost = any(is_from_ray(cause) for cause in causes)
     for cause in causes:
-        # In a group that has lost a member, any plain RuntimeError may be the echo of it.
-        echo = _is_echo(cause) or (lost and type(cause) is RuntimeError)
-        if not echo and not is_from_ray(cause):
+        # In a group that has lost a worker, any plain RuntimeError may be a consequence of the loss.
+        is_secondary = _is_collective_error(cause) or (is_worker_lost and type(cause) is RuntimeError)
+        if not is_secondary and not is_from_ray(cause):
             return cause
     return None
 
 
-def _is_echo(cause: BaseException) -> bool:
-    """Whether a collective operation failed because another member was gone."""
+def _is_collective_error(cause: BaseException) -> bool:
+    """Returns whether a collective operation failed because a peer had left."""
     if isinstance(cause, torch.distributed.DistError):
         return True
-    return type(cause) is RuntimeError and any(mark in str(cause) for mark in COLLECTIVE_MARKS)
+    return type(cause) is RuntimeError and any(text in str(cause) for text in COLLECTIVE_TEXTS)

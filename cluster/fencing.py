@@ -1,11 +1,11 @@
-"""One member of a training group, and the mark in the store that says which group may write.
+"""A worker of a training group, and the fencing token in the store that names the group which may write.
 
-Ray may lose sight of a worker that lives on: its node's cable is cut, its machine sleeps. The group is started again
-without it, and the lost worker must not go on writing into the same directory. So the first member of every group
-leaves its own name in a small file of the store, and looks, before it writes anything else there, whether the name is
-still its own. The file lies where the writing goes, so a worker that can write can also read it; no clock, no lease and
-no node of the cluster has to be reached. What remains is the time between the look and the write: all writes are
-atomic, and any group's checkpoint of a step is a valid one, so that the worst is a file that is written twice.
+Ray may lose contact with a worker that lives on: its network is cut, its machine sleeps. The group is started again
+without it, and the lost worker must not go on writing into the same directory. So rank 0 of every group writes its own
+name into a small file of the store and, before it writes anything else there, checks that the name is still its own.
+The file lies in the directory that it protects, so a worker that can write there can also read it: no clock, no lease
+and no connection to another node is needed. The check and the write are not one operation. All writes are atomic, and
+any group's checkpoint of a step is valid, so the worst case is a file that is written twice.
 """
 
 from __future__ import annotations
@@ -27,59 +27,58 @@ from pipeline.core.files import read_json, write_json
 
 
 class Regroup(Exception):
-    """The group ends after a checkpoint, on every member, to come back larger. Never leaves `cluster`."""
+    """The end of a group after a checkpoint, on every worker, to restart with more. It never leaves `cluster`."""
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Which group writes: its name, its members, the checkpoints that it has written, and Ray Train's id of the run."""
+class FencingToken:
+    """A file with the name of the group that may write, its size, its checkpoints and Ray Train's id of the run."""
 
     uri: str
 
     def write(self, writer: str, world_size: int, num_checkpoints: int, run_id: str) -> None:
-        """Make it the mark of this group."""
-        found = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints, "run_id": run_id}
-        write_json(self.uri, found)
+        """Writes the token of this group over that of any group before it."""
+        token = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints, "run_id": run_id}
+        write_json(self.uri, token)
 
     def read(self) -> dict[str, Any]:
-        """The mark; empty where there is none."""
+        """Returns the fields of the token; empty if no group has begun."""
         try:
-            found: dict[str, Any] = read_json(self.uri)
+            token: dict[str, Any] = read_json(self.uri)
         except FileNotFoundError:
             return {}
-        return found
+        return token
 
 
 @dataclass
-class Member:
-    """`pipeline.core.workers.TrainWorker` inside a Ray Train worker. Begin with `begin()`."""
+class RayTrainWorker:
+    """A `pipeline.core.workers.TrainWorker` inside a Ray Train worker. Call `begin` first."""
 
     source: str
     emit: Emit
     rank: int
     world_size: int
     device: torch.device
-    mark: Mark
+    token: FencingToken
     resources: dict[str, float]
-    """What each member reserves."""
+    """Resources that each worker reserves, by Ray's name: CPU, GPU."""
     max_workers: int
-    """The group wants to be as large."""
+    """The size up to which the group grows."""
     grow_after_seconds: float
-    """A group that is too small looks for more workers when it has lived as long, at its next checkpoint."""
+    """The minimum age of a group below `max_workers` at which it checks, after a checkpoint, for free resources."""
     run_id: str = ""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     _started: float = field(default_factory=time.monotonic)
     _num_checkpoints: int = 0
 
     def begin(self) -> None:
-        """From now on this group may write, and no group before it."""
+        """Writes the fencing token: from now on this group may write, and no group before it."""
         if self.rank == 0:
-            self.mark.write(self.name, self.world_size, 0, self.run_id)
+            self.token.write(self.name, self.world_size, 0, self.run_id)
             self.log(f"training on {self.world_size} worker{'s' if self.world_size > 1 else ''}")
 
-    def claim(self) -> None:
-        found = self.mark.read()
-        if found.get("writer") != self.name:
+    def check_fencing_token(self) -> None:
+        if self.token.read().get("writer") != self.name:
             raise GroupReplaced(
                 "another group has begun to train into this artifact, and this one must not write there any more: "
                 "wait for the run that started it, or stop that one and run again"
@@ -88,7 +87,7 @@ class Member:
     def checkpointed(self) -> None:
         self._num_checkpoints += 1
         if self.rank == 0:
-            self.mark.write(self.name, self.world_size, self._num_checkpoints, self.run_id)
+            self.token.write(self.name, self.world_size, self._num_checkpoints, self.run_id)
         if self.world_size < self.max_workers and self.any(self.rank == 0 and self._could_grow()):
             raise Regroup
 

@@ -1,4 +1,4 @@
-"""What Ray says when a process or a node is lost, and whose fault that is."""
+"""The exceptions by which Ray reports a lost process or node, and the test that separates the two."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-LOSSES: Final = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
-"""Raised by `ray.get` for what ran, or lay, in a process that is gone."""
+LOSS_ERRORS: Final = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
+"""Exceptions of `ray.get` for a task that ran, or an object that lay, in a process that has died."""
+MESSAGE_CHARACTERS: Final = 300
 
 
-def is_nodes_fault(error: RayError, node: str | None) -> bool:
-    """Whether a whole node was lost or taken away, and not only the process that did the work.
+def is_node_loss(error: RayError, node: str | None) -> bool:
+    """Returns whether a whole node was lost or preempted, and not only the process that did the work.
 
-    `node` is the node that it ran on, where that is known.
+    Args:
+        node: id of the node on which the process ran, if known.
     """
     if isinstance(error, NodeDiedError | ObjectLostError):
         return True
@@ -31,6 +33,6 @@ def is_nodes_fault(error: RayError, node: str | None) -> bool:
     return node is not None and node not in alive
 
 
-def in_one_line(error: BaseException) -> str:
-    """Ray's message, shortened."""
-    return " ".join(str(error).split())[:300]
+def short_message(error: BaseException, max_characters: int | None = MESSAGE_CHARACTERS) -> str:
+    """Returns the exception's message on one line, cut to `max_characters`; None keeps all of it."""
+    return " ".join(str(error).split())[:max_characters]

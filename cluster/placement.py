@@ -1,4 +1,4 @@
-"""Where tasks and actors run: this node, and what of the cluster is free."""
+"""The placement of tasks and actors: the calling process's node, and the free resources of the cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def node_id() -> str:
-    """The node that the calling process runs on."""
+    """Returns the id of the node on which the calling process runs."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
@@ -21,7 +21,7 @@ def this_node() -> Any:
 
 
 def free_resources() -> str:
-    """What of the cluster is free, in words."""
+    """Returns the cluster's free CPUs and GPUs in words, such as `1 of 2 CPUs free, 0 of 0 GPUs free`."""
     import ray
 
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]

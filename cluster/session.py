@@ -1,6 +1,6 @@
-"""A Ray session: a local one that dies with this process, or a cluster at an address.
+"""A Ray session: a local one that ends with this process, or a cluster at an address.
 
-Token authentication is on in every session that is begun here; a cluster is joined with the token of the environment
+Token authentication is on in every local session. A cluster is joined with the token of the environment
 (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` or Ray's own token file), as `ray job submit` does.
 """
 
@@ -23,18 +23,18 @@ from pipeline.core.events import Emit, Event, Log
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_RESTARTS = 2
-"""Of a task whose own process was lost."""
+"""Restarts of a task after the loss of its process."""
 EXCLUDED_FROM_UPLOAD = [".git", ".venv", ".percepts", "docs", "tests", "**/__pycache__"]
 
 
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
-"""Threads that wait for one another sleep. Spinning, as is the default, two threads on two cores that others use too
-took 13 times as long for a training step; on idle cores it gains nothing that could be measured."""
+THREAD_SETTINGS = {"OMP_WAIT_POLICY": "passive"}
+"""Environment variables that let waiting OpenMP threads sleep. With the default, spinning, a training step of two
+threads on two shared cores took 13 times as long; on idle cores spinning gained nothing that could be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """A task that has ended: its value, or what it raised."""
+class FinishedTask:
+    """A task that has ended, with its value or the exception that it raised."""
 
     name: str
     value: Any = None
@@ -43,29 +43,29 @@ class Done:
 
 @dataclass(frozen=True)
 class _Task:
-    """What was started."""
+    """A task as it was submitted."""
 
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
     num_losses: int = 0
-    """Processes that it has lost so far."""
+    """Processes of this task that have died so far."""
 
 
 @dataclass
 class Session:
-    """Tasks in flight on Ray, and the mailbox through which they speak."""
+    """Tasks in flight on Ray, and the queue of their events."""
 
-    mailbox: Any
+    event_queue: Any
     emit: Emit
     _running: dict[Any, _Task] = field(default_factory=dict)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Start `function(*args)` as a task that holds no CPU: it coordinates, its workers compute.
+        """Starts `function(*args)` as a task that reserves no CPU: it coordinates, and its workers compute.
 
-        It runs on the driver's own node: no other node's loss can then end the run, only cost workers. Where its own
-        process is lost (killed, or out of memory), it is begun again, `MAX_RESTARTS` times, and the log says so: a
-        stage goes on where it was. What it raises is never tried again.
+        The task runs on the driver's node, so the loss of another node costs workers and never ends the run. If its
+        own process dies (killed, or out of memory), it is restarted up to `MAX_RESTARTS` times with a line in the
+        log, and the stage resumes from its own files. An exception of the function is never retried.
         """
         self._submit(_Task(name, function, args))
 
@@ -76,8 +76,8 @@ class Session:
         reference = remote.options(name=task.name, scheduling_strategy=this_node()).remote(*task.args)
         self._running[reference] = task
 
-    def finished(self, timeout_seconds: float) -> list[Done]:
-        """Tasks that ended since the last call; waits at most `timeout_seconds` for the first."""
+    def finished(self, timeout_seconds: float) -> list[FinishedTask]:
+        """Returns the tasks that ended since the last call; waits at most `timeout_seconds` for the first."""
         import ray
 
         if not self._running:
@@ -86,35 +86,35 @@ class Session:
         collected = [self._collect(reference) for reference in ready]
         return [done for done in collected if done is not None]
 
-    def _collect(self, reference: Any) -> Done | None:
-        """None where the task has been begun again."""
+    def _collect(self, reference: Any) -> FinishedTask | None:
+        """Returns the finished task, or None if its process died and it was restarted."""
         import ray
 
-        from cluster.lost_nodes import LOSSES, in_one_line
+        from cluster.lost_nodes import LOSS_ERRORS, short_message
 
         task = self._running.pop(reference)
         try:
-            return Done(name=task.name, value=ray.get(reference))
+            return FinishedTask(name=task.name, value=ray.get(reference))
         except ray.exceptions.RayTaskError as error:
-            return Done(name=task.name, error=cause_of(error))
+            return FinishedTask(name=task.name, error=cause_of(error))
         except ray.exceptions.RayError as error:
-            if not isinstance(error, LOSSES) or task.num_losses == MAX_RESTARTS:
-                return Done(name=task.name, error=error)
-            again = replace(task, num_losses=task.num_losses + 1)
-            which = f"beginning it again, {again.num_losses} of {MAX_RESTARTS} times"
-            self.emit(Log(source=task.name, line=f"the stage's own process was lost: {in_one_line(error)}; {which}"))
-            self._submit(again)
+            if not isinstance(error, LOSS_ERRORS) or task.num_losses == MAX_RESTARTS:
+                return FinishedTask(name=task.name, error=error)
+            restarted = replace(task, num_losses=task.num_losses + 1)
+            which = f"beginning it again, {restarted.num_losses} of {MAX_RESTARTS} times"
+            self.emit(Log(source=task.name, line=f"the stage's own process was lost: {short_message(error)}; {which}"))
+            self._submit(restarted)
             return None
 
     def events(self) -> list[Event]:
-        """What the tasks said since the last call, in order."""
+        """Returns the events that arrived since the last call, in order."""
         import ray
 
-        drained: list[Event] = ray.get(self.mailbox.drain.remote())
+        drained: list[Event] = ray.get(self.event_queue.drain.remote())
         return drained
 
     def cancel(self) -> None:
-        """Stop everything in flight; what it had finished stays on disk."""
+        """Stops every task in flight. Finished files stay in the store."""
         import ray
 
         for reference in self._running:
@@ -126,11 +126,11 @@ class Session:
 def session(
     address: str | None, source_root: str, num_cpus: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Session]:
-    """A session at `address` (default: `RAY_ADDRESS`, else a local Ray of its own, which ends with it).
+    """Opens a session at `address` (default: `RAY_ADDRESS`, else a new local Ray, which ends with the session).
 
     Args:
         source_root: directory that holds our packages; workers import from it (uploaded to a cluster unless a job,
-            `ray job submit --working-dir`, has brought it already).
+            `ray job submit --working-dir`, has uploaded it already).
         num_cpus: cores of a local Ray; default: all.
         environment: variables for every worker, on every node.
 
@@ -143,11 +143,11 @@ def session(
     _put_on_python_path(source_root)
     import ray
 
-    from cluster.event_queue import open_mailbox
+    from cluster.event_queue import open_event_queue
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        for variable, value in PATIENT_THREADS.items():
+        for variable, value in THREAD_SETTINGS.items():
             os.environ.setdefault(variable, value)
         # "local": without an address Ray would join whatever `ray start` has left running on this machine.
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
@@ -162,17 +162,17 @@ def session(
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
-        # `ray job stop` ends a driver so: it leaves as after Ctrl-C, and tells MLflow that it was stopped.
+        # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        mailbox, emit = open_mailbox()
-        yield Session(mailbox, emit)
+        event_queue, emit = open_event_queue()
+        yield Session(event_queue, emit)
     finally:
         ray.shutdown()
 
 
 def cause_of(error: Any) -> BaseException:
-    """The exception that a task raised, freed from Ray's wrapping."""
+    """Returns the exception that a task raised, without Ray's wrapping."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
 
@@ -192,7 +192,7 @@ def _put_on_python_path(source_root: str) -> None:
 def _upload(source_root: str) -> dict[str, Any]:
     if is_ray_job():
         return {}
-    return {"runtime_env": {"working_dir": source_root, "excludes": EXCLUDED_FROM_UPLOAD, "env_vars": PATIENT_THREADS}}
+    return {"runtime_env": {"working_dir": source_root, "excludes": EXCLUDED_FROM_UPLOAD, "env_vars": THREAD_SETTINGS}}
 
 
 def _check_reachable(address: str) -> None:

@@ -1,8 +1,7 @@
-"""How members of a training group find one another: over the interface that Ray knows their node by.
+"""The network interface over which workers of a training group connect: the one with the address of Ray's node.
 
-gloo asks for the address of the machine's own name. Where that is a loopback address, as Debian's /etc/hosts has it,
-no member on another node can be reached, and training on several nodes without GPUs never begins. NCCL looks at the
-interfaces itself and needs no help.
+gloo resolves the machine's own name. Where that is a loopback address, as in Debian's /etc/hosts, no worker on another
+node can connect, and training on several nodes without GPUs never begins. NCCL inspects the interfaces itself.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _TorchBackend: Any = TorchConfig().backend_cls
 
 
 class NodeInterfaceBackend(_TorchBackend):  # type: ignore[misc]  # Ray names this class only by a property
-    """Ray Train's own set-up of torch.distributed, once every member has named its interface."""
+    """Ray Train's own set-up of torch.distributed, after every worker has chosen its interface."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(use_node_interface)
@@ -34,7 +33,7 @@ class NodeInterfaceBackend(_TorchBackend):  # type: ignore[misc]  # Ray names th
 
 @dataclass
 class NodeInterfaceConfig(TorchConfig):
-    """`TorchConfig` with `NodeInterfaceBackend`."""
+    """A `TorchConfig` with `NodeInterfaceBackend` as its backend."""
 
     @property
     def backend_cls(self) -> type[NodeInterfaceBackend]:
@@ -42,14 +41,14 @@ class NodeInterfaceConfig(TorchConfig):
 
 
 def use_node_interface() -> None:
-    """Tells gloo, in this process, the interface that holds the address of this Ray node; what the user set stays."""
+    """Sets gloo's interface in this process to the one with this Ray node's address, unless the user has set one."""
     name = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface with this IPv4 address, or None: then gloo has to find one itself."""
+    """Returns the name of the network interface with this IPv4 address, or None if this machine has no such one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:

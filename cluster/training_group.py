@@ -1,27 +1,27 @@
-"""A Ray Train group: the same loop on every worker, begun again when a worker is lost and when more can be had.
+"""A Ray Train group: the same loop on every worker, restarted after the loss of a worker and when more are free.
 
-The loop keeps its own checkpoints, so a new beginning costs the steps since the last one. Every group is elastic: it
-starts with as many workers as there is room for, from `min_workers` to `num_workers`, and the loop shares one global
-batch between them, so that what is learned does not depend on how many they are.
+The loop keeps its own checkpoints, so a restart costs the steps since the last one. Every group is elastic: it starts
+with as many workers as there are free resources for, from `min_workers` to `num_workers`, and the loop divides one
+global batch between them, so that the trained model does not depend on their number.
 
-Who decides what, and why:
+Restarts and growth:
 
-- Ray Train's own retries are off (`FailureConfig`): it retries a bug of the loop as patiently as a lost node. Here the
-  two are told apart (`cluster.failures`). An exception of the loop is never retried, since it would come again; a lost
-  worker, node or controller is, up to `MAX_RESTARTS` times in a row. A group that has reached a checkpoint begins the
-  count anew: on preemptible machines a night has many losses, and only losses without progress are a reason to give up.
-  A node that the cloud takes back with notice (Ray's "preemption") is not counted at all.
-- Ray Train's own growing is off (`elastic_resize_monitor_interval_s`): it would stop the group between two checkpoints
-  and repeat steps. The group itself looks for room after writing a checkpoint, and then repeats none.
+- Ray Train's own retries are off (`FailureConfig`): it retries a bug of the loop as often as the loss of a node. Here
+  the two are separated (`cluster.failures`). An exception of the loop is never retried, since it would be raised again.
+  The loss of a worker, node or controller is, up to `MAX_RESTARTS` times in a row. A checkpoint resets the count: on
+  preemptible machines a night has many losses, and only losses without progress are a reason to stop. A node that the
+  cloud takes back after a notice (Ray's "preemption") does not count.
+- Ray Train's own growth is off (`elastic_resize_monitor_interval_s`): it would stop the group between two checkpoints
+  and repeat steps. The group itself checks for free resources after it has written a checkpoint, and repeats none.
 
-How long it takes to notice:
+Time until a failure is detected:
 
-- A node that is cut off: the head asks every node for a sign of life and gives it up after
-  RAY_health_check_failure_threshold unanswered questions. These are settings of the head (see ray_cluster.yaml).
-- A worker that hangs on a node that lives: Ray Train waits `RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S`, by default ten
-  minutes; here one. The training runs in a thread beside the one that answers, so a long step is no hanging.
-- A collective operation without end, should both have missed it: `COLLECTIVE_TIMEOUT_SECONDS` instead of half an hour.
-  It must be longer than the first worker takes to write a checkpoint while the others wait.
+- A node without connection: the head sends every node a health check and declares it dead after
+  RAY_health_check_failure_threshold failures in a row. These are settings of the head (see ray_cluster.yaml).
+- A worker that hangs on a live node: Ray Train waits `RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S`, ten minutes by default
+  and one minute here. The loop runs in a thread beside the one that answers, so a long step is not taken for a hang.
+- A collective operation that never ends, if both have missed it: `COLLECTIVE_TIMEOUT_SECONDS` instead of half an hour.
+  It must be longer than rank 0 takes to write a checkpoint while the others wait.
 """
 
 from __future__ import annotations
@@ -38,28 +38,31 @@ from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig, ScalingConfig  # ray.train's own, which mypy takes for version 1
 
-from cluster.failures import loss_in_words, one_line, own_error
-from cluster.fencing import Mark, Member, Regroup
+from cluster.failures import describe_loss, error_of_loop
+from cluster.fencing import FencingToken, RayTrainWorker, Regroup
+from cluster.lost_nodes import short_message
 from cluster.ray_private import apply_train_settings, backoff_callback, cancel_reservation, training_run_id
 from cluster.session import cause_of
 from cluster.torch_backend import NodeInterfaceConfig
-from cluster.waiting import POLL_SECONDS, notices
+from cluster.waiting import wait_messages
 from pipeline.core.errors import GroupReplaced, WorkerDied
 from pipeline.core.events import Emit, Log
 from pipeline.core.files import join, remove
 from pipeline.core.workers import TrainLoop
 
 MAX_RESTARTS = 5
-"""Losses in a row, without a checkpoint between them, after which training gives up."""
+"""The number of losses in a row, without a checkpoint between them, after which training fails."""
 GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
-"""How long a group that is too small has trained at least before it looks for more workers: a start costs 5 to 20 s."""
+"""The minimum age of a group below its full size before it checks for more workers: a restart costs 5 to 20 s."""
 COLLECTIVE_TIMEOUT_SECONDS = 300
-MARK_FILE = "writer.json"
+TOKEN_FILE = "writer.json"
+BACKOFF_SECONDS = 0.5
+"""The pause of Ray Train's controller after a search for free resources without result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What all groups of one training share."""
+    """The settings that all groups of one training share."""
 
     loop: TrainLoop
     payload: Any
@@ -69,17 +72,17 @@ class Group:
     cpus_per_worker: float
     gpus_per_worker: float
     scratch_uri: str
-    """Below the store: Ray Train's own small state, and the mark of the group that may write."""
+    """A directory below the store for Ray Train's own small state and the fencing token."""
     source: str
     emit: Emit
 
     @property
-    def mark(self) -> Mark:
-        return Mark(join(self.scratch_uri, MARK_FILE))
+    def token(self) -> FencingToken:
+        return FencingToken(join(self.scratch_uri, TOKEN_FILE))
 
     @property
     def resources(self) -> dict[str, float]:
-        """Of each worker."""
+        """The resources of each worker, by Ray's name."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
 
     def log(self, line: str) -> None:
@@ -87,26 +90,26 @@ class Group:
 
 
 def train_group(group: Group) -> None:
-    """Run `group.loop(payload, worker)` on all workers until it returns; see `pipeline.core.workers.Workers.train`.
+    """Runs `group.loop(payload, worker)` on all workers until it returns; implements `Workers.train`.
 
     Raises:
         WorkerDied: workers were lost more than `MAX_RESTARTS` times in a row without a checkpoint between.
         GroupReplaced: another run has begun the same training.
-        Exception: what the loop raised; of several, one that percepts raises on purpose.
+        Exception: the exception of the loop; if there are several, a PerceptsError before any other.
     """
-    killed_run_id = group.mark.read().get("run_id")
+    killed_run_id = group.token.read().get("run_id")
     if killed_run_id is not None:
         cancel_reservation(killed_run_id)
     restarts = _Restarts(group)
     try:
         while True:
-            before = group.mark.read()
+            before = group.token.read()
             try:
                 _fit(group, restarts.grow_after_seconds)
                 break
             except ray.train.TrainingFailedError as error:
-                restarts.judge(error, before)
-    except GroupReplaced:  # what lies there is the other run's
+                restarts.decide(error, before)
+    except GroupReplaced:  # the scratch directory belongs to the other run
         raise
     except Exception:
         remove(group.scratch_uri)
@@ -116,49 +119,53 @@ def train_group(group: Group) -> None:
 
 @dataclass
 class _Restarts:
-    """Whether a group that has ended is begun again, and how soon the next one may look for more workers."""
+    """The decisions after the end of a group: whether to restart it, and how soon the next one may grow."""
 
     group: Group
     num_losses: int = 0
-    """In a row, without a checkpoint between them."""
+    """Losses in a row, without a checkpoint between them."""
     grow_after_seconds: float = GROW_AFTER_SECONDS
 
-    def judge(self, error: Exception, before: dict[str, Any]) -> None:
-        """Returns where the group is to be begun again, having said why; `before`: the mark when the group began."""
+    def decide(self, error: Exception, before: dict[str, Any]) -> None:
+        """Logs why the group is to be restarted and returns; raises if it is not to be restarted.
+
+        Args:
+            before: the fencing token when the group began.
+        """
         failures = {rank: cause_of(failure) for rank, failure in getattr(error, "worker_failures", {}).items()}
-        causes, mark = list(failures.values()), self.group.mark.read()
+        causes, token = list(failures.values()), self.group.token.read()
         if any(isinstance(cause, Regroup) for cause in causes):
-            self.group.log(f"there is room for more workers than {mark.get('world_size')}: going on with more")
-            # Room that cannot be had after all must not stop the training at every checkpoint.
-            grew = not before or mark.get("world_size") != before.get("world_size")
+            self.group.log(f"there is room for more workers than {token.get('world_size')}: going on with more")
+            # Free resources that another job takes first must not stop the training at every checkpoint.
+            grew = not before or token.get("world_size") != before.get("world_size")
             self.grow_after_seconds = GROW_AFTER_SECONDS if grew else 2 * self.grow_after_seconds
             return
-        own = own_error(causes)
-        if own is not None:
-            raise own from None
+        loop_error = error_of_loop(causes)
+        if loop_error is not None:
+            raise loop_error from None
         if isinstance(error, PreemptionError):
             self.group.log("a node is taken away; resuming without it from the last checkpoint")
             return
-        if mark != before and mark.get("num_checkpoints"):
+        if token != before and token.get("num_checkpoints"):
             self.num_losses = 0
         self.num_losses += 1
-        loss = loss_in_words(failures) or one_line(error)
+        loss = describe_loss(failures) or short_message(error)
         if self.num_losses > MAX_RESTARTS:
             raise WorkerDied(f"training lost workers {self.num_losses} times in a row, at last {loss}") from None
         self.group.log(f"lost a training worker ({loss}); resuming from the last checkpoint")
 
 
 def _fit(group: Group, grow_after_seconds: float) -> None:
-    def member() -> None:
+    def run_worker() -> None:
         torch.set_num_threads(max(1, int(group.cpus_per_worker)))
         context = ray.train.get_context()
-        worker = Member(
+        worker = RayTrainWorker(
             source=group.source,
             emit=group.emit,
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
             device=get_device(),
-            mark=group.mark,
+            token=group.token,
             resources=group.resources,
             max_workers=group.num_workers,
             grow_after_seconds=grow_after_seconds,
@@ -170,7 +177,7 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     apply_train_settings()
     trainer = TorchTrainer(
-        member,
+        run_worker,
         torch_config=NodeInterfaceConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=(group.min_workers, group.num_workers),
@@ -182,11 +189,11 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
             name=group.name,
             storage_path=group.scratch_uri,
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-            callbacks=[backoff_callback(POLL_SECONDS)],  # type: ignore[list-item]  # Ray names its users' alone, and takes its own
+            callbacks=[backoff_callback(BACKOFF_SECONDS)],  # type: ignore[list-item]  # typed as UserCallback, and takes Ray's own
         ),
     )
-    before = group.mark.read()
-    with notices(_range(group.min_workers, group.num_workers), lambda: group.mark.read() != before, group.log):
+    before = group.token.read()
+    with wait_messages(_range(group.min_workers, group.num_workers), lambda: group.token.read() != before, group.log):
         trainer.fit()
 
 

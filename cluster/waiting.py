@@ -8,21 +8,19 @@ from contextlib import contextmanager
 
 from cluster.placement import free_resources
 
-NOTICE_SECONDS = 15.0
-POLL_SECONDS = 0.5
-"""Pause of Ray Train's controller after a search for free resources without result."""
+MESSAGE_INTERVAL_SECONDS = 15.0
 
 
 @contextmanager
-def notices(wanted: str, has_begun: Callable[[], bool], log: Callable[[str], None]) -> Iterator[None]:
-    """Says every so often what is waited for, until a worker has begun."""
+def wait_messages(num_workers: str, has_begun: Callable[[], bool], log: Callable[[str], None]) -> Iterator[None]:
+    """Logs at intervals how many workers are awaited and what is free, until `has_begun` or the end of the block."""
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(NOTICE_SECONDS):
+        while not ended.wait(MESSAGE_INTERVAL_SECONDS):
             if has_begun():
                 return
-            log(f"waiting for {wanted} training workers to begin; {free_resources()}")
+            log(f"waiting for {num_workers} training workers to begin; {free_resources()}")
 
     thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
     thread.start()

@@ -1,6 +1,6 @@
-"""Workers on Ray: a pool of actors over a queue of items, and a Ray Train group.
+"""Workers on Ray: a pool of actors that process a queue of items, and a Ray Train group.
 
-Works from inside a Ray task, which is where stages run.
+All of it works inside a Ray task, where stages run.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from cluster.lost_nodes import LOSSES, in_one_line, is_nodes_fault
+from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.placement import free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
 from cluster.training_group import Group, train_group
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Log, discard
-from pipeline.core.workers import Factory, Item, Node, Result, Then, TrainLoop
+from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
 
 MAX_NODE_DEATHS = 10
 MAX_FAILED_STARTS = 5
-WAIT_NOTICE_SECONDS = 15.0
+WAIT_MESSAGE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class OnRay:
-    """`pipeline.core.workers.Workers` on the Ray cluster that this process belongs to."""
+class RayWorkers:
+    """The `pipeline.core.workers.Workers` of the Ray cluster that this process belongs to."""
 
     source: str = ""
     emit: Emit = discard
     scratch_uri: str = ""
-    """Where Ray Train keeps its own small state; shared by the nodes."""
+    """A directory for Ray Train's own small state, shared by the nodes."""
     replaces_workers: bool = True
 
     def map(
@@ -46,16 +46,16 @@ class OnRay:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
-        again: Callable[[Item], Item] | None = None,
-        then: Then[Item, Result] | None = None,
+        on_retry: Callable[[Item], Item] | None = None,
+        continuation: Continuation[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
-        host = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_Host)
+        actor_class = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
         pool: _Pool[Item, Result] = _Pool(
-            lambda: host.remote(factory), items, describe, again, then, max_deaths, self._log
+            lambda: actor_class.remote(factory), items, describe, on_retry, continuation, max_deaths, self._log
         )
         try:
-            yield from pool.run(num_workers if items and then else min(num_workers, len(items)))
+            yield from pool.run(num_workers if items and continuation else min(num_workers, len(items)))
         finally:
             pool.close()
 
@@ -64,12 +64,12 @@ class OnRay:
     ) -> Generator[Result, None, None]:
         return stream(function, item, ahead=ahead, log=self._log)
 
-    def nodes(self) -> tuple[Node, ...]:
-        machines = [entry["Resources"] for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        resources = [entry["Resources"] for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
         return tuple(
-            Node(num_cpus=int(machine["CPU"]), num_gpus=int(machine.get("GPU", 0)))
-            for machine in machines
-            if machine.get("CPU", 0) >= 1
+            ClusterNode(num_cpus=int(of_node["CPU"]), num_gpus=int(of_node.get("GPU", 0)))
+            for of_node in resources
+            if of_node.get("CPU", 0) >= 1
         )
 
     def train(
@@ -101,8 +101,8 @@ class OnRay:
         self.emit(Log(source=self.source, line=line))
 
 
-class _Host:
-    """The actor: builds the worker's function once and applies it to what arrives."""
+class _WorkerActor:
+    """An actor that builds the worker's function once and applies it to each item."""
 
     def __init__(self, factory: Factory[Any, Any]) -> None:
         self._factory = factory
@@ -115,46 +115,46 @@ class _Host:
     def apply(self, item: Any) -> Any:
         return self._work(item)
 
-    def is_there(self) -> None:
-        """Answers."""
+    def answer_health_check(self) -> None:
+        """Returns at once: a reply shows that the process is alive."""
 
 
 @dataclass
 class _Call:
-    """What an actor was asked."""
+    """A call to an actor whose reply is awaited."""
 
-    host: Any
+    actor: Any
     node: str | None = None
-    """Where the actor runs; None while it starts."""
+    """The id of the actor's node; None while the actor starts."""
     position: int | None = None
-    """Of the item that it holds."""
-    is_question: bool = False
-    """Whether it is there: the answer to its item could not be had."""
+    """The position of the item that the actor works on; None while the actor starts."""
+    is_health_check: bool = False
+    """True if this call only checks whether the actor is alive, because its previous reply was lost."""
 
 
 @dataclass
 class _Pool(Generic[Item, Result]):
-    """Items go only to actors that have answered: one that waits for a CPU or GPU never holds an item."""
+    """A pool of actors. Items go only to actors that have started: one that waits for a CPU or GPU has no item."""
 
-    new_host: Callable[[], Any]
+    new_actor: Callable[[], Any]
     items: Sequence[Item]
-    """Read one at a time, as they are handed out: they may lie on a disk."""
+    """The items, read one at a time when they are handed out: they may lie on a disk."""
     describe: Callable[[Item], str]
-    again: Callable[[Item], Item] | None
-    then: Then[Item, Result] | None
+    on_retry: Callable[[Item], Item] | None
+    continuation: Continuation[Item, Result] | None
     max_deaths: int
     log: Callable[[str], None]
-    own: dict[int, Item] = field(default_factory=dict)
-    """By position: what `again` made of items, and what `then` added to them."""
+    changed_items: dict[int, Item] = field(default_factory=dict)
+    """Position -> item that `on_retry` has replaced or `continuation` has added."""
     num_items: int = field(init=False)
     queue: deque[int] = field(init=False)
     deaths: Counter[int] = field(default_factory=Counter)
     node_deaths: Counter[int] = field(default_factory=Counter)
     failed_starts: int = 0
-    """In a row, since a worker has last begun."""
+    """The number of actors in a row that died before they had started."""
     in_flight: dict[Any, _Call] = field(default_factory=dict)
-    resting: list[_Call] = field(default_factory=list)
-    """Actors with nothing to do, while results that are awaited may lead on to more."""
+    idle: list[_Call] = field(default_factory=list)
+    """Actors without an item, kept while awaited results may still add items."""
 
     def __post_init__(self) -> None:
         self.num_items = len(self.items)
@@ -162,10 +162,10 @@ class _Pool(Generic[Item, Result]):
 
     def run(self, num_workers: int) -> Iterator[tuple[int, Result]]:
         for _ in range(num_workers):
-            self._start_host()
+            self._start_actor()
         num_left = self.num_items
         while num_left:
-            done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_NOTICE_SECONDS)
+            done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_MESSAGE_SECONDS)
             if not done and all(call.node is None for call in self.in_flight.values()):
                 self.log(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
             for reference in done:
@@ -174,11 +174,11 @@ class _Pool(Generic[Item, Result]):
                     value = ray.get(reference)
                 except RayTaskError as error:
                     raise cause_of(error) from None
-                except LOSSES as error:
-                    self._mourn(call, error)
+                except LOSS_ERRORS as error:
+                    self._handle_death(call, error)
                     continue
-                if call.is_question:
-                    # It is there, and only its answer was lost.
+                if call.is_health_check:
+                    # The actor is alive: only its reply was lost, so its item is processed again.
                     self._requeue(call)
                     self._next_item(call)
                 elif call.position is None:
@@ -190,78 +190,80 @@ class _Pool(Generic[Item, Result]):
                     yield call.position, value
 
     def close(self) -> None:
-        for call in (*self.in_flight.values(), *self.resting):
-            ray.kill(call.host)
+        for call in (*self.in_flight.values(), *self.idle):
+            ray.kill(call.actor)
         self.in_flight.clear()
-        self.resting.clear()
+        self.idle.clear()
 
     def _add(self, position: int, result: Result) -> int:
-        """Put what the result leads on to before all that waits; returns how much that is."""
-        further = self.then.after(self._item(position), result) if self.then is not None else ()
+        """Puts the items that the result makes possible before all waiting items; returns their number."""
+        further = self.continuation.next_jobs(self._item(position), result) if self.continuation is not None else ()
         positions = range(self.num_items, self.num_items + len(further))
         self.queue.extendleft(reversed(positions))
-        self.own.update(zip(positions, further, strict=True))
+        self.changed_items.update(zip(positions, further, strict=True))
         self.num_items += len(further)
-        resting, self.resting = self.resting, []
-        for call in resting:
+        idle_calls, self.idle = self.idle, []
+        for call in idle_calls:
             self._next_item(call)
         return len(further)
 
-    def _is_more_to_come(self) -> bool:
-        held = (call.position for call in self.in_flight.values() if call.position is not None)
-        return self.then is not None and any(self.then.leads_on(self._item(position)) for position in held)
+    def _may_get_more_items(self) -> bool:
+        if self.continuation is None:
+            return False
+        positions = [call.position for call in self.in_flight.values() if call.position is not None]
+        return any(self.continuation.may_continue(self._item(position)) for position in positions)
 
-    def _start_host(self) -> None:
-        host = self.new_host()
-        self.in_flight[host.ready.remote()] = _Call(host)
+    def _start_actor(self) -> None:
+        actor = self.new_actor()
+        self.in_flight[actor.ready.remote()] = _Call(actor)
 
     def _next_item(self, call: _Call) -> None:
         if self.queue:
             position = self.queue.popleft()
-            reference = call.host.apply.remote(self._item(position))
-            self.in_flight[reference] = replace(call, position=position, is_question=False)
-        elif self._is_more_to_come():
-            self.resting.append(replace(call, position=None, is_question=False))
+            reference = call.actor.apply.remote(self._item(position))
+            self.in_flight[reference] = replace(call, position=position, is_health_check=False)
+        elif self._may_get_more_items():
+            self.idle.append(replace(call, position=None, is_health_check=False))
         else:
-            ray.kill(call.host)
+            ray.kill(call.actor)
 
     def _item(self, position: int) -> Item:
-        return self.own[position] if position in self.own else self.items[position]
+        return self.changed_items[position] if position in self.changed_items else self.items[position]
 
     def _requeue(self, call: _Call) -> None:
         if call.position is not None:
             self.queue.appendleft(call.position)
 
-    def _mourn(self, call: _Call, error: RayError) -> None:
-        """An actor is lost, or cannot be reached."""
-        if isinstance(error, ActorUnavailableError) and not call.is_question:
-            # Ray does not know yet: the next answer says whether process or node is gone, or neither.
-            self.in_flight[call.host.is_there.remote()] = replace(call, is_question=True)
+    def _handle_death(self, call: _Call, error: RayError) -> None:
+        """Replaces an actor that died. One that cannot be reached gets a health check first."""
+        if isinstance(error, ActorUnavailableError) and not call.is_health_check:
+            # Ray does not know yet whether the process or its node has died: the reply to a health check shows it.
+            self.in_flight[call.actor.answer_health_check.remote()] = replace(call, is_health_check=True)
             return
-        nodes_fault = isinstance(error, ActorUnavailableError) or is_nodes_fault(error, call.node)
-        ray.kill(call.host)
+        is_node_lost = isinstance(error, ActorUnavailableError) or is_node_loss(error, call.node)
+        ray.kill(call.actor)
         if call.position is None:
-            self._start_again(nodes_fault, error)
+            self._start_again(is_node_lost, error)
         else:
-            self._try_again(call.position, nodes_fault, error)
+            self._try_again(call.position, is_node_lost, error)
 
-    def _start_again(self, nodes_fault: bool, error: RayError) -> None:
-        self.failed_starts += not nodes_fault
+    def _start_again(self, is_node_lost: bool, error: RayError) -> None:
+        self.failed_starts += not is_node_lost
         if self.failed_starts >= MAX_FAILED_STARTS:
-            raise WorkerDied(f"{self.failed_starts} workers in a row died before they began: {in_one_line(error)}")
+            raise WorkerDied(f"{self.failed_starts} workers in a row died before they began: {short_message(error)}")
         self.log("a worker died while it started; starting a new one")
-        self._start_host()
+        self._start_actor()
 
-    def _try_again(self, position: int, nodes_fault: bool, error: RayError) -> None:
+    def _try_again(self, position: int, is_node_lost: bool, error: RayError) -> None:
         item = self._item(position)
-        what = self.describe(item)
-        counter, limit = (self.node_deaths, MAX_NODE_DEATHS) if nodes_fault else (self.deaths, self.max_deaths)
+        description = self.describe(item)
+        counter, limit = (self.node_deaths, MAX_NODE_DEATHS) if is_node_lost else (self.deaths, self.max_deaths)
         counter[position] += 1
         if counter[position] >= limit:
-            raise WorkerDied(f"a worker process died {limit} times on {what}: {in_one_line(error)}")
-        died = "a node was lost with a worker" if nodes_fault else "a worker died"
-        self.log(f"{died} on {what}; trying it once more on a new one")
-        if self.again is not None and not nodes_fault:
-            self.own[position] = self.again(item)
+            raise WorkerDied(f"a worker process died {limit} times on {description}: {short_message(error)}")
+        died = "a node was lost with a worker" if is_node_lost else "a worker died"
+        self.log(f"{died} on {description}; trying it once more on a new one")
+        if self.on_retry is not None and not is_node_lost:
+            self.changed_items[position] = self.on_retry(item)
         self.queue.appendleft(position)
-        self._start_host()
+        self._start_actor()

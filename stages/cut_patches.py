@@ -100,7 +100,7 @@ def _cut_all(config: CutConfig, context: Context, records: Sequence[VideoRecord]
         [Task(record) for record in records],
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
-        again=partial(replace, isolated=True),
+        on_retry=partial(replace, isolated=True),
     ):
         record = records[position]
         counts[record.sha256] = piece.num_patches

@@ -181,7 +181,7 @@ def _work(context: Context, trainer: Trainer, course: Course) -> None:
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         describe=partial(_describe, trainer.config.arm),
-        then=_Watched(course, context),
+        continuation=_Watched(course, context),
     ):
         pass
 
@@ -195,15 +195,15 @@ class _Watched:
         self._done = self._total - course.num_left()
         context.progress(self._done, self._total, "trainings")
 
-    def after(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
-        further = self._course.after(item, seconds)
+    def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
+        further = self._course.next_jobs(item, seconds)
         self._done += num_trainings(item)
         kind = "" if isinstance(item, Job) else ", choosing settings"
         note = f"{count_text(item.labels_per_class)} labels a class{kind}"
         self._context.progress(self._done, self._total, "trainings", note)
         return further
 
-    def leads_on(self, item: Job | Trial) -> bool:
+    def may_continue(self, item: Job | Trial) -> bool:
         return isinstance(item, Trial)
 
 

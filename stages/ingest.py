@@ -144,7 +144,7 @@ def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Prob
         DiskList(_Work(tuple(listing.sources[place] for place in part)) for part in parts),
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
-        again=partial(replace, isolated=True),
+        on_retry=partial(replace, isolated=True),
     )
     for number, records in probed_parts:
         keys = [listing.key(place) for place in parts[number]]

@@ -72,14 +72,14 @@ def context_of(store: Path, name: str, **changes: Any) -> Context:
 
 def extract_on_ray(store: Path) -> None:
     """The stage as the pipeline runs it; in a Ray task."""
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     def say(event: Any) -> None:
         if line := getattr(event, "line", ""):
             with (store.parent / "said.log").open("a") as file:
                 file.write(f"{line}\n")
 
-    workers = OnRay(source="extract", emit=say)
+    workers = RayWorkers(source="extract", emit=say)
     context = context_of(store, "extract", workers=workers, resources=Resources(num_workers=2))
     extract(CONFIG, context, index=Index(f"{store}/ingest"))
 

@@ -19,6 +19,8 @@ PACKAGES = ("pipeline", "stages", "cluster")
 SWEPT = (
     "pipeline/reporting",
     "pipeline/upkeep",
+    "cluster",
+    "pipeline/core/workers.py",
     # One a line, so that additions merge.
 )
 """Folders and files that conform, relative to the repository."""
@@ -26,7 +28,6 @@ SWEPT = (
 DUPLICATED = frozenset(
     {
         "Forecast",
-        "Node",
         "Options",
         "PixelScores",
         "Scores",

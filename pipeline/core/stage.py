@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Type
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
 from pipeline.core.files import join
-from pipeline.core.workers import InProcess, Workers
+from pipeline.core.workers import InProcessWorkers, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Context:
     name: str = ""
     """The stage's name in its recipe, for displays."""
     resources: Resources = Resources()
-    workers: Workers = field(default_factory=InProcess)
+    workers: Workers = field(default_factory=InProcessWorkers)
     emit: Emit = discard
     facts: dict[str, int | float | str] = field(default_factory=dict)
 

@@ -1,7 +1,8 @@
-"""The ways in which a stage uses many processes: a map over items, streams from helpers, and a training group.
+"""The three ways in which a stage uses many processes: a map over items, streams of values, and a training group.
 
-`Workers` is what a stage sees. `InProcess` runs everything in the calling process, for tests and for reading;
-`cluster.workers.OnRay` runs the same on Ray.
+`Workers` is the interface that a stage uses. `InProcessWorkers` runs everything in the calling process, for tests and
+single steps in a debugger; `cluster.workers.RayWorkers` runs the same on Ray. Neither this module nor `pipeline.core`
+imports torch before a training begins.
 """
 
 from __future__ import annotations
@@ -9,93 +10,94 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Taken = TypeVar("Taken", contravariant=True)
+Result_contra = TypeVar("Result_contra", contravariant=True)
 Factory = Callable[[], Callable[[Item], Result]]
-"""Called once in every worker process; what it returns is applied to each item. Must pickle."""
+"""A picklable function that is called once in every worker process; it returns the function of one item."""
 
 
-class Then(Protocol[Item, Taken]):
-    """What follows from the results of a map; asked in the process that maps."""
+class Continuation(Protocol[Item, Result_contra]):
+    """The further items of a map that its results make possible; called in the process that maps."""
 
-    def after(self, item: Item, result: Taken) -> Sequence[Item]:
-        """The items that the result of `item` has made possible."""
+    def next_jobs(self, item: Item, result: Result_contra) -> Sequence[Item]:
+        """Returns the items that the result of `item` makes possible."""
         ...
 
-    def leads_on(self, item: Item) -> bool:
-        """Whether `after` may give something for `item`: workers with nothing to do then wait for its result."""
+    def may_continue(self, item: Item) -> bool:
+        """Returns whether `next_jobs` may return items for `item`: idle workers are then kept until its result."""
         ...
 
 
 class TrainWorker(Protocol):
-    """One member of a training group."""
+    """A worker of a training group, as the training loop sees it."""
 
     @property
     def rank(self) -> int:
-        """0 to world_size - 1."""
+        """The number of this worker, 0 to world_size - 1."""
         ...
 
     @property
     def world_size(self) -> int:
-        """Members of the group."""
+        """The number of workers in the group."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where this member computes."""
+        """The device on which this worker computes."""
         ...
 
     def prepare(self, module: nn.Module) -> nn.Module:
-        """The module on this worker's device; its gradients are averaged over the group (DDP)."""
+        """Moves the module to this worker's device; its gradients are averaged over the group (DDP)."""
         ...
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Live progress; call on rank 0 only."""
+        """Reports progress. Only rank 0 may call it."""
         ...
 
     def metrics(self, step: int, **values: float) -> None:
-        """Live curves; call on rank 0 only."""
+        """Adds a point to every curve in `values`. Only rank 0 may call it."""
         ...
 
     def log(self, line: str) -> None:
-        """A line for people; call on rank 0 only."""
+        """Reports a line for the log. Only rank 0 may call it."""
         ...
 
     def barrier(self) -> None:
-        """Wait for every member of the group."""
+        """Waits until every worker of the group has called it."""
         ...
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any member; every member must call it."""
+        """Returns whether `flag` is true on any worker. Every worker must call it."""
         ...
 
-    def claim(self) -> None:
-        """Call on rank 0 before writing anything that another group of the same training may write too.
+    def check_fencing_token(self) -> None:
+        """Checks that this group may write. Rank 0 calls it before each write that another group could make, too.
 
         Raises:
-            GroupReplaced: another group has begun meanwhile, since this one was given up for lost.
+            GroupReplaced: another group of the same training has begun, since this one was taken for lost.
         """
         ...
 
     def checkpointed(self) -> None:
-        """Call on every member when a checkpoint is written: here the group may end, to come back larger."""
+        """Ends the group if it can restart with more workers. Every worker calls it after a checkpoint is written."""
         ...
 
 
 @dataclass(frozen=True)
-class Node:
-    """A machine that workers may run on."""
+class ClusterNode:
+    """A machine on which workers can run."""
 
     num_cpus: int
-    """Cores, at least 1."""
+    """The number of cores, at least 1."""
     num_gpus: int = 0
 
 
@@ -103,11 +105,11 @@ TrainLoop = Callable[[Any, TrainWorker], None]
 
 
 class Workers(Protocol):
-    """Where the parts of a stage run."""
+    """The processes on which the parts of a stage run."""
 
     @property
     def replaces_workers(self) -> bool:
-        """Whether a worker of `map` is a process that may end, and is then replaced."""
+        """True if a worker of `map` is a process of its own that is replaced after its death."""
         ...
 
     def map(
@@ -119,41 +121,41 @@ class Workers(Protocol):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
-        again: Callable[[Item], Item] | None = None,
-        then: Then[Item, Result] | None = None,
+        on_retry: Callable[[Item], Item] | None = None,
+        continuation: Continuation[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
-        """Apply a worker's function to every item; yields (position, result) as they finish, in any order.
+        """Applies a worker's function to every item; yields (position, result) in order of completion.
 
-        A worker process that dies is replaced and its item tried once more: the item that `again` makes of it. A node
-        that is lost, with all that ran on it, is not the item's fault: this counts apart, and `again` is not asked.
+        A worker process that dies is replaced and its item retried, changed by `on_retry`. The loss of a node, with
+        every process on it, is not caused by the item: it is counted separately, and `on_retry` is not applied.
 
-        `then` gives further items, which a result has made possible, for the same workers: they come before what still
-        waits, and their positions follow the others' in the order in which they come.
+        `continuation` adds items that a result makes possible. They are processed by the same workers before all
+        waiting items, and their positions continue those of `items` in the order in which they are added.
 
         Raises:
             WorkerDied: `max_deaths` workers died on the same item.
-            Exception: whatever the function raised; the other items in flight are abandoned.
+            Exception: the exception that the function raised; the other items in flight are abandoned.
         """
         ...
 
     def stream(
         self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
     ) -> Generator[Result, None, None]:
-        """What the generator function yields for the item, computed by another process on one core, wherever one is
-        free; at most `ahead` values wait to be taken.
+        """Yields the values of the generator function, computed by another process on a free core of any node.
 
-        `function` must yield equal values whenever it is called: a process that dies is replaced, and what had arrived
-        is not yielded again. Where no core is free for long, the function runs in the calling process.
+        At most `ahead` values wait to be consumed. `function` must yield equal values whenever it is called: a process
+        that dies is replaced, and values that had arrived are not yielded again. If no core is free for a minute, the
+        function runs in the calling process.
 
         Raises:
-            WorkerDied: processes died on it again and again.
-            Exception: whatever the function raised.
+            WorkerDied: several processes in a row died on the item.
+            Exception: the exception that the function raised.
         """
         ...
 
-    def nodes(self) -> tuple[Node, ...]:
-        """The machines that there are now."""
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        """Returns the machines that are alive now and have at least one core."""
         ...
 
     def train(
@@ -167,29 +169,30 @@ class Workers(Protocol):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
-        """Run `loop(payload, worker)` on every member of a training group until all return.
+        """Runs `loop(payload, worker)` on every worker of a training group until all return.
 
-        The group has as many members as there is room for, from `min_workers` to `num_workers`. The loop keeps its own
-        checkpoints and resumes from the newest: a group that loses a member is begun again with what is left, and one
-        that is too small ends at a checkpoint and is begun again when there is room for more. A member that has a
-        process of its own computes on `cpus_per_worker` threads, 1 at least.
+        The group has as many workers as there are free resources for, from `min_workers` to `num_workers`. The loop
+        keeps its own checkpoints and resumes from the newest: a group that loses a worker is restarted with the
+        others, and one below `num_workers` ends at a checkpoint and is restarted when resources are free. A worker in
+        a process of its own computes on `cpus_per_worker` threads, at least 1.
 
         Raises:
-            WorkerDied: workers were lost time and again, without a checkpoint between.
-            Exception: what the loop raised.
+            WorkerDied: workers were lost several times in a row, without a checkpoint between.
+            Exception: the exception that the loop raised.
         """
         ...
 
 
-@dataclass(frozen=True)
-class Alone:
-    """The training group of one: this process."""
+class SingleTrainWorker:
+    """A training group of one worker, which runs in the calling process on the CPU."""
 
-    source: str = ""
-    emit: Emit = discard
-    device: torch.device = torch.device("cpu")
-    rank: int = 0
-    world_size: int = 1
+    rank = 0
+    world_size = 1
+
+    def __init__(self, source: str = "", emit: Emit = discard) -> None:
+        import torch
+
+        self.source, self.emit, self.device = source, emit, torch.device("cpu")
 
     def prepare(self, module: nn.Module) -> nn.Module:
         return module.to(self.device)
@@ -209,7 +212,7 @@ class Alone:
     def any(self, flag: bool) -> bool:
         return flag
 
-    def claim(self) -> None:
+    def check_fencing_token(self) -> None:
         return None
 
     def checkpointed(self) -> None:
@@ -217,8 +220,8 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class InProcess:
-    """Everything in the calling process, one item after the other."""
+class InProcessWorkers:
+    """The `Workers` that process one item after the other in the calling process."""
 
     source: str = ""
     emit: Emit = discard
@@ -233,8 +236,8 @@ class InProcess:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         describe: Callable[[Item], str] = str,
-        again: Callable[[Item], Item] | None = None,
-        then: Then[Item, Result] | None = None,
+        on_retry: Callable[[Item], Item] | None = None,
+        continuation: Continuation[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
         work = factory() if items else None
@@ -243,7 +246,7 @@ class InProcess:
             assert work is not None
             position, item = waiting.popleft()
             result = work(item)
-            further = list(then.after(item, result)) if then is not None else []
+            further = list(continuation.next_jobs(item, result)) if continuation is not None else []
             waiting.extendleft(reversed(list(enumerate(further, start=num_items))))
             num_items += len(further)
             yield position, result
@@ -253,8 +256,8 @@ class InProcess:
     ) -> Generator[Result, None, None]:
         yield from function(item)
 
-    def nodes(self) -> tuple[Node, ...]:
-        return (Node(num_cpus=1),)
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        return (ClusterNode(num_cpus=1),)
 
     def train(
         self,
@@ -267,4 +270,4 @@ class InProcess:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
-        loop(payload, Alone(source=self.source, emit=self.emit))
+        loop(payload, SingleTrainWorker(source=self.source, emit=self.emit))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cluster.session import Done, Session
+from cluster.session import FinishedTask, Session
 from pipeline.core.errors import PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Metrics
 from pipeline.core.files import join
@@ -51,7 +51,7 @@ class Order:
 
 def make(order: Order) -> Manifest:
     """Make one artifact and commit it; runs inside a Ray task. Returns the manifest that it wrote, last of all."""
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     store, begun = Store(order.store_root), order.manifest
     uri = store.directory(begun.stage, begun.key)
@@ -62,7 +62,7 @@ def make(order: Order) -> Manifest:
         key=begun.key,
         name=begun.name,
         resources=order.resources,
-        workers=OnRay(source=begun.name, emit=order.emit, scratch_uri=scratch),
+        workers=RayWorkers(source=begun.name, emit=order.emit, scratch_uri=scratch),
         emit=order.emit,
     )
     started = time.monotonic()
@@ -182,7 +182,7 @@ class Execution:
             if isinstance(event, Metrics) and event.source in self._run_ids:
                 self.tracker.metrics(self._run_ids[event.source], event.step, event.values)
 
-    def _end(self, node: Node, done: Done) -> None:
+    def _end(self, node: Node, done: FinishedTask) -> None:
         run_id = self._run_ids[node.name]
         if done.error is not None:
             reason = f"{type(done.error).__name__}: {done.error}"

@@ -53,7 +53,7 @@ def extract_shards(
         num_workers=allocation.num_workers,
         cpus_per_worker=allocation.cpus_per_worker,
         gpus_per_worker=allocation.gpus_per_worker,
-        again=partial(replace, isolated=True),
+        on_retry=partial(replace, isolated=True),
         max_deaths=MAX_DEATHS,
     )
     for _, done in results:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.core.stage import Resources
-from pipeline.core.workers import Node
+from pipeline.core.workers import ClusterNode
 
 MAX_DECODER_THREADS: Final = 4
 MIN_DECODER_THREADS: Final = 2
@@ -40,7 +40,7 @@ class WorkerAllocation:
         return self.num_workers * (self.cpus_per_worker + self.num_decoders * self.decodes_in_processes)
 
 
-def allocate_workers(resources: Resources, nodes: Sequence[Node], num_shards: int) -> WorkerAllocation:
+def allocate_workers(resources: Resources, nodes: Sequence[ClusterNode], num_shards: int) -> WorkerAllocation:
     """The staff for `num_shards` shards on these nodes."""
     wanted = max(1, min(resources.num_workers, num_shards))
     if resources.gpus_per_worker:
@@ -48,7 +48,7 @@ def allocate_workers(resources: Resources, nodes: Sequence[Node], num_shards: in
     return _on_cpus(resources, nodes, wanted)
 
 
-def _on_cpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> WorkerAllocation:
+def _on_cpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) -> WorkerAllocation:
     """All cores are shared out evenly; a worker stays on one node."""
     num_cpus = sum(node.num_cpus for node in nodes)
     num_decoder_processes = resources.decoders_per_gpu or 0
@@ -69,7 +69,7 @@ def _on_cpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> Worker
     )
 
 
-def _largest_share(nodes: Sequence[Node], num_workers: int) -> int:
+def _largest_share(nodes: Sequence[ClusterNode], num_workers: int) -> int:
     """The most cores that each of so many workers can have, none of them on two nodes; at least 1."""
     share = max(node.num_cpus for node in nodes)
     while share > 1 and sum(node.num_cpus // share for node in nodes) < num_workers:
@@ -77,7 +77,7 @@ def _largest_share(nodes: Sequence[Node], num_workers: int) -> int:
     return share
 
 
-def _on_gpus(resources: Resources, nodes: Sequence[Node], wanted: int) -> WorkerAllocation:
+def _on_gpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) -> WorkerAllocation:
     with_gpus = [node for node in nodes if node.num_gpus] or list(nodes)
     beside = min(int(node.num_cpus * resources.gpus_per_worker / max(1, node.num_gpus)) for node in with_gpus)
     elsewhere = sum(node.num_cpus for node in nodes if not node.num_gpus) // wanted

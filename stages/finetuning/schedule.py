@@ -1,7 +1,7 @@
 """The course of an arm's work: trials of settings, and classifiers as soon as the trials that they wait for are done.
 
     course = Course(config, uri, chunks, sides, log)
-    for item in course.begin():      # and, when one is done, what course.after(item, seconds) gives
+    for item in course.begin():      # and, when one is done, what course.next_jobs(item, seconds) gives
         ...
 
 Trials and classifiers go to the same workers: a split and label count whose settings are chosen need not wait for the
@@ -53,7 +53,7 @@ class Course:
                 self._first += missing or self._missing_jobs(cell)
         return self._first
 
-    def after(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
+    def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
         """The item is done: what that makes possible."""
         count = item.labels_per_class
         if isinstance(item, Job):

@@ -249,7 +249,7 @@ class _Trainer:
             raise TrainingDiverged(f"the validation loss at step {step} is {total}: lower the learning rate")
         done.append({"step": step, **losses_of})
         if self.worker.rank == 0 and self.config.weights.keep == "best" and best_step(done) == step:
-            self.worker.claim()
+            self.worker.check_fencing_token()
             write_best(self.plan.checkpoints, self.kept, step)
         if self.worker.rank == 0:
             known = {f"validation_{name}": value for name, value in losses_of.items() if value is not None}
@@ -308,7 +308,7 @@ class _Trainer:
         self._check()
         self.source.check_unchanged()
         if self.worker.rank == 0:
-            self.worker.claim()
+            self.worker.check_fencing_token()
             write_checkpoint(
                 self.plan.checkpoints,
                 self.composite,
@@ -324,7 +324,7 @@ class _Trainer:
         plan = self.plan
         self.source.check_unchanged()
         if self.worker.rank == 0:
-            self.worker.claim()
+            self.worker.check_fencing_token()
             validations, kept_step = self.history["validation"], num_done
             if self.config.weights.keep == "best":
                 kept_step = best_step(validations)

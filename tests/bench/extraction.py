@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cluster.session import session
 from pipeline.core.files import sha256_file
 from pipeline.core.stage import Resources
-from pipeline.core.workers import InProcess, Node, Workers
+from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers
 from stages.convnets import vgg16
 from stages.convnets.convnet import Convnet, ConvnetConfig, build, load_network
 from stages.extraction.config import ExtractionConfig, extractor_of
@@ -233,17 +233,17 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
     """Run the benchmarks that were asked for."""
     extractor = extractor_of(config)
     resources = Resources(num_workers=1, gpus_per_worker=float(args.device == "cuda"), decoders_per_gpu=args.decoders)
-    allocation = allocate_workers(resources, [Node(args.cpus, int(args.device == "cuda"))], 1)
+    allocation = allocate_workers(resources, [ClusterNode(args.cpus, int(args.device == "cuda"))], 1)
     with session(None, str(ROOT), num_cpus=args.cpus) if allocation.decodes_in_processes else nullcontext():
-        workers = on_ray() if allocation.decodes_in_processes else InProcess()
+        workers = on_ray() if allocation.decodes_in_processes else InProcessWorkers()
         ours = shard_extractor(config, extractor, str(folder), allocation, workers)
         compare_all(args, config, videos, folder, ours, allocation)
 
 
 def on_ray() -> Workers:
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
-    return OnRay()
+    return RayWorkers()
 
 
 def compare_all(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import training_group
-from cluster.failures import loss_in_words
+from cluster.failures import describe_loss
 from cluster.fencing import Regroup
 from cluster.training_group import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
 from pipeline.core.errors import GroupReplaced, TrainingDiverged, WorkerDied
@@ -32,7 +32,7 @@ def failed(cause: BaseException, num_checkpoints: int = 0, world_size: int = 2) 
     def fate(group: Group) -> None:
         from ray.train import WorkerGroupError
 
-        group.mark.write(uuid.uuid4().hex, world_size, num_checkpoints, "")
+        group.token.write(uuid.uuid4().hex, world_size, num_checkpoints, "")
         raise WorkerGroupError("workers failed", {0: cause})
 
     return fate
@@ -106,8 +106,8 @@ def test_losses_with_checkpoints_between_them_never_end_a_training(
 def test_a_loss_is_told_in_words(said: str, told: str) -> None:
     from ray.exceptions import RayActorError
 
-    assert loss_in_words({0: RuntimeError("Connection reset"), 1: RayActorError(error_msg=said)}) == told
-    assert loss_in_words({0: RuntimeError("Connection reset")}) is None
+    assert describe_loss({0: RuntimeError("Connection reset"), 1: RayActorError(error_msg=said)}) == told
+    assert describe_loss({0: RuntimeError("Connection reset")}) is None
 
 
 def test_losses_without_progress_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,12 +41,14 @@ def numbers(directory: str, item: str) -> Iterator[Any]:
 
 def take(directory: str, item: str) -> tuple[list[int], list[str], bool]:
     """In a Ray task: the numbers, what was said, and whether another process gave them."""
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     said: list[Event] = []
     taken = []
     elsewhere = True
-    for number, pid, array in OnRay(source="x", emit=said.append).stream(partial(numbers, directory), item, ahead=2):
+    for number, pid, array in RayWorkers(source="x", emit=said.append).stream(
+        partial(numbers, directory), item, ahead=2
+    ):
         assert array.min() == array.max() == number
         elsewhere &= pid != os.getpid()
         taken.append(number)
@@ -90,10 +92,10 @@ CONFIG = ExtractConfig(
 
 
 def extract_elsewhere(store: str) -> dict[str, Any]:
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     resources = Resources(num_workers=1, decoders_per_gpu=1)
-    context = Context.for_test(store, uri=f"{store}/extract", workers=OnRay(source="x"), resources=resources)
+    context = Context.for_test(store, uri=f"{store}/extract", workers=RayWorkers(source="x"), resources=resources)
     extract(CONFIG, context, index=Index(f"{store}/ingest"))
     return context.facts
 

@@ -14,7 +14,7 @@ from torch import nn
 from cluster.session import Session
 from pipeline.core.errors import GroupReplaced, TrainingDiverged
 from pipeline.core.events import Event, Log
-from pipeline.core.workers import InProcess, TrainLoop, TrainWorker
+from pipeline.core.workers import InProcessWorkers, TrainLoop, TrainWorker
 
 GLOO = RuntimeError("[pair.cc:537] Read error [127.0.0.1]:52648: Connection reset by peer. This is typically caused by")
 DIED = "died"
@@ -42,10 +42,10 @@ def test_the_loops_own_error_is_told_from_those_of_a_lost_worker(
     # Ray reads its authentication mode when it is first imported: the session comes first.
     from ray.exceptions import RayActorError
 
-    from cluster.failures import own_error
+    from cluster.failures import error_of_loop
 
     raised = {rank: RayActorError("killed") if failure is DIED else failure for rank, failure in enumerate(failures)}
-    found = own_error(list(raised.values()))
+    found = error_of_loop(list(raised.values()))
     assert found is None if own is None else type(found) is own
 
 
@@ -85,10 +85,10 @@ def raise_on_second(directory: str, worker: TrainWorker) -> None:
 
 
 def coordinate(loop: TrainLoop, directory: str) -> list[str]:
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     said: list[Event] = []
-    workers = OnRay(source="train", emit=said.append, scratch_uri=f"{directory}/scratch")
+    workers = RayWorkers(source="train", emit=said.append, scratch_uri=f"{directory}/scratch")
     try:
         workers.train(loop, directory, name="group", num_workers=2)
     finally:
@@ -126,28 +126,28 @@ def test_an_exception_of_the_loop_comes_through_and_is_not_retried(tmp_path: Pat
 
 
 def test_a_group_that_was_replaced_may_not_write(tmp_path: Path, ray_session: Session) -> None:
-    from cluster.fencing import Mark, Member
+    from cluster.fencing import FencingToken, RayTrainWorker
 
-    def member() -> Member:
-        mark = Mark(str(tmp_path / "writer.json"))
-        return Member("train", lambda event: None, 0, 1, torch.device("cpu"), mark, {"CPU": 1.0}, 1, 60.0)
+    def member() -> RayTrainWorker:
+        mark = FencingToken(str(tmp_path / "writer.json"))
+        return RayTrainWorker("train", lambda event: None, 0, 1, torch.device("cpu"), mark, {"CPU": 1.0}, 1, 60.0)
 
     lost, new = member(), member()
     with pytest.raises(GroupReplaced):  # nobody has begun
-        lost.claim()
+        lost.check_fencing_token()
     lost.begin()
-    lost.claim()
+    lost.check_fencing_token()
     lost.checkpointed()
-    assert lost.mark.read()["num_checkpoints"] == 1
+    assert lost.token.read()["num_checkpoints"] == 1
     new.begin()
-    new.claim()
+    new.check_fencing_token()
     with pytest.raises(GroupReplaced, match="wait for the run that started it"):
-        lost.claim()
-    new.claim()
+        lost.check_fencing_token()
+    new.check_fencing_token()
 
 
 def test_in_process_the_loop_is_a_group_of_one(tmp_path: Path) -> None:
     (tmp_path / "killed").touch()
     said: list[Event] = []
-    InProcess(source="train", emit=said.append).train(step_together, str(tmp_path), name="group", num_workers=2)
+    InProcessWorkers(source="train", emit=said.append).train(step_together, str(tmp_path), name="group", num_workers=2)
     assert [event.line for event in said if isinstance(event, Log)] == ["1 workers, 1 threads, gradient 0"]

@@ -15,7 +15,7 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
 ) -> None:
     from cluster import waiting
 
-    monkeypatch.setattr(waiting, "NOTICE_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "MESSAGE_INTERVAL_SECONDS", 0.01)
     said: list[str] = []
     heard = threading.Event()
 
@@ -23,7 +23,7 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
         said.append(line)
         heard.set()
 
-    with waiting.notices("1 to 2", heard.is_set, log):
+    with waiting.wait_messages("1 to 2", heard.is_set, log):
         assert heard.wait(30)
     assert said == [said[0]]
     assert said[0].startswith("waiting for 1 to 2 training workers to begin; ")

@@ -13,7 +13,7 @@ import pytest
 from cluster.session import Session
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Event, Log
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 
 
 def squares(directory: str) -> Callable[[int], int]:
@@ -42,11 +42,11 @@ def two_instead(item: int) -> int:
 class Successors:
     """Of 10 and 20 the next two; of all others nothing."""
 
-    def after(self, item: int, result: int) -> list[int]:
+    def next_jobs(self, item: int, result: int) -> list[int]:
         assert result == item * item
-        return [item + 1, item + 2] if self.leads_on(item) else []
+        return [item + 1, item + 2] if self.may_continue(item) else []
 
-    def leads_on(self, item: int) -> bool:
+    def may_continue(self, item: int) -> bool:
         return item % 10 == 0
 
 
@@ -60,15 +60,20 @@ def coordinate(
     factory: Callable[[str], Callable[[int], int]],
     directory: str,
     items: list[int],
-    again: Callable[[int], int] | None = None,
-    then: Successors | None = None,
+    on_retry: Callable[[int], int] | None = None,
+    continuation: Successors | None = None,
 ) -> tuple[list[tuple[int, int]], list[str]]:
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     said: list[Event] = []
-    workers = OnRay(source="map", emit=said.append)
+    workers = RayWorkers(source="map", emit=said.append)
     results = workers.map(
-        partial(factory, directory), items, num_workers=2, describe=lambda item: f"item {item}", again=again, then=then
+        partial(factory, directory),
+        items,
+        num_workers=2,
+        describe=lambda item: f"item {item}",
+        on_retry=on_retry,
+        continuation=continuation,
     )
     return sorted(results), [event.line for event in said if isinstance(event, Log)]
 
@@ -100,7 +105,7 @@ def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_ses
     assert results == [(0, 100), (1, 121), (2, 144)]
     assert len(list(tmp_path.glob("built-*"))) <= 2
     assert not said
-    here = InProcess().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, then=Successors())
+    here = InProcessWorkers().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, continuation=Successors())
     assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
 
 
@@ -136,6 +141,6 @@ def test_no_items_need_no_worker(tmp_path: Path, ray_session: Session) -> None:
 
 def test_in_process_gives_the_same(tmp_path: Path) -> None:
     (tmp_path / "died-of-3").touch()
-    workers = InProcess()
+    workers = InProcessWorkers()
     assert list(workers.map(partial(squares, str(tmp_path)), [1, 2, 3], num_workers=2)) == [(0, 1), (1, 4), (2, 9)]
     assert list(workers.map(partial(no_squares, str(tmp_path)), [], num_workers=2)) == []

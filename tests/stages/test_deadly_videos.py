@@ -40,10 +40,10 @@ def sabotaged(factory: Callable[[], Any]) -> Any:
 
 def on_ray() -> Any:
     """Workers in which FFmpeg misbehaves. In the stage's own process, where Ray may be used."""
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     @dataclass(frozen=True)
-    class Sabotaged(OnRay):
+    class Sabotaged(RayWorkers):
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[Any]:
             return super().map(partial(sabotaged, factory), items, **settings)
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest, source_snapshot
 from stages.video.artifacts import Corpus
@@ -100,7 +100,7 @@ def test_what_an_interrupted_run_has_found_is_not_probed_again(
 
 
 def test_probing_in_isolated_processes_gives_the_same_bytes(films: Path, tmp_path: Path) -> None:
-    class Replaceable(InProcess):
+    class Replaceable(InProcessWorkers):
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:

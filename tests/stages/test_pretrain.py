@@ -20,7 +20,7 @@ from cluster.session import Session
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.core.stage import Context, Resources
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, write_digits, write_patches_manifest
 from stages.datasets.dataset_factories import OpenDigits, OpenPercepts
@@ -182,7 +182,7 @@ def test_a_broken_checkpoint_is_passed_over(
     tmp_path: Path, inputs: Inputs, stop_at: Callable[[int, Exception | float], None]
 ) -> None:
     said: list[Event] = []
-    context = Context.for_test(tmp_path / "stopped", workers=InProcess(emit=said.append))
+    context = Context.for_test(tmp_path / "stopped", workers=InProcessWorkers(emit=said.append))
     stop_at(18, InterruptedError("stopped"))
     with pytest.raises(InterruptedError):
         pretrain(SMALL(), context, **inputs)
@@ -200,7 +200,7 @@ def test_a_broken_checkpoint_is_passed_over(
 
 def test_progress_and_curves_are_told_live(tmp_path: Path, inputs: Inputs) -> None:
     said: list[Event] = []
-    encoder = pretrain(SMALL(), Context.for_test(tmp_path, workers=InProcess(emit=said.append)), **inputs)
+    encoder = pretrain(SMALL(), Context.for_test(tmp_path, workers=InProcessWorkers(emit=said.append)), **inputs)
     last = [event for event in said if isinstance(event, Progress)][-1]
     assert (last.done, last.total, last.unit) == (24, 24, "steps")
     assert last.note.startswith("loss ")
@@ -376,10 +376,10 @@ def test_half_precision_learns_and_resumes_to_the_bit(
 
 def pretrain_on_ray(config: PretrainConfig, root: str, inputs: Inputs, num_workers: int) -> list[str]:
     """What `pipeline.engine.execute.make` does, without a store; returns what was said."""
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     said: list[Event] = []
-    workers = OnRay(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")
+    workers = RayWorkers(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")
     resources = Resources(num_workers=num_workers)
     pretrain(config, Context.for_test(root, workers=workers, resources=resources), **inputs)
     return [event.line for event in said if isinstance(event, Log)]

@@ -19,7 +19,7 @@ import pytest
 from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 from stages.datasets.dataset_factories import OpenPercepts
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
@@ -150,10 +150,10 @@ def plan_of(root: Path, inputs: dict[str, Any], **changes: Any) -> TrainingPlan:
 
 
 def train_on_ray(root: Path, inputs: dict[str, Any], num_workers: int, stop_at: int | None) -> list[str]:
-    from cluster.workers import OnRay
+    from cluster.workers import RayWorkers
 
     said: list[Event] = []
-    workers = OnRay(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")
+    workers = RayWorkers(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")
     workers.train(pretraining_loop, plan_of(root, inputs, stop_at=stop_at), name="pretrain", num_workers=num_workers)
     return [event.line for event in said if isinstance(event, Log)]
 
@@ -163,12 +163,12 @@ def test_the_same_windows_in_the_same_order_on_any_number_of_workers(
     tmp_path: Path, inputs: dict[str, Any], ray_session: Session
 ) -> None:
     """Two workers, stopped at step 13, resumed on one: what one alone sees, and its loss."""
-    InProcess().train(pretraining_loop, plan_of(tmp_path / "one", inputs), name="one", num_workers=1)
+    InProcessWorkers().train(pretraining_loop, plan_of(tmp_path / "one", inputs), name="one", num_workers=1)
     ray_session.start("two", train_on_ray, tmp_path / "two", inputs, 2, 13)
     while not (ended := ray_session.finished(1.0)):
         pass
     assert "stopped" in str(ended[0].error)
-    InProcess().train(pretraining_loop, plan_of(tmp_path / "two", inputs), name="two", num_workers=1)
+    InProcessWorkers().train(pretraining_loop, plan_of(tmp_path / "two", inputs), name="two", num_workers=1)
     one, two = seen(tmp_path / "one/seen"), seen(tmp_path / "two/seen")
     for step in range(20):
         print(f"step {step:2d}: one worker {one[step]}; two, then one {two[step]}")

@@ -20,7 +20,7 @@ from scipy.stats import ks_2samp
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 from stages.synthesize import (
     MOTIONS,
     PARTS,
@@ -150,7 +150,7 @@ def test_single_frames_of_a_pair_are_distributed_alike(motion: str) -> None:
         assert ks_2samp(one, other).pvalue > 0.01
 
 
-class Backwards(InProcess):
+class Backwards(InProcessWorkers):
     """Shards are made in another order."""
 
     def map(

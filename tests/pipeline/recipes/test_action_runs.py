@@ -19,11 +19,11 @@ import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
 
-from cluster.session import Done
+from cluster.session import FinishedTask
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
 from pipeline.core.events import Emit, Event
 from pipeline.core.files import sha256_file
-from pipeline.core.workers import InProcess
+from pipeline.core.workers import InProcessWorkers
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
 from pipeline.run import main
@@ -56,7 +56,7 @@ Run = Callable[..., tuple[str, dict[str, Manifest]]]
 class Here:
     """A session whose stages run in this process, one after the other: no process has to be started for six clips."""
 
-    _ended: list[Done] = field(default_factory=list)
+    _ended: list[FinishedTask] = field(default_factory=list)
     _said: list[Event] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
@@ -64,11 +64,11 @@ class Here:
 
     def start(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
         try:
-            self._ended.append(Done(name=name, value=function(*arguments)))
+            self._ended.append(FinishedTask(name=name, value=function(*arguments)))
         except PerceptsError as error:
-            self._ended.append(Done(name=name, error=error))
+            self._ended.append(FinishedTask(name=name, error=error))
 
-    def finished(self, timeout_seconds: float) -> list[Done]:
+    def finished(self, timeout_seconds: float) -> list[FinishedTask]:
         ended, self._ended = self._ended, []
         return ended
 
@@ -93,8 +93,8 @@ def run(store: Store, shared_data: Path) -> Iterator[Run]:
     def here(*_: object) -> Iterator[Here]:
         yield Here()
 
-    def in_process(*, source: str, emit: Emit, scratch_uri: str) -> InProcess:
-        return InProcess(source=source, emit=emit)
+    def in_process(*, source: str, emit: Emit, scratch_uri: str) -> InProcessWorkers:
+        return InProcessWorkers(source=source, emit=emit)
 
     def run(recipe: str, *arguments: str) -> tuple[str, dict[str, Manifest]]:
         before = {manifest.key for manifest in store.manifests()}
@@ -106,7 +106,7 @@ def run(store: Store, shared_data: Path) -> Iterator[Run]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.run.session", here)
-        patch.setattr("cluster.workers.OnRay", in_process)
+        patch.setattr("cluster.workers.RayWorkers", in_process)
         yield run
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
-from pipeline.core.workers import Node
+from pipeline.core.workers import ClusterNode
 from stages.extraction.timings import Timings, bottleneck_line, sum_timings
 from stages.extraction.worker_allocation import allocate_workers
 
@@ -18,24 +18,24 @@ def on(num_workers: int = 2, gpus: float = 0.0, decoders: int | None = None) -> 
 
 
 def test_on_cpus_all_cores_are_shared_out() -> None:
-    two = allocate_workers(on(2), [Node(2)], num_shards=9)
+    two = allocate_workers(on(2), [ClusterNode(2)], num_shards=9)
     assert (two.num_workers, two.cpus_per_worker, two.num_threads, two.num_decoders) == (2, 1, 1, 2)
     # One shard is one worker's: it takes both cores.
-    alone = allocate_workers(on(2), [Node(2)], num_shards=1)
+    alone = allocate_workers(on(2), [ClusterNode(2)], num_shards=1)
     assert (alone.num_workers, alone.cpus_per_worker, alone.num_threads) == (1, 2, 2)
-    assert allocate_workers(on(2), [Node(64)], num_shards=9).num_threads == 32
+    assert allocate_workers(on(2), [ClusterNode(64)], num_shards=9).num_threads == 32
     # A worker stays on one node: three workers of 16 cores do not fit on 16 + 16.
-    assert allocate_workers(on(3), [Node(16), Node(16)], num_shards=9).num_threads == 8
+    assert allocate_workers(on(3), [ClusterNode(16), ClusterNode(16)], num_shards=9).num_threads == 8
 
 
 def test_a_gpu_is_fed_by_the_cores_beside_it_and_by_nodes_without_gpus() -> None:
-    small = allocate_workers(on(1, gpus=1), [Node(4, 1)], num_shards=9)
+    small = allocate_workers(on(1, gpus=1), [ClusterNode(4, 1)], num_shards=9)
     assert (small.cpus_per_worker, small.num_decoders, small.decodes_in_processes) == (4, 3, False)
-    large = allocate_workers(on(1, gpus=1), [Node(16, 1)], num_shards=9)
+    large = allocate_workers(on(1, gpus=1), [ClusterNode(16, 1)], num_shards=9)
     assert (large.cpus_per_worker, large.num_decoders, large.decodes_in_processes) == (1, 15, True)
-    helped = allocate_workers(on(2, gpus=1), [Node(8, 2), Node(32), Node(32)], num_shards=9)
+    helped = allocate_workers(on(2, gpus=1), [ClusterNode(8, 2), ClusterNode(32), ClusterNode(32)], num_shards=9)
     assert (helped.num_workers, helped.num_decoders, helped.decodes_in_processes) == (2, 3 + 32, True)
-    given_three = allocate_workers(on(1, gpus=1, decoders=3), [Node(16, 1)], num_shards=9)
+    given_three = allocate_workers(on(1, gpus=1, decoders=3), [ClusterNode(16, 1)], num_shards=9)
     assert (given_three.cpus_per_worker, given_three.num_decoders, given_three.decodes_in_processes) == (4, 3, False)
 
 
@@ -45,14 +45,14 @@ def test_a_knob_below_one_is_refused() -> None:
 
 
 @given(
-    st.lists(st.builds(Node, st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=4),
+    st.lists(st.builds(ClusterNode, st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=4),
     st.integers(1, 9),
     st.none() | st.integers(1, 9),
     st.integers(0, 20),
     st.booleans(),
 )
 def test_helpers_always_find_a_core(
-    nodes: list[Node], num_workers: int, decoders: int | None, num_shards: int, on_gpus: bool
+    nodes: list[ClusterNode], num_workers: int, decoders: int | None, num_shards: int, on_gpus: bool
 ) -> None:
     num_gpus = sum(node.num_gpus for node in nodes)
     allocation = allocate_workers(on(num_workers, 1.0 if on_gpus and num_gpus else 0.0, decoders), nodes, num_shards)
