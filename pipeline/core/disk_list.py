@@ -1,4 +1,4 @@
-"""A list on this machine's disk, for what would be too much to hold."""
+"""A list on this machine's disk, for more items than fit into memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Item = TypeVar("Item")
 
 
 class DiskList(Sequence[Item]):
-    """Members are pickled into a temporary file that has no name, and read anew each time: one takes 8 bytes of memory.
+    """A list whose items are pickled into an unnamed temporary file: one takes 8 bytes of memory.
 
-    For one thread of one process.
+    An item is read from the file at each access. The list belongs to one thread of one process.
     """
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed, and gone, with this list)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed and deleted with this list)
         self._ends = array("q", [0])
         for item in items:
             self.append(item)
@@ -27,7 +27,7 @@ class DiskList(Sequence[Item]):
         self._file.close()
 
     def append(self, item: Item) -> None:
-        """Add a member at the end."""
+        """Adds an item at the end."""
         self._file.seek(self._ends[-1])
         pickle.dump(item, self._file, protocol=pickle.HIGHEST_PROTOCOL)
         self._ends.append(self._file.tell())
@@ -43,4 +43,4 @@ class DiskList(Sequence[Item]):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         self._file.seek(self._ends[range(len(self))[number]])
-        return pickle.load(self._file)  # noqa: S301  (nobody else can write to it)
+        return pickle.load(self._file)  # noqa: S301  (no other process can write to it)

@@ -1,19 +1,19 @@
-"""Every exception that percepts raises on purpose.
+"""The tree of exceptions that percepts raises on purpose.
 
 PerceptsError
-├── UsageError                    what was asked cannot be done: exit status 2, one line
+├── UsageError                    the command cannot be carried out: exit status 2, one line
 │   ├── ConfigError (ValueError)  a setting breaks its rule
 │   ├── PlanError (ValueError)    the stages of a recipe do not fit together
 │   ├── SourceError               a folder, bucket or file that is missing or holds nothing to use
 │   │   └── DataSetError          a published data set that is not there or not whole; says what to put where
 │   ├── StoreError                a store that cannot be written, or that a newer version wrote
 │   └── DigestError               bytes that are not the ones promised by their sha256
-└── RunError                      the work itself went wrong: exit status 1
+└── RunError                      the work itself failed: exit status 1
     ├── StageFailed               a stage raised; names the stage and its key
-    ├── WorkerDied                worker processes were lost again and again on the same item
+    ├── WorkerDied                several worker processes in a row died on the same item
     ├── GroupReplaced             another run trains into the same artifact
     ├── TrainingDiverged          the loss or the gradient is no longer finite
-    ├── OutOfMemory               a machine or a GPU has too little memory for what was asked at once
+    ├── OutOfMemory               a machine or a GPU has too little memory for the settings
     └── CorruptArtifact           a finished file is not what its manifest says
 
 A message says what was given, the rule, and what to do instead.
@@ -23,27 +23,27 @@ from __future__ import annotations
 
 
 class PerceptsError(Exception):
-    """The root: catch it to catch everything that percepts raises on purpose."""
+    """The root of all exceptions that percepts raises on purpose."""
 
 
 class UsageError(PerceptsError):
-    """What was asked cannot be done; the command line prints one line and exits with status 2."""
+    """An error of the command, its settings or its inputs; the command line prints one line and exits with status 2."""
 
 
 class ConfigError(UsageError, ValueError):
-    """A setting breaks its rule."""
+    """A setting that breaks its rule."""
 
 
 class PlanError(UsageError, ValueError):
-    """The stages of a recipe do not fit together."""
+    """A recipe whose stages do not fit together."""
 
 
 class SourceError(UsageError):
-    """A folder, bucket or file is missing, unreadable, or holds nothing to use."""
+    """A folder, bucket or file that is missing, unreadable, or without usable content."""
 
 
 class DataSetError(SourceError):
-    """A published data set is not there or not whole. `instructions`: further lines that say what to put where."""
+    """A published data set that is missing or incomplete. `instructions` says which files to put where."""
 
     def __init__(self, message: str, instructions: str = "") -> None:
         super().__init__(message, instructions)
@@ -54,36 +54,36 @@ class DataSetError(SourceError):
 
 
 class StoreError(UsageError):
-    """A store cannot be reached or written, or a newer version of percepts wrote it."""
+    """A store that cannot be reached or written, or that a newer version of percepts wrote."""
 
 
 class DigestError(UsageError):
-    """The bytes behind a URI do not have the sha256 that was promised."""
+    """A URI whose bytes do not have the expected sha256."""
 
 
 class RunError(PerceptsError):
-    """The work itself went wrong; the command line exits with status 1."""
+    """A failure of the work itself; the command line exits with status 1."""
 
 
 class StageFailed(RunError):
-    """A stage raised. The message names the stage, its key and the cause."""
+    """A stage that raised an exception. The message names the stage, its key and the cause."""
 
 
 class WorkerDied(RunError):
-    """Worker processes were lost again and again on the same item. The message names the item."""
+    """The death of several worker processes in a row on the same item. The message names the item."""
 
 
 class GroupReplaced(RunError):
-    """A training group found that another one writes in its place. The message says what to do."""
+    """A training group in whose place another one writes. The message says what to do."""
 
 
 class TrainingDiverged(RunError):
-    """The loss or the gradient is no longer finite. The message names step, loss and gradient norm."""
+    """A training whose loss or gradient is no longer finite. The message names step, loss and gradient norm."""
 
 
 class OutOfMemory(RunError):
-    """A machine or a GPU has too little memory. The message names the setting that asks for less."""
+    """A machine or a GPU with too little memory. The message names the setting that reduces the need."""
 
 
 class CorruptArtifact(RunError):
-    """A finished file is not what its manifest says."""
+    """A finished file that differs from its manifest."""

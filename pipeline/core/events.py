@@ -1,4 +1,4 @@
-"""What a running stage says while it runs: plain data that crosses processes, read by the display and by MLflow."""
+"""The events of a running stage: plain data that crosses processes, for the display and for MLflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`done` of `total` `unit`s are finished; `total` is 0 while it is unknown."""
+    """An amount of finished work: `done` of `total` units; `total` is 0 while it is unknown."""
 
     source: str
     done: int
@@ -16,12 +16,12 @@ class Progress:
     unit: str
     note: str = ""
     part: str = ""
-    """Where a stage's workers report each for itself: the part of the work that `done` is about. They add up."""
+    """The part of the work that `done` counts, if workers report separately; the display adds all parts up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Values of curves at a step."""
+    """The values of some curves at a step."""
 
     source: str
     step: int
@@ -30,7 +30,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """A line that a person should read: a retry, a resume, a wait."""
+    """A line for the log that a user should read: a retry, a resume, a wait."""
 
     source: str
     line: str
@@ -41,4 +41,4 @@ Emit = Callable[[Event], None]
 
 
 def discard(event: Event) -> None:
-    """The listener of a stage that nobody watches, as in a unit test."""
+    """Drops the event: the listener of a stage in a unit test."""

@@ -1,8 +1,8 @@
-"""Files on any fsspec store: whole or absent, never half.
+"""Files on any fsspec file system, written atomically: a file is complete or absent.
 
-A `uri` is a local path or any URL that fsspec knows (`s3://bucket/key`, `memory://x`). What is written here appears
-under its name only once it is complete: on a local disk by a temporary name and a rename, on an object store by one
-PUT, which is atomic there.
+A `uri` is a local path or any URL that fsspec knows (`s3://bucket/key`, `memory://x`). A file appears under its name
+only once it is complete: on a local disk by a temporary name and a rename, on an object store by one PUT, which is
+atomic there.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.core.errors import SourceError
 
 TEMPORARY_MARK = ".tmp-"
-"""Names that hold this mark are unfinished writes: `list_files` leaves them out."""
+"""Part of the names of unfinished writes, which `list_files` leaves out."""
 
 CHUNK_BYTES = 1 << 20
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system behind `uri`, and the path in it.
+    """Returns the file system behind `uri`, and the path in it.
 
     Raises:
         SourceError: fsspec does not know the protocol, or its package is not installed.
@@ -46,56 +46,58 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def is_local(uri: str) -> bool:
-    """Whether `uri` is on this machine's own file system."""
+    """Returns whether `uri` is on this machine's own file system."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
 
 
 def join(uri: str, *names: str) -> str:
-    """`uri` with `names` below it, one slash between each."""
+    """Joins `uri` and `names` with one slash between each."""
     return "/".join([uri.rstrip("/") or "/", *(name.strip("/") for name in names)])
 
 
 def absolute(uri: str) -> str:
-    """`uri` as every process sees it, whatever its working directory: local paths made absolute, URLs as they are."""
+    """Makes a local path absolute, so that it is valid in any working directory; returns a URL unchanged."""
     if "://" in uri and not uri.startswith("file://"):
         return uri
     return filesystem(uri)[1]
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or a directory is there."""
+    """Returns whether there is a file or a directory at `uri`."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
-    """Bytes in the file."""
+    """Returns the size of the file in bytes."""
     fs, path = filesystem(uri)
     return int(fs.size(path))
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file. Raises FileNotFoundError."""
+    """Reads the whole file. Raises FileNotFoundError."""
     fs, path = filesystem(uri)
     return cast(bytes, fs.cat_file(path))
 
 
 def read_json(uri: str) -> Any:
-    """The file as JSON. Raises FileNotFoundError, json.JSONDecodeError."""
+    """Reads and parses a JSON file. Raises FileNotFoundError, json.JSONDecodeError."""
     return json.loads(read_bytes(uri))
 
 
 def read_many(uris: Sequence[str]) -> dict[str, bytes]:
-    """The whole files at those of `uris` (all on one file system) where there is one; an object store is asked for
-    many at once. Everything is held in memory."""
+    """Reads the existing files among `uris` into memory, from an object store many at a time.
+
+    All `uris` lie on one file system. A missing file is left out of the result.
+    """
     if not uris:
         return {}
     fs = filesystem(uris[0])[0]
     paths = {str(fs._strip_protocol(uri)): uri for uri in uris}
-    # `cat` would hand on whatever went wrong as if the file were absent with on_error="omit".
-    found = fs.cat(list(paths), on_error="return")
+    # With on_error="omit", `cat` would treat any error as if the file were absent.
+    results = fs.cat(list(paths), on_error="return")
     read = {}
-    for path, data in found.items():
+    for path, data in results.items():
         if isinstance(data, bytes):
             read[paths[path]] = data
         elif not isinstance(data, FileNotFoundError):
@@ -104,18 +106,18 @@ def read_many(uris: Sequence[str]) -> dict[str, bytes]:
 
 
 def list_files(uri: str) -> list[str]:
-    """Names relative to `uri` of every finished file below it, sorted; empty where there is no such directory."""
+    """Returns the sorted names, relative to `uri`, of all finished files below it; empty if there is no directory."""
     fs, path = filesystem(uri)
     if not fs.exists(path):
         return []
     fs.invalidate_cache(path)
-    found = fs.find(path)
-    return sorted(os.path.relpath(str(name), path) for name in found if TEMPORARY_MARK not in str(name))
+    names = [str(name) for name in fs.find(path)]
+    return sorted(os.path.relpath(name, path) for name in names if TEMPORARY_MARK not in name)
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What a listing says of a file."""
+    """The size and time of a file, from a listing."""
 
     num_bytes: int
     modified_s: float
@@ -123,22 +125,22 @@ class FileState:
 
 
 def list_states(uri: str) -> dict[str, FileState]:
-    """Every file below `uri` by its relative name, sorted; unfinished writes too. One listing."""
+    """Returns relative name -> state of every file below `uri`, sorted, with unfinished writes. Makes one listing."""
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    found = fs.find(path, detail=True)
-    return {os.path.relpath(str(name), path): _state(found[name]) for name in sorted(found)}
+    infos = fs.find(path, detail=True)
+    return {os.path.relpath(str(name), path): _state(infos[name]) for name in sorted(infos)}
 
 
 def _state(info: dict[str, Any]) -> FileState:
-    # Every fsspec back end has its own word for the same thing.
+    # The name of the time of modification differs between the back ends of fsspec.
     modified = info.get("mtime", info.get("LastModified", info.get("created", info.get("updated", 0.0))))
     seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
     return FileState(int(info["size"] or 0), seconds)
 
 
 def remove(uri: str) -> None:
-    """Remove a file or a whole directory; nothing happens where there is none."""
+    """Removes a file or a whole directory, if there is one."""
     fs, path = filesystem(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
@@ -146,7 +148,7 @@ def remove(uri: str) -> None:
 
 @contextmanager
 def open_atomic(uri: str) -> Iterator[BinaryIO]:
-    """A binary file to write, that appears under its name when the block ends well, and not at all otherwise."""
+    """Opens a binary file to write, which appears under its name only if the block ends without an exception."""
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         with tempfile.TemporaryFile() as buffer:
@@ -169,7 +171,7 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
 
 
 class HashingFile(io.RawIOBase):
-    """Passes bytes on to a file and keeps their digest and number, so that nothing has to be read back."""
+    """A file that computes the digest and the number of the bytes written to it, so that none has to be read back."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -191,23 +193,27 @@ class HashingFile(io.RawIOBase):
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write the whole file at once, atomically."""
+    """Writes the whole file at once, atomically."""
     with open_atomic(uri) as file:
         file.write(data)
 
 
 def write_json(uri: str, value: Any) -> None:
-    """Write JSON, atomically; equal values give equal bytes."""
+    """Writes a JSON file atomically. Equal values give equal bytes."""
     write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hex digest, 64 digits."""
+    """Returns the SHA-256 of `data` as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(uri: str, advance: Callable[[int], object] | None = None) -> str:
-    """Hex digest of the file's bytes, 64 digits, read in pieces; `advance` is told the bytes of each."""
+    """Returns the SHA-256 of the file's bytes as 64 hex digits.
+
+    Args:
+        advance: called with the number of bytes of each chunk that has been read.
+    """
     digest = hashlib.sha256()
     fs, path = filesystem(uri)
     with fs.open(path, "rb") as file:
@@ -220,7 +226,7 @@ def sha256_file(uri: str, advance: Callable[[int], object] | None = None) -> str
 
 @contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """The file as a local path: itself where it is local already, else a temporary copy of it."""
+    """Yields a local path of the file: its own if it is local, otherwise that of a temporary copy."""
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         yield Path(path)

@@ -1,6 +1,6 @@
-"""Addresses of models: what MLflow knows under a name, as a directory on this machine.
+"""Addresses of models: a model in MLflow is resolved to a directory on this machine.
 
-Every room may import this. MLflow itself is loaded only where an address is its own.
+Any package may import this. MLflow is imported only for an address of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipeline.core.files import join
 
 MODEL_SCHEMES: Final = ("models:/", "runs:/")
 MODEL_DIRECTORY: Final = "model"
-"""Directory of the model's own files within what MLflow stores of it."""
+"""Directory of the model's own files within an MLflow model."""
 
 
 def resolve(uri: str) -> str:

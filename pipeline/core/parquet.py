@@ -11,22 +11,22 @@ import pyarrow.parquet as pq
 def read_table(
     data: bytes | pa.Buffer, *, columns: Sequence[str] | None = None, row_groups: Sequence[int] | None = None
 ) -> pa.Table:
-    """Some columns, or all, of some row groups, or all, of a Parquet file given as its bytes.
+    """Reads a Parquet file from its bytes: the given columns of the given row groups, by default all.
 
-    By one thread: were one of Arrow's own the last to let go of Python's `data`, it would abort a Python that is
-    ending.
+    It uses one thread: if a thread of Arrow's were the last to release Python's `data`, it would abort an interpreter
+    that is shutting down.
 
     Raises:
         pa.ArrowInvalid: these are not the bytes of a whole Parquet file.
     """
     file = pq.ParquetFile(pa.BufferReader(data))
-    wanted = None if columns is None else list(columns)
+    names = None if columns is None else list(columns)
     if row_groups is None:
-        return file.read(columns=wanted, use_threads=False)
-    return file.read_row_groups(list(row_groups), columns=wanted, use_threads=False)
+        return file.read(columns=names, use_threads=False)
+    return file.read_row_groups(list(row_groups), columns=names, use_threads=False)
 
 
 def iter_tables(data: bytes | pa.Buffer, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The same, a row group at a time. Raises as `read_table`."""
+    """Yields each row group of a Parquet file as a table; raises as `read_table`."""
     for number in range(pq.read_metadata(pa.BufferReader(data)).num_row_groups):
         yield read_table(data, columns=columns, row_groups=[number])

@@ -1,6 +1,6 @@
-"""What stages are expected to take before this store has measured it: rates of two CPU workers (tests/RESULTS.md).
+"""Rates of two CPU workers (tests/RESULTS.md), for estimates of stages that this store has not measured yet.
 
-`pipeline.engine.status` uses the store's own last measurement instead, where there is one.
+`pipeline.engine.status` prefers the store's own last measurement.
 """
 
 from __future__ import annotations
@@ -8,33 +8,36 @@ from __future__ import annotations
 from typing import Final
 
 FLOP_PER_S: Final = 40e9
-"""Matrix products of a small LSTM in training."""
+"""The rate of matrix products of a small LSTM in training."""
 FLOP_PER_S_BFLOAT16: Final = 250e9
-"""The same in bfloat16, of two threads that have AVX512-BF16 and a layer of 384 units on frames of 4096."""
+"""The rate of matrix products in bfloat16, with two threads, AVX512-BF16, 384 units and frames of 4096 values."""
 TRAIN_START_S: Final = 20.0
-"""Until a training group of Ray Train takes its first step."""
+"""The time until a training group of Ray Train takes its first step."""
 PROBED_VIDEOS_PER_S: Final = 350.0
 ENCODED_FRAMES_PER_S: Final = 3000.0
 DECODED_FRAMES_PER_S: Final = 2500.0
 SCANNED_BYTES_PER_S: Final = 130e6
-"""Percepts from a warm disk into moments in float64."""
+"""The rate of percepts from the page cache into moments in float64."""
 FORECAST_S: Final = 7.0
-"""Of the default number of windows, most of it opening percepts and the model."""
+"""The duration of a forecast of the default number of windows; most of it opens percepts and the model."""
 VISUALIZE_S: Final = 5.0
-"""Drawing; no part of it grows with the number of videos."""
+"""The duration of drawing; no part of it grows with the number of videos."""
 BYTES_PER_FRAME: Final = 3000
-"""Of compressed video on the web, 240p to 480p: what a listing's sizes say about its frames."""
+"""The size of a frame of compressed web video, 240p to 480p: it turns file sizes into numbers of frames."""
 CONVNET_FRAMES_PER_S_AT_224_PX: Final = {"efficientnet_lite0": 190.0, "vgg16": 4.0, "vgg16_torchvision": 4.0}
 
 
 def lstm_flop(*, num_sequences: int, num_steps: int, num_inputs: int, num_units: int, num_layers: int) -> float:
-    """Forward and backward, 2 FLOP a multiply-add, matrix products only: three times the forward pass."""
+    """Returns the FLOP of the matrix products of a training step: three times the forward pass, 2 a multiply-add."""
     weights = 4 * num_units * (num_inputs + num_units) + (num_layers - 1) * 8 * num_units**2
     return 3.0 * 2.0 * num_sequences * num_steps * weights
 
 
 def extraction_seconds(convnet: str, input_px: int, num_frames: int) -> float | None:
-    """None for a convnet that was never measured. Cost goes with the number of pixels, down to that of decoding."""
+    """Estimates an extraction's seconds from the number of pixels; None for a convnet that was never measured.
+
+    Decoding sets the lower bound.
+    """
     at_224 = CONVNET_FRAMES_PER_S_AT_224_PX.get(convnet)
     if at_224 is None:
         return None

@@ -1,4 +1,4 @@
-"""What a stage is: a typed function from a config and finished artifacts to a new artifact.
+"""The definition of a stage: a typed function from a config and finished artifacts to a new artifact.
 
     @stage(version=1)
     def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percepts: ...
@@ -28,23 +28,23 @@ from pipeline.core.workers import InProcessWorkers, Workers
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """How a stage runs. Never part of a key: the same artifact comes out whatever these say."""
+    """The resources of a stage. They are never part of a key: the artifact does not depend on them."""
 
     num_workers: int = 2
-    """Worker processes of the stage's map or training group, at most."""
+    """The largest number of worker processes of the stage's map or training group."""
     min_workers: int = 1
-    """A training group waits for as many before it begins, and does not go on with fewer."""
+    """The number of workers without which a training group does not begin or continue."""
     cpus_per_worker: float = 1.0
-    """CPU cores that Ray reserves for each."""
+    """CPU cores that Ray reserves for each worker."""
     gpus_per_worker: float = 0.0
-    """GPUs that Ray reserves for each; 0 runs on the CPU."""
+    """GPUs that Ray reserves for each worker; 0 runs on the CPU."""
     max_sequences_per_worker: int | None = None
-    """Sequences that a member of a training group holds in memory at once; default: its whole share of a batch."""
+    """The largest micro-batch of a training worker, in sequences; default: its whole share of a batch."""
     num_checkpoints_kept: int = 2
-    """Checkpoints of a training that stay while it runs: the newest so many."""
+    """The number of newest checkpoints that a running training keeps."""
     decoders_per_gpu: int | None = None
-    """Cores that decode video for each GPU (for each worker where there is no GPU), on any node that has some; None:
-    as many as the nodes have beside it. See `stages.extraction.worker_allocation`."""
+    """Cores that decode video for each GPU (for each worker if there is no GPU), on any node with free cores; default:
+    all cores beside it. `stages.extraction.worker_allocation` has the rules."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -61,19 +61,19 @@ class Resources:
 
     @classmethod
     def of_workers(cls, workers: str, **others: Any) -> Resources:
-        """From "8", at most 8 workers, or "4:8", at most 8 and at least 4, and other fields. Raises ConfigError."""
-        found = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
-        if found is None:
+        """Parses "8", at most 8 workers, or "4:8", at most 8 and at least 4; takes other fields. Raises ConfigError."""
+        match = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
+        if match is None:
             raise ConfigError(
                 f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"
             )
-        fewest, most = int(found[1] or 1), int(found[2])
+        fewest, most = int(match[1] or 1), int(match[2])
         return cls(num_workers=most, min_workers=fewest, **others)
 
 
 @dataclass(frozen=True)
 class Model:
-    """How an artifact answers as an MLflow model, without pickle: `loader._load_pyfunc(directory)` builds it."""
+    """The form of an artifact as an MLflow model, without pickle: `loader._load_pyfunc(directory)` builds it."""
 
     loader: str
     """Module that MLflow imports by name (`loader_module`). It has `_load_pyfunc(path)`, and `example(artifact_uri)`:
@@ -95,22 +95,22 @@ class Artifact:
     key: str = ""
     model: ClassVar[Model | None] = None
     holds: ClassVar[Holding] = "learned"
-    """What the artifact holds of a video; a takedown acts on it. Artifacts of "names", "files" and "percepts" list
+    """The artifact's content from a video, on which a takedown acts. Artifacts of "names", "files" and "percepts" list
     their videos, and leave out one that has been taken down."""
 
     def path(self, name: str) -> str:
-        """The URI of a file of this artifact."""
+        """Returns the URI of a file of this artifact."""
         return join(self.uri, name)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage knows of the run it is part of. Picklable: parts of it travel to workers."""
+    """The run that a stage is part of. It pickles: parts of it travel to workers."""
 
     uri: str
-    """The directory to write into; the framework adds the manifest when the stage has returned."""
+    """The directory into which the stage writes; the manifest is added when the stage has returned."""
     store_uri: str
-    """The root of the store, for what is shared below the stages (`<store>/percepts/`)."""
+    """The root of the store, for files that stages share (`<store>/percepts/`)."""
     key: str = ""
     name: str = ""
     """The stage's name in its recipe, for displays."""
@@ -121,30 +121,30 @@ class Context:
 
     @classmethod
     def for_test(cls, directory: str | PathLike[str], **changes: Any) -> Context:
-        """A context that runs everything in this process and writes into `directory`/out."""
+        """Returns a context that runs everything in this process and writes into `directory`/out."""
         root = str(directory)
         return cls(**{"uri": join(root, "out"), "store_uri": root, "key": "test", "name": "test", **changes})
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Say live that `done` of `total` units are finished (0: total unknown)."""
+        """Reports that `done` of `total` units are finished; a `total` of 0 is unknown."""
         self.emit(Progress(source=self.name, done=done, total=total, unit=unit, note=note))
 
     def metrics(self, step: int, **values: float) -> None:
-        """Add points to live curves (MLflow metrics)."""
+        """Adds a point to every curve in `values` (MLflow metrics)."""
         self.emit(Metrics(source=self.name, step=step, values=values))
 
     def log(self, line: str) -> None:
-        """Say something that a person should read."""
+        """Reports a line for the log that a user should read."""
         self.emit(Log(source=self.name, line=line))
 
     def record(self, **facts: int | float | str) -> None:
-        """Keep facts for the manifest, MLflow and the report: counts, bytes, scores."""
+        """Keeps facts for the manifest, MLflow and the report: counts, bytes, scores."""
         self.facts.update(facts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a stage is expected to take: `None` where nothing is known yet."""
+    """The expected size and duration of a stage; a field is None while nothing is known."""
 
     num_frames: int | None = None
     num_bytes: int | None = None
@@ -173,7 +173,7 @@ Snapshot = Callable[[Any], str | None]
 
 @dataclass(frozen=True, eq=False)
 class Stage(Generic[C, P, A]):
-    """A function with its edges, its version and what it makes. Pickles by name."""
+    """A function with its edges, its version and the class of its artifact. It pickles by name."""
 
     function: Callable[Concatenate[C, Context, P], A]
     version: int
@@ -181,7 +181,7 @@ class Stage(Generic[C, P, A]):
     edges: Mapping[str, Edge]
     produces: type[Artifact]
     snapshot: Snapshot | None
-    """(config) -> digest of what lies outside the store and is read by the stage; part of the key."""
+    """(config) -> digest of the files outside the store that the stage reads; part of the key."""
     estimate: Estimator | None
     """(config, estimates of the inputs) -> estimate, for `--plan`."""
 
@@ -197,15 +197,15 @@ class Stage(Generic[C, P, A]):
 
 
 def _stage_named(module: str, name: str) -> Stage[Any, ..., Artifact]:
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Stage)
-    return found
+    member = getattr(importlib.import_module(module), name)
+    assert isinstance(member, Stage)
+    return member
 
 
 def stage(
     *, version: int, snapshot: Snapshot | None = None, estimate: Estimator | None = None
 ) -> Callable[[Callable[Concatenate[C, Context, P], A]], Stage[C, P, A]]:
-    """Make a stage of a function. Raise `version` when the same config and inputs would give other bytes than before.
+    """Turns a function into a stage. Raise `version` when the same config and inputs give other bytes than before.
 
     Raises:
         PlanError: the function's annotations do not describe a stage.
@@ -246,7 +246,7 @@ def _edge(stage_name: str, parameter: inspect.Parameter, hint: Any) -> Edge:
 
 
 def config_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values: what enters a key and what MLflow shows as parameters."""
+    """Returns a config as plain JSON values, which enter the key and are MLflow's parameters."""
     return {name: _plain(value) for name, value in asdict(config).items()}
 
 
