@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.engine.tracking import Tracker
 
 REPORTS = "reports"
-ENCODER_STAGES = ("pretrain", "adopt")
+ENCODER_STAGES = ("pretrain", "import_encoder")
 PLAIN_COLUMNS = 150
 """Width of what is printed into a file or a pipe."""
 

@@ -1,6 +1,7 @@
-"""split: the official splits of UCF-101 or HMDB-51, matched with the videos of an index, and a check of both.
+"""assign_splits: the official splits of UCF-101 or HMDB-51, matched with the videos of an index, and a check of both.
 
-    splits = split(SplitConfig(dataset="ucf101", lists="ucfTrainTestlist/"), context, index=index)
+    data = ActionSetConfig(dataset="ucf101", lists="ucfTrainTestlist/")
+    splits = assign_splits(AssignSplitsConfig(data=data), context, index=index)
 
 The check says which of the data set's clips are missing or unreadable, which files hold the same bytes under several
 names, and which videos the lists do not name. Unless `allow_missing`, it goes on only with the whole data set.
@@ -14,16 +15,7 @@ from typing import Any
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_json
 from pipeline.core.stage import Context, stage
-from stages.datasets.action_sets import (
-    CHECK_FILE,
-    DATA_SETS,
-    DataSetKey,
-    check_named,
-    check_there,
-    lists_digest,
-    missing_line,
-    some,
-)
+from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
 from stages.datasets.matching import Match, match
 from stages.datasets.official import DataSet
 from stages.datasets.splits import Splits, write_splits
@@ -31,32 +23,27 @@ from stages.video.artifacts import Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Which data set, where its lists are, and what to do where clips are missing."""
+class AssignSplitsConfig:
+    """A data set, and what is held out of its training clips."""
 
-    dataset: DataSetKey
-    lists: str
-    """Folder or archive with the official list files."""
-    allow_missing: bool = False
-    """Go on with the clips that are there; every result then says how many those are."""
+    data: ActionSetConfig
     validation_fraction: float = 0.1
     """Of each class's training clips, held out for choices; in whole sources."""
     seed: int = 0
     """Chooses those sources."""
 
     def __post_init__(self) -> None:
-        check_named(self.dataset, self.lists)
         if not 0 <= self.validation_fraction <= 0.5:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
 
 
-def lists_snapshot(config: SplitConfig) -> str:
+def lists_snapshot(config: AssignSplitsConfig) -> str:
     """Digest of what the lists say. Raises SourceError."""
-    return lists_digest(config.dataset, config.lists)
+    return config.data.lists_digest()
 
 
 @stage(version=2, snapshot=lists_snapshot)
-def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
+def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index) -> Splits:
     """Write `splits.json`, and `check.json`: every clip that is missing, unreadable or a copy, every video that is no
     clip. `check.json` is there also where the data set is refused.
 
@@ -64,8 +51,8 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
         SourceError: the lists cannot be read or are not the official ones.
         DataSetError: none of their clips is in the index, or not all of them are and `allow_missing` is false.
     """
-    data, read_clips = DATA_SETS[config.dataset]
-    clips, records = read_clips(config.lists), index.records()
+    data = config.data.data
+    clips, records = config.data.read_clips(), index.records()
     found = match(clips, records)
     lines = findings(data, found)
     check = join(context.uri, CHECK_FILE)
@@ -75,7 +62,7 @@ def split(config: SplitConfig, context: Context, *, index: Index) -> Splits:
         num_found=len(found.found),
         num_videos=len(records),
         lines=lines,
-        allow_missing=config.allow_missing,
+        allow_missing=config.data.allow_missing,
         check=check,
     )
     for line in lines:

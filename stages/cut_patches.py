@@ -1,6 +1,6 @@
-"""cut: patches of 32x32 pixels, in colour, out of the videos of any index.
+"""cut_patches: patches of 32x32 pixels, in colour, out of the videos of any index.
 
-    cut(CutConfig(num_frames=29), context, index=index)
+    cut_patches(CutPatchesConfig(num_frames=29), context, index=index)
 
 Videos, in whole groups, are dealt to the parts train, validation and test, so that no video is in two of them.
 """
@@ -29,7 +29,7 @@ from stages.video.ledger import VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutConfig(CuttingConfig):
+class CutPatchesConfig(CuttingConfig):
     """What is cut, and how videos are dealt to the parts."""
 
     validation_portion: float = 0.1
@@ -48,7 +48,7 @@ class CutConfig(CuttingConfig):
 
 
 @stage(version=1)
-def cut(config: CutConfig, context: Context, *, index: Index) -> Patches:
+def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> Patches:
     """Writes `train.npy`, `validation.npy`, `test.npy` (N, T, 32, 32, 3) uint8 and `patches.json`.
 
     Raises:
@@ -79,7 +79,7 @@ def cut(config: CutConfig, context: Context, *, index: Index) -> Patches:
     return Patches(context.uri, context.key)
 
 
-def _deal(config: CutConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
+def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
     """Records of each part; a video that the index names twice counts once."""
     by_sha256 = {record.sha256: record for record in records}
     if not by_sha256:
@@ -91,7 +91,7 @@ def _deal(config: CutConfig, records: Sequence[VideoRecord]) -> dict[str, list[V
     return {part: [by_sha256[video] for video in sides[part]] for part in PARTS}
 
 
-def _cut_all(config: CutConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
+def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
     """Number of patches of each video; the patches themselves are in piece files."""
     counts: dict[str, int] = {}
     num_deadly = 0

@@ -1,4 +1,7 @@
-"""adopt: an encoder that was trained elsewhere, as an artifact of this store: by path, fsspec URL or MLflow's name."""
+"""import_encoder: an encoder that was trained elsewhere, as an artifact of this store.
+
+It is named by a path, an fsspec URL or MLflow's name.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from stages.models.weights import MODEL_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdoptConfig:
+class ImportEncoderConfig:
     """Which."""
 
     encoder: str
@@ -30,7 +33,7 @@ def _file(uri: str) -> str:
     return uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
 
 
-def _digest(config: AdoptConfig) -> str:
+def _digest(config: ImportEncoderConfig) -> str:
     """An alias may point elsewhere tomorrow: the key is of the bytes."""
     uri = _file(config.encoder)
     Pretrained.load(uri)
@@ -38,7 +41,7 @@ def _digest(config: AdoptConfig) -> str:
 
 
 @stage(version=1, snapshot=_digest)
-def adopt(config: AdoptConfig, context: Context) -> Encoder:
+def import_encoder(config: ImportEncoderConfig, context: Context) -> Encoder:
     """Copies the model: equal bytes whichever name it had.
 
     Raises:

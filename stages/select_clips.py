@@ -1,10 +1,11 @@
-"""gather: the clips of UCF-101 or HMDB-51 among videos, by their names, before any of them is opened.
+"""select_clips: the clips of UCF-101 or HMDB-51 among videos, by their names, before any of them is opened.
 
-    corpus = gather(GatherConfig(dataset="ucf101", lists="ucfTrainTestlist/", videos=("UCF-101/",)), context)
+    data = ActionSetConfig(dataset="ucf101", lists="ucfTrainTestlist/")
+    corpus = select_clips(SelectClipsConfig(data=data, videos=("UCF-101/",)), context)
 
 Whoever gives the wrong folder, or lacks clips, hears of it in the time of a listing, and not after every video was
 hashed. Videos that the lists do not name go no further. What cannot be read, and which files hold the same bytes, is
-known once videos are indexed: `split` checks that.
+known once videos are indexed: `assign_splits` checks that.
 """
 
 from __future__ import annotations
@@ -20,44 +21,28 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, sha256_bytes, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Context, Estimate, stage
-from stages.datasets.action_sets import (
-    CHECK_FILE,
-    DATA_SETS,
-    DataSetKey,
-    check_named,
-    check_there,
-    lists_digest,
-    missing_line,
-    some,
-)
+from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
 from stages.datasets.matching import name_of
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.sources import VideoSource, list_videos, snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatherConfig:
-    """Which data set, where its lists and its clips are, and what to do where clips are missing."""
+class SelectClipsConfig:
+    """A data set, and where its clips are."""
 
-    dataset: DataSetKey
-    lists: str
-    """Folder or archive with the official list files."""
+    data: ActionSetConfig
     videos: tuple[str, ...] = ()
     """Folders, globs, video files, manifests or bucket URLs, besides what was unpacked."""
-    allow_missing: bool = False
-    """Go on with the clips that are there."""
-
-    def __post_init__(self) -> None:
-        check_named(self.dataset, self.lists)
 
 
-def _snapshot(config: GatherConfig) -> str:
+def _snapshot(config: SelectClipsConfig) -> str:
     """Digest of what the lists say and of the videos' listing. Raises SourceError."""
     listed = snapshot(config.videos) if config.videos else ""
-    return sha256_bytes(f"{lists_digest(config.dataset, config.lists)} {listed}".encode())
+    return sha256_bytes(f"{config.data.lists_digest()} {listed}".encode())
 
 
-def _estimate(config: GatherConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+def _estimate(config: SelectClipsConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
     listed = list_videos(config.videos) if config.videos else []
     num_bytes = unpacked_bytes + sum(source.size_bytes or 0 for source in listed)
@@ -65,7 +50,7 @@ def _estimate(config: GatherConfig, inputs: Mapping[str, Estimate]) -> Estimate:
 
 
 @stage(version=1, snapshot=_snapshot, estimate=_estimate)
-def gather(config: GatherConfig, context: Context, *, unpacked: Corpus | None = None) -> Corpus:
+def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpus | None = None) -> Corpus:
     """Write `manifest.csv`, the videos that have a clip's name, in the lists' order, and `check.json`: every clip that
     is missing, every video that is no clip. `check.json` is there also where the data set is refused.
 
@@ -74,11 +59,11 @@ def gather(config: GatherConfig, context: Context, *, unpacked: Corpus | None = 
         SourceError: the lists cannot be read or are not the official ones, or the videos cannot be listed.
         DataSetError: none of the data set's clips is there, or not all of them are and `allow_missing` is false.
     """
-    data, read_clips = DATA_SETS[config.dataset]
+    data = config.data.data
     places = (*((unpacked.manifest_uri,) if unpacked is not None else ()), *config.videos)
     if not places:
-        raise ConfigError("gather was given no videos; give --videos")
-    clips, sources = read_clips(config.lists), list_videos(places)
+        raise ConfigError("select_clips was given no videos; give --videos")
+    clips, sources = config.data.read_clips(), list_videos(places)
     by_name: defaultdict[str, list[VideoSource]] = defaultdict(list)
     for source in sources:
         by_name[name_of(source.uri)].append(source)
@@ -94,7 +79,7 @@ def gather(config: GatherConfig, context: Context, *, unpacked: Corpus | None = 
         num_found=num_found,
         num_videos=len(sources),
         lines=lines,
-        allow_missing=config.allow_missing,
+        allow_missing=config.data.allow_missing,
         check=check,
     )
     for line in lines:

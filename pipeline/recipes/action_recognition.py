@@ -1,10 +1,10 @@
 """The options and the DAG that recipes ucf101 and hmdb51 share: action recognition by official splits.
 
-(unpack ─) gather ─ ingest ─┬─ split ──────────────────┐
-                            └─ extract ─ standardize ──┴─ finetune ─ evaluate
+(unpack ─) select_clips ─ ingest ─┬─ assign_splits ──────────┐
+                                  └─ extract ─ standardize ──┴─ finetune ─ evaluate
 
-`gather` finds clips by their names, so that what is missing is known before anything is read. `standardize` looks at
-clips that none of the chosen splits tests; `split` holds some training clips out for choices.
+`select_clips` finds clips by their names, so that what is missing is known before anything is read. `standardize` looks
+at clips that none of the chosen splits tests; `assign_splits` holds some training clips out for choices.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pipeline.recipes.existing_models import PretrainedNodes, given_models
 from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_unpacked
-from stages.assign_splits import SplitConfig, split
-from stages.datasets.action_sets import DATA_SETS, DataSetKey
+from stages.assign_splits import AssignSplitsConfig, assign_splits
+from stages.datasets.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
@@ -31,7 +31,7 @@ from stages.models.config import ClassifierConfig
 from stages.near_duplicates import NearDuplicatesConfig, near_duplicates
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig
-from stages.select_clips import GatherConfig, gather
+from stages.select_clips import SelectClipsConfig, select_clips
 from stages.standardize import StandardizeConfig, standardize
 
 ACTION_LSTM = FinetuneConfig(
@@ -110,18 +110,11 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
         lacks = " and ".join(flag for flag in ("videos", "lists") if not getattr(options, flag))
         raise DataSetError(f"{data.name} needs --videos (its clips) and --lists; {lacks} missing", data.instructions)
     unpacked, others = add_unpacked(plan, options.videos)
-    wanted = GatherConfig(
-        dataset=options.dataset, lists=options.lists, videos=others, allow_missing=options.allow_missing
-    )
-    clips = plan.add(gather, wanted, unpacked=unpacked)
+    data_config = ActionSetConfig(dataset=options.dataset, lists=options.lists, allow_missing=options.allow_missing)
+    clips = plan.add(select_clips, SelectClipsConfig(data=data_config, videos=others), unpacked=unpacked)
     index = plan.add(ingest, IngestConfig(), resources=options.on_cpus, corpus=clips)
-    config = SplitConfig(
-        dataset=options.dataset,
-        lists=options.lists,
-        allow_missing=options.allow_missing,
-        validation_fraction=options.validation_fraction,
-    )
-    splits = plan.add(split, config, index=index)
+    config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
+    splits = plan.add(assign_splits, config, index=index)
     percepts = plan.add(extract, options.extract, resources=options.on_devices, index=index)
     return Prepared(splits, percepts)
 

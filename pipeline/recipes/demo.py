@@ -19,7 +19,7 @@ from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.forecast import ForecastConfig, forecast
-from stages.import_encoder import AdoptConfig, adopt
+from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.ingest import IngestConfig
 from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
@@ -93,7 +93,7 @@ def build(options: DemoOptions) -> Plan:
     percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     if options.encoder is not None:
-        encoder = plan.add(adopt, AdoptConfig(encoder=options.encoder))
+        encoder = plan.add(import_encoder, ImportEncoderConfig(encoder=options.encoder))
     else:
         encoder = plan.add(
             pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics

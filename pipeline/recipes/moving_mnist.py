@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.run_options import RunOptions
-from stages.load_digits import DigitsConfig, digits
+from stages.load_digits import LoadDigitsConfig, load_digits
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
@@ -24,7 +24,7 @@ class MovingMNISTOptions(RunOptions):
 
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
-    digits: DigitsConfig = DigitsConfig()
+    digits: LoadDigitsConfig = LoadDigitsConfig()
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=384, forget_bias=1.0),
         training=TrainingConfig(
@@ -47,7 +47,7 @@ class MovingMNISTOptions(RunOptions):
 def build(options: MovingMNISTOptions) -> Plan:
     """The models of Table 2 on bouncing digits."""
     plan = Plan("moving-mnist")
-    made = plan.add(digits, options.digits)
+    made = plan.add(load_digits, options.digits)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, digits=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)

@@ -11,7 +11,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_index
-from stages.cut_patches import CutConfig, cut
+from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.ingest import IngestConfig
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
@@ -28,7 +28,7 @@ class PatchesOptions(RunOptions):
     """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
-    cut: CutConfig = CutConfig(patches_per_video=256)
+    cut: CutPatchesConfig = CutPatchesConfig(patches_per_video=256)
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_units=256, forget_bias=1.0), training=TrainingConfig(batch_size=32)
     )
@@ -42,7 +42,7 @@ def build(options: PatchesOptions) -> Plan:
     """The models of Table 2 on natural patches."""
     plan = Plan("patches")
     index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
-    made = plan.add(cut, options.cut, resources=options.on_cpus, index=index)
+    made = plan.add(cut_patches, options.cut, resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)

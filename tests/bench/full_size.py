@@ -42,7 +42,8 @@ from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, variant
-from stages.assign_splits import SplitConfig, split
+from stages.assign_splits import AssignSplitsConfig, assign_splits
+from stages.datasets.action_sets import ActionSetConfig
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.split_subsets import sides_of
 from stages.datasets.splits import Splits
@@ -103,7 +104,11 @@ def build(config: MadeActionsConfig, num_workers: int) -> tuple[Plan, dict[str, 
     plan, resources = Plan("full-size"), Resources(num_workers=num_workers)
     index = plan.add(made_index, config)
     percepts = plan.add(made_percepts, config)
-    splits = plan.add(split, SplitConfig(dataset="ucf101", lists=config.lists, allow_missing=True), index=index)
+    splits = plan.add(
+        assign_splits,
+        AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=config.lists, allow_missing=True)),
+        index=index,
+    )
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoders = {
         model: plan.add(

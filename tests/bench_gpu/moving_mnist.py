@@ -24,7 +24,7 @@ import torch
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
-from stages.datasets.mnist import load_digits
+from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.composite import Composite
 from stages.models.config import CompositeConfig
@@ -101,7 +101,7 @@ def configured(args: argparse.Namespace) -> PretrainConfig:
 
 def step_seconds(config: PretrainConfig, mnist: str | None, device: torch.device, *, num_steps: int) -> float:
     """Seconds of one training step as the loop takes it, data included, once everything is compiled."""
-    digits = load_digits(mnist)
+    digits = read_digits(mnist)
     source = MovingMNISTSource(
         train=digits["train"].images, validation=digits["validation"].images, num_frames=config.model.num_frames
     )

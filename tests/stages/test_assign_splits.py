@@ -13,8 +13,9 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import read_json
 from pipeline.core.stage import Context
-from stages.assign_splits import DataSetKey, SplitConfig, split
+from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets import hmdb51, ucf101
+from stages.datasets.action_sets import ActionSetConfig, DataSetKey
 from stages.datasets.official import OfficialClip
 from stages.datasets.splits import Splits
 from stages.ingest import IngestConfig, ingest
@@ -45,7 +46,11 @@ def test_whole_data_set(shared_data: Path, tmp_path: Path, key: DataSetKey) -> N
     lists = str(shared_data / "splits" / key)
     clips = READ[key](lists)
     records = records_of(clips)
-    splits = split(SplitConfig(dataset=key, lists=lists), Context.for_test(tmp_path), index=index_of(tmp_path, records))
+    splits = assign_splits(
+        AssignSplitsConfig(data=ActionSetConfig(dataset=key, lists=lists)),
+        Context.for_test(tmp_path),
+        index=index_of(tmp_path, records),
+    )
     assert (splits.name, splits.numbers(), len(splits.class_names())) == (
         DATA[key].name,
         (1, 2, 3),
@@ -80,10 +85,11 @@ def test_whole_data_set(shared_data: Path, tmp_path: Path, key: DataSetKey) -> N
 def test_real_clips_are_where_the_manifest_says(shared_data: Path, tmp_path: Path, key: DataSetKey) -> None:
     """HMDB's are .mp4 here and .avi in the lists: the name counts."""
     index = ingest(IngestConfig(videos=(str(shared_data / key),)), Context.for_test(tmp_path / "ingest"))
-    config = SplitConfig(
-        dataset=key, lists=str(shared_data / "splits" / key), allow_missing=True, validation_fraction=0
+    config = AssignSplitsConfig(
+        data=ActionSetConfig(dataset=key, lists=str(shared_data / "splits" / key), allow_missing=True),
+        validation_fraction=0,
     )
-    splits = split(config, Context.for_test(tmp_path), index=index)
+    splits = assign_splits(config, Context.for_test(tmp_path), index=index)
     rows = re.findall(rf"^\| ({key}/\S+) \|.*\| (\S+/\S+/\S+) \| \S+@", (shared_data / "MANIFEST.md").read_text(), re.M)
     assert len(rows) == 6
     expected = {
@@ -115,7 +121,7 @@ def test_refuses_what_is_not_whole_unless_told(shared_data: Path, tmp_path: Path
     lines: list[str] = []
     context = Context.for_test(tmp_path, emit=lambda event: lines.append(getattr(event, "line", "")))
     with pytest.raises(SourceError, match=r"2 of 13320 clips are missing .*1 cannot be read .*--allow-missing"):
-        split(SplitConfig(dataset="ucf101", lists=lists), context, index=index)
+        assign_splits(AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=lists)), context, index=index)
     assert read_json(f"{context.uri}/check.json") == {
         "found": 13317,
         "missing": [Path(record.uri).stem for record in records[100:102]],
@@ -123,7 +129,11 @@ def test_refuses_what_is_not_whole_unless_told(shared_data: Path, tmp_path: Path
         "same_bytes": [],
         "not_in_the_lists": ["/data/holiday.mp4"],
     }
-    splits = split(SplitConfig(dataset="ucf101", lists=lists, allow_missing=True), context, index=index)
+    splits = assign_splits(
+        AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=lists, allow_missing=True)),
+        context,
+        index=index,
+    )
     assert any("holiday.mp4" in line and "ignored" in line for line in lines)
     coverage = splits.coverage(1)
     assert coverage.num_train + coverage.num_test == 13317
@@ -155,9 +165,15 @@ def test_same_content_under_two_names(shared_data: Path, tmp_path: Path) -> None
         records[other] = VideoRecord(uri=records[other].uri, sha256=records[one].sha256, size_bytes=1, verdict="ok")
     index = index_of(tmp_path, list(records.values()))
     with pytest.raises(SourceError, match=r"3 files have the same bytes .*v_Archery_g01_c01 = v_Archery_g08_c01"):
-        split(SplitConfig(dataset="ucf101", lists=lists), Context.for_test(tmp_path), index=index)
-    splits = split(
-        SplitConfig(dataset="ucf101", lists=lists, allow_missing=True), Context.for_test(tmp_path), index=index
+        assign_splits(
+            AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=lists)),
+            Context.for_test(tmp_path),
+            index=index,
+        )
+    splits = assign_splits(
+        AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=lists, allow_missing=True)),
+        Context.for_test(tmp_path),
+        index=index,
     )
     kept = {Path(record.uri).stem: record.part for record in splits.assign(index.records(), 1)}
     assert kept["v_Archery_g01_c01"] == kept["v_YoYo_g01_c01"] == "test"
@@ -170,14 +186,14 @@ def test_names(shared_data: Path, tmp_path: Path) -> None:
     """Folder, suffix and case do not matter; two different files of one name do."""
     lists = str(shared_data / "splits" / "ucf101")
     record = VideoRecord(uri="s3://b/x/v_HandstandPushups_g01_c01.MKV", sha256="a", size_bytes=1, verdict="ok")
-    config = SplitConfig(dataset="ucf101", lists=lists, allow_missing=True)
-    splits = split(config, Context.for_test(tmp_path), index=index_of(tmp_path, [record]))
+    config = AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists=lists, allow_missing=True))
+    splits = assign_splits(config, Context.for_test(tmp_path), index=index_of(tmp_path, [record]))
     assert [(r.label, r.part) for r in splits.assign([record], 1)] == [("HandstandPushups", "test")]
     other = VideoRecord(uri="/y/v_HandStandPushups_g01_c01.avi", sha256="b", size_bytes=1, verdict="ok")
     with pytest.raises(SourceError, match="one clip's name and different bytes"):
-        split(config, Context.for_test(tmp_path), index=index_of(tmp_path, [record, other]))
+        assign_splits(config, Context.for_test(tmp_path), index=index_of(tmp_path, [record, other]))
     with pytest.raises(SourceError, match="none of the 13320 clips of UCF-101"):
-        split(
+        assign_splits(
             config,
             Context.for_test(tmp_path),
             index=index_of(tmp_path, [VideoRecord(uri="/z.avi", sha256="c", size_bytes=1, verdict="ok")]),
@@ -225,19 +241,19 @@ def test_lists_in_archives_and_lists_that_are_not_official(shared_data: Path, tm
     with pytest.raises(SourceError, match="no list files"):
         hmdb51.read_clips(str(folder))
     with pytest.raises(ConfigError, match="validation_fraction"):
-        SplitConfig(dataset="ucf101", lists="x", validation_fraction=0.9)
+        AssignSplitsConfig(data=ActionSetConfig(dataset="ucf101", lists="x"), validation_fraction=0.9)
 
 
 def test_validation_does_not_depend_on_what_is_there(shared_data: Path, tmp_path: Path) -> None:
     lists = str(shared_data / "splits" / "hmdb51")
     records = records_of(hmdb51.read_clips(lists))
-    config = SplitConfig(dataset="hmdb51", lists=lists, allow_missing=True)
+    config = AssignSplitsConfig(data=ActionSetConfig(dataset="hmdb51", lists=lists, allow_missing=True))
 
-    def parts(given: list[VideoRecord], config: SplitConfig) -> dict[str, str | None]:
-        made: Splits = split(config, Context.for_test(tmp_path), index=index_of(tmp_path, given))
+    def parts(given: list[VideoRecord], config: AssignSplitsConfig) -> dict[str, str | None]:
+        made: Splits = assign_splits(config, Context.for_test(tmp_path), index=index_of(tmp_path, given))
         return {record.uri: record.part for record in made.assign(given, 1)}
 
     whole, half = parts(records, config), parts(records[::2], config)
     assert half == {uri: part for uri, part in whole.items() if uri in half}
-    other = parts(records, SplitConfig(dataset="hmdb51", lists=lists, seed=1))
+    other = parts(records, AssignSplitsConfig(data=ActionSetConfig(dataset="hmdb51", lists=lists), seed=1))
     assert other != whole

@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, list_files, read_bytes
 from pipeline.core.stage import Context
-from stages.cut_patches import CutConfig, cut
+from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.datasets.mnist import PARTS
 from stages.datasets.patch_cutting import Cutter, CuttingConfig, Task, cut_video, piece_uri, places
 from stages.datasets.patches import MomentSums
@@ -20,7 +20,7 @@ from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.ledger import VideoRecord
 from tests.stages.made_clips import make_index
 
-CONFIG = CutConfig(num_frames=6, patches_per_video=5, short_side_px=40, test_portion=0.3, validation_portion=0.2)
+CONFIG = CutPatchesConfig(num_frames=6, patches_per_video=5, short_side_px=40, test_portion=0.3, validation_portion=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_patches_never_cross_a_gap(index: Index) -> None:
 
 
 def test_parts_share_no_video_and_moments_are_those_of_training(index: Index, tmp_path: Path) -> None:
-    one, other = (cut(CONFIG, Context.for_test(tmp_path / name), index=index) for name in ("a", "b"))
+    one, other = (cut_patches(CONFIG, Context.for_test(tmp_path / name), index=index) for name in ("a", "b"))
     parts = one.manifest()["parts"]
     videos = [video["sha256"] for part in PARTS for video in parts[part]["videos"]]
     # One of the ten clips is shorter than a patch.
@@ -101,21 +101,21 @@ def test_parts_share_no_video_and_moments_are_those_of_training(index: Index, tm
 
 
 def test_what_a_killed_run_left_is_used_if_it_is_whole(index: Index, tmp_path: Path) -> None:
-    whole = cut(CONFIG, Context.for_test(tmp_path / "whole"), index=index)
+    whole = cut_patches(CONFIG, Context.for_test(tmp_path / "whole"), index=index)
     context = Context.for_test(tmp_path / "killed")
     work = Cutter(CONFIG, context.uri)()
     good, bad = index.records()[:2]
     assert work(Task(good)).num_patches == work(Task(good)).num_patches == 5
     damaged = Path(piece_uri(context.uri, bad))
     damaged.write_bytes(read_bytes(piece_uri(context.uri, good))[:-7])
-    found = cut(CONFIG, context, index=index)
+    found = cut_patches(CONFIG, context, index=index)
     for name in list_files(whole.uri):
         assert read_bytes(join(found.uri, name)) == read_bytes(join(whole.uri, name))
 
 
 def test_too_little_video_is_an_error(index: Index, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no patch of 15 frames"):
-        cut(CutConfig(num_frames=15), Context.for_test(tmp_path), index=index)
+        cut_patches(CutPatchesConfig(num_frames=15), Context.for_test(tmp_path), index=index)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_too_little_video_is_an_error(index: Index, tmp_path: Path) -> None:
 )
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        CutConfig(**settings)  # type: ignore[arg-type]
+        CutPatchesConfig(**settings)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
 from stages.convnets.convnet import ConvnetConfig
-from stages.cut_patches import CutConfig, _cut_all
+from stages.cut_patches import CutPatchesConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video.container import Limits
@@ -107,7 +107,7 @@ def cut_on_ray(videos: Sequence[str], store: str) -> tuple[dict[str, int], list[
     workers = on_ray()(source="x", emit=said.append)
     context = Context.for_test(store, uri=f"{store}/cut", name="cut", workers=workers, emit=said.append)
     records = index.records()
-    counts = _cut_all(CutConfig(num_frames=5, patches_per_video=3), context, records)
+    counts = _cut_all(CutPatchesConfig(num_frames=5, patches_per_video=3), context, records)
     by_name = {Path(record.uri).stem: counts[record.sha256] for record in records}
     return by_name, [event.line for event in said if isinstance(event, Log)]
 

@@ -10,16 +10,16 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
-from stages.datasets.mnist import PARTS, load_digits
-from stages.load_digits import DigitsConfig, digits, digits_snapshot
+from stages.datasets.mnist import PARTS, read_digits
+from stages.load_digits import LoadDigitsConfig, load_digits, mnist_snapshot
 from tests.stages.datasets.test_mnist import write_mnist
 
 
 def test_mnist_files_become_arrays_with_equal_bytes(tmp_path: Path) -> None:
     write_mnist(tmp_path, num_train=36, num_test=5)
-    config = DigitsConfig(mnist=str(tmp_path))
-    one, other = (digits(config, Context.for_test(tmp_path / name)) for name in ("a", "b"))
-    expected = load_digits(str(tmp_path))
+    config = LoadDigitsConfig(mnist=str(tmp_path))
+    one, other = (load_digits(config, Context.for_test(tmp_path / name)) for name in ("a", "b"))
+    expected = read_digits(str(tmp_path))
     for part in PARTS:
         np.testing.assert_array_equal(one.load(part).images, expected[part].images)
         np.testing.assert_array_equal(one.load(part).labels, expected[part].labels)
@@ -31,14 +31,14 @@ def test_mnist_files_become_arrays_with_equal_bytes(tmp_path: Path) -> None:
 
 def test_the_key_follows_the_files(tmp_path: Path) -> None:
     write_mnist(tmp_path, num_train=36, num_test=5)
-    config = DigitsConfig(mnist=str(tmp_path))
-    before = digits_snapshot(config)
-    assert before == digits_snapshot(config)
+    config = LoadDigitsConfig(mnist=str(tmp_path))
+    before = mnist_snapshot(config)
+    assert before == mnist_snapshot(config)
     write_mnist(tmp_path, num_train=36, num_test=6)
-    assert digits_snapshot(config) != before
-    assert digits_snapshot(DigitsConfig()) is None
+    assert mnist_snapshot(config) != before
+    assert mnist_snapshot(LoadDigitsConfig()) is None
 
 
 def test_a_folder_without_mnist_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds neither train-images-idx3-ubyte"):
-        digits_snapshot(DigitsConfig(mnist=str(tmp_path)))
+        mnist_snapshot(LoadDigitsConfig(mnist=str(tmp_path)))

@@ -14,7 +14,7 @@ from pipeline.commands.command_line import run_command
 from pipeline.commands.predict import Options, main, predict
 from pipeline.core.errors import ConfigError, SourceError
 from stages.datasets import moving_mnist
-from stages.datasets.mnist import load_digits
+from stages.datasets.mnist import read_digits
 from stages.datasets.patches import ChannelMoments
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
@@ -48,7 +48,7 @@ def test_moving_mnist_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     written = capsys.readouterr().out.split()
     names = ["reconstruction.npy", "prediction.npy", "prediction.png", "prediction.gif"]
     assert written == [f"{tmp_path}/out/{name}" for name in names]
-    images = load_digits(str(tmp_path))["test"].images
+    images = read_digits(str(tmp_path))["test"].images
     x = torch.from_numpy(moving_mnist.sequences(images, seed=7, stream="test", first=0, num=1, num_frames=4))
     found = np.load(tmp_path / "out" / "prediction.npy")
     assert found.shape == (5, 64, 64)

@@ -179,7 +179,7 @@ def test_a_registered_encoder_is_finetuned_in_the_place_of_pretraining(
     assert done.returncode == 0, done.stderr
     copy = Store.open(str(tmp_path / "store"))
     made = {manifest.name: manifest for manifest in copy.manifests() if manifest.key not in before}
-    assert set(made) == {"adopt", "finetune pretrained", "evaluate", "forecast", "visualize"}
+    assert set(made) == {"import_encoder", "finetune pretrained", "evaluate", "forecast", "visualize"}
     scores = [
         sorted(json.dumps(row) for row in json.loads(Path(path, "scores.json").read_text())["rows"])
         for path in Path(copy.root, "evaluate").iterdir()

@@ -17,7 +17,7 @@ from pipeline.core.files import read_json, sha256_file
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from pipeline.upkeep import compaction
-from stages.cut_patches import CutConfig, cut
+from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.extract import extract
 from stages.percepts import open_store
 from stages.percepts.artifacts import Percepts, Statistics
@@ -168,8 +168,8 @@ def test_a_compacted_store_and_every_extractor(
 def test_patches_are_not_cut_of_it(root: Path, clips: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     take_down(clips[2], root, capsys=capsys)
     index = index_of(root / "elsewhere", [Path(clip) for clip in clips])
-    config = CutConfig(num_frames=4, patches_per_video=2)
-    patches = cut(config, context_of(root, "cut"), index=index)
+    config = CutPatchesConfig(num_frames=4, patches_per_video=2)
+    patches = cut_patches(config, context_of(root, "cut_patches"), index=index)
     assert sha256_file(clips[2]) not in json.dumps(read_json(patches.path("patches.json")))
 
 

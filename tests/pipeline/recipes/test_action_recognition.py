@@ -33,9 +33,9 @@ def test_one_command_plans_it(recipe: str, shared_data: Path, tmp_path: Path) ->
     )
     plan = load_recipe(recipe).build(options)
     nodes = {node.name: node for node in plan.nodes}
-    assert list(nodes)[:5] == ["gather", "ingest", "split", "extract", "standardize"]
-    assert nodes["gather"].config.dataset == nodes["split"].config.dataset == recipe
-    assert nodes["ingest"].inputs["corpus"] is nodes["gather"]
+    assert list(nodes)[:5] == ["select_clips", "ingest", "assign_splits", "extract", "standardize"]
+    assert nodes["select_clips"].config.data.dataset == nodes["assign_splits"].config.data.dataset == recipe
+    assert nodes["ingest"].inputs["corpus"] is nodes["select_clips"]
     assert nodes["standardize"].config.splits == (1, 2)
 
 

@@ -246,7 +246,7 @@ def test_who_lacks_clips_hears_it_before_a_video_is_opened(
     before = len(list(store.manifests()))
     with pytest.raises(DataSetError, match=r"clips are missing \(.*, and \d+ more\).* give --allow-missing") as found:
         main([recipe, "--videos", str(tmp_path / "few"), *lists])
-    assert "stage 'gather'" in str(found.value)
+    assert "stage 'select_clips'" in str(found.value)
     assert found.value.instructions
     with pytest.raises(DataSetError, match=r"none of the .* clips .* is among the 22 videos given"):
         main([recipe, "--videos", str(shared_data / "web"), *lists, "--allow-missing"])

@@ -16,7 +16,7 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
 from stages.finetuning.arm import ArmConfig, check_encoder
-from stages.import_encoder import AdoptConfig, adopt
+from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.models.pretrained import Pretrained
@@ -111,12 +111,14 @@ def test_predict_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
 
 def test_finetune_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
     """By the stage that copies it into a store: the same bytes, and a key of the bytes."""
-    config = AdoptConfig(encoder="models:/walks@best")
-    adopted = adopt(config, Context.for_test(tmp_path))
+    config = ImportEncoderConfig(encoder="models:/walks@best")
+    adopted = import_encoder(config, Context.for_test(tmp_path))
     theirs = Path(in_mlflow.encoder.path("model.safetensors")).read_bytes()
     assert Path(adopted.path("model.safetensors")).read_bytes() == theirs
-    assert adopt.snapshot is not None
-    assert adopt.snapshot(config) == adopt.snapshot(AdoptConfig(encoder=in_mlflow.encoder.uri))
+    assert import_encoder.snapshot is not None
+    assert import_encoder.snapshot(config) == import_encoder.snapshot(
+        ImportEncoderConfig(encoder=in_mlflow.encoder.uri)
+    )
     check_encoder(ArmConfig(arm="LSTM pretrained", classifier=ClassifierConfig(num_units=6)), adopted)
 
 

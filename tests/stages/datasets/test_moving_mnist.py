@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.files import sha256_bytes
 from stages.datasets import moving_mnist
-from stages.datasets.mnist import load_digits
+from stages.datasets.mnist import read_digits
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_the_test_set_s_pieces_do_not_matter(images: np.ndarray) -> None:
 
 
 def check_test_set(uri: str | None) -> None:
-    images = load_digits(uri)["test"].images
+    images = read_digits(uri)["test"].images
     recorded = moving_mnist.TEST_SET_SHA256[sha256_bytes(images.tobytes())]
     assert moving_mnist.digest(moving_mnist.fixed_test_set(images)) == recorded
 
