@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python pipeline/run.py demo --store $(STORE)
+	$(BIN)/percepts run demo --store $(STORE)
 
 # Two files at a time, as most tests wait for something to start; in order, or the longest, with few tests, comes last. A plain `pytest` runs one after the other.
 test: setup

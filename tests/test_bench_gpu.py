@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.recipe_options import parse
 from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.recipes.registry import load_recipe
-from pipeline.run import parse
 from stages.models.pretrained import Pretrained
 from tests.bench_gpu.__main__ import PARTS, commands
 from tests.bench_gpu.__main__ import parse as parse_parts

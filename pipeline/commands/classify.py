@@ -1,7 +1,7 @@
-"""Which action a video shows, and when.
+"""Names the actions that a video shows, and when.
 
-    python -m pipeline.commands.classify clip.mp4 .percepts/finetune/finetune-<key>
-    python -m pipeline.commands.classify https://example.org/clip.mp4 models:/m-<id> --out here --json
+    percepts classify .percepts/finetune/finetune-<key> clip.mp4
+    percepts classify models:/m-<id> https://example.org/clip.mp4 --out here --json
 
 Prints the actions with their probabilities and a line over time for each of the best, and writes the same as
 `timeline.png` and `answer.json`.
@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
-from pipeline.commands.command_line import run_command
+from pipeline.commands.command_line import parse_options
+from pipeline.commands.options import Word
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.model_uris import resolve
@@ -30,17 +29,17 @@ from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifie
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ClassifyOptions:
     """Classify a video by a finetuned classifier."""
 
-    video: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
-    """A video file or fsspec URL."""
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Annotated[str, Word("MODEL")]
     """The classifier: a finetune artifact (directory or model.safetensors), or an MLflow model (models:/, runs:/)."""
+    video: Annotated[str, Word("VIDEO")]
+    """A video file or fsspec URL."""
     out: str | None = None
-    """Directory, or fsspec URL, for timeline.png and answer.json; none: nothing is written."""
+    """Directory or fsspec URL for timeline.png and answer.json; default: nothing is written."""
     top: int = NUM_TOP
-    """Actions to name."""
+    """The number of actions to name."""
     json: bool = False
     """Print the answer as JSON."""
     weights: str | None = None
@@ -53,8 +52,8 @@ class Options:
             raise ConfigError(f"--top is {self.top}; give at least 1")
 
 
-def classify(options: Options) -> VideoAnswer:
-    """The answer; writes it where `options.out` says.
+def classify(options: ClassifyOptions) -> VideoAnswer:
+    """Returns the answer, and writes it where `options.out` says.
 
     Raises:
         UsageError: no such video or model, or the convnet of the training cannot be built here.
@@ -77,13 +76,13 @@ def classify(options: Options) -> VideoAnswer:
     return answer
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="python -m pipeline.commands.classify")
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts classify`. Returns the exit status."""
+    options = parse_options(ClassifyOptions, arguments, prog="percepts classify")
     answer = classify(options)
     if options.json:
-        found = {"video": options.video, **answer.to_json(options.top)}
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        answer_json = {"video": options.video, **answer.to_json(options.top)}
+        sys.stdout.write(json.dumps(answer_json, ensure_ascii=False) + "\n")
         return 0
     shown = min(options.top, len(answer.class_names))
     lines = [f"{answer.action}  {answer.probability:.1%}", "", *timeline_lines(answer, num_top=shown)]
@@ -91,7 +90,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines += ["", join(options.out, "timeline.png")]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from cluster.rendering.render import RENDERERS, SCHEDULED, Files
 from cluster.settings import DEFAULTS, read_settings
-from pipeline.commands.command_line import parse_options, run_command
+from pipeline.commands.command_line import parse_options
+from pipeline.commands.options import Word
 from pipeline.core.errors import UsageError
 
 PROG = "percepts cluster"
@@ -32,7 +31,7 @@ NUM_TIMES = 5
 class RenderOptions:
     """Write a file that starts a cluster or a schedule, from the settings of a cluster."""
 
-    kind: Annotated[str, tyro.conf.Positional]
+    kind: Annotated[str, Word("KIND")]
     """Kind of file: ray-up, raycluster, rayjob, cronjob, raycronjob, slurm, systemd or local."""
     settings: str | None = None
     """TOML file or URL with the settings that differ from `percepts cluster settings`."""
@@ -44,9 +43,9 @@ class RenderOptions:
     """Existing directory into which the files are written instead of printed."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the subcommand and returns the exit status. Raises UsageError for what cannot be rendered."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(arguments)
     subcommands = {"render": _render, "settings": _settings}
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write((__doc__ or "") + "\nOptions: percepts cluster render --help\n")
@@ -113,7 +112,3 @@ def _write(files: Files, directory: Path) -> None:
 def _suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,55 +1,59 @@
-"""What every command line of percepts has in common: how it ends.
+"""The rules that every command line of percepts keeps: how options are read, and how it ends.
 
-Exit status 0: done. 1: the work failed, and the message says where. 2: what was asked cannot be done, in one line.
+Exit status 0: done. 1: the work failed, and the message says where. 2: the request cannot be met, in one line.
 130: interrupted with Ctrl-C.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-import tyro
-
+from pipeline.commands.option_help import full_help
+from pipeline.commands.options import assemble, list_options, read_arguments
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
 
 Options = TypeVar("Options")
+
+HELP = ("-h", "--help", "--help-all")
 
 
 def parse_options(
     kind: type[Options], arguments: Sequence[str] | None, *, prog: str, description: str | None = None
 ) -> Options:
-    """A dataclass of options from its flags (None: those of this process).
+    """Returns a dataclass of options from flags (None: those of this process).
 
     Raises:
         UsageError: a flag is unknown or its value breaks a rule; `--help` prints and leaves with SystemExit 0.
     """
-    said = io.StringIO()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = list_options(kind)
+    if any(word in HELP for word in words):
+        summary = description or (kind.__doc__ or "").split("\n\n")[0]
+        print_help(full_help(prog, summary, options))
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=prog, description=description)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        frame_or_colour = r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+"
-        words = " ".join(re.sub(frame_or_colour, " ", said.getvalue()).split())
-        words = re.sub(r"(Value error )?Error parsing \S+: |For full helptext.*", "", words)
-        raise UsageError(f"{words.strip()} ({_how_to_call(prog)} --help)") from None
+        return assemble(kind, read_arguments(words, options), options)
+    except UsageError as error:
+        raise with_hint(error, prog) from error
 
 
-def _how_to_call(prog: str) -> str:
-    return prog if prog.startswith("python") else f"python pipeline/{prog}"
+def with_hint(error: UsageError, prog: str) -> UsageError:
+    """Returns the same error with the command that explains the options."""
+    return type(error)(f"{error} ({prog} --help)", *error.args[1:])
+
+
+def print_help(text: str) -> NoReturn:
+    """Prints help and leaves with SystemExit 0."""
+    print(text)
+    sys.exit(0)
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and leave the process with its status; people get a sentence and never a traceback.
+    """Runs `main` and leaves the process with its status; a PerceptsError is a message and never a traceback.
 
-    A bug (any exception that is not a PerceptsError) keeps its traceback: it is ours to read.
+    A bug (any exception that is not a PerceptsError) keeps its traceback.
     """
     try:
         status = main() or 0

@@ -1,7 +1,7 @@
-"""Every video of a store, and what became of it.
+"""Lists every video of a store, and what became of its frames.
 
-    python -m pipeline.commands.ledger --store URI          a table for people
-    python -m pipeline.commands.ledger --store URI --json   one JSON object a line
+    percepts ledger           a table
+    percepts ledger --json    one JSON object a line
 
 A video is listed once for each content and index URI: with the account of its newest extraction where it has been
 extracted, else with what ingest found.
@@ -14,48 +14,35 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from pipeline.commands.command_line import parse_options
+from pipeline.commands.options import Flag
+from pipeline.engine.store import DEFAULT_STORE, Store
 
-from pipeline.commands.command_line import parse_options, run_command
-from pipeline.core.files import exists, join
-from pipeline.engine.store import Store
-from stages.video.artifacts import INDEX_NAME
-from stages.video.ledger import VideoRecord, read_records
+if TYPE_CHECKING:
+    from rich.table import Table
 
-LEDGER_NAME = "ledger.parquet"
+    from stages.video.ledger import VideoRecord
 
 COLOURS = {"ok": "green", "partial": "yellow", "rejected": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class LedgerOptions:
     """List every video of a store: what it is, what became of its frames, and why."""
 
-    store: str
+    store: str = DEFAULT_STORE
     """Directory or fsspec URL of the store."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: Annotated[bool, Flag("json")] = False
     """Print one JSON object a line instead of a table."""
 
 
-def videos(store: Store) -> list[VideoRecord]:
-    """One row for each content and index URI, sorted by URI; the newest extraction's where there is one."""
-    found: dict[tuple[str, str], VideoRecord] = {}
-    for stage, name in (("ingest", INDEX_NAME), ("extract", LEDGER_NAME)):
-        for manifest in sorted(store.manifests(stage), key=lambda manifest: (manifest.finished_at, manifest.key)):
-            uri = join(store.directory(stage, manifest.key), name)
-            # An extraction may have been made of something other than an index and keep no ledger.
-            if stage == "ingest" or exists(uri):
-                found.update({(record.sha256, record.uri): record for record in read_records(uri)})
-    return [found[key] for key in sorted(found, key=lambda key: (key[1], key[0]))]
-
-
 def table(records: Sequence[VideoRecord]) -> Table:
-    """The rows for people."""
+    """Returns the rows for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     drawn.add_column("video", overflow="fold", ratio=3)
     drawn.add_column("content", no_wrap=True)
@@ -82,7 +69,7 @@ def table(records: Sequence[VideoRecord]) -> Table:
 
 
 def summary(records: Sequence[VideoRecord]) -> str:
-    """One line: how many videos of each verdict, and where the frames of those that were decoded went."""
+    """Returns one line: how many videos of each verdict, and where the frames of those that were decoded went."""
     verdicts = Counter(record.verdict for record in records)
     counted = [record for record in records if record.frames_decoded is not None]
     expected, decoded, dropped, missing = (
@@ -96,20 +83,20 @@ def summary(records: Sequence[VideoRecord]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Raises UsageError where there is no store to read."""
-    options = parse_options(Options, arguments, prog="python -m pipeline.commands.ledger")
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts ledger`. Raises UsageError where there is no store to read."""
+    options = parse_options(LedgerOptions, arguments, prog="percepts ledger")
+    from pipeline.upkeep.inventory import videos
+
     records = videos(Store.open(options.store))
     if options.as_json:
         for record in records:
             sys.stdout.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
         return 0
+    from rich.console import Console
+
     # Piped output is not a screen: there a row must not be folded into 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 240)
     console.print(table(records))
     console.print(summary(records), highlight=False)
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

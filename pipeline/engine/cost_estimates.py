@@ -1,6 +1,6 @@
 """What an extraction takes and costs: frames, GPU-hours, core-hours, bytes and a price, from rates that are named.
 
-    python pipeline/run.py youtube --videos clips/ --plan --plan-hours 300 \\
+    percepts plan youtube --videos clips/ --plan-hours 300 \\
         --gpu-frames-per-s 2000 --price-per-gpu-hour 2.5
 
 A rate comes from, in this order: a flag; `--calibrate`, which measures the decoder and the convnet here on a few of the
@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, extraction_seconds
 from pipeline.core.stage import Estimate, Resources
+from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.status import Step, human_bytes
 from pipeline.engine.store import Manifest, Store
 from stages.convnets import convnet as convnets
@@ -30,45 +31,6 @@ REFERENCE_CORES = 2
 """Of the machine whose rates `pipeline.core.rates` holds."""
 CALIBRATION_S = 5.0
 """That each of the decoder and the convnet is measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostOptions:
-    """For `--plan`: how much video to plan for, rates and prices. None of these changes what is made."""
-
-    plan_hours: float | None = None
-    """With --plan: estimate for so many hours of such video, instead of for the videos given."""
-    plan_fps: float = 30.0
-    """Frames/s of those hours."""
-    gpu_frames_per_s: float | None = None
-    """Frames/s of the convnet on one GPU; given, the plan puts the convnet on GPUs."""
-    core_frames_per_s: float | None = None
-    """Frames/s of the convnet on one core, where it runs on cores."""
-    decode_frames_per_s: float | None = None
-    """Frames/s that one core decodes, scales and crops."""
-    calibrate: bool = False
-    """With --plan: measure decoder and convnet here, for some seconds, on the first videos given."""
-    price_per_gpu_hour: float | None = None
-    """In any currency."""
-    price_per_core_hour: float | None = None
-    """In the same."""
-    price_per_tb_month: float | None = None
-    """Of storage, in the same."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            is_price = field.name.startswith("price")
-            if isinstance(value, float | int) and (value < 0 if is_price else value <= 0) and value is not False:
-                raise ConfigError(f"--{field.name.replace('_', '-')} is {value}; give a number above 0")
-
-    @property
-    def assumed(self) -> Estimate | None:
-        """The index of `plan_hours`, in place of that of the videos given."""
-        if self.plan_hours is None:
-            return None
-        num_frames = round(self.plan_hours * 3600 * self.plan_fps)
-        return Estimate(num_frames=num_frames, num_bytes=num_frames // 3, seconds=None)
 
 
 @dataclass(frozen=True, kw_only=True)

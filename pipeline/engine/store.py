@@ -28,6 +28,8 @@ from pipeline.core.stage import Holding
 FORMAT = 1
 MANIFEST = "manifest.json"
 STORE_FILE = "store.json"
+DEFAULT_STORE = ".percepts"
+"""The `--store` of every command that is given none."""
 
 
 @dataclass(frozen=True, kw_only=True)

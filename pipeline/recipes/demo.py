@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_index
 from stages.convnets.convnet import ConvnetConfig
@@ -157,4 +159,9 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     )
 
 
-OPTIONS = DemoOptions
+RECIPE = Recipe(
+    name="demo",
+    summary=RECIPES["demo"][1],
+    options=DemoOptions,
+    build=build,
+)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.recipes.action_recognition import ActionOptions, build
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
 from stages.datasets.action_sets import DataSetKey
-
-__all__ = ["OPTIONS", "build"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,4 +19,9 @@ class HMDB51Options(ActionOptions):
     small: ClassVar[int] = 4
 
 
-OPTIONS = HMDB51Options
+RECIPE = Recipe(
+    name="hmdb51",
+    summary=RECIPES["hmdb51"][1],
+    options=HMDB51Options,
+    build=build,
+)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
 from stages.load_digits import LoadDigitsConfig, load_digits
 from stages.models.config import CompositeConfig
@@ -55,4 +57,9 @@ def build(options: MovingMNISTOptions) -> Plan:
     return plan
 
 
-OPTIONS = MovingMNISTOptions
+RECIPE = Recipe(
+    name="moving-mnist",
+    summary=RECIPES["moving-mnist"][1],
+    options=MovingMNISTOptions,
+    build=build,
+)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_index
 from stages.cut_patches import CutPatchesConfig, cut_patches
@@ -50,4 +52,9 @@ def build(options: PatchesOptions) -> Plan:
     return plan
 
 
-OPTIONS = PatchesOptions
+RECIPE = Recipe(
+    name="patches",
+    summary=RECIPES["patches"][1],
+    options=PatchesOptions,
+    build=build,
+)

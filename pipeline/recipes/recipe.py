@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.plan import Plan
@@ -21,3 +21,11 @@ class Recipe:
     """The dataclass of its options, a subclass of `RunOptions`."""
     build: Callable[[Any], Plan]
     """A function from options to a plan. It raises UsageError where the options do not fit together."""
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The options of `--help`: title of a group -> names of flags, without dashes."""
+    examples: Sequence[str] = ()
+    """Command lines to begin with."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The sizes for a kind of machine: name -> {name of a flag: value}."""
+    decided: Mapping[str, str] = field(default_factory=dict)
+    """The options of nested configs that cannot be given: name of a flag -> the option that decides it."""

@@ -17,8 +17,7 @@ RECIPES: Final = {
     "hmdb51": ("pipeline.recipes.hmdb51", "action recognition on HMDB-51 by its official splits"),
     "patches": ("pipeline.recipes.patches", "32x32 colour patches of videos of your own: Table 2"),
 }
-"""Name on the command line -> (module, one line). The module defines `OPTIONS`, a dataclass, and `build`, a function
-from such options to a plan."""
+"""Name on the command line -> (module, one line). The module defines `RECIPE`."""
 
 
 def load_recipe(name: str) -> Recipe:
@@ -31,6 +30,5 @@ def load_recipe(name: str) -> Recipe:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(RECIPES)}")
-    module_name, summary = RECIPES[name]
-    module = importlib.import_module(module_name)
-    return Recipe(name=name, summary=summary, options=module.OPTIONS, build=module.build)
+    recipe: Recipe = importlib.import_module(RECIPES[name][0]).RECIPE
+    return recipe

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Annotated
-
-import tyro
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.flags import Inline
 from pipeline.core.stage import Resources
-from pipeline.engine.cost_estimates import CostOptions
+from pipeline.engine.cost_options import CostOptions
+from pipeline.engine.store import DEFAULT_STORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class RunOptions:
 
     plan: bool = False
     """Print what is there, what would be made and why, with estimates; start nothing."""
-    store: str = ".percepts"
+    store: str = DEFAULT_STORE
     """Directory or fsspec URL (s3://...) that holds everything made; begun where there is none."""
     tracking_uri: str | None = None
     """MLflow tracking server or database; default: SQLite in the store."""
@@ -51,8 +50,7 @@ class RunOptions:
     disk."""
     register: str | None = None
     """Register the pretrained encoder with MLflow: NAME or NAME@ALIAS; models:/NAME@ALIAS then loads it."""
-    costs: Annotated[CostOptions, tyro.conf.arg(name="")] = CostOptions()
-    """For --plan."""
+    costs: Inline[CostOptions] = CostOptions()
 
     def __post_init__(self) -> None:
         if self.train_threads < 1:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
 from pipeline.recipes.video_inputs import add_index
 from stages.extract import ExtractConfig, extract
@@ -57,4 +59,9 @@ def build(options: YoutubeOptions) -> Plan:
     return plan
 
 
-OPTIONS = YoutubeOptions
+RECIPE = Recipe(
+    name="youtube",
+    summary=RECIPES["youtube"][1],
+    options=YoutubeOptions,
+    build=build,
+)

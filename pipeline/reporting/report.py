@@ -45,7 +45,7 @@ MAX_CONFUSION_CLASSES = 16
 """With more classes only the best model's confusion is drawn."""
 PAIR_MARKS = {"holds": "✓", "open": "?", "fails": "✗"}
 MAX_BAD_VIDEOS = 200
-"""Longer lists are cut, with a count: `python -m pipeline.commands.ledger` lists them all."""
+"""Longer lists are cut, with a count: `percepts ledger` lists them all."""
 
 
 def write_report(view: RunView, directory_uri: str) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import HashingFile, is_local, join, list_files, open_atomic, remove, sha256_file
@@ -17,8 +20,79 @@ from stages.percepts.memory_map import Percepts
 from stages.percepts.node_cache import NodeCache, RemoteFile
 from stages.percepts.schema import ROW_GROUP_ROWS
 from stages.percepts.shard_file import FrameColumns, ShardFile, ShardLocation, Spans
-from stages.percepts.shards import Shard, VideoResult, in_use, iter_complete, shard_name, sidecar, write_sidecar
+from stages.percepts.shards import (
+    Shard,
+    VideoResult,
+    folders,
+    in_use,
+    iter_complete,
+    iter_in_use,
+    iter_shards,
+    read_shards,
+    shard_name,
+    sidecar,
+    write_sidecar,
+)
 from stages.percepts.writer import ShardWriter
+from stages.video.record_table import digests
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """A group of shards that becomes, or became, one."""
+
+    fingerprint: str
+    """The first digits of the extractor's fingerprint, as in the store."""
+    num_shards: int
+    num_videos: int
+    num_rows: int
+    bytes_before: int
+    bytes_after: int | None
+    """The size of the new shard; None in a plan."""
+    path: str | None
+    """Path of the new shard, relative to the store; None in a plan."""
+
+
+def groups_of_store(store_uri: str, *, min_bytes: int, max_bytes: int) -> list[tuple[str, ...]]:
+    """Returns the groups to merge of all extractors, as paths of their shards. Raises CorruptArtifact."""
+    groups: list[tuple[str, ...]] = []
+    for folder in folders(store_uri):
+        groups += merge_groups(iter_in_use(store_uri, folder), min_bytes=min_bytes, max_bytes=max_bytes)
+    return groups
+
+
+def compact(store_uri: str, groups: Sequence[Sequence[str]], *, is_plan: bool = False) -> Iterator[Merge]:
+    """Merges groups of shards, one after the other, and yields what was done; with `is_plan`, what would be.
+
+    Raises:
+        CorruptArtifact: a shard is damaged; what was merged before stays merged.
+    """
+    for folder in [] if is_plan else folders(store_uri):
+        remove_replaced(store_uri, folder)
+    for paths in groups:
+        merge = _planned(store_uri, paths)
+        if not is_plan:
+            written = rewrite(store_uri, list(read_shards(store_uri, paths).values()))
+            merge = replace(merge, num_rows=written.rows, bytes_after=written.bytes, path=written.path)
+        yield merge
+
+
+def _planned(store_uri: str, paths: Sequence[str]) -> Merge:
+    num_rows = bytes_before = 0
+    videos = []
+    for shard in iter_shards(store_uri, paths):
+        num_rows += shard.rows
+        bytes_before += shard.bytes
+        videos.append(digests(shard.results))
+    return Merge(
+        fingerprint=paths[0].split("/")[-2],
+        num_shards=len(paths),
+        num_videos=len(np.unique(np.concatenate(videos))),
+        num_rows=num_rows,
+        bytes_before=bytes_before,
+        bytes_after=None,
+        path=None,
+    )
 
 
 def merge_groups(shards: Iterable[Shard], *, min_bytes: int, max_bytes: int) -> list[tuple[str, ...]]:
@@ -58,14 +132,14 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
     cache = NodeCache.of_environment()
     opened = {source.path: _open(store_uri, source, cache) for source in sources}
     extractor = opened[sources[0].path][0].extractor
-    digests: dict[str, str] = {}
+    row_digests: dict[str, str] = {}
     with open_atomic(join(store_uri, path)) as target:
         file = HashingFile(target)
         compression = extractor.settings.get("compression", "none")
         with ShardWriter(file, extractor, compression=compression) as writer:  # type: ignore[arg-type]
             for video, source in chosen.items():
                 if source.results[video].frames_decoded:
-                    digests[video] = _copy(video, *opened[source.path], writer)
+                    row_digests[video] = _copy(video, *opened[source.path], writer)
     shard = Shard(
         path=path,
         sha256=file.digest.hexdigest(),
@@ -74,7 +148,7 @@ def rewrite(store_uri: str, sources: Sequence[Shard], *, leave_out: Container[st
         results={video: source.results[video] for video, source in chosen.items()},
         replaces=tuple(sorted({old for source in sources for old in (source.path, *source.replaces)})),
     )
-    _check(*_open(store_uri, shard, NodeCache.of_environment()), digests, path)
+    _check(*_open(store_uri, shard, NodeCache.of_environment()), row_digests, path)
     write_sidecar(store_uri, shard)
     for source in sources:
         remove_shard(store_uri, source.path)
@@ -110,7 +184,7 @@ def _is_better(result: VideoResult, than: VideoResult) -> bool:
 
 def _open(store_uri: str, shard: Shard, cache: NodeCache) -> tuple[ShardFile, Spans]:
     uri = join(store_uri, shard.path)
-    repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
+    repair = f"percepts verify --repair --store {store_uri}"
     damaged = CorruptArtifact(f"{uri} is not what its sidecar says; mend the store first: {repair}")
     if is_local(uri):
         if sha256_file(uri) != shard.sha256:

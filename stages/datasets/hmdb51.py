@@ -24,7 +24,7 @@ HMDB-51 is distributed at https://serre-lab.clps.brown.edu/resource/hmdb-a-large
     test_train_splits.rar     about 0.2 MB    CLASS_test_split1.txt ... CLASS_test_split3.txt
 Give both as they are, or unpacked with the rars inside (--videos hmdb51_org/ --lists testTrainMulti_7030_splits/), on
 disk or in a bucket:
-    python pipeline/run.py hmdb51 --videos hmdb51_org.rar --lists test_train_splits.rar
+    percepts run hmdb51 --videos hmdb51_org.rar --lists test_train_splits.rar
 With a part of the clips, add --allow-missing: every table then says how many of the 6,766 it stands on."""
 
 HMDB51: Final = DataSet(

@@ -23,7 +23,7 @@ UCF-101 is distributed at https://www.crcv.ucf.edu/data/UCF101.php:
     UCF101.rar                                    6,932,971,618 bytes   13,320 clips, UCF-101/CLASS/v_CLASS_gNN_cNN.avi
     UCF101TrainTestSplits-RecognitionTask.zip     about 0.1 MB          trainlist01.txt ... testlist03.txt
 Give both as they are, or unpacked (--videos UCF-101/ --lists ucfTrainTestlist/), on disk or in a bucket:
-    python pipeline/run.py ucf101 --videos UCF101.rar --lists UCF101TrainTestSplits-RecognitionTask.zip
+    percepts run ucf101 --videos UCF101.rar --lists UCF101TrainTestSplits-RecognitionTask.zip
 With a part of the clips, add --allow-missing: every table then says how many of the 13,320 it stands on."""
 
 UCF101: Final = DataSet(

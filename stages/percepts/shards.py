@@ -130,7 +130,7 @@ def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
                 try:
                     yield parse_sidecar(sidecars.pop(uri))
                 except (ValueError, KeyError, TypeError) as error:
-                    repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
+                    repair = f"percepts verify --repair --store {store_uri}"
                     raise CorruptArtifact(
                         f"{uri} is not the sidecar of a shard ({error}); mend it: {repair}"
                     ) from error
@@ -198,7 +198,7 @@ def _without(videos: tuple[str, ...], taken_down: Container[str]) -> tuple[str, 
 
 
 def _gone(what: str, store_uri: str) -> CorruptArtifact:
-    repair = f"python -m pipeline.commands.verify --repair --store {store_uri}"
+    repair = f"percepts verify --repair --store {store_uri}"
     return CorruptArtifact(f"{what} is gone from {store_uri}: {repair}, then run the recipe again")
 
 

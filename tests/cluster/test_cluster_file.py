@@ -8,8 +8,8 @@ import shlex
 import pytest
 import yaml
 
+from pipeline.commands.recipe_options import parse
 from pipeline.recipes.registry import load_recipe
-from pipeline.run import parse
 from tests.conftest import ROOT
 
 

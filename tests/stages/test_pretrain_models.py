@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.commands.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Context
 from pipeline.recipes.demo import DemoOptions
 from pipeline.recipes.registry import load_recipe
-from pipeline.run import parse
 from stages.forecast import ForecastConfig, forecast
 from stages.models.pretrained import Pretrained
 from stages.percepts.transforms import Squashing

@@ -1,4 +1,4 @@
-"""`python -m pipeline.commands.compact`: percepts are equal before and after, whatever happens meanwhile."""
+"""`percepts compact`: percepts are equal before and after, whatever happens meanwhile."""
 
 from __future__ import annotations
 

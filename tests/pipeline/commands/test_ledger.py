@@ -1,4 +1,4 @@
-"""`python -m pipeline.commands.ledger`: one row a video of the store, the newest account, and its exit status."""
+"""`percepts ledger`: one row a video of the store, the newest account, and its exit status."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.ledger import main, videos
+from pipeline.commands.ledger import main
 from pipeline.engine.store import Manifest, Store
+from pipeline.upkeep.inventory import videos
 from stages.video.ledger import VideoRecord, write_records
 
 FOUND = VideoRecord(uri="/v/a.mp4", sha256="a" * 64, size_bytes=1, codec="h264", frames_expected=10, verdict="ok")
@@ -62,7 +63,7 @@ def test_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_store_is_one_line_and_status_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.commands.ledger", "--store", str(tmp_path / "nowhere")]
+    command = [sys.executable, "-m", "pipeline.commands", "ledger", "--store", str(tmp_path / "nowhere")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.commands.command_line import run_command
-from pipeline.commands.predict import Options, main, predict
+from pipeline.commands.predict import PredictOptions, main, predict
 from pipeline.core.errors import ConfigError, SourceError
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import read_digits
@@ -64,7 +64,7 @@ def test_a_file_of_percepts(tmp_path: Path, percepts: tuple[Percepts, Statistics
     rule = Standardisation.of(percepts[1].moments())
     model = save(tmp_path, rule, dim=108).composite
     uri = next(Path(percepts[0].uri).parent.parent.glob("percepts/**/*.parquet"))
-    written = predict(Options(checkpoint=str(tmp_path), input=str(uri), out=str(tmp_path / "out")))
+    written = predict(PredictOptions(checkpoint=str(tmp_path), input=str(uri), out=str(tmp_path / "out")))
     assert written == ["reconstruction.npy", "prediction.npy", "prediction.png"]
     store = percepts[0].open()
     raw = store.select(sorted(store.videos)).percepts(min(v for v in store.videos if len(store.percepts(v)) >= 7))[:4]
@@ -77,10 +77,10 @@ def test_a_video_for_a_model_of_percepts(tmp_path: Path, percepts: tuple[Percept
     save(tmp_path, Standardisation.of(percepts[1].moments()), dim=108)
     record = percepts[0].records()[2]
     options = {"checkpoint": str(tmp_path), "input": record.uri}
-    written = predict(Options(**options, percepts=percepts[0].uri, out=str(tmp_path / "video")))
+    written = predict(PredictOptions(**options, percepts=percepts[0].uri, out=str(tmp_path / "video")))
     assert "prediction.gif" in written
     with pytest.raises(ConfigError, match="--percepts"):
-        predict(Options(**options, out=str(tmp_path / "none")))
+        predict(PredictOptions(**options, out=str(tmp_path / "none")))
     # The same percepts out of the store give the same prediction.
     store = percepts[0].open().select([record.sha256])
     raw = store.percepts(record.sha256)[:4].astype(np.float32)
@@ -95,12 +95,12 @@ def test_a_video_for_a_model_of_percepts(tmp_path: Path, percepts: tuple[Percept
 def test_a_video_for_models_of_pixels(tmp_path: Path, percepts: tuple[Percepts, Statistics]) -> None:
     video = percepts[0].records()[2].uri
     save(tmp_path / "grey", dim=4096, loss="bernoulli", decoders="future")
-    written = predict(Options(checkpoint=str(tmp_path / "grey"), input=video, out=str(tmp_path / "a")))
+    written = predict(PredictOptions(checkpoint=str(tmp_path / "grey"), input=video, out=str(tmp_path / "a")))
     assert written == ["prediction.npy", "prediction.png", "prediction.gif"]
     moments = ChannelMoments(np.array([100, 110, 120], np.float32), np.array([50, 60, 70], np.float32))
     rule = Standardisation(np.tile(moments.mean_C, 1024), np.tile(moments.std_C, 1024))
     save(tmp_path / "patch", rule, dim=3072, decoders="autoencoder")
-    written = predict(Options(checkpoint=str(tmp_path / "patch"), input=video, out=str(tmp_path / "b")))
+    written = predict(PredictOptions(checkpoint=str(tmp_path / "patch"), input=video, out=str(tmp_path / "b")))
     assert written == ["reconstruction.npy", "prediction.png", "prediction.gif"]
     assert np.load(tmp_path / "b" / "reconstruction.npy").shape == (4, 32, 32, 3)
 
@@ -109,18 +109,18 @@ def test_bad_requests_say_what_to_do(tmp_path: Path, percepts: tuple[Percepts, S
     save(tmp_path, dim=4096, loss="bernoulli", num_frames_in=8)
     checkpoint = str(tmp_path)
     with pytest.raises(SourceError, match="cannot read the video"):
-        predict(Options(checkpoint=checkpoint, input=str(tmp_path / "none.mp4")))
+        predict(PredictOptions(checkpoint=checkpoint, input=str(tmp_path / "none.mp4")))
     with pytest.raises(SourceError, match="has 5 frames; the model reads 8"):
-        predict(Options(checkpoint=checkpoint, input=percepts[0].records()[3].uri))
+        predict(PredictOptions(checkpoint=checkpoint, input=percepts[0].records()[3].uri))
     with pytest.raises(ConfigError, match="names no Moving MNIST sequence"):
-        predict(Options(checkpoint=checkpoint, input="moving-mnist:seven"))
+        predict(PredictOptions(checkpoint=checkpoint, input="moving-mnist:seven"))
     with pytest.raises(ConfigError, match=r"4096 values, .* gives 108"):
-        predict(Options(checkpoint=checkpoint, input=percepts[0].uri))
+        predict(PredictOptions(checkpoint=checkpoint, input=percepts[0].uri))
     with pytest.raises(ConfigError, match="at least 1"):
-        Options(checkpoint=checkpoint, input="moving-mnist:7", num_frames=0)
+        PredictOptions(checkpoint=checkpoint, input="moving-mnist:7", num_frames=0)
     save(tmp_path / "auto", dim=4096, decoders="autoencoder")
     with pytest.raises(ConfigError, match="predicts nothing"):
-        predict(Options(checkpoint=str(tmp_path / "auto"), input="moving-mnist:7", num_frames=4))
+        predict(PredictOptions(checkpoint=str(tmp_path / "auto"), input="moving-mnist:7", num_frames=4))
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def test_the_whole_demo_runs_and_names_its_report(
 
 def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.CompletedProcess[str]]) -> None:
     store, _ = undisturbed
-    command = [sys.executable, "-m", "pipeline.commands.ledger", "--store", store.root, "--json"]
+    command = [sys.executable, "-m", "pipeline.commands", "ledger", "--store", store.root, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 72

@@ -17,6 +17,7 @@ from pipeline.core.files import read_json, sha256_file
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from pipeline.upkeep import compaction
+from pipeline.upkeep import takedown as upkeep_takedown
 from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.extract import extract
 from stages.percepts import open_store
@@ -102,7 +103,7 @@ def test_killed_at_any_moment_and_run_again(
         videos = percepts_of(root).open().videos
         assert len(videos) == (6 if step == 0 else 5), step
         report = take_down(clips[2], root, capsys=capsys)
-        assert [sighting["stage"] for sighting in report["sightings"]] == ["ingest", "extract", "standardize"]
+        assert [entry["stage"] for entry in report["lineage"]] == ["ingest", "extract", "standardize"]
         assert is_clean(root), step
         found = {name: digest for name, digest in all_bytes(str(root)).items() if not name.startswith("takedowns/")}
         assert found == right, step
@@ -111,13 +112,15 @@ def test_killed_at_any_moment_and_run_again(
         take_down(clips[2], root, capsys=capsys)
 
     names = ("write_takedown", "open_atomic", "write_sidecar", "remove", "_copy")
-    assert kill_at_every_step(prepare, act, check, [takedown, compaction], *names) == 7  # two videos stay in the shard
+    assert (
+        kill_at_every_step(prepare, act, check, [upkeep_takedown, compaction], *names) == 7
+    )  # two videos stay in the shard
 
 
 def test_verify_finishes_what_was_begun(root: Path, clips: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """As when a run that was going on meanwhile wrote the video's shard after the takedown."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(takedown, "_remove_percepts", lambda *args: None)
+        patch.setattr(upkeep_takedown, "_remove_percepts", lambda *args: None)
         take_down(clips[2], root, capsys=capsys)
     assert verify.main(["--store", str(root), "--json"]) == 1
     finding = json.loads(capsys.readouterr().out.splitlines()[0])
@@ -132,7 +135,7 @@ def test_what_had_seen_it_is_made_again_without_it(
 ) -> None:
     untouched = run_recipe(str(root), clips[:2])
     report = take_down(clips[2], root, "--remove-artifacts", capsys=capsys)
-    assert [(s["stage"], s["is_removable"]) for s in report["sightings"]] == [
+    assert [(s["stage"], s["is_removable"]) for s in report["lineage"]] == [
         ("ingest", False),
         ("extract", True),
         ("standardize", True),
@@ -146,7 +149,7 @@ def test_what_had_seen_it_is_made_again_without_it(
     assert Statistics(directory).moments().num_rows == 10 + 12 + 16 + 18 + 20
     assert is_clean(root)
     # What was made since has not seen it.
-    remains = {s["stage"]: s["remains"] for s in take_down(clips[2], root, capsys=capsys)["sightings"]}
+    remains = {s["stage"]: s["remains"] for s in take_down(clips[2], root, capsys=capsys)["lineage"]}
     assert remains["standardize"] == "nothing: it was made again since, without the video"
     assert remains["extract"] == "nothing: it was made again since, without the video"
 
@@ -194,9 +197,9 @@ def test_runs_and_models_are_named_and_tagged(root: Path, clips: list[str], caps
     client = MlflowClient(uri)
     model = client.create_logged_model(tracker.experiment_id, "encoder", source_run_id=run_ids["standardize"])
     report = take_down(clips[2], root, capsys=capsys)
-    named = {s["stage"]: [run["run_id"] for run in s["runs"]] for s in report["sightings"]}
+    named = {s["stage"]: [run["run_id"] for run in s["runs"]] for s in report["lineage"]}
     assert named == {name: [run_id] for name, run_id in run_ids.items()}
-    models = {s["stage"]: [model for run in s["runs"] for model in run["models"]] for s in report["sightings"]}
+    models = {s["stage"]: [model for run in s["runs"] for model in run["models"]] for s in report["lineage"]}
     assert models == {"ingest": [], "extract": [], "standardize": [model.model_id]}
     tag = f"percepts.takedown.{sha256_file(clips[2])[:16]}"
     assert tag in client.get_run(run_ids["extract"]).data.tags

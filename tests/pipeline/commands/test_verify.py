@@ -1,4 +1,4 @@
-"""`python -m pipeline.commands.verify`: every kind of damage to a real store is found, named and mended."""
+"""`percepts verify`: every kind of damage to a real store is found, named and mended."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_without_the_data_it_says_what_to_put_where(recipe: str, size: str, tmp_
     with pytest.raises(DataSetError, match=r"needs --videos .* and --lists; videos and lists missing") as found:
         main([recipe])
     assert size in found.value.instructions
-    assert f"python pipeline/run.py {recipe} --videos" in found.value.instructions
+    assert f"percepts run {recipe} --videos" in found.value.instructions
     with pytest.raises(DataSetError, match="; lists missing"):
         main([recipe, "--videos", str(tmp_path)])
 

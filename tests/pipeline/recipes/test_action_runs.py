@@ -105,7 +105,7 @@ def run(store: Store, shared_data: Path) -> Iterator[Run]:
         return said.getvalue(), {manifest.name: manifest for manifest in made}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.run.session", here)
+        patch.setattr("pipeline.commands.recipe_run.session", here)
         patch.setattr("cluster.workers.RayWorkers", in_process)
         yield run
 

@@ -105,7 +105,7 @@ def test_the_lines_of_the_readme(in_mlflow: Registered) -> None:
 
 
 def test_predict_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
-    options = predict_command.Options(checkpoint="models:/walks@best", input=in_mlflow.clip, out=str(tmp_path))
+    options = predict_command.PredictOptions(checkpoint="models:/walks@best", input=in_mlflow.clip, out=str(tmp_path))
     assert predict_command.predict(options) == ["reconstruction.npy", "prediction.npy", "prediction.png"]
 
 

@@ -172,17 +172,17 @@ def test_the_command_line(
     root: Path, classifiers: Classifiers, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     video = str(root / "clips" / "3.mp4")
-    assert classify([video, classifiers.uri, "--out", str(tmp_path)]) == 0
+    assert classify([classifiers.uri, video, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert said[0] == f"{answer['action']}  {answer['probability']:.1%}"
     assert [line.split()[1] for line in said[2:4]] == [found["action"] for found in answer["actions"]]
     assert said[4].split() == ["0.0", "s", "1.6", "s"]
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
-    classify([video, f"{classifiers.uri}/model.safetensors", "--json", "--top", "1"])
+    classify([f"{classifiers.uri}/model.safetensors", video, "--json", "--top", "1"])
     assert json.loads(capsys.readouterr().out)["actions"] == answer["actions"][:1]
     with pytest.raises(SourceError, match=r"cannot read the video .*none.mp4: No such file"):
-        classify([str(root / "none.mp4"), classifiers.uri])
+        classify([classifiers.uri, str(root / "none.mp4")])
 
 
 @pytest.fixture(scope="module")

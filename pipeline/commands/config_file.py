@@ -1,0 +1,58 @@
+"""Options of a run in a TOML file, for version control."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from pipeline.commands.option_values import NONE
+from pipeline.commands.options import Option
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import read_bytes, write_bytes
+
+
+def read_config(uri: str) -> dict[str, Any]:
+    """Returns the tables of a TOML file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not TOML.
+        SourceError: its place cannot be reached.
+    """
+    try:
+        return tomllib.loads(read_bytes(uri).decode())
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {uri}: there is no such file; --write-config {uri} writes one") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {uri} cannot be read as TOML: {error}") from error
+
+
+def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str) -> None:
+    """Writes the value of every option to a TOML file that `read_config` and flags understand.
+
+    An option that has no value, and has none by default, is a comment.
+    """
+    lines, table = [f"# {command}"], ""
+    for option in sorted(options, key=lambda option: option.name.rpartition(".")[0]):
+        head, _, name = option.name.rpartition(".")
+        if head != table:
+            lines += ["", f"[{head}]"]
+            table = head
+        value = reduce(getattr, option.path.split("."), chosen)
+        if value is None and option.default is None:
+            lines.append(f"# {name} =")
+        else:
+            lines.append(f"{name} = {_toml(NONE if value is None else value)}")
+    write_bytes(uri, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,152 @@
+"""Help for a command: its usage, its options in groups, examples; set to the width of the terminal."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import shlex
+import shutil
+import textwrap
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal
+
+from pipeline.commands.option_values import is_many, optional
+from pipeline.commands.options import Option
+
+MAX_WIDTH = 120
+MIN_WIDTH = 60
+PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
+
+
+def width() -> int:
+    """Returns the columns to set help in: those of the terminal, within bounds."""
+    return min(MAX_WIDTH, max(MIN_WIDTH, shutil.get_terminal_size((100, 24)).columns))
+
+
+def usage(program: str, options: Sequence[Option]) -> str:
+    """Returns the usage line."""
+    positional = [option.positional for option in options if option.positional]
+    needed = [_call(option) for option in options if option.default is MISSING and not option.positional]
+    return " ".join(["usage:", program, *positional, *needed, "[options]"])
+
+
+def full_help(program: str, summary: str, options: Sequence[Option], examples: Sequence[str] = ()) -> str:
+    """Returns help that explains every option whole, in the groups of the dataclasses that they are nested in."""
+    groups: dict[str, list[Option]] = {}
+    for option in options:
+        groups.setdefault(option.name.rpartition(".")[0] if not option.positional else "", []).append(option)
+    lines = [usage(program, options), "", *textwrap.wrap(summary, width())]
+    for name, members in groups.items():
+        lines += ["", f"{name or 'options'}:"]
+        for option in members:
+            lines += _entry(option, explanation(option))
+    return "\n".join([*lines, *_examples(examples)])
+
+
+def short_help(
+    program: str,
+    summary: str,
+    options: Sequence[Option],
+    groups: Mapping[str, Sequence[str]],
+    examples: Sequence[str],
+    others: Mapping[str, str],
+) -> str:
+    """Returns help of one screen: the options of `groups` (title -> names of options), a sentence each.
+
+    others: further flags -> what they do.
+    """
+    named = {option.name: option for option in options}
+    lines = [usage(program, options), "", *textwrap.wrap(summary, width())]
+    for title, names in groups.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            lines += _entry(named[name], first_sentence(explanation(named[name])))
+    lines += ["", "and:"]
+    for flag, words in others.items():
+        lines += _columns(flag, words)
+    return "\n".join([*lines, *_examples(examples)])
+
+
+def explanation(option: Option) -> str:
+    """Returns the docstring below the field, as one line of text."""
+    return " ".join(_docstrings(option.owner).get(option.path.rpartition(".")[2], "").split())
+
+
+def first_sentence(text: str) -> str:
+    """Returns the text up to the end of its first sentence or clause."""
+    ends = [at for mark in (". ", "; ") if (at := text.find(mark)) > 0]
+    return f"{text[: min(ends)]}." if ends else text
+
+
+def _entry(option: Option, words: str) -> list[str]:
+    default = option.default
+    if default is not MISSING and default is not None and default != () and option.kind is not bool:
+        shown = " ".join(shlex.quote(str(one)) for one in (default if isinstance(default, tuple) else (default,)))
+        words = f"{words} (default: {shown})" if shown else words
+    if option.kind is bool and default is True:
+        words = f"{words} (default: on)"
+    return _columns(_call(option), words)
+
+
+def _columns(head: str, words: str) -> list[str]:
+    """Sets a head and its explanation side by side, or below each other where the head is long."""
+    indent, column = "  ", 30
+    wrapped = textwrap.wrap(words, width() - column) or [""]
+    if len(indent + head) >= column - 1:
+        return [indent + head, *(" " * column + line for line in wrapped)]
+    first, *rest = wrapped
+    return [f"{indent + head:<{column}}{first}".rstrip(), *(" " * column + line for line in rest)]
+
+
+def _call(option: Option) -> str:
+    if option.positional:
+        return option.positional
+    if option.kind is bool:
+        return f"--{option.name}" if option.default is not True else f"--no-{option.name}"
+    kind = optional(option.kind)
+    many = is_many(kind)
+    inner = typing.get_args(kind)[0] if many else kind
+    placeholder = _placeholder(inner, option.name)
+    return f"--{option.name} {placeholder}{' ...' if many else ''}"
+
+
+def _placeholder(kind: Any, name: str) -> str:
+    if typing.get_origin(kind) is Literal:
+        choices = ",".join(str(choice) for choice in typing.get_args(kind))
+        return "{" + choices + "}" if len(choices) < 40 else name.rpartition(".")[2].upper()
+    return PLACEHOLDERS.get(kind, "VALUE")
+
+
+def _examples(examples: Iterable[str]) -> list[str]:
+    lines = [f"  {example}" for example in examples]
+    return ["", "examples:", *lines] if lines else []
+
+
+def _docstrings(owner: type[Any] | None) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for kind in reversed(owner.__mro__ if owner else ()):
+        module = inspect.getmodule(kind)
+        if module is not None and module.__name__ != "builtins":
+            texts |= _module_docstrings(module).get(kind.__qualname__, {})
+    return texts
+
+
+@cache
+def _module_docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
+    classes: dict[str, dict[str, str]] = {}
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = {
+                field.target.id: text.value.value
+                for field, text in zip(node.body, node.body[1:], strict=False)
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            }
+    return classes

@@ -1,0 +1,231 @@
+"""Options of a command: the fields of a dataclass, nested ones with dots, as flags.
+
+    --pretrain.num-steps 100      a field of a nested dataclass
+    --models composite future     a tuple takes words up to the next flag
+    --plan, --no-plan             a bool
+
+`Annotated[str, Word("VIDEO")]` makes a word without a flag, `Annotated[bool, Flag("json")]` gives another name, and
+`Inline[PretrainConfig]` shows the fields of a nested dataclass without its own name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, TypeGuard, TypeVar
+
+from pipeline.commands.option_values import is_many, parse_words, words_of
+from pipeline.core.errors import ConfigError, UsageError
+from pipeline.core.flags import INLINE
+
+Options = TypeVar("Options")
+
+FLAG = re.compile(r"--[A-Za-z]|-h$")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A marker of a field that is a word without a flag."""
+
+    name: str
+    """The word that stands for it in usage lines."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A marker of a field whose flag has another name than the field."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A field as it is given on the command line."""
+
+    path: str
+    """The names of the nested fields, joined by dots, as in Python."""
+    name: str
+    """The same as a flag, without the leading dashes."""
+    kind: Any
+    """The type of its value."""
+    default: Any = MISSING
+    owner: type[Any] | None = None
+    """The dataclass that declares it."""
+    positional: str = ""
+    """The word that stands for it in usage lines; empty where it is a flag."""
+
+    @property
+    def shown(self) -> str:
+        """The option as messages call it."""
+        return self.positional or f"--{self.name}"
+
+
+def list_options(kind: type[Any], default: Any = None, prefix: str = "", flag_prefix: str = "") -> list[Option]:
+    """Returns the options of a dataclass and of those nested in it, in their order."""
+    listed: list[Option] = []
+    for field, hint, marks in _fields(kind):
+        value = getattr(default, field.name) if default is not None else _default(field)
+        path = f"{prefix}{field.name}"
+        renamed = next((mark.name for mark in marks if isinstance(mark, Flag)), field.name)
+        flag = flag_prefix + renamed.replace("_", "-")
+        if _is_config(hint):
+            inner = flag_prefix if INLINE in marks else f"{flag}."
+            listed += list_options(hint, None if value is MISSING else value, f"{path}.", inner)
+        else:
+            word = next((mark.name for mark in marks if isinstance(mark, Word)), "")
+            listed.append(Option(path=path, name=flag, kind=hint, default=value, owner=kind, positional=word))
+    return listed
+
+
+def _is_config(hint: Any) -> TypeGuard[type[Any]]:
+    return is_dataclass(hint)
+
+
+def _fields(kind: type[Any]) -> list[tuple[Field[Any], Any, tuple[Any, ...]]]:
+    """Returns the fields of a dataclass with their types and the marks of `Annotated`."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    rows: list[tuple[Field[Any], Any, tuple[Any, ...]]] = []
+    for field in fields(kind):
+        hint, marks = hints[field.name], ()
+        if typing.get_origin(hint) is Annotated:
+            hint, marks = typing.get_args(hint)[0], hint.__metadata__
+        rows.append((field, hint, marks))
+    return rows
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def read_arguments(
+    arguments: Sequence[str], options: Sequence[Option], decided: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns the values that a command line gives, by path.
+
+    decided: option that cannot be given -> the option that decides it.
+
+    Raises:
+        ConfigError: an option is unknown, decided by another one, or has a value of another type.
+    """
+    words, values, positional = list(arguments), {}, []
+    named = {option.name: option for option in options if not option.positional}
+    while words:
+        word = words.pop(0)
+        if not FLAG.match(word):
+            positional.append(word)
+            continue
+        flag, has_value, value = word.removeprefix("--").partition("=")
+        option = find_option(flag, named, decided or {})
+        if option is None:
+            raise ConfigError(f"there is no option --{flag}{_nearest(flag, named, '--')}")
+        if option.kind is bool and not has_value:
+            values[option.path] = not _is_negative(flag, named)
+            continue
+        given = [value] if has_value else _take(words, option.kind)
+        if not given and not is_many(option.kind):
+            raise ConfigError(f"--{option.name} needs a value")
+        if is_many(option.kind) and option.path in values:
+            raise ConfigError(f"--{option.name} is given twice; give its values after one of them")
+        values[option.path] = parse_words(option.kind, given, f"--{option.name}")
+    for option in (option for option in options if option.positional):
+        if positional:
+            values[option.path] = parse_words(option.kind, [positional.pop(0)], option.positional)
+    if positional:
+        raise ConfigError(f"{positional[0]!r} belongs to no option")
+    return values
+
+
+def find_option(flag: str, named: Mapping[str, Option], decided: Mapping[str, str]) -> Option | None:
+    """Returns the option of a name, written with dashes or underscores, or None where there is none.
+
+    Raises:
+        ConfigError: another option decides this one.
+    """
+    flag = flag.replace("_", "-")
+    if flag in decided:
+        raise ConfigError(f"--{flag} cannot be given: {decided[flag]} decides it")
+    if flag not in named and _is_negative(flag, named):
+        head, _, last = flag.rpartition(".")
+        return named[f"{head}.{last[3:]}" if head else last[3:]]
+    return named.get(flag)
+
+
+def _is_negative(flag: str, named: Mapping[str, Option]) -> bool:
+    head, _, last = flag.replace("_", "-").rpartition(".")
+    positive = f"{head}.{last[3:]}" if head else last[3:]
+    return last.startswith("no-") and positive in named and named[positive].kind is bool
+
+
+def _nearest(name: str, known: Mapping[str, Option], dashes: str) -> str:
+    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    if not close:  # the last name alone, as with --num-steps for --pretrain.num-steps
+        close = [flag for flag in known if flag.rpartition(".")[2] == name.replace("_", "-")][:1]
+    return f"; did you mean {dashes}{close[0]}?" if close else ""
+
+
+def _take(words: list[str], kind: Any) -> list[str]:
+    taken: list[str] = []
+    while words and not FLAG.match(words[0]) and (is_many(kind) or not taken):
+        taken.append(words.pop(0))
+    return taken
+
+
+def read_table(
+    table: Mapping[str, Any], options: Sequence[Option], source: str, decided: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns the values that nested tables give (of TOML, or of a preset), by path. Names may have dots.
+
+    Raises:
+        ConfigError: as `read_arguments`; messages begin with `source`.
+    """
+    named = {option.name: option for option in options if not option.positional}
+    values: dict[str, Any] = {}
+    for name, value in _flat(table):
+        try:
+            option = find_option(name, named, decided or {})
+            if option is None or option.name != name.replace("_", "-"):
+                raise ConfigError(f"there is no option {name}{_nearest(name, named, '')}")
+            values[option.path] = parse_words(option.kind, words_of(value, name), name)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+    return values
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return rows
+
+
+def assemble(kind: type[Options], values: Mapping[str, Any], options: Sequence[Option]) -> Options:
+    """Builds the dataclass from values by path; what is not given keeps its default.
+
+    Raises:
+        UsageError: an option that is needed is missing, or a value breaks a rule of its dataclass.
+    """
+    missing = [option.shown for option in options if option.default is MISSING and option.path not in values]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given")
+    return typing.cast(Options, _replaced(kind, None, values, ""))
+
+
+def _replaced(kind: type[Any], default: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    changes: dict[str, Any] = {}
+    for field, hint, _ in _fields(kind):
+        path = f"{prefix}{field.name}"
+        if path in values:
+            changes[field.name] = values[path]
+        elif _is_config(hint) and any(name.startswith(f"{path}.") for name in values):
+            inner = getattr(default, field.name) if default is not None else _default(field)
+            changes[field.name] = _replaced(hint, None if inner is MISSING else inner, values, f"{path}.")
+    try:
+        return kind(**changes) if default is None else replace(default, **changes)
+    except UsageError as error:
+        if not prefix or str(error).startswith("--"):
+            raise
+        flag = prefix.rstrip(".").replace("_", "-")
+        raise type(error)(f"--{flag}: {error}") from error

@@ -1,0 +1,68 @@
+"""Options of a run of a recipe: defaults < --preset < --config < flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pipeline.commands.command_line import print_help, with_hint
+from pipeline.commands.config_file import read_config, write_config
+from pipeline.commands.option_help import full_help, short_help
+from pipeline.commands.options import Option, assemble, list_options, read_arguments, read_table
+from pipeline.core.errors import ConfigError, UsageError
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.run_options import RunOptions
+
+CONFIG: Final = Option(path="config", name="config", kind=str | None, default=None)
+PRESET: Final = Option(path="preset", name="preset", kind=str | None, default=None)
+WRITE_CONFIG: Final = Option(path="write_config", name="write-config", kind=str | None, default=None)
+OF_FILES: Final = (CONFIG, PRESET, WRITE_CONFIG)
+
+
+def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) -> RunOptions:
+    """Returns the options of a run from its arguments.
+
+    Raises:
+        UsageError: an option is unknown, or its value breaks a rule.
+        SystemExit: `--help` and `--help-all` print help, and `--write-config` writes a file; status 0.
+    """
+    program = program or f"percepts run {recipe.name}"
+    options = [option for option in list_options(recipe.options) if option.name not in recipe.decided]
+    if "--help-all" in arguments:
+        print_help(full_help(program, recipe.summary, options, recipe.examples))
+    if "--help" in arguments or "-h" in arguments:
+        print_help(short_help(program, recipe.summary, options, recipe.shown, recipe.examples, _others(recipe)))
+    try:
+        values = read_arguments(arguments, [*options, *OF_FILES], recipe.decided)
+        config, preset, target = (values.pop(option.path, None) for option in OF_FILES)
+        lower: dict[str, Any] = {}
+        if config is not None:
+            table = read_config(config)
+            preset = preset or table.pop(PRESET.name, None)
+            lower = read_table(table, options, config, recipe.decided)
+        chosen: RunOptions = assemble(recipe.options, _preset(recipe, preset, options) | lower | values, options)
+    except UsageError as error:
+        raise with_hint(error, program) from error
+    if target is not None:
+        write_config(target, chosen, options, f"{program} --config {target}")
+        print_help(target)
+    return chosen
+
+
+def _preset(recipe: Recipe, name: str | None, options: Sequence[Option]) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if name not in recipe.presets:
+        known = f"the presets are: {', '.join(recipe.presets)}" if recipe.presets else "this recipe has none"
+        raise ConfigError(f"there is no preset {name!r}; {known}")
+    return read_table(recipe.presets[name], options, f"preset {name}", recipe.decided)
+
+
+def _others(recipe: Recipe) -> dict[str, str]:
+    presets = {f"--preset {{{','.join(recipe.presets)}}}": "Sizes of a kind of machine; flags change them."}
+    return {
+        **(presets if recipe.presets else {}),
+        "--config FILE": "Options from a TOML file; flags change them.",
+        "--write-config FILE": "Write the options that this run would use, and start nothing.",
+        "--help-all": "Explain all options.",
+    }

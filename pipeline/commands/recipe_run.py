@@ -1,0 +1,114 @@
+"""A run of a recipe: its stages on Ray, its runs in MLflow, its lines on the terminal and its report."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cluster.session import session
+from pipeline.core.files import join
+from pipeline.engine.display import Display
+from pipeline.engine.execute import Execution
+from pipeline.engine.provenance import SOURCE_ROOT, commit
+from pipeline.engine.status import Step
+from pipeline.engine.store import Manifest, Store
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.run_options import RunOptions
+
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from pipeline.engine.tracking import Tracker
+
+REPORTS = "reports"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRun:
+    """A plan that was looked up in a store, and where to make what is missing."""
+
+    recipe: Recipe
+    options: RunOptions
+    steps: list[Step]
+    store: Store
+    command: str
+    """The command line, for MLflow and the report."""
+    console: Console
+    encoder: str | None
+    """The node whose model is registered with MLflow; None: none is."""
+
+    def make(self) -> str:
+        """Makes what is missing; returns the URI of the report.
+
+        Raises:
+            UsageError: MLflow or Ray does not answer, or a stage found that its request cannot be met.
+            StageFailed: a stage raised.
+        """
+        started, started_at = time.monotonic(), datetime.now(UTC)
+        options = self.options
+        environment = options.environment  # before the tracker, which makes its own MLflow this process's
+        with Display(self.recipe.name, [step.node.name for step in self.steps], self.console) as display:
+            display.status("opening MLflow")
+            tracker = _open_tracker(self.store, options.tracking_uri, self.recipe.name)
+            tracker.start(self.command, asdict(options), commit()[0])
+            try:
+                execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
+                open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
+                complete = execution.run(open_session)
+                self._register(tracker, complete)
+                display.status("writing the report")
+                report_uri = self._report(complete, tracker, started, started_at)
+            except BaseException as error:
+                tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                raise
+            tracker.end("FINISHED")
+            display.status("")
+        return report_uri
+
+    def _register(self, tracker: Tracker, complete: dict[str, Manifest]) -> None:
+        if self.encoder is not None and self.options.register is not None:
+            registered = tracker.register(complete[self.encoder], self.options.register)
+            line = f"registered the encoder as {registered}: models:/{self.options.register}"
+            self.console.print(line, highlight=False)
+
+    def _report(self, complete: dict[str, Manifest], tracker: Tracker, started: float, started_at: datetime) -> str:
+        from pipeline.reporting.report import NodeView, RunView, print_report, write_report
+
+        nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in self.steps)
+        head, dirty = commit()
+        view = RunView(
+            recipe=self.recipe.name,
+            title=self.recipe.summary,
+            command=self.command,
+            started_at=started_at.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 1),
+            commit=head,
+            dirty=dirty,
+            store_uri=self.store.root,
+            tracking_uri=tracker.uri,
+            nodes=nodes,
+        )
+        name = f"{self.recipe.name}-{started_at:%Y%m%dT%H%M%S}-{tracker.parent_id[:8]}"
+        directory = join(self.store.root, REPORTS, name)
+        report_uri = write_report(view, directory)
+        tracker.report(directory, "report.html")
+        print_report(view, self.console)
+        return report_uri
+
+
+def _open_tracker(store: Store, tracking_uri: str | None, recipe_name: str) -> Tracker:
+    # MLflow and Ray take seconds to import: at the same time they take half as many.
+    def open_tracker() -> Tracker:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pipeline.engine.tracking import Tracker
+
+        return Tracker(store, tracking_uri or store.default_tracking_uri, recipe_name)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(open_tracker).result()

@@ -1,0 +1,121 @@
+"""Makes what is missing of a recipe, on Ray, and reports.
+
+percepts run demo
+percepts run demo --plan
+percepts run youtube --videos s3://bucket/clips --store s3://bucket/percepts --tracking-uri http://...
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.commands.recipe_options import parse
+from pipeline.core.errors import UsageError
+from pipeline.core.files import absolute, exists, join
+from pipeline.engine.store import DEFAULT_STORE
+from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.run_options import RunOptions
+
+if TYPE_CHECKING:  # A wrong recipe or flag is answered without the libraries that making needs.
+    from rich.console import Console
+
+    from pipeline.engine.plan import Plan
+    from pipeline.engine.store import Store
+
+PROGRAM = "percepts run"
+ENCODER_STAGES = ("pretrain", "import_encoder")
+PLAIN_COLUMNS = 150
+"""The width of output that goes into a file or a pipe."""
+
+
+def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
+    """Parses, plans, makes and reports. Returns the exit status.
+
+    Raises:
+        UsageError: the arguments break a rule, or ask for something that cannot be done.
+        RunError: a stage failed.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage(program))
+        return 0 if arguments else 2
+    recipe = load_recipe(arguments[0])
+    options = parse(recipe, arguments[1:], f"{program} {recipe.name}")
+    plan = recipe.build(options)
+    if options.plan:
+        _print_plan(plan, options)
+        return 0
+    _refuse_to_lose(options)
+    encoder = None if options.register is None else _encoder_of(plan, options.register)
+    from pipeline.commands.recipe_run import RecipeRun
+    from pipeline.engine.status import look_up
+    from pipeline.engine.store import Store
+
+    store = Store.open(options.store, create=True)
+    store.check_writable()
+    run = RecipeRun(
+        recipe=recipe,
+        options=options,
+        steps=look_up(plan, store),
+        store=store,
+        command=shlex.join([*program.split(), *arguments]),
+        console=_console(),
+        encoder=encoder,
+    )
+    print(run.make())
+    return 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
+
+
+def _print_plan(plan: Plan, options: RunOptions) -> None:
+    from pipeline.engine.cost_estimates import with_bill
+    from pipeline.engine.status import look_up, plan_table
+
+    console, store = _console(), _store_to_look_at(options)
+    looked_up = look_up(plan, store, options.costs.assumed)
+    steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
+    console.print(plan_table(plan.recipe, steps))
+    for line in bill:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _encoder_of(plan: Plan, register: str) -> str:
+    """Returns the name of the one node that makes an encoder. Raises UsageError where there is not exactly one."""
+    encoders = [node.name for node in plan.nodes if node.stage.name in ENCODER_STAGES]
+    if len(encoders) != 1:
+        raise UsageError(
+            f"--register {register} names one encoder, and this recipe makes {len(encoders)} ({', '.join(encoders)}): "
+            "choose one of --models, or leave --register out"
+        )
+    return encoders[0]
+
+
+def _usage(program: str) -> str:
+    lines = [f"  {name:<14} {summary}" for name, (_, summary) in RECIPES.items()]
+    head = f"usage: {program} RECIPE [options]    ({program} RECIPE --help explains its options)"
+    return "\n".join([head, "", "recipes:", *lines])
+
+
+def _store_to_look_at(options: RunOptions) -> Store:
+    """Opens the store if there is one: a plan must not begin one."""
+    from pipeline.engine.store import STORE_FILE, Store
+
+    if exists(join(absolute(options.store), STORE_FILE)):
+        return Store.open(options.store)
+    return Store(absolute(options.store))
+
+
+def _refuse_to_lose(options: RunOptions) -> None:
+    from cluster.ray_private import is_ray_job
+
+    if is_ray_job() and options.store == DEFAULT_STORE:
+        raise UsageError(
+            "a job's working directory is thrown away with the job; pass --store a lasting directory or URL"
+        )

@@ -1,0 +1,51 @@
+"""The subcommands of `percepts`: one line here and one file beside this one each.
+
+The file defines `main(arguments) -> int`, which returns the exit status. It is imported when the command is called,
+and imports what it uses when it uses it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.core.errors import UsageError
+
+COMMANDS: Final = {
+    "run": "make what is missing of a recipe, and report",
+    "plan": "show what a run would make and why, and what it would take",
+    "ledger": "list every video of a store, and what became of its frames",
+    "predict": "write what a pretrained model remembers of a video and expects next",
+    "classify": "name the actions that a video shows, and when",
+    "verify": "recount and rehash a store, and repair it",
+    "compact": "merge small shards of percepts into larger files",
+    "takedown": "remove a video's percepts, and list what was made of it",
+    "cluster": "write files that start a cluster or a schedule",
+}
+"""Name -> one line. Command x is `main` of module pipeline.commands.x, with underscores for dashes."""
+USAGE: Final = "usage: percepts COMMAND ...    (percepts COMMAND --help explains its options)"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command that the first argument names, on the others. Returns the exit status.
+
+    Raises:
+        UsageError: there is no such command, or it cannot do what its arguments say.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from pipeline.recipes.registry import RECIPES
+
+        lines = [f"  {name:<14} {summary}" for name, summary in COMMANDS.items()]
+        recipes = [f"  {name:<14} {summary}" for name, (_, summary) in RECIPES.items()]
+        print("\n".join([USAGE, "", "commands:", *lines, "", "recipes of run and plan:", *recipes]))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"there is no command {name!r}; {hint}the commands are: {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"pipeline.commands.{name.replace('-', '_')}")
+    status: int = module.main(rest)
+    return status
