@@ -1,7 +1,6 @@
-"""Tables 1, 3 and 4 and the label curve's first point of a run, each cell beside the paper's.
+"""Tables 1, 3 and 4 of a run, each cell beside the paper's.
 
-The paper's accuracies stand only beside figures of the same data set. On other data what can be compared is a
-difference between two rows, in points: that stands beside the paper's in either case.
+The paper's accuracies stand only beside figures of the same data set, and only where they are confirmed.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.reporting.paper_numbers import LABEL_CURVE_AT_ONE, TABLE_1, TABLE_3, TABLE_4, Number, PaperTable
+from pipeline.reporting.paper_numbers import TABLE_1, TABLE_3, TABLE_4, Number, PaperTable
 from pipeline.reporting.results import Pair, Results, Score, Scores
 from pipeline.reporting.view import NodeView
 
@@ -39,10 +38,8 @@ class TableCell:
     seconds: float | None
     """Seconds of training, summed over workers; None if an earlier run did part of it."""
     paper: Number | None
-    """The paper's accuracy on the same data set, %."""
+    """The paper's confirmed accuracy on the same data set, %."""
     gain: Pair | None
-    paper_gain: Number | None
-    """The same difference in the paper, points, on `ActionTable.paper_columns`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +59,6 @@ class ActionTable:
     title: str
     scores: Scores
     columns: tuple[str, ...]
-    paper_columns: tuple[str, ...]
-    """Columns of the paper whose differences stand beside ours, of the same data set if it is one of the paper's."""
     reference: str
     """Name of the row that gains are measured against."""
     rows: tuple[ActionRow, ...]
@@ -72,6 +67,11 @@ class ActionTable:
     @property
     def is_same_data(self) -> bool:
         return self.scores.dataset is not None
+
+    @property
+    def has_paper(self) -> bool:
+        """True if some cell has a figure of the paper beside it."""
+        return any(cell.paper is not None for row in self.rows for cell in row.cells)
 
 
 def action_tables(results: Results) -> tuple[ActionTable, ...]:
@@ -129,27 +129,17 @@ def _table(
 
     def cell(row: str, place: int) -> TableCell:
         count, column = counts[place], columns[place]
-        number = paper.number(rows[row], column) if column else None
-        base = paper.number(rows[reference], column) if column else None
-        against = _against(scores, reference, row, count)
-        paper_base = (
-            paper.number(rows[against.worse], column)
-            if column and against is not None and against.worse != reference
-            else base
-        )
         return TableCell(
             score=scores.score(row, count),
             seconds=seconds_of(nodes.get(row), count),
-            paper=number if scores.dataset else None,
-            gain=against,
-            paper_gain=_difference(paper_base, number) if against is not None else None,
+            paper=paper.confirmed(rows[row], column) if column and scores.dataset else None,
+            gain=_against(scores, reference, row, count),
         )
 
     return ActionTable(
         title=title,
         scores=scores,
         columns=tuple("all labels" if n == ALL else f"{n} a class" for n in counts),
-        paper_columns=tuple(filter(None, columns)),
         reference=reference,
         rows=tuple(
             ActionRow(
@@ -177,29 +167,23 @@ def _table_4(results: Results, scores: Scores) -> ActionTable:
         "RGB + flow, mean of log-probabilities": "composite LSTM, RGB + flow",
         "RGB + flow, weights chosen on validation": "composite LSTM, RGB + flow",
     }
-    dataset = scores.dataset or "UCF-101"
     nodes = {node.name: node for node in results.view.nodes}
     fused = nodes[scores.name]
     streams = [nodes[name] for name in fused.parents if "arm" in nodes[name].config]
     made_by = dict.fromkeys(scores.models, fused) | dict(zip(scores.models, streams, strict=False))
 
     def cell(row: str) -> TableCell:
-        number = TABLE_4.number(rows[row], dataset) if row in rows else None
-        base = TABLE_4.number(rows["RGB"], dataset)
-        gain = scores.pair(scores.models[0], row, ALL)
         return TableCell(
             score=scores.score(row, scores.label_counts[-1]),
             seconds=seconds_of(made_by[row], ALL),
-            paper=number if scores.dataset else None,
-            gain=gain,
-            paper_gain=_difference(base, number) if gain is not None else None,
+            paper=TABLE_4.confirmed(rows[row], scores.dataset) if row in rows and scores.dataset else None,
+            gain=scores.pair(scores.models[0], row, ALL),
         )
 
     return ActionTable(
         title="Table 4. RGB, flow, and both",
         scores=scores,
         columns=("all labels",),
-        paper_columns=(dataset,),
         reference=scores.models[0],
         rows=tuple(ActionRow(name=row, key=made_by[row].key, cells=(cell(row),)) for row in scores.models),
         source=TABLE_4.source,
@@ -214,17 +198,3 @@ def _paper_column(paper: PaperTable, dataset: str, *, is_small: bool, is_flow: b
     wanted = f"{dataset}{' small' if is_small else ' RGB' if paper is TABLE_1 else ''}"
     assert wanted in paper.columns, wanted
     return wanted
-
-
-def _difference(low: Number | None, high: Number | None) -> Number | None:
-    if low is None or high is None:
-        return None
-    return Number(round(high.value - low.value, 1), from_memory=low.from_memory or high.from_memory)
-
-
-def paper_at_one_label(scores: Scores) -> dict[str, Number | None]:
-    """Returns the paper's accuracies with one labelled video a class, by our rows; empty for other data."""
-    if scores.dataset is None:
-        return {}
-    rows = {SCRATCH: "LSTM, no pretraining", COMPOSITE: "composite"}
-    return {row: LABEL_CURVE_AT_ONE.number(name, scores.dataset) for row, name in rows.items()}

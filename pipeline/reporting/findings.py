@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.engine.status import human_seconds
 from pipeline.reporting.action_tables import COMPOSITE
-from pipeline.reporting.claims import Finding, Verdict, listed_words, points
+from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, number_of, points, sentence
+from pipeline.reporting.forecast_findings import forecast_findings
 from pipeline.reporting.paper_findings import paper_findings
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
-from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, Pair, PixelScores, Results, Scores, count_name
-from pipeline.reporting.svg import number, percent
+from pipeline.reporting.results import Pair, PixelScores, Results, Scores, count_name
+from pipeline.reporting.svg import percent
 
 HEADLINE_LABELS = 5
 """The label count that the first sentence is about, where it was measured; else the middle one."""
@@ -21,9 +22,10 @@ def findings(results: Results) -> tuple[Finding, ...]:
     sentences: list[Finding] = []
     for scores in results.scores:
         is_table = COMPOSITE in scores.models or scores.dataset is not None or scores.weights is not None
-        sentences += [*(paper_findings(scores) if is_table else _ordering(scores)), _best(scores)]
+        claims = paper_findings(scores) if is_table else _ordering(scores)
+        sentences += [*claims[:1], _best(scores), *claims[1:]]
     for forecast in results.forecasts:
-        sentences += _forecast(forecast)
+        sentences += forecast_findings(results, forecast)
     for pixels in results.pixel_scores:
         sentences += _pixels(pixels)
     if results.ledgers:
@@ -70,7 +72,7 @@ def _ordering(scores: Scores) -> list[Finding]:
         "open": "the ordering {} is not established",
     }[verdict].format(ordering)
     details = "; ".join(_difference(pair) for pair in chain)
-    count = _count(chain[0].num_samplings, "sampling")
+    count = count_of(chain[0].num_samplings, "sampling")
     samplings = f"Mean difference in accuracy, paired over {count} of the labels"
     ordering_finding = Finding(verdict, f"With {_labels(first)}, {says}.", f"{samplings}: {details}.")
     others = {n: chain_verdict(c) for n, c in chains.items() if n != first}
@@ -108,51 +110,13 @@ def _best(scores: Scores) -> Finding:
     chance = f"chance is {percent(scores.chance)}"
     if not best.has_interval:
         return Finding("open", headline, f"One value, which gives no interval; {chance}.")
-    count = _count(best.num_samplings, "sampling")
+    count = count_of(best.num_samplings, "sampling")
     if best.over == "splits":
-        count = _count(best.num_splits, "split") + (f" of {count}" if best.num_samplings > 1 else "")
+        count = count_of(best.num_splits, "split") + (f" of {count}" if best.num_samplings > 1 else "")
     detail = f"95% interval {percent(best.low)} to {percent(best.high)}, {count}; {chance}"
     if best.low <= scores.chance:
         return Finding("open", headline, f"{detail}: that is not above chance.")
     return Finding("note", headline, f"{detail}.")
-
-
-def _forecast(forecast: Forecast) -> list[Finding]:
-    sentences = []
-    for name, mean in forecast.means.items():
-        against = [(baseline, forecast.means[baseline]) for baseline in BASELINES if baseline in forecast.means]
-        if name in BASELINES or not against:
-            continue
-        wins = all(mean < error for _, error in against)
-        compared = " and ".join(f"{_relative(mean, error)} {baseline}" for baseline, error in against)
-        ahead = f"the next {len(forecast.frames_ahead)} frames"
-        does = (
-            f"predicts {ahead} with a squared error"
-            if wins
-            else f"does not beat every baseline on {ahead}: its squared error is"
-        )
-        verdict: Verdict = "holds" if wins else "fails"
-        sentences.append(Finding(verdict, f"{_sentence(name)} {does} {compared}.", _where_ahead(forecast, name)))
-    return sentences
-
-
-def _where_ahead(forecast: Forecast, name: str) -> str:
-    windows = f"Mean over {forecast.num_windows:,} windows."
-    if COPY_LAST not in forecast.predictors:
-        return windows
-    errors = zip(forecast.frames_ahead, forecast.predictors[name], forecast.predictors[COPY_LAST], strict=True)
-    frames = [frame for frame, error, copied in errors if error < copied]
-    total = len(forecast.frames_ahead)
-    if len(frames) == total:
-        return f"{windows} It is ahead of copying at every frame."
-    return f"{windows} It is ahead of copying at {len(frames)} of {total} frames" + (
-        f" ({_listed(frames)})." if frames else "."
-    )
-
-
-def _relative(error: float, reference: float) -> str:
-    change = 1 - error / reference if reference else 0.0
-    return f"{percent(abs(change))} {'below' if change >= 0 else 'above'}"
 
 
 def _pixels(pixels: PixelScores) -> list[Finding]:
@@ -166,20 +130,20 @@ def _pixels(pixels: PixelScores) -> list[Finding]:
     detail = "; ".join(f"{name}: {number_of(error)}" for name, error in baselines.items())
     if pixels.in_nats and pixels.protocol == OPEN_LOOP:
         row = "composite, conditional future"
-        detail += f"{'; ' if detail else ''}the paper's {row}: {TABLE_2.number(row, MNIST_COLUMN)}, on its test set"
-    detail = f"{_sentence(detail)}." if detail else ""
+        detail += f"{'; ' if detail else ''}the paper's {row}: {TABLE_2.confirmed(row, MNIST_COLUMN)}, on its test set"
+    detail = f"{sentence(detail)}." if detail else ""
     if not baselines:
-        return [Finding("note", _sentence(f"{best.model} predicts best: {reached}."), detail)]
+        return [Finding("note", sentence(f"{best.model} predicts best: {reached}."), detail)]
     wins = value < min(baselines.values())
     does = "predicts better than" if wins else "does not predict better than"
     names = " and ".join(baselines)
-    return [Finding("holds" if wins else "fails", _sentence(f"{best.model} {does} {names}: {reached}."), detail)]
+    return [Finding("holds" if wins else "fails", sentence(f"{best.model} {does} {names}: {reached}."), detail)]
 
 
 def _videos(results: Results) -> Finding:
     videos = results.videos
     ok, partial, rejected = (videos.count(verdict) for verdict in ("ok", "partial", "rejected"))
-    total = _count(len(videos.records), "video")
+    total = count_of(len(videos.records), "video")
     headline = f"Of {total}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
     if not videos.decoded:
         return Finding("note", headline, "Frames were not counted in this run.")
@@ -192,27 +156,16 @@ def _reuse(results: Results) -> Finding:
     made = [node for node in nodes if node.state == "made"]
     if not made:
         spent = human_seconds(sum(node.seconds for node in nodes))
-        return Finding("note", f"Nothing was made anew: {_count(len(nodes), 'stage')} reused, {spent} of earlier work.")
+        return Finding(
+            "note", f"Nothing was made anew: {count_of(len(nodes), 'stage')} reused, {spent} of earlier work."
+        )
     reused = len(nodes) - len(made)
     took = human_seconds(sum(node.seconds for node in made))
-    return Finding("note", f"{_count(len(made), 'stage')} made in {took} of work, {reused} reused.")
-
-
-def number_of(value: float) -> str:
-    """Writes an error to a tenth: '341.2'."""
-    return f"{value:,.1f}" if abs(value) >= 1 else number(value)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return Finding("note", f"{count_of(len(made), 'stage')} made in {took} of work, {reused} reused.")
 
 
 def _labels(count: int) -> str:
-    return f"{_count(count, 'label')} a class" if count else "all labels"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count_of(count, 'label')} a class" if count else "all labels"
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -16,21 +16,22 @@ from rich.console import Console
 
 from pipeline.core.files import join, write_bytes
 from pipeline.engine.status import human_bytes, human_seconds
-from pipeline.reporting.action_tables import action_tables, classifier_nodes, paper_at_one_label, seconds_of
-from pipeline.reporting.claims import points
+from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
+from pipeline.reporting.claims import number_of, points
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
-from pipeline.reporting.findings import findings, number_of
+from pipeline.reporting.findings import findings
+from pipeline.reporting.introduction import introduction, percept_sentences
 from pipeline.reporting.paper_findings import verdict_of
 from pipeline.reporting.paper_numbers import (
-    LABEL_CURVE_AT_ONE,
     LATER,
     MNIST_COLUMN,
     OPEN_LOOP,
     PATCHES_COLUMN,
     STEPS,
     TABLE_2,
-    TABLE_3,
+    TABLES,
     TEACHER_FORCED,
+    PaperTable,
 )
 from pipeline.reporting.results import Pair, PixelScore, PixelScores, Results, Scores
 from pipeline.reporting.results_reader import read_results
@@ -84,11 +85,12 @@ def page(results: Results) -> str:
     environment.globals.update(fact=fact, setting=_setting)
     bad = results.bad_videos
     tables = action_tables(results)
-    at_one = [(scores, paper) for scores in results.scores if (paper := paper_at_one_label(scores))]
     return environment.get_template("report.html.j2").render(
         view=results.view,
         results=results,
+        introduction=introduction(results),
         findings=findings(results),
+        percepts=[(node.name, percept_sentences(node)) for node in results.percepts],
         accuracy=[_accuracy(scores, classifier_nodes(results, scores)) for scores in results.scores],
         forecasts=[(forecast, forecast_chart(forecast)) for forecast in results.forecasts],
         losses=[figure for history in results.histories if (figure := loss_curve(history)) is not None],
@@ -97,11 +99,10 @@ def page(results: Results) -> str:
         bad_videos=bad[:MAX_BAD_VIDEOS],
         num_bad_videos=len(bad),
         plan=plan_chart(results.view),
-        paper_tables=(TABLE_3, LABEL_CURVE_AT_ONE),
+        paper_tables=_recalled_tables(results),
         steps=_paper_steps(results.scores),
         has_tables=bool(tables or results.duplicates),
         action_tables=tables,
-        at_one_label=[(scores, paper) for scores, paper in at_one if 1 in scores.label_counts],
         any_over_splits=any(scores.num_splits > 1 for scores in results.scores),
         choices=results.choices,
         duplicates=results.duplicates,
@@ -160,6 +161,7 @@ def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore
     is_own = protocol == pixels.protocol
     column = MNIST_COLUMN if pixels.in_nats else PATCHES_COLUMN
     later = [row for row in LATER if row.protocol == protocol] if pixels.in_nats else []
+    published = [(row, number) for row in TABLE_2.rows if (number := TABLE_2.confirmed(row, column)) is not None]
     groups = [[(row, value(row)) for row in rows] for rows in (pixels.rows, pixels.baselines)]
     if not is_own:
         groups = [[(row, number) for row, number in group if number is not None] for group in groups]
@@ -169,12 +171,18 @@ def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore
         "protocol": protocol,
         "groups": [group for group in groups if group],
         "lowest": min(measured, default=None),
-        "published": [(row, TABLE_2.number(row, column)) for row in TABLE_2.rows] if protocol == OPEN_LOOP else [],
+        "published": published if protocol == OPEN_LOOP else [],
         "later": later,
         "later_has_mse": any(row.mse is not None for row in later),
         "has_mse": is_own and pixels.in_nats and any(row.mse is not None for group in groups for row, _ in group),
         "has_reconstruction": is_own and any(pixels.reconstruction(row) is not None for row in pixels.rows),
     }
+
+
+def _recalled_tables(results: Results) -> tuple[PaperTable, ...]:
+    """Returns the paper's tables of what the run measured that hold figures which are not confirmed."""
+    has_pixels = any(pixels.protocol == OPEN_LOOP for pixels in results.pixel_scores)
+    return tuple(table for table in TABLES if (has_pixels if table is TABLE_2 else results.scores))
 
 
 def _paper_steps(all_scores: Iterable[Scores]) -> list[dict[str, Any]]:
@@ -187,7 +195,7 @@ def _paper_steps(all_scores: Iterable[Scores]) -> list[dict[str, Any]]:
             for column in table.columns:
                 low, high = table.number(paper_worse, column), table.number(paper_better, column)
                 if low is not None and high is not None:
-                    there.append((column, (high.value - low.value) / 100, low.from_memory or high.from_memory))
+                    there.append((column, (high.value - low.value) / 100))
             if here:
                 steps.append({"name": f"{better} over {worse}", "here": here, "there": there, "source": table.source})
     return steps

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.engine.status import human_bytes, human_seconds
-from pipeline.reporting.claims import Finding, points
-from pipeline.reporting.findings import findings, number_of
+from pipeline.reporting.claims import Finding, number_of, points
+from pipeline.reporting.findings import findings
 from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores, count_name
 from pipeline.reporting.svg import percent, printable
 from pipeline.reporting.view import NodeView

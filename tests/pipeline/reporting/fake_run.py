@@ -206,11 +206,13 @@ def demo(root: Path) -> FakeRun:
     """A run of the main recipe with every kind of result."""
     run = FakeRun(root)
     facts: Facts = {
-        "num_videos": 62,
         "num_frames": 2041,
-        "num_dims": 640,
-        "percept_bytes": 2_612_480,
-        "frames_per_second": 92.4,
+        "num_frames_extracted": 2041,
+        "dim": 640,
+        "num_bytes": 2_612_480,
+        "bytes_per_frame": 1280.0,
+        "frames_per_s": 92.4,
+        "num_workers": 2,
     }
     run.add("synthesize", made=False, seconds=31.0, config={"num_unlabelled": 480, "codec": "libx264"})
     run.add("ingest", {"index.parquet": records()}, parents=("synthesize",), made=False, seconds=4.2)

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.reporting.claims import points
 from pipeline.reporting.findings import chain_verdict, findings, longest_chain
+from pipeline.reporting.forecast_findings import relative
 from pipeline.reporting.results import Pair, Results
 from pipeline.reporting.results_reader import read_results
 from tests.pipeline.reporting.fake_run import (
@@ -49,7 +50,7 @@ def test_an_ordering_that_holds_is_said_to_hold_with_its_differences(tmp_path: P
     )
     for found in results.scores[0].pairs(5):
         assert f"{points(found.difference)} points (95% interval {points(found.low)} to {points(found.high)})" in text
-    assert said(results)[1] == ("holds", "The same ordering holds with 1, 2 and 10 labels a class. ")
+    assert said(results)[2] == ("holds", "The same ordering holds with 1, 2 and 10 labels a class. ")
 
 
 def test_an_ordering_that_fails_is_said_to_fail(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_an_interval_around_zero_establishes_nothing(tmp_path: Path) -> None:
     assert found[0][0] == "open"
     assert "is not established" in found[0][1]
     assert "which includes zero" in found[0][1]
-    assert "holds with 1, 2 and 10 labels a class" in found[1][1]
+    assert "holds with 1, 2 and 10 labels a class" in found[2][1]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
     assert found[0][0] == "open"
     assert "paired over 1 sampling of the labels" in found[0][1]
     assert "points (no interval)" in found[0][1]
-    assert "One value, which gives no interval; chance is 12.5%." in found[2][1]
+    assert "One value, which gives no interval; chance is 12.5%." in found[1][1]
 
 
 def test_no_better_than_chance_is_said(tmp_path: Path) -> None:
@@ -118,7 +119,42 @@ def test_prediction_that_loses_to_copying_is_said_to_lose(tmp_path: Path) -> Non
     assert verdict == "fails"
     assert "does not beat every baseline" in text
     assert "above copy last frame" in text
-    assert "ahead of copying at 3 of 8 frames (6, 7 and 8)" in text
+    assert "ahead of copying at 3 of 8 frames (6 to 8)" in text
+
+
+def advice(root: Path, *, error: float, facts: dict[str, int | float | str], residual: bool, num_videos: int) -> str:
+    run = FakeRun(root)
+    run.add("index", {"index.parquet": records(num_videos)[:num_videos]})
+    settings = {"model": {"residual": residual}, "training": {"batch_size": 32}}
+    run.add("pretrain", parents=("index",), facts=facts, config=settings)
+    run.add("forecast", {"forecast.json": forecast(error)}, parents=("pretrain",))
+    texts = [text for _, text in said(read_results(run.view))]
+    return next((text for text in texts if text.startswith("Why: ")), "")
+
+
+def test_a_model_that_loses_to_copying_comes_with_reasons_and_options(tmp_path: Path) -> None:
+    little: dict[str, int | float | str] = {"num_sequences": 4000, "num_sequences_seen": 480}
+    text = advice(tmp_path / "little", error=9000.0, facts=little, residual=False, num_videos=6)
+    for reason in ("6 videos", "12% of one pass", "--pretrain.num-steps 380", "--pretrain.residual"):
+        assert reason in text
+    enough: dict[str, int | float | str] = {"num_sequences": 4000, "num_sequences_seen": 400_000}
+    text = advice(tmp_path / "enough", error=9000.0, facts=enough, residual=True, num_videos=200)
+    assert "--pretrain.num-units" in text
+    assert not [option for option in ("--pretrain.num-steps", "--pretrain.residual") if option in text]
+    assert advice(tmp_path / "good", error=100.0, facts=little, residual=False, num_videos=6) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "reference", "words"),
+    [
+        (30.0, 100.0, "70% below"),
+        (112.0, 100.0, "12% above"),
+        (3906.6, 100.0, "39.1 times that of"),
+        (1.0, 0.0, "above 0"),
+    ],
+)
+def test_a_large_error_is_a_factor_and_no_percentage(error: float, reference: float, words: str) -> None:
+    assert relative(error, reference).startswith(words)
 
 
 def test_pixels_are_beside_the_paper_only_in_its_own_protocol(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Findings on predicted percepts: whether a model beats copying and, where it does not, why and what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, sentence
+from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, History, Results
+from pipeline.reporting.svg import number, percent
+from pipeline.reporting.view import NodeView
+
+FEW_VIDEOS: Final = 100
+"""Fewer videos than this are named as a reason for which a model does not beat copying."""
+ENOUGH_PASSES: Final = 3.0
+"""Fewer passes over the training sequences than this are named as a reason."""
+STILL_FALLING: Final = 0.02
+"""Relative fall of the validation loss between its last two measurements that counts as not yet converged."""
+
+
+def forecast_findings(results: Results, forecast: Forecast) -> list[Finding]:
+    """Compares every model with the baselines; a model that does not beat them comes with reasons and options."""
+    baselines = [(name, forecast.means[name]) for name in BASELINES if name in forecast.means]
+    models = [(name, mean) for name, mean in forecast.means.items() if name not in BASELINES]
+    findings = [_compared(forecast, name, mean, baselines) for name, mean in models if baselines]
+    if any(finding.verdict == "fails" for finding in findings):
+        findings.append(_advice(results, forecast))
+    return findings
+
+
+def _compared(forecast: Forecast, name: str, mean: float, baselines: Sequence[tuple[str, float]]) -> Finding:
+    wins = all(mean < error for _, error in baselines)
+    against = " and ".join(f"{relative(mean, error)} {baseline}" for baseline, error in baselines)
+    ahead = f"the next {len(forecast.frames_ahead)} frames"
+    does = "predicts" if wins else "does not beat every baseline on"
+    verdict: Verdict = "holds" if wins else "fails"
+    headline = f"{sentence(name)} {does} {ahead}: its squared error is {against}."
+    return Finding(verdict, headline, _frames_ahead_of_copying(forecast, name))
+
+
+def relative(error: float, reference: float) -> str:
+    """Compares an error with another: '68.7% below', '12% above' or, from twice as large on, '38 times that of'."""
+    if reference <= 0:
+        return "above 0, that of" if error > 0 else "as large as that of"
+    if error >= 2 * reference:
+        return f"{number(error / reference)} times that of"
+    change = 1 - error / reference
+    return f"{percent(abs(change))} {'below' if change >= 0 else 'above'}"
+
+
+def _frames_ahead_of_copying(forecast: Forecast, name: str) -> str:
+    windows = f"Mean over {forecast.num_windows:,} windows."
+    if COPY_LAST not in forecast.predictors:
+        return windows
+    errors = zip(forecast.frames_ahead, forecast.predictors[name], forecast.predictors[COPY_LAST], strict=True)
+    frames = [frame for frame, error, copied in errors if error < copied]
+    total = len(forecast.frames_ahead)
+    if len(frames) == total:
+        return f"{windows} It is ahead of copying at every frame."
+    which = f" ({listed_words(_ranges(frames), 'and')})" if frames else ""
+    return f"{windows} It is ahead of copying at {len(frames)} of {total} frames{which}."
+
+
+def _ranges(frames: Sequence[int]) -> list[str]:
+    """Writes rising numbers with three or more in a row as a range: 1, 4 to 8."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][-1] + 1:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return [
+        word for run in runs for word in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(frame) for frame in run])
+    ]
+
+
+def _advice(results: Results, forecast: Forecast) -> Finding:
+    nodes = {node.name: node for node in results.view.nodes}
+    parents = nodes[forecast.name].parents
+    pretrained = [node for name in parents if (node := nodes.get(name)) is not None and node.stage == "pretrain"]
+    histories = {history.name: history for history in results.histories}
+    reasons, options = [], []
+    num_videos = sum(record.verdict != "rejected" for record in results.videos.records)
+    if 0 < num_videos < FEW_VIDEOS:
+        reasons.append(f"the run has {count_of(num_videos, 'video')}, few to learn motion from")
+        options.append("more videos")
+    passes = [share for node in pretrained if (share := _passes(node)) is not None]
+    if passes and min(passes) < ENOUGH_PASSES:
+        reasons.append(f"pretraining saw its sequences {_times(min(passes))}")
+        options.append(f"--pretrain.num-steps {_steps_for(pretrained, ENOUGH_PASSES)}")
+    elif any(_is_falling(histories.get(node.name)) for node in pretrained):
+        reasons.append("the validation loss was still falling when training ended")
+        options.append("more --pretrain.num-steps")
+    if pretrained and not any(_setting(node, "residual") for node in pretrained):
+        reasons.append("a model that is not residual must carry through its state what copying has for nothing")
+        options.append("--pretrain.residual, whose untrained model copies the last frame")
+    if not reasons:
+        reasons.append("nothing in the run's settings explains it")
+        options.append("a larger model (--pretrain.num-units) and another --pretrain.optimizer.learning-rate")
+    return Finding(
+        "note", f"Why: {listed_words(reasons, 'and')}.", f"To try: {listed_words(list(dict.fromkeys(options)), 'or')}."
+    )
+
+
+def _passes(node: NodeView) -> float | None:
+    """Returns how often training saw every sequence, on average; None if the facts do not say."""
+    seen, total = node.facts.get("num_sequences_seen"), node.facts.get("num_sequences")
+    return float(seen) / float(total) if seen is not None and total else None
+
+
+def _times(passes: float) -> str:
+    return f"{number(passes)} times" if passes >= 1 else f"for {percent(passes)} of one pass"
+
+
+def _steps_for(nodes: Iterable[NodeView], passes: float) -> int:
+    """Returns the optimiser steps that so many passes take, rounded up to two digits."""
+    steps = max(
+        passes * float(node.facts["num_sequences"]) / float(_setting(node, "batch_size") or 1)
+        for node in nodes
+        if node.facts.get("num_sequences")
+    )
+    unit: int = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return int(math.ceil(steps / unit) * unit)
+
+
+def _setting(node: NodeView, name: str) -> Any:
+    """Returns a setting of a pretraining or of its model; None if there is none of that name."""
+    for group in (node.config, node.config.get("training"), node.config.get("model")):
+        if isinstance(group, dict) and name in group:
+            return group[name]
+    return None
+
+
+def _is_falling(history: History | None) -> bool:
+    losses = [row["loss"] for row in history.validation if "loss" in row] if history is not None else []
+    return len(losses) > 1 and losses[-1] < (1 - STILL_FALLING) * losses[-2]

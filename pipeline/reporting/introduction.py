@@ -1,0 +1,144 @@
+"""The lines at the top of a report: what a percept is, what the task is, the model, and the videos of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.reporting.claims import listed_words
+from pipeline.reporting.results import Results, Scores, count_name
+from pipeline.reporting.svg import number
+from pipeline.reporting.view import NodeView
+from stages.models.config import CompositeConfig
+from stages.models.names import model_names
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the introduction: its subject and a sentence."""
+
+    subject: str
+    sentence: str
+
+
+def introduction(results: Results) -> tuple[Line, ...]:
+    """Returns at most four lines on what was run; a line is missing if the run has nothing for it."""
+    lines = [
+        Line("Percepts", " ".join(_percept(node) for node in _of_stage(results, "extract"))),
+        Line("Task", " ".join(_tasks(results))),
+        Line("Models", " ".join(_models(results))),
+        Line("Videos", _videos(results)),
+    ]
+    return tuple(line for line in lines if line.sentence)
+
+
+def percept_sentences(node: NodeView) -> list[str]:
+    """Returns sentences on an extraction: how many percepts, how large, how fast and what limited it."""
+    facts = node.facts
+    sentences = []
+    if "num_frames" in facts and "num_bytes" in facts:
+        each = f", {_integer(facts['bytes_per_frame'])} bytes a frame" if "bytes_per_frame" in facts else ""
+        dim = f" of {_integer(facts['dim'])} numbers" if "dim" in facts else ""
+        sentences.append(
+            f"{_integer(facts['num_frames'])} frames became percepts{dim}, {_bytes(facts['num_bytes'])} in all{each}."
+        )
+    if facts.get("num_frames_extracted") and "frames_per_s" in facts:
+        where = _count(facts.get("num_workers"), "worker")
+        gpus = _count(facts.get("num_gpus"), "GPU") if facts.get("num_gpus") else ""
+        cores = _count(facts.get("num_decoders"), "decoding core")
+        machines = listed_words([part for part in (where, gpus, cores) if part] or ["one process"], "and")
+        engine = f", with {facts['backend']}" if "backend" in facts else ""
+        sentences.append(
+            f"{_integer(facts['num_frames_extracted'])} of them were extracted in that run, "
+            f"{_integer(facts['frames_per_s'])} a second, by {machines}{engine}."
+        )
+    elif facts.get("num_frames_extracted") == 0:
+        sentences.append("All of them were in the store already.")
+    if facts.get("bottleneck"):
+        sentences.append(f"Where the time went: {facts['bottleneck']}.")
+    return sentences
+
+
+def _of_stage(results: Results, stage: str) -> list[NodeView]:
+    return [node for node in results.view.nodes if node.stage == stage]
+
+
+def _percept(node: NodeView) -> str:
+    convnet, decode = node.config.get("convnet"), node.config.get("decode")
+    if not isinstance(convnet, dict) or not isinstance(decode, dict):
+        return ""
+    dim = f": {_integer(node.facts['dim'])} numbers" if "dim" in node.facts else ""
+    is_flow = decode.get("flow", "none") != "none"
+    what = "of the optical flow around a frame" if is_flow else "of one frame"
+    return f"A percept is the activations {what} in layer {convnet.get('layer')} of {convnet.get('name')}{dim}."
+
+
+def _tasks(results: Results) -> list[str]:
+    tasks = [
+        *(_classification(scores) for scores in results.scores),
+        *(f"Predict the percepts of the next {len(forecast.frames_ahead)} frames." for forecast in results.forecasts),
+        *(f"Predict frames of pixels, {pixels.protocol}, in {pixels.unit}." for pixels in results.pixel_scores),
+    ]
+    return list(dict.fromkeys(tasks))
+
+
+def _classification(scores: Scores) -> str:
+    counts = listed_words([count_name(n) for n in scores.label_counts], "and")
+    clips = f"{len(scores.class_names):,} classes in {scores.num_test_clips:,} test clips"
+    return f"Recognise {clips}, from {counts} labelled clips a class."
+
+
+def _models(results: Results) -> list[str]:
+    nodes = _of_stage(results, "pretrain")
+    models, sizes = [], []
+    for node in nodes:
+        flat = {**node.config, **_mapping(node.config.get("model")), **_mapping(node.config.get("training"))}
+        if "num_steps" not in flat or "batch_size" not in flat:
+            continue
+        known = {field.name for field in fields(CompositeConfig)}
+        model = CompositeConfig(**{name: value for name, value in flat.items() if name in known})
+        models.append(model)
+        sizes.append(
+            f"{_count(model.num_layers, 'layer')} of {_count(model.num_units, 'unit')}, "
+            f"{model.num_frames_in} frames in, {model.num_frames_out} ahead, "
+            f"{_count(flat['num_steps'], 'step')} of {_count(flat['batch_size'], 'sequence')}"
+        )
+    names = model_names(models)
+    if len(set(sizes)) > 1:
+        return [f"{name}: {size}." for name, size in zip(names, sizes, strict=True)]
+    return [f"LSTM encoder-decoder, {listed_words(names, 'and')}: {sizes[0]}."] if models else []
+
+
+def _videos(results: Results) -> str:
+    records = results.videos.records
+    if not records:
+        return ""
+    seconds = sum(record.duration_us or 0 for record in records) / 1e6
+    parts: dict[str, int] = {}
+    for record in records:
+        if record.part:
+            parts[record.part] = parts.get(record.part, 0) + 1
+    split = f": {listed_words([f'{count:,} {part}' for part, count in parts.items()], 'and')}" if parts else ""
+    length = f", {human_seconds(seconds)}" if seconds else ""
+    return f"{_count(len(records), 'video')}{length}{split}."
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(value: float | str) -> str:
+    return f"{float(value):,.0f}"
+
+
+def _bytes(value: float | str) -> str:
+    return human_bytes(float(value))
+
+
+def _count(value: float | str | None, noun: str) -> str:
+    if value is None:
+        return ""
+    figure = number(float(value))
+    return f"{figure} {noun}{'' if figure == '1' else 's'}"
