@@ -114,7 +114,7 @@ def test_what_is_installed_renders_and_runs_without_the_repository(built: dict[s
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(built["target"]), *sys.path[1:]])}
     command = [sys.executable, "-m"]
     rendered = subprocess.run(
-        [*command, "pipeline.commands.cluster", "render", "slurm"],
+        [*command, "pipeline.commands", "cluster", "render", "slurm"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "#SBATCH" in rendered.stdout, rendered.stderr
@@ -126,7 +126,12 @@ def test_what_is_installed_renders_and_runs_without_the_repository(built: dict[s
     )
     assert all(Path(line).parent == built["target"] for line in found.stdout.split())
     helped = subprocess.run(
-        [*command, "pipeline.run", "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [*command, "pipeline.commands", "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "youtube" in helped.stdout, helped.stderr
 
