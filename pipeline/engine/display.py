@@ -1,10 +1,11 @@
-"""What a person watches while a recipe runs: one line a stage, live on a terminal, plain lines in a log file."""
+"""The display of a running recipe: one line a stage on a terminal, plain lines in a file or a pipe."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,8 +17,14 @@ from rich.text import Text
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.engine.status import human_bytes, human_seconds
 
-PLAIN_INTERVAL_SECONDS = 10.0
-NUM_LOG_LINES = 6
+PLAIN_INTERVAL_SECONDS: Final = 10.0
+NUM_CURVES: Final = 3
+NARROW: Final = 72
+"""The width of a terminal, in characters, below which amounts are shown as percentages."""
+WIDE: Final = 120
+"""The width of a terminal, in characters, from which bars are long, and rates and notes are shown."""
+MARKS: Final = {"waiting": ("·", "dim"), "have": ("=", "blue"), "made": ("✓", "green"), "failed": ("✗", "red")}
+"""State of a stage that does not run -> its mark and style."""
 
 
 @dataclass
@@ -33,23 +40,22 @@ class _Line:
     detail: str = ""
     printed_at: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)
-    """Units done in each part of the work, where its workers report each for itself."""
+    """Part of the work -> units done, if the stage's workers report separately."""
 
     def rate(self) -> float:
-        """Units a second since the first report."""
+        """Returns units per second since the first report."""
         if self.progress is None or self.first is None or self.progress.done <= self.first.done:
             return 0.0
         return (self.progress.done - self.first.done) / max(time.monotonic() - self.first_at, 1e-6)
 
 
 class Display:
-    """Use as a context manager; tell it what happens."""
+    """A context manager that shows the progress of a recipe's stages."""
 
     def __init__(self, recipe: str, names: list[str], console: Console) -> None:
         self._recipe = recipe
         self._lines = {name: _Line(name) for name in names}
         self._console = console
-        self._log: list[Text] = []
         self._status = ""
         self._started = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=False)
@@ -66,40 +72,39 @@ class Display:
             self._live.stop()
 
     def status(self, text: str) -> None:
-        """What the run as a whole waits for; empty when it waits for nothing."""
-        if text and text != self._status and not self._console.is_terminal:
-            self._console.print(text, highlight=False, markup=False)
+        """Shows what the run as a whole waits for; an empty text if it waits for nothing."""
+        if text and text != self._status:
+            self._print_plain(text)
         self._status = text
 
     def reused(self, name: str, detail: str) -> None:
-        """The store has it."""
+        """Shows a stage whose artifact is in the store."""
         self._end(name, "have", detail, 0.0)
 
     def start(self, name: str) -> None:
-        """The stage begins."""
+        """Shows that the stage has begun."""
         line = self._lines[name]
         line.state, line.started = "running", time.monotonic()
-        self._plain(f"{name}: started")
+        self._print_plain(f"{name}: started")
 
     def done(self, name: str, num_bytes: int) -> None:
-        """The stage has ended well."""
+        """Shows that the stage has made its artifact."""
         line = self._lines[name]
         self._end(name, "made", human_bytes(num_bytes), time.monotonic() - line.started)
 
     def failed(self, name: str) -> None:
-        """The stage has raised."""
+        """Shows that the stage has raised an exception."""
         line = self._lines[name]
         self._end(name, "failed", "", time.monotonic() - line.started)
 
-    def tell(self, event: Event) -> None:
-        """Something that a running stage said."""
+    def handle(self, event: Event) -> None:
+        """Shows an event of a running stage. Lines of the log are printed above the stages, in full."""
         line = self._lines.get(event.source)
         if line is None:
             return
         now = time.monotonic()
         if isinstance(event, Log):
-            self._log.append(Text.assemble((f"{event.source} ", "cyan"), event.line))
-            self._plain(f"{event.source}: {event.line}")
+            self._print(f"{event.source}: {event.line}")
         elif isinstance(event, Metrics):
             line.metrics = event
         else:
@@ -111,58 +116,78 @@ class Display:
             line.progress = event
             if now - line.printed_at > PLAIN_INTERVAL_SECONDS:
                 line.printed_at = now
-                self._plain(f"{line.name}: {_count(line)} {_rate(line)} {_note(line)}".rstrip())
+                self._print_plain(f"{line.name}: {_amount(line)} {_rate(line)} {_note(line)}".rstrip())
 
     def _end(self, name: str, state: str, detail: str, seconds: float) -> None:
         line = self._lines[name]
         line.state, line.detail, line.seconds = state, detail, seconds
         took = f" in {human_seconds(seconds)}" if seconds else ""
-        self._plain(f"{name}: {state}{took}{f' ({detail})' if detail else ''}")
+        self._print_plain(f"{name}: {state}{took}{f' ({detail})' if detail else ''}")
 
-    def _plain(self, text: str) -> None:
+    def _print_plain(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 1), expand=False, show_header=False)
+        width = self._console.width
+        table = Table.grid(padding=(0, 1))
+        # Every stage keeps to one line: where a terminal is too narrow, the names and the notes are cut.
+        for is_flexible in (False, True, False, False, False, False, True):
+            table.add_column(no_wrap=not is_flexible)
         for line in self._lines.values():
-            table.add_row(*_cells(line))
+            table.add_row(*_cells(line, width))
         elapsed = human_seconds(time.monotonic() - self._started)
-        head = Text.assemble((f" {self._recipe}", "bold"), f"  {elapsed}  ", (self._status, "dim"))
-        return Group(head, table, *(Text("  ") + line for line in self._log[-NUM_LOG_LINES:]))
+        head = Text.assemble((self._recipe, "bold"), f"  {elapsed}  ", (self._status, "dim"))
+        head.truncate(width, overflow="ellipsis")
+        return Group(head, table)
 
 
-_MARKS = {"waiting": ("·", "dim"), "have": ("=", "blue"), "made": ("✓", "green"), "failed": ("✗", "red")}
-
-
-def _cells(line: _Line) -> tuple[RenderableType, ...]:
+def _cells(line: _Line, width: int) -> tuple[RenderableType, ...]:
+    """Returns a stage's mark, name, bar or state, elapsed time, amount, rate and note."""
     if line.state == "running":
+        is_wide = width >= WIDE
         total = line.progress.total if line.progress else 0
         done = line.progress.done if line.progress else 0
-        bar = ProgressBar(total=total or None, completed=done, width=24, pulse=not total)
+        bar = ProgressBar(total=total or None, completed=done, width=24 if is_wide else 8, pulse=not total)
         took = human_seconds(time.monotonic() - line.started)
-        return Spinner("dots"), Text(line.name, "bold"), bar, _count(line), _rate(line), took, _note(line)
-    mark, style = _MARKS[line.state]
+        rate, note = (_rate(line), _note(line)) if is_wide else (_time_left(line), "")
+        amount = f"{done / total:.0%}" if total and width < NARROW else _amount(line)
+        return Spinner("dots"), _one_line(line.name, "bold"), bar, took, amount, rate, _one_line(note)
+    mark, style = MARKS[line.state]
     took = human_seconds(line.seconds) if line.seconds else ""
-    return Text(mark, style), Text(line.name, style), Text(line.state, style), line.detail, "", took, ""
+    return Text(mark, style), _one_line(line.name, style), Text(line.state, style), took, line.detail, "", ""
 
 
-def _count(line: _Line) -> str:
-    p = line.progress
-    return "" if p is None else f"{p.done:,}/{p.total:,} {p.unit}" if p.total else f"{p.done:,} {p.unit}"
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _amount(line: _Line) -> str:
+    if line.progress is None:
+        return ""
+    done, total, unit = line.progress.done, line.progress.total, line.progress.unit
+    return f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
 
 
 def _rate(line: _Line) -> str:
     rate = line.rate()
-    if not rate or line.progress is None:
+    return ", ".join(filter(None, (f"{rate:,.0f}/s" if rate else "", _time_left(line))))
+
+
+def _time_left(line: _Line) -> str:
+    rate = line.rate()
+    if not rate or line.progress is None or not line.progress.total:
         return ""
-    left = (line.progress.total - line.progress.done) / rate if line.progress.total else 0.0
-    return f"{rate:,.0f}/s" + (f", {human_seconds(left)} left" if left >= 1 else "")
+    seconds = (line.progress.total - line.progress.done) / rate
+    return f"{human_seconds(seconds)} left" if seconds >= 1 else ""
 
 
 def _note(line: _Line) -> str:
     if line.progress is not None and line.progress.note:
         return line.progress.note
     if line.metrics is not None:
-        return ", ".join(f"{name} {value:.4g}" for name, value in sorted(line.metrics.values.items())[:3])
+        return ", ".join(f"{name} {value:.4g}" for name, value in sorted(line.metrics.values.items())[:NUM_CURVES])
     return ""

@@ -178,7 +178,7 @@ class Execution:
 
     def _listen(self, events: list[Event]) -> None:
         for event in events:
-            self.display.tell(event)
+            self.display.handle(event)
             if isinstance(event, Metrics) and event.source in self._run_ids:
                 self.tracker.metrics(self._run_ids[event.source], event.step, event.values)
 
