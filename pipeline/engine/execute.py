@@ -1,4 +1,4 @@
-"""Making what is missing of a plan: stages start as soon as their inputs are complete, each as a Ray task."""
+"""The execution of a plan: each missing stage starts as a Ray task as soon as its inputs are complete."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from pipeline.engine.provenance import commit, libraries
 from pipeline.engine.status import Step, human_bytes
 from pipeline.engine.store import Manifest, Store
 
-if TYPE_CHECKING:  # workers import this module, and need no MLflow
+if TYPE_CHECKING:  # workers import this module and must not import MLflow
     from pipeline.engine.tracking import Tracker
 
 POLL_SECONDS = 0.25
 MAX_IN_FLIGHT = max(4, os.cpu_count() or 1)
-"""Stages at a time: each has a process on the driver's node, of some 400 MB, and more of them would only queue for the
-same workers."""
+"""The number of stages in flight. Each has a process of some 400 MB on the driver's node, and more of them would only
+queue for the same workers."""
 TRAIN_SCRATCH = "ray-train"
-"""Below the store: Ray Train's own small state of groups in flight."""
+"""A directory below the store for Ray Train's own small state of groups in flight."""
 
 OpenSession = Callable[[], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """Everything that a worker needs to make one artifact. Pickles."""
+class StageTask:
+    """The input of a Ray task that makes one artifact. It pickles."""
 
     stage: Stage[Any, ..., Any]
     config: Any
@@ -46,14 +46,14 @@ class Order:
     resources: Resources
     emit: Emit
     manifest: Manifest
-    """All but what is known only at the end."""
+    """The manifest without the fields that are known only at the end."""
 
 
-def make(order: Order) -> Manifest:
-    """Make one artifact and commit it; runs inside a Ray task. Returns the manifest that it wrote, last of all."""
+def make(task: StageTask) -> Manifest:
+    """Makes one artifact, writes its manifest last, and returns the manifest; runs inside a Ray task."""
     from cluster.workers import RayWorkers
 
-    store, begun = Store(order.store_root), order.manifest
+    store, begun = Store(task.store_root), task.manifest
     uri = store.directory(begun.stage, begun.key)
     scratch = join(store.root, TRAIN_SCRATCH, begun.key)
     context = Context(
@@ -61,13 +61,13 @@ def make(order: Order) -> Manifest:
         store_uri=store.root,
         key=begun.key,
         name=begun.name,
-        resources=order.resources,
-        workers=RayWorkers(source=begun.name, emit=order.emit, scratch_uri=scratch),
-        emit=order.emit,
+        resources=task.resources,
+        workers=RayWorkers(source=begun.name, emit=task.emit, scratch_uri=scratch),
+        emit=task.emit,
     )
     started = time.monotonic()
-    made = order.stage(order.config, context, **order.inputs)
-    assert type(made) is order.stage.produces, f"{begun.stage} returned a {type(made).__name__}"
+    made = task.stage(task.config, context, **task.inputs)
+    assert type(made) is task.stage.produces, f"{begun.stage} returned a {type(made).__name__}"
     manifest = replace(
         begun,
         outputs=store.outputs(begun.stage, begun.key),
@@ -82,7 +82,7 @@ def make(order: Order) -> Manifest:
 
 @dataclass
 class Execution:
-    """One run of a plan."""
+    """A run of a plan."""
 
     recipe: str
     steps: list[Step]
@@ -96,11 +96,11 @@ class Execution:
     _commit: tuple[str | None, bool | None] = field(default_factory=commit)
 
     def run(self, open_session: OpenSession) -> dict[str, Manifest]:
-        """Node name -> manifest, once every node is complete. Ray is started only when something is missing.
+        """Makes the missing artifacts and returns node name -> manifest. Ray starts only if an artifact is missing.
 
         Raises:
-            StageFailed: a stage raised. What was finished stays finished; the rest is stopped.
-            UsageError: a stage found that what was asked cannot be done, as with weights of another digest.
+            StageFailed: a stage raised an exception. Finished artifacts stay; the other stages are stopped.
+            UsageError: a stage cannot be carried out, as with weights of another digest.
         """
         for step in self.steps:
             if step.manifest is not None:
@@ -126,10 +126,10 @@ class Execution:
                     self._start(node, session)
                 self._track_finished()
                 ended = session.finished(POLL_SECONDS)
-                self._listen(session.events())
+                self._handle_events(session.events())
                 for done in ended:
                     self._end(running.pop(done.name), done)
-            self._listen(session.events())  # what a stage says may arrive after its result
+            self._handle_events(session.events())  # events of a stage may arrive after its result
             self._track_finished()
         except BaseException as error:
             session.cancel()
@@ -158,7 +158,7 @@ class Execution:
             dirty=self._commit[1],
             libraries=libraries(),
         )
-        order = Order(
+        task = StageTask(
             stage=node.stage,
             config=node.config,
             inputs={edge: self._artifacts(value) for edge, value in node.inputs.items()},
@@ -167,7 +167,7 @@ class Execution:
             emit=session.emit,
             manifest=manifest,
         )
-        session.start(node.name, make, order)
+        session.start(node.name, make, task)
 
     def _artifacts(self, value: Node | tuple[Node, ...] | None) -> Any:
         if isinstance(value, tuple):
@@ -176,7 +176,7 @@ class Execution:
             return None
         return value.stage.produces(self.store.directory(value.stage.name, value.key), value.key)
 
-    def _listen(self, events: list[Event]) -> None:
+    def _handle_events(self, events: list[Event]) -> None:
         for event in events:
             self.display.handle(event)
             if isinstance(event, Metrics) and event.source in self._run_ids:
@@ -190,7 +190,7 @@ class Execution:
             self.tracker.fail_stage(run_id, reason)
             where = f"stage {node.name!r} (key {node.key})"
             if isinstance(done.error, UsageError):
-                raise _named(done.error, where) from done.error
+                raise _with_location(done.error, where) from done.error
             detail = str(done.error) if isinstance(done.error, PerceptsError) else reason
             raise StageFailed(f"{where}: {detail}") from done.error
         manifest: Manifest = done.value
@@ -199,13 +199,13 @@ class Execution:
         self.display.done(node.name, manifest.num_bytes)
 
     def _track_finished(self) -> None:
-        """Logging a model takes seconds: the next stages are started before it."""
+        """Logs finished stages to MLflow. Logging a model takes seconds, so the next stages are started first."""
         while self._untracked:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
 
 
-def _named(error: UsageError, where: str) -> UsageError:
-    """The same error, saying where."""
+def _with_location(error: UsageError, where: str) -> UsageError:
+    """Returns the same error with the stage at the start of its message."""
     message, *rest = error.args or ("",)
     return type(error)(f"{where}: {message}", *rest)

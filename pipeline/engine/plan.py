@@ -1,10 +1,10 @@
-"""A plan: the stages of a recipe, joined by checked edges and named by their keys. Building one runs nothing.
+"""A plan: the stages of a recipe, joined by checked edges and named by their keys. Building a plan runs nothing.
 
     plan = Plan("demo")
     corpus = plan.add(synthesize, SynthesizeConfig())
     index = plan.add(ingest, IngestConfig(), corpus=corpus)
 
-`key = sha256(stage, version, config, snapshot of what lies outside, {input: key})`: equal keys mean equal artifacts.
+`key = sha256(stage, version, config, snapshot of outside files, {input: key})`: equal keys mean equal artifacts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Node:
     """One stage of a plan, with its config and the nodes it reads."""
 
     name: str
-    """Unique in the plan; for people."""
+    """The name in displays, unique in the plan."""
     stage: Stage[Any, ..., Any]
     config: Any
     inputs: Inputs
@@ -38,20 +38,20 @@ class Node:
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        """Every node that this one reads, in the order of the edges."""
-        found: list[Node] = []
+        """All nodes that this one reads, in the order of the edges."""
+        parents: list[Node] = []
         for value in self.inputs.values():
-            found.extend(value if isinstance(value, tuple) else (value,) if value is not None else ())
-        return tuple(found)
+            parents.extend(value if isinstance(value, tuple) else (value,) if value is not None else ())
+        return tuple(parents)
 
     def input_keys(self) -> dict[str, Any]:
-        """Edge name -> key, list of keys, or None where the edge is open."""
+        """Returns edge name -> key, list of keys, or None for an open edge."""
         return {name: _keys_of(value) for name, value in self.inputs.items()}
 
 
 @dataclass(frozen=True)
-class AsItWasMade:
-    """The config of a node that was given by its key."""
+class ExistingArtifactConfig:
+    """The config of a node whose artifact is given by its key: the manifest has the real one."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Plan:
         resources: Resources | None = None,
         **inputs: Node | Sequence[Node] | None,
     ) -> Node:
-        """Add a stage. Its inputs are nodes of this plan, named as the stage's keyword parameters.
+        """Adds a stage. Its inputs are nodes of this plan, named as the stage's keyword parameters.
 
         Raises:
             PlanError: an edge is missing, unknown, or joins an artifact to a parameter of another type; the message
@@ -92,11 +92,11 @@ class Plan:
         self.nodes.append(node)
         return node
 
-    def given(self, stage: Stage[Any, ..., Any], key: str, *, name: str) -> Node:
-        """Add an artifact that the store has already, by its key. How it was made is in its manifest, and not here."""
+    def add_existing(self, stage: Stage[Any, ..., Any], key: str, *, name: str) -> Node:
+        """Adds an artifact of the store by its key. Its config and inputs are in its manifest."""
         if any(node.name == name for node in self.nodes):
             raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
-        node = Node(name, stage, AsItWasMade(), {}, Resources(), key)
+        node = Node(name, stage, ExistingArtifactConfig(), {}, Resources(), key)
         self.nodes.append(node)
         return node
 

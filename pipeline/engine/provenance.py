@@ -1,4 +1,4 @@
-"""Where an artifact comes from, beside its identity: the commit, whether the tree was clean, library versions."""
+"""The provenance of an artifact: the commit, whether the tree was clean, and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 """The directory that holds our packages."""
 
 COMMIT_VARIABLE = "PERCEPTS_COMMIT"
-"""Set this where `.git` does not travel along, as under `ray job submit`; a trailing `+` means uncommitted changes."""
+"""Environment variable with the commit, where `.git` is not uploaded, as with `ray job submit`; a trailing `+` means
+uncommitted changes."""
 
 LIBRARIES = ("torch", "ray", "mlflow", "pyarrow", "av", "numpy", "onnxruntime", "safetensors", "fsspec")
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The git commit of the code that runs and whether it had uncommitted changes; None where nobody can tell."""
+    """Returns the git commit of the running code and whether it had uncommitted changes; None if unknown."""
     named = os.environ.get(COMMIT_VARIABLE)
     if named:
         return named.rstrip("+"), named.endswith("+")
@@ -28,14 +29,14 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def libraries() -> dict[str, str]:
-    """Installed versions of the libraries whose arithmetic or formats an artifact depends on."""
-    found = {}
+    """Returns the installed versions of the libraries on whose arithmetic or formats an artifact depends."""
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _git(*arguments: str) -> str | None:
@@ -43,6 +44,6 @@ def _git(*arguments: str) -> str | None:
         result = subprocess.run(
             ["git", "-C", SOURCE_ROOT, *arguments], capture_output=True, text=True, check=False, timeout=20
         )
-    except FileNotFoundError:  # no git on this machine: as unknown as a tree without .git
+    except FileNotFoundError:  # no git on this machine: the commit is unknown, as in a tree without .git
         return None
     return result.stdout.strip() if result.returncode == 0 else None

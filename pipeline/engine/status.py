@@ -1,7 +1,7 @@
-"""What a plan would do and why, before it does anything: *have* or *make*, the reason, and what it would take.
+"""The status of a plan before it runs: *have* or *make* for each stage, the reason, and the expected size and time.
 
-Estimates follow the graph: what is in the store counts as it is; what is not is estimated by its stage from the
-estimates of its inputs, and its seconds are scaled from the last time this store made an artifact of that stage.
+Estimates follow the graph. An artifact in the store counts as measured. A missing one is estimated by its stage from
+the estimates of its inputs, and its seconds are scaled from the last artifact of that stage in this store.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 
 INDEX = "ingest"
-"""The stage whose artifact says how many frames there are."""
+"""The stage whose artifact holds the number of frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One node of a plan, looked up in the store."""
+    """A node of a plan, looked up in the store."""
 
     node: Node
     manifest: Manifest | None
@@ -35,12 +35,13 @@ class Step:
 
 
 def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> list[Step]:
-    """Every node in the plan's order, with what the store knows of it. Starts nothing.
+    """Looks up every node of the plan in the store, in the plan's order.
 
-    With `assumed_index`, as if indexes held that, and everything that follows from them were still to be made.
+    Args:
+        assumed_index: the size of an index to assume; all nodes that depend on an index then count as missing.
 
     Raises:
-        CorruptArtifact: a manifest in the way cannot be read.
+        CorruptArtifact: a manifest cannot be read.
     """
     steps: dict[str, Step] = {}
     histories: dict[str, list[Manifest]] = {}
@@ -60,7 +61,7 @@ def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> 
 
 
 def why_make(node: Node, history: list[Manifest], have: Mapping[str, bool]) -> str:
-    """Why `node` is not in the store: compared with the latest artifact of the same stage and name."""
+    """Returns why `node` is not in the store, compared with the latest artifact of the same stage and name."""
     same = [m for m in history if m.name == node.name] or history
     if not same:
         return "never made"
@@ -79,7 +80,7 @@ def why_make(node: Node, history: list[Manifest], have: Mapping[str, bool]) -> s
 
 
 def plan_table(recipe: str, steps: list[Step]) -> Table:
-    """The plan as a table for the terminal."""
+    """Returns the plan as a table for the terminal."""
     table = Table(title=f"{recipe}: {sum(s.have for s in steps)} have, {sum(not s.have for s in steps)} to make")
     for heading in ("stage", "", "why", "key"):
         table.add_column(heading, overflow="fold")
@@ -102,7 +103,7 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
 
 
 def human_bytes(num_bytes: float) -> str:
-    """1536 -> '1.5 kB' (powers of 1000)."""
+    """Formats a number of bytes in powers of 1000: 1536 -> '1.5 kB'."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -111,7 +112,7 @@ def human_bytes(num_bytes: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """75 -> '1 min 15 s'."""
+    """Formats a duration: 75 -> '1 min 15 s'."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -42,7 +42,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished artifact is, and (not identity) how it came about."""
+    """The identity of a finished artifact and its provenance, which is no part of the identity."""
 
     stage: str
     version: int
@@ -70,11 +70,11 @@ class Manifest:
         return sum(output.num_bytes for output in self.outputs.values())
 
     def input_keys(self) -> list[str]:
-        """Keys of all artifacts that this one was made of."""
-        found: list[str] = []
+        """Returns the keys of all artifacts from which this one was made."""
+        keys: list[str] = []
         for value in self.inputs.values():
-            found.extend(value if isinstance(value, list) else [] if value is None else [value])
-        return found
+            keys.extend(value if isinstance(value, list) else [] if value is None else [value])
+        return keys
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Manifest:
@@ -90,17 +90,17 @@ class Store:
 
     @classmethod
     def open(cls, uri: str, *, create: bool = False) -> Store:
-        """The store at `uri`; with `create`, one is begun where there is none.
+        """Opens the store at `uri`; with `create`, makes one if there is none.
 
         Raises:
-            StoreError: it cannot be read or written, is not there, or has a newer format.
+            StoreError: the store cannot be read or written, does not exist, or has a newer format.
         """
         root = absolute(uri)
         marker = join(root, STORE_FILE)
         try:
-            found: Any = read_json(marker)
+            description: Any = read_json(marker)
         except FileNotFoundError:
-            found = None
+            description = None
         except NotADirectoryError as error:
             raise StoreError(f"store {uri!r} is a file, not a directory; give --store a directory") from error
         except json.JSONDecodeError as error:
@@ -111,32 +111,32 @@ class Store:
             raise StoreError(
                 f"store {uri!r} cannot be read: {_cause(error)}; check the address and its rights"
             ) from error
-        if found is None:
+        if description is None:
             if not create:
                 raise StoreError(f"there is no percepts store at {uri!r}; run a recipe with --store {uri} to begin one")
             _begin(uri, marker)
-        elif not isinstance(found, dict) or not isinstance(found.get("format"), int):
+        elif not isinstance(description, dict) or not isinstance(description.get("format"), int):
             raise StoreError(f"{marker!r} does not name a format: this is no percepts store, or a damaged one")
-        elif found["format"] > FORMAT:
+        elif description["format"] > FORMAT:
             raise StoreError(
-                f"store {uri!r} has format {found['format']}, this percepts writes {FORMAT}: "
+                f"store {uri!r} has format {description['format']}, this percepts writes {FORMAT}: "
                 "it was made by a newer version; upgrade percepts or name another --store"
             )
         return cls(root)
 
     def check_writable(self) -> None:
-        """Raises StoreError where nothing can be written below the root."""
+        """Checks that files can be written below the root. Raises StoreError."""
         _begin(self.root, join(self.root, STORE_FILE))
 
     def directory(self, stage: str, key: str) -> str:
-        """Where the artifact lives."""
+        """Returns the URI of the artifact's directory."""
         return join(self.root, stage, key)
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a complete artifact, or None.
+        """Returns the manifest of a complete artifact, or None.
 
         Raises:
-            CorruptArtifact: there is a manifest that cannot be read.
+            CorruptArtifact: the manifest cannot be read.
         """
         uri = join(self.directory(stage, key), MANIFEST)
         try:
@@ -147,11 +147,11 @@ class Store:
             raise CorruptArtifact(f"{uri} is not a manifest ({error}); remove its directory to make it anew") from error
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest: from now on the artifact is complete."""
+        """Writes the manifest: from now on the artifact is complete."""
         write_json(join(self.directory(manifest.stage, manifest.key), MANIFEST), asdict(manifest))
 
     def outputs(self, stage: str, key: str) -> dict[str, Output]:
-        """Digest and size of every file of the artifact but its manifest."""
+        """Returns the digest and size of every file of the artifact except its manifest."""
         directory = self.directory(stage, key)
         names = [name for name in list_files(directory) if name != MANIFEST]
         return {
@@ -160,11 +160,11 @@ class Store:
         }
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
-        """Every complete artifact of the store, or of one stage, sorted by stage and key."""
+        """Yields the manifest of every complete artifact, or of one stage's, sorted by stage and key."""
         fs, root = filesystem(self.root)
         fs.invalidate_cache()
         pattern = join(root, stage or "*", "*", MANIFEST)
-        for path in sorted(str(found) for found in fs.glob(pattern)):
+        for path in sorted(str(match) for match in fs.glob(pattern)):
             stage_name, key = path.split("/")[-3:-1]
             manifest = self.find(stage_name, key)
             if manifest is not None:
@@ -185,7 +185,7 @@ class Store:
 def _begin(uri: str, marker: str) -> None:
     try:
         write_json(marker, {"format": FORMAT})
-    except Exception as error:  # fsspec's back ends raise whatever their client library does
+    except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
         raise StoreError(
             f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights"
         ) from error

@@ -221,7 +221,7 @@ def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) 
         tracking_uri=options.tracking_uri,
         stream="flow ",
     )
-    percepts = plan.given(extract, options.flow_percepts, name="flow extract")
+    percepts = plan.add_existing(extract, options.flow_percepts, name="flow extract")
     composite = {"composite": flow.encoders["composite"]} if "composite" in flow.encoders else {}
     arms = _arms(
         plan,

@@ -71,12 +71,12 @@ def given_models(
         raise ConfigError(f"{next(iter(found.values())).key} was not pretrained on percepts; give a model of percepts")
     return PretrainedNodes(
         encoders={
-            model: plan.given(pretrain, manifest.key, name=f"{stream}pretrain {model}")
+            model: plan.add_existing(pretrain, manifest.key, name=f"{stream}pretrain {model}")
             for model, manifest in found.items()
         },
         size=sizes.pop(),
-        statistics=plan.given(standardize, statistics, name=f"{stream}standardize of pretraining"),
-        percepts=plan.given(extract, percepts, name=f"{stream}extract of pretraining"),
+        statistics=plan.add_existing(standardize, statistics, name=f"{stream}standardize of pretraining"),
+        percepts=plan.add_existing(extract, percepts, name=f"{stream}extract of pretraining"),
     )
 
 
