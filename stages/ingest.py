@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
-from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, PROBED_VIDEOS_PER_S
+from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.sequences import hold_out_groups
 from stages.video import probe_cache, watchdog
@@ -33,10 +34,10 @@ from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
 from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord, write_records
-from stages.video.listing import Listing, ProbeResults
+from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.probe import Probe, probe
 from stages.video.record_table import DigestOrder
-from stages.video.sources import VideoSource, iter_videos, local_video, snapshot
+from stages.video.sources import VideoSource, iter_videos, local_video
 
 FILES_A_SHARD = 32
 """Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
@@ -63,47 +64,33 @@ class IngestConfig:
     """Share of those videos, in whole groups, that goes to part `held_out_part` instead; 0: none."""
     held_out_part: str = "test"
     """Part of the videos that are held out."""
-    max_pixels: int = Limits.max_pixels
-    """Largest frame, width x height."""
-    max_duration_s: float = Limits.max_duration_s
-    """Longest video, seconds."""
-    max_frames: int = Limits.max_frames
-    """Most frames of a video."""
+    limits: Limits = field(default_factory=Limits)
+    """The bounds beyond which a video is rejected; extract takes the same."""
 
     def __post_init__(self) -> None:
-        _ = self.limits
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
         if self.held_out and self.held_out_part == self.part:
             raise ConfigError(f"held_out_part is {self.part!r}, as is the part of the others: name another")
 
-    @property
-    def limits(self) -> Limits:
-        """The limits as the video room takes them. Raises ConfigError."""
-        return Limits(max_pixels=self.max_pixels, max_duration_s=self.max_duration_s, max_frames=self.max_frames)
 
-
-def source_snapshot(config: IngestConfig) -> str | None:
-    """Digest of the source's listing; None where the videos come from a corpus of the store. Raises SourceError."""
-    return snapshot(config.videos) if config.videos else None
+def list_sources(config: IngestConfig) -> SourceListing | None:
+    """Lists the videos of the config; None where all videos come from stages. Raises SourceError."""
+    return SourceListing(config.videos) if config.videos else None
 
 
 def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    corpus = inputs.get("corpus", Estimate())
+    corpus, listed = inputs.get("corpus", Estimate()), inputs.get("listing", Estimate())
     unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
-    num_listed, num_bytes = 0, unpacked_bytes
-    for source in iter_videos(config.videos) if config.videos else ():
-        num_listed += 1
-        num_bytes += source.size_bytes or 0
-    num_frames = (corpus.num_frames or 0) + num_bytes // BYTES_PER_FRAME
+    num_frames = (corpus.num_frames or 0) + (listed.num_frames or 0) + unpacked_bytes // BYTES_PER_FRAME
     return Estimate(
         num_frames=num_frames,
-        num_bytes=INDEX_BYTES_A_VIDEO * num_listed or None,
-        seconds=num_listed / PROBED_VIDEOS_PER_S + num_frames / DECODED_FRAMES_PER_S / 10,
+        num_bytes=INDEX_BYTES_A_VIDEO * (listed.num_videos or 0) or None,
+        seconds=(listed.seconds or 0.0) + num_frames / DECODED_FRAMES_PER_S / 10,
     )
 
 
-@stage(version=1, snapshot=source_snapshot, estimate=_estimate)
+@stage(version=1, snapshot=list_sources, estimate=_estimate)
 def ingest(
     config: IngestConfig, context: Context, *, corpus: Corpus | None = None, unpacked: Corpus | None = None
 ) -> Index:
@@ -115,10 +102,9 @@ def ingest(
         ConfigError: also where videos are to be held out, and all that are usable make up a single group.
     """
     corpora = tuple(source.manifest_uri for source in (corpus, unpacked) if source is not None)
-    places = corpora + config.videos
-    if not places:
+    if not (corpora or config.videos):
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
-    listing = Listing(places, config.limits)
+    listing = IndexSources(_list_all(corpora, config, context), config.limits)
     results = _probe_all(listing, config, context)
     records = _IndexCounter(results, _final(listing, results, _held_out(listing, results, config), config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
@@ -128,7 +114,17 @@ def ingest(
     return Index(context.uri, context.key)
 
 
-def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> ProbeResults:
+def _list_all(corpora: Sequence[str], config: IngestConfig, context: Context) -> Iterator[tuple[VideoSource, int]]:
+    """Yields the videos of the corpora and those of the listing, each with the time at which it was listed."""
+    if corpora:
+        listed_at_ns = time.time_ns()
+        for source in iter_videos(corpora):
+            yield source, listed_at_ns
+    if config.videos:
+        yield from iter_listed(context, config.videos)
+
+
+def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) -> ProbeResults:
     """Over the workers; what the store remembers, or an earlier attempt left, is used."""
     results = ProbeResults(len(listing))
     for place, record in probe_cache.read_cached(join(context.store_uri, probe_cache.PROBE_CACHE), listing.digest_N):
@@ -157,7 +153,7 @@ def _probe_all(listing: Listing, config: IngestConfig, context: Context) -> Prob
     return results
 
 
-def _write_probe_cache(listing: Listing, results: ProbeResults, context: Context) -> None:
+def _write_probe_cache(listing: IndexSources, results: ProbeResults, context: Context) -> None:
     """Let later listings know what was found: but what was rejected is looked at again."""
     is_new_N = results.is_new_N & listing.is_cacheable_N & ~results.is_rejected_N
     places = np.flatnonzero(is_new_N).tolist()
@@ -244,7 +240,7 @@ def _record(source: VideoSource, **facts: Any) -> VideoRecord:
 
 
 def _final(
-    listing: Listing, results: ProbeResults, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
+    listing: IndexSources, results: ProbeResults, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
 ) -> Iterator[VideoRecord]:
     """The rows of the index. Those that repeat earlier bytes say so: percepts are kept by content, so nothing counts
     twice."""
@@ -259,7 +255,7 @@ def _final(
         yield record
 
 
-def _held_out(listing: Listing, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
+def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
     """(N,) of those sources whose part is ours to choose, the ones put aside: by a hash of group or content."""
     is_aside_N = np.zeros(len(listing), np.bool_)
     if config.held_out:

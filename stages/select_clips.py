@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import join, sha256_bytes, write_bytes, write_json
+from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
 from stages.datasets.matching import name_of
 from stages.video.artifacts import MANIFEST_NAME, Corpus
-from stages.video.sources import VideoSource, list_videos, snapshot
+from stages.video.listing import SourceListing, iter_listed
+from stages.video.sources import VideoSource, list_videos, unique_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,19 @@ class SelectClipsConfig:
     """Folders, globs, video files, manifests or bucket URLs, besides what was unpacked."""
 
 
-def _snapshot(config: SelectClipsConfig) -> str:
-    """Digest of what the lists say and of the videos' listing. Raises SourceError."""
-    listed = snapshot(config.videos) if config.videos else ""
-    return sha256_bytes(f"{config.data.lists_digest()} {listed}".encode())
+def _list_sources(config: SelectClipsConfig) -> SourceListing | str:
+    """Returns the listing of the videos with a digest that depends on the lists, too. Raises SourceError."""
+    lists = config.data.lists_digest()
+    return SourceListing(config.videos, salt=lists) if config.videos else lists
 
 
 def _estimate(config: SelectClipsConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
-    listed = list_videos(config.videos) if config.videos else []
-    num_bytes = unpacked_bytes + sum(source.size_bytes or 0 for source in listed)
+    num_bytes = unpacked_bytes + (inputs.get("listing", Estimate()).num_bytes or 0)
     return Estimate(num_frames=num_bytes // BYTES_PER_FRAME)
 
 
-@stage(version=1, snapshot=_snapshot, estimate=_estimate)
+@stage(version=1, snapshot=_list_sources, estimate=_estimate)
 def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpus | None = None) -> Corpus:
     """Write `manifest.csv`, the videos that have a clip's name, in the lists' order, and `check.json`: every clip that
     is missing, every video that is no clip. `check.json` is there also where the data set is refused.
@@ -60,10 +60,9 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
         DataSetError: none of the data set's clips is there, or not all of them are and `allow_missing` is false.
     """
     data = config.data.data
-    places = (*((unpacked.manifest_uri,) if unpacked is not None else ()), *config.videos)
-    if not places:
+    if unpacked is None and not config.videos:
         raise ConfigError("select_clips was given no videos; give --videos")
-    clips, sources = config.data.read_clips(), list_videos(places)
+    clips, sources = config.data.read_clips(), _list_all(config, context, unpacked)
     by_name: defaultdict[str, list[VideoSource]] = defaultdict(list)
     for source in sources:
         by_name[name_of(source.uri)].append(source)
@@ -91,6 +90,14 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
         num_clips=num_found, num_official_clips=data.num_clips, num_missing=len(missing), num_extra=len(extra)
     )
     return Corpus(context.uri, context.key)
+
+
+def _list_all(config: SelectClipsConfig, context: Context, unpacked: Corpus | None) -> list[VideoSource]:
+    """Returns the videos that were unpacked and those that the key knows, each URI once."""
+    sources = [] if unpacked is None else list_videos((unpacked.manifest_uri,))
+    if config.videos:
+        sources += [source for source, _ in iter_listed(context, config.videos)]
+    return list(unique_sources(sources, lambda source: source))
 
 
 def _write_manifest(uris: Sequence[str], context: Context) -> None:

@@ -15,6 +15,7 @@ import inspect
 import re
 import types
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from os import PathLike
@@ -118,6 +119,9 @@ class Context:
     workers: Workers = field(default_factory=InProcessWorkers)
     emit: Emit = discard
     facts: dict[str, int | float | str] = field(default_factory=dict)
+    listing_uri: str | None = None
+    """The listing that the stage's key was made of (`Listing.write`): the stage reads it and lists nothing itself. None
+    where the stage is called without a plan."""
 
     @classmethod
     def for_test(cls, directory: str | PathLike[str], **changes: Any) -> Context:
@@ -146,9 +150,31 @@ class Context:
 class Estimate:
     """The expected size and duration of a stage; a field is None while nothing is known."""
 
+    num_videos: int | None = None
     num_frames: int | None = None
     num_bytes: int | None = None
     seconds: float | None = None
+
+
+class Listing(ABC):
+    """A listing of what lies outside the store and is read by a stage: it enters the key, and is handed to the stage.
+
+    It is taken once, when the plan is built. What arrives later is not in the key, and is not read under it.
+    """
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Hex digest of the listing, part of the key."""
+
+    @property
+    @abstractmethod
+    def estimate(self) -> Estimate:
+        """Estimate of what was listed, which the stage's own estimate gets as the input `listing`."""
+
+    @abstractmethod
+    def write(self, uri: str) -> None:
+        """Writes the listing to a file, for the stage."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +194,7 @@ C = TypeVar("C")
 A = TypeVar("A", bound=Artifact)
 P = ParamSpec("P")
 Estimator = Callable[[Any, Mapping[str, Estimate]], Estimate]
-Snapshot = Callable[[Any], str | None]
+Snapshot = Callable[[Any], "str | Listing | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +207,7 @@ class Stage(Generic[C, P, A]):
     edges: Mapping[str, Edge]
     produces: type[Artifact]
     snapshot: Snapshot | None
-    """(config) -> digest of the files outside the store that the stage reads; part of the key."""
+    """(config) -> digest or listing of what lies outside the store and is read by the stage; part of the key."""
     estimate: Estimator | None
     """(config, estimates of the inputs) -> estimate, for `--plan`."""
 

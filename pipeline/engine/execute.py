@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.session import FinishedTask, Session
 from pipeline.core.errors import PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Metrics
-from pipeline.core.files import join
+from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
 from pipeline.engine.display import Display
 from pipeline.engine.plan import Node
@@ -32,6 +33,9 @@ queue for the same workers."""
 TRAIN_SCRATCH = "ray-train"
 """A directory below the store for Ray Train's own small state of groups in flight."""
 
+LISTING = "listing.parquet"
+"""Name of the file with a stage's listing, in its directory; each run has its own, and removes it at the end."""
+
 OpenSession = Callable[[], AbstractContextManager[Session]]
 
 
@@ -47,6 +51,8 @@ class StageTask:
     emit: Emit
     manifest: Manifest
     """The manifest without the fields that are known only at the end."""
+    listing_uri: str | None = None
+    """The listing that the key was made of, in the artifact's directory while the stage runs."""
 
 
 def make(task: StageTask) -> Manifest:
@@ -64,10 +70,13 @@ def make(task: StageTask) -> Manifest:
         resources=task.resources,
         workers=RayWorkers(source=begun.name, emit=task.emit, scratch_uri=scratch),
         emit=task.emit,
+        listing_uri=task.listing_uri,
     )
     started = time.monotonic()
     made = task.stage(task.config, context, **task.inputs)
     assert type(made) is task.stage.produces, f"{begun.stage} returned a {type(made).__name__}"
+    if task.listing_uri is not None:
+        remove(task.listing_uri)
     manifest = replace(
         begun,
         outputs=store.outputs(begun.stage, begun.key),
@@ -158,6 +167,12 @@ class Execution:
             dirty=self._commit[1],
             libraries=libraries(),
         )
+        listing_uri = None
+        if node.listing is not None:
+            # Marked as an unfinished write, so that it is no output of the artifact and a leftover is known as one.
+            name = f"{LISTING}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}"
+            listing_uri = join(self.store.directory(node.stage.name, node.key), name)
+            node.listing.write(listing_uri)
         task = StageTask(
             stage=node.stage,
             config=node.config,
@@ -166,6 +181,7 @@ class Execution:
             resources=node.resources,
             emit=session.emit,
             manifest=manifest,
+            listing_uri=listing_uri,
         )
         session.start(node.name, make, task)
 

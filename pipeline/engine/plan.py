@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.core.errors import PlanError
-from pipeline.core.stage import Edge, Resources, Stage, config_dict
+from pipeline.core.stage import Edge, Listing, Resources, Stage, config_dict
 
 KEY_DIGITS = 16
 Inputs = Mapping[str, "Node | tuple[Node, ...] | None"]
@@ -35,6 +35,8 @@ class Node:
     resources: Resources
     key: str
     snapshot: str | None = None
+    listing: Listing | None = None
+    """The listing whose digest is `snapshot`, where the stage reads one."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -86,9 +88,11 @@ class Plan:
         if inputs:
             known = ", ".join(stage.edges) or "none"
             raise PlanError(f"{name}: stage {stage.name!r} has no input {min(inputs)!r}; its inputs are: {known}")
-        snapshot = stage.snapshot(config) if stage.snapshot else None
+        outside = stage.snapshot(config) if stage.snapshot else None
+        listing = outside if isinstance(outside, Listing) else None
+        snapshot = outside.digest if isinstance(outside, Listing) else outside
         key = _key(stage, config, snapshot, {edge: _keys_of(value) for edge, value in checked.items()})
-        node = Node(name, stage, config, checked, resources or Resources(), key, snapshot)
+        node = Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing)
         self.nodes.append(node)
         return node
 

@@ -149,7 +149,8 @@ def _from_manifest(manifest: Manifest) -> Estimate:
 
 
 def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
-    expected = node.stage.estimate(node.config, upstream) if node.stage.estimate else Estimate()
+    inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
+    expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
     if not history:
         return expected
     last = max(history, key=lambda manifest: manifest.finished_at)

@@ -19,7 +19,7 @@ from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Mea
 from pipeline.recipes.existing_models import PretrainedNodes, given_models
 from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_unpacked
+from pipeline.recipes.video_inputs import add_unpacked, within_limits
 from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
@@ -33,6 +33,7 @@ from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig
 from stages.select_clips import SelectClipsConfig, select_clips
 from stages.standardize import StandardizeConfig, standardize
+from stages.video.container import Limits
 
 ACTION_LSTM = FinetuneConfig(
     arm="LSTM",
@@ -59,6 +60,8 @@ class ActionOptions(RunOptions):
     """Official splits to run."""
     validation_fraction: float = 0.1
     """Of each class's training clips, held out for choices; in whole sources."""
+    limits: Limits = Limits()
+    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     tables: tuple[Table, ...] = ("1", "3", "curve")
     """Any of 1, 3, 4 and curve. 4 needs --flow-percepts; none: prepare percepts and sides, and train nothing."""
@@ -112,10 +115,11 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     unpacked, others = add_unpacked(plan, options.videos)
     data_config = ActionSetConfig(dataset=options.dataset, lists=options.lists, allow_missing=options.allow_missing)
     clips = plan.add(select_clips, SelectClipsConfig(data=data_config, videos=others), unpacked=unpacked)
-    index = plan.add(ingest, IngestConfig(), resources=options.on_cpus, corpus=clips)
+    index = plan.add(ingest, IngestConfig(limits=options.limits), resources=options.on_cpus, corpus=clips)
     config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
     splits = plan.add(assign_splits, config, index=index)
-    percepts = plan.add(extract, options.extract, resources=options.on_devices, index=index)
+    decoding = within_limits(options.extract, options.limits)
+    percepts = plan.add(extract, decoding, resources=options.on_devices, index=index)
     return Prepared(splits, percepts)
 
 
@@ -157,10 +161,14 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
     if not options.unlabelled:
         return None
     index = plan.add(
-        ingest, IngestConfig(videos=options.unlabelled), name="ingest unlabelled", resources=options.on_cpus
+        ingest,
+        IngestConfig(videos=options.unlabelled, limits=options.limits),
+        name="ingest unlabelled",
+        resources=options.on_cpus,
     )
     devices = options.on_devices
-    percepts = plan.add(extract, options.extract, name="extract unlabelled", resources=devices, index=index)
+    decoding = within_limits(options.extract, options.limits)
+    percepts = plan.add(extract, decoding, name="extract unlabelled", resources=devices, index=index)
     statistics = plan.add(
         standardize, StandardizeConfig(parts=("unlabelled",)), name="standardize unlabelled", percepts=percepts
     )

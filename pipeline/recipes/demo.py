@@ -14,7 +14,7 @@ from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index
+from pipeline.recipes.video_inputs import add_index, within_limits
 from stages.convnets.convnet import ConvnetConfig
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
@@ -28,6 +28,7 @@ from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize
 from stages.synthesize import MOTIONS, SynthesizeConfig, synthesize
+from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 from stages.visualize import VisualizeConfig, visualize
 
@@ -51,6 +52,8 @@ class DemoOptions(RunOptions):
     """Finetune this one instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
     MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""
     corpus: SynthesizeConfig = SynthesizeConfig()
+    limits: Limits = Limits()
+    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig(
         convnet=ConvnetConfig(layer="blocks.1", grid=4, input_px=64),
         decode=DecodeConfig(short_side_px=64, crop_px=64),
@@ -91,8 +94,8 @@ def build(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
-    index = add_index(plan, IngestConfig(videos=options.videos), run, corpus)
-    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
+    index = add_index(plan, IngestConfig(videos=options.videos, limits=options.limits), run, corpus)
+    percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     if options.encoder is not None:
         encoder = plan.add(import_encoder, ImportEncoderConfig(encoder=options.encoder))

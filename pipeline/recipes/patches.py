@@ -12,13 +12,14 @@ from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index
+from pipeline.recipes.video_inputs import add_index, within_limits
 from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.ingest import IngestConfig
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import TrainingConfig
 from stages.score_pixels import ScorePixelsConfig, score_pixels
+from stages.video.container import Limits
 from stages.visualize import VisualizeConfig, visualize
 
 
@@ -30,6 +31,8 @@ class PatchesOptions(RunOptions):
     """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Any of the paper's six."""
+    limits: Limits = Limits()
+    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     cut: CutPatchesConfig = CutPatchesConfig(patches_per_video=256)
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_units=256, forget_bias=1.0), training=TrainingConfig(batch_size=32)
@@ -43,8 +46,8 @@ class PatchesOptions(RunOptions):
 def build(options: PatchesOptions) -> Plan:
     """The models of Table 2 on natural patches."""
     plan = Plan("patches")
-    index = add_index(plan, IngestConfig(videos=options.videos), options.on_cpus)
-    made = plan.add(cut_patches, options.cut, resources=options.on_cpus, index=index)
+    index = add_index(plan, IngestConfig(videos=options.videos, limits=options.limits), options.on_cpus)
+    made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)

@@ -12,12 +12,13 @@ from pipeline.recipes.model_variants import Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index
+from pipeline.recipes.video_inputs import add_index, within_limits
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
 from stages.ingest import IngestConfig
 from stages.pretrain import PretrainConfig
 from stages.standardize import StandardizeConfig, standardize
+from stages.video.container import Limits
 from stages.visualize import VisualizeConfig, visualize
 
 
@@ -32,6 +33,8 @@ class YoutubeOptions(RunOptions):
     held_out: float = 0.1
     """Share of the videos that nothing is learned from, in whole groups, chosen by content; the models' forecasts are
     scored on them. 0: none, and no scores. A manifest's own part `test` is held out anyway."""
+    limits: Limits = Limits()
+    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
     """Of every model; the decoders are those of `models`."""
@@ -42,8 +45,9 @@ def build(options: YoutubeOptions) -> Plan:
     """Representations of unlabelled video."""
     plan = Plan("youtube")
     run, run_gpu = options.on_cpus, options.on_devices
-    index = add_index(plan, IngestConfig(videos=options.videos, held_out=options.held_out), run)
-    percepts = plan.add(extract, options.extract, resources=run_gpu, index=index)
+    sources = IngestConfig(videos=options.videos, held_out=options.held_out, limits=options.limits)
+    index = add_index(plan, sources, run)
+    percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoders = pretrain_models(
         plan, options.models, options.pretrain, run_gpu, percepts=percepts, statistics=statistics

@@ -39,6 +39,8 @@ class CuttingConfig:
     """Scale videos so that the shorter side has this many pixels, as UCF-101's; None keeps their size."""
     seed: int = 0
     """Of the places."""
+    limits: Limits = field(default_factory=Limits)
+    """The bounds beyond which a video gives no patches, those of ingest. The recipe's --limits sets both."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.patches_per_video < 1:
@@ -99,11 +101,10 @@ class Cutter:
     """Directory of the artifact."""
     may_end: bool = False
     """Whether the worker is a process that may be ended where a video hangs in it, and is replaced then."""
-    limits: Limits = field(default_factory=Limits)
 
     def __call__(self) -> "Cutter._Cut":
         if self.may_end:
-            watchdog.arm(self.limits.max_stall_s, self.limits.max_memory_bytes)
+            watchdog.arm(self.config.limits.max_stall_s, self.config.limits.max_memory_bytes)
         return Cutter._Cut(self)
 
     class _Cut:
@@ -117,23 +118,23 @@ class Cutter:
                     return Piece(len(map_array(uri)))
                 except CorruptArtifact:
                     pass  # left half-written by a killed run: cut it again
-            config, limits, reason = self._cutter.config, self._cutter.limits, ""
+            config, reason = self._cutter.config, ""
             if task.isolated:
-                with IsolatedProcess(limits) as process:
+                with IsolatedProcess(config.limits) as process:
                     try:
-                        patches = process.call(_cut_file, config, limits, task.record)
+                        patches = process.call(_cut_file, config, task.record)
                     except ProcessDied as death:
                         patches, reason = _no_patches(config), str(death)
             else:
-                patches = _cut_file(config, limits, task.record)
+                patches = _cut_file(config, task.record)
             write_array(uri, patches)
             return Piece(len(patches), reason)
 
 
-def _cut_file(config: CuttingConfig, limits: Limits, record: VideoRecord) -> Patch:
+def _cut_file(config: CuttingConfig, record: VideoRecord) -> Patch:
     with local_video(record.uri) as path:
         decode = DecodeConfig(short_side_px=config.short_side_px, crop_px=None)
-        return cut_video(VideoDecoder(path, decode, limits=limits), config, record)
+        return cut_video(VideoDecoder(path, decode, limits=config.limits), config, record)
 
 
 def _no_patches(config: CuttingConfig) -> Patch:

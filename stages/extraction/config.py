@@ -25,7 +25,7 @@ class ExtractionConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """Frames as the network sees them; crop_px must be the network's input_px."""
     limits: Limits = field(default_factory=Limits)
-    """Bounds against hostile files."""
+    """The bounds beyond which a video is rejected, those of ingest. A recipe's --limits sets both."""
     compression: Compression = "none"
     """Of the percept column: none can be mapped and is read fastest, zstd takes less space."""
 

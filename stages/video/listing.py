@@ -1,4 +1,8 @@
-"""The sources of an index and what is found of each: on this machine's disk, with a few numbers of each in memory.
+"""Listings of videos: the one that a key is made of, and the sources and results of an index.
+
+A key that depends on a folder or a bucket holds the digest of its listing. `SourceListing` keeps that listing in a
+Parquet file, which travels to the stage, so that a file that arrives in between is not read under a key that does not
+know of it.
 
 Shapes: N sources.
 """
@@ -6,42 +10,143 @@ Shapes: N sources.
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.core.disk_list import DiskList
+from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
+from pipeline.core.parquet import iter_tables
+from pipeline.core.rates import BYTES_PER_FRAME, PROBED_VIDEOS_PER_S
+from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
 from stages.video.container import Limits
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
-from stages.video.sources import VideoSource, iter_videos, with_stamp
+from stages.video.sources import VideoSource, hash_sources, iter_videos, unique_sources, with_stamp
 
 REQUESTS_AT_A_TIME: Final = 32
-"""Videos of which a manifest tells no more than a URL: a store answers in some tens of milliseconds."""
+"""Requests to an object store at a time for URLs of which only the name is known: each takes some tens of
+milliseconds."""
+
+_TEXT_COLUMNS: Final = ("uri", "stamp", "label", "part", "group")
+_SCHEMA: Final = pa.schema([("size_bytes", pa.int64()), *((name, pa.binary()) for name in _TEXT_COLUMNS)])
+"""Columns of a listing. Text is binary, because file names need not be UTF-8."""
+_LISTED_AT: Final = b"percepts.listed_at_ns"
 
 
-def _with_known_stamps(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
+class SourceListing(Listing):
+    """A listing of videos in a temporary Parquet file, some tens of bytes a video; its memory use is constant.
+
+    Raises:
+        SourceError: see `stages.video.sources.list_videos`.
+    """
+
+    def __init__(self, places: Sequence[str], *, salt: str = "") -> None:
+        """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key."""
+        self._num_videos = self._num_bytes = 0
+        self._file = tempfile.NamedTemporaryFile(prefix="percepts-", suffix=".parquet")  # noqa: SIM115
+        schema = _SCHEMA.with_metadata({_LISTED_AT: str(time.time_ns()).encode()})
+        with pq.ParquetWriter(self._file, schema, compression="zstd") as writer:
+            digest = hash_sources(self._written(iter_videos(places), writer))
+        self._file.flush()
+        self._digest = sha256_bytes(f"{salt} {digest}".encode()) if salt else digest
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def _written(self, sources: Iterable[VideoSource], writer: pq.ParquetWriter) -> Iterator[VideoSource]:
+        remaining = iter(sources)
+        while batch := list(itertools.islice(remaining, ROW_GROUP_ROWS)):
+            columns: dict[str, list[Any]] = {"size_bytes": [source.size_bytes for source in batch]}
+            columns |= {name: [_encode(getattr(source, name)) for source in batch] for name in _TEXT_COLUMNS}
+            writer.write_table(pa.Table.from_pydict(columns, schema=writer.schema))
+            self._num_videos += len(batch)
+            self._num_bytes += sum(source.size_bytes or 0 for source in batch)
+            yield from batch
+
+    @property
+    def digest(self) -> str:
+        """Digest of the names, sizes, stamps and labels that were listed."""
+        return self._digest
+
+    @property
+    def estimate(self) -> Estimate:
+        """Number and bytes of the videos, and about how many frames they have and how long probing them takes."""
+        return Estimate(
+            num_videos=self._num_videos,
+            num_bytes=self._num_bytes,
+            num_frames=self._num_bytes // BYTES_PER_FRAME,
+            seconds=self._num_videos / PROBED_VIDEOS_PER_S,
+        )
+
+    def write(self, uri: str) -> None:
+        """Copies the listing to `uri`, atomically."""
+        with open(self._file.name, "rb") as source, open_atomic(uri) as target:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+
+def _encode(text: str | None) -> bytes | None:
+    # Names that are not UTF-8 reach Python as lone surrogates.
+    return None if text is None else text.encode("utf-8", "surrogatepass")
+
+
+def _decode(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "surrogatepass")
+
+
+def iter_listed(context: Context, videos: Sequence[str]) -> Iterator[tuple[VideoSource, int]]:
+    """Yields the videos that the stage's key knows, each with the time at which it was listed, in nanoseconds.
+
+    Without a plan there is no listing yet, and `videos` are listed now.
+
+    Raises:
+        SourceError: see `stages.video.sources.list_videos`.
+    """
+    if context.listing_uri is None:
+        listed_at_ns = time.time_ns()
+        for source in iter_videos(videos):
+            yield source, listed_at_ns
+        return
+    data = read_bytes(context.listing_uri)
+    listed_at_ns = int(pq.read_schema(pa.BufferReader(data)).metadata[_LISTED_AT])
+    for table in iter_tables(data):
+        for row in table.to_pylist():
+            texts = {name: _decode(row[name]) for name in _TEXT_COLUMNS}
+            yield VideoSource(size_bytes=row["size_bytes"], **texts), listed_at_ns  # type: ignore[arg-type]
+
+
+def _with_known_stamps(sources: Iterable[tuple[VideoSource, int]]) -> Iterator[tuple[VideoSource, int]]:
     remaining = iter(sources)
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         while batch := list(itertools.islice(remaining, 8 * REQUESTS_AT_A_TIME)):
-            has_stamps = all(source.stamp or "://" not in source.uri for source in batch)
-            yield from batch if has_stamps else threads.map(with_stamp, batch)
+            has_stamps = all(source.stamp or "://" not in source.uri for source, _ in batch)
+            if has_stamps:
+                yield from batch
+            else:
+                stamped = threads.map(with_stamp, [source for source, _ in batch])
+                yield from zip(stamped, [listed_at_ns for _, listed_at_ns in batch], strict=True)
 
 
-class Listing:
-    """The sources, on this machine's disk, and a few numbers of each."""
+class IndexSources:
+    """The sources of an index, on this machine's disk, with a few numbers of each in memory."""
 
-    def __init__(self, places: Sequence[str], limits: Limits) -> None:
+    def __init__(self, listed: Iterable[tuple[VideoSource, int]], limits: Limits) -> None:
+        """Keeps each source once. `listed` has sources and the times at which they were listed, in nanoseconds."""
         self.sources: DiskList[VideoSource] = DiskList()
         raw, is_cacheable, has_no_part = bytearray(), bytearray(), bytearray()
-        for source in _with_known_stamps(iter_videos(places)):
+        for source, listed_at_ns in _with_known_stamps(unique_sources(listed, lambda pair: pair[0])):
             self.sources.append(source)
             raw += probe_cache.source_digest(source, limits)
-            is_cacheable.append(probe_cache.is_cacheable(source))
+            is_cacheable.append(probe_cache.is_cacheable(source, listed_at_ns))
             has_no_part.append(source.part is None)
         self.digest_N = np.frombuffer(raw, f"S{DIGEST_BYTES}")
         self.is_cacheable_N = np.frombuffer(is_cacheable, np.bool_)
@@ -51,12 +156,12 @@ class Listing:
         return len(self.sources)
 
     def key(self, place: int) -> bytes:
-        """Digest of a source."""
+        """Returns the digest of a source, by its place in the listing."""
         return self.digest_N[place : place + 1].tobytes()
 
 
 class ProbeResults:
-    """A record of each source, on this machine's disk as they come, and a few numbers of each."""
+    """The records of an index's sources, on this machine's disk as they come, with a few numbers of each in memory."""
 
     def __init__(self, num_sources: int) -> None:
         self._records: DiskList[VideoRecord] = DiskList()
@@ -64,10 +169,10 @@ class ProbeResults:
         self.sha256_N = np.zeros(num_sources, f"S{DIGEST_BYTES}")
         self.is_rejected_N = np.zeros(num_sources, np.bool_)
         self.is_new_N = np.zeros(num_sources, np.bool_)
-        """What is not in the store's memory yet."""
+        """Flags of the sources whose record is not in the store's probe cache yet."""
 
     def add(self, place: int, record: VideoRecord, *, is_new: bool) -> None:
-        """The record of the source at a place."""
+        """Adds the record of the source at a place of the listing."""
         self._record_N[place] = len(self._records)
         self._records.append(record)
         self.sha256_N[place : place + 1] = digests([record.sha256])
@@ -78,10 +183,13 @@ class ProbeResults:
         return self._records[int(self._record_N[place])]
 
     def missing(self) -> list[int]:
-        """Places without a record."""
+        """Returns the places without a record."""
         return np.flatnonzero(self._record_N < 0).tolist()
 
     def first(self) -> npt.NDArray[np.int64]:
-        """(N,) place of the first source with the same bytes, once all are there; unread ones are like nothing else."""
+        """Returns (N,) the place of the first source with the same bytes; a source without bytes equals no other.
+
+        Every place must have a record.
+        """
         first_N = DigestOrder(self.sha256_N).find(self.sha256_N)
         return np.where(self.sha256_N == digests([""]), np.arange(len(first_N)), first_N)

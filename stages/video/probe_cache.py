@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Final
@@ -47,12 +46,12 @@ def source_digest(source: VideoSource, limits: Limits) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
-def is_cacheable(source: VideoSource) -> bool:
+def is_cacheable(source: VideoSource, listed_at_ns: int) -> bool:
     """Whether the listing would show that the file has changed."""
     if not source.stamp or source.size_bytes is None:
         return False
     is_local = "://" not in source.uri
-    return not is_local or time.time_ns() - int(source.stamp) > MIN_AGE_S * 1e9
+    return not is_local or listed_at_ns - int(source.stamp) > MIN_AGE_S * 1e9
 
 
 def write_cached(uri: str, records: Iterable[tuple[bytes, VideoRecord]]) -> None:

@@ -14,15 +14,16 @@ import errno
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -41,6 +42,8 @@ VIDEO_SUFFIXES = frozenset(
 """What counts as a video in a folder; a file that is named itself, or in a manifest, may have any suffix."""
 
 MANIFEST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +79,18 @@ def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
         raise SourceError(
             "no videos were given; name a folder, glob, file, manifest or bucket, such as --videos clips/"
         )
+    yield from unique_sources(itertools.chain.from_iterable(map(_expand, videos)), lambda source: source)
+
+
+def unique_sources(items: Iterable[Item], source_of: Callable[[Item], VideoSource]) -> Iterator[Item]:
+    """Yields the items whose source's URI is new, in their order; held are a hundred bytes of each URI."""
     seen: set[bytes] = set()
-    for given in videos:
-        for source in _expand(given):
-            # Names that are not UTF-8 reach Python as lone surrogates.
-            digest = hashlib.sha256(source.uri.encode("utf-8", "surrogatepass")).digest()
-            if digest not in seen:
-                seen.add(digest)
-                yield source
+    for item in items:
+        # Names that are not UTF-8 reach Python as lone surrogates.
+        digest = hashlib.sha256(source_of(item).uri.encode("utf-8", "surrogatepass")).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield item
 
 
 def with_stamp(source: VideoSource) -> VideoSource:
@@ -99,17 +106,8 @@ def with_stamp(source: VideoSource) -> VideoSource:
     return replace(source, size_bytes=remote.size_bytes, stamp=remote.stamp)
 
 
-def snapshot(videos: Sequence[str]) -> str:
-    """Digest of the listing (names, sizes, times or etags, labels): changes when the source does, reads no video.
-
-    Raises:
-        SourceError: as `list_videos`.
-    """
-    return _digest(iter_videos(videos))
-
-
-def _digest(sources: Iterable[VideoSource]) -> str:
-    """sha256 of their JSON, a list, never held as a whole."""
+def hash_sources(sources: Iterable[VideoSource]) -> str:
+    """Returns the sha256 of the sources' JSON (names, sizes, times or etags, labels), which is never held whole."""
     digest, before = hashlib.sha256(), "["
     for source in sources:
         digest.update((before + json.dumps(asdict(source), sort_keys=True)).encode())
@@ -138,7 +136,7 @@ def archive_snapshot(archives: Sequence[str]) -> str:
     Raises:
         SourceError: one of them is not there.
     """
-    return _digest(_archive(given) for given in archives)
+    return hash_sources(_archive(given) for given in archives)
 
 
 def _archive(given: str) -> VideoSource:

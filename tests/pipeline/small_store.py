@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.files import join, list_files, read_bytes
+from pipeline.core.files import join, list_files, read_bytes, remove
 from pipeline.core.stage import Context, config_dict
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
@@ -81,13 +81,19 @@ def run_plan(root: str, plan: Plan) -> dict[str, Manifest]:
 
 def _make(store: Store, node: Node) -> Manifest:
     directory = store.directory(node.stage.name, node.key)
-    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name)
+    listing_uri = None
+    if node.listing is not None:
+        listing_uri = f"{store.root}/listing.parquet"
+        node.listing.write(listing_uri)
+    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name, listing_uri=listing_uri)
     inputs: dict[str, Any] = {
         edge: value.stage.produces(store.directory(value.stage.name, value.key), value.key)
         for edge, value in node.inputs.items()
         if isinstance(value, Node)
     }
     node.stage(node.config, context, **inputs)
+    if listing_uri is not None:
+        remove(listing_uri)
     manifest = Manifest(
         stage=node.stage.name,
         version=node.stage.version,

@@ -55,9 +55,7 @@ def both_stages(videos: str, store: str, is_sabotaged: bool) -> tuple[list[Video
     said: list[Event] = []
     workers = on_ray()(source="x", emit=said.append) if is_sabotaged else Context.for_test(store).workers
     context = Context.for_test(store, uri=f"{store}/ingest", workers=workers, resources=Resources(num_workers=2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IngestConfig, "limits", LIMITS)
-        index = ingest(IngestConfig(videos=(videos,)), context)
+    index = ingest(IngestConfig(videos=(videos,), limits=LIMITS), context)
     percepts = extract(CONFIG, replace(context, uri=f"{store}/extract"), index=index)
     opened = percepts.open()
     bytes_of = {video: opened.percepts(video).tobytes() for video in opened.videos}

@@ -228,7 +228,7 @@ def test_decoding_in_isolated_processes_gives_the_same_bytes(clips: Path, tmp_pa
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
-            return super().map(factory, [settings["again"](item) for item in items], num_workers=1)
+            return super().map(factory, [settings["on_retry"](item) for item in items], num_workers=1)
 
     index = index_of(tmp_path, [clips])
     extract(CONFIG, context_of(tmp_path / "one", "a"), index=index)

@@ -15,8 +15,9 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.stage import Context
 from pipeline.core.workers import InProcessWorkers
 from stages import ingest as module
-from stages.ingest import IngestConfig, ingest, source_snapshot
+from stages.ingest import IngestConfig, ingest, list_sources
 from stages.video.artifacts import Corpus
+from stages.video.container import Limits
 from tests.stages.video.clips import encode, moving_square
 
 
@@ -104,7 +105,7 @@ def test_probing_in_isolated_processes_gives_the_same_bytes(films: Path, tmp_pat
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
-            return super().map(factory, [settings["again"](item) for item in items], num_workers=1)
+            return super().map(factory, [settings["on_retry"](item) for item in items], num_workers=1)
 
     config = IngestConfig(videos=(str(films),))
     one = ingest(config, Context.for_test(tmp_path / "one"))
@@ -133,7 +134,7 @@ def test_what_may_be_given(films: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no file or folder"):
         ingest(IngestConfig(videos=("nowhere",)), context)
     with pytest.raises(ConfigError, match="max_frames is 0"):
-        IngestConfig(max_frames=0)
+        IngestConfig(limits=Limits(max_frames=0))
 
 
 def test_corpus_and_videos_together(films: Path, tmp_path: Path) -> None:
@@ -152,10 +153,32 @@ def test_corpus_and_videos_together(films: Path, tmp_path: Path) -> None:
 
 def test_snapshot_is_the_sources(films: Path) -> None:
     config = IngestConfig(videos=(str(films),))
-    before = source_snapshot(config)
+    before = list_sources(config)
     (films / "g.mp4").write_bytes(b"new")
-    assert source_snapshot(config) != before
-    assert source_snapshot(IngestConfig()) is None
+    after = list_sources(config)
+    assert before is not None
+    assert after is not None
+    assert after.digest != before.digest
+    assert (before.estimate.num_videos, after.estimate.num_videos) == (6, 7)
+    assert list_sources(IngestConfig()) is None
+
+
+def test_a_video_that_arrives_after_the_listing_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    encode(folder / "b.mp4", moving_square(5))
+    name = os.fsdecode(b"caf\xe9.mp4")  # no UTF-8: it must survive its way through the file
+    (folder / name).write_bytes(b"no video")
+    config = IngestConfig(videos=(str(folder), str(folder / "b.mp4")))
+    listing = list_sources(config)
+    assert listing is not None
+    encode(folder / "a.mp4", moving_square(6))
+    listing.write(f"{tmp_path}/listing.parquet")
+    context = Context.for_test(tmp_path, listing_uri=f"{tmp_path}/listing.parquet")
+    records = ingest(config, context).records()
+    assert [os.path.basename(record.uri) for record in records] == ["b.mp4", "caf\\udce9.mp4"]
+    without = ingest(config, Context.for_test(tmp_path / "without")).records()
+    assert [os.path.basename(record.uri) for record in without] == ["a.mp4", "b.mp4", "caf\\udce9.mp4"]
 
 
 def test_held_out_videos_are_chosen_by_content_in_whole_groups(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
-from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count, double
+from tests.pipeline.engine.toy_stages import CountConfig, FolderConfig, SumConfig, add, count, double, list_names
 
 pytestmark = pytest.mark.ray
 
@@ -122,6 +123,21 @@ def test_what_changed_is_made_again_and_says_why(
     assert steps["count"].estimate.num_bytes == 32
     assert [step.have for step in look_up(toy_plan(), store)] == [True, True, True]
     assert look_up(toy_plan(), Store(store.root + "-elsewhere"))[0].reason == "never made"
+
+
+def test_what_arrives_after_the_plan_is_not_read(store: Store, ray_session: Session, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    plan = Plan("toy")
+    node = plan.add(list_names, FolderConfig(folder=str(tmp_path)))
+    (tmp_path / "b").touch()
+    assert look_up(plan, store)[0].estimate.num_frames == 10
+    complete, _ = run(plan, store, ray_session)
+    made = complete["list_names"]
+    directory = Path(store.directory(made.stage, made.key))
+    assert json.loads((directory / "numbers.json").read_text()) == ["a"]
+    assert (made.snapshot, set(made.outputs)) == (node.snapshot, {"numbers.json"})
+    assert {path.name for path in directory.iterdir()} == {"numbers.json", "manifest.json"}
+    assert Plan("toy").add(list_names, FolderConfig(folder=str(tmp_path))).key != node.key
 
 
 def test_a_failing_stage_names_itself_and_keeps_what_was_finished(store: Store, ray_session: Session) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import exists, read_json, write_bytes, write_json
-from pipeline.core.stage import Artifact, Context, Estimate, stage
+from pipeline.core.files import exists, read_json, sha256_bytes, write_bytes, write_json
+from pipeline.core.stage import Artifact, Context, Estimate, Listing, stage
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,35 @@ def add(config: SumConfig, context: Context, *, parts: tuple[Numbers, ...], extr
     total = sum(sum(part.values()) for part in parts) + (sum(extra.values()) if extra else 0)
     write_json(f"{context.uri}/total.json", total * config.scale)
     return Total(context.uri, context.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    folder: str
+
+
+class Names(Listing):
+    """The files of a folder."""
+
+    def __init__(self, config: FolderConfig) -> None:
+        self.names = sorted(path.name for path in Path(config.folder).iterdir())
+
+    @property
+    def digest(self) -> str:
+        return sha256_bytes("/".join(self.names).encode())
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(num_videos=len(self.names))
+
+    def write(self, uri: str) -> None:
+        write_json(uri, self.names)
+
+
+@stage(
+    version=1, snapshot=Names, estimate=lambda config, inputs: Estimate(num_frames=10 * inputs["listing"].num_videos)
+)
+def list_names(config: FolderConfig, context: Context) -> Numbers:
+    assert context.listing_uri is not None
+    write_json(f"{context.uri}/numbers.json", read_json(context.listing_uri))
+    return Numbers(context.uri, context.key)

@@ -17,6 +17,7 @@ from pipeline.core.errors import CorruptArtifact
 from pipeline.core.stage import Context
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest
+from stages.video.container import Limits
 from stages.video.ledger import VideoRecord
 from stages.video.probe_cache import PROBE_CACHE
 from tests.stages.video.clips import encode, moving_square
@@ -111,7 +112,7 @@ def test_only_what_the_bytes_decide_is_taken_over(
     (named,) = index_of(str(folder / "list.csv"))
     assert named == replace(plain, label="left", part="train", group="7")
     assert probed == ["a.mp4"]
-    (short,) = index_of(str(folder), max_frames=3)
+    (short,) = index_of(str(folder), limits=Limits(max_frames=3))
     assert short.verdict == "rejected"
     assert len(probed) == 2
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import SourceError
-from stages.video.sources import VideoSource, list_videos, local_video, snapshot
+from stages.video.listing import SourceListing
+from stages.video.sources import VideoSource, list_videos, local_video
 
 
 def names(sources: list[VideoSource], below: Path | None = None) -> list[str]:
@@ -142,15 +143,15 @@ def test_what_cannot_be_listed(
 
 def test_snapshot_sees_what_changes(folder: Path) -> None:
     given = (str(folder),)
-    seen = [snapshot(given)]
-    assert snapshot(given) == seen[0]
+    seen = [SourceListing(given).digest]
+    assert SourceListing(given).digest == seen[0]
     (folder / "b.mp4").write_bytes(b"longer")
-    seen.append(snapshot(given))
+    seen.append(SourceListing(given).digest)
     (folder / "e.mp4").write_bytes(b"new")
-    seen.append(snapshot(given))
+    seen.append(SourceListing(given).digest)
     os.utime(folder / "e.mp4", ns=(1, 1))
-    seen.append(snapshot(given))
+    seen.append(SourceListing(given).digest)
     (folder / "e.mp4").unlink()
     (folder / os.fsdecode(b"\xff.mp4")).write_bytes(b"not UTF-8")
-    seen.append(snapshot(given))
+    seen.append(SourceListing(given).digest)
     assert len(set(seen)) == 5

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
-from stages.video.fetching import FetchPolicy, fetched
+from stages.serving.fetching import FetchPolicy, fetched
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 
