@@ -17,7 +17,6 @@ from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.placement import free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
-from cluster.training_group import Group, train_group
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Log, discard
 from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
@@ -83,6 +82,8 @@ class RayWorkers:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
+        from cluster.training_group import Group, train_group  # torch and Ray Train take seconds: only to train
+
         group = Group(
             loop=loop,
             payload=payload,

@@ -28,7 +28,6 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
-from stages.datasets.sequences import hold_out_groups
 from stages.video import probe_cache, watchdog
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
@@ -259,6 +258,8 @@ def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig
     """(N,) of those sources whose part is ours to choose, the ones put aside: by a hash of group or content."""
     is_aside_N = np.zeros(len(listing), np.bool_)
     if config.held_out:
+        from stages.datasets.sequences import hold_out_groups  # torch takes a second: not in every prober
+
         free = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N)
         groups = (listing.sources[place].group or results[place].sha256 for place in free.tolist())
         is_out = hold_out_groups(groups, portion=config.held_out, seed=0)

