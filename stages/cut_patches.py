@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, open_atomic, remove
 from pipeline.core.stage import Context, stage
 from stages.datasets.arrays import map_array
-from stages.datasets.artifacts import Patches, write_patches_manifest
+from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart, PlainMoments
 from stages.datasets.mnist import PARTS
 from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, Task, piece_uri
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, MomentSums
@@ -61,7 +60,7 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
     records = [record for part in parts.values() for record in part]
     counts = _cut_all(config, context, records)
     sums = MomentSums()
-    facts: dict[str, Any] = {"num_frames": config.num_frames, "parts": {}}
+    cut_parts: dict[str, PatchesPart] = {}
     for part, members in parts.items():
         num = sum(counts[record.sha256] for record in members)
         if not num:
@@ -71,12 +70,14 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
             )
         shape = (num, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS)
         _join(context, part, members, shape, sums if part == "train" else None)
-        videos = [{"sha256": r.sha256, "num_patches": counts[r.sha256]} for r in members if counts[r.sha256]]
-        facts["parts"][part] = {"num_patches": num, "videos": videos}
-    write_patches_manifest(context.uri, facts, sums.moments())
+        videos = (CutVideo(sha256=r.sha256, num_patches=counts[r.sha256]) for r in members if counts[r.sha256])
+        cut_parts[part] = PatchesPart(num_patches=num, videos=tuple(videos))
+    patches = Patches(context.uri, context.key)
+    moments = PlainMoments.of(sums.moments())
+    patches.write(PatchesManifest(num_frames=config.num_frames, parts=cut_parts, moments=moments))
     remove(join(context.uri, PIECES))
-    context.record(**{f"num_{part}": facts["parts"][part]["num_patches"] for part in parts})
-    return Patches(context.uri, context.key)
+    context.record(**{f"num_{part}": cut_parts[part].num_patches for part in parts})
+    return patches
 
 
 def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:

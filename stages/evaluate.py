@@ -17,14 +17,13 @@ Shapes: G samplings, N clips, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.files import join, write_bytes, write_json
+from pipeline.core.files import join, write_bytes
 from pipeline.core.stage import Context, stage
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
@@ -32,10 +31,11 @@ from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.clip_inference import judge_clips
 from stages.evaluation.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
-from stages.evaluation.scores import SCORES_FILE, Answers, Unjudged, by_count, scores_of
+from stages.evaluation.score_table import ScoreTable
+from stages.evaluation.scores import Answers, Unjudged, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.weights import MODEL_FILE
+from stages.models.artifacts import MODEL_FILE
 from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
 
@@ -101,24 +101,25 @@ def evaluate(
         for number in sorted({answers.split for answers in judged})
     }
     labels = {number: [str(clip.label) for clip in members] for number, members in clips.items()}
-    scores = scores_of(ordered, labels, pairs=config.pairs)
+    table = scores_of(ordered, labels, pairs=config.pairs)
     if splits is not None:
-        scores |= _covered(splits, config.splits, records, context)
-    write_json(join(context.uri, SCORES_FILE), scores)
+        table = _with_coverage(table, splits, config.splits, records, context)
+    scores = Scores(context.uri, context.key)
+    scores.write(table)
     write_bytes(join(context.uri, PREDICTIONS_FILE), predictions(judged, clips))
-    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(judged, clips, scores["class_names"]))
+    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(judged, clips, table.class_names))
     context.record(
-        num_test_clips=scores["num_test_clips"],
-        num_classifiers=len(scores["rows"]),
+        num_test_clips=table.num_test_clips,
+        num_classifiers=len(table.samplings),
         num_padded_clips=sum({answers.split: answers.num_padded for answers in judged}.values()),
     )
-    return Scores(context.uri, context.key)
+    return scores
 
 
-def _covered(
-    splits: Splits, numbers: Sequence[int], records: Sequence[VideoRecord], context: Context
-) -> dict[str, Any]:
-    """Which clips the scores stand on. Says which splits cannot judge anything."""
+def _with_coverage(
+    table: ScoreTable, splits: Splits, numbers: Sequence[int], records: Sequence[VideoRecord], context: Context
+) -> ScoreTable:
+    """Adds the clips that the scores stand on, and logs which splits cannot be evaluated."""
     coverage = [splits.coverage(number, records) for number in split_numbers(splits, numbers)]
     for split in coverage:
         if split.gap:
@@ -126,12 +127,13 @@ def _covered(
     if all(split.gap for split in coverage):
         context.log(f"warning: no split of {splits.name} has training and test clips that are there: no accuracies")
     num_clips, num_official_clips = splits.count(records)
-    return {
-        "dataset": splits.name,
-        "num_clips": num_clips,
-        "num_official_clips": num_official_clips,
-        "coverage": [asdict(split) for split in coverage],
-    }
+    return replace(
+        table,
+        dataset=splits.name,
+        num_clips=num_clips,
+        num_official_clips=num_official_clips,
+        coverage=tuple(coverage),
+    )
 
 
 def judged_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:

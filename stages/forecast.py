@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import join, read_json, write_json
 from pipeline.core.rates import FORECAST_S
-from pipeline.core.stage import Artifact, Context, Estimate, stage
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.dataset_factories import open_windows
+from stages.evaluation.artifacts import COPY_LAST, MEAN_FRAME, Forecast, ForecastErrors
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
 from stages.models.names import model_names
@@ -31,9 +30,7 @@ from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from stages.percepts.transforms import raw
 
-FORECAST_FILE = "forecast.json"
 UNIT = "squared error per frame, standardised percepts"
-COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
 WINDOWS_AN_ITEM = 128
 
 Errors = dict[str, npt.NDArray[np.float64]]
@@ -59,16 +56,6 @@ class ForecastConfig:
             raise ConfigError(f"window_stride is {self.window_stride}; it must be at least 1")
         if self.num_frames_ahead is not None and self.num_frames_ahead < 1:
             raise ConfigError(f"num_frames_ahead is {self.num_frames_ahead}; it must be at least 1")
-
-
-@dataclass(frozen=True)
-class Forecast(Artifact):
-    """`forecast.json`: errors of each predictor at each frame ahead, their means, and those of reconstruction."""
-
-    def read(self) -> dict[str, Any]:
-        """The file."""
-        found: dict[str, Any] = read_json(self.path(FORECAST_FILE))
-        return found
 
 
 @dataclass(frozen=True)
@@ -187,11 +174,12 @@ def forecast(
     store = percepts.open(parts=config.parts)
     num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
     found = _measure_all(measuring, num_windows, context)
-    facts = _facts(found, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
-    write_json(join(context.uri, FORECAST_FILE), facts)
-    means = {f"{name} error": mean for name, mean in facts["means"].items()}
+    errors = _errors(found, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
+    artifact = Forecast(context.uri, context.key)
+    artifact.write(errors)
+    means = {f"{name} error": mean for name, mean in errors.means.items()}
     context.record(num_windows=num_windows, num_videos=len(store.videos), **means)
-    return Forecast(context.uri, context.key)
+    return artifact
 
 
 def _lengths(models: Sequence[CompositeConfig]) -> tuple[int, int]:
@@ -226,20 +214,20 @@ def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> li
     return [found[position] for position in range(len(spans))]
 
 
-def _facts(found: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> dict[str, Any]:
-    """The contents of forecast.json."""
-    ahead = _mean([sums.ahead for sums in found], num_windows)
-    rebuilt = _mean([sums.reconstruction for sums in found], num_windows)
-    return {
-        "unit": UNIT,
-        "num_windows": num_windows,
-        "num_videos": num_videos,
-        "num_dims": dim,
-        "frames_ahead": list(range(1, len(next(iter(ahead.values()))) + 1)),
-        "predictors": {name: errors.tolist() for name, errors in ahead.items()},
-        "means": {name: float(errors.mean()) for name, errors in ahead.items()},
-        "reconstruction": {name: float(errors.mean()) for name, errors in rebuilt.items()},
-    }
+def _errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> ForecastErrors:
+    """Adds up what the parts found."""
+    ahead = _mean([sums.ahead for sums in parts], num_windows)
+    rebuilt = _mean([sums.reconstruction for sums in parts], num_windows)
+    return ForecastErrors(
+        unit=UNIT,
+        num_windows=num_windows,
+        num_videos=num_videos,
+        num_dims=dim,
+        frames_ahead=tuple(range(1, len(next(iter(ahead.values()))) + 1)),
+        predictors={name: tuple(errors.tolist()) for name, errors in ahead.items()},
+        means={name: float(errors.mean()) for name, errors in ahead.items()},
+        reconstruction={name: float(errors.mean()) for name, errors in rebuilt.items()},
+    )
 
 
 def _mean(parts: list[Errors], num_windows: int) -> Errors:

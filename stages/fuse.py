@@ -12,25 +12,21 @@ Shapes: N clips, C classes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import exists, join, read_json, write_json
 from pipeline.core.stage import Context, stage
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
-from stages.evaluation.scores import SCORES_FILE, Answers, Unjudged, by_count, scores_of
+from stages.evaluation.scores import Answers, Unjudged, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.hyperparameter_search import TrialResult
 
 FLOOR = 1e-12
 """A probability below it counts as this much."""
-COVERED = ("dataset", "num_clips", "num_official_clips", "coverage")
-"""What a stream's scores say of the clips that were there."""
 Log = npt.NDArray[np.float64]
 
 
@@ -98,12 +94,19 @@ def fuse(
     answers: list[Answers | Unjudged] = [a for found in rows.values() for a in found]
     answers = answers or _unjudged(rows, scores[0])
     table = scores_of(answers, labels, pairs=[config.streams, *pairs])
-    table["weights"] = {config.chosen_rule: [weights[split] for split in sorted(labels)]} if weights else {}
-    theirs = read_json(scores[0].path(SCORES_FILE))
-    table |= {name: theirs[name] for name in COVERED if name in theirs}
-    write_json(join(context.uri, SCORES_FILE), table)
-    context.record(num_test_clips=table["num_test_clips"], num_classifiers=len(table["rows"]))
-    return Scores(context.uri, context.key)
+    stream = scores[0].read()
+    table = replace(
+        table,
+        weights={config.chosen_rule: tuple(weights[split] for split in sorted(labels))} if weights else {},
+        dataset=stream.dataset,
+        num_clips=stream.num_clips,
+        num_official_clips=stream.num_official_clips,
+        coverage=stream.coverage,
+    )
+    fused_scores = Scores(context.uri, context.key)
+    fused_scores.write(table)
+    context.record(num_test_clips=table.num_test_clips, num_classifiers=len(table.samplings))
+    return fused_scores
 
 
 Key = tuple[int, int, int]
@@ -113,9 +116,9 @@ Key = tuple[int, int, int]
 def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
     found = read_probabilities(scores.path(PROBABILITIES_FILE))
     mine = {(count, split, sampling): value for (model, count, split, sampling), value in found.items() if model == arm}
-    table = {} if mine else read_json(scores.path(SCORES_FILE))
-    if any(cell["model"] == arm for cell in table.get("cells", ())) and not table["rows"]:
-        return {}  # no split could judge anything
+    table = scores.read()
+    if not mine and arm in table.models and not table.is_evaluated:
+        return {}  # no split could be evaluated
     if not mine:
         known = ", ".join(sorted({model for model, *_ in found})) or "none"
         raise ConfigError(f"{scores.uri} has no probabilities of arm {arm!r}; it has those of: {known}")
@@ -124,9 +127,8 @@ def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
 
 def _unjudged(rows: Iterable[str], stream: Scores) -> list[Answers | Unjudged]:
     """A cell a row, of the most labels, without figures."""
-    table = read_json(stream.path(SCORES_FILE))
-    most = max((cell["labels_per_class"] for cell in table["cells"]), key=by_count)
-    return [Unjudged(name, tuple(table["class_names"]), most, split=0) for name in rows]
+    table = stream.read()
+    return [Unjudged(name, table.class_names, table.label_counts[-1], split=0) for name in rows]
 
 
 def _check_same(
@@ -202,10 +204,7 @@ def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int
 
 def _chosen_trials(classifiers: Classifiers) -> dict[int, TrialResult]:
     """Split -> the trial that won at the most labels."""
-    if not exists(classifiers.path("selection.json")):
-        return {}
-    rows: list[dict[str, Any]] = read_json(classifiers.path("selection.json"))["choices"]
-    most: dict[int, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["labels_per_class"] == 0, row["labels_per_class"])):
-        most[row["split"]] = row
-    return {split: TrialResult.load(classifiers.path(row["trial"])) for split, row in most.items()}
+    at_most_labels: dict[int, str] = {}
+    for row in sorted(classifiers.selection().choices, key=lambda row: by_count(row.labels_per_class)):
+        at_most_labels[row.split] = row.trial
+    return {split: TrialResult.load(classifiers.path(trial)) for split, trial in at_most_labels.items()}

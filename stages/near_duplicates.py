@@ -14,23 +14,20 @@ stranger is a suspect. What the check would find is measured by comparing each t
 Writes `duplicates.json`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.files import join, write_json
-from pipeline.core.stage import Artifact, Context, stage
+from pipeline.core.stage import Context, stage
 from stages.datasets.split_subsets import records_of, split_numbers
 from stages.datasets.splits import Splits
+from stages.evaluation.artifacts import DuplicateReport, NearDuplicates, SuspectedClip
 from stages.evaluation.similarity import best_matches, looks, similarities
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.standardisation import Standardisation
 from stages.video.ledger import VideoRecord
-
-DUPLICATES_FILE = "duplicates.json"
-
 
 NOTHING_TO_COMPARE = "No test clip was there, so that none was compared with the videos that were pretrained on."
 
@@ -58,11 +55,6 @@ class NearDuplicatesConfig:
             )
 
 
-@dataclass(frozen=True)
-class NearDuplicates(Artifact):
-    """`duplicates.json`: threshold, what it rests on, and the suspects, the most similar first."""
-
-
 @stage(version=2)
 def near_duplicates(
     config: NearDuplicatesConfig,
@@ -80,11 +72,12 @@ def near_duplicates(
           set of which only some clips are there, both may be lacking: then it is said what could not be compared.
         ConfigError: the percepts are not of one kind.
     """
+    artifact = NearDuplicates(context.uri, context.key)
     tested, strangers = _sides(config, percepts, splits)
     if not tested:
-        write_json(join(context.uri, DUPLICATES_FILE), {"sentence": NOTHING_TO_COMPARE, "suspects": []})
+        artifact.write(DuplicateReport(sentence=NOTHING_TO_COMPARE, suspects=()))
         context.record(num_suspects=0, num_test_clips=0)
-        return NearDuplicates(context.uri, context.key)
+        return artifact
     store, standardise = percepts.open(), Standardisation.of(statistics.moments())
     unlabelled = pretraining.open(parts=config.parts)
     if unlabelled.extractor.fingerprint != store.extractor.fingerprint:
@@ -111,30 +104,31 @@ def near_duplicates(
     theirs = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
     best_N, similarity_N = best_matches(ours, theirs, num_candidates=config.num_candidates)
     names = {record.sha256: record.uri for record in pretraining.records()}
-    suspects: list[dict[str, Any]] = [
-        {
-            "test": tested[row].uri,
-            "pretraining": names[theirs.videos[best_N[row]]],
-            "similarity": round(float(similarity_N[row]), 4),
-            "is_same_file": tested[row].sha256 in seen,
-        }
+    suspects = tuple(
+        SuspectedClip(
+            test=tested[row].uri,
+            pretraining=names[theirs.videos[best_N[row]]],
+            similarity=round(float(similarity_N[row]), 4),
+            is_same_file=tested[row].sha256 in seen,
+        )
         for row in np.argsort(-similarity_N, kind="stable").tolist()
         if similarity_N[row] > threshold or tested[row].sha256 in seen
-    ]
-    found = {
-        "num_test_clips": len(tested),
-        "num_pretraining_videos": len(theirs.videos),
-        "num_strangers": len(strangers) if len(null_N) else 0,
-        "threshold": threshold,
-        "false_alarms": config.false_alarms,
-        "stranger_quantiles": _quantiles(null_N) if len(null_N) else {},
-        "pretraining_quantiles": _quantiles(similarity_N),
-        "recall_of_other_frames": float((self_N > threshold).mean()),
-        "suspects": suspects,
-    }
-    write_json(join(context.uri, DUPLICATES_FILE), {"sentence": sentence(found), **found})
+    )
+    report = DuplicateReport(
+        sentence="",
+        suspects=suspects,
+        num_test_clips=len(tested),
+        num_pretraining_videos=len(theirs.videos),
+        num_strangers=len(strangers) if len(null_N) else 0,
+        threshold=threshold,
+        false_alarms=config.false_alarms,
+        stranger_quantiles=_quantiles(null_N) if len(null_N) else {},
+        pretraining_quantiles=_quantiles(similarity_N),
+        recall_of_other_frames=float((self_N > threshold).mean()),
+    )
+    artifact.write(replace(report, sentence=sentence(report)))
     context.record(num_suspects=len(suspects), num_test_clips=len(tested), threshold=round(threshold, 4))
-    return NearDuplicates(context.uri, context.key)
+    return artifact
 
 
 def _sides(
@@ -155,28 +149,29 @@ def _quantiles(values: Any) -> dict[str, float]:
     return {f"{q:g}": round(float(np.quantile(values, q)), 4) for q in (0.5, 0.9, 0.99, 0.999, 1.0)}
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """What was found, for people."""
-    num, of = len(found["suspects"]), found["num_test_clips"]
-    if not found["num_strangers"]:
-        same = "is" if num == 1 else "are"
+def sentence(report: DuplicateReport) -> str:
+    """Writes down what was found, in words."""
+    num, total = len(report.suspects), report.num_test_clips
+    if not report.num_strangers:
+        verb = "is" if num == 1 else "are"
         return (
-            f"{num:,} of {of:,} test clips {same} among the {found['num_pretraining_videos']:,} videos that were "
+            f"{num:,} of {total:,} test clips {verb} among the {report.num_pretraining_videos:,} videos that were "
             "pretrained on, as the same file. Copies that are cut or encoded anew could not be looked for: there are "
             "no training clips of other classes and footage to tell what strangers look like."
         )
-    expected = found["false_alarms"] * of
-    looks_like = "looks" if num == 1 else "look"
-    alarms = f"{found['false_alarms']:.1%}"
-    said = (
-        f"{num:,} of {of:,} test clips {looks_like} like one of the {found['num_pretraining_videos']:,} videos that "
-        f"were pretrained on: their similarity is above {found['threshold']:.3f}, which {alarms} of test clips reach "
-        f"with training clips of other classes and footage, so that about {expected:.0f} would be suspects by chance. "
-        f"Of clips of which other frames were pretrained on, the check finds {found['recall_of_other_frames']:.1%}."
+    assert report.false_alarms is not None
+    expected = report.false_alarms * total
+    verb = "looks" if num == 1 else "look"
+    text = (
+        f"{num:,} of {total:,} test clips {verb} like one of the {report.num_pretraining_videos:,} videos that "
+        f"were pretrained on: their similarity is above {report.threshold:.3f}, which {report.false_alarms:.1%} of "
+        f"test clips reach with training clips of other classes and footage, so that about {expected:.0f} would be "
+        "suspects by chance. Of clips of which other frames were pretrained on, the check finds "
+        f"{report.recall_of_other_frames:.1%}."
     )
-    if found["num_strangers"] < found["num_pretraining_videos"]:
-        said += (
-            f" There are only {found['num_strangers']:,} such training clips: with more strangers to choose from, "
+    if report.num_strangers < report.num_pretraining_videos:
+        text += (
+            f" There are only {report.num_strangers:,} such training clips: with more strangers to choose from, "
             "more would be alike by chance."
         )
-    return said
+    return text

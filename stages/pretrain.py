@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import join, read_json
 from pipeline.core.flags import Inline
 from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
@@ -17,7 +16,7 @@ from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
 from stages.pretraining.config import TrainingConfig
-from stages.pretraining.loop import HISTORY_FILE, is_finished, pretraining_loop
+from stages.pretraining.loop import is_finished, pretraining_loop
 from stages.pretraining.training_plan import TrainingPlan
 
 PIXELS = 4096
@@ -117,8 +116,9 @@ def pretrain(
             cpus_per_worker=context.resources.cpus_per_worker,
             gpus_per_worker=context.resources.gpus_per_worker,
         )
-    _record(plan, context)
-    return Encoder(context.uri, context.key)
+    encoder = Encoder(context.uri, context.key)
+    _record(encoder, plan, context)
+    return encoder
 
 
 def _opener(
@@ -152,16 +152,20 @@ def _opener(
     )
 
 
-def _record(plan: TrainingPlan, context: Context) -> None:
-    """Losses, and what they are of, as facts."""
-    history = read_json(join(plan.uri, HISTORY_FILE))
+def _record(encoder: Encoder, plan: TrainingPlan, context: Context) -> None:
+    """Keeps losses, and the amount of training behind them, as facts."""
+    history = encoder.history()
+    assert history is not None, "the training wrote no history"
+    losses = {
+        "train_loss": history.train[-1]["loss"],
+        "first_validation_loss": history.validation[0]["loss"],
+        "validation_loss": history.kept_loss,
+    }
     context.record(
-        num_steps=history["num_steps"],
-        kept_step=history["kept_step"],
-        num_sequences_seen=history["num_steps"] * plan.training.batch_size,
-        train_loss=history["train"][-1]["loss"],
-        first_validation_loss=history["validation"][0]["loss"],
-        validation_loss=next(point["loss"] for point in history["validation"] if point["step"] == history["kept_step"]),
+        num_steps=history.num_steps,
+        kept_step=history.kept_step,
+        num_sequences_seen=history.num_steps * plan.training.batch_size,
+        **{name: loss for name, loss in losses.items() if loss is not None},
     )
-    if history["num_sequences"] is not None:
-        context.record(num_sequences=history["num_sequences"])
+    if history.num_sequences is not None:
+        context.record(num_sequences=history.num_sequences)

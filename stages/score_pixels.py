@@ -17,10 +17,11 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.core.errors import ConfigError, CorruptArtifact
-from pipeline.core.files import exists, join, read_json, sha256_bytes, write_json
-from pipeline.core.stage import Artifact, Context, stage
+from pipeline.core.files import exists, read_json, sha256_bytes
+from pipeline.core.stage import Context, stage
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
+from stages.evaluation.artifacts import PixelScoreRow, PixelScores, PixelScoreTable
 from stages.evaluation.metrics import Frames, t_interval
 from stages.evaluation.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
 from stages.models.artifacts import Encoder
@@ -28,15 +29,9 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeConfig
 from stages.models.names import model_names
 
-SCORES_FILE: Final = "pixel_scores.json"
 MANIFEST_FILE: Final = "manifest.json"
 NUM_MEAN_FRAME_SEQUENCES: Final = 1000
 """Training sequences whose frames make the mean frame."""
-
-
-@dataclass(frozen=True)
-class PixelScores(Artifact):
-    """`pixel_scores.json`: protocol, unit, a row a model, a row a baseline; means over sequences and frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +77,27 @@ def score_pixels(
     task = replace(task, device="cuda" if context.resources.gpus_per_worker > 0 else "cpu")
     columns = _score(task, context)
     rows = [
-        _row(name, each, task.in_nats) | {"num_parameters": _num_parameters(model)} | _training_facts(encoder)
+        _row(name, each, task.in_nats, num_parameters=_num_parameters(model), **_training_facts(encoder))
         for name, each, model, encoder in zip(
             model_names(configs), columns[: len(models)], models, encoders, strict=True
         )
     ]
     baselines = [_row(name, each, task.in_nats) for name, each in zip(BASELINES, columns[len(models) :], strict=True)]
     unit = "nats/frame" if task.in_nats else "squared error/frame"
-    facts |= {"num_test_sequences": task.num_test, "num_frames_in": num_in, "num_frames_out": num_out}
-    scores = {"protocol": "open loop", "unit": unit, **facts, "rows": rows, "baselines": baselines}
-    write_json(join(context.uri, SCORES_FILE), scores)
+    table = PixelScoreTable(
+        protocol="open loop",
+        unit=unit,
+        rows=tuple(rows),
+        baselines=tuple(baselines),
+        num_test_sequences=task.num_test,
+        num_frames_in=num_in,
+        num_frames_out=num_out,
+        **facts,
+    )
+    artifact = PixelScores(context.uri, context.key)
+    artifact.write(table)
     context.record(num_test_sequences=task.num_test)
-    return PixelScores(context.uri, context.key)
+    return artifact
 
 
 def _lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
@@ -169,11 +173,11 @@ def _score(task: PixelTask, context: Context) -> list[Columns]:
     ]
 
 
-def _row(name: str, columns: Columns, in_nats: bool) -> dict[str, Any]:
-    """A row of the table; None where the model makes no such thing."""
+def _row(name: str, columns: Columns, in_nats: bool, **facts: Any) -> PixelScoreRow:
+    """Takes the means of a model's columns. `facts`: further fields of the row."""
     error = "cross_entropy" if in_nats else "squared_error"
     columns = dict(columns)
-    row: dict[str, Any] = {"model": name}
+    row: dict[str, Any] = dict(facts)
     if "softened" in columns:
         softened_NTS = columns.pop("softened")
         best = int(softened_NTS.mean((0, 1)).argmin())
@@ -190,8 +194,8 @@ def _row(name: str, columns: Columns, in_nats: bool) -> dict[str, Any]:
     if "error" in columns:
         interval = t_interval(columns["error"].mean(1))
         row |= {f"{error}_low": interval.low, f"{error}_high": interval.high}
-        row[f"{error}_by_frame"] = columns["error"].mean(0).tolist()
-    return row
+        row[f"{error}_by_frame"] = tuple(columns["error"].mean(0).tolist())
+    return PixelScoreRow(model=name, **row)
 
 
 def _num_parameters(model: Composite) -> int:

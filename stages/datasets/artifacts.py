@@ -1,12 +1,14 @@
 """Artifacts that hold pixels: handwritten digits, and patches cut from videos."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import read_json, write_json
+from pipeline.core.records import read_record, write_record
 from pipeline.core.stage import Artifact
 from stages.datasets.arrays import map_array, write_array
 from stages.datasets.mnist import PARTS, DigitSet, Part
@@ -31,6 +33,44 @@ def write_digits(uri: str, parts: dict[Part, DigitSet]) -> None:
         write_array(f"{uri}/{part}_labels.npy", parts[part].labels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CutVideo:
+    """A video that patches were cut from, and how many."""
+
+    sha256: str
+    num_patches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesPart:
+    """The patches of one part, and the videos that they were cut from."""
+
+    num_patches: int
+    videos: tuple[CutVideo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainMoments:
+    """Mean and standard deviation of each channel, in units of a byte."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, moments: ChannelMoments) -> PlainMoments:
+        """Takes them from arrays."""
+        return cls(mean=tuple(moments.mean_C.tolist()), std=tuple(moments.std_C.tolist()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesManifest:
+    """One `patches.json`."""
+
+    num_frames: int
+    parts: dict[str, PatchesPart]
+    moments: PlainMoments
+
+
 @dataclass(frozen=True)
 class Patches(Artifact):
     """`train.npy`, `validation.npy`, `test.npy`: (N, T, 32, 32, 3) uint8, RGB; `patches.json`: counts, videos, moments.
@@ -45,17 +85,15 @@ class Patches(Artifact):
         return map_array(self.path(f"{part}.npy"))
 
     def moments(self) -> ChannelMoments:
-        """Mean and standard deviation of each channel over the training part."""
-        found = self.manifest()["moments"]
-        return ChannelMoments(np.array(found["mean"], np.float32), np.array(found["std"], np.float32))
+        """Reads the mean and standard deviation of each channel over the training part."""
+        moments = self.read().moments
+        return ChannelMoments(np.array(moments.mean, np.float32), np.array(moments.std, np.float32))
 
-    def manifest(self) -> dict[str, Any]:
-        """`patches.json`."""
-        found: dict[str, Any] = read_json(self.path(PATCHES_MANIFEST))
-        return found
+    def read(self) -> PatchesManifest:
+        """Reads `patches.json`. Raises CorruptArtifact."""
+        manifest: PatchesManifest = read_record(self.path(PATCHES_MANIFEST), PatchesManifest)
+        return manifest
 
-
-def write_patches_manifest(uri: str, manifest: dict[str, Any], moments: ChannelMoments) -> None:
-    """Writes `patches.json`: the last file of a `Patches`."""
-    plain = {"mean": moments.mean_C.tolist(), "std": moments.std_C.tolist()}
-    write_json(f"{uri}/{PATCHES_MANIFEST}", {**manifest, "moments": plain})
+    def write(self, manifest: PatchesManifest) -> None:
+        """Writes `patches.json`, the last file of the artifact."""
+        write_record(self.path(PATCHES_MANIFEST), manifest)

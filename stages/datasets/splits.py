@@ -10,12 +10,12 @@ for number in splits.numbers():
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import read_json, write_json
+from pipeline.core.records import read_record, write_record
 from pipeline.core.stage import Artifact
 from stages.datasets.matching import name_of
 from stages.datasets.official import DataSet, OfficialClip
@@ -64,24 +64,58 @@ class Coverage:
         return f"{said}: {self.gap}, nothing can be judged" if self.gap else said
 
 
+@dataclass(frozen=True, kw_only=True)
+class AssignedClip:
+    """A clip of the official lists and its part in each split; None: the split does not use it."""
+
+    name: str
+    label: str
+    group: str
+    parts: tuple[Part | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCounts:
+    """The clips that the official lists have in a split."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignedSplits:
+    """One `splits.json`."""
+
+    name: str
+    counts: tuple[SplitCounts, ...]
+    found: tuple[dict[str, int], ...]
+    """Part -> clips of the index, of each split."""
+    clips: tuple[AssignedClip, ...]
+
+
 @dataclass(frozen=True)
 class Splits(Artifact):
     """`splits.json`: every clip of the official lists with its side in each split, and which files were found."""
 
     holds = "names"
 
+    def read(self) -> AssignedSplits:
+        """Reads `splits.json`. Raises CorruptArtifact."""
+        content: AssignedSplits = read_record(self.path(SPLITS_FILE), AssignedSplits)
+        return content
+
     @property
     def name(self) -> str:
         """The data set: "UCF-101" or "HMDB-51"."""
-        return str(self._content()["name"])
+        return self.read().name
 
     def numbers(self) -> tuple[int, ...]:
         """The official splits: (1, 2, 3)."""
-        return tuple(range(1, len(self._content()["counts"]) + 1))
+        return tuple(range(1, len(self.read().counts) + 1))
 
     def class_names(self) -> tuple[str, ...]:
         """Every class of the data set, also those of which no clip is there; sorted."""
-        return tuple(sorted({clip["label"] for clip in self._content()["clips"]}))
+        return tuple(sorted({clip.label for clip in self.read().clips}))
 
     def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
         """The clips among `records` (of the index, or of a ledger) that split `number` uses, in the lists' order.
@@ -93,7 +127,7 @@ class Splits(Artifact):
         Raises:
             ConfigError: there is no such split.
         """
-        return _assign(self._with_split(number)["clips"], records, number)
+        return _assign(self._with_split(number).clips, records, number)
 
     def training_only(self, records: Sequence[VideoRecord], numbers: Sequence[int]) -> list[VideoRecord]:
         """The clips among `records` that a split of `numbers` trains on and none of them tests, neither by name nor
@@ -111,45 +145,41 @@ class Splits(Artifact):
         """
         content = self._with_split(number)
         if records is None:
-            found = Counter(content["found"][number - 1])
+            found = Counter(content.found[number - 1])
         else:
-            found = Counter(str(record.part) for record in _assign(content["clips"], records, number))
-        official = content["counts"][number - 1]
+            found = Counter(str(record.part) for record in _assign(content.clips, records, number))
+        official = content.counts[number - 1]
         return Coverage(
-            name=content["name"],
+            name=content.name,
             number=number,
             num_train=found["train"] + found["validation"],
-            num_official_train=official["train"],
+            num_official_train=official.train,
             num_test=found["test"],
-            num_official_test=official["test"],
+            num_official_test=official.test,
         )
 
     def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
         """(clips of the data set among `records` that can be used, clips that the data set has)."""
         there = {name_of(record.uri) for record in records if record.verdict != "rejected"}
-        clips = self._content()["clips"]
-        return sum(clip["name"].casefold() in there for clip in clips), len(clips)
+        clips = self.read().clips
+        return sum(clip.name.casefold() in there for clip in clips), len(clips)
 
-    def _with_split(self, number: int) -> dict[str, Any]:
-        content = self._content()
-        known = range(1, len(content["counts"]) + 1)
+    def _with_split(self, number: int) -> AssignedSplits:
+        content = self.read()
+        known = range(1, len(content.counts) + 1)
         if number not in known:
             named = ", ".join(map(str, known))
-            raise ConfigError(f"there is no split {number} of {content['name']}; its official splits are {named}")
-        return content
-
-    def _content(self) -> dict[str, Any]:
-        content: dict[str, Any] = read_json(self.path(SPLITS_FILE))
+            raise ConfigError(f"there is no split {number} of {content.name}; its official splits are {named}")
         return content
 
 
-def _assign(clips: Sequence[Mapping[str, Any]], records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
+def _assign(clips: Sequence[AssignedClip], records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
     by_name = {name_of(record.uri): record for record in records if record.verdict != "rejected"}
     assigned: list[VideoRecord] = []
     for clip in clips:
-        record, part = by_name.get(clip["name"].casefold()), clip["parts"][number - 1]
+        record, part = by_name.get(clip.name.casefold()), clip.parts[number - 1]
         if record is not None and part is not None:
-            assigned.append(replace(record, label=clip["label"], group=clip["group"], part=part))
+            assigned.append(replace(record, label=clip.label, group=clip.group, part=part))
     return _once(assigned)
 
 
@@ -182,17 +212,21 @@ def write_splits(
         )
         for number in data.numbers
     ]
-    rows = [
-        {"name": clip.name, "label": clip.label, "group": clip.group, "parts": _parts(clip, held_out)} for clip in clips
-    ]
-    content: dict[str, Any] = {
-        "name": data.name,
-        "counts": [{"train": train, "test": test} for train, test in data.counts],
-        "found": [Counter(record.part for record in _assign(rows, records, number)) for number in data.numbers],
-        "clips": rows,
-    }
-    write_json(f"{uri}/{SPLITS_FILE}", content)
+    assigned = tuple(
+        AssignedClip(name=clip.name, label=clip.label, group=clip.group, parts=_parts(clip, held_out)) for clip in clips
+    )
+    content = AssignedSplits(
+        name=data.name,
+        counts=tuple(SplitCounts(train=train, test=test) for train, test in data.counts),
+        found=tuple(_count_parts(_assign(assigned, records, number)) for number in data.numbers),
+        clips=assigned,
+    )
+    write_record(f"{uri}/{SPLITS_FILE}", content)
 
 
-def _parts(clip: OfficialClip, held_out: Sequence[frozenset[str]]) -> list[Part | None]:
-    return ["validation" if clip.name in names else side for side, names in zip(clip.sides, held_out, strict=True)]
+def _count_parts(records: Sequence[VideoRecord]) -> dict[str, int]:
+    return dict(Counter(str(record.part) for record in records))
+
+
+def _parts(clip: OfficialClip, held_out: Sequence[frozenset[str]]) -> tuple[Part | None, ...]:
+    return tuple("validation" if clip.name in names else side for side, names in zip(clip.sides, held_out, strict=True))

@@ -1,10 +1,190 @@
-"""Artifacts that hold the results of an evaluation."""
+"""Artifacts that hold the results of an evaluation, and the content of their files."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.core.records import read_record, write_record
 from pipeline.core.stage import Artifact
+from stages.evaluation.score_table import ScoreTable
+
+SCORES_FILE = "scores.json"
+FORECAST_FILE = "forecast.json"
+PIXEL_SCORES_FILE = "pixel_scores.json"
+DUPLICATES_FILE = "duplicates.json"
+COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
+BASELINES = (COPY_LAST, MEAN_FRAME)
+"""Names in `forecast.json` of the predictors that know nothing of motion."""
 
 
 @dataclass(frozen=True)
 class Scores(Artifact):
     """Accuracies, intervals, paired differences and confusion matrices of classifiers on test clips."""
+
+    def read(self) -> ScoreTable:
+        """Reads `scores.json`. Raises CorruptArtifact."""
+        return ScoreTable.read(self.path(SCORES_FILE))
+
+    def write(self, table: ScoreTable) -> None:
+        """Writes `scores.json`."""
+        table.write(self.path(SCORES_FILE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastErrors:
+    """One `forecast.json`: the error of each predictor at each frame ahead, summed over dimensions."""
+
+    unit: str
+    num_windows: int
+    num_dims: int
+    frames_ahead: tuple[int, ...]
+    predictors: dict[str, tuple[float, ...]]
+    means: dict[str, float]
+    """Predictor -> mean over the frames ahead."""
+    reconstruction: dict[str, float]
+    """Predictor -> mean error of the frames that were read, reconstructed."""
+    num_videos: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Models, those that only reconstruct after those that predict, then the baselines."""
+        known = dict.fromkeys([*self.predictors, *self.reconstruction])
+        return tuple(sorted(known, key=lambda name: name in BASELINES))
+
+
+@dataclass(frozen=True)
+class Forecast(Artifact):
+    """`forecast.json`: errors of each predictor at each frame ahead, their means, and those of reconstruction."""
+
+    def read(self) -> ForecastErrors:
+        """Reads the file. Raises CorruptArtifact."""
+        errors: ForecastErrors = read_record(self.path(FORECAST_FILE), ForecastErrors)
+        return errors
+
+    def write(self, errors: ForecastErrors) -> None:
+        """Writes the file."""
+        write_record(self.path(FORECAST_FILE), errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelScoreRow:
+    """A row of `pixel_scores.json`; None: not measured."""
+
+    model: str
+    cross_entropy: float | None = None
+    cross_entropy_low: float | None = None
+    cross_entropy_high: float | None = None
+    cross_entropy_by_frame: tuple[float, ...] | None = None
+    squared_error: float | None = None
+    squared_error_low: float | None = None
+    squared_error_high: float | None = None
+    squared_error_by_frame: tuple[float, ...] | None = None
+    reconstruction_cross_entropy: float | None = None
+    reconstruction_squared_error: float | None = None
+    teacher_forced_cross_entropy: float | None = None
+    teacher_forced_squared_error: float | None = None
+    mse: float | None = None
+    ssim: float | None = None
+    softening: float | None = None
+    """The share by which the copied pixels of a baseline were moved towards a half."""
+    num_parameters: int | None = None
+    seconds: float | None = None
+    """Time that the model's training took."""
+    num_sequences_seen: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelScoreTable:
+    """One `pixel_scores.json`: one protocol, one unit; means over sequences and frames."""
+
+    protocol: str
+    unit: str
+    rows: tuple[PixelScoreRow, ...]
+    baselines: tuple[PixelScoreRow, ...] = ()
+    num_test_sequences: int | None = None
+    num_frames_in: int | None = None
+    num_frames_out: int | None = None
+    test_set_sha256: str | None = None
+    test_set_is_recorded: bool | None = None
+
+    @property
+    def in_nats(self) -> bool:
+        """True for cross-entropies, false for squared errors."""
+        return self.unit.startswith("nats")
+
+    def value(self, row: PixelScoreRow) -> float | None:
+        """Returns the figure that `unit` names, lower is better; None where it was not measured."""
+        if self.in_nats:
+            return row.cross_entropy
+        return row.squared_error if row.squared_error is not None else row.mse
+
+    def reconstruction(self, row: PixelScoreRow) -> float | None:
+        """Returns the error of the reconstructed input, in the same unit."""
+        return row.reconstruction_cross_entropy if self.in_nats else row.reconstruction_squared_error
+
+    def teacher_forced(self, row: PixelScoreRow) -> float | None:
+        """Returns the error of each frame given the true ones before it: another protocol, never beside `value`."""
+        return row.teacher_forced_cross_entropy if self.in_nats else row.teacher_forced_squared_error
+
+    @property
+    def best(self) -> PixelScoreRow | None:
+        """The model with the lowest value; None where nothing was measured."""
+        measured = [(value, i) for i, row in enumerate(self.rows) if (value := self.value(row)) is not None]
+        return self.rows[min(measured)[1]] if measured else None
+
+
+@dataclass(frozen=True)
+class PixelScores(Artifact):
+    """`pixel_scores.json`: protocol, unit, a row a model, a row a baseline; means over sequences and frames."""
+
+    def read(self) -> PixelScoreTable:
+        """Reads the file. Raises CorruptArtifact."""
+        table: PixelScoreTable = read_record(self.path(PIXEL_SCORES_FILE), PixelScoreTable)
+        return table
+
+    def write(self, table: PixelScoreTable) -> None:
+        """Writes the file."""
+        write_record(self.path(PIXEL_SCORES_FILE), table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectedClip:
+    """A test clip and the pretraining video that is most like it."""
+
+    test: str
+    pretraining: str
+    similarity: float
+    is_same_file: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateReport:
+    """One `duplicates.json`: test clips that may be among the videos that were pretrained on."""
+
+    sentence: str
+    suspects: tuple[SuspectedClip, ...]
+    """The most similar first."""
+    num_test_clips: int = 0
+    num_pretraining_videos: int = 0
+    num_strangers: int = 0
+    """Training clips of other classes and footage, by which the threshold was set."""
+    threshold: float | None = None
+    false_alarms: float | None = None
+    stranger_quantiles: dict[str, float] | None = None
+    pretraining_quantiles: dict[str, float] | None = None
+    recall_of_other_frames: float | None = None
+    """Share of test clips whose other frames the check finds."""
+
+
+@dataclass(frozen=True)
+class NearDuplicates(Artifact):
+    """`duplicates.json`: the threshold, what it rests on, and the suspects, the most similar first."""
+
+    def read(self) -> DuplicateReport:
+        """Reads the file. Raises CorruptArtifact."""
+        report: DuplicateReport = read_record(self.path(DUPLICATES_FILE), DuplicateReport)
+        return report
+
+    def write(self, report: DuplicateReport) -> None:
+        """Writes the file."""
+        write_record(self.path(DUPLICATES_FILE), report)

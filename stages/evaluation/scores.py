@@ -7,9 +7,8 @@ independent values by drawing ten samplings in each. With one split they are its
 Shapes: G samplings, N clips, C classes.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,8 +18,14 @@ import numpy.typing as npt
 from pipeline.core.errors import ConfigError
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluation.metrics import Interval, accuracy, holm, t_interval
-
-SCORES_FILE = "scores.json"
+from stages.evaluation.score_table import (
+    GainChange,
+    MeanAccuracy,
+    PairedDifference,
+    SamplingAccuracy,
+    ScoreTable,
+    SplitSize,
+)
 
 Run = tuple[int, int]
 """(split, sampling): what two arms have in common when they are compared."""
@@ -90,8 +95,8 @@ def by_count(labels_per_class: int) -> tuple[bool, int]:
 
 def scores_of(
     found: Sequence[Answers | Unjudged], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
-) -> dict[str, Any]:
-    """The content of scores.json. `found` in the order of the arms; `labels`: split -> the test clips' classes.
+) -> ScoreTable:
+    """The table of all arms. `found` in the order of the arms; `labels`: split -> the test clips' classes.
 
     Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
     `cells` names every arm and label count that has classifiers: those that no split could judge are in no other list.
@@ -114,23 +119,22 @@ def scores_of(
     if unknown:
         raise ConfigError(f"pairs names {min(unknown)!r}; the arms here are {', '.join(arms)}")
     compared = list(pairs) or list(pairwise(arms))
-    return {
-        "num_classes": len(class_names),
-        "class_names": list(class_names),
-        "num_test_clips": sum(len(named) for named in labels.values()),
-        "splits": [{"number": split, "num_test_clips": len(named)} for split, named in sorted(labels.items())],
-        "chance": 1.0 / len(class_names),
-        "cells": [
-            {"model": arm, "labels_per_class": count}
-            for arm, count in sorted(trained, key=lambda cell: (arms.index(cell[0]), by_count(cell[1])))
-        ],
-        "rows": [
-            {"model": arm, "labels_per_class": count, "split": split, "sampling": sampling, "accuracy": value}
+    return ScoreTable(
+        class_names=class_names,
+        num_test_clips=sum(len(named) for named in labels.values()),
+        splits=tuple(SplitSize(number=split, num_test_clips=len(named)) for split, named in sorted(labels.items())),
+        chance=1.0 / len(class_names),
+        cells=tuple(sorted(trained, key=lambda cell: (arms.index(cell[0]), by_count(cell[1])))),
+        samplings=tuple(
+            SamplingAccuracy(model=arm, labels_per_class=count, split=split, sampling=sampling, accuracy=value)
             for (arm, count), cell in cells.items()
             for (split, sampling), value in sorted(cell.accuracy.items())
-        ],
-        "summary": [_summary(arm, count, cell) for (arm, count), cell in cells.items()],
-        "paired": _with_holm(
+        ),
+        summary=tuple(
+            MeanAccuracy(model=arm, labels_per_class=count, **_figures("mean", cell, cell.accuracy))
+            for (arm, count), cell in cells.items()
+        ),
+        paired=_with_holm(
             [
                 _paired(worse, better, count, cells[worse, count], cells[better, count])
                 for worse, better in compared
@@ -138,12 +142,16 @@ def scores_of(
                 if (worse, count) in cells and (better, count) in cells
             ]
         ),
-        "gains": [gain for pair in compared if (gain := _gain_change(pair, counts, cells)) is not None],
-        "confusion": {
-            arm: cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC.tolist()
+        gains=tuple(gain for pair in compared if (gain := _gain_change(pair, counts, cells)) is not None),
+        confusion={
+            arm: _rows(cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC)
             for arm in dict.fromkeys(arm for arm, _ in cells)
         },
-    }
+    )
+
+
+def _rows(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in confusion_CC.tolist())
 
 
 def _cells(
@@ -169,11 +177,7 @@ def _cells(
     return {key: gathered[key] for key in sorted(gathered, key=lambda key: (arms.index(key[0]), by_count(key[1])))}
 
 
-def _summary(arm: str, count: int, cell: Cell) -> dict[str, Any]:
-    return {"model": arm, "labels_per_class": count, **_figures("mean", cell, cell.accuracy)}
-
-
-def _paired(worse: str, better: str, count: int, worse_cell: Cell, better_cell: Cell) -> dict[str, Any]:
+def _paired(worse: str, better: str, count: int, worse_cell: Cell, better_cell: Cell) -> PairedDifference:
     if worse_cell.clips != better_cell.clips:
         raise ConfigError(
             f"arms {worse!r} and {better!r} learned from different clips at {count or 'all'} labels a class, so that "
@@ -182,27 +186,29 @@ def _paired(worse: str, better: str, count: int, worse_cell: Cell, better_cell: 
     differences = _differences(worse_cell, better_cell)
     interval, _ = better_cell.interval(differences)
     figures = _figures("difference", better_cell, differences)
-    return {"worse": worse, "better": better, "labels_per_class": count, **figures, "p": interval.p}
+    return PairedDifference(worse=worse, better=better, labels_per_class=count, **figures, p=interval.p)
 
 
 def _differences(worse: Cell, better: Cell) -> dict[Run, float]:
     return {run: better.accuracy[run] - worse.accuracy[run] for run in worse.accuracy}
 
 
-def _with_holm(paired: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjusted p values: a family is what one arm is compared with at one label count."""
-    families: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for pair in paired:
-        families.setdefault((pair["worse"], pair["labels_per_class"]), []).append(pair)
-    for family in families.values():
-        for pair, adjusted in zip(family, holm([pair["p"] for pair in family]), strict=True):
-            pair["p_holm"] = adjusted
-    return paired
+def _with_holm(pairs: list[PairedDifference]) -> tuple[PairedDifference, ...]:
+    """Adjusts p values: a family is what one arm is compared with at one label count."""
+    families: dict[tuple[str, int], list[int]] = {}
+    for position, pair in enumerate(pairs):
+        families.setdefault((pair.worse, pair.labels_per_class), []).append(position)
+    adjusted = list(pairs)
+    for positions in families.values():
+        p_values = [p for position in positions if (p := pairs[position].p) is not None]
+        for position, p_holm in zip(positions, holm(p_values), strict=True):
+            adjusted[position] = replace(pairs[position], p_holm=p_holm)
+    return tuple(adjusted)
 
 
 def _gain_change(
     pair: tuple[str, str], counts: Sequence[int], cells: Mapping[tuple[str, int], Cell]
-) -> dict[str, Any] | None:
+) -> GainChange | None:
     """How much larger the difference of a pair is with the fewest labels than with the most; None where it has no two.
 
     Over splits; with one split over samplings, at the most labels that have the same samplings as the fewest.
@@ -222,8 +228,8 @@ def _gain_change(
     fewest, most = next(iter(means)), list(means)[-1]
     change = {run: value - means[most][run] for run, value in means[fewest].items()}
     interval, _ = cells[better, fewest].interval(change)
-    figures = {**_figures("change", cells[better, fewest], change), "p": interval.p}
-    return {"worse": worse, "better": better, "fewest": fewest, "most": most, **figures}
+    figures = _figures("change", cells[better, fewest], change)
+    return GainChange(worse=worse, better=better, fewest=fewest, most=most, **figures, p=interval.p)
 
 
 def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
@@ -233,9 +239,8 @@ def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
 
 
 def _figures(name: str, cell: Cell, values: Mapping[Run, float]) -> dict[str, Any]:
-    """A mean under `name`, its interval and what that is over. JSON has no infinity."""
+    """Returns a mean under `name`, its interval and what that is over."""
     interval, over = cell.interval(values)
-    low, high = (bound if math.isfinite(bound) else None for bound in (interval.low, interval.high))
     num_splits = len({split for split, _ in values})
     counted = {"num_samplings": len(values) // num_splits, "num_splits": num_splits, "over": over}
-    return {name: interval.mean, "low": low, "high": high, **counted}
+    return {name: interval.mean, "low": interval.low, "high": interval.high, **counted}

@@ -1,18 +1,37 @@
 """A gallery: pictures with their titles and captions, as an artifact that the report shows."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipeline.core.files import write_bytes, write_json
+from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact
 
 GALLERY_FILE: Final = "gallery.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class GalleryEntry:
+    """A picture of a gallery."""
+
+    title: str
+    caption: str
+    file: str
+    """Name of its file in the artifact's directory."""
+    kind: Literal["image", "animation"] = "image"
+
+
 @dataclass(frozen=True)
 class Gallery(Artifact):
-    """`gallery.json`: a list of {"title", "caption", "file", "kind": "image" or "animation"}; the files beside it."""
+    """`gallery.json`: titles and captions of pictures; the files beside it."""
+
+    def read(self) -> tuple[GalleryEntry, ...]:
+        """Reads `gallery.json`. Raises CorruptArtifact."""
+        entries: tuple[GalleryEntry, ...] = read_record(self.path(GALLERY_FILE), tuple[GalleryEntry, ...])
+        return entries
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from pipeline.core.files import list_files
 from pipeline.core.stage import Artifact, Model
+from stages.finetuning.selection import SELECTION_FILE, Selection
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.weights import MODEL_FILE
+from stages.models.artifacts import MODEL_FILE
 
 JOB_PREFIXES = ("labels-", "split-")
 """How the files of a `Classifiers` begin that hold classifiers to be evaluated."""
@@ -17,6 +18,10 @@ class Classifiers(Artifact):
     """Finetuned classifiers of one arm: files of several each, and in `model.safetensors` the one that is served."""
 
     model: ClassVar[Model | None] = Model("stages.serving.classifier", (MODEL_FILE,))
+
+    def selection(self) -> Selection:
+        """Reads `selection.json`, the settings that were chosen on validation clips. Raises CorruptArtifact."""
+        return Selection.read(self.path(SELECTION_FILE))
 
     def files(self) -> list[str]:
         """Names of the files that `load` takes, sorted; together they hold every label count and sampling once."""

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import exists, join, write_json
+from pipeline.core.files import exists, join
 from stages.datasets.split_subsets import Sides
 from stages.finetuning.arm import ArmConfig
 from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.selection import SELECTION_FILE, SelectedSettings, Selection, TriedSettings
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.finetuning.trainer import Job, Trial
 
-SELECTION_FILE = "selection.json"
 Cell = tuple[int, int]
 """(split, labelled clips a class)."""
 
@@ -95,8 +95,8 @@ class Course:
 
     def write_choices(self) -> None:
         """Write selection.json, once every trial is done: what was chosen for each cell, and what was tried."""
-        rows = [self._choice_row(cell) for cell in sorted(self._cells()) if self.trials(cell)]
-        write_json(join(self.uri, SELECTION_FILE), {"arm": self.config.arm, "choices": rows})
+        rows = tuple(self._choice_row(cell) for cell in sorted(self._cells()) if self.trials(cell))
+        Selection(arm=self.config.arm, choices=rows).write(join(self.uri, SELECTION_FILE))
 
     def _cells(self) -> list[Cell]:
         return [(side.number, count) for count in self.chunks for side in self.sides]
@@ -124,22 +124,22 @@ class Course:
             "consulted": tuple(sorted({seen for result in results for seen in result.consulted})),
         }
 
-    def _choice_row(self, cell: Cell) -> dict[str, Any]:
+    def _choice_row(self, cell: Cell) -> SelectedSettings:
         candidates, trials = self.config.selection.candidates(), self.trials(cell)
         results = [TrialResult.load(join(self.uri, trial.file)) for trial in trials]
         best, choice = _best(results), self._choice(cell)
-        return {
-            "split": cell[0],
-            "labels_per_class": cell[1],
-            "num_validation_clips": len(results[best].videos),
-            "chosen": {**candidates[best].settings(), "stop": choice["stop"]},
-            "accuracy": max(results[best].accuracies),
-            "trial": trials[best].file,
-            "tried": [
-                {**candidate.settings(), "accuracies": list(result.accuracies)}
+        return SelectedSettings(
+            split=cell[0],
+            labels_per_class=cell[1],
+            num_validation_clips=len(results[best].videos),
+            chosen={**candidates[best].settings(), "stop": choice["stop"]},
+            accuracy=max(results[best].accuracies),
+            trial=trials[best].file,
+            tried=tuple(
+                TriedSettings(settings=candidate.settings(), accuracies=result.accuracies)
                 for candidate, result in zip(candidates, results, strict=True)
-            ],
-        }
+            ),
+        )
 
     def _is_tried(self, trial: Trial) -> bool:
         if not exists(join(self.uri, trial.file)):

@@ -1,19 +1,66 @@
-"""Artifacts that hold a pretrained model."""
+"""Artifacts that hold a pretrained model, and the content of their files."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.core.files import exists, write_json
+from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact, Model
-from stages.models.composite import Composite
-from stages.models.weights import MODEL_FILE, load_model
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.models.composite import Composite
+
+MODEL_FILE = "model.safetensors"
+HISTORY_FILE = "history.json"
+
+Point = dict[str, float | None]
+"""A point of a loss curve: `step`, `loss`, and `reconstruct_loss` and `predict_loss` (None: the model has no such
+decoder); of training also `learning_rate` and `gradient_norm`. Losses are sums over dimensions, means over sequences
+and frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingHistory:
+    """One `history.json`: losses by optimiser step."""
+
+    train: tuple[Point, ...]
+    validation: tuple[Point, ...]
+    num_steps: int = 0
+    """Steps that were done; fewer than were asked for where the training stopped early."""
+    kept_step: int = 0
+    """The step whose weights became the model."""
+    num_sequences: int | None = None
+    """Different training sequences; None: there is no end of them."""
+
+    def write(self, uri: str) -> None:
+        """Writes the file."""
+        write_json(uri, asdict(self))
+
+    @property
+    def kept_loss(self) -> float | None:
+        """The validation loss of the weights that became the model."""
+        return next(point["loss"] for point in self.validation if point["step"] == self.kept_step)
 
 
 @dataclass(frozen=True)
 class Encoder(Artifact):
-    """A pretrained composite: `model.safetensors`, weights and config."""
+    """A pretrained composite: `model.safetensors`, weights and config; `history.json`, where it was trained here."""
 
     model: ClassVar[Model | None] = Model("stages.serving.encoder", (MODEL_FILE,))
 
     def load(self, *, device: str = "cpu") -> Composite:
-        """The model, float32, in evaluation mode."""
+        """Loads the model, float32, in evaluation mode."""
+        from stages.models.composite import Composite
+        from stages.models.weights import load_model
+
         return load_model(self.path(MODEL_FILE), Composite, device=device)
+
+    def history(self) -> TrainingHistory | None:
+        """Reads `history.json`; None for an imported encoder, which has none. Raises CorruptArtifact."""
+        uri = self.path(HISTORY_FILE)
+        if not exists(uri):
+            return None
+        history: TrainingHistory = read_record(uri, TrainingHistory)
+        return history

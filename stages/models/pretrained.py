@@ -19,9 +19,10 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.files import join
 from pipeline.core.model_uris import resolve
+from stages.models.artifacts import MODEL_FILE
 from stages.models.composite import Composite
 from stages.models.lstm import State
-from stages.models.weights import MODEL_FILE, config_header, load_model, read_tensors, write_tensors
+from stages.models.weights import config_header, load_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 from stages.percepts.windows import window_starts

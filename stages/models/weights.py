@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
+from stages.models.artifacts import MODEL_FILE
 from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
 from stages.models.composite import Composite
 from stages.models.config import ClassifierSpec, CompositeSpec
@@ -23,7 +24,6 @@ Model = Composite | LSTMClassifier | SingleFrameClassifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)
 
 FORMAT_VERSION = 1
-MODEL_FILE = "model.safetensors"
 METADATA_KEY = "percepts"
 
 _CLASSIFIERS: dict[str, tuple[type[LSTMClassifier] | type[SingleFrameClassifier], Literal["lstm", "frame"]]] = {

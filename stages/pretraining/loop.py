@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
-from pipeline.core.files import exists, join, remove, write_json
+from pipeline.core.files import exists, join, remove
 from pipeline.core.workers import TrainWorker
 from stages.datasets.augmentation import vary
 from stages.datasets.sequences import share as share_of
+from stages.models.artifacts import HISTORY_FILE, MODEL_FILE, TrainingHistory
 from stages.models.composite import Composite, Losses
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
-from stages.models.weights import MODEL_FILE
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
 from stages.pretraining.kept_weights import Average, best_step, has_stalled
 from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
@@ -37,7 +37,6 @@ from stages.pretraining.resource_errors import told_clearly
 from stages.pretraining.telemetry import Telemetry
 from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
 
-HISTORY_FILE = "history.json"
 NUM_CURVE_POINTS = 500
 """About so many points has the training curve, however long the training."""
 NUM_MEAN_SEQUENCES = 512
@@ -330,8 +329,14 @@ class _Trainer:
                 kept_step = best_step(validations)
                 restore_best(plan.checkpoints, self.kept, validations)
             Pretrained(self.kept, plan.transform, plan.extractor).save(join(plan.uri, MODEL_FILE))
-            facts = {"num_steps": num_done, "kept_step": kept_step, "num_sequences": self.source.num_sequences}
-            write_json(join(plan.uri, HISTORY_FILE), {**self.history, **facts})
+            history = TrainingHistory(
+                train=tuple(self.history["train"]),
+                validation=tuple(validations),
+                num_steps=num_done,
+                kept_step=kept_step,
+                num_sequences=self.source.num_sequences,
+            )
+            history.write(join(plan.uri, HISTORY_FILE))
             remove(plan.checkpoints)
         self.worker.barrier()
 

@@ -82,16 +82,16 @@ def test_patches_never_cross_a_gap(index: Index) -> None:
 
 def test_parts_share_no_video_and_moments_are_those_of_training(index: Index, tmp_path: Path) -> None:
     one, other = (cut_patches(CONFIG, Context.for_test(tmp_path / name), index=index) for name in ("a", "b"))
-    parts = one.manifest()["parts"]
-    videos = [video["sha256"] for part in PARTS for video in parts[part]["videos"]]
+    parts = one.read().parts
+    videos = [video.sha256 for part in PARTS for video in parts[part].videos]
     # One of the ten clips is shorter than a patch.
     assert len(videos) == len(set(videos)) == 9
     for part in PARTS:
         patches = one.map(part)
-        assert patches.shape == (parts[part]["num_patches"], 6, 32, 32, 3)
+        assert patches.shape == (parts[part].num_patches, 6, 32, 32, 3)
         assert patches.dtype == np.uint8
         assert isinstance(patches, np.memmap)
-        assert sum(video["num_patches"] for video in parts[part]["videos"]) == len(patches)
+        assert sum(video.num_patches for video in parts[part].videos) == len(patches)
     sums = MomentSums()
     sums.add(one.map("train"))
     np.testing.assert_array_equal(one.moments().mean_C, sums.moments().mean_C)

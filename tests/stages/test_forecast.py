@@ -62,21 +62,21 @@ def test_errors_are_those_of_numpy(tmp_path: Path, inputs: Inputs) -> None:
             sums["mean frame"].append((future**2).sum(1))
             rebuilt["composite LSTM"].append(((model.reconstruct(x_T1D).numpy()[::-1, 0] - past) ** 2).sum(1))
             rebuilt["mean frame"].append((past**2).sum(1))
-    assert found["num_windows"] == len(sums["mean frame"]) == 15
-    assert found["num_dims"] == DIM
-    assert found["frames_ahead"] == [1, 2, 3, 4, 5, 6, 7]
-    assert found["predictors"].keys() == sums.keys()
+    assert found.num_windows == len(sums["mean frame"]) == 15
+    assert found.num_dims == DIM
+    assert found.frames_ahead == (1, 2, 3, 4, 5, 6, 7)
+    assert found.predictors.keys() == sums.keys()
     for name, errors in sums.items():
-        np.testing.assert_allclose(found["predictors"][name], np.mean(errors, axis=0), rtol=1e-4)
-        assert found["means"][name] == pytest.approx(np.mean(errors), rel=1e-4)
-    assert found["reconstruction"].keys() == rebuilt.keys()
+        np.testing.assert_allclose(found.predictors[name], np.mean(errors, axis=0), rtol=1e-4)
+        assert found.means[name] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert found.reconstruction.keys() == rebuilt.keys()
     for name, errors in rebuilt.items():
-        assert found["reconstruction"][name] == pytest.approx(np.mean(errors), rel=1e-4)
-    assert context.facts["mean frame error"] == found["means"]["mean frame"]
+        assert found.reconstruction[name] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert context.facts["mean frame error"] == found.means["mean frame"]
 
 
 def test_a_trained_model_foretells_better_than_copies_and_means(tmp_path: Path, inputs: Inputs) -> None:
-    means = forecast(ForecastConfig(), Context.for_test(tmp_path), **inputs).read()["means"]
+    means = forecast(ForecastConfig(), Context.for_test(tmp_path), **inputs).read().means
     assert means["composite LSTM"] < 0.7 * min(means["copy last frame"], means["mean frame"])
 
 
@@ -86,9 +86,9 @@ def test_a_model_with_one_decoder_is_measured_on_what_it_does(tmp_path: Path, in
     edges = {name: inputs[name] for name in ("percepts", "statistics")}
     encoder = pretrain(config, Context.for_test(tmp_path / "pretrain"), **edges)
     found = forecast(ForecastConfig(), Context.for_test(tmp_path), encoders=(encoder,), **edges).read()
-    assert ("future LSTM" in found["predictors"]) == (decoders == "future")
-    assert ("autoencoder LSTM" in found["reconstruction"]) == (decoders == "autoencoder")
-    assert {"copy last frame", "mean frame"} <= found["predictors"].keys()
+    assert ("future LSTM" in found.predictors) == (decoders == "future")
+    assert ("autoencoder LSTM" in found.reconstruction) == (decoders == "autoencoder")
+    assert {"copy last frame", "mean frame"} <= found.predictors.keys()
 
 
 def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
@@ -127,11 +127,11 @@ def test_many_models_make_one_table(tmp_path: Path, inputs: Inputs) -> None:
     ]
     names = list(settings)
     baselines = ["copy last frame", "mean frame"]
-    assert set(found["means"]) == {*names[1:], *baselines}
-    assert set(found["reconstruction"]) == {names[0], names[2], baselines[1]}
+    assert set(found.means) == {*names[1:], *baselines}
+    assert set(found.reconstruction) == {names[0], names[2], baselines[1]}
     for each in alone:
-        assert all(found["means"][name] == mean for name, mean in each["means"].items())
-        assert all(found["reconstruction"][name] == mean for name, mean in each["reconstruction"].items())
+        assert all(found.means[name] == mean for name, mean in each.means.items())
+        assert all(found.reconstruction[name] == mean for name, mean in each.reconstruction.items())
 
 
 def test_models_of_other_windows_are_refused(tmp_path: Path, inputs: Inputs) -> None:

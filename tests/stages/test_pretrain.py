@@ -22,7 +22,7 @@ from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.core.stage import Context, Resources
 from pipeline.core.workers import InProcessWorkers
 from stages.datasets.arrays import write_array
-from stages.datasets.artifacts import Digits, Patches, write_digits, write_patches_manifest
+from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
 from stages.datasets.dataset_factories import OpenDigits, OpenPercepts
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import ChannelMoments
@@ -307,7 +307,7 @@ def test_digits_and_patches_are_learned_from_too(tmp_path: Path) -> None:
     for part in PARTS:
         write_array(str(tmp_path / f"patches/{part}.npy"), rng.integers(0, 255, (4, 10, 32, 32, 3), np.uint8))
     moments = ChannelMoments(np.full(3, 127, np.float32), np.full(3, 74, np.float32))
-    write_patches_manifest(str(tmp_path / "patches"), {}, moments)
+    Patches(str(tmp_path / "patches")).write(PatchesManifest(num_frames=10, parts={}, moments=PlainMoments.of(moments)))
     config = SMALL(num_steps=2, num_layers=1, batch_size=2)
     encoder = pretrain(config, Context.for_test(tmp_path / "b"), patches=Patches(str(tmp_path / "patches")))
     standardisation = Pretrained.load(encoder.uri).transform

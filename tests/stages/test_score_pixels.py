@@ -15,7 +15,7 @@ from pipeline.core.files import read_json, sha256_bytes
 from pipeline.core.stage import Context
 from stages.datasets import moving_mnist
 from stages.datasets.arrays import write_array
-from stages.datasets.artifacts import Digits, Patches, write_digits, write_patches_manifest
+from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import MomentSums
 from stages.evaluation import pixel_scoring
@@ -53,7 +53,9 @@ def patches(tmp_path: Path) -> Patches:
         write_array(f"{tmp_path}/patches/{part}.npy", pixels)
         if part == "train":
             sums.add(pixels)
-    write_patches_manifest(f"{tmp_path}/patches", {}, sums.moments())
+    Patches(f"{tmp_path}/patches").write(
+        PatchesManifest(num_frames=0, parts={}, moments=PlainMoments.of(sums.moments()))
+    )
     return Patches(f"{tmp_path}/patches")
 
 

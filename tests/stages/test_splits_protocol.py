@@ -351,7 +351,7 @@ def test_splits_that_share_training_clips_have_a_wider_interval() -> None:
     """Nadeau and Bengio's corrected resampled t-test, written out."""
     worse, better = [[5], [6], [4]], [[7], [7], [7]]
     found = [answers(arm, s + 1, right[s]) for arm, right in (("w", worse), ("b", better)) for s in range(3)]
-    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})
+    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}).to_json()
     (pair,) = table["paired"]
     d = np.array([0.2, 0.1, 0.3])
     error = np.sqrt((1 / 3 + 10 / 30) * d.var(ddof=1))
@@ -363,7 +363,7 @@ def test_splits_that_share_training_clips_have_a_wider_interval() -> None:
 def test_ten_samplings_of_three_splits_are_three_values() -> None:
     rng = np.random.default_rng(0)
     found = [answers("one", split, (split + 2 + rng.integers(0, 3, 10)).tolist(), count=2) for split in (1, 2, 3)]
-    (cell,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})["summary"]
+    (cell,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}).to_json()["summary"]
     means = [found[split].predicted_GN.mean(1).mean() for split in range(3)]
     low, high = stats.ttest_1samp([1 - mean for mean in means], 0.0).confidence_interval(0.95)
     assert (cell["low"], cell["high"]) == pytest.approx((low, high))
@@ -378,7 +378,7 @@ def test_a_gain_that_shrinks_with_labels_is_measured() -> None:
         for count, gain in gains.items()
         for split in range(3)
     ]
-    (gain,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)})["gains"]
+    (gain,) = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}).to_json()["gains"]
     low, high = stats.ttest_1samp([0.2, 0.3, 0.3], 0.0).confidence_interval(0.95)
     assert (gain["fewest"], gain["most"], gain["change"]) == (2, 0, pytest.approx(0.8 / 3))
     assert (gain["low"], gain["high"]) == pytest.approx((low, high))
@@ -387,7 +387,7 @@ def test_a_gain_that_shrinks_with_labels_is_measured() -> None:
 def test_holm_multiplies_within_a_family() -> None:
     found = [answers(arm, s, [right]) for arm, rights in {"w": (4, 5, 6), "b": (6, 7, 9), "c": (5, 7, 7)}.items()
              for s, right in zip((1, 2, 3), rights, strict=True)]  # fmt: skip
-    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}, pairs=(("w", "b"), ("w", "c")))
+    table = scores_of(found, {split: ["a"] * 10 for split in (1, 2, 3)}, pairs=(("w", "b"), ("w", "c"))).to_json()
     small, large = sorted(table["paired"], key=lambda pair: pair["p"])
     assert small["p_holm"] == pytest.approx(min(1.0, 2 * small["p"]))
     assert large["p_holm"] == pytest.approx(max(large["p"], small["p_holm"]))

@@ -39,7 +39,8 @@ def labelled(root: Path) -> tuple[Percepts, Splits]:
     write_records(percepts.path(LEDGER_FILE), named)
     clips = [{"name": name, "label": "x", "group": f"x/{name}", "parts": parts} for name, parts in PARTS.items()]
     splits = Splits(str(root / "split"))
-    write_json(splits.path(SPLITS_FILE), {"name": "Small", "counts": [{}, {}], "found": [{}, {}], "clips": clips})
+    counts = [{"train": 3, "test": 1}] * 2
+    write_json(splits.path(SPLITS_FILE), {"name": "Small", "counts": counts, "found": [{}, {}], "clips": clips})
     return percepts, splits
 
 

@@ -47,7 +47,7 @@ def action_scores(full: dict[str, float] = FULL, small: dict[str, float] = SMALL
             found.append(answers(arm, split, ALL, [full[arm]]))
     labels = [CLASSES[number % len(CLASSES)] for number in range(NUM_CLIPS)]
     pairs = [pair for pair in COMPARED if set(pair) <= set(full)]
-    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs)
+    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs).to_json()
     coverage = [
         {
             "name": "UCF-101",

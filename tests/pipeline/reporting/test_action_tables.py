@@ -128,7 +128,8 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
     ]
     labels = [CLASSES[number % len(CLASSES)] for number in range(NUM_CLIPS)]
     pairs = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-    table = {**scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs), "weights": {}, "dataset": "UCF-101"}
+    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs).to_json()
+    table |= {"weights": {}, "dataset": "UCF-101"}
     run = FakeRun(tmp_path)
     for name, seconds in (("finetune composite", 312.0), ("flow finetune composite", 290.0)):
         run.add(name, {}, stage="finetune", facts={"seconds_at_all": seconds}, config={"arm": "composite"})
@@ -170,7 +171,7 @@ def test_a_run_that_could_judge_nothing_shows_its_cells_empty(
          "num_official_test": 3734},
     ]  # fmt: skip
     covered = {"dataset": "UCF-101", "num_clips": 6, "num_official_clips": 13320, "coverage": coverage}
-    view = actions(tmp_path / "run", {**scores_of(cells, {}), **covered}).view
+    view = actions(tmp_path / "run", {**scores_of(cells, {}).to_json(), **covered}).view
     html = Path(write_report(view, str(tmp_path))).read_text()
     assert html.count("6 of the 13,320 clips of UCF-101 were there (0.045%)") >= 3
     assert "(test clips only: it judges nothing); split 2" in html

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models import load_encoder
-from stages.models.weights import METADATA_KEY, MODEL_FILE
+from stages.models.artifacts import MODEL_FILE
+from stages.models.weights import METADATA_KEY
 
 D, H, C = 3, 2, 2
 TRANSFORM = {"mean": [0.0] * D, "scale": [1.0] * D}
