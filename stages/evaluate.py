@@ -35,7 +35,7 @@ from stages.evaluation.score_table import ScoreTable
 from stages.evaluation.scores import Answers, Unjudged, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.artifacts import MODEL_FILE
+from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
 

@@ -38,7 +38,8 @@ from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.schedule import Course, num_trainings
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.finetuning.trainer import Job, Trainer, Trial, arm_sides, count_text
-from stages.models.artifacts import MODEL_FILE, Encoder
+from stages.models.artifacts import Encoder
+from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.video.ledger import VideoRecord
 

@@ -11,7 +11,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, sha256_file
 from pipeline.core.model_uris import resolve
 from pipeline.core.stage import Context, stage
-from stages.models.artifacts import MODEL_FILE, Encoder
+from stages.models.artifacts import Encoder
+from stages.models.config import MODEL_FILE
 from stages.models.pretrained import Pretrained
 
 

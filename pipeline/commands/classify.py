@@ -24,7 +24,7 @@ from pipeline.core.model_uris import resolve
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.artifacts import MODEL_FILE
+from stages.models.config import MODEL_FILE
 from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
 
 

@@ -7,7 +7,7 @@ from pipeline.core.files import list_files
 from pipeline.core.stage import Artifact, Model
 from stages.finetuning.selection import SELECTION_FILE, Selection
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.artifacts import MODEL_FILE
+from stages.models.config import MODEL_FILE
 
 JOB_PREFIXES = ("labels-", "split-")
 """How the files of a `Classifiers` begin that hold classifiers to be evaluated."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pipeline.core.files import exists, write_json
 from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact, Model
+from stages.models.config import MODEL_FILE
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from stages.models.composite import Composite
 
-MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.json"
 
 Point = dict[str, float | None]

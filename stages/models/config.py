@@ -10,6 +10,9 @@ from typing import Any, Literal, Self
 
 from pipeline.core.errors import ConfigError
 
+MODEL_FILE = "model.safetensors"
+"""Name of the file, in an artifact, that holds weights and config."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompositeConfig:

@@ -19,8 +19,8 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.files import join
 from pipeline.core.model_uris import resolve
-from stages.models.artifacts import MODEL_FILE
 from stages.models.composite import Composite
+from stages.models.config import MODEL_FILE
 from stages.models.lstm import State
 from stages.models.weights import config_header, load_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor

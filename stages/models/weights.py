@@ -15,10 +15,9 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
-from stages.models.artifacts import MODEL_FILE
 from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
 from stages.models.composite import Composite
-from stages.models.config import ClassifierSpec, CompositeSpec
+from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
 
 Model = Composite | LSTMClassifier | SingleFrameClassifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)

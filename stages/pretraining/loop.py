@@ -24,8 +24,9 @@ from pipeline.core.files import exists, join, remove
 from pipeline.core.workers import TrainWorker
 from stages.datasets.augmentation import vary
 from stages.datasets.sequences import share as share_of
-from stages.models.artifacts import HISTORY_FILE, MODEL_FILE, TrainingHistory
+from stages.models.artifacts import HISTORY_FILE, TrainingHistory
 from stages.models.composite import Composite, Losses
+from stages.models.config import MODEL_FILE
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import join
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.artifacts import MODEL_FILE
+from stages.models.config import MODEL_FILE
 from stages.serving.fetching import FetchPolicy, fetched
 from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
 

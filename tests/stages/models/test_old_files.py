@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models import load_encoder
-from stages.models.artifacts import MODEL_FILE
+from stages.models.config import MODEL_FILE
 from stages.models.weights import METADATA_KEY
 
 D, H, C = 3, 2, 2

@@ -10,10 +10,10 @@ import torch
 
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from stages.models import load_encoder
-from stages.models.artifacts import MODEL_FILE, Encoder
+from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
 from stages.models.composite import Composite
-from stages.models.config import ClassifierSpec, CompositeSpec
+from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
 from stages.models.weights import METADATA_KEY, Model, load_model, save_model
 
 MODELS: list[Model] = [
