@@ -28,6 +28,7 @@ from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.composite import Composite
 from stages.models.config import CompositeConfig
+from stages.models.names import model_names
 from stages.models.pretrained import Pretrained
 from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig
@@ -36,7 +37,6 @@ from stages.pretraining.loop import Objective
 from stages.pretraining.optimisation import build_optimizer, clip_gradients
 from stages.pretraining.precision import autocast
 from stages.pretraining.prefetcher import Feed
-from stages.score_pixels import model_names
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_BYTES = 16_000_000
@@ -226,7 +226,7 @@ def main() -> None:
     slug = re.sub(r"[^a-z]+", "-", args.model)
     line = {
         "benchmark": "moving_mnist",
-        "model": model_names([config.composite(4096)])[0],
+        "model": model_names([config.model])[0],
         "nats_a_frame": nats,
         "low": row.get("cross_entropy_low"),
         "high": row.get("cross_entropy_high"),

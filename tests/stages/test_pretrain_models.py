@@ -73,8 +73,8 @@ def test_a_model_carries_its_transform(kind: str, tmp_path: Path) -> None:
     found = forecast(ForecastConfig(), Context.for_test(tmp_path / "forecast"), encoders=(encoder,), **inputs).read()
     standard = pretrain(options_of().pretrain, Context.for_test(tmp_path / "standard"), **inputs)
     usual = forecast(ForecastConfig(), Context.for_test(tmp_path / "usual"), encoders=(standard,), **inputs).read()
-    assert found["means"]["copy last frame"] == pytest.approx(usual["means"]["copy last frame"], rel=1e-6)
-    assert all(np.isfinite(error) for error in found["means"].values())
+    assert found.means["copy last frame"] == pytest.approx(usual.means["copy last frame"], rel=1e-6)
+    assert all(np.isfinite(error) for error in found.means.values())
 
 
 def test_flags_that_do_not_fit_say_so() -> None:
