@@ -48,6 +48,12 @@ class PretrainConfig:
             raise ConfigError("variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.model.residual and self.training.start_at_mean:
             raise ConfigError("a residual model starts at the last frame, not at the mean: leave start_at_mean")
+
+    def check_feedback(self) -> None:
+        """Raises ConfigError if feedback is on and no decoder is conditional.
+
+        A recipe that trains several models sets their decoders after its options are read, and checks then.
+        """
         if self.training.feedback and not (self.model.reconstruct_conditional or self.model.predict_conditional):
             raise ConfigError("feedback is for conditional decoders, and none is: set feedback.probability=0")
 
@@ -95,6 +101,7 @@ def pretrain(
           last good checkpoint stays.
         WorkerDied: workers were lost time and again.
     """
+    config.check_feedback()
     opener = _opener(config, percepts, statistics, digits, patches)
     plan = TrainingPlan(
         uri=context.uri,

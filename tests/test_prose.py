@@ -26,6 +26,7 @@ SWEPT = (
     "pipeline/upkeep",
     "pipeline/commands",
     "pipeline/run.py",
+    "pipeline/recipes",
     "cluster",
     "pipeline/core",
     "pipeline/engine",

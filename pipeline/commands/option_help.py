@@ -18,7 +18,9 @@ from pipeline.commands.option_values import is_many, optional
 from pipeline.commands.options import Option
 
 MAX_WIDTH = 120
-MIN_WIDTH = 60
+MIN_WIDTH = 72
+COLUMN = 28
+"""The column at which explanations begin."""
 PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -72,8 +74,12 @@ def short_help(
 
 
 def explanation(option: Option) -> str:
-    """Returns the docstring below the field, as one line of text."""
-    return " ".join(_docstrings(option.owner).get(option.path.rpartition(".")[2], "").split())
+    """Returns the docstring below the field, as one line of text; with the choices that have no room in the flag."""
+    text = " ".join(_docstrings(option.owner).get(option.path.rpartition(".")[2], "").split())
+    choices = _choices(option.kind)
+    if choices and not _fits(choices):
+        text = f"{text} Choices: {', '.join(map(repr, choices))}."
+    return text
 
 
 def first_sentence(text: str) -> str:
@@ -84,22 +90,20 @@ def first_sentence(text: str) -> str:
 
 def _entry(option: Option, words: str) -> list[str]:
     default = option.default
-    if default is not MISSING and default is not None and default != () and option.kind is not bool:
+    if option.kind is bool:
+        shown = "on" if default is True else ""
+    elif default in (MISSING, None, (), ""):
+        shown = ""
+    else:
         shown = " ".join(shlex.quote(str(one)) for one in (default if isinstance(default, tuple) else (default,)))
-        words = f"{words} (default: {shown})" if shown else words
-    if option.kind is bool and default is True:
-        words = f"{words} (default: on)"
-    return _columns(_call(option), words)
+    return _columns(_call(option), f"{words} [{shown}]" if shown else words)
 
 
 def _columns(head: str, words: str) -> list[str]:
-    """Sets a head and its explanation side by side, or below each other where the head is long."""
-    indent, column = "  ", 30
-    wrapped = textwrap.wrap(words, width() - column) or [""]
-    if len(indent + head) >= column - 1:
-        return [indent + head, *(" " * column + line for line in wrapped)]
-    first, *rest = wrapped
-    return [f"{indent + head:<{column}}{first}".rstrip(), *(" " * column + line for line in rest)]
+    """Sets a head and its explanation side by side; a long head pushes the first line of the explanation aside."""
+    start = f"  {head}".ljust(COLUMN - 2) + "  "
+    lines = textwrap.wrap(words, width(), initial_indent=start, subsequent_indent=" " * COLUMN, break_on_hyphens=False)
+    return lines or [start.rstrip()]
 
 
 def _call(option: Option) -> str:
@@ -115,10 +119,20 @@ def _call(option: Option) -> str:
 
 
 def _placeholder(kind: Any, name: str) -> str:
-    if typing.get_origin(kind) is Literal:
-        choices = ",".join(str(choice) for choice in typing.get_args(kind))
-        return "{" + choices + "}" if len(choices) < 40 else name.rpartition(".")[2].upper()
+    choices = _choices(kind)
+    if choices:
+        return "{" + ",".join(choices) + "}" if _fits(choices) else name.rpartition(".")[2].upper()
     return PLACEHOLDERS.get(kind, "VALUE")
+
+
+def _choices(kind: Any) -> list[str]:
+    kind = optional(kind)
+    inner = typing.get_args(kind)[0] if is_many(kind) else kind
+    return [str(choice) for choice in typing.get_args(inner)] if typing.get_origin(inner) is Literal else []
+
+
+def _fits(choices: Sequence[str]) -> bool:
+    return len(",".join(choices)) < 40
 
 
 def _examples(examples: Iterable[str]) -> list[str]:

@@ -101,7 +101,7 @@ def _parse_number(kind: Any, word: str, name: str) -> int | float:
         if math.isnan(number) and word.strip().lower().lstrip("+-") != "nan":
             what = "a whole number" if kind is int else "a number"
             raise ConfigError(f"{name} is {word!r}; give {what}") from None
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         raise ConfigError(f"{name} is {word}; give a finite number")
     is_large = "bytes" in name or "seed" in name
     largest: float = MAX_REAL if kind is float else MAX_WHOLE_64 if is_large else MAX_WHOLE

@@ -101,14 +101,14 @@ def _default(field: Any) -> Any:
 
 
 def read_arguments(
-    arguments: Sequence[str], options: Sequence[Option], decided: Mapping[str, str] | None = None
+    arguments: Sequence[str], options: Sequence[Option], refused: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Returns the values that a command line gives, by path.
 
-    decided: option that cannot be given -> the option that decides it.
+    refused: name of an option that cannot be given, or its beginning with a dot at the end -> the reason.
 
     Raises:
-        ConfigError: an option is unknown, decided by another one, or has a value of another type.
+        ConfigError: an option is unknown, refused, or has a value of another type.
     """
     words, values, positional = list(arguments), {}, []
     named = {option.name: option for option in options if not option.positional}
@@ -118,7 +118,7 @@ def read_arguments(
             positional.append(word)
             continue
         flag, has_value, value = word.removeprefix("--").partition("=")
-        option = find_option(flag, named, decided or {})
+        option = find_option(flag, named, refused or {})
         if option is None:
             raise ConfigError(f"there is no option --{flag}{_nearest(flag, named, '--')}")
         if option.kind is bool and not has_value:
@@ -138,19 +138,24 @@ def read_arguments(
     return values
 
 
-def find_option(flag: str, named: Mapping[str, Option], decided: Mapping[str, str]) -> Option | None:
+def find_option(flag: str, named: Mapping[str, Option], refused: Mapping[str, str]) -> Option | None:
     """Returns the option of a name, written with dashes or underscores, or None where there is none.
 
     Raises:
-        ConfigError: another option decides this one.
+        ConfigError: the option cannot be given; the message has the reason.
     """
     flag = flag.replace("_", "-")
-    if flag in decided:
-        raise ConfigError(f"--{flag} cannot be given: {decided[flag]} decides it")
+    for reason in rules_of(flag, refused):
+        raise ConfigError(f"--{flag} cannot be given: {reason}")
     if flag not in named and _is_negative(flag, named):
         head, _, last = flag.rpartition(".")
         return named[f"{head}.{last[3:]}" if head else last[3:]]
     return named.get(flag)
+
+
+def rules_of(name: str, rules: Mapping[str, str]) -> list[str]:
+    """Returns the rules of an option's name: its own, and those of beginnings with a dot at the end."""
+    return [rule for start, rule in rules.items() if name == start or (start[-1] == "." and name.startswith(start))]
 
 
 def _is_negative(flag: str, named: Mapping[str, Option]) -> bool:
@@ -160,9 +165,9 @@ def _is_negative(flag: str, named: Mapping[str, Option]) -> bool:
 
 
 def _nearest(name: str, known: Mapping[str, Option], dashes: str) -> str:
-    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    if not close:  # the last name alone, as with --num-steps for --pretrain.num-steps
-        close = [flag for flag in known if flag.rpartition(".")[2] == name.replace("_", "-")][:1]
+    name = name.replace("_", "-")
+    # The last name alone comes first, as with --num-steps for --pretrain.num-steps.
+    close = [flag for flag in known if flag.rpartition(".")[2] == name][:1] or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {dashes}{close[0]}?" if close else ""
 
 
@@ -174,7 +179,7 @@ def _take(words: list[str], kind: Any) -> list[str]:
 
 
 def read_table(
-    table: Mapping[str, Any], options: Sequence[Option], source: str, decided: Mapping[str, str] | None = None
+    table: Mapping[str, Any], options: Sequence[Option], source: str, refused: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Returns the values that nested tables give (of TOML, or of a preset), by path. Names may have dots.
 
@@ -185,7 +190,7 @@ def read_table(
     values: dict[str, Any] = {}
     for name, value in _flat(table):
         try:
-            option = find_option(name, named, decided or {})
+            option = find_option(name, named, refused or {})
             if option is None or option.name != name.replace("_", "-"):
                 raise ConfigError(f"there is no option {name}{_nearest(name, named, '')}")
             values[option.path] = parse_words(option.kind, words_of(value, name), name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from typing import Any, Final
 
 from pipeline.commands.command_line import print_help, with_hint
 from pipeline.commands.config_file import read_config, write_config
 from pipeline.commands.option_help import full_help, short_help
-from pipeline.commands.options import Option, assemble, list_options, read_arguments, read_table
+from pipeline.commands.options import Option, assemble, list_options, read_arguments, read_table, rules_of
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_options import RunOptions
@@ -27,20 +28,22 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
         SystemExit: `--help` and `--help-all` print help, and `--write-config` writes a file; status 0.
     """
     program = program or f"percepts run {recipe.name}"
-    options = [option for option in list_options(recipe.options) if option.name not in recipe.decided]
+    options = [option for option in list_options(recipe.options) if not rules_of(option.name, recipe.refused)]
     if "--help-all" in arguments:
         print_help(full_help(program, recipe.summary, options, recipe.examples))
     if "--help" in arguments or "-h" in arguments:
         print_help(short_help(program, recipe.summary, options, recipe.shown, recipe.examples, _others(recipe)))
     try:
-        values = read_arguments(arguments, [*options, *OF_FILES], recipe.decided)
+        values = read_arguments(arguments, [*options, *OF_FILES], recipe.refused)
         config, preset, target = (values.pop(option.path, None) for option in OF_FILES)
         lower: dict[str, Any] = {}
         if config is not None:
             table = read_config(config)
             preset = preset or table.pop(PRESET.name, None)
-            lower = read_table(table, options, config, recipe.decided)
-        chosen: RunOptions = assemble(recipe.options, _preset(recipe, preset, options) | lower | values, options)
+            lower = read_table(table, options, config, recipe.refused)
+        merged = _preset(recipe, preset, options) | lower | values
+        _check_pairs(recipe, options, values, merged)
+        chosen: RunOptions = assemble(recipe.options, merged, options)
     except UsageError as error:
         raise with_hint(error, program) from error
     if target is not None:
@@ -55,7 +58,31 @@ def _preset(recipe: Recipe, name: str | None, options: Sequence[Option]) -> dict
     if name not in recipe.presets:
         known = f"the presets are: {', '.join(recipe.presets)}" if recipe.presets else "this recipe has none"
         raise ConfigError(f"there is no preset {name!r}; {known}")
-    return read_table(recipe.presets[name], options, f"preset {name}", recipe.decided)
+    return read_table(recipe.presets[name], options, f"preset {name}", recipe.refused)
+
+
+def _check_pairs(
+    recipe: Recipe,
+    options: Sequence[Option],
+    flags: Mapping[str, Any],
+    merged: Mapping[str, Any],
+) -> None:
+    """Raises ConfigError for a flag without effect. A file or a preset may hold options that others switch off."""
+    by_name = {option.name: option for option in options}
+
+    def is_on(name: str) -> bool:
+        option = by_name[name]
+        return merged.get(option.path, option.default) not in (option.default, MISSING)
+
+    for option in options:
+        if option.path not in flags:
+            continue
+        for needed in rules_of(option.name, recipe.only_with):
+            if not is_on(needed):
+                raise ConfigError(f"--{option.name} has no effect without --{needed}; give both, or leave it out")
+        for other in rules_of(option.name, recipe.not_with):
+            if is_on(other):
+                raise ConfigError(f"--{option.name} has no effect with --{other}; leave one of them out")
 
 
 def _others(recipe: Recipe) -> dict[str, str]:

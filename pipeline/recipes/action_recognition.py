@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Measured, Table, add_arms
-from pipeline.recipes.existing_models import PretrainedNodes, given_models
-from pipeline.recipes.model_variants import Model, pretrain_models
-from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_unpacked, within_limits
+from pipeline.recipes.existing_models import PretrainedNodes, add_existing_models
+from pipeline.recipes.model_variants import PUBLISHED, REFUSED, Model, pretrain_models
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.registry import RECIPES
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
+from pipeline.recipes.video_inputs import ONE_LIMITS, add_unpacked, within_limits
 from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
@@ -45,65 +47,66 @@ ACTION_LSTM = FinetuneConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class ActionOptions(RunOptions):
-    """What the recipes of the two data sets have in common."""
+    """Options that the recipes of the two data sets share."""
 
     dataset: ClassVar[DataSetKey]
     small: ClassVar[int]
-    """Labelled clips a class of Table 3's small variant."""
+    """The number of labelled clips a class of Table 3's small variant."""
     videos: tuple[str, ...] = ()
-    """The clips: folders, archives, globs, manifests or bucket URLs. Their names decide what they are."""
+    """Clips of the data set: folders, archives, globs, manifests or bucket URLs. They are known by their names."""
     lists: str = ""
-    """Folder or archive with the official list files."""
+    """Folder or archive with the official list files of the data set."""
     allow_missing: bool = False
-    """Go on with the clips that are there; every table then says how many those are."""
+    """Go on with the clips that are there, and say in every table how many those are."""
     splits: tuple[int, ...] = (1, 2, 3)
-    """Official splits to run."""
+    """Numbers of the official splits to run."""
     validation_fraction: float = 0.1
-    """Of each class's training clips, held out for choices; in whole sources."""
+    """Share of each class's training clips that is held out, in whole sources, to choose settings on."""
     limits: Limits = Limits()
     """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     tables: tuple[Table, ...] = ("1", "3", "curve")
-    """Any of 1, 3, 4 and curve. 4 needs --flow-percepts; none: prepare percepts and sides, and train nothing."""
+    """Tables to measure, any of 1, 3, 4 and curve. 4 needs --flow-percepts. With none, percepts and splits are prepared
+    and nothing is trained."""
     pretrained: tuple[str, ...] = ()
-    """Models of the store to start from: keys (pretrain-...) or MLflow models (models:/m-..., models:/NAME@ALIAS), one
-    of each kind."""
+    """Models of the store to start from, one of each kind: keys (pretrain-...) or MLflow models (models:/m-...,
+    models:/NAME@ALIAS)."""
     unlabelled: tuple[str, ...] = ()
-    """Or videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
+    """Videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
-    """With --unlabelled: any of the paper's six, each a row of Table 3."""
+    """Models to train with --unlabelled, any of the paper's six; each is a row of Table 3."""
     pretrain: PretrainConfig = PretrainConfig()
-    """With --unlabelled: of every model; the decoders are those of `models`."""
+    """Settings of every model of --unlabelled; its decoders are those of --models."""
     flow_percepts: str = ""
-    """Table 4: key (extract-...) of a second stream of percepts of the same clips, such as optical flow's."""
+    """Key (extract-...) of a second stream of percepts of the same clips, such as optical flow's, for Table 4."""
     flow_pretrained: tuple[str, ...] = ()
-    """Table 4: the composite of that stream, as `pretrained`."""
+    """Composite of the stream of --flow-percepts for Table 4, named as in --pretrained."""
     curve: tuple[int, ...] = (1, 2, 4, 10, 20, 50)
-    """Labelled clips a class of the label curve."""
+    """Numbers of labelled clips a class at which the label curve is measured."""
     single_frame: FinetuneConfig = FinetuneConfig(
         arm=SINGLE_FRAME,
         classifier=ClassifierConfig(model="frame"),
         training=EnsembleTrainingConfig(batch_clips=128, num_epochs=20),
         selection=SelectionConfig(learning_rates=(1e-3, 3e-3), weight_decays=(0.01, 0.3, 3.0), num_checks=4),
     )
-    """Splits, label counts and the arm's name are those of the tables."""
+    """Training of the single-frame classifiers."""
     scratch: FinetuneConfig = ACTION_LSTM
-    """As single_frame."""
+    """Training of the LSTM classifiers that start from random weights."""
     finetuned: FinetuneConfig = ACTION_LSTM
-    """Of every arm that starts from a pretrained model. These take its number of units and layers, and so does the
-    LSTM that they are compared with."""
+    """Training of the classifiers that start from a pretrained model. They take its number of units and layers, and so
+    does the LSTM from random weights that they are compared with."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The nodes that everything after them reads."""
+    """The nodes that all stages after them read."""
 
     splits: Node
     percepts: Node
 
 
 def prepare(plan: Plan, options: ActionOptions) -> Prepared:
-    """From clips and lists to percepts and sides.
+    """Adds the nodes from clips and lists to percepts and splits.
 
     Raises:
         DataSetError: no clips or no lists were given; it says what to put where.
@@ -124,7 +127,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
 
 
 def build(options: ActionOptions) -> Plan:
-    """Builds the plan of either data set."""
+    """Builds the plan of either data set. Raises UsageError where options do not fit together."""
     plan = Plan(options.dataset)
     prepared = prepare(plan, options)
     splits, percepts = prepared.splits, prepared.percepts
@@ -153,11 +156,11 @@ def build(options: ActionOptions) -> Plan:
 
 
 def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
-    """Models that the store has, or that are made first; None where all arms learn from scratch."""
+    """Returns models that the store has, or that are made first; None where all arms learn from scratch."""
     if options.pretrained and options.unlabelled:
         raise ConfigError("give --pretrained or --unlabelled: models that are there, or videos to make them from")
     if options.pretrained:
-        return given_models(plan, options.pretrained, store_uri=options.store, tracking_uri=options.tracking_uri)
+        return add_existing_models(plan, options.pretrained, store_uri=options.store, tracking_uri=options.tracking_uri)
     if not options.unlabelled:
         return None
     index = plan.add(
@@ -172,7 +175,9 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
     statistics = plan.add(
         standardize, StandardizeConfig(parts=("unlabelled",)), name="standardize unlabelled", percepts=percepts
     )
-    nodes = pretrain_models(plan, options.models, options.pretrain, devices, percepts=percepts, statistics=statistics)
+    nodes = pretrain_models(
+        plan, options.models, options.pretrain, options.to_train, percepts=percepts, statistics=statistics
+    )
     encoders: dict[str, Node] = {}
     encoders.update(zip(options.models, nodes, strict=True))
     size = (options.pretrain.model.num_units, options.pretrain.model.num_layers)
@@ -216,13 +221,13 @@ def _arms(
 
 
 def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) -> None:
-    """The composite on a second stream of percepts, and both together."""
+    """Adds the composite on a second stream of percepts, and both streams together."""
     if not (options.flow_percepts and options.flow_pretrained and COMPOSITE in rgb.finetuned):
         raise ConfigError(
             "Table 4 needs a composite of each stream: --pretrained or --unlabelled, --flow-percepts and "
             "--flow-pretrained; or leave 4 out of --tables"
         )
-    flow = given_models(
+    flow = add_existing_models(
         plan,
         options.flow_pretrained,
         store_uri=options.store,
@@ -248,3 +253,86 @@ def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) 
         scores=[rgb.scores, arms.scores],
         classifiers=[rgb.finetuned[COMPOSITE], arms.finetuned[COMPOSITE]],
     )
+
+
+def recipe(options: type[ActionOptions]) -> Recipe:
+    """Returns the recipe of one of the data sets."""
+    name = options.dataset
+    arms = {"single-frame": "frame", "scratch": "lstm", "finetuned": "lstm"}
+    decided = {
+        "arm": "it is the name of its row",
+        "splits": "--splits decides it",
+        "labels-per-class": "--tables and --curve decide it",
+        "selection.validation-fraction": "--validation-fraction decides it",
+        "part": "the splits decide it",
+    }
+    return Recipe(
+        name=name,
+        summary=RECIPES[name][1],
+        options=options,
+        build=build,
+        shown={
+            "clips and percepts": (
+                "videos",
+                "lists",
+                "allow-missing",
+                "extract.convnet.name",
+            ),
+            "what is measured": ("tables", "splits"),
+            "what is learned": (
+                "pretrained",
+                "unlabelled",
+                "models",
+                "pretrain.num-units",
+                "pretrain.num-steps",
+                "finetuned.num-epochs",
+            ),
+            "the run": RUN_GROUP,
+        },
+        examples=(
+            f"percepts run {name} --videos clips/ --lists lists/ --pretrained pretrain-<key>",
+            f"percepts run {name} --videos clips/ --lists lists/ --unlabelled more/ --preset laptop",
+        ),
+        presets=PRESETS,
+        refused=REFUSED
+        | ONE_LIMITS
+        | {f"{arm}.{name}": reason for arm in arms for name, reason in decided.items()}
+        | {f"{arm}.model": f"its row is that of the {model} model" for arm, model in arms.items()}
+        | {f"finetuned.{name}": "the pretrained model decides it" for name in ("num-units", "num-layers")},
+        only_with=NEEDS_PLAN | {"models": "unlabelled", "pretrain.": "unlabelled"},
+        not_with=NOT_WITH
+        | {f"scratch.{name}": "pretrained" for name in ("num-units", "num-layers")}
+        | {"unlabelled": "pretrained"},
+    )
+
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "laptop": {
+        "extract.decode.rate-fps": 10,
+        "pretrain.num-units": 256,
+        "scratch.num-units": 256,
+        "train-threads": 2,
+    },
+    "gpu": {
+        "gpus-per-worker": 1,
+        "workers": "1",
+        "pretrain.num-layers": 2,
+        "pretrain.batch-size": 512,
+        "pretrain.num-steps": 5000,
+        "scratch.num-layers": 2,
+        "single-frame.precision": "bfloat16",
+        "scratch.precision": "bfloat16",
+        "finetuned.precision": "bfloat16",
+    },
+    # The percepts need weights: --extract.convnet.weights.
+    "paper": PUBLISHED
+    | {
+        "extract.convnet.name": "vgg16",
+        "extract.convnet.layer": "fc6",
+        "gpus-per-worker": 1,
+        "workers": "1",
+        "pretrain.num-steps": 86_400,
+        "scratch.num-layers": 2,
+    },
+}
+"""The sizes of both data sets for a kind of machine."""

@@ -48,7 +48,7 @@ COMPARED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfigs:
-    """How the three kinds of classifier are trained; arms, splits and label counts are those of the tables."""
+    """The trainings of the three kinds of classifier; arms, splits and label counts are those of the tables."""
 
     single_frame: FinetuneConfig
     scratch: FinetuneConfig
@@ -57,7 +57,7 @@ class ArmConfigs:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is measured."""
+    """The tables to measure, and the numbers of labelled clips to measure them at."""
 
     tables: Collection[Table]
     small: int
@@ -70,7 +70,7 @@ class Measured:
             raise ConfigError("tables is empty; name any of 1, 3, 4 and curve")
 
     def label_counts(self, row: str) -> tuple[int, ...]:
-        """What the row is measured at; empty where no table has it."""
+        """Returns the label counts that a row is measured at; none where no table has the row."""
         counts: set[int] = set()
         if row in (SINGLE_FRAME, SCRATCH, COMPOSITE):
             counts |= {ALL_CLIPS} if "1" in self.tables else set()
@@ -87,7 +87,7 @@ class Arms:
     """The nodes that were added."""
 
     finetuned: dict[str, Node]
-    """By row."""
+    """The finetune node of each row."""
     scores: Node
 
 
@@ -104,7 +104,7 @@ def add_arms(
     resources: Resources,
     stream: str = "",
 ) -> Arms:
-    """Add a finetune node for every row that a table needs, and one that evaluates them all.
+    """Adds a finetune node for every row that a table needs, and one that evaluates them all.
 
     encoders: pretrained models by their name on the command line; the rows of the others are left out.
     stream: put before the nodes' names, where a plan has arms of more than one kind of percepts.

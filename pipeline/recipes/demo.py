@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
+from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
 from stages.convnets.convnet import ConvnetConfig
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
@@ -47,9 +48,9 @@ class DemoOptions(RunOptions):
     """A corpus of moving digits, encoded here; eight motions to tell apart, half of them the other half reversed."""
 
     videos: tuple[str, ...] = ()
-    """More unlabelled video to learn from: folders, globs, manifests, buckets."""
+    """Further unlabelled videos to learn from: folders, globs, manifests, bucket URLs."""
     encoder: str | None = None
-    """Finetune this one instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
+    """Finetune this encoder instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
     MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""
     corpus: SynthesizeConfig = SynthesizeConfig()
     limits: Limits = Limits()
@@ -85,12 +86,14 @@ class DemoOptions(RunOptions):
         ),
     )
     tables: bool = False
-    """Measure all of Table 3's seven rows and the label curve up to 50 clips a class, on a corpus with 60 to train on,
-    every arm's learning rate and when to stop chosen on some of those; takes several times as long."""
+    """Measure all seven rows of Table 3 and the label curve up to 50 clips a class, on a corpus with at least 60 clips
+    a class to train on. Every arm's learning rate and when it stops are chosen on some of those; this takes several
+    times as long."""
 
 
 def build(options: DemoOptions) -> Plan:
-    """From video files to a comparison table."""
+    """Builds the plan: from video files to a comparison table. Raises ConfigError where options do not fit together."""
+    _check(options)
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
@@ -123,11 +126,22 @@ def build(options: DemoOptions) -> Plan:
     return plan
 
 
+def _check(options: DemoOptions) -> None:
+    options.pretrain.check_feedback()
+    model, classifier = options.pretrain.model, options.pretrained.classifier
+    sizes = [(config.num_units, config.num_layers) for config in (model, classifier)]
+    if options.encoder is None and sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"the pretrained encoder has {sizes[0][0]} units in {sizes[0][1]} layers, and the classifier that starts "
+            f"from it {sizes[1][0]} in {sizes[1][1]}: give --pretrained.num-units and --pretrained.num-layers, too"
+        )
+
+
 DEMO_CURVE = (1, 2, 4, 10, 20, 50)
 DEMO_CLIPS_PER_CLASS = 60
-"""To draw the curve's samplings from, so that those of 50 differ."""
+"""The number of clips that the samplings of the curve are drawn from, so that those of 50 clips differ."""
 DEMO_CHOICES = SelectionConfig(learning_rates=(3e-4, 1e-3), num_checks=4, validation_fraction=0.15)
-"""Of every arm, so that no row wins by settings that suit it; of 60 clips a class 9 are held out."""
+"""The choices of every arm, so that no row wins by settings that suit it; of 60 clips a class 9 are held out."""
 
 
 def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
@@ -135,7 +149,7 @@ def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
 
 
 def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
-    """The other five models, and an arm a row. More labels train for more steps; settings are chosen on validation."""
+    """Adds the other five models, and an arm a row. More labels train for more steps."""
     others: list[Model] = [name for name in MODELS if name != "composite"]
     nodes = pretrain_models(plan, others, options.pretrain, options.to_train, percepts=percepts, statistics=statistics)
     encoders: dict[str, Node] = {"composite": composite}
@@ -162,9 +176,37 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     )
 
 
+OF_TABLES = ("arm", "num-epochs", "num-full-samplings", "labels-per-class")
+"""The settings of an arm that --tables decides."""
+
 RECIPE = Recipe(
     name="demo",
     summary=RECIPES["demo"][1],
     options=DemoOptions,
     build=build,
+    shown={
+        "the corpus": ("videos", "corpus.num-unlabelled", "corpus.num-train", "corpus.num-test", "corpus.seed"),
+        "what is learned": (
+            "tables",
+            "encoder",
+            "pretrain.num-units",
+            "pretrain.num-steps",
+            "pretrain.optimizer.learning-rate",
+            "pretrained.num-units",
+            "pretrained.learning-rate",
+        ),
+        "the run": RUN_GROUP,
+    },
+    examples=("percepts run demo", "percepts run demo --tables --store /data/percepts"),
+    refused=ONE_LIMITS
+    | {
+        f"{arm}.{name}": reason
+        for arm, model in (("single-frame", "frame"), ("scratch", "lstm"), ("pretrained", "lstm"))
+        for name, reason in (("splits", "the corpus has one split"), ("model", f"its row is that of the {model} model"))
+    },
+    only_with=NEEDS_PLAN,
+    not_with=NOT_WITH
+    | {"pretrain.": "encoder"}
+    | {f"pretrain.{name}": "tables" for name in ("decoders", "reconstruct-conditional", "predict-conditional")}
+    | {f"{arm}.{name}": "tables" for arm in ("single-frame", "scratch", "pretrained") for name in OF_TABLES},
 )

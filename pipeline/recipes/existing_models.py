@@ -24,22 +24,22 @@ MLFLOW_MODEL = "models:/"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedNodes:
-    """What a recipe needs of pretrained models, given or made."""
+    """The nodes that a recipe needs of pretrained models, existing or made."""
 
     encoders: dict[str, Node]
-    """By name on the command line."""
+    """The models by their names on the command line."""
     size: tuple[int, int]
     """(units, layers) of every model."""
     statistics: Node
     percepts: Node
 
 
-def given_models(
+def add_existing_models(
     plan: Plan, names: Sequence[str], *, store_uri: str, tracking_uri: str | None, stream: str = ""
 ) -> PretrainedNodes:
-    """Nodes for pretrained models of this store. names: keys (pretrain-...), or MLflow models (models:/m-...,
-    models:/NAME@ALIAS).
+    """Adds nodes for pretrained models that the store has.
 
+    names: keys (pretrain-...), or MLflow models (models:/m-..., models:/NAME@ALIAS).
     stream: put before the nodes' names.
 
     Raises:
@@ -47,20 +47,20 @@ def given_models(
           pretrained on percepts standardised by different statistics.
     """
     store = Store(absolute(store_uri))
-    found: dict[str, Manifest] = {}
+    manifests: dict[str, Manifest] = {}
     for name in names:
         manifest = _manifest(store, name, tracking_uri or store.default_tracking_uri)
         model = model_of(_model_config(manifest.config))
-        if model in found:
-            raise ConfigError(f"{found[model].key} and {manifest.key} are both of kind {model!r}; give one of each")
-        found[model] = manifest
-    inputs = {(m.inputs["percepts"], m.inputs["statistics"]) for m in found.values()}
+        if model in manifests:
+            raise ConfigError(f"{manifests[model].key} and {manifest.key} are both of kind {model!r}; give one of each")
+        manifests[model] = manifest
+    inputs = {(m.inputs["percepts"], m.inputs["statistics"]) for m in manifests.values()}
     if len(inputs) > 1:
         raise ConfigError(
-            f"{', '.join(m.key for m in found.values())} were pretrained on different percepts or statistics; arms "
+            f"{', '.join(m.key for m in manifests.values())} were pretrained on different percepts or statistics; arms "
             "that are compared read the same: give models of one run"
         )
-    configs = [_model_config(m.config) for m in found.values()]
+    configs = [_model_config(m.config) for m in manifests.values()]
     sizes = {(int(config["num_units"]), int(config["num_layers"])) for config in configs}
     if len(sizes) > 1:
         raise ConfigError(
@@ -68,11 +68,13 @@ def given_models(
         )
     ((percepts, statistics),) = inputs
     if not (percepts and statistics):
-        raise ConfigError(f"{next(iter(found.values())).key} was not pretrained on percepts; give a model of percepts")
+        raise ConfigError(
+            f"{next(iter(manifests.values())).key} was not pretrained on percepts; give a model of percepts"
+        )
     return PretrainedNodes(
         encoders={
             model: plan.add_existing(pretrain, manifest.key, name=f"{stream}pretrain {model}")
-            for model, manifest in found.items()
+            for model, manifest in manifests.items()
         },
         size=sizes.pop(),
         statistics=plan.add_existing(standardize, statistics, name=f"{stream}standardize of pretraining"),
@@ -88,8 +90,8 @@ def _manifest(store: Store, name: str, tracking_uri: str) -> Manifest:
         key = key_of_model(tracking_uri, name)
     manifest = store.find("pretrain", key)
     if manifest is None:
-        known = ", ".join(found.key for found in store.manifests("pretrain")) or "none"
-        raise ConfigError(f"pretrained names {name!r}, which the store {store.root} does not have; it has: {known}")
+        keys = ", ".join(known.key for known in store.manifests("pretrain")) or "none"
+        raise ConfigError(f"pretrained names {name!r}, which the store {store.root} does not have; it has: {keys}")
     return manifest
 
 
@@ -100,7 +102,7 @@ def _model_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_of(config: dict[str, Any]) -> Model:
-    """Which of the six a pretraining config describes."""
+    """Returns the one of the six models that a pretraining config describes."""
     said = {"reconstruct_conditional": False, "predict_conditional": False}
     for model, changes in MODELS.items():
         if all(config.get(name) == value for name, value in {**said, **changes}.items()):

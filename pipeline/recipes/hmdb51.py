@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.recipes.action_recognition import ActionOptions, build
-from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import RECIPES
+from pipeline.recipes.action_recognition import ActionOptions, recipe
 from stages.datasets.action_sets import DataSetKey
 
 
@@ -19,9 +17,4 @@ class HMDB51Options(ActionOptions):
     small: ClassVar[int] = 4
 
 
-RECIPE = Recipe(
-    name="hmdb51",
-    summary=RECIPES["hmdb51"][1],
-    options=HMDB51Options,
-    build=build,
-)
+RECIPE = recipe(HMDB51Options)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
+from stages.models.config import FeedbackConfig
 from stages.pretrain import PretrainConfig, pretrain
 
 Model = Literal[
@@ -27,15 +28,23 @@ MODELS: dict[Model, dict[str, Any]] = {
     "conditional future": {"decoders": "future", "predict_conditional": True},
     "composite, conditional future": {"decoders": "composite", "predict_conditional": True},
 }
-"""The six models: {autoencoder, future predictor, composite} x {unconditional, conditional}."""
+"""The changes that make each of the six: {autoencoder, future predictor, composite} x {unconditional, conditional}."""
 
 
 def pretrain_models(
     plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, **source: Node
 ) -> list[Node]:
-    """One pretrained model for each name."""
+    """Adds one pretrained model for each name.
+
+    Raises:
+        ConfigError: no model is named, or one twice, or feedback is on and no model has a conditional decoder.
+    """
     if not models:
-        raise ConfigError(f"models is empty; name any of {', '.join(MODELS)}")
+        raise ConfigError(f"--models is empty; name any of {', '.join(MODELS)}")
+    if len(set(models)) < len(models):
+        raise ConfigError(f"--models names one twice: {', '.join(models)}; name each once")
+    if config.training.feedback and not any(is_conditional(variant(config, model)) for model in models):
+        raise ConfigError("--pretrain.feedback is for conditional decoders, and no model of --models has one")
     return [
         plan.add(pretrain, variant(config, model), name=f"pretrain {model}", resources=resources, **source)
         for model in models
@@ -43,5 +52,45 @@ def pretrain_models(
 
 
 def variant(config: PretrainConfig, model: Model) -> PretrainConfig:
-    """Returns a pretraining with the decoders of one of the six models."""
-    return replace(config, model=replace(config.model, **MODELS[model]))
+    """Returns a pretraining with the decoders of one of the six models; feedback is for conditional ones alone."""
+    changed = replace(config, model=replace(config.model, **MODELS[model]))
+    if is_conditional(changed):
+        return changed
+    return replace(changed, training=replace(changed.training, feedback=FeedbackConfig()))
+
+
+def is_conditional(config: PretrainConfig) -> bool:
+    """Returns True if a decoder reads the previous frame."""
+    return config.model.reconstruct_conditional or config.model.predict_conditional
+
+
+PRETRAIN_GROUP: Final = (
+    "pretrain.num-units",
+    "pretrain.num-layers",
+    "pretrain.num-steps",
+    "pretrain.batch-size",
+    "pretrain.optimizer.learning-rate",
+)
+"""The options of a pretraining that are in the short help of recipes."""
+REFUSED: Final = {
+    "pretrain.decoders": "--models decides it",
+    "pretrain.reconstruct-conditional": "--models decides it",
+    "pretrain.predict-conditional": "--models decides it",
+}
+OF_PERCEPTS: Final = dict.fromkeys(
+    ("pretrain.transform.", "pretrain.parts", "pretrain.window-stride", "pretrain.validation-fraction"),
+    "this recipe learns from pixels, and it is for percepts",
+)
+PUBLISHED: Final = {
+    "pretrain.num-units": 2048,
+    "pretrain.num-layers": 2,
+    "pretrain.forget-bias": 0.0,
+    "pretrain.start-at-mean": False,
+    "pretrain.batch-size": 100,
+    "pretrain.optimizer.kind": "published",
+    "pretrain.optimizer.learning-rate": 1e-4,
+    "pretrain.optimizer.final-fraction": 1.0,
+    "pretrain.optimizer.num-warmup-steps": 0,
+    "pretrain.feedback.probability": 0.0,
+}
+"""The paper's models and optimiser, as its authors' code has them; conditional decoders read true frames."""

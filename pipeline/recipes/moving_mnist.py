@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
 from stages.load_digits import LoadDigitsConfig, load_digits
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
@@ -25,7 +25,7 @@ class MovingMNISTOptions(RunOptions):
     """Two bouncing digits, ten frames in, ten to predict: the paper's Table 2, open loop on 10,000 fixed sequences."""
 
     models: tuple[Model, ...] = ("composite",)
-    """Any of the paper's six."""
+    """Models to train, any of the paper's six."""
     digits: LoadDigitsConfig = LoadDigitsConfig()
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_frames_in=10, num_frames_out=10, loss="bernoulli", num_units=384, forget_bias=1.0),
@@ -40,14 +40,15 @@ class MovingMNISTOptions(RunOptions):
             checkpoint_every_steps=400,
         ),
     )
-    """Of every model; the decoders are those of `models`. About eight minutes each on two cores."""
+    """Settings of every model; its decoders are those of --models. Each takes about eight minutes on two cores."""
     num_test_sequences: int = 10_000
-    """How many of the fixed test sequences to score."""
+    """Number of the fixed test sequences to score."""
     train_threads: int = 2
+    """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
 
 def build(options: MovingMNISTOptions) -> Plan:
-    """The models of Table 2 on bouncing digits."""
+    """Builds the plan."""
     plan = Plan("moving-mnist")
     made = plan.add(load_digits, options.digits)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, digits=made)
@@ -62,4 +63,33 @@ RECIPE = Recipe(
     summary=RECIPES["moving-mnist"][1],
     options=MovingMNISTOptions,
     build=build,
+    shown={
+        "the digits": ("digits.mnist",),
+        "what is learned": ("models", *PRETRAIN_GROUP, "num-test-sequences"),
+        "the run": RUN_GROUP,
+    },
+    examples=(
+        "percepts run moving-mnist --preset laptop",
+        "percepts run moving-mnist --preset gpu --digits.mnist /data/mnist",
+    ),
+    presets={
+        "laptop": {"pretrain.num-units": 384, "pretrain.num-steps": 2800},
+        "gpu": {
+            "gpus-per-worker": 1,
+            "workers": "1",
+            "pretrain.num-units": 2048,
+            "pretrain.num-layers": 2,
+            "pretrain.batch-size": 512,
+            "pretrain.num-steps": 16_000,
+            "pretrain.optimizer.learning-rate": 1e-3,
+            "pretrain.optimizer.final-fraction": 0.02,
+            "pretrain.optimizer.num-warmup-steps": 300,
+            "pretrain.validate-every-steps": 1000,
+            "pretrain.checkpoint-every-steps": 1000,
+        },
+        "paper": PUBLISHED | {"gpus-per-worker": 1, "workers": "1", "pretrain.num-steps": 100_000},
+    },
+    refused=REFUSED | OF_PERCEPTS,
+    only_with=NEEDS_PLAN,
+    not_with=NOT_WITH,
 )

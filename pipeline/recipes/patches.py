@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
+from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
 from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.ingest import IngestConfig
 from stages.models.config import CompositeConfig
@@ -28,23 +28,25 @@ class PatchesOptions(RunOptions):
     """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
 
     videos: tuple[str, ...]
-    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
+    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl,
+    .parquet) and bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
-    """Any of the paper's six."""
+    """Models to train, any of the paper's six."""
     limits: Limits = Limits()
     """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     cut: CutPatchesConfig = CutPatchesConfig(patches_per_video=256)
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_units=256, forget_bias=1.0), training=TrainingConfig(batch_size=32)
     )
-    """Of every model; the decoders are those of `models`."""
+    """Settings of every model; its decoders are those of --models."""
     num_test_sequences: int = 10_000
-    """How many test patches to score, at most."""
+    """Largest number of test patches to score."""
     train_threads: int = 2
+    """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
 
 def build(options: PatchesOptions) -> Plan:
-    """The models of Table 2 on natural patches."""
+    """Builds the plan."""
     plan = Plan("patches")
     index = add_index(plan, IngestConfig(videos=options.videos, limits=options.limits), options.on_cpus)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
@@ -60,4 +62,33 @@ RECIPE = Recipe(
     summary=RECIPES["patches"][1],
     options=PatchesOptions,
     build=build,
+    shown={
+        "the patches": ("videos", "cut.patches-per-video", "cut.short-side-px"),
+        "what is learned": ("models", *PRETRAIN_GROUP, "num-test-sequences"),
+        "the run": RUN_GROUP,
+    },
+    examples=(
+        "percepts run patches --videos clips/ --preset laptop",
+        "percepts run patches --videos clips/ --preset gpu --models composite future",
+    ),
+    presets={
+        "laptop": {"pretrain.num-units": 256, "pretrain.num-steps": 1000},
+        "gpu": {
+            "gpus-per-worker": 1,
+            "workers": "1",
+            "pretrain.num-units": 2048,
+            "pretrain.num-layers": 2,
+            "pretrain.batch-size": 512,
+            "pretrain.num-steps": 16_000,
+            "pretrain.optimizer.learning-rate": 1e-3,
+            "pretrain.optimizer.final-fraction": 0.02,
+            "pretrain.optimizer.num-warmup-steps": 300,
+            "pretrain.validate-every-steps": 1000,
+            "pretrain.checkpoint-every-steps": 1000,
+        },
+        "paper": PUBLISHED | {"gpus-per-worker": 1, "workers": "1", "pretrain.num-steps": 100_000},
+    },
+    refused=REFUSED | ONE_LIMITS | OF_PERCEPTS,
+    only_with=NEEDS_PLAN,
+    not_with=NOT_WITH,
 )

@@ -21,11 +21,15 @@ class Recipe:
     """The dataclass of its options, a subclass of `RunOptions`."""
     build: Callable[[Any], Plan]
     """A function from options to a plan. It raises UsageError where the options do not fit together."""
-    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shown: Mapping[str, Sequence[str]]
     """The options of `--help`: title of a group -> names of flags, without dashes."""
-    examples: Sequence[str] = ()
+    examples: Sequence[str]
     """Command lines to begin with."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The sizes for a kind of machine: name -> {name of a flag: value}."""
-    decided: Mapping[str, str] = field(default_factory=dict)
-    """The options of nested configs that cannot be given: name of a flag -> the option that decides it."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """The options that cannot be given: name of a flag, or its beginning with a dot at the end -> the reason."""
+    only_with: Mapping[str, str] = field(default_factory=dict)
+    """The options that have an effect only beside another one: name or beginning -> name of the other one."""
+    not_with: Mapping[str, str] = field(default_factory=dict)
+    """The options that have no effect beside another one: name or beginning -> name of the other one."""

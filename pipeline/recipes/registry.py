@@ -1,4 +1,4 @@
-"""The recipes by name. A recipe's module is imported when the recipe is asked for, and not before."""
+"""The recipes by name. A recipe's module is imported when the recipe is loaded, and not before."""
 
 from __future__ import annotations
 

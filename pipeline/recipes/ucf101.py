@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.recipes.action_recognition import ActionOptions, build
-from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import RECIPES
+from pipeline.recipes.action_recognition import ActionOptions, recipe
 from stages.datasets.action_sets import DataSetKey
 
 
@@ -19,9 +17,4 @@ class UCF101Options(ActionOptions):
     small: ClassVar[int] = 10
 
 
-RECIPE = Recipe(
-    name="ucf101",
-    summary=RECIPES["ucf101"][1],
-    options=UCF101Options,
-    build=build,
-)
+RECIPE = recipe(UCF101Options)

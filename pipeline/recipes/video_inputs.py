@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
@@ -31,12 +31,16 @@ def within_limits(config: Decoding, limits: Limits) -> Decoding:
 
 
 def add_unpacked(plan: Plan, videos: Sequence[str]) -> tuple[Node | None, tuple[str, ...]]:
-    """What makes files of the archives among `videos`, None where there are none; and the other videos."""
+    """Adds a node that unpacks the archives among `videos`; returns it, or None, and the other videos."""
     archives, others = split_archives(videos)
     return (plan.add(unpack, UnpackConfig(archives=archives)) if archives else None), others
 
 
 def add_index(plan: Plan, config: IngestConfig, resources: Resources, corpus: Node | None = None) -> Node:
-    """The index of `config.videos` (folders, archives, globs, manifests, buckets), and of a `corpus` that was made."""
+    """Adds the index of `config.videos` (folders, archives, globs, manifests, buckets) and of a made `corpus`."""
     unpacked, others = add_unpacked(plan, config.videos)
     return plan.add(ingest, replace(config, videos=others), resources=resources, corpus=corpus, unpacked=unpacked)
+
+
+ONE_LIMITS: Final = dict.fromkeys(("extract.limits.", "cut.limits."), "--limits decides it for every stage")
+"""The limits of single stages, which recipes refuse as options."""

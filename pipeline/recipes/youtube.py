@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
-from pipeline.recipes.model_variants import Model, pretrain_models
+from pipeline.recipes.model_variants import PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.video_inputs import add_index, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
+from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
 from stages.ingest import IngestConfig
@@ -27,22 +28,25 @@ class YoutubeOptions(RunOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
 
     videos: tuple[str, ...]
-    """Folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl, .parquet), bucket URLs."""
+    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl,
+    .parquet) and bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
-    """Any of the paper's six."""
+    """Models to train, any of the paper's six."""
     held_out: float = 0.1
-    """Share of the videos that nothing is learned from, in whole groups, chosen by content; the models' forecasts are
-    scored on them. 0: none, and no scores. A manifest's own part `test` is held out anyway."""
+    """Share of the videos that nothing is learned from; the models' forecasts are scored on them. They are chosen by
+    content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway."""
     limits: Limits = Limits()
     """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
-    """Of every model; the decoders are those of `models`."""
+    """Settings of every model; its decoders are those of --models."""
     forecast: ForecastConfig = ForecastConfig()
 
 
 def build(options: YoutubeOptions) -> Plan:
-    """Representations of unlabelled video."""
+    """Builds the plan. Raises ConfigError where options do not fit together."""
+    if not options.held_out and options.forecast != ForecastConfig():
+        raise ConfigError("--forecast has no effect with --held-out 0, which scores nothing: leave one out")
     plan = Plan("youtube")
     run, run_gpu = options.on_cpus, options.on_devices
     sources = IngestConfig(videos=options.videos, held_out=options.held_out, limits=options.limits)
@@ -50,7 +54,7 @@ def build(options: YoutubeOptions) -> Plan:
     percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoders = pretrain_models(
-        plan, options.models, options.pretrain, run_gpu, percepts=percepts, statistics=statistics
+        plan, options.models, options.pretrain, options.to_train, percepts=percepts, statistics=statistics
     )
     shown = VisualizeConfig()
     if options.held_out:
@@ -68,4 +72,50 @@ RECIPE = Recipe(
     summary=RECIPES["youtube"][1],
     options=YoutubeOptions,
     build=build,
+    shown={
+        "videos and percepts": (
+            "videos",
+            "held-out",
+            "extract.convnet.name",
+            "extract.convnet.layer",
+            "extract.decode.rate-fps",
+        ),
+        "what is learned": ("models", *PRETRAIN_GROUP),
+        "the run": RUN_GROUP,
+    },
+    examples=(
+        "percepts run youtube --videos clips/ --preset laptop",
+        "percepts plan youtube --videos s3://bucket/clips --preset gpu --store s3://bucket/percepts",
+    ),
+    presets={
+        "laptop": {
+            "extract.decode.rate-fps": 10,
+            "pretrain.num-units": 256,
+            "pretrain.forget-bias": 1.0,
+            "pretrain.batch-size": 32,
+            "train-threads": 2,
+        },
+        "gpu": {
+            "gpus-per-worker": 1,
+            "workers": "1",
+            "pretrain.num-units": 2048,
+            "pretrain.num-layers": 2,
+            "pretrain.forget-bias": 1.0,
+            "pretrain.batch-size": 512,
+            "pretrain.num-steps": 5000,
+            "pretrain.optimizer.num-warmup-steps": 300,
+        },
+        # Eight passes over 300 hours in windows of 10-second clips. VGG-16 needs --extract.convnet.weights.
+        "paper": PUBLISHED
+        | {
+            "extract.convnet.name": "vgg16",
+            "extract.convnet.layer": "fc6",
+            "gpus-per-worker": 1,
+            "workers": "1",
+            "pretrain.num-steps": 86_400,
+        },
+    },
+    refused=REFUSED | ONE_LIMITS,
+    only_with=NEEDS_PLAN,
+    not_with=NOT_WITH,
 )

@@ -75,7 +75,7 @@ def test_small_is_ten_on_ucf_and_no_table_trains_nothing(shared_data: Path) -> N
 
 
 def model_in(store: Store, key: str, config: dict[str, Any], *, inputs: str = "a") -> None:
-    """Writes what `given_models` reads of a pretrained model; models of even numbers have manifests of percepts 0.1."""
+    """Writes a manifest as `add_existing_models` reads it; models of even numbers have manifests of percepts 0.1."""
     sizes = {"num_units": 64, "num_layers": 2, "reconstruct_conditional": False, "predict_conditional": False}
     flat = {**sizes, **config}
     manifest = Manifest(
