@@ -52,7 +52,9 @@ def stream(
             else:
                 num_deaths += 1
             if num_deaths >= MAX_DEATHS or num_node_deaths >= MAX_NODE_DEATHS:
-                raise WorkerDied(f"processes died again and again on {item}: {short_message(error)}") from None
+                raise WorkerDied(
+                    f"{num_deaths + num_node_deaths} processes died on {item}: {short_message(error)}"
+                ) from None
             log(f"a process died on {item}; trying it once more on a new one")
         finally:
             ray.cancel(references, force=True)

@@ -92,8 +92,8 @@ def bill(config: ExtractionConfig, estimate: Estimate, options: CostOptions, rat
         (core_hours, options.price_per_core_hour),
         (percept_bytes / 1e12, options.price_per_tb_month),
     )
-    given = [amount * price for amount, price in parts if price is not None]
-    is_priced = bool(given) and not (on_gpus and options.price_per_gpu_hour is None)
+    prices = [amount * price for amount, price in parts if price is not None]
+    is_priced = bool(prices) and not (on_gpus and options.price_per_gpu_hour is None)
     return Bill(
         num_frames=estimate.num_frames,
         decoder=decoder,
@@ -103,7 +103,7 @@ def bill(config: ExtractionConfig, estimate: Estimate, options: CostOptions, rat
         core_hours=core_hours,
         percept_bytes=percept_bytes,
         video_bytes=estimate.num_frames * BYTES_PER_FRAME,
-        price=sum(given) if is_priced else None,
+        price=sum(prices) if is_priced else None,
     )
 
 

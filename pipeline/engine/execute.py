@@ -59,27 +59,27 @@ def make(task: StageTask) -> Manifest:
     """Makes one artifact, writes its manifest last, and returns the manifest; runs inside a Ray task."""
     from cluster.workers import RayWorkers
 
-    store, begun = Store(task.store_root), task.manifest
-    uri = store.directory(begun.stage, begun.key)
-    scratch = join(store.root, TRAIN_SCRATCH, begun.key)
+    store, draft = Store(task.store_root), task.manifest
+    uri = store.directory(draft.stage, draft.key)
+    scratch = join(store.root, TRAIN_SCRATCH, draft.key)
     context = Context(
         uri=uri,
         store_uri=store.root,
-        key=begun.key,
-        name=begun.name,
+        key=draft.key,
+        name=draft.name,
         resources=task.resources,
-        workers=RayWorkers(source=begun.name, emit=task.emit, scratch_uri=scratch),
+        workers=RayWorkers(source=draft.name, emit=task.emit, scratch_uri=scratch),
         emit=task.emit,
         listing_uri=task.listing_uri,
     )
     started = time.monotonic()
-    made = task.stage(task.config, context, **task.inputs)
-    assert type(made) is task.stage.produces, f"{begun.stage} returned a {type(made).__name__}"
+    artifact = task.stage(task.config, context, **task.inputs)
+    assert type(artifact) is task.stage.produces, f"{draft.stage} returned a {type(artifact).__name__}"
     if task.listing_uri is not None:
         remove(task.listing_uri)
     manifest = replace(
-        begun,
-        outputs=store.outputs(begun.stage, begun.key),
+        draft,
+        outputs=store.outputs(draft.stage, draft.key),
         facts=dict(context.facts),
         seconds=round(time.monotonic() - started, 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -134,10 +134,10 @@ class Execution:
                     running[node.name] = node
                     self._start(node, session)
                 self._track_finished()
-                ended = session.finished(POLL_SECONDS)
+                finished = session.finished(POLL_SECONDS)
                 self._handle_events(session.events())
-                for done in ended:
-                    self._end(running.pop(done.name), done)
+                for task in finished:
+                    self._end(running.pop(task.name), task)
             self._handle_events(session.events())  # events of a stage may arrive after its result
             self._track_finished()
         except BaseException as error:
@@ -198,18 +198,18 @@ class Execution:
             if isinstance(event, Metrics) and event.source in self._run_ids:
                 self.tracker.metrics(self._run_ids[event.source], event.step, event.values)
 
-    def _end(self, node: Node, done: FinishedTask) -> None:
+    def _end(self, node: Node, task: FinishedTask) -> None:
         run_id = self._run_ids[node.name]
-        if done.error is not None:
-            reason = f"{type(done.error).__name__}: {done.error}"
+        if task.error is not None:
+            reason = f"{type(task.error).__name__}: {task.error}"
             self.display.failed(node.name)
             self.tracker.fail_stage(run_id, reason)
             where = f"stage {node.name!r} (key {node.key})"
-            if isinstance(done.error, UsageError):
-                raise _with_location(done.error, where) from done.error
-            detail = str(done.error) if isinstance(done.error, PerceptsError) else reason
-            raise StageFailed(f"{where}: {detail}") from done.error
-        manifest: Manifest = done.value
+            if isinstance(task.error, UsageError):
+                raise _with_location(task.error, where) from task.error
+            detail = str(task.error) if isinstance(task.error, PerceptsError) else reason
+            raise StageFailed(f"{where}: {detail}") from task.error
+        manifest: Manifest = task.value
         self.complete[node.name] = manifest
         self._untracked.append((node, manifest))
         self.display.done(node.name, manifest.num_bytes)

@@ -82,8 +82,8 @@ class Plan:
         if any(node.name == name for node in self.nodes):
             raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
         if not isinstance(config, stage.config_type):
-            wanted = stage.config_type.__name__
-            raise PlanError(f"{name}: config is a {type(config).__name__}; stage {stage.name!r} takes a {wanted}")
+            expected = stage.config_type.__name__
+            raise PlanError(f"{name}: config is a {type(config).__name__}; stage {stage.name!r} takes a {expected}")
         checked = {edge: self._check(name, stage, edge, inputs.pop(edge, None)) for edge in stage.edges}
         if inputs:
             known = ", ".join(stage.edges) or "none"
@@ -104,20 +104,20 @@ class Plan:
         self.nodes.append(node)
         return node
 
-    def _check(self, name: str, stage: Stage[Any, ..., Any], edge_name: str, given: Any) -> Any:
+    def _check(self, name: str, stage: Stage[Any, ..., Any], edge_name: str, value: Any) -> Any:
         edge = stage.edges[edge_name]
         end = f"{name}.{edge_name} ({edge})"
-        if given is None:
+        if value is None:
             if edge.optional:
                 return None
             fix = f"pass {edge_name}=<a node that makes {edge.artifact.__name__}>"
             raise PlanError(f"{end} is not connected; {fix}")
-        if edge.many != isinstance(given, Sequence):
+        if edge.many != isinstance(value, Sequence):
             raise PlanError(f"{end} takes {'a sequence of nodes' if edge.many else 'one node'}; pass that instead")
-        nodes = tuple(given) if edge.many else (given,)
+        nodes = tuple(value) if edge.many else (value,)
         for node in nodes:
             self._check_end(end, edge, node)
-        return nodes if edge.many else given
+        return nodes if edge.many else value
 
     def _check_end(self, end: str, edge: Edge, node: Any) -> None:
         if not isinstance(node, Node) or not any(node is known for known in self.nodes):

@@ -176,14 +176,14 @@ class Tracker:
 
     def _end_killed_runs(self) -> set[str]:
         """Ends as KILLED the runs that a killed driver of this machine has left as RUNNING; returns their ids."""
-        ended = set()
+        ended_ids = set()
         open_runs = self._client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
         for run in open_runs:
             host, _, pid = run.data.tags.get(PROCESS_TAG, "").partition(":")
             if host == socket.gethostname() and not _alive(int(pid)):
                 self._client.set_terminated(run.info.run_id, "KILLED")
-                ended.add(str(run.info.run_id))
-        return ended
+                ended_ids.add(str(run.info.run_id))
+        return ended_ids
 
     def _with_process_tag(self, tags: Mapping[str, str]) -> dict[str, str]:
         return {**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
@@ -245,14 +245,14 @@ def key_of_model(tracking_uri: str, uri: str) -> str:
     Raises:
         UsageError: MLflow has no such model, or the model was not logged or registered by a run of a recipe.
     """
-    client, given = MlflowClient(tracking_uri), uri.removeprefix("models:/")
+    client, name = MlflowClient(tracking_uri), uri.removeprefix("models:/")
     try:
-        if "@" in given:
-            key = client.get_model_version_by_alias(*given.rsplit("@", 1)).tags.get(KEY_TAG)
-        elif "/" in given:
-            key = client.get_model_version(*given.rsplit("/", 1)).tags.get(KEY_TAG)
+        if "@" in name:
+            key = client.get_model_version_by_alias(*name.rsplit("@", 1)).tags.get(KEY_TAG)
+        elif "/" in name:
+            key = client.get_model_version(*name.rsplit("/", 1)).tags.get(KEY_TAG)
         else:
-            model = client.get_logged_model(given)
+            model = client.get_logged_model(name)
             key = client.get_run(str(model.source_run_id)).data.tags.get("key")
     except MlflowException as error:
         raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error

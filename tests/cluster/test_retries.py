@@ -1,4 +1,4 @@
-"""When training is begun again, and when it gives up: `train_group` over groups whose fate is written down."""
+"""When training is begun again, and when it gives up: `train_group` over groups whose endings are given."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.core.errors import GroupReplaced, TrainingDiverged, WorkerDied
 from pipeline.core.events import Log
 
 
-class Fates:
-    """Stands for `_fit`: one call after the other ends as told."""
+class ScriptedGroups:
+    """Stands for `_fit`: its calls end as given, one after the other."""
 
-    def __init__(self, *fates: Callable[[Group], None]) -> None:
-        self.left, self.grow_after = list(fates), list[float]()
+    def __init__(self, *endings: Callable[[Group], None]) -> None:
+        self.left, self.grow_after = list(endings), list[float]()
 
     def __call__(self, group: Group, grow_after_seconds: float) -> None:
         self.grow_after.append(grow_after_seconds)
@@ -29,13 +29,13 @@ class Fates:
 
 
 def failed(cause: BaseException, num_checkpoints: int = 0, world_size: int = 2) -> Callable[[Group], None]:
-    def fate(group: Group) -> None:
+    def ending(group: Group) -> None:
         from ray.train import WorkerGroupError
 
         group.token.write(uuid.uuid4().hex, world_size, num_checkpoints, "")
         raise WorkerGroupError("workers failed", {0: cause})
 
-    return fate
+    return ending
 
 
 def lost(num_checkpoints: int = 0) -> Callable[[Group], None]:
@@ -55,8 +55,10 @@ def finished(group: Group) -> None:
     return None
 
 
-def run(monkeypatch: pytest.MonkeyPatch, directory: Path, *fates: Callable[[Group], None]) -> tuple[Fates, list[str]]:
-    said: list[Any] = []
+def run(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, *endings: Callable[[Group], None]
+) -> tuple[ScriptedGroups, list[str]]:
+    events: list[Any] = []
     group = Group(
         loop=lambda payload, worker: None,
         payload=None,
@@ -67,29 +69,29 @@ def run(monkeypatch: pytest.MonkeyPatch, directory: Path, *fates: Callable[[Grou
         gpus_per_worker=0.0,
         scratch_uri=str(directory / "scratch"),
         source="pretrain",
-        emit=said.append,
+        emit=events.append,
     )
-    told = Fates(*fates)
-    monkeypatch.setattr(training_group, "_fit", told)
+    groups = ScriptedGroups(*endings)
+    monkeypatch.setattr(training_group, "_fit", groups)
     try:
         train_group(group)
     finally:
-        lines = [event.line for event in said if isinstance(event, Log)]
-    return told, lines
+        lines = [event.line for event in events if isinstance(event, Log)]
+    return groups, lines
 
 
 def test_losses_with_checkpoints_between_them_never_end_a_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told, said = run(monkeypatch, tmp_path, *[lost(num_checkpoints=1)] * (3 * MAX_RESTARTS), finished)
-    assert not told.left
-    assert len(said) == 3 * MAX_RESTARTS
-    assert all(line == "lost a training worker (number 0: killed); resuming from the last checkpoint" for line in said)
+    groups, lines = run(monkeypatch, tmp_path, *[lost(num_checkpoints=1)] * (3 * MAX_RESTARTS), finished)
+    assert not groups.left
+    assert len(lines) == 3 * MAX_RESTARTS
+    assert all(line == "lost a training worker (number 0: killed); resuming from the last checkpoint" for line in lines)
     assert not (tmp_path / "scratch").exists()
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "loss"),
     [
         (
             "died because its node has died. ip: 10.99.0.2. Node Id: 3f",
@@ -103,24 +105,24 @@ def test_losses_with_checkpoints_between_them_never_end_a_training(
         ("something new", "number 1: something new"),
     ],
 )
-def test_a_loss_is_told_in_words(said: str, told: str) -> None:
+def test_a_loss_is_described_in_words(message: str, loss: str) -> None:
     from ray.exceptions import RayActorError
 
-    assert describe_loss({0: RuntimeError("Connection reset"), 1: RayActorError(error_msg=said)}) == told
+    assert describe_loss({0: RuntimeError("Connection reset"), 1: RayActorError(error_msg=message)}) == loss
     assert describe_loss({0: RuntimeError("Connection reset")}) is None
 
 
 def test_losses_without_progress_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fates = [lost(num_checkpoints=1), *[lost()] * (MAX_RESTARTS + 1)]
+    endings = [lost(num_checkpoints=1), *[lost()] * (MAX_RESTARTS + 1)]
     with pytest.raises(WorkerDied, match=rf"{MAX_RESTARTS + 1} times in a row, at last number 0: killed"):
-        run(monkeypatch, tmp_path, *fates)
+        run(monkeypatch, tmp_path, *endings)
     assert not (tmp_path / "scratch").exists()
 
 
 def test_a_node_that_is_taken_back_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told, said = run(monkeypatch, tmp_path, *[preempted] * (2 * MAX_RESTARTS), finished)
-    assert not told.left
-    assert said[0] == "a node is taken away; resuming without it from the last checkpoint"
+    groups, lines = run(monkeypatch, tmp_path, *[preempted] * (2 * MAX_RESTARTS), finished)
+    assert not groups.left
+    assert lines[0] == "a node is taken away; resuming without it from the last checkpoint"
 
 
 def test_an_error_of_the_loop_is_not_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -137,6 +139,6 @@ def test_the_mark_of_the_run_that_took_over_is_left_alone(monkeypatch: pytest.Mo
 
 def test_room_that_cannot_be_had_is_looked_for_less_and_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     regroups = [failed(Regroup(), num_checkpoints=1, world_size=1)] * 3
-    told, said = run(monkeypatch, tmp_path, *regroups, failed(Regroup(), world_size=2), finished)
-    assert told.grow_after == [GROW_AFTER_SECONDS * factor for factor in (1, 1, 2, 4, 1)]
-    assert said[0] == "there is room for more workers than 1: going on with more"
+    groups, lines = run(monkeypatch, tmp_path, *regroups, failed(Regroup(), world_size=2), finished)
+    assert groups.grow_after == [GROW_AFTER_SECONDS * factor for factor in (1, 1, 2, 4, 1)]
+    assert lines[0] == "there is room for more workers than 1: going on with more"

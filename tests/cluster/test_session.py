@@ -30,7 +30,7 @@ DRIVER = """
 
 
 def ray_processes(session_directory_mark: str) -> list[str]:
-    found = []
+    commands = []
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
             try:
@@ -38,8 +38,8 @@ def ray_processes(session_directory_mark: str) -> list[str]:
             except OSError:  # it ended while we looked
                 continue
             if session_directory_mark in command and "ray" in command:
-                found.append(command)
-    return found
+                commands.append(command)
+    return commands
 
 
 def test_the_processes_of_a_local_ray_die_with_a_killed_driver(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_tasks_errors_and_events(ray_session: Session) -> None:
         done |= {d.name: d for d in ray_session.finished(1.0)}
     assert done["good"].value == 7
     assert type(done["bad"].error) is ValueError
-    heard: list[str] = []
+    lines: list[str] = []
     deadline = time.monotonic() + 30
-    while len(heard) < 2 and time.monotonic() < deadline:  # what a task says may arrive after its result
-        heard += [event.line for event in ray_session.events() if isinstance(event, Log)]
-    assert heard == ["hello", "hello"]
+    while len(lines) < 2 and time.monotonic() < deadline:  # a task's events may arrive after its result
+        lines += [event.line for event in ray_session.events() if isinstance(event, Log)]
+    assert lines == ["hello", "hello"]
     assert ray_session.finished(0.0) == []
 
 
@@ -157,10 +157,10 @@ def test_a_task_whose_process_is_lost_is_begun_again_and_one_that_raises_is_not(
     assert ended["dies"].value == 7
     assert isinstance(ended["raises"].error, ValueError)
     assert (tmp_path / "log").read_text() == "x"
-    (said,) = [event for event in ray_session.events() if isinstance(event, Log)]
-    assert said.source == "dies"
-    assert "the stage's own process was lost" in said.line
-    assert said.line.endswith("beginning it again, 1 of 2 times")
+    (log,) = [event for event in ray_session.events() if isinstance(event, Log)]
+    assert log.source == "dies"
+    assert "the stage's own process was lost" in log.line
+    assert log.line.endswith("beginning it again, 1 of 2 times")
 
 
 def test_an_address_where_nobody_answers_is_one_clear_error() -> None:

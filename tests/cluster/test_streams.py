@@ -40,13 +40,13 @@ def numbers(directory: str, item: str) -> Iterator[Any]:
 
 
 def take(directory: str, item: str) -> tuple[list[int], list[str], bool]:
-    """In a Ray task: the numbers, what was said, and whether another process gave them."""
+    """In a Ray task: the numbers, the lines of the log, and whether another process gave them."""
     from cluster.workers import RayWorkers
 
-    said: list[Event] = []
+    events: list[Event] = []
     taken = []
     elsewhere = True
-    for number, pid, array in RayWorkers(source="x", emit=said.append).stream(
+    for number, pid, array in RayWorkers(source="x", emit=events.append).stream(
         partial(numbers, directory), item, ahead=2
     ):
         assert array.min() == array.max() == number
@@ -55,7 +55,7 @@ def take(directory: str, item: str) -> tuple[list[int], list[str], bool]:
         if item == "slow":
             time.sleep(0.3)
             assert len(list(Path(directory).glob("slow-*"))) <= number + 1 + 2 + 1
-    return taken, [event.line for event in said if isinstance(event, Log)], elsewhere
+    return taken, [event.line for event in events if isinstance(event, Log)], elsewhere
 
 
 def run(session: Session, function: Any, *arguments: Any) -> Any:
@@ -70,15 +70,15 @@ def run(session: Session, function: Any, *arguments: Any) -> Any:
 @pytest.mark.ray
 @pytest.mark.parametrize("item", ["sound", "slow", "dies once"])
 def test_values_come_once_and_in_order_from_another_process(tmp_path: Path, ray_session: Session, item: str) -> None:
-    taken, said, elsewhere = run(ray_session, take, str(tmp_path), item)
+    taken, lines, elsewhere = run(ray_session, take, str(tmp_path), item)
     assert taken == list(range(6))
     assert elsewhere
-    assert said == (["a process died on dies once; trying it once more on a new one"] if item == "dies once" else [])
+    assert lines == (["a process died on dies once; trying it once more on a new one"] if item == "dies once" else [])
 
 
 @pytest.mark.ray
 def test_a_second_death_and_an_exception_come_through(tmp_path: Path, ray_session: Session) -> None:
-    with pytest.raises(WorkerDied, match="processes died again and again on dies"):
+    with pytest.raises(WorkerDied, match="2 processes died on dies"):
         run(ray_session, take, str(tmp_path), "dies")
     with pytest.raises(ValueError, match=r"^three$"):
         run(ray_session, take, str(tmp_path), "raises")

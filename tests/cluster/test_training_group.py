@@ -36,7 +36,7 @@ DIED = "died"
         ((), None),
     ],
 )
-def test_the_loops_own_error_is_told_from_those_of_a_lost_worker(
+def test_the_loops_own_error_is_separated_from_those_of_a_lost_worker(
     failures: tuple[Any, ...], own: type[Exception] | None, ray_session: Session
 ) -> None:
     # Ray reads its authentication mode when it is first imported: the session comes first.
@@ -45,8 +45,8 @@ def test_the_loops_own_error_is_told_from_those_of_a_lost_worker(
     from cluster.failures import error_of_loop
 
     raised = {rank: RayActorError("killed") if failure is DIED else failure for rank, failure in enumerate(failures)}
-    found = error_of_loop(list(raised.values()))
-    assert found is None if own is None else type(found) is own
+    error = error_of_loop(list(raised.values()))
+    assert error is None if own is None else type(error) is own
 
 
 def step_together(directory: str, worker: TrainWorker) -> None:
@@ -87,13 +87,13 @@ def raise_on_second(directory: str, worker: TrainWorker) -> None:
 def coordinate(loop: TrainLoop, directory: str) -> list[str]:
     from cluster.workers import RayWorkers
 
-    said: list[Event] = []
-    workers = RayWorkers(source="train", emit=said.append, scratch_uri=f"{directory}/scratch")
+    events: list[Event] = []
+    workers = RayWorkers(source="train", emit=events.append, scratch_uri=f"{directory}/scratch")
     try:
         workers.train(loop, directory, name="group", num_workers=2)
     finally:
         Path(directory, "scratch-left").write_text(str(Path(directory, "scratch").exists()))
-    return [event.line for event in said if isinstance(event, Log)]
+    return [event.line for event in events if isinstance(event, Log)]
 
 
 def run(session: Session, *arguments: Any) -> Any:
@@ -108,8 +108,8 @@ def run(session: Session, *arguments: Any) -> Any:
 @pytest.mark.ray
 def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, ray_session: Session) -> None:
     lines, _ = run(ray_session, step_together, str(tmp_path))
-    (said,) = [line for line in lines if not line.startswith("waiting for ")]
-    assert said.startswith("lost a training worker (")
+    (line,) = [line for line in lines if not line.startswith("waiting for ")]
+    assert line.startswith("lost a training worker (")
     steps = [int(step) for step in (tmp_path / "log").read_text().split()]
     assert sorted(set(steps)) == list(range(10))
     assert len(steps) <= 11
@@ -132,22 +132,24 @@ def test_a_group_that_was_replaced_may_not_write(tmp_path: Path, ray_session: Se
         mark = FencingToken(str(tmp_path / "writer.json"))
         return RayTrainWorker("train", lambda event: None, 0, 1, torch.device("cpu"), mark, {"CPU": 1.0}, 1, 60.0)
 
-    lost, new = member(), member()
+    replaced, new = member(), member()
     with pytest.raises(GroupReplaced):  # nobody has begun
-        lost.check_fencing_token()
-    lost.begin()
-    lost.check_fencing_token()
-    lost.checkpointed()
-    assert lost.token.read()["num_checkpoints"] == 1
+        replaced.check_fencing_token()
+    replaced.begin()
+    replaced.check_fencing_token()
+    replaced.checkpointed()
+    assert replaced.token.read()["num_checkpoints"] == 1
     new.begin()
     new.check_fencing_token()
     with pytest.raises(GroupReplaced, match="wait for the run that started it"):
-        lost.check_fencing_token()
+        replaced.check_fencing_token()
     new.check_fencing_token()
 
 
 def test_in_process_the_loop_is_a_group_of_one(tmp_path: Path) -> None:
     (tmp_path / "killed").touch()
-    said: list[Event] = []
-    InProcessWorkers(source="train", emit=said.append).train(step_together, str(tmp_path), name="group", num_workers=2)
-    assert [event.line for event in said if isinstance(event, Log)] == ["1 workers, 1 threads, gradient 0"]
+    events: list[Event] = []
+    InProcessWorkers(source="train", emit=events.append).train(
+        step_together, str(tmp_path), name="group", num_workers=2
+    )
+    assert [event.line for event in events if isinstance(event, Log)] == ["1 workers, 1 threads, gradient 0"]

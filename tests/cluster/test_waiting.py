@@ -16,14 +16,14 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
     from cluster import waiting
 
     monkeypatch.setattr(waiting, "MESSAGE_INTERVAL_SECONDS", 0.01)
-    said: list[str] = []
-    heard = threading.Event()
+    lines: list[str] = []
+    is_logged = threading.Event()
 
     def log(line: str) -> None:
-        said.append(line)
-        heard.set()
+        lines.append(line)
+        is_logged.set()
 
-    with waiting.wait_messages("1 to 2", heard.is_set, log):
-        assert heard.wait(30)
-    assert said == [said[0]]
-    assert said[0].startswith("waiting for 1 to 2 training workers to begin; ")
+    with waiting.wait_messages("1 to 2", is_logged.is_set, log):
+        assert is_logged.wait(30)
+    assert lines == [lines[0]]
+    assert lines[0].startswith("waiting for 1 to 2 training workers to begin; ")

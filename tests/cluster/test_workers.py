@@ -65,8 +65,8 @@ def coordinate(
 ) -> tuple[list[tuple[int, int]], list[str]]:
     from cluster.workers import RayWorkers
 
-    said: list[Event] = []
-    workers = RayWorkers(source="map", emit=said.append)
+    events: list[Event] = []
+    workers = RayWorkers(source="map", emit=events.append)
     results = workers.map(
         partial(factory, directory),
         items,
@@ -75,7 +75,7 @@ def coordinate(
         on_retry=on_retry,
         continuation=continuation,
     )
-    return sorted(results), [event.line for event in said if isinstance(event, Log)]
+    return sorted(results), [event.line for event in events if isinstance(event, Log)]
 
 
 def run(session: Session, *arguments: Any) -> Any:
@@ -90,9 +90,9 @@ def run(session: Session, *arguments: Any) -> Any:
 @pytest.mark.ray
 def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Session) -> None:
     items = [1, 2, 3, 6, 7, 8]
-    results, said = run(ray_session, squares, str(tmp_path), items)
+    results, lines = run(ray_session, squares, str(tmp_path), items)
     assert results == [(position, item * item) for position, item in enumerate(items)]
-    assert [line for line in said if "waiting" not in line] == [
+    assert [line for line in lines if "waiting" not in line] == [
         "a worker died on item 3; trying it once more on a new one"
     ]
     assert 2 <= len(list(tmp_path.glob("built-*"))) <= 3
@@ -101,10 +101,10 @@ def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Sess
 @pytest.mark.ray
 def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_session: Session) -> None:
     """The worker that has nothing to do at first rests until there is more."""
-    results, said = run(ray_session, squares, str(tmp_path), [10], None, Successors())
+    results, lines = run(ray_session, squares, str(tmp_path), [10], None, Successors())
     assert results == [(0, 100), (1, 121), (2, 144)]
     assert len(list(tmp_path.glob("built-*"))) <= 2
-    assert not said
+    assert not lines
     here = InProcessWorkers().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, continuation=Successors())
     assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
 

@@ -34,11 +34,11 @@ def test_a_stage_pickles_by_name() -> None:
 
 
 def test_events_reach_the_listener(tmp_path: Path) -> None:
-    heard: list[object] = []
-    context = Context.for_test(tmp_path, emit=heard.append)
+    events: list[object] = []
+    context = Context.for_test(tmp_path, emit=events.append)
     count(CountConfig(), context)
     assert context.facts == {"num_frames": 3}
-    assert [getattr(event, "done", None) for event in heard] == [3]
+    assert [getattr(event, "done", None) for event in events] == [3]
 
 
 def test_declarations_that_are_no_stage_are_refused() -> None:

@@ -27,12 +27,12 @@ def test_by_hand() -> None:
     assert options.assumed.num_frames == 300 * 3600 * 30
     estimate = Estimate(num_frames=32_400_000, num_bytes=32_400_000 * 8209)
     decoder, convnet = Rate(frames_per_s=500, source="given"), Rate(frames_per_s=3000, source="given")
-    found = bill(ExtractConfig(), estimate, options, (decoder, convnet))
-    assert (found.gpu_hours, found.core_hours, found.cores_per_gpu) == (3.0, 18.0, 6.0)
-    assert found.price == pytest.approx(3 * 2 + 18 * 0.05 + 0.2659716 * 20)
-    assert found.seconds(Resources(num_workers=2, gpus_per_worker=1)) == 9 * 3600  # two cores decode for nine hours
-    assert found.seconds(Resources(num_workers=2, gpus_per_worker=1, cpus_per_worker=16)) == 1.5 * 3600
-    lines = bill_lines(found, options)
+    on_gpus = bill(ExtractConfig(), estimate, options, (decoder, convnet))
+    assert (on_gpus.gpu_hours, on_gpus.core_hours, on_gpus.cores_per_gpu) == (3.0, 18.0, 6.0)
+    assert on_gpus.price == pytest.approx(3 * 2 + 18 * 0.05 + 0.2659716 * 20)
+    assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1)) == 9 * 3600  # two cores decode for nine hours
+    assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1, cpus_per_worker=16)) == 1.5 * 3600
+    lines = bill_lines(on_gpus, options)
     assert lines[0] == "300 hours at 30 frames/s: 32,400,000 frames, about 97.2 GB of compressed video"
     assert "extract: 3.0 GPU-hours, 18.0 core-hours, 266.0 GB of percepts" in lines
     assert lines[-1] == "price: 12.22, the first month of storage included"

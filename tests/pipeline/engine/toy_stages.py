@@ -15,8 +15,8 @@ from pipeline.core.stage import Artifact, Context, Estimate, Listing, stage
 @dataclass(frozen=True)
 class Numbers(Artifact):
     def values(self) -> list[int]:
-        found: list[int] = read_json(self.path("numbers.json"))
-        return found
+        numbers: list[int] = read_json(self.path("numbers.json"))
+        return numbers
 
 
 @dataclass(frozen=True)
