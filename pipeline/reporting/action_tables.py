@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.reporting.paper_numbers import TABLE_1, TABLE_3, TABLE_4, Number, PaperTable
-from pipeline.reporting.results import Pair, Results, Score, Scores
+from pipeline.reporting.results import NodeResult, Results
 from pipeline.reporting.view import NodeView
+from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable
 
 SINGLE_FRAME: Final = "single frame"
 SCRATCH: Final = "LSTM from scratch"
@@ -34,12 +35,12 @@ FLOW: Final = "flow "
 class TableCell:
     """One place of a table. Differences are to the row that the others are measured against."""
 
-    score: Score | None
+    score: MeanAccuracy | None
     seconds: float | None
     """Seconds of training, summed over workers; None if an earlier run did part of it."""
     paper: Number | None
     """The paper's confirmed accuracy on the same data set, %."""
-    gain: Pair | None
+    gain: PairedDifference | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class ActionTable:
     """A table of the paper with this run's numbers in it."""
 
     title: str
-    scores: Scores
+    scores: ScoreTable
     columns: tuple[str, ...]
     reference: str
     """Name of the row that gains are measured against."""
@@ -77,14 +78,15 @@ class ActionTable:
 def action_tables(results: Results) -> tuple[ActionTable, ...]:
     """Returns the tables of every evaluation that has rows of them; none for a run of three arms alone."""
     tables: list[ActionTable] = []
-    for scores in results.scores:
-        nodes, is_flow = classifier_nodes(results, scores), scores.name.startswith(FLOW)
+    for result in results.scores:
+        scores, is_flow = result.content, result.name.startswith(FLOW)
+        nodes = classifier_nodes(results, result.node)
         if scores.weights is not None:
-            tables.append(_table_4(results, scores))
+            tables.append(_table_4(results, result))
             continue
         if COMPOSITE in scores.models and SINGLE_FRAME in scores.models and (COMPOSITE, ALL) in scores.cells:
             title = f"Table 1. Action recognition{' by optical flow' if is_flow else ''}"
-            tables.append(_table(scores, nodes, TABLE_1, title, TABLE_1_ROWS, (ALL,)))
+            tables.append(_table(scores, nodes, TABLE_1, title, TABLE_1_ROWS, (ALL,), is_flow=is_flow))
         small = small_count(scores)
         counts = tuple(n for n in (small, ALL) if n is not None and (SCRATCH, n) in scores.cells)
         if counts and any(row in scores.models for row in PRETRAINED) and not is_flow:
@@ -92,7 +94,7 @@ def action_tables(results: Results) -> tuple[ActionTable, ...]:
     return tuple(tables)
 
 
-def small_count(scores: Scores) -> int | None:
+def small_count(scores: ScoreTable) -> int | None:
     """Returns the label count of Table 3's small variant: the paper's, or the one that most models are measured at."""
     if scores.dataset in SMALL:
         return SMALL[scores.dataset]
@@ -106,25 +108,25 @@ def seconds_of(node: NodeView | None, count: int) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def classifier_nodes(results: Results, scores: Scores) -> dict[str, NodeView]:
-    """Maps every arm to the node that trained it, among the inputs of the scores' node."""
+def classifier_nodes(results: Results, evaluation: NodeView) -> dict[str, NodeView]:
+    """Maps every arm to the node that trained it, among the inputs of the node that evaluated it."""
     nodes = {node.name: node for node in results.view.nodes}
-    evaluated = nodes.get(scores.name)
-    parents = evaluated.parents if evaluated is not None else ()
-    return {str(nodes[name].config["arm"]): nodes[name] for name in parents if "arm" in nodes[name].config}
+    parents = [nodes[name] for name in evaluation.parents]
+    return {str(node.config["arm"]): node for node in parents if "arm" in node.config}
 
 
 def _table(
-    scores: Scores,
+    scores: ScoreTable,
     nodes: dict[str, NodeView],
     paper: PaperTable,
     title: str,
     rows: dict[str, str],
     counts: tuple[int, ...],
+    *,
+    is_flow: bool = False,
 ) -> ActionTable:
     reference = next(iter(rows))
     dataset = scores.dataset or "UCF-101"
-    is_flow = scores.name.startswith(FLOW)
     columns = [_paper_column(paper, dataset, is_small=count != ALL, is_flow=is_flow) for count in counts]
 
     def cell(row: str, place: int) -> TableCell:
@@ -154,13 +156,14 @@ def _table(
     )
 
 
-def _against(scores: Scores, reference: str, row: str, count: int) -> Pair | None:
+def _against(scores: ScoreTable, reference: str, row: str, count: int) -> PairedDifference | None:
     """Returns the difference to the reference or, in Table 1, to the row above; None if the run measured neither."""
     direct = scores.pair(reference, row, count)
     return direct or (scores.pair(SCRATCH, row, count) if reference == SINGLE_FRAME else None)
 
 
-def _table_4(results: Results, scores: Scores) -> ActionTable:
+def _table_4(results: Results, result: NodeResult[ScoreTable]) -> ActionTable:
+    scores, fused = result.content, result.node
     rows = {
         "RGB": "composite LSTM, RGB",
         "flow": "composite LSTM, flow",
@@ -168,7 +171,6 @@ def _table_4(results: Results, scores: Scores) -> ActionTable:
         "RGB + flow, weights chosen on validation": "composite LSTM, RGB + flow",
     }
     nodes = {node.name: node for node in results.view.nodes}
-    fused = nodes[scores.name]
     streams = [nodes[name] for name in fused.parents if "arm" in nodes[name].config]
     made_by = dict.fromkeys(scores.models, fused) | dict(zip(scores.models, streams, strict=False))
 

@@ -10,9 +10,11 @@ from markupsafe import Markup
 from pipeline.engine.status import human_seconds
 from pipeline.reporting.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
 from pipeline.reporting.dag_chart import Box, dag_chart
-from pipeline.reporting.results import BASELINES, Forecast, History, Scores
 from pipeline.reporting.svg import Chart, percent
 from pipeline.reporting.view import RunView
+from stages.evaluation.artifacts import BASELINES, ForecastErrors
+from stages.evaluation.score_table import ScoreTable
+from stages.models.artifacts import TrainingHistory
 
 MAX_LOSS_POINTS = 200
 MAX_BOXES = 40
@@ -33,7 +35,7 @@ def model_styles(models: Sequence[str]) -> dict[str, str]:
     return {model: f"s{(len(models) - 1 - i) % NUM_STYLES}" for i, model in enumerate(models)}
 
 
-def label_curve(scores: Scores) -> ChartFigure:
+def label_curve(scores: ScoreTable) -> ChartFigure:
     """Draws accuracy against labels a class, every sampling a dot, of the models that were measured at each count."""
     styles = model_styles(scores.models)
     counts = [n for n in scores.label_counts if n]
@@ -72,14 +74,14 @@ def label_curve(scores: Scores) -> ChartFigure:
     return ChartFigure("Accuracy against labels", chart, caption)
 
 
-def confusions(scores: Scores) -> tuple[ChartFigure, ...]:
+def confusions(scores: ScoreTable) -> tuple[ChartFigure, ...]:
     """Draws a confusion matrix a model at the largest label count, the best model first."""
     most = scores.label_counts[-1]
     means = {model: score.mean if (score := scores.score(model, most)) else 0.0 for model in scores.confusion}
     return tuple(_confusion(scores, model) for model in sorted(means, key=lambda name: -means[name]))
 
 
-def _confusion(scores: Scores, model: str) -> ChartFigure:
+def _confusion(scores: ScoreTable, model: str) -> ChartFigure:
     matrix, names = scores.confusion[model], scores.class_names
     mixed = []
     for i in range(len(matrix)):
@@ -93,7 +95,7 @@ def _confusion(scores: Scores, model: str) -> ChartFigure:
     return ChartFigure(model, chart, caption)
 
 
-def forecast_chart(forecast: Forecast) -> ChartFigure:
+def forecast_chart(forecast: ForecastErrors) -> ChartFigure:
     """Draws the error of every predictor at each frame ahead."""
     models = [name for name in forecast.predictors if name not in BASELINES]
     styles = {**model_styles(models), **{name: f"b{i}" for i, name in enumerate(BASELINES)}}
@@ -116,29 +118,33 @@ def forecast_chart(forecast: Forecast) -> ChartFigure:
     return ChartFigure("Predicting frames that were not seen", chart, caption)
 
 
-def loss_curve(history: History) -> ChartFigure | None:
+def loss_curve(name: str, history: TrainingHistory) -> ChartFigure | None:
     """Draws training and validation loss of each decoder; None if no step was recorded."""
     rows = (*history.train, *history.validation)
-    parts = [part for part in ("reconstruct_loss", "predict_loss") if any(part in row for row in rows)] or ["loss"]
+    parts = [
+        part for part in ("reconstruct_loss", "predict_loss") if any(row.get(part) is not None for row in rows)
+    ] or ["loss"]
     series = []
     for i, part in enumerate(parts):
-        name = part.removesuffix("_loss")
+        decoder = part.removesuffix("_loss")
         for kind, steps in (("train", history.train), ("validation", history.validation)):
-            points = thinned([(float(row["step"]), row[part]) for row in steps if part in row])
+            points = thinned([(float(row["step"] or 0), loss) for row in steps if (loss := row.get(part)) is not None])
             if points:
                 is_train = kind == "train"
                 series.append(
-                    Series(name=f"{name}, {kind}", style=f"s{i}", points=points, markers=not is_train, faint=is_train)
+                    Series(
+                        name=f"{decoder}, {kind}", style=f"s{i}", points=points, markers=not is_train, faint=is_train
+                    )
                 )
     if not series:
         return None
     last = ". ".join(f"{s.name}: from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in series)
     chart = line_chart(
-        series, title=f"Loss of {history.name}", description=last, x_label="optimiser steps",
+        series, title=f"Loss of {name}", description=last, x_label="optimiser steps",
         y_label="loss, sum over dimensions per frame", log_y=True,
     )  # fmt: skip
     caption = "Thin: training batches; with markers: validation. Mean over sequences and the decoder's frames."
-    return ChartFigure(f"Loss of {history.name}", chart, caption)
+    return ChartFigure(f"Loss of {name}", chart, caption)
 
 
 def thinned(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -10,8 +10,10 @@ from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, 
 from pipeline.reporting.forecast_findings import forecast_findings
 from pipeline.reporting.paper_findings import paper_findings
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
-from pipeline.reporting.results import Pair, PixelScores, Results, Scores, count_name
+from pipeline.reporting.results import Results, count_name, missing_clips
 from pipeline.reporting.svg import percent
+from stages.evaluation.artifacts import PixelScoreTable
+from stages.evaluation.score_table import PairedDifference, ScoreTable
 
 HEADLINE_LABELS = 5
 """The label count that the first sentence is about, where it was measured; else the middle one."""
@@ -20,23 +22,23 @@ HEADLINE_LABELS = 5
 def findings(results: Results) -> tuple[Finding, ...]:
     """Returns every finding of a run, the claims first."""
     sentences: list[Finding] = []
-    for scores in results.scores:
+    for scores in (result.content for result in results.scores):
         is_table = COMPOSITE in scores.models or scores.dataset is not None or scores.weights is not None
         claims = paper_findings(scores) if is_table else _ordering(scores)
         sentences += [*claims[:1], _best(scores), *claims[1:]]
     for forecast in results.forecasts:
         sentences += forecast_findings(results, forecast)
     for pixels in results.pixel_scores:
-        sentences += _pixels(pixels)
+        sentences += _pixels(pixels.content)
     if results.ledgers:
         sentences.append(_videos(results))
     sentences.append(_reuse(results))
     return tuple(sentences)
 
 
-def longest_chain(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+def longest_chain(pairs: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
     """Returns the longest run of comparisons in which each begins with the model that the one before ended with."""
-    ending_at: dict[str, tuple[Pair, ...]] = {}
+    ending_at: dict[str, tuple[PairedDifference, ...]] = {}
     for _ in pairs:
         for pair in pairs:
             chain = (*ending_at.get(pair.worse, ()), pair)
@@ -46,7 +48,7 @@ def longest_chain(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     return max(ending_at.values(), key=len, default=())
 
 
-def chain_verdict(chain: Iterable[Pair]) -> Verdict:
+def chain_verdict(chain: Iterable[PairedDifference]) -> Verdict:
     """Returns `holds` if every difference has its interval above zero, `fails` if one has it below, else `open`."""
     verdicts = {pair.verdict for pair in chain}
     return "fails" if "reversed" in verdicts else "open" if "unclear" in verdicts else "holds"
@@ -57,7 +59,7 @@ def headline_labels(counts: Sequence[int]) -> int:
     return HEADLINE_LABELS if HEADLINE_LABELS in counts else counts[len(counts) // 2]
 
 
-def _ordering(scores: Scores) -> list[Finding]:
+def _ordering(scores: ScoreTable) -> list[Finding]:
     chains = {n: longest_chain(scores.pairs(n)) for n in scores.label_counts}
     chains = {n: chain for n, chain in chains.items() if chain}
     if not chains:
@@ -79,7 +81,7 @@ def _ordering(scores: Scores) -> list[Finding]:
     return [ordering_finding, *_elsewhere(others)]
 
 
-def _difference(pair: Pair) -> str:
+def _difference(pair: PairedDifference) -> str:
     if not pair.has_interval:
         return f"{pair.better} over {pair.worse} {points(pair.difference)} points (no interval)"
     zero = {"holds": "", "unclear": ", which includes zero", "reversed": ", below zero"}[pair.verdict]
@@ -99,12 +101,12 @@ def _elsewhere(verdicts: dict[int, Verdict]) -> list[Finding]:
     return [Finding(only, f"The same ordering {word} with {counts} labels a class{others}.")]
 
 
-def _best(scores: Scores) -> Finding:
+def _best(scores: ScoreTable) -> Finding:
     most = scores.label_counts[-1]
     best = scores.best(most)
     if best is None:
         said = "Nothing could be judged: no split has training and test clips that are there."
-        return Finding("open", said, scores.covered)
+        return Finding("open", said, missing_clips(scores))
     right = f"{percent(best.mean)} of {scores.num_test_clips:,} test clips"
     headline = f"The best with {_labels(most)} is {best.model}: {right}."
     chance = f"chance is {percent(scores.chance)}"
@@ -119,7 +121,7 @@ def _best(scores: Scores) -> Finding:
     return Finding("note", headline, f"{detail}.")
 
 
-def _pixels(pixels: PixelScores) -> list[Finding]:
+def _pixels(pixels: PixelScoreTable) -> list[Finding]:
     best = pixels.best
     if best is None:
         return [Finding("open", f"No {pixels.protocol} figure was measured.")]

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, sentence
-from pipeline.reporting.results import BASELINES, COPY_LAST, Forecast, History, Results
+from pipeline.reporting.results import NodeResult, Results
 from pipeline.reporting.svg import number, percent
 from pipeline.reporting.view import NodeView
+from stages.evaluation.artifacts import BASELINES, COPY_LAST, ForecastErrors
+from stages.models.artifacts import Encoder, TrainingHistory
 
 FEW_VIDEOS: Final = 100
 """Fewer videos than this are named as a reason for which a model does not beat copying."""
@@ -19,17 +21,18 @@ STILL_FALLING: Final = 0.02
 """Relative fall of the validation loss between its last two measurements that counts as not yet converged."""
 
 
-def forecast_findings(results: Results, forecast: Forecast) -> list[Finding]:
+def forecast_findings(results: Results, result: NodeResult[ForecastErrors]) -> list[Finding]:
     """Compares every model with the baselines; a model that does not beat them comes with reasons and options."""
+    forecast = result.content
     baselines = [(name, forecast.means[name]) for name in BASELINES if name in forecast.means]
     models = [(name, mean) for name, mean in forecast.means.items() if name not in BASELINES]
     findings = [_compared(forecast, name, mean, baselines) for name, mean in models if baselines]
     if any(finding.verdict == "fails" for finding in findings):
-        findings.append(_advice(results, forecast))
+        findings.append(_advice(results, result.node))
     return findings
 
 
-def _compared(forecast: Forecast, name: str, mean: float, baselines: Sequence[tuple[str, float]]) -> Finding:
+def _compared(forecast: ForecastErrors, name: str, mean: float, baselines: Sequence[tuple[str, float]]) -> Finding:
     wins = all(mean < error for _, error in baselines)
     against = " and ".join(f"{relative(mean, error)} {baseline}" for baseline, error in baselines)
     ahead = f"the next {len(forecast.frames_ahead)} frames"
@@ -49,7 +52,7 @@ def relative(error: float, reference: float) -> str:
     return f"{percent(abs(change))} {'below' if change >= 0 else 'above'}"
 
 
-def _frames_ahead_of_copying(forecast: Forecast, name: str) -> str:
+def _frames_ahead_of_copying(forecast: ForecastErrors, name: str) -> str:
     windows = f"Mean over {forecast.num_windows:,} windows."
     if COPY_LAST not in forecast.predictors:
         return windows
@@ -75,11 +78,10 @@ def _ranges(frames: Sequence[int]) -> list[str]:
     ]
 
 
-def _advice(results: Results, forecast: Forecast) -> Finding:
+def _advice(results: Results, forecast: NodeView) -> Finding:
     nodes = {node.name: node for node in results.view.nodes}
-    parents = nodes[forecast.name].parents
-    pretrained = [node for name in parents if (node := nodes.get(name)) is not None and node.stage == "pretrain"]
-    histories = {history.name: history for history in results.histories}
+    pretrained = [nodes[name] for name in forecast.parents if isinstance(nodes[name].artifact, Encoder)]
+    histories = {history.name: history.content for history in results.histories}
     reasons, options = [], []
     num_videos = sum(record.verdict != "rejected" for record in results.videos.records)
     if 0 < num_videos < FEW_VIDEOS:
@@ -132,6 +134,8 @@ def _setting(node: NodeView, name: str) -> Any:
     return None
 
 
-def _is_falling(history: History | None) -> bool:
-    losses = [row["loss"] for row in history.validation if "loss" in row] if history is not None else []
+def _is_falling(history: TrainingHistory | None) -> bool:
+    losses = (
+        [loss for row in history.validation if (loss := row.get("loss")) is not None] if history is not None else []
+    )
     return len(losses) > 1 and losses[-1] < (1 - STILL_FALLING) * losses[-2]

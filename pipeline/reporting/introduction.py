@@ -8,9 +8,11 @@ from typing import Any
 
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.claims import listed_words
-from pipeline.reporting.results import Results, Scores, count_name
+from pipeline.reporting.results import Results, count_name
 from pipeline.reporting.svg import number
 from pipeline.reporting.view import NodeView
+from stages.evaluation.score_table import ScoreTable
+from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
 from stages.models.names import model_names
 
@@ -26,7 +28,7 @@ class Line:
 def introduction(results: Results) -> tuple[Line, ...]:
     """Returns at most four lines on what was run; a line is missing if the run has nothing for it."""
     lines = [
-        Line("Percepts", " ".join(_percept(node) for node in _of_stage(results, "extract"))),
+        Line("Percepts", " ".join(_percept(node) for node in results.extractions)),
         Line("Task", " ".join(_tasks(results))),
         Line("Models", " ".join(_models(results))),
         Line("Videos", _videos(results)),
@@ -61,10 +63,6 @@ def percept_sentences(node: NodeView) -> list[str]:
     return sentences
 
 
-def _of_stage(results: Results, stage: str) -> list[NodeView]:
-    return [node for node in results.view.nodes if node.stage == stage]
-
-
 def _percept(node: NodeView) -> str:
     convnet, decode = node.config.get("convnet"), node.config.get("decode")
     if not isinstance(convnet, dict) or not isinstance(decode, dict):
@@ -77,21 +75,27 @@ def _percept(node: NodeView) -> str:
 
 def _tasks(results: Results) -> list[str]:
     tasks = [
-        *(_classification(scores) for scores in results.scores),
-        *(f"Predict the percepts of the next {len(forecast.frames_ahead)} frames." for forecast in results.forecasts),
-        *(f"Predict frames of pixels, {pixels.protocol}, in {pixels.unit}." for pixels in results.pixel_scores),
+        *(_classification(scores.content) for scores in results.scores),
+        *(
+            f"Predict the percepts of the next {len(forecast.content.frames_ahead)} frames."
+            for forecast in results.forecasts
+        ),
+        *(
+            f"Predict frames of pixels, {pixels.content.protocol}, in {pixels.content.unit}."
+            for pixels in results.pixel_scores
+        ),
     ]
     return list(dict.fromkeys(tasks))
 
 
-def _classification(scores: Scores) -> str:
+def _classification(scores: ScoreTable) -> str:
     counts = listed_words([count_name(n) for n in scores.label_counts], "and")
     clips = f"{len(scores.class_names):,} classes in {scores.num_test_clips:,} test clips"
     return f"Recognise {clips}, from {counts} labelled clips a class."
 
 
 def _models(results: Results) -> list[str]:
-    nodes = _of_stage(results, "pretrain")
+    nodes = [node for node in results.view.nodes if isinstance(node.artifact, Encoder)]
     models, sizes = [], []
     for node in nodes:
         flat = {**node.config, **_mapping(node.config.get("model")), **_mapping(node.config.get("training"))}

@@ -11,14 +11,15 @@ from typing import Final
 
 from pipeline.reporting.action_tables import ALL, COMPOSITE, PRETRAINED, SCRATCH, SINGLE_FRAME, small_count
 from pipeline.reporting.claims import Finding, Verdict, listed_words, points
-from pipeline.reporting.results import Gain, Pair, Scores
+from pipeline.reporting.results import missing_clips
+from stages.evaluation.score_table import GainChange, PairedDifference, ScoreTable
 
 LITTLE: Final = 0.01
 """Largest difference in accuracy between conditional and unconditional decoders that counts as none."""
 LEVEL: Final = 0.05
 
 
-def paper_findings(scores: Scores) -> list[Finding]:
+def paper_findings(scores: ScoreTable) -> list[Finding]:
     """Returns one finding for each of the paper's that the run has measured anything for."""
     if scores.weights is not None:
         return _fusion(scores)
@@ -30,12 +31,14 @@ def paper_findings(scores: Scores) -> list[Finding]:
         *_both_decoders(scores),
         *_conditioning(scores),
     ]
-    if scores.covered and scores.is_judged:
-        sentences.append(Finding("open", "None of this is a statement about the whole data set.", scores.covered))
+    if missing_clips(scores) and scores.is_evaluated:
+        sentences.append(
+            Finding("open", "None of this is a statement about the whole data set.", missing_clips(scores))
+        )
     return sentences
 
 
-def verdict_of(pair: Pair) -> Verdict:
+def verdict_of(pair: PairedDifference) -> Verdict:
     """Returns the verdict on the claim that the better model is better."""
     if pair.p_holm is not None and pair.p_holm >= LEVEL:
         return "open"
@@ -53,12 +56,12 @@ def _say(verdict: Verdict, claim: str, detail: str) -> Finding:
     return Finding(verdict, SAYS[verdict].format(claim), detail)
 
 
-def _figures(pair: Pair | Gain) -> str:
-    difference = pair.difference if isinstance(pair, Pair) else pair.change
+def _figures(pair: PairedDifference | GainChange) -> str:
+    difference = pair.difference if isinstance(pair, PairedDifference) else pair.change
     if abs(pair.low) == float("inf"):
         return f"{points(difference)} points, no interval: one value"
     said = f"{points(difference)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
-    if isinstance(pair, Pair):
+    if isinstance(pair, PairedDifference):
         number = pair.num_splits if pair.over == "splits" else pair.num_samplings
         said += f" over {number} {pair.over}"
         if pair.p_holm is not None:
@@ -70,7 +73,7 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _step(scores: Scores, worse: str, better: str, claim: str) -> list[Finding]:
+def _step(scores: ScoreTable, worse: str, better: str, claim: str) -> list[Finding]:
     """Compares two models at all labels or, if those were not measured, at the most that were."""
     counts = [n for n in scores.label_counts if scores.pair(worse, better, n)]
     if not counts:
@@ -80,7 +83,7 @@ def _step(scores: Scores, worse: str, better: str, claim: str) -> list[Finding]:
     return [_say(verdict_of(pair), claim, f"With {_labels(counts[-1])}: {_figures(pair)}.")]
 
 
-def _any_pretraining(scores: Scores) -> list[Finding]:
+def _any_pretraining(scores: ScoreTable) -> list[Finding]:
     sentences = []
     for count in dict.fromkeys((small_count(scores), ALL)):
         pairs = [] if count is None else [p for row in PRETRAINED if (p := scores.pair(SCRATCH, row, count))]
@@ -95,7 +98,7 @@ def _any_pretraining(scores: Scores) -> list[Finding]:
     return sentences
 
 
-def _fewer_labels(scores: Scores) -> list[Finding]:
+def _fewer_labels(scores: ScoreTable) -> list[Finding]:
     sentences = []
     for gain in scores.gains:
         if (gain.worse, gain.better) != (SCRATCH, COMPOSITE):
@@ -106,7 +109,7 @@ def _fewer_labels(scores: Scores) -> list[Finding]:
     return sentences
 
 
-def _both_decoders(scores: Scores) -> list[Finding]:
+def _both_decoders(scores: ScoreTable) -> list[Finding]:
     count = small_count(scores)
     pairs = [p for row in ("autoencoder", "future predictor") if count and (p := scores.pair(row, COMPOSITE, count))]
     if not pairs:
@@ -118,7 +121,7 @@ def _both_decoders(scores: Scores) -> list[Finding]:
     return [_say(verdict, claim, f"With {_labels(count or 0)}: {detail}.")]
 
 
-def _conditioning(scores: Scores) -> list[Finding]:
+def _conditioning(scores: ScoreTable) -> list[Finding]:
     """Compares conditional with unconditional decoders.
 
     The paper finds next to no difference: what holds is an interval inside of +-LITTLE, not one that includes zero.
@@ -142,7 +145,7 @@ def _conditioning(scores: Scores) -> list[Finding]:
     return [_say(verdict, claim, "; ".join(f"{p.better}, {_labels(n)}: {_figures(p)}" for n, p in pairs) + ".")]
 
 
-def _fusion(scores: Scores) -> list[Finding]:
+def _fusion(scores: ScoreTable) -> list[Finding]:
     """Compares both streams together with each alone."""
     count = scores.label_counts[-1]
     streams, fused = scores.models[:2], scores.models[2:]

@@ -33,11 +33,12 @@ from pipeline.reporting.paper_numbers import (
     TEACHER_FORCED,
     PaperTable,
 )
-from pipeline.reporting.results import Pair, PixelScore, PixelScores, Results, Scores
-from pipeline.reporting.results_reader import read_results
+from pipeline.reporting.results import NodeResult, Results, missing_clips, read_results
 from pipeline.reporting.svg import percent, printable
 from pipeline.reporting.terminal import print_results
 from pipeline.reporting.view import NodeView, RunView
+from stages.evaluation.artifacts import PixelScoreRow, PixelScoreTable
+from stages.evaluation.score_table import PairedDifference, ScoreTable
 
 __all__ = ["NodeView", "RunView", "print_report", "write_report"]
 
@@ -45,6 +46,8 @@ PAGE = "report.html"
 MAX_CONFUSION_CLASSES = 16
 """With more classes only the best model's confusion is drawn."""
 PAIR_MARKS = {"holds": "✓", "open": "?", "fails": "✗"}
+MAX_SUSPECTS = 50
+"""Number of test clips shown that may have been pretrained on."""
 MAX_BAD_VIDEOS = 200
 """Longer lists are cut, with a count: `percepts ledger` lists them all."""
 
@@ -82,7 +85,7 @@ def page(results: Results) -> str:
     environment.filters.update(
         percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of
     )
-    environment.globals.update(fact=fact, setting=_setting)
+    environment.globals.update(fact=fact, setting=_setting, missing_clips=missing_clips)
     bad = results.bad_videos
     tables = action_tables(results)
     return environment.get_template("report.html.j2").render(
@@ -90,22 +93,23 @@ def page(results: Results) -> str:
         results=results,
         introduction=introduction(results),
         findings=findings(results),
-        percepts=[(node.name, percept_sentences(node)) for node in results.percepts],
-        accuracy=[_accuracy(scores, classifier_nodes(results, scores)) for scores in results.scores],
-        forecasts=[(forecast, forecast_chart(forecast)) for forecast in results.forecasts],
-        losses=[figure for history in results.histories if (figure := loss_curve(history)) is not None],
-        pixels=[table for pixels in results.pixel_scores for table in _pixels(pixels)],
+        percepts=[(node.name, percept_sentences(node)) for node in results.extractions],
+        accuracy=[_accuracy(result, classifier_nodes(results, result.node)) for result in results.scores],
+        forecasts=[(result.content, forecast_chart(result.content)) for result in results.forecasts],
+        losses=[figure for r in results.histories if (figure := loss_curve(r.name, r.content)) is not None],
+        pixels=[table for result in results.pixel_scores for table in _pixels(result)],
         pictures=[picture for gallery in results.galleries for picture in gallery],
         bad_videos=bad[:MAX_BAD_VIDEOS],
         num_bad_videos=len(bad),
         plan=plan_chart(results.view),
         paper_tables=_recalled_tables(results),
-        steps=_paper_steps(results.scores),
+        steps=_paper_steps(result.content for result in results.scores),
         has_tables=bool(tables or results.duplicates),
         action_tables=tables,
-        any_over_splits=any(scores.num_splits > 1 for scores in results.scores),
-        choices=results.choices,
+        any_over_splits=any(result.content.num_splits > 1 for result in results.scores),
+        selections=results.selections,
         duplicates=results.duplicates,
+        max_suspects=MAX_SUSPECTS,
         pair_marks=PAIR_MARKS,
         gain_verdict=verdict_of,
     )
@@ -131,33 +135,41 @@ def _finalized(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _accuracy(scores: Scores, nodes: Mapping[str, NodeView]) -> dict[str, Any]:
+def _accuracy(result: NodeResult[ScoreTable], nodes: Mapping[str, NodeView]) -> dict[str, Any]:
+    scores = result.content
     figures = confusions(scores)
-    by_pair: dict[tuple[str, str], dict[int, Pair]] = {}
+    by_pair: dict[tuple[str, str], dict[int, PairedDifference]] = {}
     for pair in scores.paired:
         by_pair.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
     return {
+        "name": result.name,
         "scores": scores,
         "styles": model_styles(scores.models),
         "best": {n: best.model for n in scores.label_counts if (best := scores.best(n))},
         "keys": {model: nodes[model].key for model in scores.models if model in nodes},
         "seconds": {cell: seconds_of(nodes.get(cell[0]), cell[1]) for cell in scores.cells},
         "pairs": by_pair,
-        "curve": label_curve(scores) if scores.is_judged and len([n for n in scores.label_counts if n]) > 1 else None,
+        "curve": label_curve(scores)
+        if scores.is_evaluated and len([n for n in scores.label_counts if n]) > 1
+        else None,
         "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
     }
 
 
-def _pixels(pixels: PixelScores) -> list[dict[str, Any]]:
+def _pixels(result: NodeResult[PixelScoreTable]) -> list[dict[str, Any]]:
     """Returns a table a protocol: the artifact's own and, apart from it, the teacher-forced figures of its models."""
-    tables = [_pixel_table(pixels, pixels.protocol, pixels.value)]
+    pixels = result.content
+    tables = [_pixel_table(result, pixels.protocol, pixels.value)]
     if pixels.protocol != TEACHER_FORCED and any(pixels.teacher_forced(row) is not None for row in pixels.rows):
-        tables.append(_pixel_table(pixels, TEACHER_FORCED, pixels.teacher_forced))
+        tables.append(_pixel_table(result, TEACHER_FORCED, pixels.teacher_forced))
     return tables
 
 
-def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore], float | None]) -> dict[str, Any]:
+def _pixel_table(
+    result: NodeResult[PixelScoreTable], protocol: str, value: Callable[[PixelScoreRow], float | None]
+) -> dict[str, Any]:
     """Returns a run's rows, and published ones of the same protocol and unit only."""
+    pixels = result.content
     is_own = protocol == pixels.protocol
     column = MNIST_COLUMN if pixels.in_nats else PATCHES_COLUMN
     later = [row for row in LATER if row.protocol == protocol] if pixels.in_nats else []
@@ -167,6 +179,7 @@ def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore
         groups = [[(row, number) for row, number in group if number is not None] for group in groups]
     measured = [number for _, number in groups[0] if number is not None]
     return {
+        "name": result.name,
         "scores": pixels,
         "protocol": protocol,
         "groups": [group for group in groups if group],
@@ -181,11 +194,11 @@ def _pixel_table(pixels: PixelScores, protocol: str, value: Callable[[PixelScore
 
 def _recalled_tables(results: Results) -> tuple[PaperTable, ...]:
     """Returns the paper's tables of what the run measured that hold figures which are not confirmed."""
-    has_pixels = any(pixels.protocol == OPEN_LOOP for pixels in results.pixel_scores)
+    has_pixels = any(result.content.protocol == OPEN_LOOP for result in results.pixel_scores)
     return tuple(table for table in TABLES if (has_pixels if table is TABLE_2 else results.scores))
 
 
-def _paper_steps(all_scores: Iterable[Scores]) -> list[dict[str, Any]]:
+def _paper_steps(all_scores: Iterable[ScoreTable]) -> list[dict[str, Any]]:
     """Returns differences between two models here and in the paper, never accuracies side by side."""
     steps = []
     for scores in all_scores:

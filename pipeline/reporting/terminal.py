@@ -10,9 +10,11 @@ from rich.text import Text
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.claims import Finding, number_of, points
 from pipeline.reporting.findings import findings
-from pipeline.reporting.results import Forecast, Pair, PixelScores, Results, Score, Scores, count_name
+from pipeline.reporting.results import Results, count_name, missing_clips
 from pipeline.reporting.svg import percent, printable
 from pipeline.reporting.view import NodeView
+from stages.evaluation.artifacts import ForecastErrors, PixelScoreTable
+from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable
 
 MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
 PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}
@@ -26,10 +28,10 @@ def print_results(results: Results, console: Console) -> None:
     for finding in findings(results):
         console.print(_sentence(finding))
     tables: list[Table] = []
-    for scores in results.scores:
+    for scores in (result.content for result in results.scores):
         tables += [_accuracy(scores), *([_paired(scores)] if scores.paired else [])]
-    tables += [_forecast(forecast) for forecast in results.forecasts]
-    tables += [_pixels(pixels) for pixels in results.pixel_scores]
+    tables += [_forecast(forecast.content) for forecast in results.forecasts]
+    tables += [_pixels(pixels.content) for pixels in results.pixel_scores]
     tables += [_bad_videos(results)] if results.bad_videos else []
     for table in [*tables, _stages(results.view.nodes)]:
         console.print()
@@ -55,7 +57,7 @@ def _cell(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def _accuracy(scores: Scores) -> Table:
+def _accuracy(scores: ScoreTable) -> Table:
     splits = f" of {scores.num_splits} splits" if scores.num_splits > 1 else ""
     title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
@@ -70,24 +72,24 @@ def _accuracy(scores: Scores) -> Table:
     return table
 
 
-def _say_covered(table: Table, scores: Scores) -> None:
+def _say_covered(table: Table, scores: ScoreTable) -> None:
     """Adds a line below a table that says how much of the data set it stands on, if that is not all."""
-    if scores.covered:
-        table.caption, table.caption_justify = _cell(scores.covered), "left"
+    if missing := missing_clips(scores):
+        table.caption, table.caption_justify = _cell(missing), "left"
 
 
-def _interval(score: Score | None) -> str:
+def _interval(score: MeanAccuracy | None) -> str:
     return "–" if score is None else f"{100 * score.mean:.1f} {_half(score)}"
 
 
-def _paired(scores: Scores) -> Table:
+def _paired(scores: ScoreTable) -> Table:
     table = _table(
         "Paired differences, points, ± 95% (✓ above zero, ? includes zero, ✗ below)",
         "better over worse",
         *(count_name(n) for n in scores.label_counts),
     )
     _say_covered(table, scores)
-    rows: dict[tuple[str, str], dict[int, Pair]] = {}
+    rows: dict[tuple[str, str], dict[int, PairedDifference]] = {}
     for pair in scores.paired:
         rows.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
     for (better, worse), pairs in rows.items():
@@ -96,18 +98,18 @@ def _paired(scores: Scores) -> Table:
     return table
 
 
-def _difference(pair: Pair | None) -> Text:
+def _difference(pair: PairedDifference | None) -> Text:
     if pair is None:
         return Text("–")
     return Text(f"{PAIR_MARKS[pair.verdict]} {points(pair.difference)} {_half(pair)}")
 
 
-def _half(measured: Score | Pair) -> str:
+def _half(measured: MeanAccuracy | PairedDifference) -> str:
     """Writes half of the 95% interval, in points: t intervals are symmetric, and a terminal is narrow."""
     return f"± {50 * (measured.high - measured.low):.1f}" if measured.has_interval else "± ?"
 
 
-def _forecast(forecast: Forecast) -> Table:
+def _forecast(forecast: ForecastErrors) -> Table:
     shown = sorted({0, len(forecast.frames_ahead) // 2, len(forecast.frames_ahead) - 1})
     ahead = [f"{forecast.frames_ahead[i]} ahead" for i in shown]
     table = _table(f"Prediction, {forecast.unit}", "predictor", "mean", *ahead, "reconstruction")
@@ -120,7 +122,7 @@ def _forecast(forecast: Forecast) -> Table:
     return table
 
 
-def _pixels(pixels: PixelScores) -> Table:
+def _pixels(pixels: PixelScoreTable) -> Table:
     table = _table(f"Prediction, {pixels.protocol}", "model", pixels.unit, "MSE", "SSIM", "time")
     for row in (*pixels.rows, *pixels.baselines):
         value = pixels.value(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.core.files import join
+from pipeline.core.stage import Artifact
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
 
@@ -20,8 +20,7 @@ class NodeView:
     state: Literal["have", "made"]
     reason: str
     """Reason for which it was made, or that it was complete."""
-    uri: str
-    """The artifact's directory."""
+    artifact: Artifact
     seconds: float
     """Seconds that it took when it was made, in this run or an earlier one."""
     num_bytes: int
@@ -42,7 +41,7 @@ class NodeView:
             key=manifest.key,
             state="have" if step.have else "made",
             reason=step.reason,
-            uri=store.directory(manifest.stage, manifest.key),
+            artifact=step.node.stage.produces(store.directory(manifest.stage, manifest.key), manifest.key),
             seconds=manifest.seconds,
             num_bytes=manifest.num_bytes,
             num_files=len(manifest.outputs),
@@ -52,9 +51,10 @@ class NodeView:
             parents=tuple(dict.fromkeys(parent.name for parent in step.node.parents)),
         )
 
-    def path(self, name: str) -> str:
-        """Returns the URI of a file of the artifact."""
-        return join(self.uri, name)
+    @property
+    def uri(self) -> str:
+        """The artifact's directory."""
+        return self.artifact.uri
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.recipes.arms import COMPARED
 from pipeline.reporting.action_tables import ALL, PRETRAINED, SCRATCH, SINGLE_FRAME
+from stages.datasets.splits import Coverage
+from stages.evaluation.artifacts import DuplicateReport, SuspectedClip
+from stages.evaluation.score_table import ScoreTable
 from stages.evaluation.scores import Answers, scores_of
+from stages.finetuning.selection import SelectedSettings, Selection
 from tests.pipeline.reporting.fake_run import FakeRun
 
 NUM_CLIPS = 2000
@@ -36,8 +40,8 @@ def answers(arm: str, split: int, count: int, accuracies: list[float]) -> Answer
     return Answers(arm, CLASSES, count, split, samplings, (clips,) * len(accuracies), predicted, one, None, 0)
 
 
-def action_scores(full: dict[str, float] = FULL, small: dict[str, float] = SMALL) -> dict[str, Any]:
-    """A `scores.json` of UCF-101 with 120 training clips of split 2 missing."""
+def action_scores(full: dict[str, float] = FULL, small: dict[str, float] = SMALL) -> ScoreTable:
+    """Makes a table of UCF-101 with 120 training clips of split 2 missing."""
     found = []
     for arm in full:
         for split in (1, 2, 3):
@@ -47,41 +51,39 @@ def action_scores(full: dict[str, float] = FULL, small: dict[str, float] = SMALL
             found.append(answers(arm, split, ALL, [full[arm]]))
     labels = [CLASSES[number % len(CLASSES)] for number in range(NUM_CLIPS)]
     pairs = [pair for pair in COMPARED if set(pair) <= set(full)]
-    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs).to_json()
-    coverage = [
-        {
-            "name": "UCF-101",
-            "number": number,
-            "num_train": train - (120 if number == 2 else 0),
-            "num_official_train": train,
-            "num_test": test,
-            "num_official_test": test,
-        }
+    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs)
+    coverage = tuple(
+        Coverage(
+            name="UCF-101",
+            number=number,
+            num_train=train - (120 if number == 2 else 0),
+            num_official_train=train,
+            num_test=test,
+            num_official_test=test,
+        )
         for number, (train, test) in enumerate(((9537, 3783), (9586, 3734), (9624, 3696)), start=1)
-    ]
-    return {**table, "dataset": "UCF-101", "num_clips": 13200, "num_official_clips": 13320, "coverage": coverage}
+    )
+    return replace(table, dataset="UCF-101", num_clips=13200, num_official_clips=13320, coverage=coverage)
 
 
-def actions(root: Path, scores: dict[str, Any] | None = None) -> FakeRun:
+def actions(root: Path, scores: ScoreTable | None = None) -> FakeRun:
     """A run of `ucf101`."""
     run = FakeRun(root)
-    choice = {
-        "split": 1,
-        "labels_per_class": 0,
-        "num_validation_clips": 950,
-        "chosen": {"learning_rate": 3e-4, "stop": 0.75},
-        "accuracy": 0.741,
-    }
+    choice = SelectedSettings(
+        split=1,
+        labels_per_class=0,
+        num_validation_clips=950,
+        chosen={"learning_rate": 3e-4, "stop": 0.75},
+        accuracy=0.741,
+    )
     names = []
     for arm in ARMS:
         names.append(f"finetune {arm}")
         facts: dict[str, int | float | str] = {"seconds_at_all": 312.0, "seconds_at_010": 47.5}
-        files = {"selection.json": {"arm": arm, "choices": [choice]}}
-        run.add(names[-1], files, stage="finetune", facts=facts, config={"arm": arm})
-    duplicates = {
-        "sentence": "1 of 3,783 test clips looks like a video that was pretrained on.",
-        "suspects": [{"test": "v_Archery_g01_c01.avi", "pretraining": "yt_1.mp4", "similarity": 0.987}],
-    }
-    run.add("near duplicates", {"duplicates.json": duplicates}, stage="near_duplicates")
-    run.add("evaluate", {"scores.json": scores or action_scores()}, parents=tuple(names))
+        selection = Selection(arm=arm, choices=(choice,))
+        run.add(names[-1], selection, stage="finetune", facts=facts, config={"arm": arm})
+    suspect = SuspectedClip(test="v_Archery_g01_c01.avi", pretraining="yt_1.mp4", similarity=0.987)
+    sentence = "1 of 3,783 test clips looks like a video that was pretrained on."
+    run.add("near duplicates", DuplicateReport(sentence=sentence, suspects=(suspect,)), stage="near_duplicates")
+    run.add("evaluate", scores or action_scores(), parents=tuple(names))
     return run

@@ -1,10 +1,11 @@
-"""A finished run made of invented numbers: artifacts on disk with the shapes that real stages write, and the view."""
+"""A finished run made of invented numbers, written by the classes of the artifacts that real stages write."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,26 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
+from pipeline.core.stage import Artifact
 from pipeline.reporting.view import NodeView, RunView
+from stages.evaluation.artifacts import (
+    DuplicateReport,
+    Forecast,
+    ForecastErrors,
+    NearDuplicates,
+    PixelScoreRow,
+    PixelScores,
+    PixelScoreTable,
+    Scores,
+)
+from stages.evaluation.score_table import MeanAccuracy, PairedDifference, SamplingAccuracy, ScoreTable
+from stages.figures.gallery import Figure, Gallery, write_gallery
+from stages.finetuning.artifacts import Classifiers
+from stages.finetuning.selection import SELECTION_FILE, Selection
+from stages.models.artifacts import HISTORY_FILE, Encoder, TrainingHistory
+from stages.percepts.artifacts import Percepts
+from stages.percepts.shards import LEDGER_FILE
+from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.ledger import VideoRecord, write_records
 
 SINGLE, SCRATCH, PRETRAINED = "single frame", "LSTM from scratch", "LSTM pretrained"
@@ -32,110 +52,118 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
-def scores(means: dict[str, tuple[float, ...]] = MEANS, class_names: tuple[str, ...] = CLASSES) -> dict[str, Any]:
-    """A `scores.json` whose intervals follow from its rows."""
+def scores(means: dict[str, tuple[float, ...]] = MEANS, class_names: tuple[str, ...] = CLASSES) -> ScoreTable:
+    """Makes a table whose intervals follow from its samplings."""
     rng = np.random.default_rng(7)
     accuracy = {
         (model, n): np.round((mean + rng.normal(0, 0.03, NUM_SAMPLINGS)) * NUM_CLIPS) / NUM_CLIPS
         for model, row in means.items()
         for n, mean in zip(LABELS, row, strict=True)
     }
-    rows = [
-        {"model": model, "labels_per_class": n, "sampling": i, "accuracy": float(value)}
+    samplings = [
+        SamplingAccuracy(model=model, labels_per_class=n, sampling=i, accuracy=float(value))
         for (model, n), values in accuracy.items()
         for i, value in enumerate(values)
     ]
-    summary, paired, models = [], [], list(means)
+    summary, paired = [], []
     for (model, n), values in accuracy.items():
         mean, low, high = interval(values)
-        counts = {"labels_per_class": n, "num_samplings": NUM_SAMPLINGS}
-        summary.append({"model": model, "mean": mean, "low": low, "high": high, **counts})
-    for worse, better in itertools.pairwise(models):
+        summary.append(
+            MeanAccuracy(model=model, labels_per_class=n, mean=mean, low=low, high=high, num_samplings=NUM_SAMPLINGS)
+        )
+    for worse, better in itertools.pairwise(means):
         for n in LABELS:
             difference, low, high = interval(accuracy[better, n] - accuracy[worse, n])
-            counts = {"labels_per_class": n, "num_samplings": NUM_SAMPLINGS}
             paired.append(
-                {"worse": worse, "better": better, "difference": difference, "low": low, "high": high, **counts}
-            )
-    return {
-        "num_classes": len(class_names),
-        "class_names": list(class_names),
-        "num_test_clips": NUM_CLIPS,
-        "chance": 1 / len(class_names),
-        "cells": [{"model": model, "labels_per_class": n} for model, n in accuracy],
-        "rows": rows,
-        "summary": summary,
-        "paired": paired,
-        "confusion": {model: _confusion(row[-1], rng) for model, row in means.items()},
-    }
+                PairedDifference(
+                    worse=worse, better=better, labels_per_class=n, difference=difference, low=low, high=high,
+                    num_samplings=NUM_SAMPLINGS,
+                )
+            )  # fmt: skip
+    return ScoreTable(
+        class_names=class_names,
+        num_test_clips=NUM_CLIPS,
+        chance=1 / len(class_names),
+        cells=tuple(accuracy),
+        samplings=tuple(samplings),
+        summary=tuple(summary),
+        paired=tuple(paired),
+        confusion={model: _confusion(row[-1], rng) for model, row in means.items()},
+    )
 
 
-def _confusion(accuracy: float, rng: np.random.Generator) -> list[list[int]]:
+def without_intervals(table: ScoreTable) -> ScoreTable:
+    """Makes a table of one sampling, which bounds nothing."""
+    single = {"low": -math.inf, "high": math.inf, "num_samplings": 1}
+    return replace(
+        table,
+        summary=tuple(replace(row, **single) for row in table.summary),
+        paired=tuple(replace(row, **single) for row in table.paired),
+    )
+
+
+def _confusion(accuracy: float, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
     """Half of the errors go to the class that is this one reversed."""
     matrix = np.full((8, 8), (1 - accuracy) / 2 / 6)
     for i in range(8):
         matrix[i, i] = accuracy
         matrix[i, i ^ 1] = (1 - accuracy) / 2
-    return [[int(n) for n in rng.multinomial(NUM_CLIPS // 8 * NUM_SAMPLINGS, row / row.sum())] for row in matrix]
+    return tuple(
+        tuple(int(n) for n in rng.multinomial(NUM_CLIPS // 8 * NUM_SAMPLINGS, row / row.sum())) for row in matrix
+    )
 
 
-def history() -> dict[str, Any]:
-    """A `history.json` of 400 steps."""
+def history() -> TrainingHistory:
+    """Makes losses of 400 steps."""
     rng = np.random.default_rng(3)
 
-    def row(step: int, noise: float) -> dict[str, Any]:
+    def point(step: int, noise: float) -> dict[str, float | None]:
         reconstruct = 260 + 700 * np.exp(-step / 90) + rng.normal(0, noise)
         predict = 330 + 620 * np.exp(-step / 110) + rng.normal(0, noise)
-        return {
-            "step": step,
-            "loss": float(reconstruct + predict),
-            "reconstruct_loss": float(reconstruct),
-            "predict_loss": float(predict),
-        }
+        losses = {"reconstruct_loss": float(reconstruct), "predict_loss": float(predict)}
+        return {"step": step, "loss": float(reconstruct + predict), **losses}
 
     extra = {"learning_rate": 1e-3, "gradient_norm": 2.0}
-    return {
-        "train": [{**row(step, 22), **extra} for step in range(1, 401)],
-        "validation": [row(step, 3) for step in range(40, 401, 40)],
-    }
+    return TrainingHistory(
+        train=tuple({**point(step, 22), **extra} for step in range(1, 401)),
+        validation=tuple(point(step, 3) for step in range(40, 401, 40)),
+        num_steps=400,
+        kept_step=400,
+    )
 
 
-def forecast(error: float = 210.0) -> dict[str, Any]:
-    """A `forecast.json`: the composite begins at `error` and gets worse."""
-    ahead = list(range(1, 9))
+def forecast(error: float = 210.0) -> ForecastErrors:
+    """Makes a forecast whose composite begins at `error` and gets worse."""
+    ahead = range(1, 9)
     predictors = {
-        "composite LSTM": [error + 12.0 * k for k in ahead],
-        "copy last frame": [190 + 38.0 * k for k in ahead],
-        "mean frame": [402.0 for _ in ahead],
+        "composite LSTM": tuple(error + 12.0 * k for k in ahead),
+        "copy last frame": tuple(190 + 38.0 * k for k in ahead),
+        "mean frame": tuple(402.0 for _ in ahead),
     }
-    return {
-        "unit": "squared error per frame, standardised percepts",
-        "num_windows": 1280,
-        "num_dims": 640,
-        "frames_ahead": ahead,
-        "predictors": predictors,
-        "means": {name: float(np.mean(errors)) for name, errors in predictors.items()},
-        "reconstruction": {"composite LSTM": 171.5, "mean frame": 401.2},
-    }
+    return ForecastErrors(
+        unit="squared error per frame, standardised percepts",
+        num_windows=1280,
+        num_dims=640,
+        frames_ahead=tuple(ahead),
+        predictors=predictors,
+        means={name: float(np.mean(errors)) for name, errors in predictors.items()},
+        reconstruction={"composite LSTM": 171.5, "mean frame": 401.2},
+    )
 
 
-def pixel_scores(protocol: str = "open loop", unit: str = "nats/frame") -> dict[str, Any]:
-    """A `pixel_scores.json` with one model that was not measured."""
-    return {
-        "protocol": protocol,
-        "unit": unit,
-        "rows": [
-            {"model": "composite", "cross_entropy": 331.4, "mse": 121.7, "ssim": 0.671, "seconds": 540.0,
-             "num_sequences_seen": 512_000},
-            {"model": "future predictor", "cross_entropy": None, "mse": None, "ssim": None, "seconds": None,
-             "num_sequences_seen": None},
-        ],
-        "baselines": [{"model": "copy last frame", "cross_entropy": 1203.5, "mse": 240.1, "ssim": 0.61}],
-    }  # fmt: skip
+def pixel_scores(protocol: str = "open loop", unit: str = "nats/frame") -> PixelScoreTable:
+    """Makes a table with one model that was not measured."""
+    composite = PixelScoreRow(
+        model="composite", cross_entropy=331.4, mse=121.7, ssim=0.671, seconds=540.0, num_sequences_seen=512_000
+    )
+    copied = PixelScoreRow(model="copy last frame", cross_entropy=1203.5, mse=240.1, ssim=0.61)
+    return PixelScoreTable(
+        protocol=protocol, unit=unit, rows=(composite, PixelScoreRow(model="future predictor")), baselines=(copied,)
+    )
 
 
 def records(num_ok: int = 60) -> list[VideoRecord]:
-    """A ledger with whole, partial and rejected videos."""
+    """Makes a ledger with whole, partial and rejected videos."""
     whole = [_video(f"/videos/clip_{i:03d}.mp4", 32, 32) for i in range(num_ok)]
     return [
         *whole,
@@ -162,6 +190,53 @@ def picture(width: int = 660, height: int = 112, kind: str = "png") -> bytes:
     return buffer.getvalue()
 
 
+Content = (
+    ScoreTable
+    | TrainingHistory
+    | ForecastErrors
+    | PixelScoreTable
+    | DuplicateReport
+    | Selection
+    | list[Figure]
+    | list[VideoRecord]
+    | None
+)
+
+
+def write(content: Content, uri: str, kind: type[Artifact] | None) -> Artifact:
+    """Writes what a stage would have written, by the artifact's class: that of the content unless `kind` says."""
+    if isinstance(content, ScoreTable):
+        scores = Scores(uri)
+        scores.write(content)
+        return scores
+    if isinstance(content, ForecastErrors):
+        forecast = Forecast(uri)
+        forecast.write(content)
+        return forecast
+    if isinstance(content, PixelScoreTable):
+        pixels = PixelScores(uri)
+        pixels.write(content)
+        return pixels
+    if isinstance(content, DuplicateReport):
+        duplicates = NearDuplicates(uri)
+        duplicates.write(content)
+        return duplicates
+    if isinstance(content, TrainingHistory):
+        content.write(Encoder(uri).path(HISTORY_FILE))
+        return Encoder(uri)
+    if isinstance(content, Selection):
+        content.write(Classifiers(uri).path(SELECTION_FILE))
+        return Classifiers(uri)
+    if content and isinstance(content[0], Figure):
+        write_gallery(uri, content)
+        return Gallery(uri)
+    if content is not None:
+        name = INDEX_NAME if kind is Index else LEDGER_FILE
+        write_records(f"{uri}/{name}", content)
+        return Index(uri) if kind is Index else Percepts(uri)
+    return (kind or Artifact)(uri)
+
+
 class FakeRun:
     """Add nodes, then take the `view`."""
 
@@ -170,23 +245,20 @@ class FakeRun:
         self.nodes: list[NodeView] = []
 
     def add(
-        self, name: str, files: dict[str, Any] | None = None, *, parents: tuple[str, ...] = (), stage: str = "",
-        made: bool = True, seconds: float = 12.5, facts: Facts | None = None, config: dict[str, Any] | None = None,
+        self, name: str, content: Content = None, *, kind: type[Artifact] | None = None, parents: tuple[str, ...] = (),
+        stage: str = "", made: bool = True, seconds: float = 12.5, facts: Facts | None = None,
+        config: dict[str, Any] | None = None,
     ) -> Path:  # fmt: skip
-        """A node whose artifact holds `files`: bytes as they are, ledgers from records, all else as JSON."""
+        """Adds a node whose artifact holds `content`, written as its class writes it. A list of records is a ledger,
+        with kind=Index an index."""
         directory = self.root / name
         directory.mkdir(parents=True)
-        for file, content in (files or {}).items():
-            if file.endswith(".parquet"):
-                write_records(str(directory / file), content)
-            else:
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                (directory / file).write_bytes(data)
+        artifact = write(content, str(directory), kind)
         sizes = [path.stat().st_size for path in directory.iterdir()]
         self.nodes.append(
             NodeView(
                 name=name, stage=stage or name, key=f"{name}-0123456789abcdef", state="made" if made else "have",
-                reason="never made" if made else "complete", uri=str(directory), seconds=seconds,
+                reason="never made" if made else "complete", artifact=artifact, seconds=seconds,
                 num_bytes=sum(sizes), num_files=len(sizes), facts=facts or {}, mlflow_run_id=f"run-of-{name}",
                 config=config or {}, parents=parents,
             )
@@ -214,23 +286,19 @@ def demo(root: Path) -> FakeRun:
         "frames_per_s": 92.4,
         "num_workers": 2,
     }
-    run.add("synthesize", made=False, seconds=31.0, config={"num_unlabelled": 480, "codec": "libx264"})
-    run.add("ingest", {"index.parquet": records()}, parents=("synthesize",), made=False, seconds=4.2)
-    run.add("extract", {"ledger.parquet": records()}, parents=("ingest",), made=False, seconds=97.0, facts=facts)
+    run.add("synthesize", kind=Corpus, made=False, seconds=31.0, config={"num_unlabelled": 480, "codec": "libx264"})
+    run.add("ingest", records(), kind=Index, parents=("synthesize",), made=False, seconds=4.2)
+    run.add("extract", records(), parents=("ingest",), made=False, seconds=97.0, facts=facts)
     run.add("standardize", parents=("extract",), seconds=1.1)
-    run.add("pretrain", {"history.json": history()}, parents=("extract", "standardize"), seconds=61.0)
+    run.add("pretrain", history(), parents=("extract", "standardize"), seconds=61.0)
     finetuned = ("finetune-frame", "finetune-scratch", "finetune-pretrained")
     for name in finetuned:
         encoder = ("pretrain",) if name == "finetune-pretrained" else ()
-        run.add(name, stage="finetune", parents=("extract", "standardize", *encoder), seconds=14.0)
-    run.add("evaluate", {"scores.json": scores()}, parents=(*finetuned, "extract", "standardize"), seconds=6.0)
-    run.add("forecast", {"forecast.json": forecast()}, parents=("pretrain", "extract", "standardize"), seconds=5.0)
-    strip = {"title": "Input, reconstruction, prediction", "caption": "Rows: truth, output.", "file": "strip.png"}
-    moving = {"title": "A clip", "caption": "Moves right.", "file": "clip.gif", "kind": "animation"}
-    gallery = {
-        "gallery.json": [{**strip, "kind": "image"}, moving],
-        "strip.png": picture(),
-        "clip.gif": picture(160, 160, "gif"),
-    }
-    run.add("visualize", gallery, parents=("pretrain", "extract", "standardize"), seconds=3.0)
+        nothing_chosen = Selection(arm=name, choices=())
+        run.add(name, nothing_chosen, stage="finetune", parents=("extract", "standardize", *encoder), seconds=14.0)
+    run.add("evaluate", scores(), parents=(*finetuned, "extract", "standardize"), seconds=6.0)
+    run.add("forecast", forecast(), parents=("pretrain", "extract", "standardize"), seconds=5.0)
+    strip = Figure("strip.png", "Input, reconstruction, prediction", "Rows: truth, output.", picture())
+    clip = Figure("clip.gif", "A clip", "Moves right.", picture(160, 160, "gif"))
+    run.add("visualize", [strip, clip], parents=("pretrain", "extract", "standardize"), seconds=3.0)
     return run

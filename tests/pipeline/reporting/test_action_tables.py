@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,9 +12,11 @@ from pipeline.reporting.action_tables import SCRATCH, SINGLE_FRAME, action_table
 from pipeline.reporting.findings import findings
 from pipeline.reporting.paper_findings import LITTLE, paper_findings, verdict_of
 from pipeline.reporting.report import print_report, write_report
-from pipeline.reporting.results import Pair, Results, Scores
-from pipeline.reporting.results_reader import read_results
+from pipeline.reporting.results import Results, read_results
+from stages.datasets.splits import Coverage
+from stages.evaluation.score_table import PairedDifference, ScoreTable
 from stages.evaluation.scores import Unjudged, scores_of
+from stages.finetuning.selection import Selection
 from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
 from tests.pipeline.reporting.fake_run import FakeRun, demo
 
@@ -24,9 +26,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return read_results(actions(tmp_path_factory.mktemp("run")).view)
 
 
-def scores_of_run(root: Path, table: dict[str, Any]) -> Scores:
-    (found,) = read_results(actions(root, table).view).scores
-    return found
+def scores_of_run(root: Path, table: ScoreTable) -> ScoreTable:
+    (result,) = read_results(actions(root, table).view).scores
+    return result.content
 
 
 def test_every_cell_stands_beside_the_paper_s(results: Results) -> None:
@@ -43,12 +45,11 @@ def test_every_cell_stands_beside_the_paper_s(results: Results) -> None:
     assert small.score is not None
     assert small.score.mean == pytest.approx(SMALL["composite"], abs=0.015)
     assert (small.score.over, small.score.num_splits, small.score.num_samplings) == ("splits", 3, 10)
-    assert first.rows[2].cells[0].gain == results.scores[0].pair("LSTM from scratch", "composite", 0)
+    assert first.rows[2].cells[0].gain == results.scores[0].content.pair("LSTM from scratch", "composite", 0)
 
 
 def test_other_data_never_stand_beside_the_paper_s_accuracies(tmp_path: Path) -> None:
-    table = action_scores()
-    del table["dataset"], table["coverage"]
+    table = replace(action_scores(), dataset=None, coverage=())
     for found in action_tables(read_results(actions(tmp_path, table).view)):
         assert not found.is_same_data
         assert all(cell.paper is None for row in found.rows for cell in row.cells)
@@ -68,7 +69,7 @@ def test_the_page_says_what_was_missing_and_which_settings_were_chosen(tmp_path:
         assert said in html
 
 
-def verdicts(scores: Scores) -> dict[str, str]:
+def verdicts(scores: ScoreTable) -> dict[str, str]:
     """Verdict by the word that tells the claims apart."""
     words = ("single frames", "from scratch", "ways of pretraining is better than none with 10", "helps more", "alone",
              "conditional decoders")  # fmt: skip
@@ -77,7 +78,7 @@ def verdicts(scores: Scores) -> dict[str, str]:
 
 
 def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
-    assert verdicts(results.scores[0]) == {
+    assert verdicts(results.scores[0].content) == {
         "single frames": "holds",
         "from scratch": "holds",
         "ways of pretraining is better than none with 10": "holds",
@@ -112,7 +113,7 @@ def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
 def test_one_of_many_comparisons_has_to_be_as_sure_to_fail_as_to_hold(
     low: float, high: float, p_holm: float | None, expected: str
 ) -> None:
-    pair = Pair(
+    pair = PairedDifference(
         worse="a", better="b", labels_per_class=4, difference=(low + high) / 2, low=low, high=high, num_samplings=10,
         p_holm=p_holm,
     )  # fmt: skip
@@ -128,12 +129,13 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
     ]
     labels = [CLASSES[number % len(CLASSES)] for number in range(NUM_CLIPS)]
     pairs = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs).to_json()
-    table |= {"weights": {}, "dataset": "UCF-101"}
+    table = scores_of(found, dict.fromkeys((1, 2, 3), labels), pairs=pairs)
     run = FakeRun(tmp_path)
     for name, seconds in (("finetune composite", 312.0), ("flow finetune composite", 290.0)):
-        run.add(name, {}, stage="finetune", facts={"seconds_at_all": seconds}, config={"arm": "composite"})
-    run.add("fuse", {"scores.json": table}, parents=("finetune composite", "flow finetune composite"))
+        selection = Selection(arm="composite", choices=())
+        run.add(name, selection, stage="finetune", facts={"seconds_at_all": seconds}, config={"arm": "composite"})
+    fused = replace(table, weights={}, dataset="UCF-101")
+    run.add("fuse", fused, parents=("finetune composite", "flow finetune composite"))
     results = read_results(run.view)
     (fourth,) = action_tables(results)
     assert [(row.key.partition("-")[0], row.cells[0].seconds) for row in fourth.rows] == [
@@ -142,7 +144,7 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
         ("fuse", None),
     ]
     assert [str(row.cells[0].paper) for row in fourth.rows] == ["75.8", "None", "None"]
-    (finding,) = paper_findings(results.scores[0])
+    (finding,) = paper_findings(results.scores[0].content)
     assert finding.verdict == "holds"
     assert "is better than RGB and flow alone (Table 4)" in finding.headline
     assert "Table 4. RGB, flow, and both" in Path(write_report(run.view, str(tmp_path))).read_text()
@@ -150,12 +152,11 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
 
 def test_flow_stands_beside_the_paper_s_flow(tmp_path: Path) -> None:
     run = FakeRun(tmp_path)
-    run.add("flow evaluate", {"scores.json": action_scores()})
+    run.add("flow evaluate", action_scores())
     (first,) = action_tables(read_results(run.view))
     assert first.title == "Table 1. Action recognition by optical flow"
     assert [str(row.cells[0].paper) for row in first.rows] == ["None", "None", "None"]
-    on_hmdb = {**action_scores(), "dataset": "HMDB-51"}
-    run.add("flow evaluate of HMDB-51", {"scores.json": on_hmdb})
+    run.add("flow evaluate of HMDB-51", replace(action_scores(), dataset="HMDB-51"))
     found = action_tables(read_results(run.view))[-1]
     assert [row.cells[0].paper for row in found.rows] == [None, None, None]
 
@@ -164,14 +165,12 @@ def test_a_run_that_could_judge_nothing_shows_its_cells_empty(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = [Unjudged(arm, CLASSES, count, 2) for arm in (SINGLE_FRAME, SCRATCH, "composite") for count in (1, 10, 0)]
-    coverage = [
-        {"name": "UCF-101", "number": 1, "num_train": 0, "num_official_train": 9537, "num_test": 6,
-         "num_official_test": 3783},
-        {"name": "UCF-101", "number": 2, "num_train": 6, "num_official_train": 9586, "num_test": 0,
-         "num_official_test": 3734},
-    ]  # fmt: skip
+    coverage = (
+        Coverage(name="UCF-101", number=1, num_train=0, num_official_train=9537, num_test=6, num_official_test=3783),
+        Coverage(name="UCF-101", number=2, num_train=6, num_official_train=9586, num_test=0, num_official_test=3734),
+    )
     covered = {"dataset": "UCF-101", "num_clips": 6, "num_official_clips": 13320, "coverage": coverage}
-    view = actions(tmp_path / "run", {**scores_of(cells, {}).to_json(), **covered}).view
+    view = actions(tmp_path / "run", replace(scores_of(cells, {}), **covered)).view
     html = Path(write_report(view, str(tmp_path))).read_text()
     assert html.count("6 of the 13,320 clips of UCF-101 were there (0.045%)") >= 3
     assert "(test clips only: it judges nothing); split 2" in html

@@ -7,28 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.stage import Artifact
 from pipeline.reporting.claims import points
 from pipeline.reporting.findings import chain_verdict, findings, longest_chain
 from pipeline.reporting.forecast_findings import relative
-from pipeline.reporting.results import Pair, Results
-from pipeline.reporting.results_reader import read_results
+from pipeline.reporting.results import Results, read_results
+from stages.evaluation.score_table import PairedDifference
+from stages.models.artifacts import Encoder
+from stages.video.artifacts import Index
 from tests.pipeline.reporting.fake_run import (
     MEANS,
     PRETRAINED,
     SCRATCH,
     SINGLE,
+    Content,
     FakeRun,
     demo,
     forecast,
     pixel_scores,
     records,
     scores,
+    without_intervals,
 )
 
 
-def results_of(root: Path, **files: object) -> Results:
+def results_of(root: Path, content: Content, kind: type[Artifact] | None = None) -> Results:
     run = FakeRun(root)
-    run.add("node", {name.replace("__", "."): content for name, content in files.items()})
+    run.add("node", content, kind=kind)
     return read_results(run.view)
 
 
@@ -36,26 +41,28 @@ def said(results: Results) -> list[tuple[str, str]]:
     return [(finding.verdict, f"{finding.headline} {finding.detail}") for finding in findings(results)]
 
 
-def pair(worse: str, better: str, low: float, high: float) -> Pair:
+def pair(worse: str, better: str, low: float, high: float) -> PairedDifference:
     middle = (low + high) / 2
-    return Pair(worse=worse, better=better, labels_per_class=5, difference=middle, low=low, high=high, num_samplings=12)
+    return PairedDifference(
+        worse=worse, better=better, labels_per_class=5, difference=middle, low=low, high=high, num_samplings=12
+    )
 
 
 def test_an_ordering_that_holds_is_said_to_hold_with_its_differences(tmp_path: Path) -> None:
-    results = results_of(tmp_path, scores__json=scores())
+    results = results_of(tmp_path, scores())
     verdict, text = said(results)[0]
     assert verdict == "holds"
     assert text.startswith(
         "With 5 labels a class, the ordering single frame < LSTM from scratch < LSTM pretrained holds."
     )
-    for found in results.scores[0].pairs(5):
+    for found in results.scores[0].content.pairs(5):
         assert f"{points(found.difference)} points (95% interval {points(found.low)} to {points(found.high)})" in text
     assert said(results)[2] == ("holds", "The same ordering holds with 1, 2 and 10 labels a class. ")
 
 
 def test_an_ordering_that_fails_is_said_to_fail(tmp_path: Path) -> None:
     reversed_means = {**MEANS, PRETRAINED: (0.15, 0.2, 0.3, 0.5)}
-    verdict, text = said(results_of(tmp_path, scores__json=scores(reversed_means)))[0]
+    verdict, text = said(results_of(tmp_path, scores(reversed_means)))[0]
     assert verdict == "fails"
     assert "does not hold" in text
     assert "−" in text
@@ -64,7 +71,7 @@ def test_an_ordering_that_fails_is_said_to_fail(tmp_path: Path) -> None:
 
 def test_an_interval_around_zero_establishes_nothing(tmp_path: Path) -> None:
     undecided = {**MEANS, PRETRAINED: (0.40, 0.45, 0.45, 0.75)}
-    found = said(results_of(tmp_path, scores__json=scores(undecided)))
+    found = said(results_of(tmp_path, scores(undecided)))
     assert found[0][0] == "open"
     assert "is not established" in found[0][1]
     assert "which includes zero" in found[0][1]
@@ -89,10 +96,7 @@ def test_the_longest_chain_is_found_among_all_pairs() -> None:
 
 
 def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
-    single = scores()
-    for row in (*single["summary"], *single["paired"]):
-        row.update(low=None, high=None, num_samplings=1)
-    found = said(results_of(tmp_path, scores__json=single))
+    found = said(results_of(tmp_path, without_intervals(scores())))
     assert found[0][0] == "open"
     assert "paired over 1 sampling of the labels" in found[0][1]
     assert "points (no interval)" in found[0][1]
@@ -101,13 +105,13 @@ def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
 
 def test_no_better_than_chance_is_said(tmp_path: Path) -> None:
     means = {SINGLE: (0.12,) * 4, SCRATCH: (0.121,) * 4}
-    texts = [text for verdict, text in said(results_of(tmp_path, scores__json=scores(means))) if verdict == "open"]
+    texts = [text for verdict, text in said(results_of(tmp_path, scores(means))) if verdict == "open"]
     assert any("that is not above chance" in text for text in texts)
 
 
 def test_prediction_is_compared_with_both_baselines(tmp_path: Path) -> None:
-    verdict, text = said(results_of(tmp_path, forecast__json=forecast()))[0]
-    means = forecast()["means"]
+    verdict, text = said(results_of(tmp_path, forecast()))[0]
+    means = forecast().means
     assert verdict == "holds"
     assert f"{100 * (1 - means['composite LSTM'] / means['copy last frame']):.1f}% below copy last frame" in text
     assert f"{100 * (1 - means['composite LSTM'] / means['mean frame']):.1f}% below mean frame" in text
@@ -115,7 +119,7 @@ def test_prediction_is_compared_with_both_baselines(tmp_path: Path) -> None:
 
 
 def test_prediction_that_loses_to_copying_is_said_to_lose(tmp_path: Path) -> None:
-    verdict, text = said(results_of(tmp_path, forecast__json=forecast(error=320.0)))[0]
+    verdict, text = said(results_of(tmp_path, forecast(error=320.0)))[0]
     assert verdict == "fails"
     assert "does not beat every baseline" in text
     assert "above copy last frame" in text
@@ -124,10 +128,10 @@ def test_prediction_that_loses_to_copying_is_said_to_lose(tmp_path: Path) -> Non
 
 def advice(root: Path, *, error: float, facts: dict[str, int | float | str], residual: bool, num_videos: int) -> str:
     run = FakeRun(root)
-    run.add("index", {"index.parquet": records(num_videos)[:num_videos]})
+    run.add("index", records(num_videos)[:num_videos], kind=Index)
     settings = {"model": {"residual": residual}, "training": {"batch_size": 32}}
-    run.add("pretrain", parents=("index",), facts=facts, config=settings)
-    run.add("forecast", {"forecast.json": forecast(error)}, parents=("pretrain",))
+    run.add("pretrain", kind=Encoder, parents=("index",), facts=facts, config=settings)
+    run.add("forecast", forecast(error), parents=("pretrain",))
     texts = [text for _, text in said(read_results(run.view))]
     return next((text for text in texts if text.startswith("Why: ")), "")
 
@@ -158,32 +162,31 @@ def test_a_large_error_is_a_factor_and_no_percentage(error: float, reference: fl
 
 
 def test_pixels_are_beside_the_paper_only_in_its_own_protocol(tmp_path: Path) -> None:
-    verdict, text = said(results_of(tmp_path / "open", pixel_scores__json=pixel_scores()))[0]
+    verdict, text = said(results_of(tmp_path / "open", pixel_scores()))[0]
     assert verdict == "holds"
     assert "open loop, 331.4 nats/frame" in text
     assert "341.2" in text
     for name, changes in (("a", ("teacher forced", "nats/frame")), ("b", ("open loop", "squared error/frame"))):
-        assert "341.2" not in said(results_of(tmp_path / name, pixel_scores__json=pixel_scores(*changes)))[0][1]
-    worse = pixel_scores()
-    worse["rows"][0]["cross_entropy"] = 2000.0
-    assert said(results_of(tmp_path / "worse", pixel_scores__json=worse))[0][0] == "fails"
+        assert "341.2" not in said(results_of(tmp_path / name, pixel_scores(*changes)))[0][1]
+    table = pixel_scores()
+    worse = replace(table, rows=(replace(table.rows[0], cross_entropy=2000.0), *table.rows[1:]))
+    assert said(results_of(tmp_path / "worse", worse))[0][0] == "fails"
 
 
 def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
-    nothing = pixel_scores()
-    nothing["rows"] = nothing["rows"][1:]
-    assert said(results_of(tmp_path, pixel_scores__json=nothing))[0] == ("open", "No open loop figure was measured. ")
+    nothing = replace(pixel_scores(), rows=pixel_scores().rows[1:])
+    assert said(results_of(tmp_path, nothing))[0] == ("open", "No open loop figure was measured. ")
 
 
 def test_the_ledger_is_added_up(tmp_path: Path) -> None:
-    text = next(text for _, text in said(results_of(tmp_path, ledger__parquet=records())) if "videos" in text)
+    text = next(text for _, text in said(results_of(tmp_path, records())) if "videos" in text)
     assert "Of 62 videos, 60 are whole, 1 partial, 1 rejected." in text
     assert "2,220 expected = 2,041 decoded + 0 dropped + 179 missing" in text
 
 
 def test_an_index_alone_claims_no_frames(tmp_path: Path) -> None:
     promised = [replace(r, frames_decoded=None, frames_dropped=None, frames_missing=None) for r in records()]
-    text = next(text for _, text in said(results_of(tmp_path, index__parquet=promised)) if "videos" in text)
+    text = next(text for _, text in said(results_of(tmp_path, promised, Index)) if "videos" in text)
     assert "Frames were not counted" in text
 
 

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.reporting.introduction import introduction
-from pipeline.reporting.results_reader import read_results
+from pipeline.reporting.results import read_results
 from stages.extract import ExtractConfig
+from stages.models.artifacts import Encoder
 from stages.pretrain import PretrainConfig
 from tests.pipeline.reporting.fake_run import FakeRun, forecast, pixel_scores, records, scores
 
@@ -19,10 +20,10 @@ def lines(run: FakeRun) -> dict[str, str]:
 def test_four_lines_say_what_was_run(tmp_path: Path) -> None:
     extraction, pretraining = ExtractConfig(), PretrainConfig()
     run = FakeRun(tmp_path)
-    run.add("extract", {"ledger.parquet": records()}, facts={"dim": 640}, config=asdict(extraction))
-    run.add("pretrain", config=asdict(pretraining))
-    run.add("evaluate", {"scores.json": scores()})
-    run.add("forecast", {"forecast.json": forecast()})
+    run.add("extract", records(), facts={"dim": 640}, config=asdict(extraction))
+    run.add("pretrain", kind=Encoder, config=asdict(pretraining))
+    run.add("evaluate", scores())
+    run.add("forecast", forecast())
     said = lines(run)
     assert list(said) == ["Percepts", "Task", "Models", "Videos"]
     for word in (extraction.convnet.name, str(extraction.convnet.layer), "640 numbers", "one frame"):
@@ -42,7 +43,7 @@ def test_four_lines_say_what_was_run(tmp_path: Path) -> None:
 
 def test_a_run_of_pixels_has_no_percepts(tmp_path: Path) -> None:
     run = FakeRun(tmp_path)
-    run.add("pixels", {"pixel_scores.json": pixel_scores()})
+    run.add("pixels", pixel_scores())
     said = lines(run)
     assert list(said) == ["Task"]
     assert "open loop, in nats/frame" in said["Task"]
@@ -53,8 +54,8 @@ def test_six_models_of_one_size_share_a_line(tmp_path: Path) -> None:
     for decoders in ("autoencoder", "future"):
         config = asdict(PretrainConfig())
         config["model"]["decoders"] = decoders
-        run.add(f"pretrain {decoders}", stage="pretrain", config=config)
+        run.add(f"pretrain {decoders}", kind=Encoder, config=config)
     assert "autoencoder and future predictor: 1 layer" in lines(run)["Models"]
     config["model"]["num_units"] = 64
-    run.add("pretrain small", stage="pretrain", config=config)
+    run.add("pretrain small", kind=Encoder, config=config)
     assert lines(run)["Models"].count("layer") == 3

@@ -18,10 +18,14 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Output, Store
 from pipeline.reporting.report import MAX_BAD_VIDEOS, NodeView, RunView, fact, print_report, write_report
-from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
+from stages.evaluation.artifacts import SCORES_FILE, Scores
+from stages.figures.gallery import Figure
+from stages.video.artifacts import Index
+from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, Total, add, count
 from tests.pipeline.reporting.fake_run import (
     CLASSES,
     MEANS,
+    Content,
     FakeRun,
     demo,
     forecast,
@@ -30,6 +34,7 @@ from tests.pipeline.reporting.fake_run import (
     pixel_scores,
     records,
     scores,
+    without_intervals,
 )
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\x1b[2J 🎬"
@@ -90,12 +95,12 @@ def run(tmp_path: Path) -> FakeRun:
 
 def test_every_number_of_the_comparison_is_on_the_page_and_in_the_terminal(run: FakeRun, tmp_path: Path) -> None:
     page, printed = Page(written(run.view, tmp_path)).text, terminal(run.view)
-    for row in scores()["summary"]:
-        assert f"{100 * row['mean']:.1f} {100 * row['low']:.1f} to {100 * row['high']:.1f}" in page
-        assert f"{100 * row['mean']:.1f} ± {50 * (row['high'] - row['low']):.1f}" in printed
-    for row in scores()["paired"]:
-        assert f"{100 * row['difference']:+.1f} {100 * row['low']:+.1f} to {100 * row['high']:+.1f}" in page
-    for name, mean in forecast()["means"].items():
+    for row in scores().summary:
+        assert f"{100 * row.mean:.1f} {100 * row.low:.1f} to {100 * row.high:.1f}" in page
+        assert f"{100 * row.mean:.1f} ± {50 * (row.high - row.low):.1f}" in printed
+    for row in scores().paired:
+        assert f"{100 * row.difference:+.1f} {100 * row.low:+.1f} to {100 * row.high:+.1f}" in page
+    for name, mean in forecast().means.items():
         assert f"{name} {mean:.1f}" in page
         assert f"{mean:.1f}" in printed
     assert "2,220 2,041 0 179" in page
@@ -106,8 +111,8 @@ def test_every_number_of_the_comparison_is_on_the_page_and_in_the_terminal(run: 
 def test_the_best_of_each_column_is_bold(run: FakeRun, tmp_path: Path) -> None:
     html = written(run.view, tmp_path)
     bold = re.findall(r'<td class="n best">([\d.]+)', html)
-    summary = scores()["summary"]
-    best = [max(row["mean"] for row in summary if row["labels_per_class"] == n) for n in (1, 2, 5, 10)]
+    summary = scores().summary
+    best = [max(row.mean for row in summary if row.labels_per_class == n) for n in (1, 2, 5, 10)]
     assert bold == [f"{100 * mean:.1f}" for mean in best]
 
 
@@ -145,19 +150,15 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
     names = (*CLASSES[:-1], HOSTILE)
     bad = [replace(record, uri=f"/v/{HOSTILE}", reason=HOSTILE) for record in records(0)]
-    run.add(
-        "evaluate",
-        {
-            "scores.json": scores({**MEANS, HOSTILE: (0.3, 0.5, 0.6, 0.8)}, names),
-            "forecast.json": {**forecast(), "unit": HOSTILE},
-            "pixel_scores.json": {**pixel_scores(), "protocol": HOSTILE},
-            "gallery.json": [{"title": HOSTILE, "caption": HOSTILE, "file": "a.png", "kind": "image"}],
-            "a.png": picture(),
-            "ledger.parquet": bad,
-        },
-        facts={HOSTILE: HOSTILE},
-        config={HOSTILE: [HOSTILE]},
-    )
+    contents: list[Content] = [
+        scores({**MEANS, HOSTILE: (0.3, 0.5, 0.6, 0.8)}, names),
+        replace(forecast(), unit=HOSTILE),
+        replace(pixel_scores(), protocol=HOSTILE),
+        [Figure("a.png", HOSTILE, HOSTILE, picture())],
+        bad,
+    ]
+    for number, content in enumerate(contents):
+        run.add(f"node {number}", content, facts={HOSTILE: HOSTILE}, config={HOSTILE: [HOSTILE]})
     nodes = tuple(replace(node, name=HOSTILE, reason=HOSTILE, mlflow_run_id=HOSTILE) for node in run.nodes)
     html = written(replace(run.view, title=HOSTILE, command=HOSTILE, store_uri=HOSTILE, nodes=nodes), tmp_path)
     page = Page(html)
@@ -172,29 +173,36 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
 
 def test_names_with_brackets_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
-    run.add("[bold]node[/nope]", {"forecast.json": forecast()})
+    run.add("[bold]node[/nope]", forecast())
     assert "[bold]node[/nope]" in terminal(run.view)
 
 
 @pytest.mark.parametrize(
-    ("files", "present"),
+    ("content", "present"),
     [
-        ({}, set()),
-        ({"scores.json": scores()}, {"Accuracy", "Beside the paper"}),
-        ({"history.json": history()}, {"Training"}),
-        ({"forecast.json": forecast()}, {"Predicting the future"}),
-        ({"pixel_scores.json": pixel_scores()}, {"Predicting pixels", "Beside the paper"}),
-        ({"ledger.parquet": records()}, {"Videos and percepts"}),
-        ({"index.parquet": records()}, {"Videos and percepts"}),
+        (None, set()),
+        (scores(), {"Accuracy", "Beside the paper"}),
+        (history(), {"Training"}),
+        (forecast(), {"Predicting the future"}),
+        (pixel_scores(), {"Predicting pixels", "Beside the paper"}),
+        (records(), {"Videos and percepts"}),
     ],
-    ids=lambda value: "-".join(sorted(value)) or "nothing",
+    ids=lambda value: type(value).__name__,
 )
-def test_what_a_run_lacks_has_no_section(files: dict[str, object], present: set[str], tmp_path: Path) -> None:
+def test_what_a_run_lacks_has_no_section(content: Content, present: set[str], tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
-    run.add("node", files)
+    run.add("node", content)
     headings = set(re.findall(r"<h2>(.*?)</h2>", written(run.view, tmp_path)))
     assert headings == {"What was reused and what was made", "Provenance"} | present
     assert terminal(run.view)
+
+
+def test_an_index_without_a_ledger_has_promises_only(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "store")
+    run.add("ingest", records(), kind=Index)
+    text = Page(written(run.view, tmp_path)).text
+    section = text[text.index("Videos and percepts") :]
+    assert "2,220 not decoded" in section
 
 
 def test_a_run_without_nodes_is_still_a_page(tmp_path: Path) -> None:
@@ -204,17 +212,18 @@ def test_a_run_without_nodes_is_still_a_page(tmp_path: Path) -> None:
 def test_several_nodes_of_a_kind_are_all_shown(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
     for name in ("first", "second"):
-        run.add(name, {"scores.json": scores(), "history.json": history(), "forecast.json": forecast()})
+        for result in (scores(), history(), forecast()):
+            run.add(f"{name} {type(result).__name__}", result)
     html = written(run.view, tmp_path)
     assert html.count("Clips recognised, %") == 2
-    assert "Loss of first" in html
-    assert "Loss of second" in html
+    assert "Loss of first TrainingHistory" in html
+    assert "Loss of second TrainingHistory" in html
 
 
 def test_protocols_and_data_sets_are_never_mixed(tmp_path: Path) -> None:
     def page(name: str, *arguments: str) -> str:
         run = FakeRun(tmp_path / name)
-        run.add("pixels", {"pixel_scores.json": pixel_scores(*arguments)})
+        run.add("pixels", pixel_scores(*arguments))
         text = Page(written(run.view, tmp_path / name)).text
         assert ("350.2" in text[: text.find("Beside the paper")]) is False
         return text.partition("Beside the paper")[0]
@@ -233,11 +242,12 @@ def test_protocols_and_data_sets_are_never_mixed(tmp_path: Path) -> None:
 
 
 def test_teacher_forced_figures_have_a_table_of_their_own(tmp_path: Path) -> None:
-    run, both = FakeRun(tmp_path / "store"), pixel_scores()
-    both["rows"][0] |= {"teacher_forced_cross_entropy": 150.25, "reconstruction_cross_entropy": 99.5}
-    both["rows"][1] |= {"reconstruction_cross_entropy": 88.5}
-    both["num_test_sequences"] = 500
-    run.add("pixels", {"pixel_scores.json": both})
+    run, table = FakeRun(tmp_path / "store"), pixel_scores()
+    rows = (
+        replace(table.rows[0], teacher_forced_cross_entropy=150.25, reconstruction_cross_entropy=99.5),
+        replace(table.rows[1], reconstruction_cross_entropy=88.5),
+    )
+    run.add("pixels", replace(table, rows=rows, num_test_sequences=500))
     text = Page(written(run.view, tmp_path)).text
     section = text[text.index("Predicting pixels") : text.index("Beside the paper")]
     open_loop, forced = section.split("pixels: teacher forced, nats/frame")
@@ -248,10 +258,8 @@ def test_teacher_forced_figures_have_a_table_of_their_own(tmp_path: Path) -> Non
 
 
 def test_one_sampling_has_no_interval_anywhere(tmp_path: Path) -> None:
-    run, single = FakeRun(tmp_path / "store"), scores()
-    for row in (*single["summary"], *single["paired"]):
-        row.update(low=None, high=None, num_samplings=1)
-    run.add("evaluate", {"scores.json": single})
+    run = FakeRun(tmp_path / "store")
+    run.add("evaluate", without_intervals(scores()))
     html = written(run.view, tmp_path)
     assert "one sampling" in html
     assert 'class="interval"' not in html
@@ -267,7 +275,7 @@ def test_recalled_figures_of_the_paper_stand_in_one_section(run: FakeRun, tmp_pa
 
 
 def test_nothing_is_said_to_be_from_memory(run: FakeRun, tmp_path: Path) -> None:
-    run.add("pixels", {"pixel_scores.json": pixel_scores()})
+    run.add("pixels", pixel_scores())
     text = Page(written(run.view, tmp_path)).text
     assert "memory" not in text
     assert "~" not in text
@@ -283,7 +291,7 @@ def test_the_percepts_of_a_run_are_described_with_units(run: FakeRun, tmp_path: 
 def test_long_lists_of_bad_videos_are_cut_with_a_count(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
     song = records(0)[-1]
-    run.add("extract", {"ledger.parquet": [replace(song, uri=f"/v/song{i}.mp3") for i in range(MAX_BAD_VIDEOS + 7)]})
+    run.add("extract", [replace(song, uri=f"/v/song{i}.mp3") for i in range(MAX_BAD_VIDEOS + 7)])
     text = Page(written(run.view, tmp_path)).text
     assert f"Bad videos: {MAX_BAD_VIDEOS + 7}" in text
     assert text.count("/v/song") == MAX_BAD_VIDEOS
@@ -297,7 +305,7 @@ def test_a_video_of_index_and_ledger_counts_once(run: FakeRun, tmp_path: Path) -
 
 
 def test_a_picture_too_large_for_the_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.reporting.results_reader.MAX_PICTURE_BYTES", 100)
+    monkeypatch.setattr("pipeline.reporting.results.MAX_PICTURE_BYTES", 100)
     text_and_tags = Page(written(demo(tmp_path / "store").view, tmp_path))
     assert text_and_tags.tags["img"] == 0
     assert "Too large for this page" in text_and_tags.text
@@ -309,8 +317,9 @@ def test_a_picture_too_large_for_the_page_is_named(tmp_path: Path, monkeypatch: 
 )
 def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
-    run.add("evaluate", {"scores.json": content})
-    with pytest.raises(CorruptArtifact, match=r"evaluate/scores\.json is not what the report expects"):
+    artifact = Scores(str(run.add("evaluate", kind=Scores)))
+    Path(artifact.path(SCORES_FILE)).write_bytes(content)
+    with pytest.raises(CorruptArtifact, match=r"evaluate/scores\.json"):
         write_report(run.view, str(tmp_path))
 
 
@@ -351,5 +360,5 @@ def test_a_view_is_made_from_a_step(tmp_path: Path) -> None:
     view = NodeView.of(step, manifest, store)
     assert (view.name, view.stage, view.state, view.parents) == ("total", "add", "made", ("count",))
     assert (view.num_bytes, view.num_files, view.seconds) == (7, 2, 2.5)
-    assert view.path("x") == f"{tmp_path}/store/add/{node.key}/x"
+    assert view.artifact == Total(f"{tmp_path}/store/add/{node.key}", node.key)
     assert NodeView.of(replace(step, manifest=manifest), manifest, store).state == "have"
