@@ -28,7 +28,7 @@ def forecast_findings(results: Results, result: NodeResult[ForecastErrors]) -> l
     models = [(name, mean) for name, mean in forecast.means.items() if name not in BASELINES]
     findings = [_compared(forecast, name, mean, baselines) for name, mean in models if baselines]
     if any(finding.verdict == "fails" for finding in findings):
-        findings.append(_advice(results, result.node))
+        findings += _advice(results, result.node)
     return findings
 
 
@@ -78,7 +78,7 @@ def _ranges(frames: Sequence[int]) -> list[str]:
     ]
 
 
-def _advice(results: Results, forecast: NodeView) -> Finding:
+def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     nodes = {node.name: node for node in results.view.nodes}
     pretrained = [nodes[name] for name in forecast.parents if isinstance(nodes[name].artifact, Encoder)]
     histories = {history.name: history.content for history in results.histories}
@@ -100,9 +100,10 @@ def _advice(results: Results, forecast: NodeView) -> Finding:
     if not reasons:
         reasons.append("nothing in the run's settings explains it")
         options.append("a larger model (--pretrain.num-units) and another --pretrain.optimizer.learning-rate")
-    return Finding(
-        "note", f"Why: {listed_words(reasons, 'and')}.", f"To try: {listed_words(list(dict.fromkeys(options)), 'or')}."
-    )
+    return [
+        Finding("note", f"Why: {listed_words(reasons, 'and')}."),
+        Finding("note", f"To try: {listed_words(list(dict.fromkeys(options)), 'or')}."),
+    ]
 
 
 def _passes(node: NodeView) -> float | None:

@@ -133,7 +133,7 @@ def advice(root: Path, *, error: float, facts: dict[str, int | float | str], res
     run.add("pretrain", kind=Encoder, parents=("index",), facts=facts, config=settings)
     run.add("forecast", forecast(error), parents=("pretrain",))
     texts = [text for _, text in said(read_results(run.view))]
-    return next((text for text in texts if text.startswith("Why: ")), "")
+    return "".join(text for text in texts if text.startswith(("Why: ", "To try: ")))
 
 
 def test_a_model_that_loses_to_copying_comes_with_reasons_and_options(tmp_path: Path) -> None:
