@@ -24,7 +24,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.store import DEFAULT_STORE, Store
 
 if TYPE_CHECKING:
-    from pipeline.upkeep.inspection import Fault, Inspection
+    from pipeline.upkeep.faults import Fault
+    from pipeline.upkeep.inspection import Inspection
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
 from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
+from pipeline.upkeep.faults import MAKE_AGAIN, SET_ASIDE, Fault, Kind, broken_shard, foreign_file
 from pipeline.upkeep.lineage import KEY
 from stages.percepts.integrity import ACCOUNT, IntactShard, ledger_faults, shard_faults
 from stages.percepts.shards import (
@@ -31,44 +32,8 @@ from stages.video.probe_cache import PROBE_CACHE
 from stages.video.probe_cache import read_file as read_probe_cache_file
 from stages.video.record_table import digests
 
-Kind = Literal[
-    "damaged",
-    "missing",
-    "account",
-    "input gone",
-    "unfinished",
-    "unrecorded",
-    "replaced",
-    "taken down",
-    "temporary",
-    "foreign",
-]
-
-SET_ASIDE: Final = "set-aside"
-"""Directory of the store into which a repair moves foreign files."""
 NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", SET_ASIDE)
 """Directories of the store that hold no artifact: only their unfinished writes are looked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """Something in a store that is not as it should be."""
-
-    kind: Kind
-    path: str
-    """Path relative to the store's root."""
-    what: str
-    repair: str
-    """Action that mends it; `--repair` takes it, unless it begins with "you"."""
-    removes: tuple[str, ...] = ()
-    """Paths that the repair removes, in this order."""
-    takes_down: str = ""
-    """sha256 of the video that the repair takes out of the shard."""
-
-    @property
-    def is_repairable(self) -> bool:
-        """True if `--repair` can mend it."""
-        return bool(self.removes or self.takes_down) or self.kind == "foreign"
 
 
 @dataclass
@@ -142,7 +107,7 @@ class Inspection:
             elif len(parts) >= 3 and parts[0] != PERCEPTS and KEY.fullmatch(parts[1]):
                 artifacts.setdefault("/".join(parts[:2]), []).append(name)
             else:
-                yield _foreign(name)
+                yield foreign_file(name)
 
     def _is_old(self, *names: str) -> bool:
         return time.time() - max(self.states[name].modified_s for name in names) >= self.grace_s
@@ -215,7 +180,7 @@ class Inspection:
         expected = {f"{name}/{file}": output for file, output in manifest.outputs.items()}
         for path in files:
             if path not in expected and path != manifest_name:
-                yield _foreign(path)
+                yield foreign_file(path)
         faults = list(self._hash(expected))
         for path, kind, what in faults:
             removes = (manifest_name, path) if SHARDS_FILE in manifest.outputs else (manifest_name, name)
@@ -244,7 +209,7 @@ class Inspection:
             try:
                 shard = self._sidecar(path)
             except (ValueError, KeyError, TypeError, AssertionError) as error:
-                broken.append(_broken(path, "damaged", f"its sidecar is not one of this shard ({error})"))
+                broken.append(broken_shard(path, "damaged", f"its sidecar is not one of this shard ({error})"))
             else:
                 replaces[path] = shard.replaces
                 expected[path] = Output(sha256=shard.sha256, num_bytes=shard.bytes)
@@ -258,12 +223,12 @@ class Inspection:
         faults = {path: (kind, what) for path, kind, what in self._hash({path: expected[path] for path in current})}
         for path in current:
             if path in faults:
-                broken.append(_broken(path, *faults[path]))
+                broken.append(broken_shard(path, *faults[path]))
                 continue
             shard = self._sidecar(path)
             wrong = "; ".join(shard_faults(self.store.root, shard))
             if wrong:
-                broken.append(_broken(path, "account", wrong))
+                broken.append(broken_shard(path, "account", wrong))
                 continue
             shards[path] = IntactShard.of(shard)
             for video in sorted(taken & shard.results.keys()):
@@ -311,7 +276,7 @@ class Inspection:
                     )
         for path in sorted(users):
             if path not in {fault.path for fault in broken}:
-                broken.append(_broken(path, "missing", "the shard is gone, and nothing replaces it"))
+                broken.append(broken_shard(path, "missing", "the shard is gone, and nothing replaces it"))
         for fault in broken:
             names = users.get(fault.path, [])
             for_it = f" and {len(names)} artifacts that use it" if names else ""
@@ -329,15 +294,3 @@ class Inspection:
         self.num_shards = len(shards)
         self.num_videos = sum(len(shard.sha256_U) for shard in shards.values())
         self.num_frames = {name: sum(shard.num_frames[name] for shard in shards.values()) for name in ACCOUNT}
-
-
-MAKE_AGAIN: Final = "remove it; the next run of its recipe makes it again"
-
-
-def _foreign(name: str) -> Fault:
-    what = "nothing of percepts has such a name"
-    return Fault(kind="foreign", path=name, what=what, repair=f"move it to {SET_ASIDE}/")
-
-
-def _broken(path: str, kind: Kind, what: str) -> Fault:
-    return Fault(kind=kind, path=path, what=what, repair="", removes=(sidecar(path), path))

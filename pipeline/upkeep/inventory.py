@@ -1,21 +1,31 @@
-"""The inventory of a store: what it knows of every video."""
+"""The inventory of a store: the artifacts that list videos, and what is known of each video."""
 
 from __future__ import annotations
 
-from pipeline.core.files import exists, join
-from pipeline.engine.store import Store
+from collections.abc import Iterable, Iterator
+
+from pipeline.core.files import join
+from pipeline.engine.store import Manifest, Store
 from stages.percepts.shards import LEDGER_FILE
 from stages.video.artifacts import INDEX_NAME
-from stages.video.ledger import VideoRecord, read_records
+from stages.video.ledger import VideoRecord, iter_records
+
+
+def iter_listings(
+    store: Store, manifests: Iterable[Manifest], names: tuple[str, ...] = (INDEX_NAME, LEDGER_FILE)
+) -> Iterator[tuple[Manifest, Iterator[VideoRecord]]]:
+    """Yields the artifacts that hold an index or a ledger, of whatever stage, each with its rows."""
+    for manifest in manifests:
+        for name in names:
+            if name in manifest.outputs:
+                yield manifest, iter_records(join(store.directory(manifest.stage, manifest.key), name))
 
 
 def videos(store: Store) -> list[VideoRecord]:
     """Returns one record for each content and index URI, sorted by URI: the newest extraction's, else the index's."""
+    manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key))
     newest: dict[tuple[str, str], VideoRecord] = {}
-    for stage, name in (("ingest", INDEX_NAME), ("extract", LEDGER_FILE)):
-        for manifest in sorted(store.manifests(stage), key=lambda manifest: (manifest.finished_at, manifest.key)):
-            uri = join(store.directory(stage, manifest.key), name)
-            # An extraction may have been made of something other than an index and keep no ledger.
-            if stage == "ingest" or exists(uri):
-                newest.update({(record.sha256, record.uri): record for record in read_records(uri)})
+    for name in (INDEX_NAME, LEDGER_FILE):
+        for _, records in iter_listings(store, manifests, (name,)):
+            newest.update({(record.sha256, record.uri): record for record in records})
     return [newest[key] for key in sorted(newest, key=lambda key: (key[1], key[0]))]

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 from pipeline.core.files import absolute, exists, filesystem, join, sha256_file
 from pipeline.core.stage import Holding
 from pipeline.engine.store import MANIFEST, Manifest, Store
+from pipeline.upkeep.inventory import iter_listings
 from stages.datasets.artifacts import PATCHES_MANIFEST
 from stages.datasets.splits import SPLITS_FILE
 from stages.percepts.shards import LEDGER_FILE, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns
 from stages.video.artifacts import INDEX_NAME, MANIFEST_NAME
-from stages.video.ledger import VideoRecord, iter_records
+from stages.video.ledger import VideoRecord
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from pipeline.engine.tracking import TrackedRun
@@ -125,7 +126,7 @@ def holding(manifest: Manifest) -> Holding:
 def _direct(store: Store, manifests: Sequence[Manifest], video: str) -> set[str]:
     """Returns keys of indexes that name the video, extractions with frames of it and corpora that hold its file."""
     keys = set()
-    for manifest, records in _indexes(store, manifests):
+    for manifest, records in iter_listings(store, manifests):
         of_video = [record for record in records if record.sha256 == video and record.frames_decoded != 0]
         if of_video:
             keys.add(manifest.key)
@@ -134,14 +135,6 @@ def _direct(store: Store, manifests: Sequence[Manifest], video: str) -> set[str]
             if record.uri.startswith(f"{store.root}/") and len(inside) > 2:
                 keys.add(inside[1])
     return keys
-
-
-def _indexes(store: Store, manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Iterator[VideoRecord]]]:
-    """Yields artifacts that list videos, with their rows, of whatever stage."""
-    for manifest in manifests:
-        for name in (INDEX_NAME, LEDGER_FILE):
-            if name in manifest.outputs:
-                yield manifest, iter_records(join(store.directory(manifest.stage, manifest.key), name))
 
 
 def _seen(manifests: Sequence[Manifest], direct: Collection[str], at: datetime) -> dict[str, Manifest]:
@@ -173,7 +166,7 @@ def _directories(store: Store) -> list[str]:
 
 def _records(store: Store) -> Iterator[VideoRecord]:
     """Yields the rows of all indexes and ledgers, one after the other."""
-    for _, records in _indexes(store, list(store.manifests())):
+    for _, records in iter_listings(store, list(store.manifests())):
         yield from records
 
 

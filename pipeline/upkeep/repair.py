@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.core.files import filesystem, join, remove
 from pipeline.engine.store import Store
 from pipeline.upkeep.compaction import rewrite
-from pipeline.upkeep.inspection import SET_ASIDE, Fault
+from pipeline.upkeep.faults import SET_ASIDE, Fault
 from stages.percepts.shards import read_shards
 
 
