@@ -30,7 +30,8 @@ def store(tmp_path: Path) -> Store:
 def commit(store: Store, stage: str, key: str, name: str, records: list[VideoRecord], finished_at: str) -> None:
     write_records(f"{store.directory(stage, key)}/{name}", records, store_uri=store.root)
     facts = {"version": 1, "name": stage, "recipe": "test", "config": {}, "inputs": {}}
-    store.commit(Manifest(stage=stage, key=key, finished_at=finished_at, **facts))  # type: ignore[arg-type]
+    outputs = store.outputs(stage, key)
+    store.commit(Manifest(stage=stage, key=key, finished_at=finished_at, outputs=outputs, **facts))  # type: ignore[arg-type]
 
 
 def test_extraction_has_the_last_word(store: Store) -> None:
