@@ -19,11 +19,10 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
 from pipeline.core.rates import extraction_seconds
 from pipeline.core.stage import Context, Estimate, stage
-from stages.convnets.convnet import percept_dim
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.extract_shards import extract_shards
-from stages.extraction.shard_extractor import ShardDone
 from stages.extraction.shard_plan import collect_results, make_plan
+from stages.extraction.shard_task import ShardDone
 from stages.extraction.timings import bottleneck_line, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation
 from stages.percepts.artifacts import Percepts
@@ -53,6 +52,8 @@ class ExtractConfig(ExtractionConfig):
 
 def estimate_extraction(config: ExtractConfig, num_frames: int, frames_per_s: float | None = None) -> Estimate:
     """Frames, bytes before compression, and seconds where a rate is known; with a target rate_fps, upper bounds."""
+    from stages.convnets.convnet import percept_dim
+
     row_bytes = 2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES
     seconds = None if frames_per_s is None else num_frames / frames_per_s
     return Estimate(num_frames=num_frames, num_bytes=num_frames * row_bytes, seconds=seconds)

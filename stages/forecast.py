@@ -27,8 +27,7 @@ from stages.models.config import CompositeConfig
 from stages.models.names import model_names
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
-from stages.percepts.transforms import raw
+from stages.percepts.transforms import Standardisation, raw
 
 UNIT = "squared error per frame, standardised percepts"
 WINDOWS_AN_ITEM = 128

@@ -46,6 +46,12 @@ HASH_BYTES = 1 << 20
 PARTS = "parts"
 """Directory of what an unfinished run has found."""
 
+DEFAULT_PART = "unlabelled"
+"""The part of videos whose manifest names none, or that come without a manifest."""
+
+HELD_OUT_PART = "test"
+"""The part of videos that are held out."""
+
 INDEX_BYTES_A_VIDEO = 100
 """Of `index.parquet`, about."""
 
@@ -57,20 +63,14 @@ class IngestConfig:
     videos: tuple[str, ...] = ()
     """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs, besides the corpus that a
     stage before may have made."""
-    part: str = "unlabelled"
-    """Part of the videos whose manifest names none, or that come without one."""
     held_out: float = 0.0
-    """Share of those videos, in whole groups, that goes to part `held_out_part` instead; 0: none."""
-    held_out_part: str = "test"
-    """Part of the videos that are held out."""
+    """The share of the videos without a part, in whole groups, that goes to part test instead of unlabelled."""
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected; extract takes the same."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
-        if self.held_out and self.held_out_part == self.part:
-            raise ConfigError(f"held_out_part is {self.part!r}, as is the part of the others: name another")
 
 
 def list_sources(config: IngestConfig) -> SourceListing | None:
@@ -245,7 +245,7 @@ def _final(
     twice."""
     first_N = results.first()
     for place, source in enumerate(listing.sources):
-        part = config.held_out_part if is_aside_N[place] else source.part or config.part
+        part = HELD_OUT_PART if is_aside_N[place] else source.part or DEFAULT_PART
         record = replace(results[place], label=source.label, part=part, group=source.group)
         original = int(first_N[place])
         if original != place:

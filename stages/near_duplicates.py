@@ -26,7 +26,7 @@ from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import DuplicateReport, NearDuplicates, SuspectedClip
 from stages.evaluation.similarity import best_matches, looks, similarities
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.video.ledger import VideoRecord
 
 NOTHING_TO_COMPARE = "No test clip was there, so that none was compared with the videos that were pretrained on."

@@ -17,7 +17,7 @@ import csv
 import io
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError, SourceError
@@ -50,26 +50,12 @@ class UnpackConfig:
 
     archives: tuple[str, ...]
     """Files or URLs that end in .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .rar."""
-    max_bytes: int = ArchiveLimits.max_bytes
-    """Unpacked bytes of an archive."""
-    max_files: int = ArchiveLimits.max_files
-    """Members of an archive."""
-    max_ratio: float = ArchiveLimits.max_ratio
-    """Unpacked bytes to packed ones."""
-    max_depth: int = ArchiveLimits.max_depth
-    """Archives inside each other."""
+    limits: ArchiveLimits = field(default_factory=ArchiveLimits)
+    """The bounds beyond which an archive is refused."""
 
     def __post_init__(self) -> None:
         if not self.archives:
             raise ConfigError("archives is empty; name at least one")
-        _ = self.limits
-
-    @property
-    def limits(self) -> ArchiveLimits:
-        """The limits as the video room takes them. Raises ConfigError."""
-        return ArchiveLimits(
-            max_bytes=self.max_bytes, max_files=self.max_files, max_ratio=self.max_ratio, max_depth=self.max_depth
-        )
 
 
 def snapshot(config: UnpackConfig) -> str:

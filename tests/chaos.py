@@ -38,7 +38,7 @@ import cluster.session
 from cluster.session import session
 from pipeline.core.files import list_files
 from pipeline.core.stage import Context, Resources
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts

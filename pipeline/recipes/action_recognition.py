@@ -20,8 +20,8 @@ from pipeline.recipes.existing_models import PretrainedNodes, add_existing_model
 from pipeline.recipes.model_variants import PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
-from pipeline.recipes.video_inputs import ONE_LIMITS, add_unpacked, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
+from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
 from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
@@ -35,7 +35,6 @@ from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig
 from stages.select_clips import SelectClipsConfig, select_clips
 from stages.standardize import StandardizeConfig, standardize
-from stages.video.container import Limits
 
 ACTION_LSTM = FinetuneConfig(
     arm="LSTM",
@@ -46,7 +45,7 @@ ACTION_LSTM = FinetuneConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionOptions(RunOptions):
+class ActionOptions(VideoOptions):
     """Options that the recipes of the two data sets share."""
 
     dataset: ClassVar[DataSetKey]
@@ -62,8 +61,6 @@ class ActionOptions(RunOptions):
     """Numbers of the official splits to run."""
     validation_fraction: float = 0.1
     """Share of each class's training clips that is held out, in whole sources, to choose settings on."""
-    limits: Limits = Limits()
-    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     tables: tuple[Table, ...] = ("1", "3", "curve")
     """Tables to measure, any of 1, 3, 4 and curve. 4 needs --flow-percepts. With none, percepts and splits are prepared
@@ -115,7 +112,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     if not (options.videos and options.lists):
         lacks = " and ".join(flag for flag in ("videos", "lists") if not getattr(options, flag))
         raise DataSetError(f"{data.name} needs --videos (its clips) and --lists; {lacks} missing", data.instructions)
-    unpacked, others = add_unpacked(plan, options.videos)
+    unpacked, others = add_unpacked(plan, options.videos, options.archive_limits)
     data_config = ActionSetConfig(dataset=options.dataset, lists=options.lists, allow_missing=options.allow_missing)
     clips = plan.add(select_clips, SelectClipsConfig(data=data_config, videos=others), unpacked=unpacked)
     index = plan.add(ingest, IngestConfig(limits=options.limits), resources=options.on_cpus, corpus=clips)

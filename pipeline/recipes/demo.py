@@ -14,22 +14,21 @@ from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
-from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
-from stages.convnets.convnet import ConvnetConfig
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
+from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
+from stages.convnets.config import ConvnetConfig
+from stages.datasets.synthetic_clips import MOTIONS
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.forecast import ForecastConfig, forecast
 from stages.import_encoder import ImportEncoderConfig, import_encoder
-from stages.ingest import IngestConfig
 from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize
-from stages.synthesize import MOTIONS, SynthesizeConfig, synthesize
-from stages.video.container import Limits
+from stages.synthesize import SynthesizeConfig, synthesize
 from stages.video.decode import DecodeConfig
 from stages.visualize import VisualizeConfig, visualize
 
@@ -44,7 +43,7 @@ LSTM_CLASSIFIER = FinetuneConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions(RunOptions):
+class DemoOptions(VideoOptions):
     """A corpus of moving digits, encoded here; eight motions to tell apart, half of them the other half reversed."""
 
     videos: tuple[str, ...] = ()
@@ -53,8 +52,6 @@ class DemoOptions(RunOptions):
     """Finetune this encoder instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
     MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""
     corpus: SynthesizeConfig = SynthesizeConfig()
-    limits: Limits = Limits()
-    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig(
         convnet=ConvnetConfig(layer="blocks.1", grid=4, input_px=64),
         decode=DecodeConfig(short_side_px=64, crop_px=64),
@@ -97,7 +94,7 @@ def build(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
-    index = add_index(plan, IngestConfig(videos=options.videos, limits=options.limits), run, corpus)
+    index = add_index(plan, options, options.videos, corpus=corpus)
     percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     if options.encoder is not None:

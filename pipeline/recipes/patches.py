@@ -11,20 +11,18 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
-from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
+from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from stages.cut_patches import CutPatchesConfig, cut_patches
-from stages.ingest import IngestConfig
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import TrainingConfig
 from stages.score_pixels import ScorePixelsConfig, score_pixels
-from stages.video.container import Limits
 from stages.visualize import VisualizeConfig, visualize
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchesOptions(RunOptions):
+class PatchesOptions(VideoOptions):
     """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
 
     videos: tuple[str, ...]
@@ -32,8 +30,6 @@ class PatchesOptions(RunOptions):
     .parquet) and bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Models to train, any of the paper's six."""
-    limits: Limits = Limits()
-    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     cut: CutPatchesConfig = CutPatchesConfig(patches_per_video=256)
     pretrain: PretrainConfig = PretrainConfig(
         model=CompositeConfig(num_units=256, forget_bias=1.0), training=TrainingConfig(batch_size=32)
@@ -48,7 +44,7 @@ class PatchesOptions(RunOptions):
 def build(options: PatchesOptions) -> Plan:
     """Builds the plan."""
     plan = Plan("patches")
-    index = add_index(plan, IngestConfig(videos=options.videos, limits=options.limits), options.on_cpus)
+    index = add_index(plan, options, options.videos)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.run_options import RunOptions
 from stages.datasets.patch_cutting import CuttingConfig
 from stages.extraction.config import ExtractionConfig
 from stages.ingest import IngestConfig, ingest
 from stages.unpack import UnpackConfig, unpack
+from stages.video.archives import ArchiveLimits
 from stages.video.container import Limits
 from stages.video.sources import split_archives
 
 Decoding = TypeVar("Decoding", bound=ExtractionConfig | CuttingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(RunOptions):
+    """The options of every recipe that reads videos."""
+
+    limits: Limits = Limits()
+    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
+    archive_limits: ArchiveLimits = ArchiveLimits()
+    """The bounds beyond which an archive among the videos is refused."""
 
 
 def within_limits(config: Decoding, limits: Limits) -> Decoding:
@@ -30,16 +41,19 @@ def within_limits(config: Decoding, limits: Limits) -> Decoding:
     return replace(config, limits=limits)
 
 
-def add_unpacked(plan: Plan, videos: Sequence[str]) -> tuple[Node | None, tuple[str, ...]]:
+def add_unpacked(plan: Plan, videos: Sequence[str], limits: ArchiveLimits) -> tuple[Node | None, tuple[str, ...]]:
     """Adds a node that unpacks the archives among `videos`; returns it, or None, and the other videos."""
     archives, others = split_archives(videos)
-    return (plan.add(unpack, UnpackConfig(archives=archives)) if archives else None), others
+    return (plan.add(unpack, UnpackConfig(archives=archives, limits=limits)) if archives else None), others
 
 
-def add_index(plan: Plan, config: IngestConfig, resources: Resources, corpus: Node | None = None) -> Node:
-    """Adds the index of `config.videos` (folders, archives, globs, manifests, buckets) and of a made `corpus`."""
-    unpacked, others = add_unpacked(plan, config.videos)
-    return plan.add(ingest, replace(config, videos=others), resources=resources, corpus=corpus, unpacked=unpacked)
+def add_index(
+    plan: Plan, options: VideoOptions, videos: Sequence[str], *, held_out: float = 0.0, corpus: Node | None = None
+) -> Node:
+    """Adds the index of `videos` (folders, archives, globs, manifests, buckets) and of a made `corpus`."""
+    unpacked, others = add_unpacked(plan, videos, options.archive_limits)
+    config = IngestConfig(videos=others, held_out=held_out, limits=options.limits)
+    return plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
 
 
 ONE_LIMITS: Final = dict.fromkeys(("extract.limits.", "cut.limits."), "--limits decides it for every stage")

@@ -12,19 +12,17 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
-from pipeline.recipes.video_inputs import ONE_LIMITS, add_index, within_limits
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
+from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
-from stages.ingest import IngestConfig
 from stages.pretrain import PretrainConfig
 from stages.standardize import StandardizeConfig, standardize
-from stages.video.container import Limits
 from stages.visualize import VisualizeConfig, visualize
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoutubeOptions(RunOptions):
+class YoutubeOptions(VideoOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
 
     videos: tuple[str, ...]
@@ -35,8 +33,6 @@ class YoutubeOptions(RunOptions):
     held_out: float = 0.1
     """Share of the videos that nothing is learned from; the models' forecasts are scored on them. They are chosen by
     content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway."""
-    limits: Limits = Limits()
-    """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
     """Settings of every model; its decoders are those of --models."""
@@ -48,9 +44,8 @@ def build(options: YoutubeOptions) -> Plan:
     if not options.held_out and options.forecast != ForecastConfig():
         raise ConfigError("--forecast has no effect with --held-out 0, which scores nothing: leave one out")
     plan = Plan("youtube")
-    run, run_gpu = options.on_cpus, options.on_devices
-    sources = IngestConfig(videos=options.videos, held_out=options.held_out, limits=options.limits)
-    index = add_index(plan, sources, run)
+    run_gpu = options.on_devices
+    index = add_index(plan, options, options.videos, held_out=options.held_out)
     percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     encoders = pretrain_models(

@@ -17,8 +17,7 @@ from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.node_cache import Log, NodeCache, silent
 from stages.percepts.reader import PerceptStore
 from stages.percepts.schema import Extractor
-from stages.percepts.standardisation import Standardisation
-from stages.percepts.transforms import Transform, TransformConfig
+from stages.percepts.transforms import Standardisation, Transform, TransformConfig
 from stages.percepts.windows import Windows
 
 

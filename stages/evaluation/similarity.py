@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.percepts.reader import PerceptStore
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 
 Floats = npt.NDArray[np.float32]
 BLOCK_VIDEOS = 1024

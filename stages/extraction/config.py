@@ -4,11 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pipeline.core.errors import ConfigError
-from stages.convnets import convnet as convnets
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.percepts.schema import FORMAT, Extractor
 from stages.percepts.writer import Compression
-from stages.video import flow
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 
@@ -50,6 +48,9 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
         ConfigError, DigestError, SourceError: see `stages.convnets.convnet.identity`.
         ConfigError: flow by an algorithm that this OpenCV does not have.
     """
+    # Here, and not above: torch and OpenCV take seconds to import, and recipes import this file for its options.
+    from stages.convnets import convnet as convnets
+
     settings: dict[str, Any] = {
         "convnet": convnets.identity(config.convnet),
         "decode": asdict(config.decode),
@@ -59,6 +60,8 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
         "version": VERSION,
     }
     if config.decode.flow != "none":
+        from stages.video import flow
+
         flow.check_algorithm(config.decode.flow)
         settings["opencv"] = flow.version()
     return Extractor(settings=settings, dim=convnets.percept_dim(config.convnet))

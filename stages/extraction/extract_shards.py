@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import WorkerDied
@@ -21,7 +21,7 @@ from stages.extraction.decode_queue import (
     Video,
     decode_measured,
 )
-from stages.extraction.shard_extractor import ReportProgress, ShardDone, ShardExtractor, ShardTask
+from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
 from stages.extraction.timings import Timings, bottleneck_line, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
@@ -29,6 +29,9 @@ from stages.percepts.shards import VideoResult, iter_shards
 from stages.video import watchdog
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+
+if TYPE_CHECKING:
+    from stages.extraction.shard_extractor import ShardExtractor
 
 MAX_DEATHS: Final = 10
 """Most workers that may die on one shard. From the second try on, its videos are decoded in isolated processes, where
@@ -75,6 +78,9 @@ def shard_extractor(
     source: DecodeSource | None = None
     if allocation.decodes_in_processes:
         source = partial(_decode_in_other_process, workers, config)
+    # Here, and not above: torch takes a second to import, and recipes import this file for the stage.
+    from stages.extraction.shard_extractor import ShardExtractor
+
     return ShardExtractor(
         config,
         extractor,

@@ -9,9 +9,9 @@ Shapes: B frames of a batch, N frames of a piece of one video, D percept dimensi
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -23,46 +23,15 @@ from pipeline.core.files import HashingFile, join, open_atomic
 from stages.convnets import convnet as convnets
 from stages.convnets.convnet import Convnet
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import DecodeQueue, DecodeSource, IsolatedDecoder, Video, decode_measured
+from stages.extraction.decode_queue import DecodeQueue, DecodeSource, IsolatedDecoder, decode_measured
 from stages.extraction.ordered_rows import FrameRows, OrderedRows, RejectedLate
+from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
 from stages.extraction.timings import Timings
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import Shard, VideoResult, write_sidecar
 from stages.percepts.writer import ShardWriter
 
 REPORT_EVERY_S: Final = 2.0
-ReportProgress = Callable[[str, Timings], None]
-"""(path of the shard, its effort so far)"""
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """A shard to write."""
-
-    path: str
-    """Relative to the store's root."""
-    videos: tuple[Video, ...]
-    known: Mapping[str, VideoResult] = field(default_factory=dict)
-    """Outcomes settled before: these videos are not decoded."""
-    isolated: bool = False
-    """Decode in isolated processes: a worker died on this shard, and one of its videos may be to blame."""
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that the videos promise."""
-        return sum(video.frames_expected for video in self.videos)
-
-    def __str__(self) -> str:
-        return f"shard {self.path} ({len(self.videos)} videos from {self.videos[0].uri} on)"
-
-
-@dataclass(frozen=True)
-class ShardDone:
-    """What it took."""
-
-    path: str
-    timings: Timings
-    engine: str
 
 
 class _Pass:

@@ -23,7 +23,7 @@ from pipeline.core.disk_list import DiskList
 from pipeline.core.files import exists, join, list_files, open_atomic, read_bytes
 from pipeline.core.parquet import read_table
 from stages.extraction.decode_queue import Video, rejected
-from stages.extraction.shard_extractor import ShardTask
+from stages.extraction.shard_task import ShardTask
 from stages.percepts.shards import (
     Shard,
     ShardReference,

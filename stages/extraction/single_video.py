@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from stages.convnets import convnet
-from stages.convnets.convnet import Convnet, ConvnetConfig
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import Convnet
 from stages.percepts.schema import Extractor
 from stages.video import flow
 from stages.video.container import Limits

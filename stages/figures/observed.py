@@ -24,7 +24,7 @@ from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.shards import LEDGER_FILE
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.percepts.windows import Windows
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder

@@ -31,8 +31,7 @@ from stages.models.composite import Composite
 from stages.models.ensemble import build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
-from stages.percepts.transforms import Transform
+from stages.percepts.transforms import Standardisation, Transform
 from stages.video.ledger import VideoRecord
 
 

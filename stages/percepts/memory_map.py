@@ -6,24 +6,27 @@ header and then the plain (rows, 2 * D) bytes; where they begin follows from the
 Shapes: N rows of a file, G row groups, R rows to gather, D percept dimension.
 """
 
+from __future__ import annotations
+
 import hashlib
 import itertools
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from pipeline.core.files import sha256_bytes
 from stages.percepts.node_cache import CacheEntry, NodeCache
 from stages.percepts.schema import COLUMNS
+
+if TYPE_CHECKING:  # torch takes a second to import, and whatever opens a store comes by here
+    from torch import Tensor
 
 PERCEPT_COLUMN: Final = COLUMNS.index("percept")
 MAX_PAGE_HEADER_BYTES: Final = 64
@@ -49,6 +52,8 @@ class MappedPercepts:
     @cached_property
     def _byte_runs(self) -> Tensor:
         """A row's bytes beginning at every byte: overlapping runs that torch gathers with one memcpy each."""
+        import torch
+
         row_bytes = 2 * self.dim
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is not writable")  # and nobody writes to it
@@ -57,6 +62,8 @@ class MappedPercepts:
 
     def gather(self, row_R: npt.NDArray[np.int64]) -> Percepts:
         """A copy of any rows, in any order: (R,) row numbers -> (R, D)."""
+        import torch
+
         percepts_RD = np.empty((len(row_R), self.dim), np.float16)
         offset_R = self.offset_G[row_R // self.group_rows] + row_R % self.group_rows * (2 * self.dim)
         self.copy_at(torch.from_numpy(offset_R), torch.from_numpy(percepts_RD))
@@ -65,6 +72,8 @@ class MappedPercepts:
     def copy_at(self, offset_R: Tensor, out_RD: Tensor) -> None:
         """Rows that begin at these bytes (R,), into contiguous float16 memory of the caller's: one memcpy a row,
         without Python's lock."""
+        import torch
+
         if len(offset_R):
             torch.index_select(self._byte_runs, 0, offset_R, out=out_RD.view(torch.uint8))
 

@@ -29,8 +29,7 @@ from stages.percepts import shards
 from stages.percepts.memory_map import Percepts
 from stages.percepts.node_cache import CacheEntry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
-from stages.percepts.segments import Segments
-from stages.percepts.shard_file import MAKE_AGAIN, FrameColumns, ShardFile, ShardLocation
+from stages.percepts.shard_file import MAKE_AGAIN, FrameColumns, Segments, ShardFile, ShardLocation
 from stages.percepts.takedowns import taken_down
 from stages.video.ledger import iter_records
 

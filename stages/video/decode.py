@@ -29,7 +29,6 @@ from stages.video import watchdog
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
-from stages.video.flow import FlowStacks
 from stages.video.ledger import Verdict
 from stages.video.probe import Probe, probe
 from stages.video.timeline import FrameAccount, Place, to_us
@@ -135,6 +134,8 @@ class VideoDecoder:
         config = self.config
         if config.flow == "none":
             return self._rgb(config.crop_px)
+        from stages.video.flow import FlowStacks  # needs OpenCV, which takes long to import
+
         stacks = FlowStacks(
             config.flow,
             stack=config.flow_stack,

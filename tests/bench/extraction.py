@@ -40,11 +40,13 @@ from pipeline.core.files import sha256_file
 from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers
 from stages.convnets import vgg16
-from stages.convnets.convnet import Convnet, ConvnetConfig, build, load_network
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import Convnet, build, load_network
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.decode_queue import Video
 from stages.extraction.extract_shards import shard_extractor
-from stages.extraction.shard_extractor import ShardDone, ShardExtractor, ShardTask
+from stages.extraction.shard_extractor import ShardExtractor
+from stages.extraction.shard_task import ShardDone, ShardTask
 from stages.extraction.timings import bottleneck_line
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.shards import directory

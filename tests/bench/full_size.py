@@ -51,7 +51,7 @@ from stages.finetune import FinetuneConfig
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize

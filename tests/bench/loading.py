@@ -24,7 +24,7 @@ import torch
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.percepts import Windows, open_store
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 from stages.pretraining.loop import Objective
 from stages.pretraining.optimisation import build_optimizer, clip_gradients

@@ -17,7 +17,7 @@ from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Event, Log
 from pipeline.core.files import list_files
 from pipeline.core.stage import Context, Resources
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video.artifacts import Index

@@ -15,7 +15,7 @@ from pipeline.core.files import join, list_files, read_bytes, remove
 from pipeline.core.stage import Context, config_dict
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.standardize import StandardizeConfig, standardize

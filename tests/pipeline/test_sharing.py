@@ -26,9 +26,9 @@ def test_two_recipes_share_percepts(clips: list[str], root: Path, decoded: list[
     before = all_bytes(str(root))
     first = run_recipe(str(root), clips)
     other = Plan("other")
-    index = other.add(ingest, IngestConfig(videos=tuple(clips[1:]), part="pretrain"))
+    index = other.add(ingest, IngestConfig(videos=tuple(clips[1:])))
     percepts = other.add(extract, CONFIG, index=index)
-    other.add(standardize, StandardizeConfig(parts=("pretrain",)), percepts=percepts)
+    other.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     second = run_plan(str(root), other)
     assert decoded == []
     assert second["extract"].key != first["extract"].key

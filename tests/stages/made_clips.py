@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.stage import Context
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts, Statistics

@@ -15,7 +15,7 @@ import pytest
 from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.cut_patches import CutPatchesConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest

@@ -23,7 +23,7 @@ from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.artifacts import Classifiers
 from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning, turning_clips
 

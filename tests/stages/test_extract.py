@@ -19,7 +19,7 @@ from pipeline.core.files import join, list_files, read_bytes, remove
 from pipeline.core.stage import Context, Estimate, Resources
 from pipeline.core.workers import ClusterNode, InProcessWorkers
 from stages.convnets import convnet as convnets
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, estimate_extraction, extract
 from stages.extraction import decode_queue, shard_extractor
 from stages.extraction.shard_plan import PLAN_FILE, cut_into_shards

@@ -24,7 +24,7 @@ from stages.models.composite import Composite
 from stages.models.config import ClassifierConfig, CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 from tests.stages.labelled_store import MOTIONS, Clip, make_store, turning_clips
 from tests.stages.made_configs import changed

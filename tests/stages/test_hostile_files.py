@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.stage import Context
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video.decode import DecodeConfig

@@ -143,11 +143,11 @@ def test_corpus_and_videos_together(films: Path, tmp_path: Path) -> None:
     corpus.mkdir()
     encode(corpus / "x.mp4", moving_square(5))
     (corpus / "manifest.csv").write_text("uri,label,part,group\nx.mp4,left,train,7\n")
-    config = IngestConfig(videos=(str(films / "b.mkv"),), part="pretrain")
+    config = IngestConfig(videos=(str(films / "b.mkv"),))
     index = ingest(config, Context.for_test(tmp_path), corpus=Corpus(str(corpus)))
     assert [(os.path.basename(record.uri), record.part) for record in index.records()] == [
         ("x.mp4", "train"),
-        ("b.mkv", "pretrain"),
+        ("b.mkv", "unlabelled"),
     ]
 
 

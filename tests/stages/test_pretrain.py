@@ -31,7 +31,7 @@ from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig
 from stages.serving.encoder import _load_pyfunc, example

@@ -15,7 +15,7 @@ from pipeline.core.stage import Context
 from stages.datasets.splits import SPLITS_FILE, Splits
 from stages.percepts.artifacts import Percepts
 from stages.percepts.shards import LEDGER_FILE
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.ledger import write_records
 from tests.stages.made_percepts import circle, make_percepts

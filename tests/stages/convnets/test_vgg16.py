@@ -14,7 +14,8 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError
 from stages.convnets import engines, vgg16
-from stages.convnets.convnet import ConvnetConfig, build, load_network, percept_dim
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import build, load_network, percept_dim
 from stages.convnets.registry import find_architecture
 
 Array = npt.NDArray[np.float64]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import sha256_file
-from stages.convnets.convnet import ConvnetConfig, build, identity, percept_dim
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import build, identity, percept_dim
 
 
 class TinyNet(nn.Module):

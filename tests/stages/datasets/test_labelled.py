@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import sha256_bytes
 from stages.datasets.labelled import ClipFinder, draw, labelled, load_windows, refuse_leaks
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.video.ledger import VideoRecord
 from tests.stages.labelled_store import Clip, make_store, record_of
 

@@ -22,7 +22,7 @@ from stages.datasets.sequences import (
     share,
 )
 from stages.percepts.reader import open_store
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.percepts.windows import Windows
 from stages.video.ledger import VideoRecord
 from tests.stages.percepts.made_store import video_name, write_shard

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stages.datasets.labelled import ClipWindows
 from stages.finetuning.clip_batches import clip_batches
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 
 NUM_FRAMES = 3
 

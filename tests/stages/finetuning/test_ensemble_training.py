@@ -19,7 +19,7 @@ from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.classifier import Classifier
 from stages.models.config import ClassifierSpec
 from stages.models.ensemble import GroupDropout, build_classifier, derived_seed, seed_dropout, seed_weights
-from stages.percepts.standardisation import Standardisation
+from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 
 G, S, T, B, D, C = 3, 6, 5, 4, 7, 3

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from stages.percepts.artifacts import Moments
-from stages.percepts.standardisation import SCALE_FLOOR, Standardisation
+from stages.percepts.transforms import SCALE_FLOOR, Standardisation
 
 
 def test_zero_mean_and_unit_variance_against_numpy() -> None:

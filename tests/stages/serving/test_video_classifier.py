@@ -25,7 +25,7 @@ import pytest
 from pipeline.commands.classify import main as classify
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.stage import Context
-from stages.convnets.convnet import ConvnetConfig
+from stages.convnets.config import ConvnetConfig
 from stages.datasets.labelled import ClipFinder, load_windows
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract

