@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline.core.files import join, write_bytes
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
-from pipeline.reporting.claims import number_of, points
+from pipeline.reporting.claims import number_of, points, sentence
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings
 from pipeline.reporting.introduction import introduction, percept_sentences
@@ -83,7 +83,7 @@ def page(results: Results) -> str:
         finalize=_finalized,
     )
     environment.filters.update(
-        percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of
+        percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of, sentence=sentence
     )
     environment.globals.update(fact=fact, setting=_setting, missing_clips=missing_clips)
     bad = results.bad_videos
