@@ -29,10 +29,10 @@ from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import Scores
-from stages.evaluation.clip_inference import judge_clips
+from stages.evaluation.clip_inference import infer_clips
 from stages.evaluation.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
 from stages.evaluation.score_table import ScoreTable
-from stages.evaluation.scores import Answers, Unjudged, by_count, scores_of
+from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
@@ -42,7 +42,7 @@ from stages.video.ledger import VideoRecord
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Which clips are judged, how a clip is cut into windows, and which arms are compared."""
+    """Which clips are evaluated, how a clip is cut into windows, and which arms are compared."""
 
     part: str = "test"
     """Part of the ledger to judge."""
@@ -67,7 +67,7 @@ def evaluate(
     percepts: Percepts,
     splits: Splits | None = None,
 ) -> Scores:
-    """Judge every classifier of every arm; `classifiers` in the order in which arms are compared, worst first.
+    """EvaluateFile every classifier of every arm; `classifiers` in the order in which arms are compared, worst first.
 
     Raises:
         ConfigError: no classifiers, two arms of one name or other classes or samplings, official splits here and
@@ -82,8 +82,8 @@ def evaluate(
     served = [TrainedClassifiers.load(arm.path(MODEL_FILE)) for arm in classifiers]
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
-    judge = Judge(config, percepts, splits, most, device)
-    found: dict[int, Answers | Unjudged] = {}
+    judge = EvaluateFile(config, percepts, splits, most, device)
+    found: dict[int, Predictions | NotEvaluable] = {}
     for position, answers in context.workers.map(
         judge,
         files,
@@ -94,11 +94,11 @@ def evaluate(
         found[position] = answers
         context.progress(len(found), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
     ordered = [found[position] for position in range(len(files))]
-    judged = [answers for answers in ordered if isinstance(answers, Answers)]
+    evaluated = [answers for answers in ordered if isinstance(answers, Predictions)]
     records = percepts.records()
     clips = {
-        number: judged_clips(records, splits, number, config.part)
-        for number in sorted({answers.split for answers in judged})
+        number: evaluated_clips(records, splits, number, config.part)
+        for number in sorted({answers.split for answers in evaluated})
     }
     labels = {number: [str(clip.label) for clip in members] for number, members in clips.items()}
     table = scores_of(ordered, labels, pairs=config.pairs)
@@ -106,12 +106,12 @@ def evaluate(
         table = _with_coverage(table, splits, config.splits, records, context)
     scores = Scores(context.uri, context.key)
     scores.write(table)
-    write_bytes(join(context.uri, PREDICTIONS_FILE), predictions(judged, clips))
-    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(judged, clips, table.class_names))
+    write_bytes(join(context.uri, PREDICTIONS_FILE), predictions(evaluated, clips))
+    write_bytes(join(context.uri, PROBABILITIES_FILE), probabilities(evaluated, clips, table.class_names))
     context.record(
         num_test_clips=table.num_test_clips,
         num_classifiers=len(table.samplings),
-        num_padded_clips=sum({answers.split: answers.num_padded for answers in judged}.values()),
+        num_padded_clips=sum({answers.split: answers.num_padded for answers in evaluated}.values()),
     )
     return scores
 
@@ -136,15 +136,15 @@ def _with_coverage(
     )
 
 
-def judged_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:
-    """The clips that a split is judged by. Raises SourceError (`labelled`, `refuse_leaks`)."""
+def evaluated_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:
+    """The clips that a split is evaluated by. Raises SourceError (`labelled`, `refuse_leaks`)."""
     found = records_of(records, splits, number)
     refuse_leaks([record for record in found if record.label is not None], part)
     return labelled(found, part)
 
 
 @dataclass(frozen=True)
-class Judge:
+class EvaluateFile:
     """What a worker process starts from: opens the percepts once, and gives what judges a file of classifiers."""
 
     config: EvaluateConfig
@@ -154,11 +154,11 @@ class Judge:
     """Label count whose probabilities are kept."""
     device: str
 
-    def __call__(self) -> Callable[[str], Answers | Unjudged]:
+    def __call__(self) -> Callable[[str], Predictions | NotEvaluable]:
         finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
-        clips_of = cache(lambda number: judged_clips(records, self.splits, number, self.config.part))
+        clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, self.config.part))
 
-        def judge(uri: str) -> Answers | Unjudged:
+        def judge(uri: str) -> Predictions | NotEvaluable:
             trained = TrainedClassifiers.load(uri, device=self.device)
             if (trained.split == MANIFEST_SPLIT) != (self.splits is None):
                 raise ConfigError(
@@ -166,10 +166,10 @@ class Judge:
                     "connect the same splits to finetune and evaluate"
                 )
             if self.splits is not None and not self.splits.coverage(trained.split, records).num_test:
-                return Unjudged(trained.arm, trained.class_names, trained.labels_per_class, trained.split)
+                return NotEvaluable(trained.arm, trained.class_names, trained.labels_per_class, trained.split)
             clips = clips_of(trained.split)
             _check(trained, clips)
-            probabilities_GNC, num_padded = judge_clips(
+            probabilities_GNC, num_padded = infer_clips(
                 trained.probabilities,
                 clips,
                 finder,
@@ -178,7 +178,7 @@ class Judge:
                 stride=self.config.stride,
                 device=self.device,
             )
-            return Answers(
+            return Predictions(
                 arm=trained.arm,
                 class_names=trained.class_names,
                 labels_per_class=trained.labels_per_class,
@@ -195,13 +195,13 @@ class Judge:
 
 
 def _check(trained: TrainedClassifiers, clips: Sequence[VideoRecord]) -> None:
-    """Whether these classifiers may be judged by these clips."""
-    seen, consulted = {sha256 for sampling in trained.clips for sha256 in sampling}, set(trained.consulted)
+    """Whether these classifiers may be evaluated by these clips."""
+    seen, search_clips = {sha256 for sampling in trained.clips for sha256 in sampling}, set(trained.search_clips)
     known, groups = set(trained.class_names), set(trained.groups)
     for clip in clips:
-        if clip.sha256 in seen or clip.sha256 in consulted or clip.group in groups:
-            does = "has learned from" if clip.sha256 not in consulted - seen else "was chosen by"
-            what = f"its group {clip.group!r}" if clip.sha256 not in seen | consulted else "itself"
+        if clip.sha256 in seen or clip.sha256 in search_clips or clip.group in groups:
+            does = "has learned from" if clip.sha256 not in search_clips - seen else "was chosen by"
+            what = f"its group {clip.group!r}" if clip.sha256 not in seen | search_clips else "itself"
             raise SourceError(
                 f"leak: arm {trained.arm!r} {does} test clip {clip.uri}: from {what}; "
                 "a group must lie on one side of a split: correct the videos' manifest"

@@ -31,13 +31,13 @@ from pipeline.core.files import join
 from pipeline.core.rates import FLOP_PER_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, draw
-from stages.datasets.split_subsets import Sides, split_numbers
+from stages.datasets.split_subsets import SplitSubsets, split_numbers
 from stages.datasets.splits import Splits
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.schedule import Course, num_trainings
+from stages.finetuning.schedule import TrainingSchedule, num_trainings
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.finetuning.trainer import Job, Trainer, Trial, arm_sides, count_text
+from stages.finetuning.trainer import Job, Trainer, Trial, arm_subsets, count_text
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
@@ -133,32 +133,32 @@ def finetune(
     if encoder is not None:
         check_encoder(config, encoder)
     records = percepts.records()
-    sides = _sides(config, context, records, splits)
-    for side in sides:
-        if config.selection.is_on and not side.validation:
-            context.log(f"{config.arm}, split {side.number}: nothing is held out; settings are the configured ones")
-        clips = side.fit if config.selection.is_on else side.learn
+    subsets = _subsets(config, context, records, splits)
+    for subset in subsets:
+        if config.selection.is_on and not subset.validation:
+            context.log(f"{config.arm}, split {subset.number}: nothing is held out; settings are the configured ones")
+        clips = subset.fit if config.selection.is_on else subset.learn
         most = max(config.labels_per_class)
         draw(clips, labels_per_class=most, sampling=0, seed=config.seed, allow_fewer=config.allow_fewer)
 
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
     trainer = Trainer(config, context.uri, percepts, statistics, encoder, splits, device)
-    course = Course(config, context.uri, config.chunks(), sides, context.log)
-    _work(context, trainer, course)
-    course.write_choices()
-    _conclude(config, context, course)
+    schedule = TrainingSchedule(config, context.uri, config.chunks(), subsets, context.log)
+    _work(context, trainer, schedule)
+    schedule.write_choices()
+    _conclude(config, context, schedule)
     context.record(
-        num_classifiers=course.num_classifiers(),
-        num_trials=course.num_trials(),
-        num_labelled_clips=len({clip.sha256 for side in sides for clip in side.learn}),
-        **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in course.seconds_of_all().items()},
+        num_classifiers=schedule.num_classifiers(),
+        num_trials=schedule.num_trials(),
+        num_labelled_clips=len({clip.sha256 for subset in subsets for clip in subset.learn}),
+        **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in schedule.seconds_of_all().items()},
     )
     return Classifiers(context.uri, context.key)
 
 
-def _sides(
+def _subsets(
     config: FinetuneConfig, context: Context, records: Sequence[VideoRecord], splits: Splits | None
-) -> list[Sides]:
+) -> list[SplitSubsets]:
     """The splits to learn in; with `allow_fewer` but those of which no training clip is there."""
     numbers = split_numbers(splits, config.splits)
     if splits is not None and config.allow_fewer:
@@ -168,12 +168,12 @@ def _sides(
         if not trainable:
             raise SourceError(f"of {splits.name}'s splits {', '.join(map(str, numbers))} no training clip is there")
         numbers = tuple(trainable)
-    return [arm_sides(config, records, splits, number) for number in numbers]
+    return [arm_subsets(config, records, splits, number) for number in numbers]
 
 
-def _work(context: Context, trainer: Trainer, course: Course) -> None:
+def _work(context: Context, trainer: Trainer, schedule: TrainingSchedule) -> None:
     """Does what is missing, on the stage's workers."""
-    resources, items = context.resources, course.begin()
+    resources, items = context.resources, schedule.begin()
     for _ in context.workers.map(
         trainer,
         items,
@@ -181,27 +181,27 @@ def _work(context: Context, trainer: Trainer, course: Course) -> None:
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         describe=partial(_describe, trainer.config.arm),
-        continuation=_Watched(course, context),
+        continuation=_WithProgress(schedule, context),
     ):
         pass
 
 
-class _Watched:
-    """What follows in a course, and how far it has come."""
+class _WithProgress:
+    """What follows in a schedule, and how far it has come."""
 
-    def __init__(self, course: Course, context: Context) -> None:
-        self._course, self._context = course, context
-        self._total = course.num_trials() + course.num_classifiers()
-        self._done = self._total - course.num_left()
+    def __init__(self, schedule: TrainingSchedule, context: Context) -> None:
+        self._schedule, self._context = schedule, context
+        self._total = schedule.num_trials() + schedule.num_classifiers()
+        self._done = self._total - schedule.num_left()
         context.progress(self._done, self._total, "trainings")
 
     def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
-        further = self._course.next_jobs(item, seconds)
+        jobs = self._schedule.next_jobs(item, seconds)
         self._done += num_trainings(item)
         kind = "" if isinstance(item, Job) else ", choosing settings"
         note = f"{count_text(item.labels_per_class)} labels a class{kind}"
         self._context.progress(self._done, self._total, "trainings", note)
-        return further
+        return jobs
 
     def may_continue(self, item: Job | Trial) -> bool:
         return isinstance(item, Trial)
@@ -211,11 +211,11 @@ def _describe(arm: str, item: Job | Trial) -> str:
     return f"{arm}, {item}"
 
 
-def _conclude(config: FinetuneConfig, context: Context, course: Course) -> None:
+def _conclude(config: FinetuneConfig, context: Context, schedule: TrainingSchedule) -> None:
     """Loss curves, mean over splits and samplings; and the classifier that is served."""
     counts = config.rising_counts
     for labels_per_class in counts:
-        trained = [TrainedClassifiers.load(uri) for uri in course.files(labels_per_class)]
+        trained = [TrainedClassifiers.load(uri) for uri in schedule.files(labels_per_class)]
         num_steps = min(len(found.losses_SG) for found in trained)
         loss_S = np.concatenate([found.losses_SG[:num_steps] for found in trained], axis=1).mean(1)
         for step in np.linspace(0, len(loss_S) - 1, min(METRIC_POINTS, len(loss_S))).astype(int).tolist():

@@ -1,4 +1,4 @@
-"""fuse: two streams of percepts, such as RGB and flow, judged together (section 4.2, Table 4).
+"""fuse: two streams of percepts, such as RGB and flow, evaluated together (section 4.2, Table 4).
 
     scores = fuse(FuseConfig(), context, scores=(rgb, flow), classifiers=(composite_of_rgb, composite_of_flow))
 
@@ -21,7 +21,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Context, stage
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
-from stages.evaluation.scores import Answers, Unjudged, by_count, scores_of
+from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
 from stages.finetuning.hyperparameter_search import TrialResult
 
@@ -76,7 +76,7 @@ def fuse(
     if not weights or {split for _, split, _ in first} - weights.keys():
         weights = {}
         context.log("not every split has clips that weights could be chosen by: only the mean is taken")
-    rows: dict[str, list[Answers]] = {name: [] for name in (*config.streams, config.mean_rule)}
+    rows: dict[str, list[Predictions]] = {name: [] for name in (*config.streams, config.mean_rule)}
     rows |= {config.chosen_rule: []} if weights else {}
     labels: dict[int, tuple[str, ...]] = {}
     for (count, split, sampling), one in first.items():
@@ -91,7 +91,7 @@ def fuse(
             rows[name].append(_answer(name, run, one.class_names, _fused(logs, share[name]), learned[which][run]))
     fused = [name for name in rows if name not in config.streams]
     pairs = [(stream, rule) for rule in fused for stream in config.streams]
-    answers: list[Answers | Unjudged] = [a for found in rows.values() for a in found]
+    answers: list[Predictions | NotEvaluable] = [a for found in rows.values() for a in found]
     answers = answers or _unjudged(rows, scores[0])
     table = scores_of(answers, labels, pairs=[config.streams, *pairs])
     stream = scores[0].read()
@@ -125,10 +125,10 @@ def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
     return mine
 
 
-def _unjudged(rows: Iterable[str], stream: Scores) -> list[Answers | Unjudged]:
+def _unjudged(rows: Iterable[str], stream: Scores) -> list[Predictions | NotEvaluable]:
     """A cell a row, of the most labels, without figures."""
     table = stream.read()
-    return [Unjudged(name, table.class_names, table.label_counts[-1], split=0) for name in rows]
+    return [NotEvaluable(name, table.class_names, table.label_counts[-1], split=0) for name in rows]
 
 
 def _check_same(
@@ -170,9 +170,9 @@ def _fused(logs: Sequence[Log], weight: float) -> Log:
 
 def _answer(
     name: str, key: Key, class_names: tuple[str, ...], probabilities_NC: Log, clips: tuple[str, ...]
-) -> Answers:
+) -> Predictions:
     count, split, sampling = key
-    return Answers(
+    return Predictions(
         arm=name,
         class_names=class_names,
         labels_per_class=count,

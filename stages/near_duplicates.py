@@ -73,7 +73,7 @@ def near_duplicates(
         ConfigError: the percepts are not of one kind.
     """
     artifact = NearDuplicates(context.uri, context.key)
-    tested, strangers = _sides(config, percepts, splits)
+    tested, strangers = _tested_and_strangers(config, percepts, splits)
     if not tested:
         artifact.write(DuplicateReport(sentence=NOTHING_TO_COMPARE, suspects=()))
         context.record(num_suspects=0, num_test_clips=0)
@@ -131,7 +131,7 @@ def near_duplicates(
     return artifact
 
 
-def _sides(
+def _tested_and_strangers(
     config: NearDuplicatesConfig, percepts: Percepts, splits: Splits | None
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """Clips that any split tests, and labelled clips to tell strangers by: without splits, those of other parts."""

@@ -10,7 +10,7 @@ from pipeline.core.flags import Inline
 from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.artifacts import Digits, Patches
-from stages.datasets.dataset_factories import OpenDigits, OpenPatches, OpenPercepts
+from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
@@ -44,8 +44,8 @@ class PretrainConfig:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
-        if self.training.variation and self.model.loss == "bernoulli":
-            raise ConfigError("variation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
+        if self.training.augmentation and self.model.loss == "bernoulli":
+            raise ConfigError("augmentation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.model.residual and self.training.start_at_mean:
             raise ConfigError("a residual model starts at the last frame, not at the mean: leave start_at_mean")
 
@@ -134,12 +134,12 @@ def _opener(
     statistics: Statistics | None,
     digits: Digits | None,
     patches: Patches | None,
-) -> OpenPercepts | OpenDigits | OpenPatches:
+) -> PerceptsFactory | DigitsFactory | PatchesFactory:
     """The one kind of input that was connected."""
     if digits is not None and percepts is None and patches is None:
-        return OpenDigits(digits=digits, num_frames=config.model.num_frames, seed=config.training.seed)
+        return DigitsFactory(digits=digits, num_frames=config.model.num_frames, seed=config.training.seed)
     if patches is not None and percepts is None and digits is None:
-        return OpenPatches(patches=patches, num_frames=config.model.num_frames, seed=config.training.seed)
+        return PatchesFactory(patches=patches, num_frames=config.model.num_frames, seed=config.training.seed)
     if percepts is None or statistics is None or digits is not None or patches is not None:
         raise ConfigError("pretrain learns from percepts with their statistics, from digits, or from patches: give one")
     if config.model.loss == "bernoulli" and config.transform.kind != "squashed":
@@ -147,7 +147,7 @@ def _opener(
             f"loss=bernoulli is for frames in [0, 1], and {config.transform.kind} percepts are not: "
             "set transform.kind=squashed, or loss=gaussian"
         )
-    return OpenPercepts(
+    return PerceptsFactory(
         percepts=percepts,
         statistics=statistics,
         parts=config.parts,

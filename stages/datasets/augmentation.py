@@ -19,7 +19,7 @@ from stages.datasets.sequences import share
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariationConfig:
+class AugmentationConfig:
     """How training sequences are varied, in units of what the model reads; validation sequences never are."""
 
     offset_std: float = 0.0
@@ -39,18 +39,18 @@ class VariationConfig:
         return self.offset_std > 0 or self.scale_std > 0 or self.flip_signs
 
 
-def vary(
-    config: VariationConfig, x_TBD: Tensor, *, seed: int, step: int, batch_size: int, rank: int, world_size: int
+def augment(
+    config: AugmentationConfig, x_TBD: Tensor, *, seed: int, step: int, batch_size: int, rank: int, world_size: int
 ) -> Tensor:
     """A worker's share of step `step`, varied. The chance is that of (seed, step) and of a sequence's place in the
     global batch of `batch_size`: the same on any number of workers."""
     if not config:
         return x_TBD
-    mine = share(batch_size, rank, world_size)
+    rows = share(batch_size, rank, world_size)
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
-    log_factor_B = config.scale_std * generator.standard_normal(batch_size, np.float32)[mine]
-    offset_BD = config.offset_std * generator.standard_normal((batch_size, x_TBD.shape[2]), np.float32)[mine]
+    log_factor_B = config.scale_std * generator.standard_normal(batch_size, np.float32)[rows]
+    offset_BD = config.offset_std * generator.standard_normal((batch_size, x_TBD.shape[2]), np.float32)[rows]
     factor_BX = np.exp(log_factor_B)[:, None]
     if config.flip_signs:
-        factor_BX = factor_BX * generator.choice(np.array([-1, 1], np.float32), (batch_size, x_TBD.shape[2]))[mine]
+        factor_BX = factor_BX * generator.choice(np.array([-1, 1], np.float32), (batch_size, x_TBD.shape[2]))[rows]
     return x_TBD * torch.from_numpy(factor_BX).to(x_TBD.device) + torch.from_numpy(offset_BD).to(x_TBD.device)

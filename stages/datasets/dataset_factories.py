@@ -22,7 +22,7 @@ from stages.percepts.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenPercepts:
+class PerceptsFactory:
     """Windows of the videos of some parts; some videos are held out for validation, in whole groups."""
 
     percepts: Percepts
@@ -67,7 +67,7 @@ class OpenPercepts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenDigits:
+class DigitsFactory:
     """Moving MNIST, endless."""
 
     digits: Digits
@@ -91,7 +91,7 @@ class OpenDigits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenPatches:
+class PatchesFactory:
     """Patches of natural video."""
 
     patches: Patches

@@ -1,4 +1,4 @@
-"""The sides of a split: clips that a classifier may learn from, and clips that its settings may be chosen by.
+"""The subsets of a split: clips that a classifier may learn from, and clips that its settings may be chosen by.
 
 Without official splits, the parts of the videos' manifest are the one split there is, number 0. A split that divides a
 group of videos is refused. What is learned from is the training part, and the validation part with it: settings are
@@ -24,7 +24,7 @@ VALIDATION: Final = "validation"
 
 
 @dataclass(frozen=True)
-class Sides:
+class SplitSubsets:
     """One split. Every list is sorted by sha256."""
 
     number: int
@@ -62,7 +62,7 @@ def records_of(records: Sequence[VideoRecord], splits: Splits | None, number: in
     return list(records) if splits is None else splits.assign(records, number)
 
 
-def sides_of(
+def split_subsets_of(
     records: Sequence[VideoRecord],
     splits: Splits | None,
     number: int,
@@ -71,7 +71,7 @@ def sides_of(
     with_validation: bool,
     validation_fraction: float = 0.0,
     allow_none: bool = False,
-) -> Sides:
+) -> SplitSubsets:
     """What may be learned from in a split.
 
     validation_fraction: of each class's training clips to hold out, where none is of part VALIDATION and some are asked
@@ -85,8 +85,8 @@ def sides_of(
     if with_validation and validation_fraction and all(record.part != VALIDATION for record in has_label):
         has_label = _hold_out(has_label, part, validation_fraction)
     learns_all = with_validation or splits is not None
-    for side in (part, VALIDATION) if learns_all else (part,):
-        refuse_leaks(has_label, side)
+    for subset in (part, VALIDATION) if learns_all else (part,):
+        refuse_leaks(has_label, subset)
     has = {record.part for record in has_label if record.verdict != "rejected"}
     if with_validation and VALIDATION not in has and not allow_none:
         raise ConfigError(
@@ -98,7 +98,7 @@ def sides_of(
     fit = labelled(has_label, VALIDATION if only_held_out else part)
     validation = labelled(has_label, VALIDATION) if learns_all and VALIDATION in has and not only_held_out else []
     names = {str(clip.label) for clip in (*fit, *validation)} if splits is None else splits.class_names()
-    return Sides(number, fit, validation, class_names=tuple(sorted(names)))
+    return SplitSubsets(number, fit, validation, class_names=tuple(sorted(names)))
 
 
 def _hold_out(records: Sequence[VideoRecord], part: str, fraction: float) -> list[VideoRecord]:

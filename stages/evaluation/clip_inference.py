@@ -20,7 +20,7 @@ BLOCK_CLIPS: Final = 64
 BATCH_WINDOWS: Final = 128
 
 
-def judge_clips(
+def infer_clips(
     probabilities: Callable[[Tensor], Tensor],
     clips: Sequence[VideoRecord],
     finder: ClipFinder,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.files import read_bytes
 from pipeline.core.parquet import read_table
-from stages.evaluation.scores import Answers
+from stages.evaluation.scores import Predictions
 from stages.video.ledger import VideoRecord
 
 PREDICTIONS_FILE: Final = "predictions.parquet"
@@ -37,7 +37,7 @@ Clips = Mapping[int, Sequence[VideoRecord]]
 """Split -> its test clips, in the order of the answers."""
 
 
-def predictions(found: Sequence[Answers], clips: Clips) -> bytes:
+def predictions(found: Sequence[Predictions], clips: Clips) -> bytes:
     """The content of predictions.parquet."""
     schema = pa.schema(
         [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("predicted", _NAMES), ("probability", pa.float32())]
@@ -60,7 +60,7 @@ def predictions(found: Sequence[Answers], clips: Clips) -> bytes:
     return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
-def probabilities(found: Sequence[Answers], clips: Clips, class_names: Sequence[str]) -> bytes:
+def probabilities(found: Sequence[Predictions], clips: Clips, class_names: Sequence[str]) -> bytes:
     """The content of probabilities.parquet."""
     kind = pa.list_(pa.float32(), len(class_names))
     schema = pa.schema(
@@ -84,7 +84,7 @@ def probabilities(found: Sequence[Answers], clips: Clips, class_names: Sequence[
     return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
-def _classifier(answers: Answers, sampling: int, num_rows: int) -> dict[str, Any]:
+def _classifier(answers: Predictions, sampling: int, num_rows: int) -> dict[str, Any]:
     ones = np.ones(num_rows, np.int32)
     return {
         "model": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([answers.arm])),

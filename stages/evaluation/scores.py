@@ -34,7 +34,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What the classifiers of one arm, label count and split say about every test clip of the split."""
 
     arm: str
@@ -55,7 +55,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Unjudged:
+class NotEvaluable:
     """Classifiers of a split of which no test clip is there."""
 
     arm: str
@@ -94,7 +94,7 @@ def by_count(labels_per_class: int) -> tuple[bool, int]:
 
 
 def scores_of(
-    found: Sequence[Answers | Unjudged], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
+    found: Sequence[Predictions | NotEvaluable], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
 ) -> ScoreTable:
     """The table of all arms. `found` in the order of the arms; `labels`: split -> the test clips' classes.
 
@@ -111,7 +111,7 @@ def scores_of(
         other = next(one.arm for one in found if one.class_names != class_names)
         raise ConfigError(f"arms {found[0].arm!r} and {other!r} know different classes; finetune them alike")
     truth = {split: np.array([index[label] for label in named]) for split, named in labels.items()}
-    cells = _cells([one for one in found if isinstance(one, Answers)], truth, num_classes=len(class_names))
+    cells = _cells([one for one in found if isinstance(one, Predictions)], truth, num_classes=len(class_names))
     arms = list(dict.fromkeys(one.arm for one in found))
     trained = {(one.arm, one.labels_per_class) for one in found}
     counts = sorted({count for _, count in cells}, key=by_count)
@@ -155,7 +155,7 @@ def _rows(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
 
 
 def _cells(
-    found: Sequence[Answers], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
+    found: Sequence[Predictions], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
 ) -> dict[tuple[str, int], Cell]:
     """By arm, in the order given, and label count, rising."""
     gathered: dict[tuple[str, int], Cell] = {}

@@ -32,7 +32,7 @@ class Batches(Protocol):
         ...
 
 
-def train_groups(
+def train_ensemble(
     classifier: Classifier,
     batches: Batches,
     config: EnsembleTrainingConfig,
@@ -49,7 +49,7 @@ def train_groups(
     Raises:
         TrainingDiverged: a loss or a gradient is not finite; the message names step, group, loss and gradient norm.
     """
-    num_groups = classifier.config.num_groups
+    num_members = classifier.config.num_members
     optimizer = _optimizer(classifier, config)
     settings = config.optimizer
     max_norm = settings.max_grad_norm if settings.kind == "adamw" else 0.0
@@ -63,7 +63,7 @@ def train_groups(
         loss_G = classification_losses(logits_GTBC, labels_GB)
         optimizer.zero_grad(set_to_none=True)
         loss_G.sum().backward()  # type: ignore[no-untyped-call]
-        norm_G = clip_gradients(classifier, max_norm, num_groups=num_groups)
+        norm_G = clip_gradients(classifier, max_norm, num_groups=num_members)
         losses.append(loss_G.detach())
         _check_finite(losses[-1], norm_G, step)
         rate = learning_rate(settings, step, len(batches))

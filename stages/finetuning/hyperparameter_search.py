@@ -23,7 +23,7 @@ class TrialResult:
 
     accuracies: tuple[float, ...]
     """Share of validation clips that are named rightly, check by check."""
-    consulted: tuple[tuple[str, str | None], ...]
+    search_clips: tuple[tuple[str, str | None], ...]
     """(sha256, group) of every clip that was trained on or judged here."""
     videos: tuple[str, ...]
     """sha256 of the validation clips."""
@@ -40,8 +40,8 @@ class TrialResult:
 
     def save(self, uri: str) -> None:
         """Writes the file, atomically."""
-        facts = ("accuracies", "consulted", "videos", "labels", "class_names")
-        header: dict[str, Any] = {name: getattr(self, name) for name in facts}
+        facts = ("accuracies", "videos", "labels", "class_names")
+        header: dict[str, Any] = {"consulted": self.search_clips, **{name: getattr(self, name) for name in facts}}
         write_tensors(uri, {_PROBABILITIES: torch.from_numpy(self.probabilities_NC)}, {"class": _KIND, **header})
 
     @classmethod
@@ -57,7 +57,7 @@ class TrialResult:
             raise CorruptArtifact(f"{uri} holds no trial of settings: give a file that finetune wrote")
         return cls(
             accuracies=tuple(header["accuracies"]),
-            consulted=tuple((sha256, group) for sha256, group in header["consulted"]),
+            search_clips=tuple((sha256, group) for sha256, group in header["consulted"]),
             videos=tuple(header["videos"]),
             labels=tuple(header["labels"]),
             class_names=tuple(header["class_names"]),

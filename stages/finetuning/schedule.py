@@ -1,7 +1,7 @@
-"""The course of an arm's work: trials of settings, and classifiers as soon as the trials that they wait for are done.
+"""The schedule of an arm's work: trials of settings, and classifiers as soon as the trials that they wait for are done.
 
-    course = Course(config, uri, chunks, sides, log)
-    for item in course.begin():      # and, when one is done, what course.next_jobs(item, seconds) gives
+    schedule = TrainingSchedule(config, uri, chunks, subsets, log)
+    for item in schedule.begin():      # and, when one is done, what schedule.next_jobs(item, seconds) gives
         ...
 
 Trials and classifiers go to the same workers: a split and label count whose settings are chosen need not wait for the
@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
-from stages.datasets.split_subsets import Sides
+from stages.datasets.split_subsets import SplitSubsets
 from stages.finetuning.arm import ArmConfig
 from stages.finetuning.hyperparameter_search import TrialResult
 from stages.finetuning.selection import SELECTION_FILE, SelectedSettings, Selection, TriedSettings
@@ -26,14 +26,14 @@ Cell = tuple[int, int]
 
 
 @dataclass
-class Course:
+class TrainingSchedule:
     """What is to be done, and in which order."""
 
     config: ArmConfig
     uri: str
     chunks: Mapping[int, Sequence[tuple[int, ...]]]
     """Label count, rising, all clips last -> samplings that train side by side."""
-    sides: Sequence[Sides]
+    subsets: Sequence[SplitSubsets]
     log: Callable[[str], None]
     seconds: dict[int, float] = field(default_factory=dict)
     """Label count -> processor-bound seconds of training its classifiers, summed over workers."""
@@ -46,8 +46,8 @@ class Course:
     def begin(self) -> list[Job | Trial]:
         """What can be done at once. The longest come first, so that no worker is left alone with one at the end."""
         for count in reversed(list(self.chunks)):
-            for side in self.sides:
-                cell = (side.number, count)
+            for subset in self.subsets:
+                cell = (subset.number, count)
                 missing = [trial for trial in self.trials(cell) if not self._is_tried(trial)]
                 self._awaited[cell] = len(missing)
                 self._first += missing or self._missing_jobs(cell)
@@ -82,13 +82,13 @@ class Course:
 
     def files(self, labels_per_class: int) -> list[str]:
         """URIs of a label count's classifiers."""
-        jobs = [job for side in self.sides for job in self._bare_jobs((side.number, labels_per_class))]
+        jobs = [job for subset in self.subsets for job in self._bare_jobs((subset.number, labels_per_class))]
         return [join(self.uri, job.file) for job in jobs]
 
     def trials(self, cell: Cell) -> list[Trial]:
         """Every candidate; none where nothing is chosen."""
         split, count = cell
-        held_out = next(side.validation for side in self.sides if side.number == split)
+        held_out = next(subset.validation for subset in self.subsets if subset.number == split)
         if not (self.config.selection.is_on and held_out):
             return []
         return [Trial(count, split, number) for number in range(len(self.config.selection.candidates()))]
@@ -99,7 +99,7 @@ class Course:
         Selection(arm=self.config.arm, choices=rows).write(join(self.uri, SELECTION_FILE))
 
     def _cells(self) -> list[Cell]:
-        return [(side.number, count) for count in self.chunks for side in self.sides]
+        return [(subset.number, count) for count in self.chunks for subset in self.subsets]
 
     def _bare_jobs(self, cell: Cell, **chosen: Any) -> list[Job]:
         split, count = cell
@@ -121,7 +121,7 @@ class Course:
         return {
             "candidate": self.config.selection.candidates()[best],
             "stop": (results[best].best_check + 1) / self.config.selection.num_checks,
-            "consulted": tuple(sorted({seen for result in results for seen in result.consulted})),
+            "search_clips": tuple(sorted({seen for result in results for seen in result.search_clips})),
         }
 
     def _choice_row(self, cell: Cell) -> SelectedSettings:

@@ -24,10 +24,11 @@ from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 
 _KIND = "TrainedClassifiers"
-_FACTS = (
-    *("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings"),
-    *("clips", "consulted", "groups"),
-)
+_FACTS = {
+    **{name: name for name in ("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings", "clips")},
+    **{"search_clips": "consulted", "groups": "groups"},
+}
+"""Field -> its name in the header of a file."""
 _WEIGHTS, _LOSSES = "classifier.", "losses"
 
 
@@ -36,7 +37,7 @@ class TrainedClassifiers:
     """G classifiers and all that is needed to use, to compare and to trace them."""
 
     classifier: Classifier
-    """With `config.num_groups` = G."""
+    """With `config.num_members` = G."""
     transform: Transform
     """What the classifiers read is a percept after this: the encoder's that they began as, where there is one."""
     class_names: tuple[str, ...]
@@ -52,17 +53,17 @@ class TrainedClassifiers:
     """Number of each classifier's sampling, G of them."""
     clips: tuple[tuple[str, ...], ...]
     """sha256 of the labelled clips of each sampling."""
-    consulted: tuple[str, ...]
+    search_clips: tuple[str, ...]
     """sha256 of the clips by which settings were chosen: trained on or judged in a trial."""
     groups: tuple[str, ...]
-    """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or consulted."""
+    """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or looked at in the search."""
     losses_SG: npt.NDArray[np.float32]
     """Cross-entropy of each classifier at each of S training steps, nats."""
     extractor: Extractor | None = None
     """What made the percepts that they learned from, so that a video can be turned into such percepts."""
 
     def __post_init__(self) -> None:
-        assert self.classifier.config.num_groups == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
+        assert self.classifier.config.num_members == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
         assert self.classifier.config.num_classes == len(self.class_names)
         assert self.transform.dim == self.classifier.config.dim
 
@@ -89,7 +90,7 @@ class TrainedClassifiers:
         """Writes the file, atomically; equal classifiers give equal bytes."""
         tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
         tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
-        header: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        header: dict[str, Any] = {key: getattr(self, name) for name, key in _FACTS.items()}
         header["transform"] = to_header(self.transform)
         model = {"name": type(self.classifier).__name__, "config": config_header(self.classifier)}
         if self.extractor is not None:
@@ -107,7 +108,9 @@ class TrainedClassifiers:
         tensors, header = read_tensors(uri)
         if header.get("class") != _KIND:
             raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
-        lacking = sorted({*_FACTS, "transform", "classifier"} - header.keys()) or sorted({_LOSSES} - tensors.keys())
+        lacking = sorted({*_FACTS.values(), "transform", "classifier"} - header.keys()) or sorted(
+            {_LOSSES} - tensors.keys()
+        )
         if lacking:
             raise CorruptArtifact(f"{uri} lacks {lacking[0]!r}: another version of percepts wrote it; finetune again")
         losses = tensors.pop(_LOSSES).numpy()
@@ -128,7 +131,7 @@ class TrainedClassifiers:
             split=header["split"],
             samplings=tuple(header["samplings"]),
             clips=tuple(tuple(clips) for clips in header["clips"]),
-            consulted=tuple(header["consulted"]),
+            search_clips=tuple(header["consulted"]),
             groups=tuple(header["groups"]),
             losses_SG=losses,
             extractor=Extractor(**header["extractor"]) if "extractor" in header else None,

@@ -17,12 +17,12 @@ from torch import nn
 from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
 from stages.datasets.labelled import ALL_CLIPS, ClipFinder, draw, load_windows
-from stages.datasets.split_subsets import MANIFEST_SPLIT, Sides, sides_of
+from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, split_subsets_of
 from stages.datasets.splits import Splits
-from stages.evaluation.clip_inference import judge_clips
+from stages.evaluation.clip_inference import infer_clips
 from stages.finetuning.arm import ArmConfig, Candidate
 from stages.finetuning.clip_batches import ClipBatches, clip_batches
-from stages.finetuning.ensemble_training import train_groups
+from stages.finetuning.ensemble_training import train_ensemble
 from stages.finetuning.hyperparameter_search import TrialResult
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
@@ -51,7 +51,7 @@ class Job:
     """Settings that were chosen."""
     stop: float = 1.0
     """Share of the training steps after which training ends: chosen, too."""
-    consulted: tuple[tuple[str, str | None], ...] = ()
+    search_clips: tuple[tuple[str, str | None], ...] = ()
     """(sha256, group) of the clips that the choice looked at."""
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Trainer:
 
 
 class _Bench:
-    """A worker's own state: percepts mapped once, sides of each split found once."""
+    """A worker's own state: percepts mapped once, the subsets of each split found once."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.config, self.uri, self.device = trainer.config, trainer.uri, trainer.device
@@ -114,10 +114,10 @@ class _Bench:
             self.encoder, self.transform = pretrained.composite, pretrained.transform
         records = trainer.percepts.records()
 
-        def sides(number: int) -> Sides:
-            return arm_sides(trainer.config, records, trainer.splits, number)
+        def subsets(number: int) -> SplitSubsets:
+            return arm_subsets(trainer.config, records, trainer.splits, number)
 
-        self.sides = cache(sides)
+        self.subsets = cache(subsets)
 
     def work(self, item: Job | Trial) -> float:
         """Does the item, writes its file, and returns the seconds that it took."""
@@ -133,24 +133,26 @@ class _Bench:
 
     def _train(self, job: Job) -> None:
         """The job's samplings as one model, from all training clips of the split."""
-        config, sides = self.config.chosen(job.candidate), self.sides(job.split)
-        drawn = [self._draw(sides.learn, job.labels_per_class, sampling) for sampling in job.samplings]
-        batches = self._batches(config, job, drawn, sides.class_names)
-        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
+        config, subsets = self.config.chosen(job.candidate), self.subsets(job.split)
+        drawn = [self._draw(subsets.learn, job.labels_per_class, sampling) for sampling in job.samplings]
+        batches = self._batches(config, job, drawn, subsets.class_names)
+        classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
-        losses_SG = train_groups(classifier, batches, config.training, num_steps=max(1, round(job.stop * len(batches))))
-        seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.consulted)
+        losses_SG = train_ensemble(
+            classifier, batches, config.training, num_steps=max(1, round(job.stop * len(batches)))
+        )
+        seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.search_clips)
         TrainedClassifiers(
             classifier,
             self.transform,
-            class_names=sides.class_names,
+            class_names=subsets.class_names,
             arm=config.arm,
             num_frames=config.num_frames,
             labels_per_class=job.labels_per_class,
             split=job.split,
             samplings=job.samplings,
             clips=tuple(tuple(clip.sha256 for clip in sampling) for sampling in drawn),
-            consulted=tuple(sorted(sha256 for sha256, _ in job.consulted)),
+            search_clips=tuple(sorted(sha256 for sha256, _ in job.search_clips)),
             groups=tuple(sorted({group for _, group in seen if group is not None})),
             losses_SG=losses_SG,
             extractor=self.finder.store.extractor,
@@ -158,21 +160,21 @@ class _Bench:
 
     def _try(self, trial: Trial) -> None:
         """One candidate: accuracy on the held-out clips at every check, probabilities at the best of them."""
-        selection, sides = self.config.selection, self.sides(trial.split)
+        selection, subsets = self.config.selection, self.subsets(trial.split)
         config = self.config.chosen(selection.candidates()[trial.number])
         job = Job(trial.labels_per_class, (0,), trial.split)
-        drawn = self._draw(sides.fit, trial.labels_per_class, 0)
-        batches = self._batches(config, job, [drawn], sides.class_names)
-        classifier = _classifier(config, job, self.dim, len(sides.class_names), self.encoder).to(self.device)
+        drawn = self._draw(subsets.fit, trial.labels_per_class, 0)
+        batches = self._batches(config, job, [drawn], subsets.class_names)
+        classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
-        truth_N = np.array([sides.class_names.index(str(clip.label)) for clip in sides.validation])
+        truth_N = np.array([subsets.class_names.index(str(clip.label)) for clip in subsets.validation])
         accuracies: list[float] = []
         best_NC: list[npt.NDArray[np.float32]] = []
 
         def check() -> None:
-            probabilities_GNC, _ = judge_clips(
+            probabilities_GNC, _ = infer_clips(
                 lambda x_TND: clip_probabilities(classifier(x_TND[None])),
-                sides.validation,
+                subsets.validation,
                 self.finder,
                 self.transform,
                 num_frames=config.num_frames,
@@ -185,14 +187,14 @@ class _Bench:
             accuracies.append(accuracy)
 
         ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
-        train_groups(classifier, batches, config.training, checks=ends, on_check=check)
-        consulted = {clip.sha256: clip.group for clip in (*drawn, *sides.validation)}
+        train_ensemble(classifier, batches, config.training, checks=ends, on_check=check)
+        search_clips = {clip.sha256: clip.group for clip in (*drawn, *subsets.validation)}
         TrialResult(
             accuracies=tuple(accuracies),
-            consulted=tuple(sorted(consulted.items())),
-            videos=tuple(clip.sha256 for clip in sides.validation),
-            labels=tuple(str(clip.label) for clip in sides.validation),
-            class_names=sides.class_names,
+            search_clips=tuple(sorted(search_clips.items())),
+            videos=tuple(clip.sha256 for clip in subsets.validation),
+            labels=tuple(str(clip.label) for clip in subsets.validation),
+            class_names=subsets.class_names,
             probabilities_NC=best_NC[0],
         ).save(join(self.uri, trial.file))
 
@@ -226,9 +228,9 @@ class _Bench:
         )
 
 
-def arm_sides(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> Sides:
-    """What the arm may learn from in a split. Raises as `sides_of`."""
-    return sides_of(
+def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:
+    """What the arm may learn from in a split. Raises as `split_subsets_of`."""
+    return split_subsets_of(
         records,
         splits,
         number,
@@ -246,7 +248,7 @@ def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:
 
 def _classifier(config: ArmConfig, job: Job, dim: int, num_classes: int, encoder: Composite | None) -> Classifier:
     """The job's classifiers as they start."""
-    spec = config.classifier.spec(dim=dim, num_classes=num_classes, num_groups=len(job.samplings))
+    spec = config.classifier.spec(dim=dim, num_classes=num_classes, num_members=len(job.samplings))
     classifier = build_classifier(spec)
     seed_weights(classifier, _seeds(config, "weights", job))
     if config.zero_output:

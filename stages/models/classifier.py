@@ -19,13 +19,13 @@ IGNORED_LABEL = -100
 """A clip with this label adds nothing to the loss: groups may hold fewer clips than others."""
 
 
-class GroupedLinear(nn.Module):
+class EnsembleLinear(nn.Module):
     """G linear maps side by side: `weight` (G, N, D), `bias` (G, N)."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, num_groups: int = 1) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, num_members: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_groups, num_outputs, num_inputs))
-        self.bias = nn.Parameter(torch.zeros(num_groups, num_outputs))
+        self.weight = nn.Parameter(torch.empty(num_members, num_outputs, num_inputs))
+        self.bias = nn.Parameter(torch.zeros(num_members, num_outputs))
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -35,12 +35,12 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """(G or 1, T, B, D) -> (G, T, B, N)."""
-        num_groups, num_outputs, num_inputs = self.weight.shape
+        num_members, num_outputs, num_inputs = self.weight.shape
         num_steps, batch = x_GTBD.shape[1:3]
         dtype = compute_dtype(self.weight)
-        x_GRD = x_GTBD.to(dtype).expand(num_groups, -1, -1, -1).reshape(num_groups, num_steps * batch, num_inputs)
+        x_GRD = x_GTBD.to(dtype).expand(num_members, -1, -1, -1).reshape(num_members, num_steps * batch, num_inputs)
         y_GRN = torch.baddbmm(self.bias.to(dtype).unsqueeze(1), x_GRD, self.weight.to(dtype).mT)
-        return y_GRN.view(num_groups, num_steps, batch, num_outputs)
+        return y_GRN.view(num_members, num_steps, batch, num_outputs)
 
 
 class LSTMClassifier(nn.Module):
@@ -55,12 +55,12 @@ class LSTMClassifier(nn.Module):
             config.dim,
             config.num_units,
             config.num_layers,
-            num_groups=config.num_groups,
+            num_groups=config.num_members,
             dropout=config.dropout,
             forget_bias=config.forget_bias,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.output = GroupedLinear(config.num_units, config.num_classes, num_groups=config.num_groups)
+        self.output = EnsembleLinear(config.num_units, config.num_classes, num_members=config.num_members)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew: every group another draw."""
@@ -78,14 +78,14 @@ class LSTMClassifier(nn.Module):
         given, needed = ((c.dim, c.num_units, c.num_layers) for c in (theirs, ours))
         if given != needed:
             raise ConfigError(f"the encoder has (dim, units, layers) {given}, the classifier {needed}: make them equal")
-        chosen = list(range(ours.num_groups)) if groups is None else list(groups)
+        chosen = list(range(ours.num_members)) if groups is None else list(groups)
         mine = dict(self.lstm.named_parameters())
         for name, parameter in encoder.encoder.named_parameters():
             mine[name][chosen] = parameter.to(mine[name])
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Logits of every step, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
-        x_GTBD = self.input_dropout(_each_group(x_GTBD, self))
+        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
         h_GTBH, _ = self.lstm(x_GTBD)
         logits_GTBC: Tensor = self.output(self.dropout(h_GTBH))
         return logits_GTBC
@@ -101,8 +101,8 @@ class SingleFrameClassifier(nn.Module):
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)
         hidden = config.num_hidden_units
-        self.hidden = GroupedLinear(config.dim, hidden, num_groups=config.num_groups) if hidden else None
-        self.output = GroupedLinear(hidden or config.dim, config.num_classes, num_groups=config.num_groups)
+        self.hidden = EnsembleLinear(config.dim, hidden, num_members=config.num_members) if hidden else None
+        self.output = EnsembleLinear(hidden or config.dim, config.num_classes, num_members=config.num_members)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew: every group another draw."""
@@ -112,7 +112,7 @@ class SingleFrameClassifier(nn.Module):
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Logits of every frame, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
-        x_GTBD = self.input_dropout(_each_group(x_GTBD, self))
+        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
         if self.hidden is not None:
             x_GTBD = self.dropout(self.hidden(x_GTBD).relu())
         logits_GTBC: Tensor = self.output(x_GTBD)
@@ -122,11 +122,11 @@ class SingleFrameClassifier(nn.Module):
 Classifier = LSTMClassifier | SingleFrameClassifier
 
 
-def _each_group(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
+def _each_member(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
     """Shared frames given to every group, so that each draws its own dropout; a view, no copy."""
     if x_GTBD.shape[-1] != classifier.config.dim:
         raise ValueError(f"frames have {x_GTBD.shape[-1]} dimensions; this classifier reads {classifier.config.dim}")
-    return x_GTBD.expand(classifier.config.num_groups, -1, -1, -1)
+    return x_GTBD.expand(classifier.config.num_members, -1, -1, -1)
 
 
 def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
     Clips labelled IGNORED_LABEL add nothing; a group of nothing else has loss 0. Train on the SUM over groups, so that
     each group's gradient is the one that it would have alone.
     """
-    num_groups, num_steps, batch, num_classes = logits_GTBC.shape
+    num_members, num_steps, batch, num_classes = logits_GTBC.shape
     targets_GTB = labels_GB[:, None].expand(-1, num_steps, -1)
     logits = logits_GTBC.to(torch.promote_types(logits_GTBC.dtype, torch.float32))
     losses = cross_entropy(
@@ -145,7 +145,7 @@ def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
         reduction="none",
     )
     num_labelled_G = (labels_GB != IGNORED_LABEL).sum(1).clamp(min=1) * num_steps
-    return losses.view(num_groups, num_steps * batch).sum(1) / num_labelled_G
+    return losses.view(num_members, num_steps * batch).sum(1) / num_labelled_G
 
 
 def clip_probabilities(logits_GTBC: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Nothing here needs PyTorch, so that options can be listed without it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -157,10 +158,10 @@ class ClassifierConfig:
         if self.num_hidden_units < 0:
             raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
 
-    def spec(self, *, dim: int, num_classes: int, num_groups: int = 1) -> ClassifierSpec:
-        """Returns `num_groups` classifiers of `num_classes` classes, of frames of `dim` dimensions."""
+    def spec(self, *, dim: int, num_classes: int, num_members: int = 1) -> ClassifierSpec:
+        """Returns `num_members` classifiers of `num_classes` classes, of frames of `dim` dimensions."""
         settings = _settings(self, ClassifierConfig)
-        return ClassifierSpec(**settings, dim=dim, num_classes=num_classes, num_groups=num_groups)
+        return ClassifierSpec(**settings, dim=dim, num_classes=num_classes, num_members=num_members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,25 +172,31 @@ class ClassifierSpec(ClassifierConfig):
     """Dimensions of a frame."""
     num_classes: int
     """Actions to tell apart."""
-    num_groups: int = 1
+    num_members: int = 1
     """Independent classifiers that are trained side by side."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 1 or self.num_groups < 1 or self.num_classes < 2:
+        if self.dim < 1 or self.num_members < 1 or self.num_classes < 2:
             raise ConfigError(
-                f"dim {self.dim}, num_classes {self.num_classes}, num_groups {self.num_groups}: give at least 1, 2, 1"
+                f"dim {self.dim}, num_classes {self.num_classes}, num_members {self.num_members}: give at least 1, 2, 1"
             )
 
     def single(self) -> Self:
         """Returns the same classifier without others beside it."""
-        return replace(self, num_groups=1)
+        return replace(self, num_members=1)
 
     def to_header(self) -> dict[str, Any]:
         """Returns what a file says of the classifier: sizes, and the settings of its kind."""
-        common = ("dim", "num_classes", "num_groups", "dropout", "input_dropout")
+        common = ("dim", "num_classes", "dropout", "input_dropout")
         names = ("num_units", "num_layers", "forget_bias") if self.model == "lstm" else ("num_hidden_units",)
-        return {name: getattr(self, name) for name in (*common, *names)}
+        return {"num_groups": self.num_members, **{name: getattr(self, name) for name in (*common, *names)}}
+
+    @classmethod
+    def of_header(cls, model: Literal["frame", "lstm"], header: Mapping[str, Any]) -> ClassifierSpec:
+        """Builds the spec of what `to_header` wrote. Raises TypeError, ConfigError where it is something else."""
+        settings = dict(header)
+        return cls(model=model, num_members=settings.pop("num_groups", 1), **settings)
 
 
 def _settings(config: object, kind: type[Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def build_classifier(config: ClassifierSpec) -> Classifier:
     return LSTMClassifier(config) if config.model == "lstm" else SingleFrameClassifier(config)
 
 
-class GroupDropout(nn.Dropout):
+class MemberDropout(nn.Dropout):
     """Dropout on (G, ...) in which every group draws from its own generator."""
 
     def __init__(self, p: float, generators: Sequence[torch.Generator]) -> None:
@@ -54,7 +54,7 @@ def seed_dropout(classifier: Classifier, seeds: Sequence[int]) -> None:
     for owner in owners:
         for name, child in list(owner.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(owner, name, GroupDropout(child.p, generators))
+                setattr(owner, name, MemberDropout(child.p, generators))
 
 
 @torch.no_grad()

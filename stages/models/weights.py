@@ -79,7 +79,7 @@ def build_from_header(class_name: str, config: Mapping[str, Any]) -> Model:
         if class_name == Composite.__name__:
             return Composite(CompositeSpec(**config))
         model_class, kind = _CLASSIFIERS[class_name]
-        return model_class(ClassifierSpec(model=kind, **config))
+        return model_class(ClassifierSpec.of_header(kind, config))
 
 
 def save_model(uri: str, model: Model, *, dtype: torch.dtype | None = None) -> None:

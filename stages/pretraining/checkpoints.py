@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import join, list_files, remove
 from stages.models.weights import read_tensors, write_tensors
-from stages.pretraining.kept_weights import Validations, best_step
+from stages.pretraining.early_stopping import Validations, best_step
 from stages.pretraining.optimisation import restore_training_state, save_training_state
 
 STATE, BEST, SUFFIX = "step-", "best-", ".safetensors"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.core.errors import ConfigError
-from stages.datasets.augmentation import VariationConfig
+from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -87,7 +87,7 @@ class TrainingConfig:
     """Steps of training."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser and learning rate. Gradients, and the norm they are clipped to, are those of the loss a dimension."""
-    variation: VariationConfig = VariationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     validate_every_steps: int = 200
     """Validate after every so many steps, besides before the first and after the last."""

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.core.files import exists, join, remove
 from pipeline.core.workers import TrainWorker
-from stages.datasets.augmentation import vary
+from stages.datasets.augmentation import augment
 from stages.datasets.sequences import share as share_of
 from stages.models.artifacts import HISTORY_FILE, TrainingHistory
 from stages.models.composite import Composite, Losses
@@ -30,11 +30,12 @@ from stages.models.config import MODEL_FILE
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
-from stages.pretraining.kept_weights import Average, best_step, has_stalled
+from stages.pretraining.early_stopping import best_step, has_plateaued
+from stages.pretraining.ema import ExponentialMovingAverage
 from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
 from stages.pretraining.precision import autocast, slow_on
-from stages.pretraining.prefetcher import Feed
-from stages.pretraining.resource_errors import told_clearly
+from stages.pretraining.prefetcher import Prefetcher
+from stages.pretraining.resource_errors import translate_resource_errors
 from stages.pretraining.telemetry import Telemetry
 from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
 
@@ -82,7 +83,7 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
             f"a batch of {plan.training.batch_size} sequences cannot be shared by {worker.world_size} workers: "
             "give a larger batch_size, or fewer workers"
         )
-    with told_clearly(plan.uri, plan.num_at_once(worker.world_size), lambda: _how_to_resume(plan)):
+    with translate_resource_errors(plan.uri, plan.num_at_once(worker.world_size), lambda: _how_to_resume(plan)):
         _Trainer(plan, worker).run()
 
 
@@ -106,7 +107,7 @@ class _Trainer:
         )
         self.max_grad_norm = self.config.optimizer.max_grad_norm if self.config.optimizer.kind == "adamw" else 0.0
         decay = self.config.weights.average_decay
-        self.average = Average(self.composite, decay) if decay else None
+        self.average = ExponentialMovingAverage(self.composite, decay) if decay else None
         self.averaged = None if self.average is None else self.average.module
         self.kept = self.averaged or self.composite
         """What is validated, and becomes the model."""
@@ -120,17 +121,17 @@ class _Trainer:
         first_step = self._resume()
         if slow_on(self.config.precision, worker.device):
             self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
-        with Feed(
+        with Prefetcher(
             self.source, self.config.batch_size, self.config.num_steps, worker.device, worker.rank, worker.world_size
-        ) as feed:
+        ) as prefetcher:
             num_done = first_step
             while num_done < self.config.num_steps and not self._ends_at(num_done):
                 if num_done % self.config.checkpoint_every_steps == 0 and num_done > first_step:
                     self._checkpoint(num_done)
-                self._step(num_done, feed.take(num_done))
+                self._step(num_done, prefetcher.batch(num_done))
                 num_done += 1
                 if self.history["train"]:
-                    self.telemetry.report(num_done, self.history["train"][-1], feed.seconds_waited)
+                    self.telemetry.report(num_done, self.history["train"][-1], prefetcher.seconds_waited)
         self._check()
         self._validate(num_done)
         self._finish(num_done)
@@ -139,7 +140,7 @@ class _Trainer:
         """Validates where it is time to; whether the validations say that there is nothing more to be had."""
         if num_done % self.config.validate_every_steps == 0:
             self._validate(num_done)
-        stalled = has_stalled(self.config.early_stop, self.history["validation"])
+        stalled = has_plateaued(self.config.early_stop, self.history["validation"])
         if stalled:
             best = best_step(self.history["validation"])
             self._log(
@@ -152,8 +153,8 @@ class _Trainer:
         torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optimizer, step, self.config.num_steps)
-        x_TBD = vary(
-            self.config.variation,
+        x_TBD = augment(
+            self.config.augmentation,
             x_TBD,
             seed=self.config.seed,
             step=step,

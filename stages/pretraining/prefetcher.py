@@ -19,8 +19,8 @@ NUM_AHEAD = 2
 
 
 @dataclass
-class Feed:
-    """`feed.take(step)` gives x_TBD on the device while a thread reads the next steps'. A context manager."""
+class Prefetcher:
+    """`prefetcher.batch(step)` gives x_TBD on the device while a thread reads the next steps'. A context manager."""
 
     source: SequenceSource
     batch_size: int
@@ -30,11 +30,11 @@ class Feed:
     rank: int = 0
     world_size: int = 1
     seconds_waited: float = 0.0
-    """How long `take` has waited for data, all in all."""
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "feed"), repr=False)
+    """How long `batch` has waited for data, all in all."""
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetch"), repr=False)
     _ahead: dict[int, Future[Tensor]] = field(default_factory=dict, repr=False)
 
-    def take(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Tensor:
         """The share of step `step`. Raises whatever the source does."""
         started = time.monotonic()
         for ahead in range(step, min(step + NUM_AHEAD + 1, self.num_steps)):

@@ -16,7 +16,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def told_clearly(uri: str, num_sequences: int, resume: Callable[[], str]) -> Iterator[None]:
+def translate_resource_errors(uri: str, num_sequences: int, resume: Callable[[], str]) -> Iterator[None]:
     """Turns such errors of the block into one of ours.
 
     uri: where the training writes. num_sequences: that a worker holds at once. resume: says from where it can go on.

@@ -45,7 +45,7 @@ from pipeline.recipes.model_variants import MODELS, variant
 from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.action_sets import ActionSetConfig
 from stages.datasets.labelled import ALL_CLIPS
-from stages.datasets.split_subsets import sides_of
+from stages.datasets.split_subsets import split_subsets_of
 from stages.datasets.splits import Splits
 from stages.finetune import FinetuneConfig
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
@@ -162,7 +162,7 @@ def scikit_learn(percepts: Percepts, splits: Splits, statistics: Statistics) -> 
 
     found: Named = {}
     for number in splits.numbers():
-        sides = sides_of(percepts.records(), splits, number, part="train", with_validation=True)
+        sides = split_subsets_of(percepts.records(), splits, number, part="train", with_validation=True)
         best = max(CS, key=lambda c: float(named(fitted(sides.fit, c), sides.validation).mean()))
         tested = [clip for clip in splits.assign(percepts.records(), number) if clip.part == "test"]
         rightly = named(fitted(sides.learn, best), tested)

@@ -36,7 +36,7 @@ from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.pretraining.loop import Objective
 from stages.pretraining.optimisation import build_optimizer, clip_gradients
 from stages.pretraining.precision import autocast
-from stages.pretraining.prefetcher import Feed
+from stages.pretraining.prefetcher import Prefetcher
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_BYTES = 16_000_000
@@ -111,13 +111,13 @@ def step_seconds(config: PretrainConfig, mnist: str | None, device: torch.device
     )
     num_warm = max(2, num_steps // 4)
     started = 0.0
-    with Feed(source, config.training.batch_size, num_warm + num_steps, device) as feed:
+    with Prefetcher(source, config.training.batch_size, num_warm + num_steps, device) as prefetcher:
         for step in range(num_warm + num_steps):
             if step == num_warm:
                 _wait(device)
                 started = time.perf_counter()
             with autocast(config.training.precision, device):
-                loss = objective(feed.take(step)).total / source.dim
+                loss = objective(prefetcher.batch(step)).total / source.dim
             loss.backward()
             clip_gradients(objective.composite, config.training.optimizer.max_grad_norm)
             optimizer.step()

@@ -23,7 +23,7 @@ from pipeline.core.stage import Context, Resources
 from pipeline.core.workers import InProcessWorkers
 from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
-from stages.datasets.dataset_factories import OpenDigits, OpenPercepts
+from stages.datasets.dataset_factories import DigitsFactory, PerceptsFactory
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import ChannelMoments
 from stages.datasets.sequences import PerceptSource
@@ -124,8 +124,8 @@ def test_the_first_loss_is_that_of_the_whole_batch_in_numpy(tmp_path: Path, inpu
     assert history["train"][0]["reconstruct_loss"] is None
 
 
-def opener(config: PretrainConfig, percepts: Percepts, statistics: Statistics) -> OpenPercepts:
-    return OpenPercepts(
+def opener(config: PretrainConfig, percepts: Percepts, statistics: Statistics) -> PerceptsFactory:
+    return PerceptsFactory(
         percepts=percepts,
         statistics=statistics,
         parts=config.parts,
@@ -325,7 +325,7 @@ def test_a_start_at_the_mean_costs_what_the_mean_frame_costs(tmp_path: Path) -> 
         num_steps=1, num_layers=1, loss="bernoulli", max_validation_batches=2, batch_size=64, start_at_mean=True
     )
     history = history_of(pretrain(config, Context.for_test(tmp_path / "a"), digits=digits))
-    source = OpenDigits(digits=digits, num_frames=10, seed=0)()
+    source = DigitsFactory(digits=digits, num_frames=10, seed=0)()
     mean_D = np.mean([source.batch(step, 64) for step in range(8)], axis=(0, 1, 2), dtype=np.float64).clip(1e-3, 1)
     x_TBD = np.concatenate(list(islice(source.validation_batches(), 2)), axis=1)[6:]
     cost = -(x_TBD * np.log(mean_D) + (1 - x_TBD) * np.log(1 - mean_D)).sum(-1).mean()

@@ -20,7 +20,7 @@ from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
 from pipeline.core.workers import InProcessWorkers
-from stages.datasets.dataset_factories import OpenPercepts
+from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
@@ -95,7 +95,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path: Path, input
 class Recording:
     """Opens a source that writes down which windows the loop was given."""
 
-    opener: OpenPercepts
+    opener: PerceptsFactory
     directory: str
     stop_at: int | None = None
 
@@ -132,7 +132,7 @@ def seen(directory: Path) -> dict[int, list[int]]:
 
 
 def plan_of(root: Path, inputs: dict[str, Any], **changes: Any) -> TrainingPlan:
-    opener = OpenPercepts(**inputs, parts=("unlabelled",), num_frames=10, stride=2, validation_fraction=0.2, seed=0)
+    opener = PerceptsFactory(**inputs, parts=("unlabelled",), num_frames=10, stride=2, validation_fraction=0.2, seed=0)
     return TrainingPlan(
         uri=str(root / "out"),
         open_source=Recording(opener, str(root / "seen"), **changes),

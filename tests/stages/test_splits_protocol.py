@@ -20,7 +20,7 @@ from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.splits import Coverage, Splits
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluation.predictions import read_probabilities
-from stages.evaluation.scores import Answers, scores_of
+from stages.evaluation.scores import Predictions, scores_of
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import Candidate, EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.artifacts import Classifiers
@@ -132,7 +132,7 @@ def test_all_labels_are_all_training_videos_and_no_other(frame: Classifiers, mad
         few = frame.load(f"split-{number}-labels-002-samplings-000-002.safetensors")
         assert all(len(clips) == 2 * len(MOTIONS) for clips in few.clips)
         for found in (trained, few):
-            assert not ({*found.consulted, *(c for clips in found.clips for c in clips)} & sides["test"])
+            assert not ({*found.search_clips, *(c for clips in found.clips for c in clips)} & sides["test"])
             assert found.class_names == ("far, left", "far, right", "near, left", "near, right", "unseen")
 
 
@@ -149,7 +149,7 @@ def test_settings_are_those_that_held_out_clips_prefer(frame: Classifiers, made:
         trial = TrialResult.load(frame.path(row["trial"]))
         sides = parts(made, row["split"])
         assert set(trial.videos) == sides["validation"]
-        assert {sha256 for sha256, _ in trial.consulted} <= sides["train"] | sides["validation"]
+        assert {sha256 for sha256, _ in trial.search_clips} <= sides["train"] | sides["validation"]
         truth = {record.sha256: record.label for record in made[0].records()}
         named = [trial.class_names[best] for best in trial.probabilities_NC.argmax(1)]
         assert (
@@ -272,7 +272,7 @@ def test_choosing_needs_clips_to_choose_by(tmp_path: Path, made: Made) -> None:
         trial = TrialResult.load(held.path(row["trial"]))
         assert Counter(trial.labels) == dict.fromkeys(MOTIONS, 1)
         tested = {r.sha256 for r in NothingHeld("").assign(made[0].records(), row["split"]) if r.part == "test"}
-        assert not tested & {sha256 for sha256, _ in trial.consulted}
+        assert not tested & {sha256 for sha256, _ in trial.search_clips}
     with pytest.raises(ConfigError, match="splits holds 4; the official splits are 1, 2, 3"):
         run(replace(FRAME, splits=(1, 4)), tmp_path, made)
 
@@ -338,13 +338,15 @@ def test_scores_are_over_splits(frame: Classifiers, tmp_path: Path, made: Made) 
     assert [pair["labels_per_class"] for pair in table["paired"]] == [2, 0]
 
 
-def answers(arm: str, split: int, correct: Sequence[int], *, count: int = ALL_CLIPS, num_learned: int = 30) -> Answers:
+def answers(
+    arm: str, split: int, correct: Sequence[int], *, count: int = ALL_CLIPS, num_learned: int = 30
+) -> Predictions:
     """Classifiers of which sampling s names `correct[s]` of 10 test clips of class a rightly."""
     predicted = np.array([[0] * right + [1] * (10 - right) for right in correct], np.int16)
     clips = tuple(str(number) for number in range(num_learned))
     samplings = tuple(range(len(correct)))
     one = np.ones_like(predicted, np.float32)
-    return Answers(arm, ("a", "b"), count, split, samplings, (clips,) * len(correct), predicted, one, None, 0)
+    return Predictions(arm, ("a", "b"), count, split, samplings, (clips,) * len(correct), predicted, one, None, 0)
 
 
 def test_splits_that_share_training_clips_have_a_wider_interval() -> None:

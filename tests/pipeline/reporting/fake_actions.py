@@ -12,7 +12,7 @@ from pipeline.reporting.action_tables import ALL, PRETRAINED, SCRATCH, SINGLE_FR
 from stages.datasets.splits import Coverage
 from stages.evaluation.artifacts import DuplicateReport, SuspectedClip
 from stages.evaluation.score_table import ScoreTable
-from stages.evaluation.scores import Answers, scores_of
+from stages.evaluation.scores import Predictions, scores_of
 from stages.finetuning.selection import SelectedSettings, Selection
 from tests.pipeline.reporting.fake_run import FakeRun
 
@@ -24,7 +24,7 @@ SMALL = dict(zip(ARMS, (0.55, 0.637, 0.662, 0.649, 0.658, 0.651, 0.670, 0.671), 
 CURVE = {SINGLE_FRAME: (0.25, 0.36), SCRATCH: (0.296, 0.42), "composite": (0.343, 0.46)}
 
 
-def answers(arm: str, split: int, count: int, accuracies: list[float]) -> Answers:
+def answers(arm: str, split: int, count: int, accuracies: list[float]) -> Predictions:
     """Classifiers of these accuracies, but for noise that depends on split and sampling and so is the same in all."""
     rows = []
     for sampling, accuracy in enumerate(accuracies):
@@ -37,7 +37,7 @@ def answers(arm: str, split: int, count: int, accuracies: list[float]) -> Answer
     clips = tuple(str(number) for number in range(count * 101 or 9537))
     samplings = tuple(range(len(accuracies)))
     one = np.ones_like(predicted, np.float32)
-    return Answers(arm, CLASSES, count, split, samplings, (clips,) * len(accuracies), predicted, one, None, 0)
+    return Predictions(arm, CLASSES, count, split, samplings, (clips,) * len(accuracies), predicted, one, None, 0)
 
 
 def action_scores(full: dict[str, float] = FULL, small: dict[str, float] = SMALL) -> ScoreTable:

@@ -15,7 +15,7 @@ from pipeline.reporting.report import print_report, write_report
 from pipeline.reporting.results import Results, read_results
 from stages.datasets.splits import Coverage
 from stages.evaluation.score_table import PairedDifference, ScoreTable
-from stages.evaluation.scores import Unjudged, scores_of
+from stages.evaluation.scores import NotEvaluable, scores_of
 from stages.finetuning.selection import Selection
 from tests.pipeline.reporting.fake_actions import CLASSES, FULL, NUM_CLIPS, SMALL, action_scores, actions, answers
 from tests.pipeline.reporting.fake_run import FakeRun, demo
@@ -164,7 +164,9 @@ def test_flow_stands_beside_the_paper_s_flow(tmp_path: Path) -> None:
 def test_a_run_that_could_judge_nothing_shows_its_cells_empty(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = [Unjudged(arm, CLASSES, count, 2) for arm in (SINGLE_FRAME, SCRATCH, "composite") for count in (1, 10, 0)]
+    cells = [
+        NotEvaluable(arm, CLASSES, count, 2) for arm in (SINGLE_FRAME, SCRATCH, "composite") for count in (1, 10, 0)
+    ]
     coverage = (
         Coverage(name="UCF-101", number=1, num_train=0, num_official_train=9537, num_test=6, num_official_test=3783),
         Coverage(name="UCF-101", number=2, num_train=6, num_official_train=9586, num_test=0, num_official_test=3734),

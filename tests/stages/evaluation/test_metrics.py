@@ -56,6 +56,17 @@ def test_ssim_is_scikit_image_s() -> None:
     np.testing.assert_allclose(metrics.ssim_per_frame(target, target), 1.0)
 
 
+def test_ssim_of_one_window_is_its_formula() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.random((2, 7, 7), dtype=np.float32).astype(np.float64)
+    c1, c2 = 0.01**2, 0.03**2
+    covariance = np.cov(x.ravel(), y.ravel(), ddof=1)
+    expected = (2 * x.mean() * y.mean() + c1) * (2 * covariance[0, 1] + c2)
+    expected /= (x.mean() ** 2 + y.mean() ** 2 + c1) * (covariance[0, 0] + covariance[1, 1] + c2)
+    found = metrics.ssim_per_frame(x[None].astype(np.float32), y[None].astype(np.float32))
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
 def test_t_interval_is_scipy_s(values: list[float], confidence: float) -> None:
     found = metrics.t_interval(values, confidence)

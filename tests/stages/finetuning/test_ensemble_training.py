@@ -14,11 +14,11 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.core.files import read_bytes, write_bytes
 from stages.finetuning.arm import EnsembleTrainingConfig
-from stages.finetuning.ensemble_training import train_groups
+from stages.finetuning.ensemble_training import train_ensemble
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.classifier import Classifier
 from stages.models.config import ClassifierSpec
-from stages.models.ensemble import GroupDropout, build_classifier, derived_seed, seed_dropout, seed_weights
+from stages.models.ensemble import MemberDropout, build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 
@@ -48,7 +48,7 @@ def made_batches() -> MadeBatches:
 
 
 def made_classifier(kind: str, groups: list[int]) -> Classifier:
-    config = replace(KINDS[kind], num_groups=len(groups))
+    config = replace(KINDS[kind], num_members=len(groups))
     classifier = build_classifier(config)
     seed_weights(classifier, [derived_seed("weights", group) for group in groups])
     seed_dropout(classifier, [derived_seed("dropout", group) for group in groups])
@@ -73,12 +73,12 @@ def made_classifier(kind: str, groups: list[int]) -> Classifier:
 def test_a_group_takes_the_steps_that_it_takes_alone(kind: str, config: EnsembleTrainingConfig) -> None:
     batches = made_batches()
     together = made_classifier(kind, list(range(G)))
-    losses_SG = train_groups(together, batches, config)
+    losses_SG = train_ensemble(together, batches, config)
     for group in range(G):
         alone = made_classifier(kind, [group])
         before = {name: parameter.clone() for name, parameter in alone.named_parameters()}
         one = MadeBatches(batches.x_SGTBD[:, [group]], batches.labels_SGB[:, [group]])
-        np.testing.assert_allclose(train_groups(alone, one, config)[:, 0], losses_SG[:, group], rtol=1e-5)
+        np.testing.assert_allclose(train_ensemble(alone, one, config)[:, 0], losses_SG[:, group], rtol=1e-5)
         grouped = dict(together.named_parameters())
         for name, parameter in alone.named_parameters():
             torch.testing.assert_close(grouped[name][[group]], parameter, rtol=1e-4, atol=1e-6)
@@ -87,13 +87,13 @@ def test_a_group_takes_the_steps_that_it_takes_alone(kind: str, config: Ensemble
 
 def test_dropout_drops_each_group_by_its_own_stream() -> None:
     streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    dropout = GroupDropout(0.25, streams)
+    dropout = MemberDropout(0.25, streams)
     x = torch.ones(2, 50, 40, 10)
     dropped = dropout(x)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert abs(float((dropped == 0).float().mean()) - 0.25) < 0.01
     assert not torch.equal(dropped[0], dropped[1])
-    alone = GroupDropout(0.25, [torch.Generator().manual_seed(2)])
+    alone = MemberDropout(0.25, [torch.Generator().manual_seed(2)])
     assert torch.equal(alone(x[:1])[0], dropped[1])
     assert torch.equal(dropout.eval()(x), x)
 
@@ -103,7 +103,7 @@ def test_bfloat16_trains_much_as_float32() -> None:
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for precision in precisions:
         classifier = made_classifier("lstm", [0, 1, 2])
-        losses.append(train_groups(classifier, made_batches(), EnsembleTrainingConfig(precision=precision)))
+        losses.append(train_ensemble(classifier, made_batches(), EnsembleTrainingConfig(precision=precision)))
         assert all(parameter.dtype == torch.float32 for parameter in classifier.parameters())
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
     assert not np.array_equal(losses[0], losses[1])
@@ -113,7 +113,7 @@ def test_divergence_is_named() -> None:
     batches = made_batches()
     batches.x_SGTBD[4, 1] = torch.inf
     with pytest.raises(TrainingDiverged, match=r"step 4: group 1 has loss .* gradient norm"):
-        train_groups(made_classifier("frame", [0, 1, 2]), batches, EnsembleTrainingConfig())
+        train_ensemble(made_classifier("frame", [0, 1, 2]), batches, EnsembleTrainingConfig())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def made_trained(kind: str) -> TrainedClassifiers:
         split=0,
         samplings=(4, 5, 6),
         clips=(("a", "b"), ("c", "d"), ("a", "d")),
-        consulted=("a", "e"),
+        search_clips=("a", "e"),
         groups=("g",),
         losses_SG=rng.random((S, G)).astype(np.float32),
     )

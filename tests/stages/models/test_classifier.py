@@ -28,10 +28,10 @@ G, T, B, D, H, C = 3, 4, 5, 6, 7, 4
 def make(kind: str, groups: int = G, **changes: Any) -> Classifier:
     if kind == "lstm":
         settings = {"num_units": H, "num_layers": 2, **changes}
-        return LSTMClassifier(ClassifierSpec(dim=D, num_classes=C, num_groups=groups, **settings)).double()
+        return LSTMClassifier(ClassifierSpec(dim=D, num_classes=C, num_members=groups, **settings)).double()
     hidden = H if kind == "hidden" else 0
     return SingleFrameClassifier(
-        ClassifierSpec(model="frame", dim=D, num_classes=C, num_groups=groups, num_hidden_units=hidden, **changes)
+        ClassifierSpec(model="frame", dim=D, num_classes=C, num_members=groups, num_hidden_units=hidden, **changes)
     ).double()
 
 

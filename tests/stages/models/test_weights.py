@@ -18,7 +18,7 @@ from stages.models.weights import METADATA_KEY, Model, load_model, save_model
 
 MODELS: list[Model] = [
     Composite(CompositeSpec(dim=5, num_units=4, num_layers=2, predict_conditional=True, loss="bernoulli")),
-    LSTMClassifier(ClassifierSpec(dim=5, num_classes=3, num_units=4, num_groups=2, dropout=0.25)),
+    LSTMClassifier(ClassifierSpec(dim=5, num_classes=3, num_units=4, num_members=2, dropout=0.25)),
     SingleFrameClassifier(ClassifierSpec(model="frame", dim=5, num_classes=3, num_hidden_units=6)),
 ]
 

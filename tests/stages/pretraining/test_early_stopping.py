@@ -9,7 +9,8 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError
 from stages.pretraining.config import EarlyStopConfig, WeightsConfig
-from stages.pretraining.kept_weights import Average, best_step, has_stalled
+from stages.pretraining.early_stopping import best_step, has_plateaued
+from stages.pretraining.ema import ExponentialMovingAverage
 
 
 def validations(*losses: float) -> list[dict[str, float]]:
@@ -32,7 +33,7 @@ def test_a_plateau_ends_a_training(
     losses: tuple[float, ...], patience: int, min_improvement: float, ends: bool
 ) -> None:
     config = EarlyStopConfig(patience=patience, min_improvement=min_improvement)
-    assert has_stalled(config, validations(*losses)) is ends
+    assert has_plateaued(config, validations(*losses)) is ends
 
 
 def test_the_best_is_the_first_of_the_smallest() -> None:
@@ -41,7 +42,7 @@ def test_the_best_is_the_first_of_the_smallest() -> None:
 
 def test_the_average_is_that_of_numpy() -> None:
     module = nn.Linear(3, 2)
-    average = Average(module, 0.9)
+    average = ExponentialMovingAverage(module, 0.9)
     expected = module.weight.detach().numpy().astype(np.float64)
     for step in range(30):
         with torch.no_grad():
