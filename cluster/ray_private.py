@@ -19,6 +19,9 @@ JOB_VARIABLE: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 COORDINATOR: Final = "AutoscalingCoordinator"
 """Name and namespace of the detached actor that holds the resource requests of elastic training groups."""
 
+NO_AGENT: Final = "No available agent"
+"""Text in the answer of a head that has no agent for jobs yet."""
+
 LOSS_TEXTS: Final = {
     "node has died": "its node is gone",
     "node was terminated": "its node is gone",

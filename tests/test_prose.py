@@ -17,11 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "stages", "cluster")
 
 SWEPT = (
-    "cluster/rendering",
-    "cluster/schedule.py",
-    "cluster/settings.py",
-    "cluster/settings_file.py",
-    "pipeline/commands/cluster.py",
     "pipeline/reporting",
     "pipeline/upkeep",
     "pipeline/commands",

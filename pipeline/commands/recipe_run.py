@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cluster.run_records import recorded
 from cluster.session import session
 from pipeline.core.files import join
 from pipeline.engine.display import Display
@@ -52,7 +53,8 @@ class RecipeRun:
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
-        with Display(self.recipe.name, [step.node.name for step in self.steps], self.console) as display:
+        nodes = [step.node.name for step in self.steps]
+        with recorded(self.store.root, self.recipe.name), Display(self.recipe.name, nodes, self.console) as display:
             display.status("opening MLflow")
             tracker = _open_tracker(self.store, options.tracking_uri, self.recipe.name)
             tracker.start(self.command, asdict(options), commit()[0])

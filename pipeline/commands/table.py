@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "verify": "recount and rehash a store, and repair it",
     "compact": "merge small shards of percepts into larger files",
     "takedown": "remove a video's percepts, and list what was made of it",
+    "submit": "send a run to a cluster as a Ray job, and follow it",
     "cluster": "write files that start a cluster or a schedule",
 }
 """Name -> one line. Command x is `main` of module pipeline.commands.x, with underscores for dashes."""

@@ -171,6 +171,13 @@ def test_the_head_reads_the_health_check_settings_of_the_manifests() -> None:
         assert binary_holds("core/src/ray/gcs/gcs_server", variable), f"Ray's head no longer reads {variable}"
 
 
+def test_a_head_without_an_agent_for_jobs_says_so() -> None:
+    import ray
+
+    source = Path(ray.__file__).parent / "dashboard" / "modules" / "job" / "job_head.py"
+    assert ray_private.NO_AGENT in source.read_text(), "Ray words a head that has no agent for jobs yet otherwise"
+
+
 def test_the_module_names_the_version_that_it_was_checked_against() -> None:
     import ray
 

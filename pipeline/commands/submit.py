@@ -1,0 +1,314 @@
+"""Submits a run of a recipe to a cluster as a Ray job, and follows it.
+
+    percepts submit youtube --videos s3://bucket/clips --store s3://bucket/percepts --tracking-uri http://mlflow:5000
+    percepts submit youtube ... --wait --if-running skip        what a scheduler calls, at any time and twice
+
+Takes every option of `percepts run RECIPE`. Submitting the same again joins the run. Ctrl-C leaves it running.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from pipeline.commands.command_line import HELP, parse_options, print_help
+from pipeline.commands.option_help import full_help
+from pipeline.commands.options import list_options
+from pipeline.commands.recipe_options import parse
+from pipeline.core.errors import ConfigError, RunError, UsageError
+from pipeline.core.files import absolute, is_local
+from pipeline.recipes.registry import load_recipe
+
+if TYPE_CHECKING:  # What a wrong option does not need is imported later.
+    from cluster.run_records import RunRecord
+    from cluster.submission import JobServer, SubmittedJob
+
+PROGRAM: Final = "percepts submit"
+CONFIG: Final = "run.toml"
+"""The name of the --config file in the package."""
+WAIT_S: Final = 20.0
+"""The pause between two looks at a run that is waited for, seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """Options of the submission; every other option is the recipe's."""
+
+    dashboard: str | None = None
+    """Address of the head that takes jobs, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, else this machine."""
+    name: str | None = None
+    """Name of the run, of which only one goes on at a time; default: the recipe."""
+    wait: bool = False
+    """Wait for the end, through lost connections, and return the status of the run: 0 succeeded, 1 did not."""
+    if_running: str = "start"
+    """Another run of the store that goes on, started from anywhere: start beside it, skip this one, or wait for it."""
+    on_failure: str | None = None
+    """Shell command that is run here after a run that did not succeed; PERCEPTS_RUN_ID, PERCEPTS_STATUS and
+    PERCEPTS_STORE are in its environment. Needs --wait."""
+    queue: bool = False
+    """Take turns with other jobs: the driver waits for the head's resource `run`, which rendered clusters have."""
+    by_options: bool = False
+    """Identify the run by its options instead of its plan, where only the cluster can list the videos."""
+
+    def __post_init__(self) -> None:
+        if self.if_running not in ("start", "skip", "wait"):
+            raise ConfigError(f"--if-running is {self.if_running!r}; it must be start, skip or wait")
+        if self.on_failure is not None and not self.wait:
+            raise ConfigError("--on-failure needs --wait: without it, the end of the run is not awaited")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A run to be submitted, with what identifies it."""
+
+    recipe: str
+    arguments: tuple[str, ...]
+    name: str
+    store: str
+    plan: str
+    """The digest of the plan's keys, or of the options."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The marks by which the job is found again."""
+        from cluster.submission import NAME, PLAN, STORE
+
+        return {PLAN: self.plan, NAME: self.name, STORE: self.store}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Submits, follows and reports the end. Returns the exit status.
+
+    Raises:
+        UsageError: the arguments break a rule, no head takes jobs, or the name is taken by another plan.
+        RunError: with --wait, the run did not succeed.
+    """
+    if not arguments or any(word in HELP for word in arguments):
+        summary = f"{SubmitOptions.__doc__} `percepts run RECIPE --help` explains those."
+        print_help(full_help(f"{PROGRAM} RECIPE", summary, list_options(SubmitOptions)))
+    recipe_name, *words = arguments
+    own, rest = split(words)
+    options = parse_options(SubmitOptions, own, prog=PROGRAM)
+    request = identify(recipe_name, rest, options)
+
+    from cluster.submission import JobServer, say
+
+    server = JobServer.connect(options.dashboard)
+    job = _same_run(server, request)
+    if job is not None:
+        say(f"joining {job.id} on {server.address}, which makes the same")
+    elif not _may_start(server, request, options):
+        return 0
+    else:
+        job = _submit(server, request, options)
+        say(f"submitted {job.id} to {server.address}")
+    return _follow(server, job, request, options)
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the words that are options of the submission, and those of the recipe."""
+    flags = {option.name: option.kind is bool for option in list_options(SubmitOptions)}
+    own: list[str] = []
+    rest: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if not word.startswith("--") or name.removeprefix("no-") not in flags:
+            rest.append(word)
+            continue
+        own.append(word)
+        if not has_value and not flags[name.removeprefix("no-")]:
+            own += remaining[:1]
+            del remaining[:1]
+    return own, rest
+
+
+def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions) -> Request:
+    """Returns the run with the digest of its plan. Lists the videos, unless `options.by_options`.
+
+    Raises:
+        UsageError: an option is wrong, the store would be lost with the job, or a video source cannot be listed here.
+    """
+    recipe = load_recipe(recipe_name)
+    if "--plan" in arguments:
+        raise UsageError(f"--plan starts nothing that could be submitted; use `percepts plan {recipe_name}`")
+    parsed = parse(recipe, arguments, f"{PROGRAM} {recipe_name}")
+    if is_local(parsed.store) and not parsed.store.startswith(("/", "file:///")):
+        raise UsageError(
+            f"--store is {parsed.store!r}, which a job would look for in its own directory, and lose; "
+            "pass --store a URL, or the absolute path of a directory that the cluster shares"
+        )
+    parts = [recipe_name, *arguments] if options.by_options else [node.key for node in recipe.build(parsed).nodes]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    return Request(
+        recipe=recipe_name,
+        arguments=tuple(arguments),
+        name=options.name or recipe_name,
+        store=absolute(parsed.store),
+        plan=digest,
+    )
+
+
+def _same_run(server: JobServer, request: Request) -> SubmittedJob | None:
+    """Returns the job of the same plan and store that goes on, if there is one."""
+    from cluster.submission import PLAN, STORE
+
+    wanted = {STORE: request.store, PLAN: request.plan}.items()
+    return next((job for job in server.jobs() if not job.has_ended and wanted <= job.metadata.items()), None)
+
+
+def _may_start(server: JobServer, request: Request, options: SubmitOptions) -> bool:
+    """Returns whether the run is to be started now, after waiting for others if the options say so.
+
+    Raises:
+        UsageError: a run of the same name goes on.
+    """
+    from cluster.submission import say
+
+    while True:
+        others = _going_on(server, request.store)
+        if not others:
+            return True
+        other = others[0]
+        if options.if_running == "skip":
+            say(f"skipped: {other.id} goes on in {request.store} (since {other.started_at or other.submitted_at})")
+            return False
+        if options.if_running == "start":
+            same_name = next((record for record in others if record.name == request.name), None)
+            if same_name is None:
+                return True
+            raise UsageError(
+                f"a run named {request.name!r} with another plan goes on, {same_name.id}: wait for it by "
+                f"--if-running wait, stop it by `{server.stop(same_name.id)}`, or give another --name"
+            )
+        say(f"waiting for {other.id}, which goes on in {request.store}")
+        time.sleep(WAIT_S)
+
+
+def _going_on(server: JobServer, store: str) -> list[RunRecord]:
+    """Returns the runs of a store that go on: as their head says, or by their heartbeat where no head answers."""
+    from cluster.run_records import read_records
+
+    now = datetime.now(UTC)
+    records = [record for record in read_records(store) if not record.ended_at]
+    jobs = [_job_of(server, record) for record in records]
+    return [
+        record
+        for record, job in zip(records, jobs, strict=True)
+        if (record.has_heartbeat(now) if job is None else not job.has_ended)
+    ]
+
+
+def _job_of(server: JobServer, record: RunRecord) -> SubmittedJob | None:
+    """Returns the job of a record, or None where it has no head, or its head is out of reach or does not know it."""
+    from cluster.submission import JobServer, say
+
+    if not record.dashboard:
+        return None
+    try:
+        head = server if record.dashboard == server.address else JobServer.connect(record.dashboard)
+    except UsageError as error:
+        say(f"the head of {record.id} is out of reach; its heartbeat decides ({error})")
+        return None
+    return head.job(record.id)
+
+
+def _submit(server: JobServer, request: Request, options: SubmitOptions) -> SubmittedJob:
+    from cluster.code_package import code_package
+    from cluster.run_records import RUN_ID_VARIABLE, RunRecord, write_record
+    from cluster.submission import Submission, say
+    from pipeline.engine.provenance import COMMIT_VARIABLE, SOURCE_ROOT, commit
+
+    now = datetime.now(UTC)
+    job_id = _unused(f"{request.name}-{now:%Y%m%d}-{request.plan}", {job.id for job in server.jobs()})
+    arguments, files = _with_config(request.arguments)
+    head, is_dirty = commit()
+    environment = {RUN_ID_VARIABLE: job_id}
+    if head is not None:
+        environment[COMMIT_VARIABLE] = head + ("+" if is_dirty else "")
+    with code_package(SOURCE_ROOT, files) as package:
+        say(f"{package.summary}; commit {environment.get(COMMIT_VARIABLE, 'unknown')}")
+        submission = Submission(
+            id=job_id,
+            entrypoint=shlex.join(["python", "-m", "pipeline.run", request.recipe, *arguments]),
+            working_dir=package.directory,
+            environment=environment,
+            metadata=request.metadata,
+            resources={"run": 1} if options.queue else {},
+        )
+        record = RunRecord(
+            id=job_id,
+            name=request.name,
+            plan=request.plan,
+            dashboard=server.address,
+            submitted_at=now.isoformat(timespec="seconds"),
+        )
+        write_record(request.store, record)
+        return server.submit(submission)
+
+
+def _unused(job_id: str, taken: set[str]) -> str:
+    """Returns the id, with a number where a job of this id has ended: the same plan may run twice a day."""
+    candidates = (job_id if number == 1 else f"{job_id}-{number}" for number in range(1, len(taken) + 2))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _with_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Returns the arguments as the job sees them, and the --config file that travels with it."""
+    changed = list(arguments)
+    for place, word in enumerate(arguments):
+        if word == "--config" and place + 1 < len(arguments):
+            changed[place + 1] = CONFIG
+            return changed, {CONFIG: arguments[place + 1]}
+        if word.startswith("--config="):
+            changed[place] = f"--config={CONFIG}"
+            return changed, {CONFIG: word.partition("=")[2]}
+    return changed, {}
+
+
+def _follow(server: JobServer, job: SubmittedJob, request: Request, options: SubmitOptions) -> int:
+    from cluster.submission import SUCCEEDED, say
+
+    started = time.monotonic()
+    try:
+        ended = server.follow(job.id, _write, through_losses=options.wait)
+    except KeyboardInterrupt:
+        say(
+            f"\n{job.id} goes on.\n  follow it   {server.attach(job.id)}\n  stop it     {server.stop(job.id)}\n"
+            "  join it     the same `percepts submit` again"
+        )
+        return 130
+    line = f"{job.id} {ended.status.lower()} ({time.monotonic() - started:.0f} s followed)"
+    if ended.status == SUCCEEDED:
+        say(line)
+        return 0
+    if options.on_failure is not None:
+        _tell(options.on_failure, request, ended)
+    if options.wait:
+        raise RunError(f"{line}: {ended.message or 'see the log above'}")
+    say(f"{line}: {ended.message}")
+    return 0
+
+
+def _tell(command: str, request: Request, job: SubmittedJob) -> None:
+    from cluster.submission import say
+
+    variables = {"PERCEPTS_RUN_ID": job.id, "PERCEPTS_STATUS": job.status, "PERCEPTS_STORE": request.store}
+    status = subprocess.run(command, shell=True, env=os.environ | variables, check=False).returncode
+    if status:
+        say(f"--on-failure {command!r} ended with status {status}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,134 @@
+"""What a submission is made of: records of runs, the code that travels, and a log that goes on where it was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cluster import code_package, run_records
+from cluster.code_package import SENT
+from cluster.run_records import RUN_ID_VARIABLE, RunRecord, read_record, read_records, recorded, write_record
+from cluster.submission import SubmittedJob, _LogFrom
+from pipeline.core.errors import CorruptArtifact, UsageError
+from tests.conftest import ROOT
+
+
+def test_a_run_without_an_id_keeps_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUN_ID_VARIABLE, raising=False)
+    with recorded(str(tmp_path), "demo"):
+        pass
+    assert read_records(str(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "succeeded"), (ValueError(), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_record_says_how_a_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, status: str
+) -> None:
+    store = str(tmp_path)
+    submitted = RunRecord(id="rgb-1", name="rgb", plan="0123", submitted_at="2026-11-26T00:00:00+00:00")
+    write_record(store, submitted)
+    monkeypatch.setenv(RUN_ID_VARIABLE, "rgb-1")
+    try:
+        with recorded(store, "youtube"):
+            during = read_record(store, "rgb-1")
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    now = datetime.now(UTC)
+    assert during is not None
+    assert during.status == "running"
+    assert during.has_heartbeat(now)
+    assert not during.has_heartbeat(now + timedelta(seconds=run_records.STALE_S + 1))
+    (after,) = read_records(store)
+    assert (after.name, after.plan, after.submitted_at) == ("rgb", "0123", submitted.submitted_at)
+    assert after.status == status
+    assert not after.has_heartbeat(now)
+
+
+def test_heartbeats_go_on_and_outlive_a_store_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_records, "HEARTBEAT_S", 0.01)
+    monkeypatch.setenv(RUN_ID_VARIABLE, "rgb-1")
+    written = []
+
+    def flaky(store: str, record: RunRecord) -> None:
+        written.append(record)
+        if len(written) == 2:
+            raise OSError("503 slow down")
+        write_record(store, record)
+
+    monkeypatch.setattr(run_records, "write_record", flaky)
+    with recorded(str(tmp_path), "rgb"):
+        while len(written) < 4:
+            pass
+    assert "503 slow down" in capsys.readouterr().err
+    record = read_record(str(tmp_path), "rgb-1")
+    assert record is not None
+    assert record.status == "succeeded"
+
+
+def test_what_is_no_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x.json").write_text('["no record"]')
+    with pytest.raises(CorruptArtifact, match=r"runs/x.json"):
+        read_records(str(tmp_path))
+
+
+def test_code_alone_travels_and_the_rest_is_named() -> None:
+    with code_package.code_package(str(ROOT), {}) as package:
+        sent = {path.name for path in Path(package.directory).iterdir()}
+        assert sent == set(SENT)
+        assert (Path(package.directory) / "cluster" / "rendering" / "templates").is_dir()
+        assert not list(Path(package.directory).rglob("__pycache__"))
+        assert {"tests", "docs", "README.md"} <= set(package.left_out)
+        assert "left out: " in package.summary
+        assert package.num_bytes < code_package.MAX_BYTES / 4
+        directory = package.directory
+    assert not Path(directory).exists()
+
+
+def test_a_file_that_does_not_belong_to_the_code_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "clips.rar").write_bytes(bytes(2000))
+    monkeypatch.setattr(code_package, "MAX_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"stages/clips.rar"), code_package.code_package(str(tmp_path), {}):
+        pass
+
+
+def test_installed_code_is_not_sent_but_the_options_file_is(tmp_path: Path) -> None:
+    with code_package.code_package(str(tmp_path), {}) as package:
+        assert package.directory == ""
+        assert "the cluster's own" in package.summary
+    config = tmp_path / "mine.toml"
+    config.write_text("workers = '2'")
+    with code_package.code_package(str(tmp_path), {"run.toml": str(config)}) as package:
+        assert [path.name for path in Path(package.directory).iterdir()] == ["run.toml"]
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7, 12])
+def test_a_log_that_begins_again_goes_on_where_it_was(cut: int) -> None:
+    log = "one\ntwo\nthree\n"
+    written: list[str] = []
+    first = _LogFrom(written.append, 0)
+    first.add(log[:cut])
+    second = _LogFrom(written.append, first.num_written)
+    for start in range(0, len(log), 5):
+        second.add(log[start : start + 5])
+    assert "".join(written) == log
+
+
+def test_a_job_has_ended_in_rays_three_ways() -> None:
+    from ray.job_submission import JobStatus
+
+    ended = {status.value for status in JobStatus if SubmittedJob(id="x", status=status.value).has_ended}
+    assert ended == {status.value for status in JobStatus if status.is_terminal()}
