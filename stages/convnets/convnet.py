@@ -8,6 +8,7 @@ Shapes: N frames, H x W pixels (both input_px), C channels, G x G grid cells, D 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,10 @@ class Convnet:
         """Frames in each batch of `stream`."""
         return self.engine.batch_frames
 
+    def new_batch(self) -> Frames:
+        """Memory for a full batch: uint8 (batch_frames, input_px, input_px, in_channels), not initialised."""
+        return self.engine.new_batch((self.batch_frames, self.input_px, self.input_px, self.in_channels))
+
     def __call__(self, frames_NHWC: Frames) -> Percepts:
         """Percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
 
@@ -155,8 +160,9 @@ class Convnet:
         assert batch_BHWC.shape[1:] == shape[1:], batch_BHWC.shape
         if len(batch_BHWC) == shape[0]:
             return np.ascontiguousarray(batch_BHWC)
-        filled_BHWC = np.zeros(shape, np.uint8)
+        filled_BHWC = self.new_batch()
         filled_BHWC[: len(batch_BHWC)] = batch_BHWC
+        filled_BHWC[len(batch_BHWC) :] = 0
         return filled_BHWC
 
 
@@ -175,11 +181,14 @@ def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
     return nn.Sequential(network, pooling).eval(), dim, None if weights is None else weights.sha256
 
 
-def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int = 1) -> Convnet:
+def build(
+    config: ConvnetConfig, *, device: str | None = None, num_threads: int = 1, compiled_code: Path | None = None
+) -> Convnet:
     """Load the network and choose the fastest engine for it; see `stages.convnets.engines`.
 
     `device` is "cpu" or "cuda"; None takes the GPU where there is one. `num_threads` is the number of
-    cores that the CPU's engine computes on.
+    cores that the CPU's engine computes on. `compiled_code` is the directory of this node where the GPU's engine keeps
+    compiled code for the next process; None: one of this user in the temporary directory.
 
     Raises:
         ConfigError: no such convnet or layer, a grid finer than the map, weights missing or of another network.
@@ -189,5 +198,12 @@ def build(config: ConvnetConfig, *, device: str | None = None, num_threads: int 
     """
     network, dim, weights_sha256 = load_network(config)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    engine = engines.choose_engine(network, config.input_px, config.in_channels, device=chosen, num_threads=num_threads)
+    engine = engines.choose_engine(
+        network,
+        config.input_px,
+        config.in_channels,
+        device=chosen,
+        num_threads=num_threads,
+        compiled_code=compiled_code,
+    )
     return Convnet(config, dim, weights_sha256, engine)

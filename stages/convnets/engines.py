@@ -8,7 +8,8 @@ tests/stages/convnets/test_convnet.py).
 |---|---|---|---|---|
 | onnxruntime | CPU | float32, the graph of `onnx_graph` | 4 | 1e-4 of the largest value |
 | torch-cpu | CPU, for networks that `onnx_graph` does not know | float32, channels-last | 16 | 1e-4 |
-| torch-cuda | GPU | float16 autocast, channels-last | 256 | 2e-2 |
+| torch-compiled | GPU (`cuda_engines`) | float16 weights, channels-last, torch.compile | 256 | 2e-2 |
+| torch-cuda | GPU, where the compiled one fails or does not agree | float16 autocast, channels-last | 256 | 2e-2 |
 
 On CPUs every core computes a batch of its own: no core waits for another at the end of each layer, the bytes cannot
 depend on the number of threads, and decoders that take a core for a moment hold up one batch and not all.
@@ -19,9 +20,9 @@ Shapes: B frames of a batch, H x W pixels, C channels, D percept dimension.
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -31,15 +32,14 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import RunError
+from stages.convnets.cuda_engines import CudaEngine, Forward, Frames, Percepts, compiled_forward, plain_forward
 from stages.convnets.onnx_graph import INPUT, OUTPUT, UnsupportedLayer, to_onnx
+
+__all__ = ["Engine", "Frames", "OnnxCpu", "Percepts", "TorchCpu", "check_engine", "choose_engine", "first_that_agrees"]
 
 ONNX_BATCH_FRAMES: Final = 4
 """Small enough for a core's own cache; 16 take 2 to 6% longer (tests/RESULTS.md)."""
 TORCH_CPU_BATCH_FRAMES: Final = 16
-CUDA_BATCH_FRAMES: Final = 256
-
-Frames = npt.NDArray[np.uint8]
-Percepts = npt.NDArray[np.float16]
 
 
 class Engine(Protocol):
@@ -51,6 +51,10 @@ class Engine(Protocol):
     """Largest difference from plain torch, as a share of the largest absolute percept."""
     busy_s: float
     """Seconds that it has computed since it was made: of the device, or of its cores on average."""
+
+    def new_batch(self, shape: tuple[int, ...]) -> Frames:
+        """Memory for a batch, from which the engine reads fastest."""
+        ...
 
     def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
         """percepts_BD of every batch, in order; may take a batch before it yields the one before."""
@@ -64,6 +68,9 @@ class _OneBatchPerCore:
         self._compute = compute
         self._num_threads = num_threads
         self.busy_s = 0.0
+
+    def new_batch(self, shape: tuple[int, ...]) -> Frames:
+        return np.empty(shape, np.uint8)
 
     def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
         running: deque[Future[tuple[Percepts, float]]] = deque()
@@ -129,86 +136,68 @@ class TorchCpu(_OneBatchPerCore):
         return percepts_BD
 
 
-@dataclass(frozen=True)
-class _Launched:
-    """A batch on its way through the GPU."""
-
-    result_BD: torch.Tensor
-    began: torch.cuda.Event
-    arrived: torch.cuda.Event
-
-
-class TorchCuda:
-    """float16 autocast on one GPU; bytes go to the device from pinned memory while the batch before is computed.
-
-    cuDNN chooses its algorithms by rule and not by trial, so that the same GPU gives the same bytes in every run.
-    """
-
-    name = "torch-cuda"
-    batch_frames = CUDA_BATCH_FRAMES
-    tolerance = 2e-2
-
-    def __init__(self, network: nn.Module, input_px: int, in_channels: int) -> None:
-        self._device = torch.device("cuda")
-        self._network = copy.deepcopy(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        shape = (self.batch_frames, input_px, input_px, in_channels)
-        # Two of each: a batch is filled in while the one before is under way.
-        self._frames = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-        self._uploads = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self.busy_s = 0.0
-
-    @torch.inference_mode()
-    def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
-        before: _Launched | None = None
-        for number, batch_BHWC in enumerate(batches_BHWC):
-            launched = self._launch(self._frames[number % 2], batch_BHWC)
-            if before is not None:
-                yield self._arrived(before)
-            before = launched
-        if before is not None:
-            yield self._arrived(before)
-
-    def _launch(self, pinned_BHWC: torch.Tensor, batch_BHWC: Frames) -> _Launched:
-        """Queue upload, network and download of one batch. Its pinned memory is free: the batch before last, which
-        used it, has arrived."""
-        pinned_BHWC.copy_(torch.from_numpy(batch_BHWC))
-        compute = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._uploads):
-            frames_BHWC = pinned_BHWC.to(self._device, non_blocking=True)
-        compute.wait_stream(self._uploads)
-        frames_BHWC.record_stream(compute)
-        began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        began.record(compute)
-        with torch.autocast("cuda", dtype=torch.float16):
-            percepts_BD = self._network(frames_BHWC.permute(0, 3, 1, 2).float()).half()
-        # torch keeps pinned memory that was freed: this costs something once.
-        result_BD = torch.empty(percepts_BD.shape, dtype=torch.float16, pin_memory=True)
-        result_BD.copy_(percepts_BD, non_blocking=True)
-        arrived = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        arrived.record(compute)
-        return _Launched(result_BD, began, arrived)
-
-    def _arrived(self, batch: _Launched) -> Percepts:
-        batch.arrived.synchronize()
-        self.busy_s += batch.began.elapsed_time(batch.arrived) / 1000
-        return batch.result_BD.numpy().copy()
-
-
-def choose_engine(network: nn.Module, input_px: int, in_channels: int, *, device: str, num_threads: int) -> Engine:
+def choose_engine(
+    network: nn.Module,
+    input_px: int,
+    in_channels: int,
+    *,
+    device: str,
+    num_threads: int,
+    compiled_code: Path | None = None,
+) -> Engine:
     """The fastest engine that can run `network` (x_BCHW float32 in 0..255 -> percepts_BD), checked.
+
+    `compiled_code`: directory of this node that keeps compiled code, see `cuda_engines.use_code_of`.
 
     Raises:
         RunError: the engine's percepts differ from plain torch's by more than its tolerance.
     """
-    engine: Engine
+
+    def agrees(engine: Engine) -> None:
+        check_engine(engine, network, input_px, in_channels)
+
     if device == "cuda":
-        engine = TorchCuda(network, input_px, in_channels)
-    else:
+        gpu = torch.device("cuda")
+        return first_that_agrees(
+            {
+                "torch-compiled": lambda: compiled_forward(network, gpu, code=compiled_code),
+                "torch-cuda": lambda: plain_forward(network, gpu),
+            },
+            CudaEngine,
+            agrees,
+        )
+    engine: Engine
+    try:
+        engine = OnnxCpu(network, input_px, in_channels, num_threads)
+    except UnsupportedLayer:
+        engine = TorchCpu(network, num_threads)
+    agrees(engine)
+    return engine
+
+
+def first_that_agrees(
+    forwards: Mapping[str, Callable[[], Forward]],
+    engine_of: Callable[[str, Forward], Engine],
+    agrees: Callable[[Engine], None],
+) -> Engine:
+    """Builds the first engine of `forwards` (by name, fastest first) that runs here and agrees with plain torch.
+
+    The name of an engine that stands in for a faster one says why; it goes into the report of the extraction.
+
+    Raises:
+        Exception: what the last one raises, RunError where it does not agree.
+    """
+    *faster, (last, plain) = forwards.items()
+    reasons = ""
+    for name, build in faster:
         try:
-            engine = OnnxCpu(network, input_px, in_channels, num_threads)
-        except UnsupportedLayer:
-            engine = TorchCpu(network, num_threads)
-    check_engine(engine, network, input_px, in_channels)
+            engine = engine_of(name, build())
+            agrees(engine)
+            return engine
+        except Exception as error:  # noqa: BLE001  # a compiler may fail in any way: the next engine needs none
+            reasons += f", not {name}: {' '.join(str(error).split())[:200]}"
+    engine = engine_of(last + reasons, plain())
+    agrees(engine)
     return engine
 
 

@@ -3,7 +3,6 @@
 Shapes: N frames of a piece of one video, D percept dimension.
 """
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ import numpy.typing as npt
 
 from stages.convnets.engines import Percepts
 from stages.extraction.decode_queue import Video
+from stages.percepts.background_writer import BackgroundWriter
 from stages.percepts.shards import VideoResult
-from stages.percepts.writer import ShardWriter
 
 MAX_BUFFERED_BYTES: Final = 256 << 20
-"""Percepts that wait for the videos before child_end: 32,768 frames of 4096 values."""
+"""Percepts that wait for earlier videos: 32,768 frames of 4096 values."""
 
 
 class RejectedLate(Exception):
@@ -47,7 +46,7 @@ class _VideoRows:
     num_awaited: int = 0
     """Rows whose percepts are being computed."""
     buffered: list[tuple[FrameRows, Percepts]] = field(default_factory=list)
-    """Rows that wait for the videos before child_end to be written."""
+    """Rows that wait until those of earlier videos are written."""
     is_begun: bool = False
     """Rows have been written."""
     result: VideoResult | None = None
@@ -56,14 +55,13 @@ class _VideoRows:
 class OrderedRows:
     """Brings rows, which arrive video by video or mixed, into the file in the order of the videos."""
 
-    def __init__(self, writer: ShardWriter, videos: Sequence[Video]) -> None:
+    def __init__(self, writer: BackgroundWriter, videos: Sequence[Video]) -> None:
         self._writer = writer
         self._rows = {video.sha256: _VideoRows() for video in videos}
         self._order = deque(self._rows)
         self._buffered_bytes = 0
         self.num_rows = 0
         """Rows that have come."""
-        self.seconds = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -76,7 +74,6 @@ class OrderedRows:
 
     def add(self, frames: FrameRows, percepts_ND: Percepts) -> None:
         """They have come."""
-        began = time.perf_counter()
         rows = self._rows[frames.video]
         rows.num_awaited -= len(frames.index_N)
         self.num_rows += len(frames.index_N)
@@ -85,7 +82,6 @@ class OrderedRows:
             rows.buffered.append((frames, percepts_ND.copy()))
             self._buffered_bytes += percepts_ND.nbytes
         self._write_ready()
-        self.seconds += time.perf_counter() - began
 
     def end(self, video: str, result: VideoResult) -> None:
         """No more frames of this video. Raises RejectedLate."""

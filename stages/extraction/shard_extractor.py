@@ -27,6 +27,8 @@ from stages.extraction.decode_queue import DecodeQueue, DecodeSource, IsolatedDe
 from stages.extraction.ordered_rows import FrameRows, OrderedRows, RejectedLate
 from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
 from stages.extraction.timings import Timings
+from stages.percepts.background_writer import BackgroundWriter
+from stages.percepts.node_cache import NodeCache
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import Shard, VideoResult, write_sidecar
 from stages.percepts.writer import ShardWriter
@@ -59,8 +61,11 @@ class _Pass:
         """Decode, run the convnet and write. Raises RejectedLate."""
         began, computed_s = time.perf_counter(), self._convnet.engine.busy_s
         videos = [video for video in self._task.videos if video.sha256 not in self._task.known]
-        rows = OrderedRows(writer, videos)
-        with DecodeQueue(videos, self._source, num_decoders=self._num_decoders) as decoding:
+        with (
+            BackgroundWriter(writer) as background,
+            DecodeQueue(videos, self._source, num_decoders=self._num_decoders) as decoding,
+        ):
+            rows = OrderedRows(background, videos)
             for percepts_BD in self._convnet.stream(self._batches(decoding, rows)):
                 first = 0
                 while first < len(percepts_BD):
@@ -68,19 +73,22 @@ class _Pass:
                     end = first + len(piece.index_N)
                     rows.add(piece, percepts_BD[first:end])
                     first = end
-                self._measure(decoding, rows, began, computed_s)
+                self._measure(decoding, rows, background, began, computed_s)
+        self._measure(decoding, rows, background, began, computed_s)
         assert not self._pending
         results = {**self._task.known, **rows.results()}
         self.results = {video.sha256: results[video.sha256] for video in self._task.videos}
 
-    def _measure(self, decoding: DecodeQueue, rows: OrderedRows, began: float, computed_s: float) -> None:
+    def _measure(
+        self, decoding: DecodeQueue, rows: OrderedRows, writer: BackgroundWriter, began: float, computed_s: float
+    ) -> None:
         seconds = time.perf_counter() - began
         self.timings = Timings(
             num_frames=rows.num_rows,
             seconds=seconds,
             convnet_s=self._convnet.engine.busy_s - computed_s,
             waited_s=decoding.waited_s,
-            writer_s=rows.seconds,
+            writer_s=writer.busy_s,
             decode_core_s=decoding.core_s,
             decoder_s=seconds * self._num_decoders,
         )
@@ -90,8 +98,8 @@ class _Pass:
 
     def _batches(self, decoding: DecodeQueue, rows: OrderedRows) -> Iterator[npt.NDArray[np.uint8]]:
         """Full batches across videos, and a last shorter one; notes whose rows they are."""
-        size, px = self._convnet.batch_frames, self._convnet.input_px
-        batch_BHWC, filled = np.empty((size, px, px, self._convnet.in_channels), np.uint8), 0
+        size = self._convnet.batch_frames
+        batch_BHWC, filled = self._convnet.new_batch(), 0
         while (item := decoding.next(in_order=rows.is_full)) is not None:
             video, event = item
             if isinstance(event, VideoResult):
@@ -108,8 +116,8 @@ class _Pass:
                 filled, first = filled + end - first, end
                 if filled == size:
                     yield batch_BHWC
-                    # A new one: the back end may still be reading the one before.
-                    batch_BHWC, filled = np.empty_like(batch_BHWC), 0
+                    # A new one: the engine may still be reading the one before.
+                    batch_BHWC, filled = self._convnet.new_batch(), 0
         if filled:
             yield batch_BHWC[:filled]
 
@@ -139,8 +147,18 @@ class ShardExtractor:
         self._num_decoders = num_decoders
         self._report_progress = report_progress
         torch.set_num_threads(num_threads)
-        self._convnet = convnets.build(config.convnet, device=device, num_threads=num_threads)
+        self._convnet = convnets.build(
+            config.convnet,
+            device=device,
+            num_threads=num_threads,
+            compiled_code=NodeCache.of_environment().compiled_code,
+        )
         assert self._convnet.dim == extractor.dim
+
+    @property
+    def convnet(self) -> Convnet:
+        """The network that it runs."""
+        return self._convnet
 
     def __call__(self, task: ShardTask) -> ShardDone:
         """Write the shard and its sidecar, each atomically."""

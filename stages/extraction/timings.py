@@ -18,7 +18,7 @@ class Timings:
     waited_s: float = 0.0
     """Of these, nothing was left to do until a decoder brought a frame."""
     writer_s: float = 0.0
-    """Of these, percepts were brought into order and written."""
+    """Of these, percepts were written, beside the convnet."""
     decode_core_s: float = 0.0
     """Seconds that cores worked at decoding."""
     decoder_s: float = 0.0

@@ -106,6 +106,11 @@ class NodeCache:
             raise ConfigError(f"{GIGABYTES_VARIABLE} is {text!r}; give a number of gigabytes above 0, or leave it out")
         return cls(directory, max_bytes, log)
 
+    @property
+    def compiled_code(self) -> Path:
+        """Directory beside the cache for compiled code, which neither counts as its bytes nor is evicted with them."""
+        return self.directory.with_name(f"{self.directory.name}-compiled")
+
     def fetch_all(self, files: Sequence[RemoteFile]) -> list[CacheEntry]:
         """An entry for each file, in their order; those that are missing are read, several at a time.
 
