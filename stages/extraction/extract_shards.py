@@ -13,19 +13,13 @@ from pipeline.core.events import Emit, Progress
 from pipeline.core.stage import Context
 from pipeline.core.workers import Workers
 from stages.extraction.config import ExtractionConfig
-from stages.extraction.decode_queue import (
-    CHUNKS_AHEAD,
-    DecodeSource,
-    IsolatedDecoder,
-    TimedEvent,
-    Video,
-    decode_measured,
-)
+from stages.extraction.decode_processes import DecodeProcesses, decoded_in_isolation
+from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeSource, TimedEvent, Video, decode_measured
 from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
 from stages.extraction.timings import Timings, bottleneck_line, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
-from stages.percepts.shards import VideoResult, iter_shards
+from stages.percepts.shards import iter_shards
 from stages.video import watchdog
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
@@ -76,8 +70,10 @@ def shard_extractor(
     if workers.replaces_workers:
         watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
     source: DecodeSource | None = None
-    if allocation.decodes_in_processes:
-        source = partial(_decode_in_other_process, workers, config)
+    if allocation.decodes_elsewhere:
+        source = partial(_decode_elsewhere, workers, config)
+    if allocation.num_processes:
+        source = DecodeProcesses(config.decode, config.limits, num_processes=allocation.num_processes, elsewhere=source)
     # Here, and not above: torch takes a second to import, and recipes import this file for the stage.
     from stages.extraction.shard_extractor import ShardExtractor
 
@@ -93,9 +89,7 @@ def shard_extractor(
     )
 
 
-def _decode_in_other_process(
-    workers: Workers, config: ExtractionConfig, video: Video
-) -> Generator[TimedEvent, None, None]:
+def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) -> Generator[TimedEvent, None, None]:
     """Events of a video from another process, on whichever node has a core. A video on which such processes die is
     decoded in an isolated process, here, which finds out what it dies of."""
     num_events = 0
@@ -105,11 +99,7 @@ def _decode_in_other_process(
             num_events += 1
             yield decoded
     except WorkerDied:
-        with IsolatedDecoder(config.decode, config.limits) as source:
-            for number, decoded in enumerate(source(video)):
-                # Chunks come in the same order again; an outcome is always new.
-                if number >= num_events or isinstance(decoded.event, VideoResult):
-                    yield decoded
+        yield from decoded_in_isolation(video, config.decode, config.limits, num_known=num_events)
 
 
 def _decode_armed(

@@ -3,7 +3,8 @@
 On CPUs a worker is a process that holds its share of the cores: on each it computes batches, and its decoders are
 threads beside them, which take a core only as often as frames run short. With GPUs a worker is a process that feeds
 one of them. Threads of one process share Python's lock, which they hold for a third of the time that a small frame
-takes: more than `MAX_DECODER_THREADS`, or cores on other nodes, need processes of their own.
+takes: more than `MAX_DECODER_THREADS` are processes of the worker's own, which hand frames over in shared memory, and
+cores on other nodes are reached through Ray.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Final
 from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode
 
-MAX_DECODER_THREADS: Final = 4
+MAX_DECODER_THREADS: Final = 2
+"""Measured: 16 threads in one process decode small frames as fast as 2 cores could (tests/RESULTS.md)."""
 MIN_DECODER_THREADS: Final = 2
 """Beside a slow convnet decoders mostly wait, and one alone would leave a gap at the end of each video."""
 
@@ -31,13 +33,16 @@ class WorkerAllocation:
     """Cores that compute the convnet, where that is not on a GPU."""
     num_decoders: int
     """Videos that are decoded side by side for each worker."""
-    decodes_in_processes: bool
-    """Whether decoders are processes of their own, on whichever node has cores, and not threads of the worker."""
+    decodes_elsewhere: bool
+    """Whether decoders that are not threads or processes of the worker run on whichever node has cores."""
+    num_processes: int = 0
+    """Decoders that are processes of the worker, on its node and on cores that are reserved with it."""
 
     @property
     def num_cores(self) -> float:
         """That all workers and decoders may use together."""
-        return self.num_workers * (self.cpus_per_worker + self.num_decoders * self.decodes_in_processes)
+        num_elsewhere = (self.num_decoders - self.num_processes) * self.decodes_elsewhere
+        return self.num_workers * (self.cpus_per_worker + num_elsewhere)
 
 
 def allocate_workers(resources: Resources, nodes: Sequence[ClusterNode], num_shards: int) -> WorkerAllocation:
@@ -54,9 +59,9 @@ def _on_cpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) ->
     num_decoder_processes = resources.decoders_per_gpu or 0
     num_workers = min(wanted, max(1, num_cpus // (1 + num_decoder_processes)))
     # At least one core must be left, or processes that decode would wait for it for ever.
-    decodes_in_processes = bool(num_decoder_processes) and num_cpus > num_workers
+    decodes_elsewhere = bool(num_decoder_processes) and num_cpus > num_workers
     cores = _largest_share(nodes, num_workers)
-    if decodes_in_processes:
+    if decodes_elsewhere:
         cores = max(1, cores - num_decoder_processes)
     cores = max(cores, int(resources.cpus_per_worker))
     return WorkerAllocation(
@@ -65,7 +70,7 @@ def _on_cpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) ->
         gpus_per_worker=0.0,
         num_threads=cores,
         num_decoders=num_decoder_processes or max(MIN_DECODER_THREADS, cores),
-        decodes_in_processes=decodes_in_processes,
+        decodes_elsewhere=decodes_elsewhere,
     )
 
 
@@ -82,13 +87,16 @@ def _on_gpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) ->
     beside = min(int(node.num_cpus * resources.gpus_per_worker / max(1, node.num_gpus)) for node in with_gpus)
     elsewhere = sum(node.num_cpus for node in nodes if not node.num_gpus) // wanted
     # One core copies batches, launches the network and writes.
-    num_decoders = resources.decoders_per_gpu or max(1, beside - 1 + elsewhere)
-    decodes_in_processes = num_decoders > min(MAX_DECODER_THREADS, beside - 1) and beside + elsewhere > 1
+    num_local = max(0, beside - 1)
+    num_decoders = max(1, min(resources.decoders_per_gpu or num_local + elsewhere, num_local + elsewhere))
+    num_beside = min(num_decoders, num_local)
+    decodes_elsewhere = num_decoders > num_local and elsewhere > 0
     return WorkerAllocation(
         num_workers=wanted,
-        cpus_per_worker=1 if decodes_in_processes else max(1, min(beside, num_decoders + 1)),
+        cpus_per_worker=1 + num_beside,
         gpus_per_worker=resources.gpus_per_worker,
         num_threads=1,
         num_decoders=num_decoders,
-        decodes_in_processes=decodes_in_processes,
+        decodes_elsewhere=decodes_elsewhere,
+        num_processes=num_beside if decodes_elsewhere or num_decoders > MAX_DECODER_THREADS else 0,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stages.video import shared_frames
 from stages.video.timeline import Place
 
 CHUNK_BYTES = 64 << 20
@@ -48,7 +49,7 @@ class ChunkBuilder:
         if not self._places:
             capacity = max(1, min(self._chunk_frames, CHUNK_BYTES // image_HWC.nbytes))
             # A new array each time: whoever took the last chunk may keep it.
-            self._frames_NHWC = np.empty((capacity, *image_HWC.shape), np.uint8)
+            self._frames_NHWC = shared_frames.empty((capacity, *image_HWC.shape))
         self._frames_NHWC[len(self._places)] = image_HWC
         self._places.append(place)
         if len(self._places) == len(self._frames_NHWC):

@@ -4,11 +4,12 @@
         probe = process.call(probe_file, path)             # what the function returns
         for chunk in process.stream(decode, path): ...     # what a generator function yields, as it does
 
-One process serves one call after the other and is replaced after a death. It is about as fast as decoding in a thread,
-but every frame is copied once more, so only second tries come here: see `stages.video.watchdog` for the first.
+One process serves one call after the other and is replaced after a death. With `shared` (slots, and bytes of each) it
+hands large arrays over in memory that both processes map (`stages.video.shared_frames`).
 
-The process may take `limits.max_memory_bytes` more than it needs to start (RLIMIT_AS; Linux only), and ends by itself
-when it has been silent for `limits.max_stall_s`, or when its parent is gone.
+The process may take `limits.max_memory_bytes` more than it needs to start (RLIMIT_AS, on Linux, unless `is_limited` is
+false), and ends by itself when it has been silent for `limits.max_stall_s`, when it has grown by more than those bytes,
+or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from stages.video import watchdog
+from stages.video import shared_frames, watchdog
 from stages.video.container import Limits
+from stages.video.shared_frames import SharedFrames
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +48,11 @@ class ProcessDied(Exception):
 class IsolatedProcess:
     """A process for one call at a time."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, is_limited: bool = True, shared: tuple[int, int] | None = None) -> None:
         self._limits = limits
+        self._is_limited = is_limited
+        self._shared = shared
+        self._frames: SharedFrames | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
 
@@ -66,7 +71,7 @@ class IsolatedProcess:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-        self._child = self._pipe = None
+        self._child = self._pipe = self._frames = None
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns, or raises. It and its arguments must pickle. Raises ProcessDied."""
@@ -98,7 +103,7 @@ class IsolatedProcess:
         try:
             pipe.send(request)
             while True:
-                kind, item = pipe.recv()
+                kind, item = pipe.recv() if self._frames is None else self._frames.loads(pipe.recv_bytes())
                 if kind == "end":
                     is_whole = True
                     return
@@ -132,13 +137,19 @@ class IsolatedProcess:
     def _start(self) -> Connection[Any, Any]:
         if self._pipe is None:
             self._pipe, child_end = Pipe()
+            descriptors = [child_end.fileno()]
             command = [sys.executable, "-m", "stages.video.isolated_process", str(child_end.fileno())]
-            command += [str(self._limits.max_stall_s), str(self._limits.max_memory_bytes)]
+            command += [str(self._limits.max_stall_s), str(self._limits.max_memory_bytes), str(int(self._is_limited))]
+            if self._shared is not None:
+                # New for each process: what the one before has sent stays valid.
+                self._frames = SharedFrames(*self._shared)
+                descriptors += self._frames.descriptors
+                command += map(str, (*self._frames.descriptors, self._shared[0]))
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            self._child = subprocess.Popen(
-                command, pass_fds=[child_end.fileno()], env=environment, stdin=subprocess.DEVNULL
-            )
+            self._child = subprocess.Popen(command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)
             child_end.close()
+            if self._frames is not None:
+                self._frames.close_descriptors()
         return self._pipe
 
 
@@ -146,29 +157,29 @@ class _KilledExternally(Exception):
     pass
 
 
-def _handle_requests(pipe: Connection[Any, Any], max_memory_bytes: int) -> None:
+def _handle_requests(pipe: Connection[Any, Any], max_memory_bytes: int, is_limited: bool) -> None:
     """In the isolated process: do what is asked until the parent is gone."""
-    is_limited = False
     while True:
         function, args, kwargs, is_stream = pipe.recv()
-        if not is_limited:
+        if is_limited:
             # Not before: receiving a function imports its module and all that this needs.
             _limit_memory(max_memory_bytes)
-            is_limited = True
+            is_limited = False
         try:
             if is_stream:
                 for item in function(*args, **kwargs):
-                    pipe.send(("item", item))
+                    shared_frames.send(pipe, ("item", item))
+                    shared_frames.wait_for_a_slot()
             else:
-                pipe.send(("item", function(*args, **kwargs)))
+                shared_frames.send(pipe, ("item", function(*args, **kwargs)))
         except (BrokenPipeError, ConnectionResetError):
             return
         except MemoryError:
             os._exit(watchdog.OUT_OF_MEMORY)
         except Exception as error:  # noqa: BLE001
-            pipe.send(("raised", error))
+            shared_frames.send(pipe, ("raised", error))
         else:
-            pipe.send(("end", None))
+            shared_frames.send(pipe, ("end", None))
 
 
 def _limit_memory(max_bytes: int) -> None:
@@ -178,15 +189,18 @@ def _limit_memory(max_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes + max_bytes,) * 2)
 
 
-def main(descriptor: int, max_stall_s: float, max_memory_bytes: int) -> None:
-    """The life of an isolated process, which talks over the pipe with this file descriptor."""
+def main(descriptor: int, max_stall_s: float, max_memory_bytes: int, is_limited: int, *shared: int) -> None:
+    """The life of an isolated process, which talks over the pipe with this file descriptor, and hands frames over in
+    memory that it shares: `shared` are the arguments of `shared_frames.use_memory`, if any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if shared:
+        shared_frames.use_memory(*shared)
     watchdog.arm(max_stall_s, max_memory_bytes)
     try:
-        _handle_requests(Connection(descriptor), max_memory_bytes)
+        _handle_requests(Connection(descriptor), max_memory_bytes, bool(is_limited))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:]))

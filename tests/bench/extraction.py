@@ -12,8 +12,8 @@ engine on all the cores, that extraction from files keeps (1 is perfect); the ot
 seconds (below 1 is faster). Core seconds are those of this process on all cores: on a busy machine they say more than
 seconds do. The floor: what the convnet alone and decoding alone take, in core milliseconds a frame.
 
-Workers are those that `stages.extraction.worker_allocation` chooses for one shard on these cores. With a GPU and more
-than four cores, videos are decoded in processes of their own, through Ray, as in a run.
+Workers are those that `stages.extraction.worker_allocation` chooses for one shard on these cores. Ray is needed only
+for its own peer, and with --device cpu --decoders, where processes on other cores decode.
 """
 
 import argparse
@@ -22,8 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from fractions import Fraction
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,10 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
-from skimage import data
 from torch.utils.flop_counter import FlopCounterMode
 
-from cluster.session import session
 from pipeline.core.files import sha256_file
 from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers
@@ -51,30 +48,11 @@ from stages.extraction.timings import bottleneck_line
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.shards import directory
 from stages.video.decode import DecodeConfig, VideoDecoder
+from tests.bench.made_videos import make_videos
 
 Frames = npt.NDArray[np.uint8]
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("extract_vs_convnet", "extract_vs_plain_loop", "extract_vs_ray_data")
-
-
-def make_videos(folder: Path, num_videos: int, num_frames: int) -> list[Path]:
-    """H.264 at 320x240, 30 frames/s: a window that drifts over a photograph."""
-    photograph = np.ascontiguousarray(data.astronaut())
-    paths = []
-    for number in range(num_videos):
-        path = folder / f"{number:03d}.mp4"
-        rng = np.random.default_rng(number)
-        step = rng.uniform(-2, 2, 2)
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(30))
-            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-            for frame in range(num_frames):
-                row, column = (np.array([136, 96]) * (1 + np.sin(frame * step / 10))).astype(int)
-                image = np.ascontiguousarray(photograph[row : row + 240, column : column + 320])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode(None))
-        paths.append(path)
-    return paths
 
 
 def decode_all(videos: Sequence[Video], config: DecodeConfig) -> Frames:
@@ -236,10 +214,17 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
     extractor = extractor_of(config)
     resources = Resources(num_workers=1, gpus_per_worker=float(args.device == "cuda"), decoders_per_gpu=args.decoders)
     allocation = allocate_workers(resources, [ClusterNode(args.cpus, int(args.device == "cuda"))], 1)
-    with session(None, str(ROOT), num_cpus=args.cpus) if allocation.decodes_in_processes else nullcontext():
-        workers = on_ray() if allocation.decodes_in_processes else InProcessWorkers()
+    with ray_session(args.cpus) if allocation.decodes_elsewhere else nullcontext():
+        workers = on_ray() if allocation.decodes_elsewhere else InProcessWorkers()
         ours = shard_extractor(config, extractor, str(folder), allocation, workers)
         compare_all(args, config, videos, folder, ours, allocation)
+
+
+def ray_session(num_cpus: int) -> AbstractContextManager[object]:
+    """Ray on this machine, imported only where a benchmark needs it."""
+    from cluster.session import session
+
+    return session(None, str(ROOT), num_cpus=num_cpus)
 
 
 def on_ray() -> Workers:
@@ -273,8 +258,8 @@ def compare_all(
     }
     for name in args.only or NAMES:
         torch.set_num_threads(args.cpus)
-        needs_ray = name == "extract_vs_ray_data" and not allocation.decodes_in_processes
-        ray = session(None, str(ROOT), num_cpus=args.cpus) if needs_ray else nullcontext()
+        needs_ray = name == "extract_vs_ray_data" and not allocation.decodes_elsewhere
+        ray = ray_session(args.cpus) if needs_ray else nullcontext()
         with ray:
             (wall_s, cores_s), (peer_wall_s, peer_cores_s) = compare(extract, peers[name], args.repetitions)
         line = {
@@ -296,7 +281,7 @@ def compare_all(
                 "backend": convnet.engine.name,
                 "cpus": args.cpus,
                 "decoders": allocation.num_decoders,
-                "decodes_elsewhere": allocation.decodes_in_processes,
+                "decodes_elsewhere": allocation.decodes_elsewhere,
             },
         }
         print(json.dumps(line), flush=True)

@@ -29,14 +29,32 @@ def test_on_cpus_all_cores_are_shared_out() -> None:
 
 
 def test_a_gpu_is_fed_by_the_cores_beside_it_and_by_nodes_without_gpus() -> None:
-    small = allocate_workers(on(1, gpus=1), [ClusterNode(4, 1)], num_shards=9)
-    assert (small.cpus_per_worker, small.num_decoders, small.decodes_in_processes) == (4, 3, False)
-    large = allocate_workers(on(1, gpus=1), [ClusterNode(16, 1)], num_shards=9)
-    assert (large.cpus_per_worker, large.num_decoders, large.decodes_in_processes) == (1, 15, True)
-    helped = allocate_workers(on(2, gpus=1), [ClusterNode(8, 2), ClusterNode(32), ClusterNode(32)], num_shards=9)
-    assert (helped.num_workers, helped.num_decoders, helped.decodes_in_processes) == (2, 3 + 32, True)
-    given_three = allocate_workers(on(1, gpus=1, decoders=3), [ClusterNode(16, 1)], num_shards=9)
-    assert (given_three.cpus_per_worker, given_three.num_decoders, given_three.decodes_in_processes) == (4, 3, False)
+    def summary(*nodes: ClusterNode, decoders: int | None = None, num_workers: int = 1) -> tuple[float, int, int, bool]:
+        allocation = allocate_workers(on(num_workers, gpus=1, decoders=decoders), nodes, num_shards=9)
+        assert allocation.num_workers == num_workers
+        return (
+            allocation.cpus_per_worker,
+            allocation.num_decoders,
+            allocation.num_processes,
+            allocation.decodes_elsewhere,
+        )
+
+    # Two threads do as much as two cores can; more are processes of the worker.
+    assert summary(ClusterNode(3, 1)) == (3, 2, 0, False)
+    assert summary(ClusterNode(4, 1)) == (4, 3, 3, False)
+    assert summary(ClusterNode(16, 1)) == (16, 15, 15, False)
+    assert summary(ClusterNode(16, 1), decoders=3) == (4, 3, 3, False)
+    assert summary(ClusterNode(8, 2), ClusterNode(32), ClusterNode(32), num_workers=2) == (4, 3 + 32, 3, True)
+    # No core beside the one that feeds the GPU: all frames come from the other node.
+    assert summary(ClusterNode(1, 1), ClusterNode(4)) == (1, 4, 0, True)
+    # Cores that decode, and not more of them than there are.
+    assert summary(ClusterNode(4, 1), decoders=9) == (4, 3, 3, False)
+    assert summary(ClusterNode(1, 1)) == (1, 1, 0, False)
+
+
+def test_cores_that_an_extraction_uses_are_counted_once() -> None:
+    assert allocate_workers(on(1, gpus=1), [ClusterNode(16, 1)], num_shards=9).num_cores == 16
+    assert allocate_workers(on(1, gpus=1), [ClusterNode(4, 1), ClusterNode(8)], num_shards=9).num_cores == 4 + 8
 
 
 def test_a_knob_below_one_is_refused() -> None:
@@ -60,7 +78,7 @@ def test_helpers_always_find_a_core(
     started = min(allocation.num_workers, num_gpus) if allocation.gpus_per_worker else allocation.num_workers
     assert allocation.num_workers >= 1
     assert allocation.cpus_per_worker <= max(node.num_cpus for node in nodes)
-    if allocation.decodes_in_processes:
+    if allocation.decodes_elsewhere:
         assert started * allocation.cpus_per_worker < sum(node.num_cpus for node in nodes)
 
 
