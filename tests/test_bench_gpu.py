@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -61,6 +62,45 @@ def test_the_recipe_trains_just_what_was_measured(model: str) -> None:
     assert options.gpus_per_worker == 1
     assert options.digits.mnist == "digits"
     assert options.num_test_sequences == 10_000
+
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "mlflow"):
+            raise ImportError(f"{name} is not on this machine")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.timeout(300)
+def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
+    """Two processes of this machine decode, and every figure is there."""
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "tests.bench_gpu.extraction", "--rehearse", "--only", "random_vgg16"]
+    done = subprocess.run(
+        [*command, "--num-videos", "3", "--decoders", "2"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    figures = [line["benchmark"] for line in lines if line["benchmark"] not in ("machine", "elapsed")]
+    assert figures == [
+        *("convnet_alone", "extract_vs_convnet", "extract_vs_convnet", "decode_in_processes", "convnet_plain"),
+        *("same_bits", "second_worker"),
+    ]
+    by_name = {line["benchmark"]: line for line in lines}
+    assert by_name["extract_vs_convnet"]["frames"] == 3 * 40
+    assert by_name["same_bits"]["twice"]
+    assert by_name["same_bits"]["shuffled"]
+    assert by_name["same_bits"]["short_batch"]
+    assert by_name["same_bits"]["sha256"] == by_name["second_worker"]["sha256"]
 
 
 @pytest.mark.ray

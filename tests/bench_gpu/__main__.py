@@ -12,6 +12,7 @@ Parts, in this order, each in a process of its own:
     moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
     table_2             the other five models, --row-minutes each
     extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
+    extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
 
 Every figure is one JSON line, also in OUT/results.jsonl. A part that fails leaves a line with its error, the others go
 on, and the exit status is 1. What is to be carried home lies in OUT/home: scores, curves, figures, and weights in
@@ -50,7 +51,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-PARTS = ("lstm_step", "lstm_step_graphed", "largest_batch", "moving_mnist", "table_2", "extract_vgg16_fc6")
+PARTS = (
+    "lstm_step",
+    "lstm_step_graphed",
+    "largest_batch",
+    "moving_mnist",
+    "table_2",
+    "extract_vgg16_fc6",
+    "extract_convnets",
+)
 
 
 def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
@@ -64,6 +73,8 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         return [["tests.bench_gpu.graphed_step", "--batch", batch, *toy] for batch in ("256", "512")]
     if part == "largest_batch":
         return [["tests.bench_gpu.largest_batch", *toy]]
+    if part == "extract_convnets":
+        return [["tests.bench_gpu.extraction", *(["--only", "random_vgg16", "--num-videos", "4"] if toy else []), *toy]]
     if part == "extract_vgg16_fc6":
         return [_extraction(options)]
     models, minutes = (

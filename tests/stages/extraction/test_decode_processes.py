@@ -27,7 +27,8 @@ from stages.extraction.decode_queue import (
     decode_measured,
     rejected,
 )
-from stages.extraction.shard_extractor import ShardExtractor, ShardTask
+from stages.extraction.shard_extractor import ShardExtractor
+from stages.extraction.shard_task import ShardTask
 from stages.percepts.shards import VideoResult, directory
 from stages.video import decode, scan
 from stages.video.chunks import CHUNK_BYTES
