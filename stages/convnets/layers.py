@@ -10,7 +10,10 @@ from pipeline.core.errors import ConfigError
 
 
 class Opaque(nn.Module):
-    """A module that must not be looked into: it runs in torch, as it is."""
+    """A module of another library, which `onnx_graph` hands to torch's exporter as it is."""
+
+    is_exporting = False
+    """Whether torch's exporter is running the module, which then must end as any other does, without an exception."""
 
 
 class Normalize(nn.Module):

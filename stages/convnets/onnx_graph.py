@@ -1,13 +1,18 @@
 """Writes an inference network of plain layers as an ONNX graph, for onnxruntime.
 
-torch's own exporters want a further package or are deprecated, and a convnet cut off after a layer is a handful of
-operators. `to_onnx` traces the module with torch.fx and knows exactly the layers in `_LAYERS` and addition: a network
-that uses anything else is refused by name (the torch back end runs it all the same).
+`to_onnx` traces the module with torch.fx and knows exactly the layers in `_LAYERS` and addition, which are those of the
+networks of this package: it takes 0.03 s, where torch's exporter takes 2 to 10 s for the same graph. Any other network
+goes through torch's exporter (torch.onnx, which needs onnxscript: the extra `zoo`); without it, it runs in torch.
 
 Shapes: B frames (fixed: a graph is for one batch size), C channels, H x W pixels, D percept dimension.
 """
 
+import contextlib
+import copy
+import importlib.util
+import io
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -160,14 +165,22 @@ def _translate(graph: _Graph, network: nn.Module, x: str) -> str:
 
 
 def to_onnx(network: nn.Module, *, batch_frames: int, input_px: int, in_channels: int = 3) -> bytes:
-    """A serialised ONNX model: frames_BHWC uint8 (B, input_px, input_px, in_channels) -> percepts_BD float32.
+    """Returns a serialised ONNX model: frames_BHWC uint8 (B, input_px, input_px, in_channels) -> percepts_BD float32.
 
     `network` maps x_BCHW float32 in 0..255 to percepts_BD and is in evaluation mode.
 
     Raises:
-        UnsupportedLayer: it holds a layer or an operation that is not known here.
+        UnsupportedLayer: it holds a layer that is not known here, and torch's exporter is not installed or fails.
     """
     assert not network.training
+    shape = (batch_frames, input_px, input_px, in_channels)
+    try:
+        return _write_known_layers(network, shape)
+    except UnsupportedLayer as error:
+        return _export_with_torch(network, shape, error)
+
+
+def _write_known_layers(network: nn.Module, shape: tuple[int, ...]) -> bytes:
     graph = _Graph()
     as_float = graph.add("Cast", INPUT, to=TensorProto.FLOAT)
     try:
@@ -175,10 +188,48 @@ def to_onnx(network: nn.Module, *, batch_frames: int, input_px: int, in_channels
     except (fx.proxy.TraceError, TypeError) as error:
         raise UnsupportedLayer(f"{type(network).__name__} cannot be traced: {error}") from error
     graph.nodes.append(helper.make_node("Identity", [output], [OUTPUT]))
-    shape = [batch_frames, input_px, input_px, in_channels]
-    inputs = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)]
+    inputs = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, list(shape))]
     outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)]
     proto = helper.make_graph(graph.nodes, "percepts", inputs, outputs, graph.weights)
     opsets = [helper.make_opsetid("", OPSET)]
     serialised: bytes = helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    return serialised
+
+
+class _OnBytes(nn.Module):
+    """A network with the conversion from bytes in front: frames_BHWC uint8 -> percepts_BD."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames_BHWC: torch.Tensor) -> torch.Tensor:
+        percepts_BD: torch.Tensor = self.network(frames_BHWC.permute(0, 3, 1, 2).float())
+        return percepts_BD
+
+
+def _export_with_torch(network: nn.Module, shape: tuple[int, ...], refusal: UnsupportedLayer) -> bytes:
+    """Returns the network as torch.onnx writes it; takes 2 to 10 s, where `_write_known_layers` takes 0.03 s."""
+    if importlib.util.find_spec("onnxscript") is None:
+        raise refusal
+    exported = copy.deepcopy(network)
+    for module in exported.modules():
+        if isinstance(module, Opaque):
+            module.is_exporting = True
+    frames_BHWC = torch.zeros(shape, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _OnBytes(exported).eval(),
+                (frames_BHWC,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UnsupportedLayer(f"{refusal}; torch.onnx: {str(error).splitlines()[0]}") from error
+    assert program is not None
+    serialised: bytes = program.model_proto.SerializeToString()
     return serialised

@@ -48,6 +48,8 @@ class CutAt(Opaque):
         if self.layer == POOLED:
             model = cast(Any, self.model)
             return self._checked(model.forward_head(model.forward_features(x_BCHW), pre_logits=True))
+        if self.is_exporting:
+            return self._run_whole(x_BCHW)
         handle = self.model.get_submodule(self.layer).register_forward_hook(_stop)
         try:
             self.model(x_BCHW)
@@ -56,6 +58,20 @@ class CutAt(Opaque):
         finally:
             handle.remove()
         raise ConfigError(f"layer {self.layer} never runs when the model does; choose another one")
+
+    def _run_whole(self, x_BCHW: Tensor) -> Tensor:
+        """Returns the layer's output after the whole model has run; the exporter drops what it does not need."""
+        outputs: list[Any] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs.append(output)
+
+        handle = self.model.get_submodule(self.layer).register_forward_hook(keep)
+        try:
+            self.model(x_BCHW)
+        finally:
+            handle.remove()
+        return self._checked(outputs[0])
 
     def _checked(self, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim not in (2, 4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_a_users_convnet(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.register("odd")(Odd)
     config = ConvnetConfig(name="odd", layer="last", input_px=32)
     convnet = build(config)
-    assert convnet.engine.name == "torch-cpu"
+    assert convnet.engine.name == ("onnxruntime" if find_spec("onnxscript") else "torch-cpu")
     frames = noise(20, 32)
     np.testing.assert_allclose(convnet(frames), np.cos(frames.astype(float)).mean((1, 2)), atol=1e-3)
     assert identity(config)["plugin_sha256"] == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ list_models."""
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,7 +92,7 @@ def test_percepts_are_the_models_own(zoos: None, tmp_path: Path, name: str, laye
         y = kept["y"] if kept else model.forward_head(model.forward_features(x_NCHW), pre_logits=True)
         expected = nn.functional.adaptive_avg_pool2d(y, grid).flatten(1) if y.ndim == 4 else y
     np.testing.assert_allclose(convnet(frames_NHWC), expected, rtol=2e-3, atol=2e-3)
-    assert convnet.engine.name == "torch-cpu"
+    assert convnet.engine.name == ("onnxruntime" if find_spec("onnxscript") else "torch-cpu")
 
 
 def test_what_lies_behind_the_layer_does_not_run(zoos: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +130,17 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"convnets timm/\.\.\. need timm, and torchvision that fits your torch"):
         percept_dim(ConvnetConfig(name="timm/resnet18", layer="layer3"))
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs the extra zoo")
+def test_a_model_that_cannot_be_exported_runs_in_torch(
+    zoos: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutOperator(TinyNet):
+        def forward_features(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(super().forward_features(x))  # ONNX has no such operator
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", lambda name, pretrained, num_classes: WithoutOperator(0))
+    _, weights = saved(tmp_path / "tiny.safetensors", 0)
+    convnet = build(ConvnetConfig(name="timm/tiny_net", layer="pooled", input_px=32, **weights), device="cpu")
+    assert convnet.engine.name == "torch-cpu"
