@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.rates import VISUALIZE_S
 from pipeline.core.stage import Context, Estimate, stage
-from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
-from stages.datasets.sequences import hold_out
-from stages.figures.canvas import Frames, to_rgb
 from stages.figures.gallery import Figure, Gallery, write_gallery
-from stages.figures.percepts import PerceptView, fit_view, percept_figures
-from stages.figures.pixels import Floats, PixelView, far_future_figures, feature_figures, sequence_figures
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite
-from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
+
+if TYPE_CHECKING:  # the libraries that draw are imported when a picture is drawn
+    from stages.figures.canvas import Frames
+    from stages.figures.pixels import Floats, PixelView
+    from stages.models.composite import Composite
+    from stages.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +80,8 @@ def visualize(
         ConfigError: none or several of them, or one whose frames have another size than the model's.
         SourceError: no video is long enough to be shown, or a part holds none.
     """
+    from stages.models.pretrained import Pretrained
+
     pretrained = Pretrained.load(encoder.uri)
     model = pretrained.composite
     if percepts is not None and digits is None and patches is None:
@@ -101,6 +99,9 @@ def visualize(
 
 
 def _of_percepts(config: VisualizeConfig, pretrained: Pretrained, percepts: Percepts) -> list[Figure]:
+    from stages.datasets.sequences import hold_out
+    from stages.figures.percepts import PerceptView, fit_view, percept_figures
+
     if pretrained.transform is None:
         raise ConfigError("the model was not trained on percepts: its file holds no transform")
     view = PerceptView.of(percepts, pretrained.transform, config.thumbnail_px)
@@ -117,6 +118,11 @@ def _of_percepts(config: VisualizeConfig, pretrained: Pretrained, percepts: Perc
 
 
 def _of_digits(config: VisualizeConfig, model: Composite, digits: Digits) -> list[Figure]:
+    import numpy as np
+
+    from stages.datasets import moving_mnist
+    from stages.figures.pixels import PixelView, sequence_figures
+
     _check_dim(model, moving_mnist.NUM_PIXELS, "Moving MNIST frames")
     images = digits.load("test").images
     num_in, num_out = model.config.num_frames_in, model.config.num_frames_out if model.config.predicts else 0
@@ -141,6 +147,11 @@ def _of_digits(config: VisualizeConfig, model: Composite, digits: Digits) -> lis
 
 
 def _of_patches(config: VisualizeConfig, model: Composite, patches: Patches) -> list[Figure]:
+    import numpy as np
+
+    from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
+    from stages.figures.pixels import PixelView, sequence_figures
+
     moments = patches.moments()
     view = PixelView((PATCH_PX, PATCH_PX, NUM_CHANNELS), moments.to_bytes)
     _check_dim(model, int(np.prod(view.shape)), "patches")
@@ -160,6 +171,11 @@ def _of_patches(config: VisualizeConfig, model: Composite, patches: Patches) -> 
 
 
 def _of_pixels(config: VisualizeConfig, model: Composite, view: PixelView, x_TBD: Floats) -> list[Figure]:
+    import torch
+
+    from stages.figures.pixels import far_future_figures, feature_figures
+    from stages.models.composite import Composite
+
     figures: list[Figure] = []
     if config.num_future and model.config.predicts:
         untrained = Composite(model.config).eval()
@@ -178,6 +194,9 @@ def _of_pixels(config: VisualizeConfig, model: Composite, view: PixelView, x_TBD
 
 
 def _grey(x_TBD: Floats) -> Frames:
+    from stages.datasets import moving_mnist
+    from stages.figures.canvas import to_rgb
+
     side = moving_mnist.FRAME_PX
     return to_rgb(x_TBD.reshape(-1, side, side)).reshape(*x_TBD.shape[:2], side, side, 3)
 

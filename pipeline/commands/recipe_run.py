@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from cluster.run_records import recorded
 from cluster.session import session
+from pipeline.core.errors import UsageError
 from pipeline.core.files import join
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
+from pipeline.engine.no_tracking import NoTracker
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
@@ -55,13 +60,15 @@ class RecipeRun:
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
         nodes = [step.node.name for step in self.steps]
         with recorded(self.store.root, self.recipe.name), Display(self.recipe.name, nodes, self.console) as display:
-            display.status("opening MLflow")
-            tracker = _open_tracker(self.store, options.tracking_uri, self.recipe.name)
+            tracker = self._open_tracker(display)
             tracker.start(self.command, asdict(options), commit()[0])
             try:
                 execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
-                open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
-                complete = execution.run(open_session)
+                if options.in_process:
+                    complete = _run_in_process(execution, environment)
+                else:
+                    open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
+                    complete = execution.run(open_session)
                 self._register(tracker, complete)
                 display.status("writing the report")
                 report_uri = self._report(complete, tracker, started, started_at)
@@ -72,13 +79,26 @@ class RecipeRun:
             display.status("")
         return report_uri
 
-    def _register(self, tracker: Tracker, complete: dict[str, Manifest]) -> None:
+    def _open_tracker(self, display: Display) -> Tracker | NoTracker:
+        options = self.options
+        if options.tracking and not (options.in_process and find_spec("mlflow") is None):
+            display.status("opening MLflow")
+            return _open_mlflow(self.store, options.tracking_uri, self.recipe.name)
+        reason = "--no-tracking" if not options.tracking else "mlflow is not installed"
+        if options.register is not None:
+            raise UsageError(f"--register {options.register} needs MLflow, and {reason}")
+        self.console.print(f"this run is not recorded in MLflow: {reason}", highlight=False)
+        return NoTracker()
+
+    def _register(self, tracker: Tracker | NoTracker, complete: dict[str, Manifest]) -> None:
         if self.encoder is not None and self.options.register is not None:
             registered = tracker.register(complete[self.encoder], self.options.register)
             line = f"registered the encoder as {registered}: models:/{self.options.register}"
             self.console.print(line, highlight=False)
 
-    def _report(self, complete: dict[str, Manifest], tracker: Tracker, started: float, started_at: datetime) -> str:
+    def _report(
+        self, complete: dict[str, Manifest], tracker: Tracker | NoTracker, started: float, started_at: datetime
+    ) -> str:
         from pipeline.reporting.report import NodeView, RunView, print_report, write_report
 
         nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in self.steps)
@@ -103,7 +123,15 @@ class RecipeRun:
         return report_uri
 
 
-def _open_tracker(store: Store, tracking_uri: str | None, recipe_name: str) -> Tracker:
+def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:
+    from pipeline.engine.in_process import in_process_session, make_in_process
+
+    os.environ.update(environment)
+    execution.max_in_flight, execution.make_stage = 1, make_in_process
+    return execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
+
+
+def _open_mlflow(store: Store, tracking_uri: str | None, recipe_name: str) -> Tracker:
     # MLflow and Ray take seconds to import: at the same time they take half as many.
     def open_tracker() -> Tracker:
         with warnings.catch_warnings():

@@ -184,15 +184,15 @@ class Workers(Protocol):
 
 
 class SingleTrainWorker:
-    """A training group of one worker, which runs in the calling process on the CPU."""
+    """A training group of one worker, which runs in the calling process."""
 
     rank = 0
     world_size = 1
 
-    def __init__(self, source: str = "", emit: Emit = discard) -> None:
+    def __init__(self, source: str = "", emit: Emit = discard, device: str = "cpu") -> None:
         import torch
 
-        self.source, self.emit, self.device = source, emit, torch.device("cpu")
+        self.source, self.emit, self.device = source, emit, torch.device(device)
 
     def prepare(self, module: nn.Module) -> nn.Module:
         return module.to(self.device)
@@ -226,6 +226,9 @@ class InProcessWorkers:
     source: str = ""
     emit: Emit = discard
     replaces_workers: bool = False
+    device: str = "cpu"
+    """The device that trainings compute on."""
+    node: ClusterNode = ClusterNode(num_cpus=1)
 
     def map(
         self,
@@ -257,7 +260,7 @@ class InProcessWorkers:
         yield from function(item)
 
     def nodes(self) -> tuple[ClusterNode, ...]:
-        return (ClusterNode(num_cpus=1),)
+        return (self.node,)
 
     def train(
         self,
@@ -270,4 +273,4 @@ class InProcessWorkers:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
-        loop(payload, SingleTrainWorker(source=self.source, emit=self.emit))
+        loop(payload, SingleTrainWorker(source=self.source, emit=self.emit, device=self.device))

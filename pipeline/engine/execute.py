@@ -10,13 +10,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.session import FinishedTask, Session
+from cluster.session import FinishedTask
 from pipeline.core.errors import PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Metrics
 from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
+from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import commit, libraries
@@ -24,6 +25,7 @@ from pipeline.engine.status import Step, human_bytes
 from pipeline.engine.store import Manifest, Store
 
 if TYPE_CHECKING:  # workers import this module and must not import MLflow
+    from pipeline.engine.no_tracking import NoTracker
     from pipeline.engine.tracking import Tracker
 
 POLL_SECONDS = 0.25
@@ -33,10 +35,26 @@ queue for the same workers."""
 TRAIN_SCRATCH = "ray-train"
 """A directory below the store for Ray Train's own small state of groups in flight."""
 
+
+class AnySession(Protocol):
+    """The tasks in flight, on Ray or in this process."""
+
+    @property
+    def emit(self) -> Emit: ...
+
+    def start(self, name: str, function: Callable[..., Any], *args: Any) -> None: ...
+
+    def finished(self, timeout_seconds: float) -> list[FinishedTask]: ...
+
+    def events(self) -> list[Event]: ...
+
+    def cancel(self) -> None: ...
+
+
 LISTING = "listing.parquet"
 """Name of the file with a stage's listing, in its directory; each run has its own, and removes it at the end."""
 
-OpenSession = Callable[[], AbstractContextManager[Session]]
+OpenSession = Callable[[], AbstractContextManager[AnySession]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +77,21 @@ def make(task: StageTask) -> Manifest:
     """Makes one artifact, writes its manifest last, and returns the manifest; runs inside a Ray task."""
     from cluster.workers import RayWorkers
 
+    scratch = join(task.store_root, TRAIN_SCRATCH, task.manifest.key)
+    return make_with(task, RayWorkers(source=task.manifest.name, emit=task.emit, scratch_uri=scratch))
+
+
+def make_with(task: StageTask, workers: Workers) -> Manifest:
+    """Makes one artifact with the given workers, writes its manifest last, and returns the manifest."""
     store, draft = Store(task.store_root), task.manifest
     uri = store.directory(draft.stage, draft.key)
-    scratch = join(store.root, TRAIN_SCRATCH, draft.key)
     context = Context(
         uri=uri,
         store_uri=store.root,
         key=draft.key,
         name=draft.name,
         resources=task.resources,
-        workers=RayWorkers(source=draft.name, emit=task.emit, scratch_uri=scratch),
+        workers=workers,
         emit=task.emit,
         listing_uri=task.listing_uri,
     )
@@ -96,11 +119,12 @@ class Execution:
     recipe: str
     steps: list[Step]
     store: Store
-    tracker: Tracker
+    tracker: Tracker | NoTracker
     display: Display
     max_in_flight: int = MAX_IN_FLIGHT
+    make_stage: Callable[[StageTask], Manifest] = make
     complete: dict[str, Manifest] = field(default_factory=dict)
-    _run_ids: dict[str, str] = field(default_factory=dict)
+    _run_ids: dict[str, Any] = field(default_factory=dict)
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
     _commit: tuple[str | None, bool | None] = field(default_factory=commit)
 
@@ -118,13 +142,13 @@ class Execution:
                 self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
         missing = [step.node for step in self.steps if step.manifest is None]
         if missing:
-            self.display.status("starting Ray")
+            self.display.status("starting Ray" if self.make_stage is make else "")
             with open_session() as session:
                 self.display.status("")
                 self._make_all(missing, session)
         return self.complete
 
-    def _make_all(self, waiting: list[Node], session: Session) -> None:
+    def _make_all(self, waiting: list[Node], session: AnySession) -> None:
         running: dict[str, Node] = {}
         try:
             while waiting or running:
@@ -135,10 +159,10 @@ class Execution:
                     self._start(node, session)
                 self._track_finished()
                 finished = session.finished(POLL_SECONDS)
-                self._handle_events(session.events())
+                self.handle_events(session.events())
                 for task in finished:
                     self._end(running.pop(task.name), task)
-            self._handle_events(session.events())  # events of a stage may arrive after its result
+            self.handle_events(session.events())  # events of a stage may arrive after its result
             self._track_finished()
         except BaseException as error:
             session.cancel()
@@ -147,7 +171,7 @@ class Execution:
                 self.tracker.end_stage(self._run_ids[name], status)
             raise
 
-    def _start(self, node: Node, session: Session) -> None:
+    def _start(self, node: Node, session: AnySession) -> None:
         inputs = [self.complete[parent.name] for parent in node.parents]
         run_id = self.tracker.start_stage(node, inputs, self._commit[0])
         self._run_ids[node.name] = run_id
@@ -183,7 +207,7 @@ class Execution:
             manifest=manifest,
             listing_uri=listing_uri,
         )
-        session.start(node.name, make, task)
+        session.start(node.name, self.make_stage, task)
 
     def _artifacts(self, value: Node | tuple[Node, ...] | None) -> Any:
         if isinstance(value, tuple):
@@ -192,7 +216,8 @@ class Execution:
             return None
         return value.stage.produces(self.store.directory(value.stage.name, value.key), value.key)
 
-    def _handle_events(self, events: list[Event]) -> None:
+    def handle_events(self, events: list[Event]) -> None:
+        """Shows events of running stages, and adds their metrics to the curves of their runs."""
         for event in events:
             self.display.handle(event)
             if isinstance(event, Metrics) and event.source in self._run_ids:

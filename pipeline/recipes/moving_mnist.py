@@ -43,6 +43,8 @@ class MovingMNISTOptions(RunOptions):
     """Settings of every model; its decoders are those of --models. Each takes about eight minutes on two cores."""
     num_test_sequences: int = 10_000
     """Number of the fixed test sequences to score."""
+    pictures: bool = True
+    """Draw what the first model remembers and expects; this needs matplotlib."""
     train_threads: int = 2
     """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
@@ -54,7 +56,8 @@ def build(options: MovingMNISTOptions) -> Plan:
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, digits=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
-    plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
+    if options.pictures:
+        plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
     return plan
 
 

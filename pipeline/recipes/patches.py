@@ -37,6 +37,8 @@ class PatchesOptions(VideoOptions):
     """Settings of every model; its decoders are those of --models."""
     num_test_sequences: int = 10_000
     """Largest number of test patches to score."""
+    pictures: bool = True
+    """Draw what the first model remembers and expects; this needs matplotlib."""
     train_threads: int = 2
     """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
@@ -49,7 +51,8 @@ def build(options: PatchesOptions) -> Plan:
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
     plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
-    plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
+    if options.pictures:
+        plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
     return plan
 
 

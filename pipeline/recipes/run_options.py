@@ -25,6 +25,11 @@ class RunOptions:
     """MLflow tracking server or database that records the run; default: SQLite in the store."""
     address: str | None = None
     """HOST:PORT of the Ray cluster that the run joins; default: RAY_ADDRESS, else a local Ray is started."""
+    in_process: bool = False
+    """Run every stage in this process, one after the other and without Ray, on its GPU if it has one; MLflow is
+    optional then."""
+    tracking: bool = True
+    """Record the run in MLflow; --no-tracking records nothing."""
     num_cpus: int | None = None
     """Cores that a local Ray uses; default: all of this machine's."""
     workers: str = "2"
@@ -58,6 +63,8 @@ class RunOptions:
             raise ConfigError(f"train_threads is {self.train_threads}; it must be at least 1")
         if self.cache_gigabytes is not None and not self.cache_gigabytes > 0:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be above 0")
+        if self.register is not None and not self.tracking:
+            raise ConfigError(f"--register {self.register} needs MLflow: leave out --no-tracking")
         _ = self.on_devices
 
     @property
@@ -99,7 +106,9 @@ class RunOptions:
         return {name: str(value) for name, value in named.items() if value is not None}
 
 
-RUN_GROUP: Final = ("store", "workers", "gpus-per-worker", "address", "tracking-uri", "register", "plan")
+RUN_GROUP: Final = ("store", "workers", "gpus-per-worker", "address", "tracking-uri", "register", "in-process", "plan")
 """The options of every recipe that are in its short help."""
 NEEDS_PLAN: Final = {field.name.replace("_", "-"): "plan" for field in fields(CostOptions)}
-NOT_WITH: Final = {"num-cpus": "address"}
+"""The options that have an effect with --plan alone."""
+NOT_WITH: Final = {"num-cpus": "address", "address": "in-process"}
+"""The options without effect beside another one: name -> name of the other one."""

@@ -1,16 +1,15 @@
 """Both recipes through the command line, on the few real clips that are there: they end with tables and a report.
 
-Everything is as people run it (command line, plan, store, MLflow, report), but that stages run in this process and not
-on Ray, as test_run.py has them. One store serves all runs, so that what is paid for once is seen to be paid for once.
+Everything is as people run it (command line, plan, store, MLflow, report), with --in-process instead of Ray, which
+test_run.py has. One store serves all runs, so that what is paid for once is seen to be paid for once.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,8 @@ import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
 
-from cluster.session import FinishedTask
-from pipeline.core.errors import DataSetError, PerceptsError, UsageError
-from pipeline.core.events import Emit, Event
+from pipeline.core.errors import DataSetError, UsageError
 from pipeline.core.files import sha256_file
-from pipeline.core.workers import InProcessWorkers
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
 from pipeline.run import main
@@ -52,62 +48,24 @@ PRETRAIN = [
 Run = Callable[..., tuple[str, dict[str, Manifest]]]
 
 
-@dataclass
-class Here:
-    """A session whose stages run in this process, one after the other: no process has to be started for six clips."""
-
-    _ended: list[FinishedTask] = field(default_factory=list)
-    _said: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self._said.append(event)
-
-    def start(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            self._ended.append(FinishedTask(name=name, value=function(*arguments)))
-        except PerceptsError as error:
-            self._ended.append(FinishedTask(name=name, error=error))
-
-    def finished(self, timeout_seconds: float) -> list[FinishedTask]:
-        ended, self._ended = self._ended, []
-        return ended
-
-    def events(self) -> list[Event]:
-        said, self._said = self._said, []
-        return said
-
-    def cancel(self) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(str(tmp_path_factory.mktemp("runs") / "store"), create=True)
 
 
 @pytest.fixture(scope="module")
-def run(store: Store, shared_data: Path) -> Iterator[Run]:
+def run(store: Store, shared_data: Path) -> Run:
     """Runs a recipe; gives what it printed, and what it made anew by the node's name."""
-
-    @contextmanager
-    def here(*_: object) -> Iterator[Here]:
-        yield Here()
-
-    def in_process(*, source: str, emit: Emit, scratch_uri: str) -> InProcessWorkers:
-        return InProcessWorkers(source=source, emit=emit)
 
     def run(recipe: str, *arguments: str) -> tuple[str, dict[str, Manifest]]:
         before = {manifest.key for manifest in store.manifests()}
         data = ["--videos", str(shared_data / recipe), "--lists", str(shared_data / "splits" / recipe)]
         with redirect_stdout(io.StringIO()) as said:
-            assert main([recipe, *data, *CHEAP, *arguments, "--store", store.root]) == 0
+            assert main([recipe, *data, *CHEAP, *arguments, "--in-process", "--store", store.root]) == 0
         made = [manifest for manifest in store.manifests() if manifest.key not in before]
         return said.getvalue(), {manifest.name: manifest for manifest in made}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.commands.recipe_run.session", here)
-        patch.setattr("cluster.workers.RayWorkers", in_process)
-        yield run
+    return run
 
 
 def scores_of(store: Store, evaluated: Manifest) -> dict[str, Any]:
