@@ -8,7 +8,11 @@ import shlex
 import pytest
 import yaml
 
+from cluster.rendering.render import RENDERERS
+from pipeline.commands.cluster import main as cluster
+from pipeline.commands.command_line import parse_options
 from pipeline.commands.recipe_options import parse
+from pipeline.commands.submit import SubmitOptions, split
 from pipeline.recipes.registry import load_recipe
 from tests.conftest import ROOT
 
@@ -40,5 +44,17 @@ def test_the_commands_in_it_are_commands(name: str) -> None:
     commands = re.findall(r"(?:python pipeline/run.py|percepts submit) ([a-z].*)", text)
     assert commands
     for command in commands:
-        recipe, *flags = shlex.split(command.replace(" ...", "").replace(" --wait --if-running skip", ""))
+        recipe, *words = shlex.split(command.replace(" ...", ""))
+        own, flags = split(words)
         parse(load_recipe(recipe), flags)
+        parse_options(SubmitOptions, own, prog="percepts submit")
+
+
+def test_what_the_document_renders_can_be_rendered(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    commands = re.findall(r"^percepts cluster (.*?)(?: +[>#].*)?$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert cluster(shlex.split(command.replace(" --settings cluster.toml", ""))) == 0
+    kinds = re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)
+    assert kinds == list(RENDERERS)
