@@ -77,14 +77,14 @@ class JobServer:
 
     @classmethod
     def connect(cls, address: str | None) -> JobServer:
-        """Connects to `address`, by default `RAY_API_SERVER_ADDRESS`, else the dashboard of this machine.
+        """Connects to `address`, else `RAY_API_SERVER_ADDRESS`, `RAY_ADDRESS` (http), or this machine's dashboard.
 
         Token authentication is on unless `RAY_AUTH_MODE` says otherwise.
 
         Raises:
             UsageError: nothing answers there, or it refuses the token.
         """
-        address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_DASHBOARD
+        address = address or os.environ.get(ADDRESS_VARIABLE) or _web_address(os.environ.get("RAY_ADDRESS"))
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
@@ -200,6 +200,11 @@ class _LogFrom:
         if new:
             self.write(new)
             self.num_written = self.num_seen
+
+
+def _web_address(address: str | None) -> str:
+    """Returns the address if it is a dashboard's. RAY_ADDRESS may also name the port that drivers join."""
+    return address if address and address.startswith(("http://", "https://")) else DEFAULT_DASHBOARD
 
 
 @contextmanager

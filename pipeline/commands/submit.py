@@ -43,7 +43,8 @@ class SubmitOptions:
     """Options of the submission; every other option is the recipe's."""
 
     dashboard: str | None = None
-    """Address of the head that takes jobs, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, else this machine."""
+    """Address of the head that takes jobs, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, else this
+    machine."""
     name: str | None = None
     """Name of the run, of which only one goes on at a time; default: the recipe."""
     wait: bool = False

@@ -10,7 +10,7 @@ import pytest
 from cluster import code_package, run_records
 from cluster.code_package import SENT
 from cluster.run_records import RUN_ID_VARIABLE, RunRecord, read_record, read_records, recorded, write_record
-from cluster.submission import SubmittedJob, _LogFrom
+from cluster.submission import DEFAULT_DASHBOARD, SubmittedJob, _LogFrom, _web_address
 from pipeline.core.errors import CorruptArtifact, UsageError
 from tests.conftest import ROOT
 
@@ -132,3 +132,9 @@ def test_a_job_has_ended_in_rays_three_ways() -> None:
 
     ended = {status.value for status in JobStatus if SubmittedJob(id="x", status=status.value).has_ended}
     assert ended == {status.value for status in JobStatus if status.is_terminal()}
+
+
+@pytest.mark.parametrize("address", [None, "", "10.0.0.7:6379", "ray://10.0.0.7:10001"])
+def test_an_address_for_drivers_takes_no_jobs(address: str | None) -> None:
+    assert _web_address(address) == DEFAULT_DASHBOARD
+    assert _web_address("http://10.0.0.7:8265") == "http://10.0.0.7:8265"

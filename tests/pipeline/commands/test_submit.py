@@ -89,6 +89,16 @@ def test_what_cannot_be_submitted_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_the_head_is_named_by_rays_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, address, named in (
+        ("RAY_ADDRESS", "http://127.0.0.1:7", "127.0.0.1:7"),
+        ("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:5", "127.0.0.1:5"),
+    ):
+        monkeypatch.setenv(name, address)
+        with pytest.raises(UsageError, match=f"no head takes jobs at http://{named} "):
+            main(["moving-mnist", "--store", "/s"])
+
+
 def submit(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [*SUBMIT, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
