@@ -18,10 +18,9 @@ from pipeline.core.files import join, open_atomic, remove
 from pipeline.core.stage import Context, stage
 from stages.datasets.arrays import map_array
 from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart, PlainMoments
+from stages.datasets.cutting_config import CuttingConfig
 from stages.datasets.mnist import PARTS
-from stages.datasets.patch_cutting import PIECES, Cutter, CuttingConfig, Task, piece_uri
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, MomentSums
-from stages.datasets.sequences import hold_out
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, MomentSums
 from stages.percepts.takedowns import taken_down
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord
@@ -82,6 +81,8 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
 
 def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
     """Records of each part; a video that the index names twice counts once."""
+    from stages.datasets.sequences import hold_out
+
     by_sha256 = {record.sha256: record for record in records}
     if not by_sha256:
         raise SourceError("the index holds no video that can be decoded: give other videos")
@@ -94,6 +95,8 @@ def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str,
 
 def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
     """Number of patches of each video; the patches themselves are in piece files."""
+    from stages.datasets.patch_cutting import Cutter, Task
+
     counts: dict[str, int] = {}
     num_deadly = 0
     for position, piece in context.workers.map(
@@ -117,6 +120,8 @@ def _join(
     context: Context, part: str, members: Sequence[VideoRecord], shape: tuple[int, ...], sums: MomentSums | None
 ) -> None:
     """Puts the pieces of a part together, in the index's order, one in memory at a time."""
+    from stages.datasets.patch_cutting import piece_uri
+
     with open_atomic(join(context.uri, f"{part}.npy")) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for record in members:

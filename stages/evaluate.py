@@ -16,9 +16,12 @@ classifiers with the most labels.
 Shapes: G samplings, N clips, C classes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,15 +32,16 @@ from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import Scores
-from stages.evaluation.clip_inference import infer_clips
 from stages.evaluation.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
 from stages.evaluation.score_table import ScoreTable
 from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,8 @@ def evaluate(
         SourceError: no labelled clips in `config.part`, where there are no official splits; a clip that a classifier
           has learned from or was chosen by (by content or by group), or one of a class that classifiers do not know.
     """
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+
     if not classifiers:
         raise ConfigError("evaluate needs classifiers; connect at least one finetune stage")
     _ = split_numbers(splits, config.splits)
@@ -155,6 +161,9 @@ class EvaluateFile:
     device: str
 
     def __call__(self) -> Callable[[str], Predictions | NotEvaluable]:
+        from stages.evaluation.clip_inference import infer_clips
+        from stages.finetuning.trained_classifiers import TrainedClassifiers
+
         finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
         clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, self.config.part))
 

@@ -20,9 +20,12 @@ candidate, `selection.json`, and `model.safetensors`: the classifier of the most
 Shapes: S training steps, G samplings.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,18 +33,19 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
 from pipeline.core.rates import FLOP_PER_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
-from stages.datasets.labelled import ALL_CLIPS, draw
+from stages.datasets.labelled import ALL_CLIPS, count_text, draw
 from stages.datasets.split_subsets import SplitSubsets, split_numbers
 from stages.datasets.splits import Splits
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.schedule import TrainingSchedule, num_trainings
-from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.finetuning.trainer import Job, Trainer, Trial, arm_subsets, count_text
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.video.ledger import VideoRecord
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.finetuning.schedule import TrainingSchedule
+    from stages.finetuning.trainer import Job, Trainer, Trial
 
 METRIC_POINTS = 20
 """Points of each loss curve that go to MLflow."""
@@ -130,6 +134,9 @@ def finetune(
         SourceError: no labelled clips, or a group of labelled videos on more than one side of a split.
         TrainingDiverged: a loss is not finite.
     """
+    from stages.finetuning.schedule import TrainingSchedule
+    from stages.finetuning.trainer import Trainer
+
     if encoder is not None:
         check_encoder(config, encoder)
     records = percepts.records()
@@ -160,6 +167,8 @@ def _subsets(
     config: FinetuneConfig, context: Context, records: Sequence[VideoRecord], splits: Splits | None
 ) -> list[SplitSubsets]:
     """The splits to learn in; with `allow_fewer` but those of which no training clip is there."""
+    from stages.finetuning.trainer import arm_subsets
+
     numbers = split_numbers(splits, config.splits)
     if splits is not None and config.allow_fewer:
         trainable = [number for number in numbers if splits.coverage(number, records).num_train]
@@ -173,6 +182,8 @@ def _subsets(
 
 def _work(context: Context, trainer: Trainer, schedule: TrainingSchedule) -> None:
     """Does what is missing, on the stage's workers."""
+    from stages.finetuning.schedule import ScheduleProgress
+
     resources, items = context.resources, schedule.begin()
     for _ in context.workers.map(
         trainer,
@@ -181,30 +192,9 @@ def _work(context: Context, trainer: Trainer, schedule: TrainingSchedule) -> Non
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         describe=partial(_describe, trainer.config.arm),
-        continuation=_WithProgress(schedule, context),
+        continuation=ScheduleProgress(schedule, context),
     ):
         pass
-
-
-class _WithProgress:
-    """What follows in a schedule, and how far it has come."""
-
-    def __init__(self, schedule: TrainingSchedule, context: Context) -> None:
-        self._schedule, self._context = schedule, context
-        self._total = schedule.num_trials() + schedule.num_classifiers()
-        self._done = self._total - schedule.num_left()
-        context.progress(self._done, self._total, "trainings")
-
-    def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
-        jobs = self._schedule.next_jobs(item, seconds)
-        self._done += num_trainings(item)
-        kind = "" if isinstance(item, Job) else ", choosing settings"
-        note = f"{count_text(item.labels_per_class)} labels a class{kind}"
-        self._context.progress(self._done, self._total, "trainings", note)
-        return jobs
-
-    def may_continue(self, item: Job | Trial) -> bool:
-        return isinstance(item, Trial)
 
 
 def _describe(arm: str, item: Job | Trial) -> str:
@@ -213,6 +203,8 @@ def _describe(arm: str, item: Job | Trial) -> str:
 
 def _conclude(config: FinetuneConfig, context: Context, schedule: TrainingSchedule) -> None:
     """Loss curves, mean over splits and samplings; and the classifier that is served."""
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+
     counts = config.rising_counts
     for labels_per_class in counts:
         trained = [TrainedClassifiers.load(uri) for uri in schedule.files(labels_per_class)]

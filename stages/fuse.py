@@ -11,8 +11,11 @@ Writes `scores.json` with a row a stream and one a rule.
 Shapes: N clips, C classes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,9 @@ from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
 from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.hyperparameter_search import TrialResult
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.finetuning.hyperparameter_search import TrialResult
 
 FLOOR = 1e-12
 """A probability below it counts as this much."""
@@ -204,6 +209,8 @@ def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int
 
 def _chosen_trials(classifiers: Classifiers) -> dict[int, TrialResult]:
     """Split -> the trial that won at the most labels."""
+    from stages.finetuning.hyperparameter_search import TrialResult
+
     at_most_labels: dict[int, str] = {}
     for row in sorted(classifiers.selection().choices, key=lambda row: by_count(row.labels_per_class)):
         at_most_labels[row.split] = row.trial

@@ -13,7 +13,6 @@ from pipeline.core.model_uris import resolve
 from pipeline.core.stage import Context, stage
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
-from stages.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,8 @@ def _file(uri: str) -> str:
 
 def _digest(config: ImportEncoderConfig) -> str:
     """An alias may point elsewhere tomorrow: the key is of the bytes."""
+    from stages.models.pretrained import Pretrained
+
     uri = _file(config.encoder)
     Pretrained.load(uri)
     return sha256_file(uri)
@@ -47,6 +48,8 @@ def import_encoder(config: ImportEncoderConfig, context: Context) -> Encoder:
     Raises:
         SourceError, CorruptArtifact, UsageError: see `stages.models.pretrained.Pretrained.load`.
     """
+    from stages.models.pretrained import Pretrained
+
     pretrained = Pretrained.load(_file(config.encoder))
     pretrained.save(join(context.uri, MODEL_FILE))
     context.record(encoder=config.encoder, num_units=pretrained.composite.config.num_units)

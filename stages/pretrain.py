@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.artifacts import Digits, Patches
-from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
 from stages.pretraining.config import TrainingConfig
-from stages.pretraining.loop import is_finished, pretraining_loop
-from stages.pretraining.training_plan import TrainingPlan
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
+    from stages.pretraining.training_plan import TrainingPlan
 
 PIXELS = 4096
 """Dimensions of a frame of Moving MNIST, for estimates."""
@@ -102,14 +104,17 @@ def pretrain(
         WorkerDied: workers were lost time and again.
     """
     config.check_feedback()
-    opener = _opener(config, percepts, statistics, digits, patches)
+    from stages.pretraining.loop import is_finished, pretraining_loop
+    from stages.pretraining.training_plan import TrainingPlan
+
+    factory = _factory(config, percepts, statistics, digits, patches)
     plan = TrainingPlan(
         uri=context.uri,
-        open_source=opener,
-        model=config.model.spec(opener.dim()),
+        open_source=factory,
+        model=config.model.spec(factory.dim()),
         training=config.training,
-        transform=opener.transform(),
-        extractor=opener.extractor(),
+        transform=factory.transform(),
+        extractor=factory.extractor(),
         max_sequences_per_worker=context.resources.max_sequences_per_worker,
         num_checkpoints_kept=context.resources.num_checkpoints_kept,
     )
@@ -128,7 +133,7 @@ def pretrain(
     return encoder
 
 
-def _opener(
+def _factory(
     config: PretrainConfig,
     percepts: Percepts | None,
     statistics: Statistics | None,
@@ -136,6 +141,8 @@ def _opener(
     patches: Patches | None,
 ) -> PerceptsFactory | DigitsFactory | PatchesFactory:
     """The one kind of input that was connected."""
+    from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
+
     if digits is not None and percepts is None and patches is None:
         return DigitsFactory(digits=digits, num_frames=config.model.num_frames, seed=config.training.seed)
     if patches is not None and percepts is None and digits is None:

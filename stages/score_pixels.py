@@ -10,28 +10,14 @@ Shapes: T frames, N sequences of the test set, D pixels (and channels) of a fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
-import numpy as np
-
-from pipeline.core.errors import ConfigError, CorruptArtifact
-from pipeline.core.files import exists, read_json, sha256_bytes
+from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Context, stage
-from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
-from stages.evaluation.artifacts import PixelScoreRow, PixelScores, PixelScoreTable
-from stages.evaluation.metrics import Frames, t_interval
-from stages.evaluation.pixel_scoring import BASELINES, PIECE, SOFTENINGS, Columns, PixelTask
+from stages.evaluation.artifacts import PixelScores, PixelScoreTable
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite
-from stages.models.config import CompositeConfig
 from stages.models.names import model_names
-
-MANIFEST_FILE: Final = "manifest.json"
-NUM_MEAN_FRAME_SEQUENCES: Final = 1000
-"""Training sequences whose frames make the mean frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +48,39 @@ def score_pixels(
           number of frames.
         CorruptArtifact: the generator no longer makes the test set whose digest is recorded.
     """
+    from stages.evaluation import pixel_table
+    from stages.evaluation.pixel_scoring import BASELINES
+
     models = [encoder.load() for encoder in encoders]
     configs = [model.config for model in models]
-    num_in, num_out = _lengths(configs)
+    num_in, num_out = pixel_table.common_lengths(configs)
     if digits is not None and patches is None:
-        facts, task = _digits_task(config, encoders, digits, num_in, num_out)
+        facts, task = pixel_table.digits_task(config.num_test_sequences, encoders, digits, num_in, num_out)
     elif patches is not None and digits is None:
-        facts, task = _patches_task(config, encoders, patches, num_in, num_out)
+        facts, task = pixel_table.patches_task(config.num_test_sequences, encoders, patches, num_in, num_out)
     else:
         raise ConfigError("score_pixels needs one kind of data: digits, or patches")
     dim = len(task.mean_frame_D)
     if wrong := [each.dim for each in configs if each.dim != dim]:
         raise ConfigError(f"a model reads frames of {wrong[0]} values, the data have {dim}: connect its own")
     task = replace(task, device="cuda" if context.resources.gpus_per_worker > 0 else "cpu")
-    columns = _score(task, context)
+    columns = pixel_table.score_columns(task, context)
     rows = [
-        _row(name, each, task.in_nats, num_parameters=_num_parameters(model), **_training_facts(encoder))
+        pixel_table.table_row(
+            name,
+            each,
+            task.in_nats,
+            num_parameters=pixel_table.count_parameters(model),
+            **pixel_table.training_facts(encoder),
+        )
         for name, each, model, encoder in zip(
             model_names(configs), columns[: len(models)], models, encoders, strict=True
         )
     ]
-    baselines = [_row(name, each, task.in_nats) for name, each in zip(BASELINES, columns[len(models) :], strict=True)]
+    baselines = [
+        pixel_table.table_row(name, each, task.in_nats)
+        for name, each in zip(BASELINES, columns[len(models) :], strict=True)
+    ]
     unit = "nats/frame" if task.in_nats else "squared error/frame"
     table = PixelScoreTable(
         protocol="open loop",
@@ -98,112 +96,3 @@ def score_pixels(
     artifact.write(table)
     context.record(num_test_sequences=task.num_test)
     return artifact
-
-
-def _lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
-    """Frames in and out, which all models share; an autoencoder says nothing about the latter."""
-    if not configs:
-        raise ConfigError("score_pixels has no encoder to score: connect at least one")
-    ins = {config.num_frames_in for config in configs}
-    outs = {config.num_frames_out for config in configs if config.predicts} or {configs[0].num_frames_out}
-    if len(ins) != 1 or len(outs) != 1:
-        raise ConfigError(
-            f"models that read {sorted(ins)} and predict {sorted(outs)} frames share no table: score them apart"
-        )
-    return ins.pop(), outs.pop()
-
-
-def _digits_task(
-    config: ScorePixelsConfig, encoders: tuple[Encoder, ...], digits: Digits, num_in: int, num_out: int
-) -> tuple[dict[str, Any], PixelTask]:
-    images, num_frames = digits.load("test").images, num_in + num_out
-    num = config.num_test_sequences
-    digest = moving_mnist.digest(moving_mnist.fixed_test_set(images, num=num, num_frames=num_frames))
-    recorded = moving_mnist.TEST_SET_SHA256.get(sha256_bytes(images.tobytes()))
-    is_whole = (num, num_frames) == (moving_mnist.NUM_TEST_SEQUENCES, moving_mnist.NUM_TEST_FRAMES)
-    if is_whole and recorded is not None and digest != recorded:
-        raise CorruptArtifact(
-            f"the fixed Moving MNIST test set has sha256 {digest} here and {recorded} on record: this machine or "
-            "version of NumPy draws other sequences, and its figures would not compare"
-        )
-    training = digits.load("train").images
-    pieces = [
-        moving_mnist.sequences(training, seed=0, first=first, num=PIECE, num_frames=num_frames).mean((0, 1))
-        for first in range(0, NUM_MEAN_FRAME_SEQUENCES, PIECE)
-    ]
-    mean_frame_D: Frames = np.mean(pieces, axis=0)
-    facts = {"test_set_sha256": digest, "test_set_is_recorded": bool(is_whole and recorded)}
-    return facts, PixelTask(encoders, digits, num, num_in, num_out, mean_frame_D)
-
-
-def _patches_task(
-    config: ScorePixelsConfig, encoders: tuple[Encoder, ...], patches: Patches, num_in: int, num_out: int
-) -> tuple[dict[str, Any], PixelTask]:
-    test, train, moments = patches.map("test"), patches.map("train"), patches.moments()
-    if test.shape[1] < num_in + num_out:
-        raise ConfigError(
-            f"the patches are {test.shape[1]} frames long, the models read and predict {num_in + num_out}: "
-            "cut longer ones"
-        )
-    training = train[:NUM_MEAN_FRAME_SEQUENCES, : num_in + num_out].mean((0, 1), keepdims=True)
-    mean_frame_D = moments.standardise(training)[0, 0]
-    num = min(config.num_test_sequences, len(test))
-    return {}, PixelTask(encoders, patches, num, num_in, num_out, mean_frame_D)
-
-
-def _score(task: PixelTask, context: Context) -> list[Columns]:
-    """Columns of the whole test set, of every model and baseline."""
-    pieces = list(range(0, task.num_test, PIECE))
-    found: dict[int, list[Columns]] = {}
-    resources = context.resources
-    for position, result in context.workers.map(
-        task,
-        pieces,
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        describe=lambda first: f"test sequences from {first} on",
-    ):
-        found[position] = result
-        context.progress(min(len(found) * PIECE, task.num_test), task.num_test, "sequences")
-    whole = [found[position] for position in range(len(pieces))]
-    num_scored = len(whole[0])
-    return [
-        {name: np.concatenate([piece[n][name] for piece in whole]) for name in whole[0][n]} for n in range(num_scored)
-    ]
-
-
-def _row(name: str, columns: Columns, in_nats: bool, **facts: Any) -> PixelScoreRow:
-    """Takes the means of a model's columns. `facts`: further fields of the row."""
-    error = "cross_entropy" if in_nats else "squared_error"
-    columns = dict(columns)
-    row: dict[str, Any] = dict(facts)
-    if "softened" in columns:
-        softened_NTS = columns.pop("softened")
-        best = int(softened_NTS.mean((0, 1)).argmin())
-        columns["error"] = softened_NTS[..., best]
-        row["softening"] = SOFTENINGS[best]
-    for key, column in {
-        error: "error",
-        "mse": "mse",
-        "ssim": "ssim",
-        f"reconstruction_{error}": "reconstruction",
-        f"teacher_forced_{error}": "teacher_forced",
-    }.items():
-        row[key] = float(columns[column].mean()) if column in columns else None
-    if "error" in columns:
-        interval = t_interval(columns["error"].mean(1))
-        row |= {f"{error}_low": interval.low, f"{error}_high": interval.high}
-        row[f"{error}_by_frame"] = tuple(columns["error"].mean(0).tolist())
-    return PixelScoreRow(model=name, **row)
-
-
-def _num_parameters(model: Composite) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _training_facts(encoder: Encoder) -> dict[str, Any]:
-    """How long the encoder was trained, where its manifest says so."""
-    uri = encoder.path(MANIFEST_FILE)
-    manifest = read_json(uri) if exists(uri) else {"facts": {}}
-    return {"seconds": manifest.get("seconds"), "num_sequences_seen": manifest["facts"].get("num_sequences_seen")}

@@ -8,14 +8,17 @@ motion is a new one, too, as smooth and as fast as before: what is left to learn
 Shapes: T frames, B sequences of a worker's share, D percept dimension, X either 1 or D.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.core.errors import ConfigError
-from stages.datasets.sequences import share
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ def augment(
     global batch of `batch_size`: the same on any number of workers."""
     if not config:
         return x_TBD
+    import torch
+
+    from stages.datasets.sequences import share
+
     rows = share(batch_size, rank, world_size)
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
     log_factor_B = config.scale_std * generator.standard_normal(batch_size, np.float32)[rows]

@@ -8,28 +8,35 @@ Shapes: N clips, F frames (of a clip, or of all clips one after the other), T fr
 dimension.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.core.errors import ConfigError, SourceError
 from stages.percepts.reader import PerceptStore
 from stages.percepts.transforms import Transform
-from stages.percepts.windows import window_starts
 from stages.video.ledger import VideoRecord
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
 
 ALL_CLIPS: Final = 0
 """As a number of labelled clips a class: all that there are."""
+
+
+def count_text(labels_per_class: int) -> str:
+    """Writes a label count for the name of a file: `010`, or `all`."""
+    return "all" if labels_per_class == ALL_CLIPS else f"{labels_per_class:03d}"
 
 
 def labelled(records: Iterable[VideoRecord], part: str) -> list[VideoRecord]:
@@ -144,6 +151,8 @@ class ClipWindows:
         windows_NTD = np.empty((len(flat), self.num_frames, dim), np.float16)
         for window_TD, owner, first in zip(windows_NTD, owners.tolist(), inside.tolist(), strict=True):
             window_TD[:] = self.clips_FD[owner][first : first + self.num_frames]
+        import torch
+
         found = self.transform(torch.from_numpy(windows_NTD).to(self.device))
         return found.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
 
@@ -162,6 +171,8 @@ class ClipFinder:
         Raises:
             SourceError: the clip has no percepts.
         """
+        from stages.percepts.windows import window_starts
+
         key = (clip.sha256, num_frames, stride)
         if key not in self._found:
             try:

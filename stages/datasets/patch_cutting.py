@@ -6,49 +6,22 @@ of workers change nothing.
 Shapes: K patches, T frames, P = 32 pixels, C = 3 channels; N frames of a chunk of H x W pixels.
 """
 
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import ConfigError, CorruptArtifact
+from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
 from stages.datasets.arrays import map_array, write_array
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, Patch
+from stages.datasets.cutting_config import CuttingConfig
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, Patch
 from stages.video import watchdog
 from stages.video.chunks import FrameChunk
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord
 from stages.video.sources import local_video
-
-PIECES: Final = "pieces"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CuttingConfig:
-    """What is cut out of each video."""
-
-    num_frames: int = 29
-    """Frames of a patch: those to read (16) and those to predict (13)."""
-    patches_per_video: int = 32
-    """Places, in space and time, at which each video is cut; fewer come out of one that is short or has gaps."""
-    short_side_px: int | None = 240
-    """Scale videos so that the shorter side has this many pixels, as UCF-101's; None keeps their size."""
-    seed: int = 0
-    """Of the places."""
-    limits: Limits = field(default_factory=Limits)
-    """The bounds beyond which a video gives no patches, those of ingest. The recipe's --limits sets both."""
-
-    def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.patches_per_video < 1:
-            raise ConfigError(
-                f"num_frames is {self.num_frames}, patches_per_video {self.patches_per_video}; both must be at least 1"
-            )
-        if self.short_side_px is not None and self.short_side_px < PATCH_PX:
-            raise ConfigError(f"short_side_px is {self.short_side_px}; patches of {PATCH_PX} px must fit: give more")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ PATCH_PX: Final = 32
 NUM_CHANNELS: Final = 3
 NUM_DIMS: Final = PATCH_PX * PATCH_PX * NUM_CHANNELS
 
+PIECES: Final = "pieces"
+"""Directory, while patches are cut, of those of each video."""
+
 Patch = npt.NDArray[np.uint8]
 
 

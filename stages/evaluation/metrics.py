@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Frames = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -94,6 +93,8 @@ def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, ov
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, -np.inf, np.inf, 1, 1.0)
+    from scipy import stats  # takes a second to import
+
     error = float(x.std(ddof=1) * np.sqrt(1 / x.size + overlap))
     half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, x.size - 1)) if error else float(mean == 0)

@@ -11,7 +11,6 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig
-from stages.models.pretrained import Pretrained
 from stages.pretraining.config import OptimizerConfig
 
 
@@ -161,6 +160,8 @@ def check_encoder(config: ArmConfig, encoder: Encoder) -> None:
     """
     if config.classifier.model == "frame":
         raise ConfigError(f"arm {config.arm!r}: a frame classifier cannot start from an encoder; leave the encoder out")
+    from stages.models.pretrained import Pretrained
+
     pretrained = Pretrained.load(encoder.uri)
     composite, classifier = pretrained.composite.config, config.classifier
     if (composite.num_units, composite.num_layers) != (classifier.num_units, classifier.num_layers):

@@ -1,13 +1,17 @@
 """Artifacts that hold finetuned classifiers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.files import list_files
 from pipeline.core.stage import Artifact, Model
 from stages.finetuning.selection import SELECTION_FILE, Selection
-from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
 
 JOB_PREFIXES = ("labels-", "split-")
 """How the files of a `Classifiers` begin that hold classifiers to be evaluated."""
@@ -30,4 +34,6 @@ class Classifiers(Artifact):
 
     def load(self, name: str, *, device: str = "cpu") -> TrainedClassifiers:
         """The classifiers of a file."""
+        from stages.finetuning.trained_classifiers import TrainedClassifiers
+
         return TrainedClassifiers.load(self.path(name), device=device)

@@ -14,6 +14,8 @@ from typing import Any
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
+from pipeline.core.stage import Context
+from stages.datasets.labelled import count_text
 from stages.datasets.split_subsets import SplitSubsets
 from stages.finetuning.arm import ArmConfig
 from stages.finetuning.hyperparameter_search import TrialResult
@@ -162,6 +164,29 @@ class TrainingSchedule:
             return False
         theirs = (found.arm, found.labels_per_class, found.split, found.samplings)
         return theirs == (self.config.arm, job.labels_per_class, job.split, job.samplings)
+
+
+class ScheduleProgress:
+    """A schedule that reports its progress as jobs are done."""
+
+    def __init__(self, schedule: TrainingSchedule, context: Context) -> None:
+        self._schedule, self._context = schedule, context
+        self._total = schedule.num_trials() + schedule.num_classifiers()
+        self._done = self._total - schedule.num_left()
+        context.progress(self._done, self._total, "trainings")
+
+    def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
+        """Returns the jobs that a finished one has made possible."""
+        jobs = self._schedule.next_jobs(item, seconds)
+        self._done += num_trainings(item)
+        kind = "" if isinstance(item, Job) else ", choosing settings"
+        note = f"{count_text(item.labels_per_class)} labels a class{kind}"
+        self._context.progress(self._done, self._total, "trainings", note)
+        return jobs
+
+    def may_continue(self, item: Job | Trial) -> bool:
+        """Returns True for a trial, whose result may lead to jobs."""
+        return isinstance(item, Trial)
 
 
 def num_trainings(item: Job | Trial) -> int:

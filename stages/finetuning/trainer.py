@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
-from stages.datasets.labelled import ALL_CLIPS, ClipFinder, draw, load_windows
+from stages.datasets.labelled import ClipFinder, count_text, draw, load_windows
 from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, split_subsets_of
 from stages.datasets.splits import Splits
 from stages.evaluation.clip_inference import infer_clips
@@ -33,11 +33,6 @@ from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation, Transform
 from stages.video.ledger import VideoRecord
-
-
-def count_text(labels_per_class: int) -> str:
-    """In names of files: `010`, or `all`."""
-    return "all" if labels_per_class == ALL_CLIPS else f"{labels_per_class:03d}"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ NUM_TEST = 12
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixel_scoring, "PIECE", 5)
-    monkeypatch.setattr("stages.score_pixels.PIECE", 5)
-    monkeypatch.setattr("stages.score_pixels.NUM_MEAN_FRAME_SEQUENCES", 10)
+    monkeypatch.setattr("stages.evaluation.pixel_table.PIECE", 5)
+    monkeypatch.setattr("stages.evaluation.pixel_table.NUM_MEAN_FRAME_SEQUENCES", 10)
 
 
 @pytest.fixture

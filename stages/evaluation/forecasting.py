@@ -1,0 +1,129 @@
+"""Squared errors of predicted percepts, frame by frame, open loop: the work of stage `forecast`.
+
+Shapes: T frames, P frames ahead, B windows, D percept dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stages.datasets.dataset_factories import open_windows
+from stages.evaluation.artifacts import COPY_LAST, MEAN_FRAME, ForecastErrors
+from stages.models.artifacts import Encoder
+from stages.models.config import CompositeConfig
+from stages.models.names import model_names
+from stages.models.pretrained import Pretrained
+from stages.percepts.artifacts import Percepts
+from stages.percepts.transforms import Standardisation
+
+UNIT = "squared error per frame, standardised percepts"
+
+Errors = dict[str, npt.NDArray[np.float64]]
+"""Predictor -> squared errors summed over dimensions and windows, for each frame."""
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one batch of windows adds."""
+
+    ahead: Errors
+    """(P,) each."""
+    reconstruction: Errors
+    """(T,) each, in the order of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """Builds, in a worker, the function that measures windows first ... end - 1."""
+
+    encoders: Mapping[str, Encoder]
+    """By the name of the model."""
+    percepts: Percepts
+    parts: tuple[str, ...]
+    standardise: Standardisation
+    num_frames_in: int
+    num_frames_ahead: int
+    stride: int
+    device: str
+
+    def __call__(self) -> Callable[[Span], Sums]:
+        loaded = {name: Pretrained.load(found.uri, device=self.device) for name, found in self.encoders.items()}
+        num_frames = self.num_frames_in + self.num_frames_ahead
+        windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride).windows
+
+        def measure(span: Span) -> Sums:
+            percepts_TBD = torch.from_numpy(windows.gather(np.arange(*span))).to(self.device)
+            return errors_of(loaded, self.standardise, percepts_TBD, self.num_frames_in)
+
+        return measure
+
+
+def predictor_names(configs: Sequence[CompositeConfig]) -> list[str]:
+    """The models' names among the predictors: the paper's, saying that they are LSTMs."""
+    parts = [name.partition(",") for name in model_names(configs)]
+    return [f"{head.removesuffix(' predictor')} LSTM{comma}{rest}" for head, comma, rest in parts]
+
+
+@torch.no_grad()
+def errors_of(
+    models: Mapping[str, Pretrained], standardise: Standardisation, percepts_TBD: Tensor, num_frames_in: int
+) -> Sums:
+    """Errors over windows of percepts: frames to encode, and the true frames after them.
+
+    They are those of standardised percepts whatever a model reads, so that models can be compared.
+    """
+    standard_TBD = standardise(percepts_TBD)
+    past_TBD, future_PBD = standard_TBD[:num_frames_in], standard_TBD[num_frames_in:]
+    sums = Sums({}, {})
+    for name, pretrained in models.items():
+        model, alike = pretrained.composite, pretrained.transform in (None, standardise)
+        read_TBD = past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in])
+        to_standard = (lambda frames: frames) if alike else partial(_to_standard, pretrained, standardise)
+        reconstruction_TBD, prediction_PBD = model.open_loop(read_TBD, len(future_PBD))
+        if prediction_PBD is not None:
+            sums.ahead[name] = _squared_errors(to_standard(prediction_PBD), future_PBD)
+        if reconstruction_TBD is not None:
+            sums.reconstruction[name] = _squared_errors(to_standard(reconstruction_TBD.flip(0)), past_TBD)
+    sums.ahead[COPY_LAST] = _squared_errors(past_TBD[-1:].expand_as(future_PBD), future_PBD)
+    sums.ahead[MEAN_FRAME] = _squared_errors(torch.zeros_like(future_PBD), future_PBD)
+    sums.reconstruction[MEAN_FRAME] = _squared_errors(torch.zeros_like(past_TBD), past_TBD)
+    return sums
+
+
+def _to_standard(pretrained: Pretrained, standardise: Standardisation, frames: Tensor) -> Tensor:
+    """Frames as the model writes them, as standardised percepts."""
+    return standardise(torch.from_numpy(pretrained.in_units(frames.cpu().numpy())).to(frames.device))
+
+
+def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
+    """(T,), summed over windows and dimensions."""
+    errors: npt.NDArray[np.float64] = (found_TBD.double() - true_TBD.double()).square().sum((1, 2)).cpu().numpy()
+    return errors
+
+
+def total_errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> ForecastErrors:
+    """Adds up what the parts found."""
+    ahead = _mean([sums.ahead for sums in parts], num_windows)
+    rebuilt = _mean([sums.reconstruction for sums in parts], num_windows)
+    return ForecastErrors(
+        unit=UNIT,
+        num_windows=num_windows,
+        num_videos=num_videos,
+        num_dims=dim,
+        frames_ahead=tuple(range(1, len(next(iter(ahead.values()))) + 1)),
+        predictors={name: tuple(errors.tolist()) for name, errors in ahead.items()},
+        means={name: float(errors.mean()) for name, errors in ahead.items()},
+        reconstruction={name: float(errors.mean()) for name, errors in rebuilt.items()},
+    )
+
+
+def _mean(parts: list[Errors], num_windows: int) -> Errors:
+    return {name: np.sum([part[name] for part in parts], axis=0) / num_windows for name in parts[0]}
