@@ -269,12 +269,7 @@ def recipe(options: type[ActionOptions]) -> Recipe:
         options=options,
         build=build,
         shown={
-            "clips and percepts": (
-                "videos",
-                "lists",
-                "allow-missing",
-                "extract.convnet.name",
-            ),
+            "clips": ("videos", "lists", "allow-missing"),
             "what is measured": ("tables", "splits"),
             "what is learned": (
                 "pretrained",

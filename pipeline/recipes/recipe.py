@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.plan import Plan
+if TYPE_CHECKING:
+    from pipeline.engine.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.core.errors import UsageError
-from pipeline.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.recipes.recipe import Recipe
 
 RECIPES: Final = {
     "demo": ("pipeline.recipes.demo", "moving digits on photographs: from video files to a comparison table"),

@@ -1,0 +1,40 @@
+"""The modules that a command imports before it has something to make; tests/bench/startup.py measures the seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+HEAVY = {"torch", "numpy", "pyarrow", "scipy", "sklearn", "pandas", "matplotlib", "mlflow", "ray", "av", "cv2", "rich"}
+
+
+def modules_after(arguments: list[str]) -> tuple[int, set[str]]:
+    """Runs a command in a fresh Python; returns its status and the names of all modules that it has loaded."""
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('MODULES', *sys.modules, file=sys.stderr));"
+        f"sys.argv[1:] = {arguments!r}; from pipeline.commands.__main__ import entry; entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, set(done.stderr.partition("MODULES")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "heavy"),
+    [
+        (["--help"], 0, HEAVY | {"fsspec"}),
+        (["rnu"], 2, HEAVY | {"fsspec"}),
+        (["run"], 2, HEAVY),
+        (["run", "dmeo"], 2, HEAVY),
+        (["verify", "--help"], 0, HEAVY),
+        (["ledger", "--nosuch"], 2, HEAVY),
+    ],
+)
+def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], status: int, heavy: set[str]) -> None:
+    returncode, modules = modules_after(arguments)
+    assert returncode == status
+    assert "pipeline.commands.table" in modules
+    assert not modules & heavy
