@@ -22,6 +22,7 @@ from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.flags import INLINE
 
 Options = TypeVar("Options")
+Rule = TypeVar("Rule")
 
 FLAG = re.compile(r"--[A-Za-z]|-h$")
 
@@ -153,7 +154,7 @@ def find_option(flag: str, named: Mapping[str, Option], refused: Mapping[str, st
     return named.get(flag)
 
 
-def rules_of(name: str, rules: Mapping[str, str]) -> list[str]:
+def rules_of(name: str, rules: Mapping[str, Rule]) -> list[Rule]:
     """Returns the rules of an option's name: its own, and those of beginnings with a dot at the end."""
     return [rule for start, rule in rules.items() if name == start or (start[-1] == "." and name.startswith(start))]
 

@@ -80,8 +80,8 @@ def _check_pairs(
         for needed in rules_of(option.name, recipe.only_with):
             if not is_on(needed):
                 raise ConfigError(f"--{option.name} has no effect without --{needed}; give both, or leave it out")
-        for other in rules_of(option.name, recipe.not_with):
-            if is_on(other):
+        for others in rules_of(option.name, recipe.not_with):
+            for other in filter(is_on, others):
                 raise ConfigError(f"--{option.name} has no effect with --{other}; leave one of them out")
 
 

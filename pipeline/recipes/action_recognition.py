@@ -293,8 +293,8 @@ def recipe(options: type[ActionOptions]) -> Recipe:
         | {f"finetuned.{name}": "the pretrained model decides it" for name in ("num-units", "num-layers")},
         only_with=NEEDS_PLAN | {"models": "unlabelled", "pretrain.": "unlabelled"},
         not_with=NOT_WITH
-        | {f"scratch.{name}": "pretrained" for name in ("num-units", "num-layers")}
-        | {"unlabelled": "pretrained"},
+        | {f"scratch.{name}": ("pretrained", "unlabelled") for name in ("num-units", "num-layers")}
+        | {"unlabelled": ("pretrained",)},
     )
 
 

@@ -203,7 +203,7 @@ RECIPE = Recipe(
     },
     only_with=NEEDS_PLAN,
     not_with=NOT_WITH
-    | {"pretrain.": "encoder"}
-    | {f"pretrain.{name}": "tables" for name in ("decoders", "reconstruct-conditional", "predict-conditional")}
-    | {f"{arm}.{name}": "tables" for arm in ("single-frame", "scratch", "pretrained") for name in OF_TABLES},
+    | {"pretrain.": ("encoder",)}
+    | {f"pretrain.{name}": ("tables",) for name in ("decoders", "reconstruct-conditional", "predict-conditional")}
+    | {f"{arm}.{name}": ("tables",) for arm in ("single-frame", "scratch", "pretrained") for name in OF_TABLES},
 )

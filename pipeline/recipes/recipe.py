@@ -32,5 +32,5 @@ class Recipe:
     """The options that cannot be given: name of a flag, or its beginning with a dot at the end -> the reason."""
     only_with: Mapping[str, str] = field(default_factory=dict)
     """The options that have an effect only beside another one: name or beginning -> name of the other one."""
-    not_with: Mapping[str, str] = field(default_factory=dict)
-    """The options that have no effect beside another one: name or beginning -> name of the other one."""
+    not_with: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The options that have no effect beside another one: name or beginning -> names of others."""

@@ -110,5 +110,5 @@ RUN_GROUP: Final = ("store", "workers", "gpus-per-worker", "address", "tracking-
 """The options of every recipe that are in its short help."""
 NEEDS_PLAN: Final = {field.name.replace("_", "-"): "plan" for field in fields(CostOptions)}
 """The options that have an effect with --plan alone."""
-NOT_WITH: Final = {"num-cpus": "address", "address": "in-process"}
-"""The options without effect beside another one: name -> name of the other one."""
+NOT_WITH: Final = {"num-cpus": ("address", "in-process"), "address": ("in-process",)}
+"""The options without effect beside another one: name -> names of others."""

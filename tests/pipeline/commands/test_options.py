@@ -126,6 +126,8 @@ def test_feedback_is_for_conditional_models() -> None:
         ("ucf101", ["--pretrain.num-units", "4"], "no effect without --unlabelled"),
         ("ucf101", ["--finetuned.num-units", "4"], "the pretrained model decides it"),
         ("hmdb51", ["--scratch.splits", "1"], "--splits decides it"),
+        ("hmdb51", ["--scratch.num-units", "4", "--unlabelled", "b"], "no effect with --unlabelled"),
+        ("demo", ["--num-cpus", "4", "--in-process"], "no effect with --in-process"),
         ("hmdb51", ["--pretrained", "a", "--unlabelled", "b"], "no effect with --pretrained"),
     ],
 )

@@ -37,7 +37,7 @@ CHEAP = [
     ),
     *(flag for arm in ("single-frame", "scratch", "finetuned") for flag in (f"--{arm}.batch-clips", "8")),
     *("--single-frame.selection.weight-decays", "0.01", "--scratch.selection.dropouts", "0.5"),
-    *("--finetuned.selection.dropouts", "0.5", "--scratch.num-units", "8"),
+    *("--finetuned.selection.dropouts", "0.5"),
 ]
 PRETRAIN = [
     *("--pretrain.num-steps", "4", "--pretrain.num-units", "8", "--pretrain.batch-size", "8"),
@@ -60,8 +60,10 @@ def run(store: Store, shared_data: Path) -> Run:
     def run(recipe: str, *arguments: str) -> tuple[str, dict[str, Manifest]]:
         before = {manifest.key for manifest in store.manifests()}
         data = ["--videos", str(shared_data / recipe), "--lists", str(shared_data / "splits" / recipe)]
+        has_encoder = {"--pretrained", "--unlabelled"} & set(arguments)
+        size = [] if has_encoder else ["--scratch.num-units", "8"]
         with redirect_stdout(io.StringIO()) as said:
-            assert main([recipe, *data, *CHEAP, *arguments, "--in-process", "--store", store.root]) == 0
+            assert main([recipe, *data, *CHEAP, *size, *arguments, "--in-process", "--store", store.root]) == 0
         made = [manifest for manifest in store.manifests() if manifest.key not in before]
         return said.getvalue(), {manifest.name: manifest for manifest in made}
 
