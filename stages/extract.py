@@ -3,8 +3,8 @@
     percepts = extract(ExtractConfig(convnet=ConvnetConfig(layer="blocks.4", grid=4)), context, index=index)
 
 Percepts are kept by content: below `<store>/percepts/`, by the sha256 of the video and the fingerprint of the
-extractor. A video that any complete shard of that fingerprint holds is not extracted again, whoever asked first. What
-is missing is cut into shards, the plan is written down, and workers fill the shards; a run that was killed goes on
+extractor. A video that any complete shard of that fingerprint holds is not extracted again, whichever run was first.
+What is missing is cut into shards, the plan is written down, and workers fill the shards; a run that was killed goes on
 with the same plan and ends with the same bytes.
 """
 
@@ -23,7 +23,7 @@ from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.extract_shards import extract_shards
 from stages.extraction.shard_plan import collect_results, make_plan
 from stages.extraction.shard_task import ShardDone
-from stages.extraction.timings import bottleneck_line, sum_timings
+from stages.extraction.timings import describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation
 from stages.percepts.artifacts import Percepts
 from stages.percepts.schema import Extractor
@@ -39,7 +39,7 @@ ROW_OVERHEAD_BYTES = 17
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig(ExtractionConfig):
-    """Which percepts, and how they are cut into files."""
+    """The percepts to extract, and how they are cut into files."""
 
     shard_frames: int = 16384
     """Frames in a file, about; a video is never cut. 4096-d percepts of so many take 134 MB."""
@@ -51,7 +51,10 @@ class ExtractConfig(ExtractionConfig):
 
 
 def estimate_extraction(config: ExtractConfig, num_frames: int, frames_per_s: float | None = None) -> Estimate:
-    """Frames, bytes before compression, and seconds where a rate is known; with a target rate_fps, upper bounds."""
+    """Estimates frames, bytes before compression, and seconds where a rate is known.
+
+    With a target rate_fps they are upper bounds.
+    """
     from stages.convnets.convnet import percept_dim
 
     row_bytes = 2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES
@@ -68,13 +71,13 @@ def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate
 
 
 def fingerprint(config: ExtractConfig) -> str:
-    """Digest of the extractor, weights included: part of the stage's key."""
+    """Returns the digest of the extractor, weights included: part of the stage's key."""
     return extractor_of(config).fingerprint
 
 
 @stage(version=1, snapshot=fingerprint, estimate=_estimate)
 def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percepts:
-    """Extract what no shard of the store holds yet, and write the ledger. A rejected video is a row of it.
+    """Extracts what no shard of the store holds yet, and writes the ledger. A rejected video is a row of it.
 
     Raises:
         ConfigError, DigestError, SourceError: no such convnet or layer; weights missing or not the promised ones.
@@ -88,7 +91,7 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     began = time.perf_counter()
     done, allocation = extract_shards(config, context, extractor, plan.tasks(index.iter_records()))
     seconds = time.perf_counter() - began
-    # Once more: somebody may have taken a video down meanwhile.
+    # Once more: a video may have been taken down meanwhile.
     takedowns = read_takedowns(context.store_uri)
     references, account = collect_results(context.store_uri, plan, takedowns)
     if not references:
@@ -120,7 +123,7 @@ class _LedgerCounter:
             yield record
 
     def record(self, context: Context) -> None:
-        """What was counted, as facts of the artifact."""
+        """Adds the counts to the facts of the artifact."""
         frames = ("num_frames", "num_frames_expected", "num_frames_dropped", "num_frames_missing")
         verdicts = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
         context.record(**{name: self._counts[name] for name in (*frames, *verdicts)})
@@ -144,7 +147,7 @@ def _record_speed(context: Context, done: Sequence[ShardDone], allocation: Worke
     context.record(num_frames_extracted=timings.num_frames)
     if done:
         worker = "GPU" if allocation.gpus_per_worker else "worker"
-        line = bottleneck_line(timings, worker=worker)
+        line = describe_timings(timings, worker=worker)
         context.record(
             frames_per_s=round(timings.num_frames / seconds, 1),
             engine=done[0].engine,

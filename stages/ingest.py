@@ -53,12 +53,12 @@ HELD_OUT_PART = "test"
 """The part of videos that are held out."""
 
 INDEX_BYTES_A_VIDEO = 100
-"""Of `index.parquet`, about."""
+"""Bytes of a video in `index.parquet`, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """What to index, and the limits beyond which a video is rejected."""
+    """The videos to index, and the limits beyond which one is rejected."""
 
     videos: tuple[str, ...] = ()
     """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs, besides the corpus that a
@@ -93,7 +93,7 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
 def ingest(
     config: IngestConfig, context: Context, *, corpus: Corpus | None = None, unpacked: Corpus | None = None
 ) -> Index:
-    """Hash and probe every video of the sources: a corpus that a stage made, what was unpacked, `config.videos`.
+    """Hashes and probes every video of the sources: a corpus of a stage, what was unpacked, `config.videos`.
 
     Raises:
         ConfigError: none of them was given.
@@ -124,7 +124,7 @@ def _list_all(corpora: Sequence[str], config: IngestConfig, context: Context) ->
 
 
 def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) -> ProbeResults:
-    """Over the workers; what the store remembers, or an earlier attempt left, is used."""
+    """Probes over the workers; records of the store's probe cache, or of an earlier attempt, are used."""
     results = ProbeResults(len(listing))
     for place, record in probe_cache.read_cached(join(context.store_uri, probe_cache.PROBE_CACHE), listing.digest_N):
         if listing.is_cacheable_N[place]:
@@ -153,7 +153,7 @@ def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) ->
 
 
 def _write_probe_cache(listing: IndexSources, results: ProbeResults, context: Context) -> None:
-    """Let later listings know what was found: but what was rejected is looked at again."""
+    """Writes new records to the probe cache, so that later runs use them; rejected videos are probed again."""
     is_new_N = results.is_new_N & listing.is_cacheable_N & ~results.is_rejected_N
     places = np.flatnonzero(is_new_N).tolist()
     if places:
@@ -164,7 +164,7 @@ def _write_probe_cache(listing: IndexSources, results: ProbeResults, context: Co
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker does at a time."""
+    """The videos that a worker probes at a time."""
 
     shard: tuple[VideoSource, ...]
     isolated: bool = False
@@ -175,7 +175,7 @@ class _Work:
 
 
 def _prober(limits: Limits, may_end: bool) -> Callable[[_Work], list[VideoRecord]]:
-    """What a worker does with its work. `may_end`: its process may be ended where a video hangs."""
+    """Returns a worker's function. `may_end`: its process may be ended where a video hangs."""
     if may_end:
         watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
 
@@ -196,7 +196,7 @@ def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Pro
 
 
 def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Limits], Probe] = probe) -> VideoRecord:
-    """Hash and probe one video; whatever is wrong with it ends up in the record."""
+    """Hashes and probes one video; whatever is wrong with it ends up in the record."""
     rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
     try:
         source.uri.encode()
@@ -241,8 +241,10 @@ def _record(source: VideoSource, **facts: Any) -> VideoRecord:
 def _final(
     listing: IndexSources, results: ProbeResults, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
 ) -> Iterator[VideoRecord]:
-    """The rows of the index. Those that repeat earlier bytes say so: percepts are kept by content, so nothing counts
-    twice."""
+    """Yields the rows of the index; a row that repeats earlier bytes says so.
+
+    Percepts are kept by content, so nothing counts twice.
+    """
     first_N = results.first()
     for place, source in enumerate(listing.sources):
         part = HELD_OUT_PART if is_aside_N[place] else source.part or DEFAULT_PART
@@ -255,7 +257,7 @@ def _final(
 
 
 def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
-    """(N,) of those sources whose part is ours to choose, the ones put aside: by a hash of group or content."""
+    """Returns (N,) which of the sources without a part are held out, by a hash of group or content."""
     is_aside_N = np.zeros(len(listing), np.bool_)
     if config.held_out:
         from stages.datasets.sequences import hold_out_groups  # torch takes a second: not in every prober
@@ -294,7 +296,7 @@ class _IndexCounter:
             yield record
 
     def record(self, context: Context) -> None:
-        """What was counted, as facts of the artifact."""
+        """Adds the counts to the facts of the artifact."""
         names = ("num_videos", "num_duplicates", "num_rejected", "num_frames", "num_bytes")
         seconds = round(self._counts["duration_us"] / 1e6, 3)
         context.record(**{name: self._counts[name] for name in names}, seconds_of_video=seconds)

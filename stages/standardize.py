@@ -24,7 +24,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class StandardizeConfig:
-    """Whose percepts are looked at."""
+    """The videos whose percepts the statistics are of."""
 
     parts: tuple[str, ...] = ()
     """Parts of the index (such as unlabelled, train) to use; empty uses every video. Leave test videos out."""
@@ -38,7 +38,7 @@ class StandardizeConfig:
 
 
 def moments_of(store: PerceptStore) -> Moments:
-    """Mean and population standard deviation of every dimension over all rows, in one pass and in float64.
+    """Computes mean and population standard deviation of every dimension over all rows, in one pass and in float64.
 
     Blocks are merged by Chan, Golub & LeVeque's update, which does not cancel where the mean is large.
     """
@@ -58,7 +58,7 @@ def moments_of(store: PerceptStore) -> Moments:
 
 
 def _estimate(config: StandardizeConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    """One scan of all percepts; of some parts it is an upper bound."""
+    """Estimates one scan of all percepts; of some parts it is an upper bound."""
     percepts = inputs["percepts"]
     seconds = None if percepts.num_bytes is None else percepts.num_bytes / SCANNED_BYTES_PER_S
     return Estimate(num_frames=percepts.num_frames, seconds=seconds)
@@ -68,8 +68,10 @@ def _estimate(config: StandardizeConfig, inputs: Mapping[str, Estimate]) -> Esti
 def standardize(
     config: StandardizeConfig, context: Context, *, percepts: Percepts, splits: Splits | None = None
 ) -> Statistics:
-    """Write `statistics.safetensors`. With `splits`, no clip that one of `config.splits` tests is looked at; where a
-    part of a data set has no other clips, none are: mean 0 and deviation 1 leave percepts as they are, and it is said.
+    """Writes the statistics, `statistics.safetensors`.
+
+    With `splits`, no clip that one of `config.splits` tests is looked at. Where a part of a data set has no other
+    clips, the mean is 0 and the deviation 1, which leave percepts as they are, and the log says so.
 
     Raises:
         ConfigError: `config.splits` without official splits, or one that those do not have.

@@ -9,7 +9,8 @@ comes back on the other). The parts share no digit and no piece of a photograph:
 a tile belongs to one part.
 
 Writes `videos/<part>-<number>.mp4` and `manifest.csv` (uri, label, part, group); the unlabelled part has no labels, and
-a clip's group is its digit. A clip is a function of the config and its number, whoever makes it and in whatever order.
+a clip's group is its digit. A clip is a function of the config and its number, in whichever process and order it is
+made.
 
 Shapes: T frames, H = W pixels, C = 3 channels (RGB).
 """
@@ -36,15 +37,15 @@ from stages.video.encode import encode_h264
 CLIPS_A_SHARD: Final = 32
 
 BYTES_A_FRAME: Final = 140
-"""Of such small and simple pictures, about."""
+"""Bytes of a frame of such small and simple pictures, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
-    """How many clips, how long, and how hard to see through."""
+    """The number of clips, their length and how hard they are to see through."""
 
     num_unlabelled: int = 800
-    """Clips to pretrain on; their motions are not told."""
+    """Number of clips to pretrain on; they have no labels."""
     num_train: int = 160
     """Labelled clips to draw samplings from."""
     num_test: int = 400
@@ -66,7 +67,7 @@ class SynthesizeConfig:
     crf: int = 20
     """x264's constant rate factor: 0 is lossless, 51 the worst."""
     seed: int = 0
-    """Of everything that is drawn: which digit is in which part, photographs, motions."""
+    """Seed of everything that is drawn: which digit is in which part, photographs, motions."""
 
     def __post_init__(self) -> None:
         counts = (self.num_unlabelled, self.num_train, self.num_test)
@@ -96,7 +97,7 @@ NUM_DIGITS: Final = 5_000
 
 
 def planned_clips(config: SynthesizeConfig) -> list[SyntheticClip]:
-    """All clips: no digit twice, as many of each motion as of any other in every part, in random order."""
+    """Plans all clips: no digit twice, as many of each motion as of any other in every part, in random order."""
     digits = np.random.default_rng([config.seed, 0]).permutation(NUM_DIGITS).tolist()
     clips: list[SyntheticClip] = []
     for part_number, part in enumerate(PARTS):
@@ -118,7 +119,7 @@ def _estimate(config: SynthesizeConfig, inputs: Mapping[str, Estimate]) -> Estim
 
 @stage(version=1, estimate=_estimate)
 def synthesize(config: SynthesizeConfig, context: Context) -> Corpus:
-    """Make the corpus; clips that a killed attempt has left are kept.
+    """Makes the corpus; clips that a killed attempt has left are kept.
 
     Raises:
         SourceError: a wheel lacks its photographs.
@@ -154,7 +155,7 @@ def _manifest(clips: Sequence[SyntheticClip]) -> bytes:
 
 
 def _shard_maker(config: SynthesizeConfig, uri: str) -> Callable[[Sequence[SyntheticClip]], None]:
-    """What a worker does with a shard; digits and photographs are read once."""
+    """Returns a worker's function; digits and photographs are read once."""
     # Here, and not above: OpenCV takes long to import, and recipes import this file for its options.
     import cv2
 

@@ -46,7 +46,7 @@ DIGITS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class UnpackConfig:
-    """Which archives, and the limits beyond which one is refused."""
+    """The archives to unpack, and the limits beyond which one is refused."""
 
     archives: tuple[str, ...]
     """Files or URLs that end in .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .rar."""
@@ -59,7 +59,7 @@ class UnpackConfig:
 
 
 def snapshot(config: UnpackConfig) -> str:
-    """Digest of the archives' names, sizes and times or etags. Raises SourceError."""
+    """Returns a digest of the archives' names, sizes and times or etags. Raises SourceError."""
     return archive_snapshot(config.archives)
 
 
@@ -69,7 +69,7 @@ def _estimate(config: UnpackConfig, inputs: object) -> Estimate:
 
 @stage(version=1, snapshot=snapshot, estimate=_estimate)
 def unpack(config: UnpackConfig, context: Context) -> Corpus:
-    """Unpack what the store does not have yet, and write `manifest.csv`: the videos, in the order of the archives.
+    """Unpacks what the store does not have yet, and writes `manifest.csv`: the videos, in the order of the archives.
 
     Raises:
         SourceError: an archive is missing, cannot be read, holds no video, or holds something that is refused
@@ -91,7 +91,7 @@ def unpack(config: UnpackConfig, context: Context) -> Corpus:
 
 
 def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[str]:
-    """Paths of the archive's videos, relative to the store's root, in the archive's order."""
+    """Returns the paths of the archive's videos, relative to the store's root, in the archive's order."""
     with local_copy(archive) as path:
         if not path.is_file():
             raise SourceError(f"there is no archive {archive!r}; give an existing file")

@@ -17,15 +17,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "stages", "cluster")
 
 SWEPT = (
-    "pipeline/reporting",
-    "pipeline/upkeep",
-    "pipeline/commands",
-    "pipeline/run.py",
-    "pipeline/recipes",
     "cluster",
+    "pipeline/commands",
     "pipeline/core",
     "pipeline/engine",
-    # One a line, so that additions merge.
+    "pipeline/recipes",
+    "pipeline/reporting",
+    "pipeline/run.py",
+    "pipeline/upkeep",
+    "stages/convnets",
+    "stages/datasets/clip_painter.py",
+    "stages/datasets/synthetic_clips.py",
+    "stages/extract.py",
+    "stages/extraction",
+    "stages/ingest.py",
+    "stages/percepts",
+    "stages/standardize.py",
+    "stages/synthesize.py",
+    "stages/unpack.py",
+    "stages/video",
 )
 """Folders and files that conform, relative to the repository."""
 

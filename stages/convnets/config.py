@@ -7,7 +7,7 @@ from pipeline.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ConvnetConfig:
-    """Which network looks at the frames, and where its activations are taken."""
+    """The network that processes the frames, and the layer that percepts are taken from."""
 
     name: str = "efficientnet_lite0"
     """efficientnet_lite0, _lite1, _lite2, vgg16, vgg16_torchvision, vgg16_flow, pixels, timm/NAME or

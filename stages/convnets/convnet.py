@@ -45,7 +45,7 @@ def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weig
 
 
 def _network(config: ConvnetConfig, architecture: registry.Architecture) -> nn.Module:
-    """x_BCHW float32 in 0..255 -> y_BCHW or y_BD, weights not loaded."""
+    """Builds the network: x_BCHW float32 in 0..255 -> y_BCHW or y_BD, weights not loaded."""
     network = (
         architecture.network(config.layer, config.input_px)
         if config.in_channels == 3
@@ -55,7 +55,7 @@ def _network(config: ConvnetConfig, architecture: registry.Architecture) -> nn.M
 
 
 def _pooling(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[nn.Module, int]:
-    """What flattens the layer's output to y_BD, and D. Shapes come from a dry run without memory or arithmetic."""
+    """Builds the module that flattens the layer's output to y_BD; returns it and D, from a dry run without memory."""
     with torch.device("meta"):
         y = _network(config, architecture)(torch.empty(1, config.in_channels, config.input_px, config.input_px))
     if y.ndim == 2:
@@ -67,7 +67,7 @@ def _pooling(config: ConvnetConfig, architecture: registry.Architecture) -> tupl
 
 
 def percept_dim(config: ConvnetConfig) -> int:
-    """D, without loading weights.
+    """Returns the percept dimension D, without loading weights.
 
     Raises:
         ConfigError: no such convnet or layer, or a grid finer than the layer's map.
@@ -76,7 +76,7 @@ def percept_dim(config: ConvnetConfig) -> int:
 
 
 def identity(config: ConvnetConfig) -> dict[str, Any]:
-    """All that decides the percepts of a frame, as JSON values: settings, the weights' digest, code versions.
+    """Returns all that decides the percepts of a frame as JSON values: settings, weights' digest, code versions.
 
     The weights' address is not part of it, nor is the name of a plugin's module: its bytes are.
 
@@ -123,11 +123,11 @@ class Convnet:
         return self.engine.batch_frames
 
     def new_batch(self) -> Frames:
-        """Memory for a full batch: uint8 (batch_frames, input_px, input_px, in_channels), not initialised."""
+        """Returns memory for a full batch: uint8 (batch_frames, input_px, input_px, in_channels), not initialised."""
         return self.engine.new_batch((self.batch_frames, self.input_px, self.input_px, self.in_channels))
 
     def __call__(self, frames_NHWC: Frames) -> Percepts:
-        """Percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
+        """Returns percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
 
         Raises:
             RunError: an activation is too large for float16 (above 65504) or not a number.
@@ -138,7 +138,7 @@ class Convnet:
         return np.concatenate(percepts) if percepts else np.zeros((0, self.dim), np.float16)
 
     def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
-        """Percepts (n, D) of each batch of n <= batch_frames frames, in order. Raises RunError as above."""
+        """Yields percepts (n, D) of each batch of n <= batch_frames frames, in order. Raises RunError as above."""
         lengths: list[int] = []
 
         def padded() -> Iterator[Frames]:
@@ -167,7 +167,7 @@ class Convnet:
 
 
 def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
-    """Plain torch: x_BCHW float32 RGB in 0..255 -> percepts_BD float32; D; digest of the weights.
+    """Loads plain torch: x_BCHW float32 RGB in 0..255 -> percepts_BD float32; D; digest of the weights.
 
     Raises:
         ConfigError, DigestError, SourceError: as `build`.
@@ -184,7 +184,7 @@ def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
 def build(
     config: ConvnetConfig, *, device: str | None = None, num_threads: int = 1, compiled_code: Path | None = None
 ) -> Convnet:
-    """Load the network and choose the fastest engine for it; see `stages.convnets.engines`.
+    """Loads the network and chooses the fastest engine for it; see `stages.convnets.engines`.
 
     `device` is "cpu" or "cuda"; None takes the GPU where there is one. `num_threads` is the number of
     cores that the CPU's engine computes on. `compiled_code` is the directory of this node where the GPU's engine keeps

@@ -66,7 +66,10 @@ class CudaEngine:
         self.busy_s = 0.0
 
     def new_batch(self, shape: tuple[int, ...]) -> Frames:
-        """Pinned memory, from which an upload needs no further copy. torch keeps what was freed for the next call."""
+        """Returns pinned memory, from which an upload needs no further copy.
+
+        torch keeps freed memory for the next call.
+        """
         return cast(Frames, torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy())
 
     @torch.inference_mode()
@@ -80,7 +83,7 @@ class CudaEngine:
             yield self._arrived(under_way.popleft())
 
     def _launch(self, batch_BHWC: Frames) -> _Launched:
-        """Queue upload, network and download of one batch."""
+        """Queues upload, network and download of one batch."""
         host_BHWC = torch.from_numpy(batch_BHWC)
         if not host_BHWC.is_pinned():
             batch_BHWC = self.new_batch(batch_BHWC.shape)
@@ -106,7 +109,7 @@ class CudaEngine:
 
 
 def plain_forward(network: nn.Module, device: torch.device) -> Forward:
-    """The network as it is, in float16 autocast and channels-last."""
+    """Runs the network as it is, in float16 autocast and channels-last."""
     here = copy.deepcopy(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(frames_BHWC: Tensor) -> Tensor:
@@ -148,7 +151,10 @@ class HalfNetwork(nn.Module):
 
 
 def compile_fixed(network: nn.Module) -> Any:
-    """Compile for one shape. Kernels that sum are chosen by rule where torch can do so: the same bytes on each node."""
+    """Compiles for one shape.
+
+    Kernels that sum are chosen by rule where torch can do so: the same bytes on each node.
+    """
     from torch._inductor import config as inductor
 
     # In this process: the compiler's own pool is a process a core, each with a torch of its own in memory.
@@ -161,15 +167,17 @@ def compile_fixed(network: nn.Module) -> Any:
 def compiled_forward(
     network: nn.Module, device: torch.device, *, code: Path | None = None, compile_network: Compile = compile_fixed
 ) -> Forward:
-    """Half weights, compiled at the first call. `code`: directory that keeps what was compiled, see `use_code_of`."""
+    """Runs half weights, compiled at the first call. `code`: directory of compiled code, see `use_code_of`."""
     use_code_of(code)
     forward: Forward = compile_network(HalfNetwork(network, device))
     return forward
 
 
 def use_code_of(directory: Path | None) -> Path:
-    """The directory where torch's compiler keeps its code, from now on in this process: what the user has set in
-    TORCHINDUCTOR_CACHE_DIR, else `directory`, else one of this user in the temporary directory.
+    """Sets the directory where torch's compiler keeps its code, from now on in this process.
+
+    It is the one that the user has set in TORCHINDUCTOR_CACHE_DIR, else `directory`, else one of this user in the
+    temporary directory.
 
     What lies there is run. So it must belong to this user and be closed to others; where it is not, a new private one
     serves this process alone.
@@ -187,7 +195,7 @@ def use_code_of(directory: Path | None) -> Path:
 
 
 def _is_private(directory: Path) -> bool:
-    """Makes the directory where it is missing; whether nobody else can write in it."""
+    """Makes the directory where it is missing; returns whether no other user can write in it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = directory.lstat()

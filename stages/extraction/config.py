@@ -11,7 +11,7 @@ from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 
 VERSION: Final = 1
-"""Of decoding and of `stages.extraction.shard_extractor`: raise it when the same settings would give other rows."""
+"""The version of decoding and of `shard_extractor`: raise it when the same settings would give other rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ExtractionConfig:
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected, those of ingest. A recipe's --limits sets both."""
     compression: Compression = "none"
-    """Of the percept column: none can be mapped and is read fastest, zstd takes less space."""
+    """Compression of the percept column: none can be mapped and is read fastest, zstd takes less space."""
 
     def __post_init__(self) -> None:
         if self.decode.crop_px != self.convnet.input_px:
@@ -42,7 +42,7 @@ class ExtractionConfig:
 
 
 def extractor_of(config: ExtractionConfig) -> Extractor:
-    """What goes into a shard's metadata, and whose digest is the extractor's fingerprint. Reads the weights once.
+    """Returns the extractor, whose settings go into a shard's metadata and its fingerprint. Reads the weights once.
 
     Raises:
         ConfigError, DigestError, SourceError: see `stages.convnets.convnet.identity`.

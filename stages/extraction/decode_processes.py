@@ -30,8 +30,9 @@ is being filled."""
 
 
 class DecodeProcesses:
-    """A DecodeSource of `num_processes` processes, each of which decodes one video after the other. A video that comes
-    while all of them are busy is decoded `elsewhere`.
+    """A DecodeSource of `num_processes` processes, each of which decodes one video after the other.
+
+    A video that comes while all of them are busy is decoded `elsewhere`.
 
     A chunk's memory belongs to its process until the chunk is dropped: a caller that collects chunks in a list waits
     for ever. A video on which a process dies is decoded again in an isolated process, whose memory is limited, and
@@ -54,7 +55,7 @@ class DecodeProcesses:
             weakref.finalize(self, processes.pop_all().close)
 
     def __call__(self, video: Video) -> Generator[TimedEvent, None, None]:
-        """Measured events of a video. Called by many threads at once."""
+        """Yields measured events of a video. Many threads may call it at once."""
         try:
             process = self._idle.get(block=self._elsewhere is None)
         except queue.Empty:
@@ -75,8 +76,10 @@ class DecodeProcesses:
 def decoded_in_isolation(
     video: Video, config: DecodeConfig, limits: Limits, *, num_known: int
 ) -> Generator[TimedEvent, None, None]:
-    """Events of a video on which a process has died, without the first `num_known`: chunks come in the same order
-    again. Its outcome is always new."""
+    """Yields events of a video on which a process has died, without the first `num_known`.
+
+    Chunks come in the same order again. Its result is always new.
+    """
     with IsolatedDecoder(config, limits) as source:
         for number, decoded in enumerate(source(video)):
             if number >= num_known or isinstance(decoded.event, VideoResult):
@@ -84,7 +87,7 @@ def decoded_in_isolation(
 
 
 def chunk_bytes(config: DecodeConfig) -> int:
-    """Bytes of a full chunk of frames of a known size; where the size is each video's own, the most that there are."""
+    """Returns the bytes of a full chunk of frames of a known size; where the size is each video's own, the most."""
     if config.crop_px is None:
         return CHUNK_BYTES
     return min(CHUNK_BYTES, CHUNK_FRAMES * config.crop_px**2 * config.num_channels)

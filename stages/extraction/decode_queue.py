@@ -1,8 +1,8 @@
-"""Decodes videos side by side, ahead of whoever consumes them, in bounded memory.
+"""Decodes videos side by side, ahead of their consumer, in bounded memory.
 
 Each decoder is a thread that follows one video at a time: FFmpeg works without Python's lock, so decoding overlaps the
 convnet inside one process; where frames come from another process, the thread waits for them. Frames of a video keep
-their order; whoever consumes takes those of any video that has some, so that one long video does not leave the other
+their order; the consumer takes those of any video that has some, so that one long video does not leave the other
 decoders idle.
 """
 
@@ -43,7 +43,7 @@ class Video:
 
 
 Event = FrameChunk | VideoResult
-"""Chunks of a video, then its outcome. After a rejection, the chunks that came before it must be forgotten."""
+"""Chunks of a video, then its result. After a rejection, the chunks that came before it must be forgotten."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ DecodeSource = Callable[[Video], Generator[TimedEvent, None, None]]
 
 
 def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Event, None, None]:
-    """Chunks and outcome of one video. Whatever is wrong with the file is in the outcome: nothing is raised for it."""
+    """Yields chunks and result of one video.
+
+    Whatever is wrong with the file is in the result: nothing is raised for it.
+    """
     try:
         with local_video(video.uri) as path:
             if _sha256(path) != video.sha256:
@@ -74,7 +77,7 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
 
 
 def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Generator[TimedEvent, None, None]:
-    """`decode`, with what each event cost in the thread that calls it."""
+    """Yields the events of `decode`, each with its cost in the thread that calls it."""
     began = time.thread_time()
     with closing(decode(video, config, limits)) as events:
         for event in events:
@@ -83,8 +86,10 @@ def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Gener
 
 
 class IsolatedDecoder:
-    """A Source: decodes each video in an isolated process (`stages.video.isolated_process`), and rejects
-    one that kills it or hangs in it. A context manager, which ends the processes."""
+    """A DecodeSource that decodes in isolated processes (`stages.video.isolated_process`).
+
+    It rejects a video that kills the process or hangs in it. A context manager, which ends the processes.
+    """
 
     def __init__(self, config: DecodeConfig, limits: Limits) -> None:
         self._config = config
@@ -101,7 +106,7 @@ class IsolatedDecoder:
         self._processes.close()
 
     def __call__(self, video: Video) -> Generator[TimedEvent, None, None]:
-        """Measured events of a video. Called by many threads at once: there are as many processes."""
+        """Yields measured events of a video. Many threads may call it at once: there are as many processes."""
         try:
             process = self._idle.get_nowait()
         except queue.Empty:
@@ -119,7 +124,7 @@ def _unreadable(video: Video, reason: str) -> VideoResult:
 
 
 def rejected(frames_expected: int, reason: str, *, final: bool) -> VideoResult:
-    """The outcome of a video that gives no frames."""
+    """Returns the result of a video that gives no frames."""
     return VideoResult(
         frames_expected=frames_expected,
         frames_decoded=0,
@@ -146,7 +151,7 @@ class _QueuedVideo:
     video: Video
     events: deque[Event | BaseException] = field(default_factory=deque)
     is_done: bool = False
-    """The consumer has taken its outcome."""
+    """The consumer has taken its result."""
 
 
 class DecodeQueue:
@@ -190,7 +195,9 @@ class DecodeQueue:
             thread.join()
 
     def next(self, *, in_order: bool = False) -> tuple[Video, Event] | None:
-        """The next event of the first video that has one; waits where none has. None once all videos have ended.
+        """Returns the next event of the first video that has one; None once all videos have ended.
+
+        It waits where no video has an event.
 
         `in_order` takes events of the first video only that has not ended. What a source raises is raised here.
         """
@@ -220,7 +227,7 @@ class DecodeQueue:
         return next((queued for queued in self._queue[self._num_done : end] if queued.events), None)
 
     def _decode(self) -> None:
-        """In a thread: one video after the other, waiting where the consumer is behind."""
+        """Decodes one video after the other in a thread, waiting where the consumer is behind."""
         while (queued := self._begin()) is not None:
             try:
                 with closing(self._source(queued.video)) as events:

@@ -16,7 +16,7 @@ from stages.extraction.config import ExtractionConfig
 from stages.extraction.decode_processes import DecodeProcesses, decoded_in_isolation
 from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeSource, TimedEvent, Video, decode_measured
 from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
-from stages.extraction.timings import Timings, bottleneck_line, sum_timings
+from stages.extraction.timings import Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import iter_shards
@@ -35,7 +35,7 @@ they cannot kill a worker: a worker that dies then was killed, or its machine wa
 def extract_shards(
     config: ExtractionConfig, context: Context, extractor: Extractor, tasks: Sequence[ShardTask]
 ) -> tuple[list[ShardDone], WorkerAllocation]:
-    """Write the shards that are not complete yet.
+    """Writes the shards that are not complete yet.
 
     Raises:
         WorkerDied: workers died again and again on one shard, though its videos were decoded in isolated processes.
@@ -66,7 +66,7 @@ def shard_extractor(
     workers: Workers,
     report_progress: ReportProgress | None = None,
 ) -> ShardExtractor:
-    """In a worker, which may be ended where a video hangs, if it is a process that is replaced then."""
+    """Builds the extractor in a worker, which may be ended where a video hangs, if it is replaced then."""
     if workers.replaces_workers:
         watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
     source: DecodeSource | None = None
@@ -90,8 +90,10 @@ def shard_extractor(
 
 
 def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) -> Generator[TimedEvent, None, None]:
-    """Events of a video from another process, on whichever node has a core. A video on which such processes die is
-    decoded in an isolated process, here, which finds out what it dies of."""
+    """Yields events of a video from another process, on whichever node has a core.
+
+    A video on which such processes die is decoded in an isolated process, here, which finds out the cause.
+    """
     num_events = 0
     try:
         function = partial(_decode_armed, config.decode, config.limits, workers.replaces_workers)
@@ -105,7 +107,7 @@ def _decode_elsewhere(workers: Workers, config: ExtractionConfig, video: Video) 
 def _decode_armed(
     config: DecodeConfig, limits: Limits, may_end: bool, video: Video
 ) -> Generator[TimedEvent, None, None]:
-    """In the other process, which may be ended where the video hangs in it."""
+    """Decodes in the other process, which may be ended where the video hangs in it."""
     if may_end:
         watchdog.arm(limits.max_stall_s, limits.max_memory_bytes)
     yield from decode_measured(config, limits, video)
@@ -113,20 +115,20 @@ def _decode_armed(
 
 @dataclass(frozen=True)
 class _ProgressReporter:
-    """Tells how far a shard is. Travels to the workers."""
+    """A callable that reports the progress of a shard. It travels to the workers."""
 
     source: str
     emit: Emit
     num_frames: int
-    """Of all shards."""
+    """Number of frames of all shards."""
     worker: str
 
     def __call__(self, path: str, timings: Timings) -> None:
         self.report_progress(path, timings.num_frames, timings)
 
     def report_progress(self, path: str, num_frames: int, timings: Timings) -> None:
-        """`num_frames` of a shard are done; `effort` is what the note is about."""
-        note = bottleneck_line(timings, worker=self.worker)
+        """Reports that `num_frames` of a shard are done; `timings` are what the note is about."""
+        note = describe_timings(timings, worker=self.worker)
         total_frames = self.num_frames
         self.emit(
             Progress(source=self.source, part=path, done=num_frames, total=total_frames, unit="frames", note=note)
@@ -134,16 +136,16 @@ class _ProgressReporter:
 
 
 class _OverallProgress:
-    """What all workers have done."""
+    """The progress and the timings of all workers."""
 
     def __init__(self, context: Context, tasks: Sequence[ShardTask], *, worker: str) -> None:
         self.done: list[ShardDone] = []
-        self._effort = Timings()
+        self._timings = Timings()
         self._num_frames = {task.path: task.num_frames for task in tasks}
         self.reporter = _ProgressReporter(context.name, context.emit, sum(self._num_frames.values()), worker)
 
     def add(self, shard: ShardDone) -> None:
-        """A shard is done: it counts with the frames that it had promised, so that the sum ends at the total."""
+        """Adds a shard that is done, with the frames that it had promised, so that the sum ends at the total."""
         self.done.append(shard)
-        self._effort = sum_timings((self._effort, shard.timings))
-        self.reporter.report_progress(shard.path, self._num_frames[shard.path], self._effort)
+        self._timings = sum_timings((self._timings, shard.timings))
+        self.reporter.report_progress(shard.path, self._num_frames[shard.path], self._timings)

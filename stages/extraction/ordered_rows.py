@@ -65,15 +65,15 @@ class OrderedRows:
 
     @property
     def is_full(self) -> bool:
-        """So much is held that only the first unfinished video should go on."""
+        """A flag that so much is buffered that only the first unfinished video should go on."""
         return self._buffered_bytes >= MAX_BUFFERED_BYTES
 
     def expect(self, frames: FrameRows) -> None:
-        """Percepts of these rows will come."""
+        """Registers rows whose percepts are being computed."""
         self._rows[frames.video].num_awaited += len(frames.index_N)
 
     def add(self, frames: FrameRows, percepts_ND: Percepts) -> None:
-        """They have come."""
+        """Adds computed percepts and writes every row that is now in order."""
         rows = self._rows[frames.video]
         rows.num_awaited -= len(frames.index_N)
         self.num_rows += len(frames.index_N)
@@ -84,7 +84,7 @@ class OrderedRows:
         self._write_ready()
 
     def end(self, video: str, result: VideoResult) -> None:
-        """No more frames of this video. Raises RejectedLate."""
+        """Ends a video, which has no more frames. Raises RejectedLate."""
         rows = self._rows[video]
         if result.verdict == "rejected":
             if rows.is_begun:
@@ -113,6 +113,6 @@ class OrderedRows:
             self._order.popleft()
 
     def results(self) -> dict[str, VideoResult]:
-        """Of all videos, once each has ended and all its rows are written."""
+        """Returns the results of all videos, once each has ended and all its rows are written."""
         assert not self._order
         return {video: rows.result for video, rows in self._rows.items() if rows.result is not None}

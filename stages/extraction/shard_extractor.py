@@ -58,7 +58,7 @@ class _Pass:
         self._reported_s = 0.0
 
     def write(self, writer: ShardWriter) -> None:
-        """Decode, run the convnet and write. Raises RejectedLate."""
+        """Decodes, runs the convnet and writes. Raises RejectedLate."""
         began, computed_s = time.perf_counter(), self._convnet.engine.busy_s
         videos = [video for video in self._task.videos if video.sha256 not in self._task.known]
         with (
@@ -97,7 +97,7 @@ class _Pass:
             self._report_progress(self._task.path, self.timings)
 
     def _batches(self, decoding: DecodeQueue, rows: OrderedRows) -> Iterator[npt.NDArray[np.uint8]]:
-        """Full batches across videos, and a last shorter one; notes whose rows they are."""
+        """Yields full batches across videos, and a last shorter one; notes the rows of each."""
         size = self._convnet.batch_frames
         batch_BHWC, filled = self._convnet.new_batch(), 0
         while (item := decoding.next(in_order=rows.is_full)) is not None:
@@ -123,7 +123,7 @@ class _Pass:
 
 
 class ShardExtractor:
-    """What a worker applies to each ShardTask."""
+    """The function that a worker applies to each ShardTask."""
 
     def __init__(
         self,
@@ -137,8 +137,11 @@ class ShardExtractor:
         source: DecodeSource | None = None,
         report_progress: ReportProgress | None = None,
     ) -> None:
-        """`num_threads` cores compute the convnet where `device` is "cpu"; `num_decoders` videos are decoded side by
-        side, in this process or by `source`. `tell` hears every few seconds how far a shard is."""
+        """Loads the convnet.
+
+        `num_threads` cores compute it where `device` is "cpu"; `num_decoders` videos are decoded side by side, in
+        this process or by `source`. `report_progress` gets the progress of a shard every few seconds.
+        """
         self._config = config
         self._extractor = extractor
         self._store_uri = store_uri
@@ -161,7 +164,7 @@ class ShardExtractor:
         return self._convnet
 
     def __call__(self, task: ShardTask) -> ShardDone:
-        """Write the shard and its sidecar, each atomically."""
+        """Writes the shard and its sidecar, each atomically."""
         known = dict(task.known)
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Which shards an extraction uses and which it writes, and the account at its end. No decoding here.
+"""The plan of an extraction: the shards that it uses and those that it writes, and the results at its end.
 
 The plan is a pure function of the index and of what the store holds when the run begins; it is written down before any
 work, so that a run that was killed goes on as it began. Neither it nor the account holds records, but about a hundred
@@ -43,7 +43,7 @@ from stages.video.record_table import RecordTable, digests, hex_column, hex_digi
 PLAN_FILE: Final = "plan.parquet"
 """A row a video, in the order of the index: `video` (sha256), `shard` (path), and whether that `is_stored` already."""
 ATTEMPTS: Final = 3
-"""At finding shards while somebody rewrites them."""
+"""Number of attempts at finding shards while a compaction rewrites them."""
 
 DICTIONARY: Final = pa.dictionary(pa.int32(), pa.string())
 
@@ -52,18 +52,18 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What an extraction has and what it makes."""
+    """The shards that an extraction has and those that it makes."""
 
     rows: RecordTable
     paths: tuple[str, ...]
-    """Of shards, those of the store and those to write."""
+    """Paths of shards, those of the store and those to write."""
     shard_R: Codes
     """The shard, among `paths`, that holds or will hold the video of a row; -1 where the row is no video of its own."""
     is_stored_R: npt.NDArray[np.bool_]
-    """Whether that shard was complete when the plan was made."""
+    """Flags of the rows whose shard was complete when the plan was made."""
 
     def tasks(self, records: Iterable[VideoRecord]) -> DiskList[ShardTask]:
-        """The shards to write, with the videos that are in none yet. `records` are those of the index."""
+        """Returns the shards to write, with the videos that are in none yet. `records` are those of the index."""
         tasks: DiskList[ShardTask] = DiskList()
         shard = -1
         videos: list[Video] = []
@@ -82,8 +82,10 @@ class ShardPlan:
 
 
 def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
-    """Ends of shards of at least `shard_frames` promised frames (the last may have fewer): videos end_n to
-    end_n+1 - 1 are shard n + 1."""
+    """Returns the ends of shards of at least `shard_frames` promised frames (the last may have fewer).
+
+    Videos end_n to end_n+1 - 1 are shard n + 1.
+    """
     ends, num_frames = [], 0
     for number, more in enumerate(frames, start=1):
         num_frames += more
@@ -94,7 +96,7 @@ def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
 
 
 def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, shard_frames: int) -> ShardPlan:
-    """The plan written down in the directory `uri`, or a new one, which is written there."""
+    """Returns the plan written down in the directory `uri`, or a new one, which is written there."""
     stored = _find_stored(store_uri, fingerprint, rows)
     plan = _read(join(uri, PLAN_FILE), rows, stored)
     if plan is None:
@@ -105,7 +107,7 @@ def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, 
 
 @dataclass(frozen=True)
 class _StoredShards:
-    """What complete shards of an extractor hold of an index."""
+    """The videos of an index that complete shards of an extractor hold."""
 
     paths: tuple[str, ...]
     """Shards that no other one replaces, sorted."""
@@ -155,8 +157,11 @@ def _write(uri: str, plan: ShardPlan) -> None:
 
 
 def _read(uri: str, rows: RecordTable, stored: _StoredShards) -> ShardPlan | None:
-    """A plan from before, if it still holds: the videos are the same, the shards that it counts on are there, and
-    none that it made was rewritten."""
+    """Reads a plan from before; returns None where it no longer holds.
+
+    It holds while the videos are the same, the shards that it counts on are there, and none that it made was
+    rewritten.
+    """
     if not exists(uri):
         return None
     table = read_table(read_bytes(uri))
@@ -177,7 +182,7 @@ def _read(uri: str, rows: RecordTable, stored: _StoredShards) -> ShardPlan | Non
 
 @dataclass
 class ResultTable:
-    """How the extraction of each video of an index ended."""
+    """The results of the extraction of each video of an index."""
 
     rows: RecordTable
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -192,7 +197,7 @@ class ResultTable:
         self.reason_R = np.full(len(self.rows), -1, np.int32)
 
     def add(self, row: int, result: VideoResult) -> None:
-        """The outcome of the video of a row."""
+        """Adds the result of the video of a row."""
         self.counts_R4[row] = (
             result.frames_expected,
             result.frames_decoded,
@@ -204,7 +209,7 @@ class ResultTable:
     def ledger(
         self, records: Iterable[VideoRecord], takedowns: Mapping[str, Takedown] | None = None
     ) -> Iterator[VideoRecord]:
-        """The rows of the index with their final counts and verdicts. `records` are those of the index."""
+        """Yields the rows of the index with their final counts and verdicts. `records` are those of the index."""
         row_R = self.rows.find(self.rows.digest_R)
         reasons = list(self.reasons)
         for record, row in zip(records, row_R, strict=True):
@@ -226,7 +231,10 @@ class ResultTable:
 def collect_results(
     store_uri: str, plan: ShardPlan, takedowns: Iterable[str] = ()
 ) -> tuple[Sequence[ShardReference], ResultTable]:
-    """Shards with rows of the plan's videos but those that were taken down, sorted by path, and how each ended."""
+    """Collects the shards with rows of the plan's videos, sorted by path, and the result of each video.
+
+    Videos that were taken down are left out.
+    """
     wanted_R = plan.shard_R.copy()
     taken_down_U = plan.rows.find(digests(takedowns))
     wanted_R[taken_down_U[taken_down_U >= 0]] = -1
@@ -248,7 +256,7 @@ def collect_results(
 
 
 def _collect_shard(shard: Shard, account: ResultTable, wanted_R: Codes, numbers: Sequence[int]) -> ShardReference:
-    """`numbers`: the plan's shards that this one is, or took the place of."""
+    """Collects one shard. `numbers`: the plan's shards that this one is, or took the place of."""
     row_U = account.rows.find(digests(shard.results))
     is_taken_U = (row_U >= 0) & np.isin(wanted_R[row_U], numbers)
     videos: set[str] = set()
@@ -261,7 +269,7 @@ def _collect_shard(shard: Shard, account: ResultTable, wanted_R: Codes, numbers:
 
 
 def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, str]:
-    """Path -> that of the shard there, or of the one that replaced it while the extraction ran."""
+    """Returns path -> path of the shard there, or of the one that replaced it while the extraction ran."""
     if not paths:
         return {}
     folder = paths[0].rpartition("/")[0]
@@ -276,7 +284,7 @@ def _where_now(store_uri: str, paths: Sequence[str]) -> dict[str, str]:
 
 
 def _ledger_row(record: VideoRecord, result: VideoResult | None, takedowns: Mapping[str, Takedown]) -> VideoRecord:
-    """The row of an index with its final counts and verdict."""
+    """Returns the row of an index with its final counts and verdict."""
     if record.sha256 in takedowns:
         result = takedown_result(record.frames_expected, takedowns[record.sha256])
     elif result is None:

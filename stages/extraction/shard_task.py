@@ -8,7 +8,7 @@ from stages.extraction.timings import Timings
 from stages.percepts.shards import VideoResult
 
 ReportProgress = Callable[[str, Timings], None]
-"""(path of the shard, its effort so far)"""
+"""A function that takes the path of a shard and its timings so far."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What it took."""
+    """The result of a ShardTask."""
 
     path: str
     timings: Timings

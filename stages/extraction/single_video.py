@@ -32,7 +32,7 @@ from stages.video.sources import local_video
 
 @dataclass(frozen=True)
 class VideoPercepts:
-    """What an extraction would write for a video."""
+    """The rows that an extraction would write for a video."""
 
     percepts_ND: npt.NDArray[np.float16]
     frame_N: npt.NDArray[np.int32]
@@ -45,7 +45,10 @@ class VideoExtractor:
     """An extractor that is ready to run: one for a process that reads many videos."""
 
     def __init__(self, extractor: Extractor, *, weights: str | None = None) -> None:
-        """weights: URI of the convnet's weights, where they are not those of a package. Raises as `convnet_of`."""
+        """Loads the convnet.
+
+        `weights`: URI of its weights, where they are not those of a package. Raises as `convnet_of`.
+        """
         self._convnet = convnet_of(extractor, weights=weights)
         self._decode = DecodeConfig(**extractor.settings["decode"])
         self._limits = Limits(**extractor.settings["limits"])
@@ -56,7 +59,7 @@ class VideoExtractor:
             )
 
     def __call__(self, path: str | PathLike[str]) -> VideoPercepts:
-        """Decode a local file and run the convnet over it.
+        """Decodes a local file and runs the convnet over it.
 
         Raises:
             SourceError: nothing of it can be decoded.
@@ -86,7 +89,7 @@ def read_video(uri: str, extractor: Extractor, *, weights: str | None = None) ->
 
 @contextmanager
 def opened_video(uri: str) -> Iterator[Path]:
-    """A user's video (path or fsspec URL) as a local file. Raises SourceError where there is none."""
+    """Yields a user's video (path or fsspec URL) as a local file. Raises SourceError where there is none."""
     with ExitStack() as stack:
         try:
             path = stack.enter_context(local_video(uri))
@@ -98,12 +101,12 @@ def opened_video(uri: str) -> Iterator[Path]:
 
 
 def convnet_of(extractor: Extractor, *, weights: str | None = None) -> Convnet:
-    """The network that made percepts, built again from their settings.
+    """Builds the network that made percepts again, from their settings.
 
     weights: URI of its weights, where they are not those of a package.
 
     Raises:
-        ConfigError: the extractor is no convnet of ours, or needs `weights` or a plugin that nobody has imported.
+        ConfigError: the extractor is no convnet of ours, or needs `weights` or a plugin that was not imported.
         DigestError: the weights at hand are others, or the network's code is.
     """
     settings = extractor.settings.get("convnet")

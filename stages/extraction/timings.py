@@ -1,4 +1,4 @@
-"""Who waits for whom in an extraction: seconds that were measured, and what they say about the balance."""
+"""Timings of an extraction: the seconds of decoders, convnet and writer, and the balance between them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of a shard, or of many, went. Seconds of one worker; add those of many with `total`."""
+    """The timings of a shard, or of many: seconds of one worker. `sum_timings` adds those of many."""
 
     num_frames: int = 0
     seconds: float = 0.0
     """From the first frame wanted to the last percept written."""
     convnet_s: float = 0.0
-    """Of these, the convnet computed: on a GPU by its own clock, on cores their average."""
+    """Seconds of these in which the convnet computed: on a GPU by its own clock, on cores their average."""
     waited_s: float = 0.0
-    """Of these, nothing was left to do until a decoder brought a frame."""
+    """Seconds of these in which nothing was left to do until a decoder brought a frame."""
     writer_s: float = 0.0
-    """Of these, percepts were written, beside the convnet."""
+    """Seconds of these in which percepts were written, beside the convnet."""
     decode_core_s: float = 0.0
     """Seconds that cores worked at decoding."""
     decoder_s: float = 0.0
@@ -55,14 +55,14 @@ class Timings:
         return _share(self.decode_core_s, self.convnet_s)
 
 
-def sum_timings(efforts: Iterable[Timings]) -> Timings:
-    """The sum."""
-    columns = zip(*(astuple(timings) for timings in efforts), strict=True)
+def sum_timings(parts: Iterable[Timings]) -> Timings:
+    """Returns the sum of timings."""
+    columns = zip(*(astuple(timings) for timings in parts), strict=True)
     return Timings(*(sum(column) for column in columns))
 
 
-def bottleneck_line(timings: Timings, *, worker: str) -> str:
-    """One line: what waits for what, and which number of decoding cores a `worker` ("GPU", say) would balance."""
+def describe_timings(timings: Timings, *, worker: str) -> str:
+    """Returns one line: what waits for what, and how many decoding cores would balance a `worker` ("GPU", say)."""
     balance = f"{timings.balance:.1f} decoding cores a {worker} would balance, {timings.num_decoders:.0f} are used"
     busy = {"convnet busy": timings.convnet_share, "decoders": timings.decoder_share, "writer": timings.writer_share}
     shares = ", ".join(f"{name} {share:.0%}" for name, share in busy.items())

@@ -1,4 +1,4 @@
-"""How many workers an extraction has, how many cores each, and where frames are decoded.
+"""The allocation of an extraction: how many workers, how many cores each, and where frames are decoded.
 
 On CPUs a worker is a process that holds its share of the cores: on each it computes batches, and its decoders are
 threads beside them, which take a core only as often as frames run short. With GPUs a worker is a process that feeds
@@ -24,7 +24,7 @@ MIN_DECODER_THREADS: Final = 2
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerAllocation:
-    """Who does an extraction."""
+    """The workers and decoders of an extraction."""
 
     num_workers: int
     cpus_per_worker: float
@@ -34,19 +34,19 @@ class WorkerAllocation:
     num_decoders: int
     """Videos that are decoded side by side for each worker."""
     decodes_elsewhere: bool
-    """Whether decoders that are not threads or processes of the worker run on whichever node has cores."""
+    """A flag that decoders that are not threads or processes of the worker run on whichever node has cores."""
     num_processes: int = 0
     """Decoders that are processes of the worker, on its node and on cores that are reserved with it."""
 
     @property
     def num_cores(self) -> float:
-        """That all workers and decoders may use together."""
+        """Number of cores that all workers and decoders may use together."""
         num_elsewhere = (self.num_decoders - self.num_processes) * self.decodes_elsewhere
         return self.num_workers * (self.cpus_per_worker + num_elsewhere)
 
 
 def allocate_workers(resources: Resources, nodes: Sequence[ClusterNode], num_shards: int) -> WorkerAllocation:
-    """The staff for `num_shards` shards on these nodes."""
+    """Allocates workers for `num_shards` shards on these nodes."""
     wanted = max(1, min(resources.num_workers, num_shards))
     if resources.gpus_per_worker:
         return _on_gpus(resources, nodes, wanted)
@@ -54,7 +54,7 @@ def allocate_workers(resources: Resources, nodes: Sequence[ClusterNode], num_sha
 
 
 def _on_cpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) -> WorkerAllocation:
-    """All cores are shared out evenly; a worker stays on one node."""
+    """Shares all cores out evenly; a worker stays on one node."""
     num_cpus = sum(node.num_cpus for node in nodes)
     num_decoder_processes = resources.decoders_per_gpu or 0
     num_workers = min(wanted, max(1, num_cpus // (1 + num_decoder_processes)))
@@ -75,7 +75,7 @@ def _on_cpus(resources: Resources, nodes: Sequence[ClusterNode], wanted: int) ->
 
 
 def _largest_share(nodes: Sequence[ClusterNode], num_workers: int) -> int:
-    """The most cores that each of so many workers can have, none of them on two nodes; at least 1."""
+    """Returns the most cores that each of so many workers can have, none of them on two nodes; at least 1."""
     share = max(node.num_cpus for node in nodes)
     while share > 1 and sum(node.num_cpus // share for node in nodes) < num_workers:
         share -= 1

@@ -29,19 +29,22 @@ class Percepts(Artifact):
     holds = "percepts"
 
     def records(self) -> list[VideoRecord]:
-        """The ledger, in the order of the index: label, part, group, final verdict and frame counts of each video."""
+        """Returns the ledger in the order of the index.
+
+        It has label, part, group, final verdict and frame counts of each video.
+        """
         return list(self.iter_records())
 
     def iter_records(self) -> Iterator[VideoRecord]:
-        """The same, one after the other: a ledger of any length takes little memory."""
+        """Yields the ledger's rows one after the other, so that a ledger of any length takes little memory."""
         return iter_records(self.path(shards.LEDGER_FILE))
 
     def references(self) -> list[shards.ShardReference]:
-        """The shards that this artifact uses."""
+        """Returns the shards that this artifact uses."""
         return shards.read_references(self.uri)
 
     def open(self, *, parts: Collection[str] | None = None, cache: NodeCache | None = None) -> PerceptStore:
-        """Percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.
+        """Opens the percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.
 
         Raises:
             SourceError: no video of these parts has frames; the message names the parts that there are.
@@ -63,7 +66,7 @@ class Percepts(Artifact):
         return selected
 
     def extractor(self) -> Extractor:
-        """What made the percepts; reads no percepts. Raises as `open`."""
+        """Returns the extractor that made the percepts; reads no percepts. Raises as `open`."""
         return read_store_extractor(self.uri)
 
 
@@ -82,13 +85,13 @@ class Statistics(Artifact):
     """`statistics.safetensors`: `mean` (D) and `std` (D) float32, `num_rows` (1) int64."""
 
     def moments(self) -> Moments:
-        """Read the file."""
+        """Reads the statistics file."""
         tensors = load(read_bytes(self.path(STATISTICS_FILE)))
         return Moments(tensors["mean"], tensors["std"], int(tensors["num_rows"][0]))
 
 
 def write_moments(uri: str, moments: Moments) -> None:
-    """Write `statistics.safetensors` into an artifact's directory."""
+    """Writes `statistics.safetensors` into an artifact's directory."""
     tensors: dict[str, npt.NDArray[Any]] = {
         "mean": moments.mean_D,
         "std": moments.std_D,

@@ -1,4 +1,4 @@
-"""A ShardWriter in a thread of its own, so that writing and hashing never hold up the one who computes percepts.
+"""A ShardWriter in a thread of its own, so that writing and hashing never hold up the computation of percepts.
 
 Shapes: N rows (frames) of one video, D percept dimension.
 """
@@ -21,8 +21,11 @@ Rows = tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 class BackgroundWriter:
-    """Passes rows on to `writer` in the order of the calls. A context manager: at the end of the block every row is
-    written; where the block raises, the rows that wait are dropped."""
+    """A queue that passes rows on to `writer` in the order of the calls.
+
+    A context manager: at the end of the block every row is written; where the block raises, the rows that wait are
+    dropped.
+    """
 
     def __init__(self, writer: ShardWriter) -> None:
         self._writer = writer
@@ -72,7 +75,7 @@ class BackgroundWriter:
             raise self._error
 
     def _run(self) -> None:
-        """In the thread."""
+        """Writes the queued rows, in the thread."""
         while (rows := self._next()) is not None:
             began = time.perf_counter()
             try:

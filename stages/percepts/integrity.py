@@ -1,6 +1,6 @@
 """Recounts shards: whether a file of percepts holds what its sidecar says, and whether accounts close.
 
-Digests are the business of whoever reads all bytes; here only the footer and the column of videos are read.
+Only the footer and the column of videos are read here; digests are checked where all bytes are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stages.video.record_table import DigestOrder, Digests, digests, first_of_ea
 
 
 def shard_faults(store_uri: str, shard: Shard) -> Iterator[str]:
-    """What is wrong with a shard, each in half a sentence; nothing where it is as its sidecar says.
+    """Yields the faults of a shard, each in half a sentence; nothing where it agrees with its sidecar.
 
     Raises:
         FileNotFoundError: its Parquet file is gone.
@@ -54,7 +54,7 @@ def shard_faults(store_uri: str, shard: Shard) -> Iterator[str]:
 
 
 def _rows(parquet: pq.ParquetFile) -> Counter[str]:
-    """Rows of each video, counted a row group at a time."""
+    """Counts the rows of each video, a row group at a time."""
     rows: Counter[str] = Counter()
     for batch in parquet.iter_batches(columns=["video"]):
         column = batch.column(0)
@@ -64,7 +64,7 @@ def _rows(parquet: pq.ParquetFile) -> Counter[str]:
 
 
 def result_faults(video: str, result: VideoResult) -> Iterator[str]:
-    """Where the account of a video does not close."""
+    """Yields a fault where the account of a video does not close."""
     counted = result.frames_decoded + result.frames_dropped + result.frames_missing
     if counted != result.frames_expected:
         yield (
@@ -79,7 +79,7 @@ ACCOUNT: Final = ("expected", "decoded", "dropped", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class IntactShard:
-    """What is kept of a shard that is as its sidecar says: 36 bytes a video."""
+    """The facts about a shard that agrees with its sidecar: 36 bytes a video."""
 
     num_bytes: int
     replaces: tuple[str, ...]
@@ -113,7 +113,7 @@ def ledger_faults(
     shards: Sequence[IntactShard],
     taken_down: Collection[str],
 ) -> Iterator[str]:
-    """What is wrong with the ledger of an extraction, given in pieces.
+    """Yields the faults of the ledger of an extraction, given in pieces.
 
     `uses` are its videos by the shards that it names, `shards` those that hold them now; videos that were taken down
     are not looked for. Shapes: R rows of the ledger, V videos of the shards.
@@ -150,7 +150,7 @@ def ledger_faults(
 
 
 def _places_of(order: DigestOrder, video_U: Digests) -> npt.NDArray[np.int64]:
-    """Places of those videos that are there."""
+    """Returns the places of those videos that are there."""
     place_U = order.find(video_U)
     return place_U[place_U >= 0]
 

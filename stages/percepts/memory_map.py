@@ -41,13 +41,13 @@ class MappedPercepts:
 
     data: npt.NDArray[np.uint8]
     offset_G: npt.NDArray[np.int64]
-    """Where the percepts of each row group begin."""
+    """The byte at which the percepts of each row group begin."""
     group_rows: int
-    """Of every row group; the last one may have fewer."""
+    """Number of rows of every row group; the last one may have fewer."""
     num_rows: int
     dim: int
     keep: CacheEntry | None = None
-    """What keeps the mapped file in the node's cache."""
+    """The entry that keeps the mapped file in the node's cache."""
 
     @cached_property
     def _byte_runs(self) -> Tensor:
@@ -56,12 +56,12 @@ class MappedPercepts:
 
         row_bytes = 2 * self.dim
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is not writable")  # and nobody writes to it
+            warnings.filterwarnings("ignore", message=".*is not writable")  # nothing writes to it
             data = torch.from_numpy(self.data)
         return torch.as_strided(data, (max(0, len(data) - row_bytes + 1), row_bytes), (1, 1))
 
     def gather(self, row_R: npt.NDArray[np.int64]) -> Percepts:
-        """A copy of any rows, in any order: (R,) row numbers -> (R, D)."""
+        """Copies any rows, in any order: (R,) row numbers -> (R, D)."""
         import torch
 
         percepts_RD = np.empty((len(row_R), self.dim), np.float16)
@@ -70,15 +70,17 @@ class MappedPercepts:
         return percepts_RD
 
     def copy_at(self, offset_R: Tensor, out_RD: Tensor) -> None:
-        """Rows that begin at these bytes (R,), into contiguous float16 memory of the caller's: one memcpy a row,
-        without Python's lock."""
+        """Copies rows that begin at these bytes (R,) into the caller's contiguous float16 memory.
+
+        It is one memcpy a row, without Python's lock.
+        """
         import torch
 
         if len(offset_R):
             torch.index_select(self._byte_runs, 0, offset_R, out=out_RD.view(torch.uint8))
 
     def pieces(self, first: int, end: int) -> list[Percepts]:
-        """Rows first to end - 1 as views, (N, D) each, cut where a row group ends. They may be unaligned."""
+        """Returns rows first to end - 1 as views (N, D), cut where a row group ends; they may be unaligned."""
         if first == end:
             return []
         cuts = range((first // self.group_rows + 1) * self.group_rows, end, self.group_rows)
@@ -91,7 +93,7 @@ class MappedPercepts:
         return np.ndarray((end - first, self.dim), dtype="<f2", buffer=self.data, offset=offset)
 
     def slice(self, first: int, end: int) -> Percepts:
-        """Rows first to end - 1: a view where they lie in one row group, else a copy."""
+        """Returns rows first to end - 1: a view where they lie in one row group, else a copy."""
         pieces = self.pieces(first, end)
         if len(pieces) == 1:
             return pieces[0]
@@ -99,8 +101,10 @@ class MappedPercepts:
 
 
 def map_plain(data: pa.Buffer, metadata: pq.FileMetaData, dim: int) -> MappedPercepts | None:
-    """The percepts of a Parquet file, given as its bytes, or None where they do not lie there plainly: they are
-    compressed, or somebody else wrote the file."""
+    """Maps the percepts of a Parquet file, given as its bytes.
+
+    Returns None where they do not lie there plainly: they are compressed, or another program wrote the file.
+    """
     offsets: list[int] = []
     rows: list[int] = []
     for number in range(metadata.num_row_groups):
@@ -120,7 +124,7 @@ def map_plain(data: pa.Buffer, metadata: pq.FileMetaData, dim: int) -> MappedPer
 
 
 def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCache) -> MappedPercepts:
-    """The same of any other file, written out, plain, into the node's cache, once for each `state`."""
+    """Writes the percepts of any other file, plain, into the node's cache, once for each `state`, and maps them."""
     name = sha256_bytes(state.encode()) + ".f16"
     num_rows = file.metadata.num_rows
     plain = cache.entry(
@@ -131,7 +135,7 @@ def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCach
 
 
 def map_file(path: Path) -> pa.Buffer:
-    """A local file as memory. It stays readable when the file is removed, and takes no file descriptor."""
+    """Maps a local file, which stays readable when it is removed, and takes no file descriptor."""
     if path.stat().st_size == 0:
         return pa.py_buffer(b"")
     # np.memmap keeps a descriptor open for each file, and a large store has more files than a process may open.

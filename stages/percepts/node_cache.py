@@ -4,9 +4,9 @@
     entry = cache.fetch(RemoteFile("s3://bucket/percepts/0123.parquet", num_bytes=..., sha256=...))
     entry.path      # to be mapped; it stays as long as `entry` is alive
 
-Nobody coordinates: the kernel's file locks do, and a process that is killed leaves none behind.
+The kernel's file locks coordinate the processes, and a process that is killed leaves none behind.
 
-| file | lock | who holds it |
+| file | lock | holder |
 |---|---|---|
 | `<name>` | shared | every process that maps it: what is locked is not evicted |
 | `<name>.partial` | exclusive | the one that fills it, the others wait; unlocked, it is the leftover of a killed one |
@@ -50,12 +50,12 @@ Log = Callable[[str], None]
 
 
 def silent(line: str) -> None:
-    """A log that nobody reads."""
+    """Drops a line of the log."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to have here. Its digest is what its store promises; None where nobody promised one."""
+    """A file to have on this node. Its digest is the one that its store promises; None where there is no promise."""
 
     uri: str
     num_bytes: int
@@ -90,7 +90,7 @@ class NodeCache:
 
     @classmethod
     def of_environment(cls, log: Log = silent) -> "NodeCache":
-        """Where `PERCEPTS_CACHE` says, as large as `PERCEPTS_CACHE_GIGABYTES` says; else in the temporary directory.
+        """Returns the cache of PERCEPTS_CACHE (else of the temporary directory) and of PERCEPTS_CACHE_GIGABYTES.
 
         Raises:
             ConfigError: the size is no positive number.
@@ -112,7 +112,7 @@ class NodeCache:
         return self.directory.with_name(f"{self.directory.name}-compiled")
 
     def fetch_all(self, files: Sequence[RemoteFile]) -> list[CacheEntry]:
-        """An entry for each file, in their order; those that are missing are read, several at a time.
+        """Returns an entry for each file, in their order; missing files are read, several at a time.
 
         Raises:
             ConfigError: together they are larger than the cache may become.
@@ -136,7 +136,7 @@ class NodeCache:
         return [entries[number] for number in range(len(files))]
 
     def fetch(self, file: RemoteFile) -> CacheEntry:
-        """The file, read if it is not here or no longer what it was. Raises as `fetch_all`."""
+        """Returns the file, read if it is not here or has changed. Raises as `fetch_all`."""
 
         def download(target: BinaryIO) -> str:
             return _download(file, target)
@@ -146,7 +146,10 @@ class NodeCache:
     def entry(
         self, name: str, num_bytes: int, fill: Callable[[BinaryIO], str], *, sha256: str | None = None, what: str
     ) -> CacheEntry:
-        """The file `name`; where it is missing, `fill` writes its `num_bytes` bytes and returns their digest."""
+        """Returns the file `name`.
+
+        Where it is missing, `fill` writes its `num_bytes` bytes and returns their digest.
+        """
         path, waiting = self._directory() / name, False
         while True:
             descriptor = self._open(path)
@@ -178,7 +181,7 @@ class NodeCache:
         return self.directory
 
     def _open(self, path: Path) -> int | None:
-        """A descriptor with a shared lock on the finished file; None where there is none."""
+        """Opens the finished file with a shared lock; returns None where there is none."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -253,7 +256,7 @@ class NodeCache:
             os.close(descriptor)
 
     def _used_bytes(self, *, sweep: Path | None = None) -> int:
-        """Bytes of all files, finished or not. With `sweep` (the caller's own), leftovers of the dead are removed."""
+        """Counts the bytes of all files, finished or not. With `sweep` (the caller's own), leftovers are removed."""
         used_bytes = 0
         for path in self._directory().iterdir():
             if path.suffix == CHECKED or path.name == ADMISSION or path == sweep:
@@ -270,7 +273,7 @@ class NodeCache:
         return used_bytes + disk.free - int(FREE_SHARE * disk.total)
 
     def _evict(self, num_bytes: int) -> int:
-        """Removes at least so many bytes of what nobody maps, the least recently opened first; returns how many."""
+        """Removes at least so many bytes that no process maps, the least recently opened first; returns how many."""
         others = (PARTIAL, CHECKED, ADMISSION)
         files = [path for path in self.directory.iterdir() if not path.name.endswith(others)]
         freed = 0
@@ -316,7 +319,7 @@ def _download(file: RemoteFile, target: BinaryIO) -> str:
 
 
 def _allow_descriptors(num_more: int) -> None:
-    """Every entry in use holds a descriptor: raises this process's limit as far as the system lets it."""
+    """Raises this process's limit of descriptors as far as the system lets it: every entry in use holds one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = num_more + SPARE_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -338,7 +341,7 @@ def _write_stamp(path: Path, descriptor: int, digest: str) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that has this name."""
+    """Returns whether the open file is the one that has this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

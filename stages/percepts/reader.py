@@ -34,7 +34,7 @@ from stages.percepts.takedowns import taken_down
 from stages.video.ledger import iter_records
 
 ATTEMPTS: Final = 3
-"""At finding the files of an artifact while somebody rewrites them."""
+"""Number of attempts at finding the files of an artifact while a compaction rewrites them."""
 
 TABLE_SCHEMA: Final = pa.schema(
     [
@@ -45,12 +45,12 @@ TABLE_SCHEMA: Final = pa.schema(
         ("percept", pa.list_(pa.float32())),
     ]
 )
-"""What `PerceptStore.table` gives."""
+"""The columns of `PerceptStore.table`."""
 
 
 @dataclass(frozen=True)
 class Extents:
-    """Where the rows of each video lie: rows first_E to end_E - 1 of file file_E. E: number of videos."""
+    """The extents of videos: rows first_E to end_E - 1 of file file_E. E: number of videos."""
 
     number: dict[str, int]
     """sha256 of the video -> its place in the arrays, which is its place here, too."""
@@ -86,12 +86,12 @@ class PerceptStore:
 
     @property
     def extractor(self) -> Extractor:
-        """What made these percepts."""
+        """The extractor that made these percepts."""
         return self.files[0].extractor
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The percept dimension D."""
         return self.extractor.dim
 
     @property
@@ -100,12 +100,12 @@ class PerceptStore:
         return int(self.first_row_V[-1])
 
     def rows(self, video: str) -> FrameColumns:
-        """Frame numbers, times and segments of a video, read from its file. Raises KeyError, CorruptArtifact."""
+        """Reads frame numbers, times and segments of a video from its file. Raises KeyError, CorruptArtifact."""
         file, first, end = self._extent(video)
         return file.rows(first, end)
 
     def percepts(self, video: str) -> Percepts:
-        """(N, D) of a video: a view of the mapped file where its rows lie in one row group, else a copy.
+        """Returns (N, D) of a video: a view of the mapped file where its rows lie in one row group, else a copy.
 
         Raises KeyError.
         """
@@ -113,14 +113,16 @@ class PerceptStore:
         return file.percepts.slice(first, end)
 
     def pieces(self) -> Iterator[Percepts]:
-        """(N, D) views that together hold every row once, in order: a sequential scan without copies."""
+        """Yields (N, D) views that together hold every row once, in order: a sequential scan without copies."""
         for video in self.videos:
             file, first, end = self._extent(video)
             yield from file.percepts.pieces(first, end)
 
     def byte_offsets(self, file_R: npt.NDArray[np.int64], row_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Where rows of files begin in what `ShardFile.percepts` maps; the two arrays have, or broadcast to, one
-        shape."""
+        """Returns the bytes at which rows of files begin in what `ShardFile.percepts` maps.
+
+        The two arrays have, or broadcast to, one shape.
+        """
         group_rows_F, first_group_F, offset_G = self._groups
         group_rows_R = group_rows_F[file_R]
         group_R = row_R // group_rows_R
@@ -130,8 +132,11 @@ class PerceptStore:
 
     @cached_property
     def _groups(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of each file: rows of a row group, and which one of the row groups of all files is its first; of each row
-        group: the byte at which its percepts begin."""
+        """The row groups of all files.
+
+        Of each file: rows of a row group, and which one of the row groups of all files is its first; of each row
+        group: the byte at which its percepts begin.
+        """
         layouts = [file.layout for file in self.files]
         group_rows_F = np.array([group_rows for _, group_rows in layouts], np.int64)
         end_F = np.cumsum([len(offset_G) for offset_G, _ in layouts])
@@ -139,7 +144,7 @@ class PerceptStore:
         return group_rows_F, first_group_F, np.concatenate([offset_G for offset_G, _ in layouts])
 
     def segments(self) -> Segments:
-        """Of all videos."""
+        """Returns the segments of all videos."""
         num_rows_V = np.diff(self.first_row_V)
         order_V = np.argsort(self.file_V, kind="stable")
         bounds = np.searchsorted(self.file_V[order_V], np.arange(len(self.files) + 1)).tolist()
@@ -151,7 +156,7 @@ class PerceptStore:
         return Segments.joined(segments)
 
     def segment_of_rows(self, video: str) -> npt.NDArray[np.int32]:
-        """(N,) number of the segment, from 0, that each row of a video is in. Raises KeyError."""
+        """Returns (N,) the number, from 0, of the segment that each row of a video is in. Raises KeyError."""
         file, first, end = self._extent(video)
         break_K = file.breaks[slice(*np.searchsorted(file.breaks, [first + 1, end]))] - first
         is_first_N = np.zeros(end - first, np.int32)
@@ -159,17 +164,17 @@ class PerceptStore:
         return np.cumsum(is_first_N, dtype=np.int32)
 
     def _extent(self, video: str) -> tuple[ShardFile, int, int]:
-        """File, first row, end row. Raises KeyError."""
+        """Returns file, first row and end row of a video. Raises KeyError."""
         extents, number = self._extents, self._extents.number[video]
         first, end = int(extents.first_E[number]), int(extents.end_E[number])
         return self.files[extents.file_E[number]], first, end
 
     def select(self, videos: Iterable[str]) -> "PerceptStore":
-        """The same percepts for some of the videos, in the order given. Videos without rows are left out."""
+        """Returns the same percepts for some of the videos, in the order given, without those that have no rows."""
         return PerceptStore(self.files, videos, self._extents, self.index)
 
     def check_unchanged(self) -> None:
-        """Cheap: looks at no percepts.
+        """Checks the files, but no percepts, which is cheap.
 
         Raises:
             CorruptArtifact: a file, or the list of files, is no longer what it was when this was opened.
@@ -180,7 +185,7 @@ class PerceptStore:
             self.index.check_unchanged()
 
     def table(self, videos: Sequence[str] | None = None) -> pa.Table:
-        """Rows as an Arrow table that pandas, DuckDB and Polars read: video string, percept list<float>. A copy."""
+        """Returns rows as an Arrow table for pandas, DuckDB and Polars: video string, percept list<float>. A copy."""
         tables = [self._table(video) for video in (self.videos if videos is None else videos)]
         return pa.concat_tables([TABLE_SCHEMA.empty_table(), *tables])
 
@@ -201,13 +206,13 @@ class ShardList:
     sha256: str
 
     def check_unchanged(self) -> None:
-        """Raises CorruptArtifact."""
+        """Checks that the list is as it was when it was read. Raises CorruptArtifact."""
         if not exists(self.uri) or sha256_file(self.uri) != self.sha256:
             raise CorruptArtifact(f"{self.uri} has changed while its percepts were being read: {MAKE_AGAIN}")
 
 
 def open_store(uri: str, *, cache: NodeCache | None = None, videos: Collection[str] | None = None) -> PerceptStore:
-    """Percepts at `uri`: an artifact of the extract stage, a directory of Parquet files, or one file; any fsspec URL.
+    """Opens the percepts at `uri`: an extract artifact, a directory of Parquet files, or one file; any fsspec URL.
 
     An artifact's videos come in the order of its index, a directory's in the order of their sha256. Local files are
     mapped where they are; others are read into the node's cache first (`cache`, or the one of the environment).
@@ -253,7 +258,7 @@ def _open(uri: str, cache: NodeCache, videos: Collection[str] | None) -> Percept
 
 
 def read_store_extractor(uri: str) -> Extractor:
-    """What made the percepts at `uri`; reads the end of one file, and no percepts. Raises as `open_store`."""
+    """Returns the extractor of the percepts at `uri`; reads the end of one file. Raises as `open_store`."""
     part = _parts(uri)[0][0]
     fs, path = filesystem(part.uri)
     try:
@@ -266,7 +271,7 @@ def read_store_extractor(uri: str) -> Extractor:
 
 
 def _entries(parts: Sequence[ShardLocation], cache: NodeCache) -> list[CacheEntry | None]:
-    """Copies of remote files in the cache; None for local ones, which are compared with what is promised."""
+    """Returns copies of remote files in the cache; None for local files, which are compared with their promises."""
     if is_local(parts[0].uri):
         for part in parts:
             _check_local(part)
@@ -279,7 +284,7 @@ def _entries(parts: Sequence[ShardLocation], cache: NodeCache) -> list[CacheEntr
 
 
 def _check_local(part: ShardLocation) -> None:
-    """Size always; the digest only where the file was written later than what promises it."""
+    """Checks the size always, and the digest only where the file was written later than its promise."""
     if part.num_bytes is None or part.promised_by is None:
         return
     status = os.stat(filesystem(part.uri)[1])
@@ -289,7 +294,7 @@ def _check_local(part: ShardLocation) -> None:
 
 
 def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
-    """The Parquet files at `uri`, and the order of videos and the list of files where there are such."""
+    """Finds the Parquet files at `uri`, the order of videos and the list of files, where there are such."""
     listed = join(uri, shards.SHARDS_FILE)
     if exists(listed):
         references = shards.read_references(uri)
@@ -312,7 +317,7 @@ def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
 
 
 def _part(root: str, reference: shards.ShardReference, listed: str) -> ShardLocation:
-    """Promised by its sidecar, which is written last; where there is none, by the artifact's own list."""
+    """Returns the location of a shard, promised by its sidecar, or by the artifact's list where it has none."""
     own = join(root, shards.sidecar(reference.path))
     promised_by = own if is_local(root) and exists(own) else listed
     return ShardLocation(join(root, reference.path), reference.videos, reference.bytes, reference.sha256, promised_by)

@@ -34,7 +34,7 @@ COLUMNS: Final = ("video", "frame", "pts_us", "segment", "percept")
 
 @dataclass(frozen=True)
 class Extractor:
-    """What made percepts: everything that decides their values, as JSON-able settings, and their dimension D."""
+    """The extractor of percepts: every setting that decides their values, as JSON values, and their dimension D."""
 
     settings: dict[str, Any]
     dim: int
@@ -45,7 +45,7 @@ class Extractor:
         return sha256_bytes(json.dumps(self.settings, sort_keys=True, ensure_ascii=False).encode())
 
     def metadata(self) -> dict[bytes, bytes]:
-        """Key-value metadata of a file."""
+        """Returns the key-value metadata of a file."""
         value = {
             "format": FORMAT,
             "dim": self.dim,
@@ -56,14 +56,14 @@ class Extractor:
         return {METADATA_KEY: json.dumps(value, sort_keys=True, ensure_ascii=False).encode()}
 
     def arrow_schema(self) -> pa.Schema:
-        """Columns of a file, with its metadata."""
+        """Returns the columns of a file, with its metadata."""
         types = (pa.dictionary(pa.int32(), pa.string()), pa.int32(), pa.int64(), pa.int32(), pa.binary(2 * self.dim))
         columns = [pa.field(name, dtype, nullable=False) for name, dtype in zip(COLUMNS, types, strict=True)]
         return pa.schema(columns, metadata=self.metadata())
 
 
 def read_extractor(metadata: dict[bytes, bytes] | None, uri: str) -> Extractor:
-    """The extractor named in a file's metadata.
+    """Returns the extractor named in a file's metadata.
 
     Raises:
         CorruptArtifact: this is not a file of percepts.

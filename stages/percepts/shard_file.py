@@ -51,7 +51,7 @@ Spans = dict[str, tuple[int, int]]
 
 @dataclass
 class ShardFile:
-    """One Parquet file, mapped: no row of it is held; frame numbers and times are read when they are asked for.
+    """A mapped Parquet file without rows in memory; frame numbers and times are read on demand.
 
     Once it is open it may be removed, as by a compaction: what was opened stays readable.
     """
@@ -67,13 +67,13 @@ class ShardFile:
     """None where the column is compressed."""
     cache: NodeCache
     entry: CacheEntry | None
-    """Where `path` is a file of the node's cache: what keeps it there."""
+    """The entry that keeps `path` in the node's cache, where it is a file of that cache."""
     state: os.stat_result
-    """Of the file when it was opened."""
+    """The status of the file when it was opened."""
 
     @classmethod
     def open(cls, part: ShardLocation, cache: NodeCache, entry: CacheEntry | None = None) -> tuple[Self, Spans]:
-        """The file itself, or its copy `entry`, and where the rows of each video lie in it.
+        """Opens the file itself, or its copy `entry`, and finds the rows of each video in it.
 
         Raises: CorruptArtifact, FileNotFoundError, StoreError (see `stages.percepts.schema.read_extractor`).
         """
@@ -96,7 +96,7 @@ class ShardFile:
         return opened, _spans(table["video"], part.uri)
 
     def rows(self, first: int, end: int) -> FrameColumns:
-        """The small columns of rows first to end - 1. Raises CorruptArtifact."""
+        """Reads the small columns of rows first to end - 1. Raises CorruptArtifact."""
         row_groups, before = None, 0
         if self.plain is not None:
             group_rows = self.plain.group_rows
@@ -118,7 +118,7 @@ class ShardFile:
 
     @cached_property
     def percepts(self) -> MappedPercepts:
-        """The percept column; where it is compressed, written out into the node's cache when it is first asked for."""
+        """The percept column. A compressed one is written, plain, into the node's cache at the first use."""
         if self.plain is not None:
             return self.plain
         state = f"{self.path} {self.state.st_size} {self.state.st_mtime_ns}"
@@ -147,7 +147,7 @@ def _not_whole(uri: str, error: Exception) -> CorruptArtifact:
 
 
 def _spans(videos: pa.ChunkedArray, uri: str) -> Spans:
-    """First and end row of every video; `videos` is dictionary-encoded, with one dictionary for all chunks."""
+    """Returns first and end row of every video; `videos` is dictionary-encoded, with one dictionary for all chunks."""
     if not len(videos):
         return {}
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in videos.chunks])
@@ -178,7 +178,7 @@ class Segments:
         num_rows_U: npt.NDArray[np.int64],
         break_K: npt.NDArray[np.int32],
     ) -> Self:
-        """Of some videos of one file, which begin at rows `offset_U`; `break_K` are `ShardFile.breaks`."""
+        """Cuts some videos of one file, which begin at rows `offset_U`; `break_K` are `ShardFile.breaks`."""
         begin_U = np.searchsorted(break_K, offset_U, "right")
         segments_U = np.searchsorted(break_K, offset_U + num_rows_U, "left") - begin_U + 1
         end_U = np.cumsum(segments_U)
@@ -192,7 +192,7 @@ class Segments:
 
     @classmethod
     def joined(cls, parts: "Sequence[Segments]") -> Self:
-        """All of them, in the order of their videos."""
+        """Joins segments in the order of their videos."""
         nothing = np.empty(0, np.int64)
         video_S = np.concatenate([nothing, *(part.video_S for part in parts)])
         first_S = np.concatenate([nothing, *(part.first_S for part in parts)])

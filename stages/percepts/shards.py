@@ -1,4 +1,4 @@
-"""Where percepts lie in a store, and which of them are complete.
+"""The shards of a store: files of percepts, which of them are complete, and what replaced which.
 
     <store>/percepts/<fingerprint, 16 digits>/<shard>.parquet    rows of some videos
     <store>/percepts/<fingerprint, 16 digits>/<shard>.json       what is in it: written last, so it is complete
@@ -6,7 +6,7 @@
 Shards are shared by every artifact whose index holds their videos; an artifact's own directory names the shards that
 it used when it was made in `shards.json`, and is never touched again. A shard that is rewritten (many merged into one,
 or a video taken out) becomes another shard, whose sidecar names those that it `replaces`: with that one write the old
-ones are out of use, and whoever looks for them is led to the new one (`locate`).
+ones are out of use, and `locate` leads to the new one.
 """
 
 import errno
@@ -31,7 +31,7 @@ DIGITS: Final = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoResult:
-    """How the extraction of one video ended: the part of its ledger row that its bytes decide."""
+    """The result of extracting one video: the part of its ledger row that its bytes decide."""
 
     frames_expected: int
     frames_decoded: int
@@ -43,7 +43,7 @@ class VideoResult:
     """False where not the video's bytes are to blame (it could not be read, say): another artifact tries again."""
 
     def ledger_fields(self) -> dict[str, Any]:
-        """What `dataclasses.replace(record, ...)` takes."""
+        """Returns the fields for `dataclasses.replace(record, ...)`."""
         return {name: value for name, value in asdict(self).items() if name != "final"}
 
 
@@ -76,23 +76,23 @@ class ShardReference:
 
 
 def shard_name(videos: Sequence[str]) -> str:
-    """16 hex digits that stand for these videos in this order."""
+    """Returns 16 hex digits that stand for these videos in this order."""
     return sha256_bytes("\n".join(videos).encode())[:DIGITS]
 
 
 def directory(fingerprint: str) -> str:
-    """Of an extractor's shards, relative to the store's root."""
+    """Returns the directory of an extractor's shards, relative to the store's root."""
     return f"{PERCEPTS}/{fingerprint[:DIGITS]}"
 
 
 def folders(store_uri: str) -> list[str]:
-    """Directories of shards, one an extractor, relative to the store's root."""
+    """Returns the directories of shards, one an extractor, relative to the store's root."""
     names = list_files(join(store_uri, PERCEPTS))
     return sorted({f"{PERCEPTS}/{name.partition('/')[0]}" for name in names if "/" in name})
 
 
 def write_sidecar(store_uri: str, shard: Shard) -> None:
-    """Declare a shard complete, and those that it replaces out of use. Its Parquet file must be there."""
+    """Declares a shard complete, and those that it replaces out of use. Its Parquet file must be there."""
     value = asdict(shard)
     # The name in the file is that of the first version.
     value["outcomes"] = value.pop("results")
@@ -103,7 +103,7 @@ def write_sidecar(store_uri: str, shard: Shard) -> None:
 
 
 def parse_sidecar(data: bytes) -> Shard:
-    """What `write_sidecar` wrote. Raises ValueError, KeyError or TypeError where it is something else."""
+    """Parses a sidecar. Raises ValueError, KeyError or TypeError where the bytes are something else."""
     value = json.loads(data)
     videos, results = value.pop("videos"), value.pop("outcomes")
     replaces = tuple(value.pop("replaces", ()))
@@ -111,12 +111,12 @@ def parse_sidecar(data: bytes) -> Shard:
 
 
 def read_shards(store_uri: str, paths: Iterable[str]) -> dict[str, Shard]:
-    """The complete ones of the shards at `paths` (relative to the store), in that order. Raises as `iter_shards`."""
+    """Reads the complete shards among `paths` (relative to the store), in that order. Raises as `iter_shards`."""
     return {shard.path: shard for shard in iter_shards(store_uri, paths)}
 
 
 def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
-    """The same, one after the other: read many at a time, but not all.
+    """Yields the complete shards among `paths`, read many at a time, but not all.
 
     Raises:
         CorruptArtifact: a sidecar is damaged.
@@ -137,25 +137,25 @@ def iter_shards(store_uri: str, paths: Iterable[str]) -> Iterator[Shard]:
 
 
 def iter_complete(store_uri: str, folder: str) -> Iterator[Shard]:
-    """Every complete shard in a directory of the store, replaced ones too, sorted by path. Raises CorruptArtifact."""
+    """Yields every complete shard in a directory, replaced ones too, sorted by path. Raises CorruptArtifact."""
     names = [name for name in list_files(join(store_uri, folder)) if name.endswith(".json")]
     return iter_shards(store_uri, [f"{folder}/{name.removesuffix('.json')}.parquet" for name in names])
 
 
 def iter_in_use(store_uri: str, folder: str) -> Iterator[Shard]:
-    """Those that no other one replaces: read twice, so that they need not be held. Raises CorruptArtifact."""
+    """Yields the shards that no other one replaces, read twice to save memory. Raises CorruptArtifact."""
     replaces = {shard.path: shard.replaces for shard in iter_complete(store_uri, folder)}
     return iter_shards(store_uri, in_use(replaces))
 
 
 def in_use(replaces: Mapping[str, Iterable[str]]) -> list[str]:
-    """Paths of shards that none of the others replaces."""
+    """Returns the paths of shards that none of the others replaces."""
     replaced = {old for olds in replaces.values() for old in olds}
     return [path for path in replaces if path not in replaced]
 
 
 def replacements(store_uri: str, folder: str) -> dict[str, str]:
-    """Path of every shard that was replaced -> path of the one in use that took its place. Raises CorruptArtifact."""
+    """Returns path of a replaced shard -> path of the one in use that took its place. Raises CorruptArtifact."""
     replaces = {shard.path: shard.replaces for shard in iter_complete(store_uri, folder)}
     return {old: path for path in in_use(replaces) for old in replaces[path]}
 
@@ -163,7 +163,7 @@ def replacements(store_uri: str, folder: str) -> dict[str, str]:
 def locate(
     store_uri: str, references: Sequence[ShardReference], taken_down: Container[str] = ()
 ) -> list[ShardReference]:
-    """The same videos but those that were taken down, where they lie now, sorted by path.
+    """Returns the same videos, without those that were taken down, where they lie now, sorted by path.
 
     Raises:
         CorruptArtifact: a shard or a video is gone, and nothing says why.
@@ -187,7 +187,7 @@ def locate(
             raise _gone(f"a video of {shard.path}", store_uri)
         current[shard.path] = reference_to(shard, wanted)
     if moved:
-        # It was there a moment ago: whoever opens the store looks again.
+        # It was there a moment ago: opening the store looks again.
         raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", next(iter(moved)))
     located = (replace(current[path], videos=_without(current[path].videos, taken_down)) for path in sorted(current))
     return [reference for reference in located if reference.videos]
@@ -203,18 +203,18 @@ def _gone(what: str, store_uri: str) -> CorruptArtifact:
 
 
 def reference_to(shard: Shard, wanted: Container[str]) -> ShardReference:
-    """Some videos of a shard, in the order of its rows."""
+    """Returns a reference to some videos of a shard, in the order of its rows."""
     videos = tuple(video for video in shard.results if video in wanted)
     return ShardReference(path=shard.path, sha256=shard.sha256, bytes=shard.bytes, rows=shard.rows, videos=videos)
 
 
 def sidecar(path: str) -> str:
-    """The path of the sidecar of the shard at `path`."""
+    """Returns the path of the sidecar of the shard at `path`."""
     return path.removesuffix(".parquet") + ".json"
 
 
 def write_references(artifact_uri: str, references: Iterable[ShardReference]) -> None:
-    """Write `shards.json`, one entry after the other."""
+    """Writes `shards.json`, one entry after the other."""
     with open_atomic(join(artifact_uri, SHARDS_FILE)) as file:
         before = "["
         for reference in references:
@@ -225,12 +225,12 @@ def write_references(artifact_uri: str, references: Iterable[ShardReference]) ->
 
 
 def read_references(artifact_uri: str) -> list[ShardReference]:
-    """The shards that an artifact uses. Raises FileNotFoundError."""
+    """Returns the shards that an artifact uses. Raises FileNotFoundError."""
     return list(iter_references(artifact_uri))
 
 
 def iter_references(artifact_uri: str) -> Iterator[ShardReference]:
-    """The same, one after the other: only the file's text is held. Raises FileNotFoundError."""
+    """Yields the shards that an artifact uses; in memory is the file's text. Raises FileNotFoundError."""
     text = read_bytes(join(artifact_uri, SHARDS_FILE)).decode()
     decoder = json.JSONDecoder()
     start = text.find("{")
@@ -241,7 +241,7 @@ def iter_references(artifact_uri: str) -> Iterator[ShardReference]:
 
 
 def store_root(artifact_uri: str, references: Sequence[ShardReference]) -> str:
-    """The root that the shards' paths are relative to: the nearest directory above the artifact that holds theirs.
+    """Returns the root of the shards' paths: the nearest directory above the artifact that holds theirs.
 
     Raises:
         CorruptArtifact: there is none.

@@ -28,13 +28,13 @@ class Takedown:
     """UTC, ISO 8601."""
     reason: str = ""
     uris: tuple[str, ...] = ()
-    """Where indexes of the store say that the video lies; relative to the store where it lies in it."""
+    """URIs of the video in the indexes of the store; relative to the store where it lies in it."""
     seen_by: tuple[str, ...] = ()
     """Artifacts that were made of it, as stage/key."""
 
 
 def read_takedowns(store_uri: str) -> dict[str, Takedown]:
-    """By sha256 of the video.
+    """Reads the takedowns, by sha256 of the video.
 
     Raises:
         CorruptArtifact: a file of the directory is not a takedown.
@@ -50,7 +50,7 @@ def read_takedowns(store_uri: str) -> dict[str, Takedown]:
 
 
 def parse_takedown(data: bytes, uri: str) -> Takedown:
-    """Raises CorruptArtifact."""
+    """Parses a takedown. Raises CorruptArtifact."""
     try:
         value = json.loads(data)
         takedown = Takedown(**{**value, "uris": tuple(value["uris"]), "seen_by": tuple(value["seen_by"])})
@@ -62,18 +62,18 @@ def parse_takedown(data: bytes, uri: str) -> Takedown:
 
 
 def taken_down(store_uri: str) -> frozenset[str]:
-    """sha256 of every video that was taken down: one listing, nothing read."""
+    """Returns the sha256 of every video that was taken down: one listing, nothing read."""
     names = list_files(join(store_uri, DIRECTORY))
     return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 
 def write_takedown(store_uri: str, takedown: Takedown) -> None:
-    """From now on the video is taken down: no run extracts it, no reader shows it."""
+    """Declares the video taken down: from then on no run extracts it, and no reader shows it."""
     write_json(join(store_uri, DIRECTORY, f"{takedown.video}.json"), asdict(takedown))
 
 
 def takedown_result(frames_expected: int, takedown: Takedown) -> VideoResult:
-    """What a ledger says of it: all frames left out on purpose."""
+    """Returns the result of a video that was taken down: all frames left out on purpose."""
     return VideoResult(
         frames_expected=frames_expected,
         frames_decoded=0,

@@ -1,4 +1,4 @@
-"""What a percept goes through before a model reads it: the paper's choices. A model's file carries its own.
+"""Transforms of percepts before a model reads them: the paper's choices. A model's file carries its own.
 
 | kind | | loss |
 |---|---|---|
@@ -30,7 +30,7 @@ Kind = Literal["standardised", "raw", "squashed"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:
-    """What percepts go through before the model reads them; pixels are not concerned."""
+    """The transform of percepts before the model reads them; pixels are not concerned."""
 
     kind: Kind = "standardised"
     """standardised: zero mean, unit variance; raw: as they are; squashed: ReLU outputs into [0, 1)."""
@@ -42,7 +42,7 @@ class TransformConfig:
             raise ConfigError(f"squash_lambda is {self.squash_lambda}; it must be above 0")
 
     def build(self, moments: Moments) -> Transform:
-        """For percepts of these statistics."""
+        """Builds the transform for percepts of these statistics."""
         if self.kind == "squashed":
             return Squashing(len(moments.mean_D), self.squash_lambda)
         return Standardisation.of(moments) if self.kind == "standardised" else raw(len(moments.mean_D))
@@ -66,36 +66,42 @@ class Standardisation:
 
     @classmethod
     def of(cls, moments: Moments) -> Self:
-        """The rule: scale is the standard deviation, or SCALE_FLOOR of their root mean square where that is more."""
+        """Builds the transform for percepts of these moments.
+
+        The scale is the standard deviation, or SCALE_FLOOR of the root mean square of all if that is more.
+        """
         typical = float(np.sqrt(np.mean(np.square(moments.std_D, dtype=np.float64))))
         floor = SCALE_FLOOR * typical if typical > 0 else 1.0
         return cls(moments.mean_D.astype(np.float32), np.maximum(moments.std_D, floor).astype(np.float32))
 
     def __call__(self, percepts: Tensor) -> Tensor:
-        """(..., D) of any float type -> a new float32 tensor on the same device."""
+        """Transforms (..., D) of any float type into a new float32 tensor on the same device."""
         import torch
 
         mean_D, scale_D = (torch.from_numpy(array).to(percepts.device) for array in (self.mean_D, self.scale_D))
         return percepts.to(torch.float32, copy=True).sub_(mean_D).div_(scale_D)
 
     def into(self, out: Tensor, percepts: Tensor) -> None:
-        """The same to the bit, (..., D) of any float type into float32 on the CPU; the last operation alone writes."""
+        """Transforms (..., D) of any float type into float32 on the CPU, to the same bits.
+
+        Only the last operation writes to `out`.
+        """
         import torch
 
         centred = percepts.to(torch.float32, copy=True).sub_(torch.from_numpy(self.mean_D))
         torch.div(centred, torch.from_numpy(self.scale_D), out=out)
 
     def inverse(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(..., D) standardised -> percepts."""
+        """Transforms (..., D) standardised values back to percepts."""
         return x * self.scale_D + self.mean_D
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The percept dimension D."""
         return len(self.mean_D)
 
     def __eq__(self, other: object) -> bool:
-        """Whether every number is the same."""
+        """Returns whether every number is the same."""
         if not isinstance(other, Standardisation):
             return NotImplemented
         return np.array_equal(self.mean_D, other.mean_D) and np.array_equal(self.scale_D, other.scale_D)
@@ -111,21 +117,24 @@ class Squashing:
     squash_lambda: float
 
     def __call__(self, percepts: Tensor) -> Tensor:
-        """(..., D) of any float type -> a new float32 tensor in [0, 1] on the same device."""
+        """Transforms (..., D) of any float type into a new float32 tensor in [0, 1] on the same device."""
         import torch
 
         # 2 * sigmoid(y) - 1 = tanh(y / 2), which loses no digits near 0.
         return percepts.to(torch.float32, copy=True).clamp_(min=0).mul_(self.squash_lambda / 2).tanh_()
 
     def into(self, out: Tensor, percepts: Tensor) -> None:
-        """The same to the bit, into float32 on the CPU."""
+        """Transforms into float32 on the CPU, to the same bits."""
         import torch
 
         scaled = percepts.to(torch.float32, copy=True).clamp_(min=0).mul_(self.squash_lambda / 2)
         torch.tanh(scaled, out=out)
 
     def inverse(self, x: Floats) -> Floats:
-        """(..., D) as a model writes them -> percepts. No percept gives 1 or more: the largest below is taken."""
+        """Transforms (..., D) of a model back to percepts.
+
+        No percept gives 1 or more: the largest number below 1 is taken.
+        """
         inside = np.clip(x, 0, np.nextafter(np.float32(1), np.float32(0)))
         return (np.arctanh(inside) * (2 / self.squash_lambda)).astype(np.float32)
 
@@ -139,7 +148,7 @@ def raw(dim: int) -> Standardisation:
 
 
 def to_header(transform: Transform) -> dict[str, Any]:
-    """JSON-able."""
+    """Returns the transform as JSON values."""
     if isinstance(transform, Squashing):
         return {"squash_lambda": transform.squash_lambda, "dim": transform.dim}
     # A float32 survives the way through a JSON double unchanged.
@@ -147,7 +156,7 @@ def to_header(transform: Transform) -> dict[str, Any]:
 
 
 def of_header(header: Mapping[str, Any]) -> Transform:
-    """Of what `to_header` gave. Raises KeyError, TypeError, AssertionError where it is something else."""
+    """Reads what `to_header` gave. Raises KeyError, TypeError, AssertionError where it is something else."""
     if "squash_lambda" in header:
         return Squashing(int(header["dim"]), float(header["squash_lambda"]))
     return Standardisation(np.array(header["mean"], np.float32), np.array(header["scale"], np.float32))

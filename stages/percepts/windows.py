@@ -28,17 +28,19 @@ Into = Callable[[Tensor, Tensor], object]
 """(out, float16 percepts of the same shape): writes float32 into `out`."""
 
 PIECE_BYTES = 1 << 18
-"""Of float16 that is converted at once: together with its float32 it stays in a core's own cache."""
+"""Bytes of float16 that are converted at once: together with its float32 it stays in a core's own cache."""
 
 
 def copy_into(out: Tensor, percepts: Tensor) -> None:
-    """As they are."""
+    """Copies percepts as they are."""
     out.copy_(percepts)
 
 
 def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
-    """(W,) first rows of all windows of `length` rows that lie in one segment of one video, every `stride` rows from
-    each segment's first."""
+    """Returns (W,) first rows of all windows of `length` rows that lie in one segment of one video.
+
+    Windows begin every `stride` rows from each segment's first.
+    """
     num_rows = len(video_N)
     if num_rows == 0:
         return np.empty(0, np.int64)
@@ -50,13 +52,15 @@ def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, s
 
 
 def _num_windows(num_rows_S: Ids, length: int, stride: int) -> Ids:
-    """(S,) windows of segments of so many rows."""
+    """Counts (S,) the windows of segments of so many rows."""
     return np.maximum(0, (num_rows_S - length) // stride + 1)
 
 
 def clip_rows(segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
-    """(W, T) rows of the windows of one video, at least one: without `length` rows in a row, it is the longest segment
-    with its last row repeated."""
+    """Returns (W, T) rows of the windows of one video, at least one.
+
+    Without `length` rows in a row, it is the longest segment with its last row repeated.
+    """
     start_W = window_starts(np.zeros(len(segment_N), np.int64), segment_N, length, stride)
     if len(start_W):
         return start_W[:, None] + np.arange(length)
@@ -95,9 +99,10 @@ class Windows:
         return np.unique(self._video_S)
 
     def locate(self, ids_B: Ids) -> tuple[Ids, Ids]:
-        """((B,), (B,)) of windows by number: the video's number in `store.videos`, and the row of the window's first
-        frame, counted from the video's first. What a window is, is computed: a store of ten million windows takes the
-        memory of its segments.
+        """Locates windows by number: ((B,), (B,)) number of the video, row of the first frame.
+
+        Videos are numbered as in `store.videos`, rows from the video's first. What a window is, is computed: a store of
+        ten million windows takes the memory of its segments.
 
         Raises:
             IndexError: a number outside 0 to len - 1.
@@ -111,7 +116,7 @@ class Windows:
     def gather(
         self, ids_B: Ids, out_TBD: Tensor | None = None, into: Into = copy_into, *, piece_bytes: int = PIECE_BYTES
     ) -> npt.NDArray[np.float32]:
-        """Windows by number, time first: (B,) -> (T, B, D) float32, in `out_TBD` (float32) if given.
+        """Gathers windows by number, time first: (B,) -> (T, B, D) float32, in `out_TBD` (float32) if given.
 
         into: writes (K, T, D) float16 into (K, T, D) float32, say standardised: it works on pieces that are still in
         a core's own cache, and its last operation is the only one that touches `out_TBD`.
@@ -133,22 +138,24 @@ class Windows:
         return result
 
     def gather_half(self, ids_B: Ids, out_BTD: Tensor | None = None) -> Tensor:
-        """Windows in the float16 of the store, window first: (B, T, D), copied once, into `out_BTD` if given
-        (contiguous, say pinned). Raises as `gather`."""
+        """Gathers windows in the float16 of the store, window first: (B, T, D), copied once.
+
+        They are written into `out_BTD` if given (contiguous, say pinned). Raises as `gather`.
+        """
         if out_BTD is None:
             out_BTD = torch.empty(len(ids_B), self.length, self.store.dim, dtype=torch.float16)
         self._copy(*self._places(ids_B), out_BTD)
         return out_BTD
 
     def _places(self, ids_B: Ids) -> tuple[list[int], Tensor]:
-        """File of each window, and (B, T) byte in it at which each of its rows begins."""
+        """Returns the file of each window, and (B, T) the byte in it at which each of its rows begins."""
         video_B, start_B = self.locate(ids_B)
         file_B = self.store.file_V[video_B]
         row_BT = (self.store.offset_V[video_B] + start_B)[:, None] + np.arange(self.length)
         return file_B.tolist(), torch.from_numpy(self.store.byte_offsets(file_B[:, None], row_BT))
 
     def _copy(self, files: Sequence[int], offset_KT: Tensor, out_KTD: Tensor) -> None:
-        """Windows that follow each other in one file are copied at once."""
+        """Copies windows that follow each other in one file at once."""
         start = 0
         for file, run in itertools.groupby(files):
             stop = start + sum(1 for _ in run)
@@ -176,7 +183,10 @@ class WindowOrder:
             raise ConfigError(f"global_batch {self.global_batch} must be at least 1, seed {self.seed} at least 0")
 
     def ids(self, step: int) -> Ids:
-        """(global_batch,) window numbers of a step, from 0. Worker r of R takes ids[r::R] or any other share."""
+        """Returns (global_batch,) window numbers of a step, from 0.
+
+        Worker r of R takes ids[r::R] or any other share.
+        """
         first = step * self.global_batch
         position_B = np.arange(first, first + self.global_batch)
         epoch_B, within_B = np.divmod(position_B, self.num_windows)
@@ -187,13 +197,16 @@ class WindowOrder:
         return ids_B
 
     def epoch(self, step: int) -> float:
-        """Epochs that have been seen before a step."""
+        """Returns the epochs that have been seen before a step."""
         return step * self.global_batch / self.num_windows
 
 
 @lru_cache(maxsize=4)
 def _permutation(num_windows: int, seed: int, epoch: int) -> npt.NDArray[np.int32] | Ids:
-    """NumPy promises Philox's stream but not `permutation`: tests/stages/percepts/test_windows.py pins its result."""
+    """Draws the permutation of an epoch.
+
+    NumPy promises Philox's stream but not `permutation`: tests/stages/percepts/test_windows.py pins its result.
+    """
     permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_windows)
     if num_windows <= np.iinfo(np.int32).max:
         permutation = permutation.astype(np.int32)  # half the memory

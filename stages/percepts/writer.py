@@ -17,8 +17,10 @@ Compression = Literal["none", "zstd"]
 
 
 class ShardWriter:
-    """Appends rows to a binary file, whole once closed. A context manager, to be used inside `open_atomic`: where the
-    block raises, what is in the file by then must be thrown away.
+    """A writer that appends rows to a binary file, whole once closed.
+
+    A context manager, to be used inside `open_atomic`: where the block raises, what is in the file by then must be
+    thrown away.
 
     `compression` is for the percept column: "none" can be mapped, "zstd" is smaller (31 % for sparse VGG percepts).
     """
@@ -48,7 +50,7 @@ class ShardWriter:
         segments_N: npt.NDArray[np.int32],
         percepts_ND: npt.NDArray[np.float16],
     ) -> None:
-        """Append frames of one video. All frames of a video go to one file, one after the other."""
+        """Appends frames of one video. All frames of a video go to one file, one after the other."""
         num_rows, dim = percepts_ND.shape
         assert dim == self._extractor.dim
         assert len(frames_N) == len(pts_us_N) == len(segments_N) == num_rows
@@ -77,7 +79,7 @@ class ShardWriter:
         self._num_buffered = rest.num_rows
 
     def close(self) -> None:
-        """Write what is buffered, and the footer."""
+        """Writes what is buffered, and the footer."""
         if self._num_buffered:
             self._write_groups(1)
         self._writer.close()

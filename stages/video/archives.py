@@ -4,7 +4,7 @@
         for member in iter_members(path, has_video_suffix, ArchiveLimits()):
             write(member.path, member.chunks)
 
-An archive comes from somebody else, and nothing in it is trusted: names are checked before anything is read, bytes are
+An archive comes from a stranger, and nothing in it is trusted: names are checked before anything is read, bytes are
 counted as they come and not as headers promise them, links and devices are refused, and so is what unpacks to much more
 than it is. Rar is read by libarchive, a library of the system; zip and tar by Python's own modules.
 """
@@ -32,7 +32,7 @@ RAR_SUFFIXES: Final = (".rar",)
 ARCHIVE_SUFFIXES: Final = ZIP_SUFFIXES + TAR_SUFFIXES + RAR_SUFFIXES
 
 RAR_MARKS: Final = {b"Rar!\x1a\x07\x00": "rar", b"Rar!\x1a\x07\x01\x00": "rar5"}
-"""How rar files begin, and libarchive's names of the two formats."""
+"""The first bytes of rar files, with libarchive's names of the two formats."""
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_NAME_BYTES: Final = 1024
@@ -42,7 +42,7 @@ RATIO_SLACK_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveLimits:
-    """What an archive may hold, with all archives inside it."""
+    """The bounds on an archive, with all archives inside it."""
 
     max_bytes: int = 1 << 40
     """Unpacked, in total."""
@@ -60,12 +60,12 @@ class ArchiveLimits:
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """A wanted file. Its bytes must be taken before the next member is asked for; else they are skipped."""
+    """A wanted file of an archive. Its bytes must be read before the next member is taken, or they are skipped."""
 
     path: str
     """Relative and clean: no `..`, no backslash. What is inside an inner archive lies below that archive's path."""
     size_bytes: int | None
-    """As the header promises; None where it does not."""
+    """The size in the member's header; None where the header has none."""
     chunks: Iterator[bytes]
 
 
@@ -81,14 +81,14 @@ class _RawMember:
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file's name ends as that of an archive does."""
+    """Returns whether a file's name has the suffix of an archive."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def iter_members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) -> Iterator[ArchiveMember]:
-    """Every wanted file of the archive `path` and of the archives in it, in the order in which they lie there.
+    """Yields the wanted files of the archive `path` and of the archives in it, in the order in which they lie there.
 
-    wanted: tells by a member's path; other files are passed over, archives are always entered.
+    wanted: whether a file is wanted, by its path; others are passed over, archives are always entered.
 
     Raises:
         SourceError: no archive that can be read, or one with something in it that is refused (see the head of this
@@ -128,7 +128,7 @@ def _entered(
 
 
 def _clean(name: str, where: str) -> str:
-    """The name as a relative path. Raises SourceError where it is none that stays inside a folder."""
+    """Returns the name as a relative path. Raises SourceError where it is none that stays inside a folder."""
     unix = name.replace("\\", "/")
     parts = [part for part in unix.split("/") if part not in ("", ".")]
     if unix.startswith("/") or re.match(r"[A-Za-z]:(?!:)", unix):
@@ -156,7 +156,7 @@ def _suffix(name: str) -> str:
 
 
 class _Budget:
-    """What has come out so far, and when that is too much."""
+    """A count of the members and bytes that came out of an archive, which raises where they exceed the limits."""
 
     def __init__(self, limits: ArchiveLimits, archive_bytes: int, shown: str) -> None:
         self.limits = limits
@@ -182,7 +182,7 @@ class _Budget:
 
 
 DAMAGE: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
-"""What Python's modules raise where an archive is broken, or compressed in a way that they do not know."""
+"""The exceptions of Python's modules where an archive is broken, or compressed in a way that they do not know."""
 
 
 def _raw_members(path: Path, shown: str) -> Iterator[_RawMember]:
@@ -237,7 +237,7 @@ def _chunks(open_member: Callable[[], IO[bytes] | None], shown: str) -> Iterator
 
 
 def _rar(path: Path, shown: str) -> Iterator[_RawMember]:
-    """libarchive reads rar 5, and rar 4 unless it is solid, encrypted or in volumes."""
+    """Yields the members of a rar file, version 5, or 4 unless it is solid, encrypted or in volumes."""
     if re.search(r"\.part\d+\.rar$", path.name.lower()):
         raise SourceError(f"{shown} is one volume of several; unpack them (unrar x) and give the folder")
     libarchive = _libarchive()

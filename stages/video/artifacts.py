@@ -33,13 +33,16 @@ class Index(Artifact):
     holds = "names"
 
     def records(self) -> list[VideoRecord]:
-        """The rows, in the source's order, with absolute URIs; frame counts other than `frames_expected` are None."""
+        """Returns the rows in the source's order, with absolute URIs.
+
+        Frame counts other than `frames_expected` are None.
+        """
         return list(self.iter_records())
 
     def iter_records(self) -> Iterator[VideoRecord]:
-        """The same, one after the other: an index of any length takes little memory."""
+        """Yields the rows one after the other, so that an index of any length takes little memory."""
         return iter_records(self.path(INDEX_NAME))
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns, a row group at a time. Raises as `stages.video.ledger.read_tables`."""
+        """Yields some columns, a row group at a time. Raises as `stages.video.ledger.read_tables`."""
         return read_tables(self.path(INDEX_NAME), columns)

@@ -26,8 +26,8 @@ class FrameChunk:
     """RGB, 0 to 255; or flow stacks (`stages.video.flow`)."""
     index_N: npt.NDArray[np.int32]
     """Number of each frame among the video's frames to keep, from 0. Missing frames are counted: two frames follow
-    one another without loss if and only if their indices differ by one. (A frame that a damaged video shows out of
-    order is kept with a jump on either side, and numbers behind it are higher by up to three.)"""
+    one another without loss if and only if their indices differ by one. A frame that a damaged video shows out of
+    order is kept with a jump on either side, and numbers behind it are higher by up to three."""
     pts_us_N: npt.NDArray[np.int64]
     """Presentation time on the container's clock, which need not start at 0."""
     segment_N: npt.NDArray[np.int32]
@@ -43,12 +43,12 @@ class ChunkBuilder:
         self._places: list[Place] = []
 
     def add(self, place: Place, image_HWC: npt.NDArray[np.uint8]) -> Iterator[FrameChunk]:
-        """Copy a frame in; yields the chunks that this completes."""
+        """Copies a frame in, and yields the chunks that this completes."""
         if self._places and self._frames_NHWC.shape[1:] != image_HWC.shape:
             yield from self.flush()
         if not self._places:
             capacity = max(1, min(self._chunk_frames, CHUNK_BYTES // image_HWC.nbytes))
-            # A new array each time: whoever took the last chunk may keep it.
+            # A new array each time: the consumer may keep the last chunk.
             self._frames_NHWC = shared_frames.empty((capacity, *image_HWC.shape))
         self._frames_NHWC[len(self._places)] = image_HWC
         self._places.append(place)

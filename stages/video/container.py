@@ -30,7 +30,7 @@ FORMATS = (
 
 Damage: TypeAlias = av.FFmpegError | OSError | ValueError | MemoryError
 DAMAGE = (av.FFmpegError, OSError, ValueError, MemoryError)
-"""What PyAV raises on bad bytes: FFmpeg's errors, what the system says, unknown codecs and impossible sizes."""
+"""The exceptions of PyAV on bad bytes: FFmpeg's errors, the system's, unknown codecs and impossible sizes."""
 
 MAX_READ_ERRORS = 16
 """Read errors in a row after which a file is at its end: some demuxers report the same error for ever."""
@@ -47,7 +47,7 @@ class Limits:
     max_frames: int = 4_000_000
     """Most packets of a video that are looked at."""
     max_decode_s_per_s: float = 30.0
-    """Seconds of decoding per second of video; waiting for whoever consumes the frames does not count."""
+    """Seconds of decoding per second of video. Time in which the consumer of the frames is busy does not count."""
     min_decode_s: float = 60.0
     """Seconds of decoding that every video may take, however short."""
     max_stall_s: float = 60.0
@@ -78,7 +78,7 @@ class NoVideoError(Exception):
 def open_video(
     path: str | os.PathLike[str], limits: Limits, *, num_threads: int = 1, conceal: bool = True
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream that is not a cover picture, its decoder limited and not yet opened.
+    """Opens a container and its first video stream that is not a cover picture, with a limited decoder.
 
     `num_threads` decoder threads; 0 lets FFmpeg choose. Without `conceal`, the decoder reports an error where it would
     otherwise make up a damaged part of a frame without a word.
@@ -157,7 +157,7 @@ class PacketReader:
 
 
 def decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | Damage]:
-    """Frames that come out when `packet` goes in (None: at the end, what is left), or the error in their place."""
+    """Returns the frames that `packet` completes, or the error in their place. None as packet flushes the decoder."""
     if packet is not None and not packet.size:
         # An empty packet repeats the frame before; FFmpeg would take it for the end of the video.
         return []
@@ -170,7 +170,7 @@ def decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream] | None
 
 
 def shows_no_picture(codec: str, packet: Packet[VideoStream]) -> bool:
-    """Whether a packet only prepares later frames (a VP8 alternate reference frame)."""
+    """Returns whether a packet only prepares later frames (a VP8 alternate reference frame)."""
     if codec != "vp8" or not packet.size:
         return False
     # RFC 6386, section 9.1: bit 4 of the frame tag is show_frame.
@@ -178,7 +178,7 @@ def shows_no_picture(codec: str, packet: Packet[VideoStream]) -> bool:
 
 
 def in_words(error: Damage) -> str:
-    """FFmpeg's message, without Python's decoration."""
+    """Returns FFmpeg's message without Python's decoration."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")

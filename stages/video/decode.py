@@ -38,7 +38,7 @@ __all__ = ["DecodeConfig", "DecodeReport", "FrameChunk", "VideoDecoder"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """What comes out of a decoder; part of an extractor's fingerprint."""
+    """The settings of a decoder's output, part of an extractor's fingerprint."""
 
     short_side_px: int | None = 240
     """Scale so that the shorter side has this many pixels; None keeps the video's size."""
@@ -76,7 +76,7 @@ class DecodeConfig:
 
     @property
     def num_channels(self) -> int:
-        """Of the frames that come out: 3, or those of a flow stack."""
+        """Number of channels of the frames: 3, or those of a flow stack."""
         return 3 if self.flow == "none" else 2 * self.flow_stack
 
 
@@ -108,8 +108,11 @@ class VideoDecoder:
         chunk_frames: int = 64,
         num_threads: int = 1,
     ) -> None:
-        """`chunk_frames`: frames in a chunk, fewer where they are large. `num_threads`: decoder threads, 0 for
-        FFmpeg's choice; many videos side by side with one thread each are the faster use of the same cores."""
+        """Prepares the decoding of a file.
+
+        `chunk_frames`: frames in a chunk, fewer where they are large. `num_threads`: decoder threads, 0 for FFmpeg's
+        choice; many videos side by side with one thread each are the faster use of the same cores.
+        """
         assert chunk_frames > 0
         self.path = path
         self.config = config
@@ -125,7 +128,7 @@ class VideoDecoder:
 
     @property
     def report(self) -> DecodeReport:
-        """Where every frame went; there once the iteration has ended."""
+        """The account of every frame, available once the iteration has ended."""
         assert self._report is not None, "iterate over the decoder to its end before reading its report"
         return self._report
 
@@ -147,7 +150,7 @@ class VideoDecoder:
         return stacks(self._rgb(None))
 
     def _rgb(self, crop_px: int | None) -> Iterator[FrameChunk]:
-        """Chunks of RGB frames; fills the report in at the end."""
+        """Yields chunks of RGB frames, and makes the report at the end."""
         clock = _Stopwatch()
         probed = self.probe = probe(self.path, self._limits)
         account = FrameAccount(probed.timeline, self.config.rate_fps, keep_late=self.config.after_damage == "keep")
@@ -181,7 +184,7 @@ class VideoDecoder:
     def _placed(
         self, account: FrameAccount, beat: Callable[[], None], crop_px: int | None
     ) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
-        """Frames to keep as uint8 HWC images, each with its place."""
+        """Yields the frames to keep as uint8 HWC images, each with its place."""
         assert self.probe is not None
         orientation = self.probe.orientation
         to_rgb = UprightRgb(self.config.short_side_px, crop_px, self._limits.max_pixels, orientation)
@@ -208,13 +211,13 @@ class VideoDecoder:
             yield place, image_HWC
 
     def _starts_afresh(self, frame: VideoFrame) -> bool:
-        """Whether a frame builds on nothing that is damaged: a keyframe that was read after the last error."""
+        """Returns whether a frame builds on nothing damaged: it is a keyframe that was read after the last error."""
         if not frame.key_frame:
             return False
         return frame.pts is None or self._key_pts_at_error is None or frame.pts > self._key_pts_at_error
 
     def _frames(self, account: FrameAccount, beat: Callable[[], None]) -> Iterator[tuple[VideoFrame, int | None]]:
-        """Every frame that decodes, in presentation order, with its time in microseconds.
+        """Yields every frame that decodes, in presentation order, with its time in microseconds.
 
         FFmpeg's frame threads report an error some packets late and lose frames that were ready, so that what is
         salvaged would depend on their number. A video that shows any sign of damage is therefore decoded again on
@@ -229,8 +232,10 @@ class VideoDecoder:
     def _session(
         self, account: FrameAccount, beat: Callable[[], None], num_threads: int, skip: int
     ) -> Generator[tuple[VideoFrame, int | None], None, bool]:
-        """One pass over the file, leaving out its first `skip` frames; with several threads it ends, and returns
-        False, at the first sign of damage."""
+        """Yields the frames of one pass over the file, without its first `skip` frames.
+
+        With several threads the pass ends, and returns False, at the first sign of damage.
+        """
         with open_video(
             self.path, self._limits, num_threads=num_threads, conceal=self.config.after_damage == "keep"
         ) as (container, stream):
@@ -290,7 +295,7 @@ class VideoDecoder:
 
 
 def _decoded(reader: PacketReader, decoder: VideoCodecContext) -> Iterator[VideoFrame | Damage]:
-    """Frames and errors of a stream, in the order in which they turn up."""
+    """Yields the frames and errors of a stream, in the order in which they turn up."""
     num_errors = 0
     for packet in reader:
         if reader.num_errors > num_errors:

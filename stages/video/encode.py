@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 
 def encode_h264(frames_THWC: npt.NDArray[np.uint8], *, fps: int = 25, crf: int = 20) -> bytes:
-    """An MP4 file with one video stream: x264 on one thread (several cut a frame otherwise), 4:2:0, no time of day.
+    """Returns an MP4 file with one H.264 stream, the same bytes every time.
+
+    x264 runs on one thread (several cut a frame otherwise), 4:2:0, and no time of day is written.
 
     Args:
-        frames_THWC: RGB, 0..255; T at least 1, H and W even, as 4:2:0 asks.
+        frames_THWC: RGB, 0..255; T at least 1, H and W even, as 4:2:0 needs.
         fps: frames a second.
         crf: x264's constant rate factor: 0 is lossless, 23 its default, 51 the worst.
 

@@ -48,7 +48,7 @@ class UprightRgb:
     def __init__(
         self, short_side_px: int | None, crop_px: int | None, max_pixels: int, orientation: Orientation | None = None
     ) -> None:
-        """`orientation`: of the video's first frame, where it is known."""
+        """Prepares the conversion. `orientation` is that of the video's first frame, where it is known."""
         self._orientation = orientation
         self._short_side_px = short_side_px
         self._crop_px = crop_px
@@ -57,7 +57,12 @@ class UprightRgb:
         self._graph: Graph | None = None
 
     def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
-        """Raises: FrameRefusedError: the scaled frame would be too large. DAMAGE: FFmpeg cannot convert the frame."""
+        """Converts a decoded frame.
+
+        Raises:
+            FrameRefusedError: the scaled frame would be too large.
+            DAMAGE: FFmpeg cannot convert the frame.
+        """
         if self._orientation is None or self._orientation.rotation != frame.rotation:
             self._orientation = orientation_of(frame)
         turn = turn_filters(self._orientation.matrix)
@@ -110,7 +115,7 @@ class UprightRgb:
 
 
 def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int, int]:
-    """Size after scaling so that the shorter is `short_side_px`; the longer is rounded to the nearest pixel."""
+    """Returns the size with `short_side_px` as its shorter side; the longer is rounded to the nearest pixel."""
     if short_side_px is None:
         return width, height
     short = min(width, height)
@@ -123,18 +128,21 @@ Matrix = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a frame is to be shown."""
+    """The orientation in which a frame is to be shown."""
 
     rotation: int
-    """As PyAV has it, which tells cheaply whether the matrix may have changed."""
+    """PyAV's rotation of the frame: a cheap hint that the matrix may have changed."""
     matrix: Matrix | None
     """The display matrix, where the frame has one."""
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """The frame's orientation. Not for every frame of a video: PyAV's side data and the frame refer to each other, so
-    that the frame's buffer is not free before Python happens to collect garbage. And what FFmpeg leaves unwritten of a
-    damaged frame is what its buffer held before: pixels would depend on when that was."""
+    """Returns the frame's orientation.
+
+    It is not read for every frame of a video: PyAV's side data and the frame refer to each other, so that the
+    frame's buffer is not free before Python happens to collect garbage. Memory that FFmpeg leaves unwritten in a
+    damaged frame holds the buffer's earlier content: pixels would depend on the time of that collection.
+    """
     for side_data in cast(Iterable[SideData], frame.side_data):
         if side_data.type == Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
@@ -143,7 +151,7 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
 
 def turn_filters(matrix: Matrix | None) -> tuple[Filter, ...]:
-    """FFmpeg filters that do what the matrix says, as ffmpeg's own autorotation; none where there is nothing to do.
+    """Returns the FFmpeg filters that apply the matrix, as ffmpeg's own autorotation; none where nothing is to be done.
 
     Quarter turns and mirrorings only: a matrix that is neither (or singular, as broken files have) is left alone.
     """
@@ -160,7 +168,7 @@ def turn_filters(matrix: Matrix | None) -> tuple[Filter, ...]:
 
 
 def rotation_degrees(matrix: Matrix | None) -> int:
-    """Clockwise turn that the matrix does: 0, 90, 180 or 270; a mirroring by itself is 0."""
+    """Returns the matrix's clockwise turn: 0, 90, 180 or 270 degrees; a mirroring by itself is 0."""
     match turn_filters(matrix):
         case (("transpose", "clock" | "clock_flip"),):
             return 90

@@ -51,7 +51,7 @@ def check_algorithm(name: Algorithm) -> None:
 
 
 def version() -> str:
-    """Of the library that computes flow: another one may give other bytes."""
+    """Returns the version of the library that computes flow: another version may give other bytes."""
     return str(cv2.__version__)
 
 
@@ -69,7 +69,7 @@ class Fields:
         )
 
     def between(self, first_HW: Bytes, second_HW: Bytes) -> npt.NDArray[np.float32]:
-        """(H, W, 2) displacements in pixels, x (to the right) and y (down), from the first luma image to the second."""
+        """Returns (H, W, 2) displacements in pixels, x right and y down, from the first luma image to the second."""
         smallest = min(first_HW.shape)
         if smallest < MIN_SIDE_PX:
             raise ConfigError(
@@ -79,7 +79,7 @@ class Fields:
 
 
 def to_bytes(field_HW2: npt.NDArray[np.float32], bound_px: float, *, subtract_mean: bool) -> Bytes:
-    """(H, W, 2) displacements as bytes. `subtract_mean`: less the field's mean, which takes a camera's pan out."""
+    """Returns (H, W, 2) displacements as bytes. `subtract_mean` takes the field's mean, a camera's pan, out."""
     if subtract_mean:
         field_HW2 = field_HW2 - field_HW2.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     scaled = (field_HW2 + np.float32(bound_px)) * np.float32(255 / (2 * bound_px))
@@ -88,7 +88,7 @@ def to_bytes(field_HW2: npt.NDArray[np.float32], bound_px: float, *, subtract_me
 
 
 def luma(image_HWC: Bytes) -> Bytes:
-    """(H, W) BT.601 luma of an RGB frame."""
+    """Returns the (H, W) BT.601 luma of an RGB frame."""
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image_HWC), cv2.COLOR_RGB2GRAY))
 
 
@@ -166,7 +166,7 @@ class FlowStacks:
         self._last = None
 
     def _stacked(self) -> Bytes:
-        """(h, w, 2 L): the fields there are, the last one repeated."""
+        """Returns the stack (h, w, 2 L): the fields that are known, the last one repeated."""
         assert self._last is not None
         fields = list(self._shown)
         return np.concatenate(fields + [self._last] * (self._stack - len(fields)), axis=2)

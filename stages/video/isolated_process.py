@@ -1,4 +1,4 @@
-"""Work on a video in an isolated process, which may hang, crash or run out of memory without harm to anybody else.
+"""A process that works on one video at a time, and may hang, crash or run out of memory without other harm.
 
     with IsolatedProcess(limits) as process:
         probe = process.call(probe_file, path)             # what the function returns
@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
-"""Signals that somebody else sends: what dies of one is tried once more."""
+"""Signals from outside. An attempt that ends by one of them is repeated once."""
 
 
 class ProcessDied(Exception):
@@ -65,7 +65,7 @@ class IsolatedProcess:
         self.close()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Ends the process, busy or not."""
         if self._pipe is not None:
             self._pipe.close()
         if self._child is not None:
@@ -74,13 +74,16 @@ class IsolatedProcess:
         self._child = self._pipe = self._frames = None
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns, or raises. It and its arguments must pickle. Raises ProcessDied."""
+        """Returns the function's result, or raises its error. Both must pickle. Raises ProcessDied."""
         value: T
         (value,) = self._run(function, args, kwargs, is_stream=False)
         return value
 
     def stream(self, function: Callable[P, Iterator[T]], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        """What the generator function yields, or raises. Raises ProcessDied, perhaps after some items."""
+        """Yields the items of the generator function, or raises its error.
+
+        Raises ProcessDied, perhaps after some items.
+        """
         return self._run(function, args, kwargs, is_stream=True)
 
     def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_stream: bool) -> Iterator[Any]:
@@ -120,7 +123,7 @@ class IsolatedProcess:
                 self.close()
 
     def _cause(self) -> Exception:
-        """Why the process is gone."""
+        """Returns an exception with the cause of the process's death."""
         assert self._child is not None
         status = self._child.wait()
         if -status in EXTERNAL_SIGNALS:
@@ -158,7 +161,7 @@ class _KilledExternally(Exception):
 
 
 def _handle_requests(pipe: Connection[Any, Any], max_memory_bytes: int, is_limited: bool) -> None:
-    """In the isolated process: do what is asked until the parent is gone."""
+    """Serves requests in the isolated process until the parent is gone."""
     while True:
         function, args, kwargs, is_stream = pipe.recv()
         if is_limited:
@@ -190,8 +193,10 @@ def _limit_memory(max_bytes: int) -> None:
 
 
 def main(descriptor: int, max_stall_s: float, max_memory_bytes: int, is_limited: int, *shared: int) -> None:
-    """The life of an isolated process, which talks over the pipe with this file descriptor, and hands frames over in
-    memory that it shares: `shared` are the arguments of `shared_frames.use_memory`, if any."""
+    """Runs the isolated process, which talks over the pipe with this file descriptor.
+
+    `shared` are the arguments of `shared_frames.use_memory`, if frames are to be handed over in shared memory.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if shared:
         shared_frames.use_memory(*shared)

@@ -39,7 +39,7 @@ FORMAT = "1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoRecord:
-    """What is known of one video. A field is None where nothing could be found out."""
+    """The facts about one video. A field is None where nothing could be found out."""
 
     uri: str
     """Local path or fsspec URL."""
@@ -123,8 +123,9 @@ ROW_GROUP_ROWS: Final = 4096
 
 
 def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:
-    """Write rows as Parquet, atomically, in the order given; equal rows give equal bytes, and never are more than
-    `ROW_GROUP_ROWS` of them held.
+    """Writes rows as Parquet, atomically, in the order given.
+
+    Equal rows give equal bytes, and never are more than `ROW_GROUP_ROWS` of them in memory.
 
     Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
     may be moved and two stores that hold the same are equal byte for byte.
@@ -143,18 +144,18 @@ def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | 
 
 
 def to_table(records: Sequence[VideoRecord]) -> pa.Table:
-    """Rows of a ledger, with its columns."""
+    """Returns rows of a ledger as a table with its columns."""
     columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
     return pa.Table.from_pydict(columns, schema=SCHEMA)
 
 
 def read_records(uri: str) -> list[VideoRecord]:
-    """Rows of an index or ledger file, in its order, with absolute URIs. Raises as `iter_records`."""
+    """Returns the rows of an index or ledger file, in its order, with absolute URIs. Raises as `iter_records`."""
     return list(iter_records(uri))
 
 
 def iter_records(uri: str) -> Iterator[VideoRecord]:
-    """The same, one after the other: in memory are the file's bytes, and a row group of records.
+    """Yields the rows one after the other; in memory are the file's bytes and a row group of records.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -168,8 +169,7 @@ def iter_records(uri: str) -> Iterator[VideoRecord]:
 
 
 def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The row groups of an index or ledger file, one after the other; URIs as they are stored. Raises as
-    `iter_records`."""
+    """Yields the row groups of an index or ledger file, with URIs as they are stored. Raises as `iter_records`."""
     data = read_bytes(uri)
     try:
         schema = pq.read_schema(pa.BufferReader(data))
@@ -184,7 +184,7 @@ def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.T
 
 
 def _to_stored(video_uri: str, directory: str, root: str) -> str:
-    """Relative to the file's directory where both lie below `root`; these two are absolute."""
+    """Returns the URI relative to the file's directory where both lie below `root`; these two are absolute."""
     video = absolute_video(video_uri)
     if not video.startswith(root + "/") or not directory.startswith(root):
         return video_uri
@@ -199,5 +199,5 @@ def _from_stored(stored: str, directory: str) -> str:
 
 
 def absolute_video(uri: str) -> str:
-    """`uri` made absolute without asking fsspec, which gives `::` and `~` in a file's name a meaning."""
+    """Returns `uri` made absolute without fsspec, to which `::` and `~` in a file's name have a meaning."""
     return uri if "://" in uri or uri.startswith("/") else absolute(uri)

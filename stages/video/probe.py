@@ -1,4 +1,4 @@
-"""What a video file is, without decoding more of it than its first frame.
+"""Facts about a video file, found without decoding more of it than its first frame.
 
 Every packet is read once, which is cheap and gives the video's timeline: how many frames it promises and when each of
 them is shown. Bad bytes never raise: they give a `Probe` whose verdict is `rejected` and whose reason says why.
@@ -23,7 +23,7 @@ EMPTY = Timeline(np.empty(0, np.int64), np.empty(0, np.bool_), None)
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one reading of a file's packets tells. None: could not be found out."""
+    """The facts that one reading of a file's packets gives. A field is None where nothing could be found out."""
 
     container: str | None = None
     codec: str | None = None
@@ -37,13 +37,13 @@ class Probe:
     duration_us: int | None = None
     """From the first frame's timestamp to the end of the last; what the header says where no frame can be read."""
     frames_declared: int | None = None
-    """What the container's header counts; None where it does not count."""
+    """Number of frames in the container's header; None where it counts none."""
     verdict: Verdict
     """Provisional: a video that is `ok` here may still turn out `partial` or `rejected` when it is decoded."""
     reason: str = ""
     timeline: Timeline = field(default=EMPTY, repr=False)
     orientation: Orientation | None = field(default=None, repr=False)
-    """Of the first frame that decodes."""
+    """The orientation of the first frame that decodes."""
 
     @property
     def frames_expected(self) -> int:
@@ -52,7 +52,7 @@ class Probe:
 
 
 def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
-    """Probe a local file. Never raises on what the file holds.
+    """Probes a local file. Never raises on what the file holds.
 
     Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for `stages.video.watchdog`.
     """
@@ -69,7 +69,7 @@ def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
 
 
 def _judge(scan: Scan, limits: Limits) -> Probe:
-    """The probe of a scanned video, with a verdict."""
+    """Returns the probe of a scanned video, with a verdict."""
     stream, decoder = scan.stream, scan.stream.codec_context
     result = Probe(
         container=scan.container.format.name,

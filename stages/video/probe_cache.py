@@ -1,4 +1,4 @@
-"""What probing found, remembered, so that a listing that has grown costs what is new in it.
+"""A cache of probed videos in the store, so that indexing a listing that has grown costs only the new videos.
 
     <store>/probed/<16 digits>.parquet    a ledger's columns, and `source`: a digest of URI, size, stamp and limits
 
@@ -33,7 +33,7 @@ from stages.video.sources import VideoSource
 PROBE_CACHE: Final = "probed"
 """The directory, below the store's root."""
 VERSION: Final = 1
-"""Of what probing finds: raise it where the same bytes would give another record."""
+"""The version of probing: raise it where the same bytes would give another record."""
 MIN_AGE_S: Final = 2.0
 """A local file that changed later than this before it was listed may change again without its time showing it."""
 
@@ -41,13 +41,13 @@ _SCHEMA: Final = SCHEMA.append(pa.field("source", pa.binary(DIGEST_BYTES), nulla
 
 
 def source_digest(source: VideoSource, limits: Limits) -> bytes:
-    """Of all that decides the record of a source, as far as its listing tells."""
+    """Returns the digest of all that decides the record of a source, as far as its listing shows."""
     value = [VERSION, source.uri, source.size_bytes, source.stamp, asdict(limits)]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
 def is_cacheable(source: VideoSource, listed_at_ns: int) -> bool:
-    """Whether the listing would show that the file has changed."""
+    """Returns whether a later listing would show that the file has changed."""
     if not source.stamp or source.size_bytes is None:
         return False
     is_local = "://" not in source.uri
@@ -55,7 +55,7 @@ def is_cacheable(source: VideoSource, listed_at_ns: int) -> bool:
 
 
 def write_cached(uri: str, records: Iterable[tuple[bytes, VideoRecord]]) -> None:
-    """Write records, each with the digest of its source, atomically."""
+    """Writes records, each with the digest of its source, atomically."""
     rows = iter(records)
     with open_atomic(uri) as target, pq.ParquetWriter(target, _SCHEMA, compression="zstd") as writer:
         while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
@@ -65,7 +65,7 @@ def write_cached(uri: str, records: Iterable[tuple[bytes, VideoRecord]]) -> None
 
 
 def read_cached(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]]:
-    """(place in `source_N`, record) of those sources of which something is remembered in a directory of such files.
+    """Yields (place in `source_N`, record) of the sources that a directory of such files knows.
 
     Raises:
         CorruptArtifact: a file is damaged.
@@ -81,11 +81,11 @@ def read_cached(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]
 
 
 def read_file(uri: str) -> Iterator[pa.Table]:
-    """The row groups of one file. Raises CorruptArtifact."""
+    """Yields the row groups of one file. Raises CorruptArtifact."""
     data = read_bytes(uri)
     try:
         if pq.read_schema(pa.BufferReader(data)).names != _SCHEMA.names:
             raise CorruptArtifact(f"{uri} holds no records of probed videos; remove it")
         yield from iter_tables(data)
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptArtifact(f"{uri} is damaged ({error}); remove it: what it tells is found again") from error
+        raise CorruptArtifact(f"{uri} is damaged ({error}); remove it: its videos are probed again") from error

@@ -24,19 +24,19 @@ NO_DIGEST = "0" * 64
 
 
 def digests(videos: Iterable[str]) -> Digests:
-    """Of videos given as 64 hex digits each, or as an empty string."""
+    """Converts digests of videos from 64 hex digits each, or from an empty string."""
     return np.frombuffer(bytes.fromhex("".join(video or NO_DIGEST for video in videos)), f"S{DIGEST_BYTES}")
 
 
 def hex_digits(digest_R: Digests) -> list[str]:
-    """The opposite of `digests`."""
+    """Converts digests to hex digits, the inverse of `digests`."""
     # NumPy itself leaves a digest's trailing zeros out.
     digits = digest_R.tobytes().hex()
     return [digits[start : start + 2 * DIGEST_BYTES] for start in range(0, len(digits), 2 * DIGEST_BYTES)]
 
 
 def hex_column(digest_R: Digests) -> pa.Array:
-    """`hex_digits` as a column of strings, without a Python string for each."""
+    """Converts digests to a column of hex digits without a Python string for each."""
     ends = np.arange(len(digest_R) + 1, dtype=np.int32) * (2 * DIGEST_BYTES)
     digits = digest_R.tobytes().hex().encode()
     return pa.StringArray.from_buffers(len(digest_R), pa.py_buffer(ends), pa.py_buffer(digits))
@@ -50,7 +50,7 @@ class DigestOrder:
         self._digest_R = digest_R[self._row_R]
 
     def find(self, digest_U: Digests) -> Numbers:
-        """(U,) the first row that has each digest; -1 where none has."""
+        """Returns (U,) the first row that has each digest; -1 where none has."""
         if not len(self._digest_R):
             return np.full(len(digest_U), -1, np.int64)
         place_U = np.searchsorted(self._digest_R, digest_U)
@@ -60,19 +60,21 @@ class DigestOrder:
 
 
 def first_of_each(digest_R: Digests) -> npt.NDArray[np.bool_]:
-    """(R,) whether no row before this one has the same content; what could not be read is like nothing else."""
+    """Returns (R,) whether no earlier row has the same content; a video that could not be read equals no other."""
     is_first_R = DigestOrder(digest_R).find(digest_R) == np.arange(len(digest_R))
     return np.asarray(is_first_R | (digest_R == digests([""])))
 
 
 COLUMNS: Final = ("sha256", "verdict", "frames_expected")
-"""What `RecordTable.read` needs of an index."""
+"""The columns of an index that `RecordTable.read` needs."""
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """An index of R rows. A video is the first of the rows with its content that ingest did not reject and nobody took
-    down."""
+    """A table of the R rows of an index.
+
+    A video is the first of the rows with its content, unless ingest rejected it or it was taken down.
+    """
 
     digest_R: Digests
     frames_R: Numbers
@@ -81,7 +83,7 @@ class RecordTable:
 
     @classmethod
     def read(cls, tables: Iterable[pa.Table], taken_down: Iterable[str] = ()) -> Self:
-        """Of the columns `COLUMNS` of an index, in its order."""
+        """Reads the columns `COLUMNS` of an index, in its order."""
         columns = [_numbers(table) for table in tables]
         digest_R, is_usable_R, frames_R = (
             np.concatenate(column) for column in zip(_numbers(NO_ROWS), *columns, strict=True)
@@ -106,7 +108,7 @@ class RecordTable:
         return DigestOrder(self.digest_R[self.videos])
 
     def find(self, digest_U: Digests) -> Numbers:
-        """(U,) row of the video with each digest; -1 where there is none."""
+        """Returns (U,) the row of the video with each digest; -1 where there is none."""
         number_U = self._order.find(digest_U)
         return np.where(number_U >= 0, np.r_[self.videos, -1][number_U], -1)
 

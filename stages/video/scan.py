@@ -29,7 +29,8 @@ HOLE_BYTES = 1024
 """Bytes between two packets that are more than any container's own headers."""
 
 REORDER_PACKETS = 16
-"""How far from its place in the file a frame may be shown: the most that H.264 and HEVC allow."""
+"""The largest distance, in packets, between a frame's place in the file and in presentation order that H.264 and
+HEVC allow."""
 
 SHORTFALL_S = 0.25
 """A video that ends this much (and three frames) before its header's duration is taken for truncated."""
@@ -43,7 +44,7 @@ class Scan:
     def __init__(
         self, container: InputContainer, stream: VideoStream, limits: Limits, beat: Callable[[], None]
     ) -> None:
-        """`beat` is called after every packet."""
+        """Reads the packets; `beat` is called after each of them."""
         self.container = container
         self.stream = stream
         self.time_base = stream.time_base or Fraction(1, 1000)
@@ -136,7 +137,7 @@ class Scan:
         return max(1, round(1 / (self.time_base * (self.stream.average_rate or FALLBACK_FPS))))
 
     def timeline(self) -> Timeline:
-        """The slots of the video: one a packet that is to be shown, and one for every frame known to be lost."""
+        """Returns the slots of the video: one a packet to be shown, and one for every frame known to be lost."""
         shown = np.array(self._pts if self._has_all_pts else sorted(self._dts), np.int64)
         lost, num_cut = self._lost(shown)
         stamps = np.concatenate([shown, lost])
@@ -148,7 +149,7 @@ class Scan:
         return Timeline(times_us, order < len(shown), stamps if is_exact else None, self._num_hidden + num_cut)
 
     def _lost(self, shown: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
-        """Timestamps (about) of the frames that are promised and have no packet, and how many more are cut away."""
+        """Returns approximate timestamps of promised frames without a packet, and how many more are cut away."""
         declared = self.stream.frames
         num_entries = len(self.stream.index_entries)
         if declared and "mp4" in self.container.format.name and num_entries >= self.num_packets:
@@ -161,7 +162,7 @@ class Scan:
         return np.concatenate([inside, self._behind_the_end(shown, self._num_cut_off())]), 0
 
     def _unread_samples(self, num_unread: int) -> npt.NDArray[np.int64]:
-        """Samples of an MP4's index that were not read, shifted by the usual delay from decoding to presentation."""
+        """Returns the samples of an MP4's index that were not read, shifted by the usual delay until presentation."""
         seen = set(self._dts)
         entries = [entry for entry in self.stream.index_entries if not entry.is_discard]
         unread = [entry.timestamp for entry in entries if entry.timestamp not in seen][:num_unread]
@@ -173,7 +174,7 @@ class Scan:
         return last + self._nominal_step * np.arange(1, max(0, num_lost) + 1, dtype=np.int64)
 
     def _num_cut_off(self) -> int:
-        """Frames between the last packet of any stream and the header's duration, where that can be believed."""
+        """Counts the frames between the last packet of any stream and the header's duration, where that is credible."""
         claimed_us = self.container.duration or 0
         step_us = float(self._nominal_step * self.time_base * 1_000_000)
         shortfall_us = claimed_us - self._any_end_us
@@ -183,7 +184,7 @@ class Scan:
         return min(round(shortfall_us / step_us), self._limits.max_frames)
 
     def _inside_holes(self, shown: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Frames between two timestamps that lie too far apart, where bytes of the file are lost nearby."""
+        """Returns the frames between two timestamps that lie too far apart, where bytes of the file are lost nearby."""
         if not self._holes or len(shown) < 3:
             return np.empty(0, np.int64)
         order = np.argsort(shown, kind="stable")

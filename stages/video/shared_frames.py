@@ -1,4 +1,4 @@
-"""Frames that go from a decoding process to its parent in memory that both map: nobody copies them.
+"""Frames that go from a decoding process to its parent in memory that both map, without a copy.
 
     ring = SharedFrames(5, 32 * 224 * 224 * 3)          # in the parent
     child = start(..., pass_fds=ring.descriptors)
@@ -54,12 +54,15 @@ class SharedFrames:
         return self._memory_descriptor, self._returned_descriptor
 
     def close_descriptors(self) -> None:
-        """The child has them: the parent does not need its own any more."""
+        """Closes the descriptors that the child has inherited and the parent needs no more."""
         os.close(self._memory_descriptor)
         os.close(self._returned_descriptor)
 
     def loads(self, message: bytes) -> Any:
-        """What the child has made `message` of. Its large arrays are views of slots; they return with the last view."""
+        """Unpickles an item of the child.
+
+        Its large arrays are views of slots, which are free again after the last view.
+        """
         lent, pickled = pickle.loads(message)  # noqa: S301  # from our own child
         return pickle.loads(pickled, buffers=[self._view(*place) for place in lent])  # noqa: S301
 
@@ -77,8 +80,10 @@ class _Returns:
         weakref.finalize(self, os.close, descriptor)
 
     def give_back(self, slot: int) -> None:
-        """Writes one byte, from whichever thread drops the last view. The pipe has room: it never holds more than a
-        byte a slot."""
+        """Writes one byte, from whichever thread drops the last view.
+
+        The pipe has room: it never holds more than a byte a slot.
+        """
         try:
             os.write(self._descriptor, bytes((slot,)))
         except BrokenPipeError:
@@ -139,7 +144,7 @@ class _Slots:
         return pickle.dumps((lent, pickled), protocol=5)
 
     def wait(self) -> None:
-        """Until a slot is free. Raises EOFError: the parent is gone."""
+        """Waits until a slot is free. Raises EOFError where the parent is gone."""
         while not self._free:
             returned = os.read(self._returned_descriptor, 256)
             if not returned:
@@ -151,19 +156,22 @@ _slots: _Slots | None = None
 
 
 def use_memory(memory_descriptor: int, returned_descriptor: int, num_slots: int) -> None:
-    """In the child, before anything is decoded."""
+    """Maps the memory in the child, before anything is decoded."""
     global _slots
     _slots = _Slots(memory_descriptor, returned_descriptor, num_slots)
 
 
 def empty(shape: tuple[int, ...]) -> Bytes:
-    """An uninitialised uint8 array of this shape, in memory shared with the parent where this process has some."""
+    """Returns an uninitialised uint8 array of this shape, in shared memory where this process has some."""
     return np.empty(shape, np.uint8) if _slots is None else _slots.empty(shape)
 
 
 def send(pipe: Connection[Any, Any], item: Any) -> None:
-    """Pickles the item for the parent; arrays that lie in shared memory are named and not copied. The parent receives
-    it with `SharedFrames.loads(pipe.recv_bytes())`, or with `pipe.recv()` where nothing is shared."""
+    """Pickles the item for the parent; arrays that lie in shared memory are named and not copied.
+
+    The parent receives it with `SharedFrames.loads(pipe.recv_bytes())`, or with `pipe.recv()` where nothing is
+    shared.
+    """
     if _slots is None:
         pipe.send(item)
     else:

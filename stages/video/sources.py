@@ -1,4 +1,4 @@
-"""Where videos come from: folders, globs, single files, manifests and buckets, listed in a stable order.
+"""Sources of videos: folders, globs, single files, manifests and buckets, listed in a stable order.
 
     list_videos(("clips/", "more/*.mp4", "labelled.csv", "s3://bucket/films"))
 
@@ -39,7 +39,8 @@ VIDEO_SUFFIXES = frozenset(
         *("asf", "ogv", "ogg", "3gp", "3g2", "gif", "mxf", "ivf", "nut", "dv", "rm", "mjpeg", "y4m", "h264", "hevc"),
     )
 )
-"""What counts as a video in a folder; a file that is named itself, or in a manifest, may have any suffix."""
+"""Suffixes of the files that are videos in a folder. A file that is named itself, or in a manifest, may have any
+suffix."""
 
 MANIFEST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
 
@@ -62,7 +63,7 @@ class VideoSource:
 
 
 def list_videos(videos: Sequence[str]) -> list[VideoSource]:
-    """Every video of every given source, in the order given and sorted by name within a folder or glob.
+    """Lists every video of every given source, in the order given and sorted by name within a folder or glob.
 
     A URI that turns up again is listed once, as it was first.
 
@@ -73,8 +74,11 @@ def list_videos(videos: Sequence[str]) -> list[VideoSource]:
 
 
 def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
-    """The same, one after the other. Held are a hundred bytes of each URI, and a manifest's bytes or a folder's
-    names; of a bucket, while it is listed, all that fsspec says of each object: a kilobyte or two."""
+    """Yields the videos one after the other.
+
+    In memory are a hundred bytes of each URI, and a manifest's bytes or a folder's names; of a bucket, while it is
+    listed, all that fsspec says of each object: a kilobyte or two.
+    """
     if not videos:
         raise SourceError(
             "no videos were given; name a folder, glob, file, manifest or bucket, such as --videos clips/"
@@ -94,8 +98,10 @@ def unique_sources(items: Iterable[Item], source_of: Callable[[Item], VideoSourc
 
 
 def with_stamp(source: VideoSource) -> VideoSource:
-    """The source with its size and stamp, where it is a URL of which only the name is known, as from a manifest.
-    Whatever is wrong with it is left for probing to find out."""
+    """Returns the source with its size and stamp, where it is a URL of which only the name is known.
+
+    Probing finds out what is wrong with a source that cannot be reached.
+    """
     if source.stamp or is_plain_path(source.uri):
         return source
     try:
@@ -117,7 +123,7 @@ def hash_sources(sources: Iterable[VideoSource]) -> str:
 
 
 def split_archives(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(archives, everything else) of what a user gave as videos; a local pattern such as `*.rar` is expanded."""
+    """Separates the archives among a user's videos from the others; a local pattern such as `*.rar` is expanded."""
     archives: list[str] = []
     others: list[str] = []
     for name in given:
@@ -131,7 +137,7 @@ def split_archives(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def archive_snapshot(archives: Sequence[str]) -> str:
-    """Digest of the archives' names, sizes and times or etags; reads none of them.
+    """Returns a digest of the archives' names, sizes and times or etags; reads none of them.
 
     Raises:
         SourceError: one of them is not there.
@@ -153,7 +159,7 @@ def _archive(given: str) -> VideoSource:
 
 @contextmanager
 def local_video(uri: str) -> Iterator[Path]:
-    """The video as a local file: itself where it is local already (any name at all), else a temporary copy.
+    """Yields the video as a local file: itself where it is local already (any name at all), else a temporary copy.
 
     Raises:
         OSError: it is a pipe or a device, which might never end.
@@ -169,7 +175,7 @@ def local_video(uri: str) -> Iterator[Path]:
 
 
 def is_plain_path(uri: str) -> bool:
-    """Whether `uri` is a local path: those never pass through fsspec, which reads `::` and `~` in a name as its own."""
+    """Returns whether `uri` is a local path. Those never pass through fsspec: to it `::` and `~` have a meaning."""
     return "://" not in uri or os.path.lexists(uri)
 
 
@@ -228,14 +234,14 @@ def _expand_remote(given: str) -> Iterable[VideoSource]:
             raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
     except (OSError, RuntimeError, ImportError) as error:
         raise SourceError(f"cannot list {given!r}: {error}; check the URL and the credentials") from error
-    # What fsspec remembers of a bucket would stay for as long as the process.
+    # fsspec's cache of a bucket would stay for as long as the process.
     fs.invalidate_cache()
     names = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
     return (_remote(fs, name, infos[name]) for name in names)
 
 
 def _walk(folder: str) -> list[str]:
-    """Videos below a folder, sorted, symlinks followed; a folder that was entered before is not entered again."""
+    """Returns the videos below a folder, sorted, symlinks followed; no folder is entered twice."""
     paths: list[str] = []
     entered: set[tuple[int, int]] = set()
 
@@ -250,12 +256,12 @@ def _walk(folder: str) -> list[str]:
         entered.add((status.st_dev, status.st_ino))
         subfolders.sort()
         paths.extend(os.path.join(directory, name) for name in names if has_video_suffix(name))
-    # A pipe or a device would block whoever opens it; a broken link is a video that cannot be read.
+    # A pipe or a device would block its reader; a broken link is a video that cannot be read.
     return sorted(path for path in paths if os.path.isfile(path) or not os.path.exists(path))
 
 
 def _without_loops(matches: list[str]) -> list[str]:
-    """Of several names of one file, as a symlink loop gives without end, the shortest; sorted."""
+    """Returns the shortest name of each file, sorted; a symlink loop gives names without end."""
     shortest: dict[str, str] = {}
     for match in sorted(matches, key=lambda name: (len(name), name)):
         shortest.setdefault(os.path.realpath(match), match)
@@ -263,12 +269,12 @@ def _without_loops(matches: list[str]) -> list[str]:
 
 
 def has_video_suffix(name: str) -> bool:
-    """Whether a file's name ends as that of a video does."""
+    """Returns whether a file's name has the suffix of a video."""
     return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _is_wanted(match: str, pattern: str) -> bool:
-    """A pattern that spells a suffix out means it; any other picks videos by their suffix."""
+    """Returns whether a pattern means a file: one that spells a suffix out does, any other needs a video's suffix."""
     spelled = posixpath.splitext(pattern)[1]
     return (bool(spelled) and not glob.has_magic(spelled)) or has_video_suffix(match)
 
@@ -288,7 +294,7 @@ def _remote(fs: Any, path: str, info: dict[str, Any]) -> VideoSource:
 
 
 def _manifest(uri: str) -> Iterator[VideoSource]:
-    """The videos that a manifest lists, in its order."""
+    """Yields the videos that a manifest lists, in its order."""
     directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
     try:
         data = Path(uri).read_bytes() if is_plain_path(uri) else read_bytes(uri)

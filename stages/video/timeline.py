@@ -1,4 +1,4 @@
-"""Which frames a video promises, in presentation order, and the account of where each of them went.
+"""The frames that a video promises, in presentation order, and the account of where each of them went.
 
 A *slot* is a frame that should be shown. The slots of a video come from its packets, read once without decoding; a
 decoded frame finds its slot by its timestamp. Everything here is arithmetic: no FFmpeg.
@@ -17,7 +17,7 @@ GRID_TOLERANCE_US = 500
 
 
 DECODED, DROPPED, MISSING = 1, 2, 3
-"""What became of a slot; 0 is not known yet."""
+"""The fates of a slot; 0 stands for one that is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Timeline:
         return int(np.count_nonzero(~self.readable))
 
     def slot(self, pts: int | None) -> int | None:
-        """The slot of a timestamp; None where there is none."""
+        """Returns the slot of a timestamp; None where there is none."""
         if self.pts is None or pts is None:
             return None
         position = int(np.searchsorted(self.pts, pts))
@@ -63,8 +63,10 @@ class Timeline:
 
 
 def to_us(stamp: int, time_base: Fraction) -> int:
-    """Microseconds of a timestamp, rounded; halves to even. In integers: a Fraction takes ten times as long, which a
-    small frame would feel."""
+    """Returns the microseconds of a timestamp, rounded, halves to even.
+
+    Integers are used since a Fraction takes ten times as long, which a small frame would feel.
+    """
     whole, rest = divmod(stamp * time_base.numerator * 1_000_000, time_base.denominator)
     return whole + (2 * rest + (whole & 1) > time_base.denominator)
 
@@ -81,7 +83,7 @@ class Grid:
         self._tick = -1
 
     def take(self, time_us: int) -> bool:
-        """Whether the frame at `time_us` is the first of its tick; call once a slot, in order."""
+        """Returns whether the frame at `time_us` is the first of its tick; to be called once a slot, in order."""
         if self._rate is None:
             return True
         tick = int((time_us - self._origin_us + GRID_TOLERANCE_US) * self._rate // 1_000_000)
@@ -93,7 +95,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a decoded frame belongs."""
+    """The place of a decoded frame in its video."""
 
     keep: bool
     """False: the frame lies between the ticks of the target rate."""
@@ -112,7 +114,7 @@ class FrameAccount:
     """
 
     def __init__(self, timeline: Timeline, rate_fps: float | None, *, keep_late: bool = True) -> None:
-        """`keep_late`: whether frames that come out of order are to be kept."""
+        """Starts an account. `keep_late` keeps frames that come out of order."""
         self._timeline = timeline
         self._rate_fps = rate_fps
         self._keep_late = keep_late
@@ -136,23 +138,26 @@ class FrameAccount:
         self.missing = 0
 
     def error(self) -> None:
-        """The decoder or the container reported damage at this point of the video."""
+        """Notes that the decoder or the container reported damage at this point of the video."""
         self.damaged = True
         self.num_lost += 1
         self._errors_unplaced += 1
 
     def is_next(self, pts: int | None) -> bool:
-        """Whether a frame with this timestamp follows the one before without a hole."""
+        """Returns whether a frame with this timestamp follows the one before without a hole."""
         slot = self._timeline.slot(pts)
         return slot is None or slot == self._next_slot
 
     @property
     def is_complete(self) -> bool:
-        """Whether every slot that has a packet has been passed."""
+        """A flag that is set once every slot that has a packet has been passed."""
         return not self._timeline.readable[self._next_slot :].any()
 
     def place(self, pts: int | None, time_us: int | None) -> Place:
-        """The place of the next frame in presentation order. `time_us`: its timestamp, None where it has none."""
+        """Returns the place of the next frame in presentation order.
+
+        `time_us` is its timestamp, None where it has none.
+        """
         assert not self._closed
         slot = self._timeline.slot(pts)
         if slot is not None and slot < self._next_slot:
@@ -171,17 +176,17 @@ class FrameAccount:
         self._next_slot = slot + 1
         self.num_placed += 1
         if not self._grid.take(time_us):
-            self._settle(slot, DROPPED)
+            self._set_fate(slot, DROPPED)
             return Place(False, self._next_index, self._segment, time_us)
         self._segment_before = self._segment
         self._segment += self._has_gap and self.decoded > 0
         self._has_gap = False
-        self._settle(slot, DECODED)
+        self._set_fate(slot, DECODED)
         self._next_index += 1
         return Place(True, self._next_index - 1, self._segment, time_us)
 
     def retract(self) -> None:
-        """The frame that was placed last cannot be used after all."""
+        """Retracts the frame that was placed last, which cannot be used after all."""
         assert self.decoded
         self.decoded -= 1
         self.missing += 1
@@ -190,19 +195,21 @@ class FrameAccount:
         self._has_gap = True
 
     def close(self) -> None:
-        """The video has ended: what has not come out until now never will."""
+        """Closes the account at the end of the video: a frame that has not come out by now is lost."""
         self._pass_over(len(self._timeline))
         self._closed = True
         assert self.expected == self.decoded + self.dropped + self.missing
 
     def reject(self) -> None:
-        """Nothing of this video is used: what had been decoded counts as missing."""
+        """Rejects the video: its decoded frames count as missing."""
         self.missing += self.decoded
         self.decoded = 0
 
     def _too_late(self, slot: int) -> Place:
-        """A frame that comes out after one that is shown later, as decoders do after damage: it gets a segment of its
-        own, or is not kept at all."""
+        """Handles a frame that comes out after one that is shown later, as decoders do after damage.
+
+        It gets a segment of its own, or is not kept at all.
+        """
         self.num_placed += 1
         time_us = int(self._timeline.times_us[slot])
         fate = self._fates[slot]
@@ -222,7 +229,7 @@ class FrameAccount:
         self._has_gap = True
         return Place(True, self._next_index - 2, self._segment, time_us)
 
-    def _settle(self, slot: int, fate: int) -> None:
+    def _set_fate(self, slot: int, fate: int) -> None:
         if slot < len(self._fates):
             self._fates[slot] = fate
         self.decoded += fate == DECODED
@@ -236,7 +243,7 @@ class FrameAccount:
             self.num_lost += is_lost
             is_wanted = self._grid.take(int(self._timeline.times_us[slot]))
             # What the decoder takes without complaint is no loss: the second field of an interlaced frame, for one.
-            self._settle(slot, MISSING if is_wanted and is_lost else DROPPED)
+            self._set_fate(slot, MISSING if is_wanted and is_lost else DROPPED)
             lost += is_wanted and is_lost
         self._has_gap |= lost > 0
         self._next_index += lost

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CHECKS_PER_STALL = 10
-"""How often the thread looks within the longest silence allowed; once a second at least."""
+"""Number of times the thread checks within the longest silence allowed; it checks once a second at least."""
 
 OUT_OF_MEMORY = 75
 """Exit status of a process that took too much memory."""
@@ -35,12 +35,12 @@ class Heartbeat:
         self._last_beat_s: float | None = time.monotonic()
 
     def beat(self) -> None:
-        """It goes on."""
+        """Notes a sign of life now."""
         self._last_beat_s = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While it waits for somebody else, its silence means nothing."""
+        """Suspends the watch while the work waits for its consumer, whose silence means nothing."""
         self._last_beat_s = None
         try:
             yield
@@ -48,7 +48,7 @@ class Heartbeat:
             self._last_beat_s = time.monotonic()
 
     def silent_s(self, now_s: float) -> float:
-        """Seconds since the last sign of life; 0 while it rests."""
+        """Returns the seconds since the last sign of life; 0 while the watch is suspended."""
         beat_s = self._last_beat_s
         return 0.0 if beat_s is None else now_s - beat_s
 
@@ -58,7 +58,7 @@ _heartbeats: set[Heartbeat] = set()
 
 @contextmanager
 def watched(name: str) -> Iterator[Heartbeat]:
-    """Work that must call `beat` on what this gives, or be `paused`."""
+    """Watches work, which must call `beat` on the yielded heartbeat, or be `paused`."""
     heartbeat = Heartbeat(name)
     _heartbeats.add(heartbeat)
     if _armed.locked():
@@ -74,13 +74,16 @@ _alarm_s = 0.0
 
 
 def _rearm_alarm() -> None:
-    """The kernel's alarm clock rings later; not at all when nothing is watched."""
+    """Sets the kernel's alarm clock later, and stops it when nothing is watched."""
     signal.setitimer(signal.ITIMER_REAL, _alarm_s if _heartbeats else 0)
 
 
 def arm(max_stall_s: float, max_memory_bytes: int) -> None:
-    """From now on this process ends when something watched is silent for `max_stall_s`, or when the process has grown
-    by more than `max_memory_bytes` for each thing watched. The first call of a process counts."""
+    """Arms the watchdog: this process ends when watched work is silent or takes too much memory.
+
+    It ends when something watched is silent for `max_stall_s`, or when the process has grown by more than
+    `max_memory_bytes` for each thing watched. The first call of a process counts.
+    """
     if not _armed.acquire(blocking=False):
         return
     global _alarm_s
@@ -111,7 +114,7 @@ def _say(why: str) -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now; where the system does not tell, the most that it ever had."""
+    """Returns the memory that this process has now; where the system does not say, the most that it ever had."""
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize()

@@ -44,7 +44,7 @@ from stages.extraction.decode_queue import Video
 from stages.extraction.extract_shards import shard_extractor
 from stages.extraction.shard_extractor import ShardExtractor
 from stages.extraction.shard_task import ShardDone, ShardTask
-from stages.extraction.timings import bottleneck_line
+from stages.extraction.timings import describe_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.shards import directory
 from stages.video.decode import DecodeConfig, VideoDecoder
@@ -275,7 +275,7 @@ def compare_all(
             "decode_core_ms_per_frame": round(1000 * decode_s / len(frames_NHWC), 3),
             "convnet_core_ms_per_frame": round(1000 * convnet_s / len(frames_NHWC), 3),
             "gflop_per_frame": round(flop_per_frame(config.convnet) / 1e9, 4),
-            "bottleneck": bottleneck_line(done[-1].timings, worker="GPU" if args.device == "cuda" else "worker"),
+            "bottleneck": describe_timings(done[-1].timings, worker="GPU" if args.device == "cuda" else "worker"),
             "config": {
                 "convnet": f"{config.convnet.name}:{config.convnet.layer}@{config.convnet.input_px}",
                 "backend": convnet.engine.name,

@@ -40,7 +40,7 @@ from stages.extraction.decode_processes import DecodeProcesses
 from stages.extraction.decode_queue import DecodeQueue, Video
 from stages.extraction.shard_extractor import ShardExtractor
 from stages.extraction.shard_task import ShardTask
-from stages.extraction.timings import bottleneck_line
+from stages.extraction.timings import describe_timings
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.shards import VideoResult, directory
 from stages.video.decode import DecodeConfig
@@ -146,7 +146,7 @@ def from_files(bench: Bench, name: str) -> None:
                 frames=done.timings.num_frames,
                 seconds=seconds,
                 decoders=bench.num_decoders,
-                bottleneck=bottleneck_line(done.timings, worker="GPU"),
+                bottleneck=describe_timings(done.timings, worker="GPU"),
             )
 
 

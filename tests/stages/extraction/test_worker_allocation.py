@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode
-from stages.extraction.timings import Timings, bottleneck_line, sum_timings
+from stages.extraction.timings import Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import allocate_workers
 
 
@@ -94,12 +94,12 @@ def test_the_bottleneck_in_one_line() -> None:
     )
     both = sum_timings([starved, starved])
     assert both.num_frames == 2000
-    assert bottleneck_line(both, worker="GPU") == (
+    assert describe_timings(both, worker="GPU") == (
         "convnet waits 46% for decoders: 3.2 decoding cores a GPU would balance, 2 are used"
         " (convnet busy 50%, decoders 80%, writer 1%)"
     )
     fed = Timings(num_frames=1000, seconds=10.0, convnet_s=9.9, waited_s=0.05, decode_core_s=0.6, decoder_s=20.0)
-    assert bottleneck_line(fed, worker="worker").startswith(
+    assert describe_timings(fed, worker="worker").startswith(
         "convnet busy 99%, decoders 3%, writer 0%: 0.1 decoding cores"
     )
-    assert bottleneck_line(Timings(), worker="GPU")
+    assert describe_timings(Timings(), worker="GPU")
