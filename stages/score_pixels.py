@@ -17,7 +17,7 @@ from pipeline.core.stage import Context, stage
 from stages.datasets.artifacts import Digits, Patches
 from stages.evaluation.artifacts import PixelScores, PixelScoreTable
 from stages.models.artifacts import Encoder
-from stages.models.names import model_names
+from stages.models.config import model_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from pipeline.reporting.svg import number
 from pipeline.reporting.view import NodeView
 from stages.evaluation.score_table import ScoreTable
 from stages.models.artifacts import Encoder
-from stages.models.config import CompositeConfig
-from stages.models.names import model_names
+from stages.models.config import CompositeConfig, model_names
 
 
 @dataclass(frozen=True)

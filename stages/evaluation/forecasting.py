@@ -17,8 +17,7 @@ from torch import Tensor
 from stages.datasets.dataset_factories import open_windows
 from stages.evaluation.artifacts import COPY_LAST, MEAN_FRAME, ForecastErrors
 from stages.models.artifacts import Encoder
-from stages.models.config import CompositeConfig
-from stages.models.names import model_names
+from stages.models.config import CompositeConfig, model_names
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
 from stages.percepts.transforms import Standardisation

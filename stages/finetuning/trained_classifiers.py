@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, CorruptArtifact
-from stages.models.classifier import Classifier, clip_probabilities
+from stages.models.classifier import Classifier, build_classifier, clip_probabilities
 from stages.models.composite import Composite
-from stages.models.ensemble import build_classifier
 from stages.models.weights import build_from_header, config_header, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header

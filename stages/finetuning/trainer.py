@@ -26,9 +26,16 @@ from stages.finetuning.ensemble_training import train_ensemble
 from stages.finetuning.hyperparameter_search import TrialResult
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
-from stages.models.classifier import Classifier, LSTMClassifier, clip_probabilities
+from stages.models.classifier import (
+    Classifier,
+    LSTMClassifier,
+    build_classifier,
+    clip_probabilities,
+    derived_seed,
+    seed_dropout,
+    seed_weights,
+)
 from stages.models.composite import Composite
-from stages.models.ensemble import build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation, Transform

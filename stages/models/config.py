@@ -5,7 +5,7 @@ Nothing here needs PyTorch, so that options can be listed without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -88,6 +88,29 @@ class CompositeSpec(CompositeConfig):
         super().__post_init__()
         if self.dim < 1:
             raise ConfigError(f"dim is {self.dim}; it must be at least 1")
+
+
+def model_names(configs: Sequence[CompositeConfig]) -> list[str]:
+    """Returns the paper's names of the models; with their sizes where two have the same."""
+    names = [paper_name(config) for config in configs]
+    if len(set(names)) < len(names):
+        names = [f"{name}, {c.num_layers} x {c.num_units}" for name, c in zip(names, configs, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(names)]
+
+
+def paper_name(config: CompositeConfig) -> str:
+    """Returns the paper's name of one of the six models, or of the two composites beside them."""
+    if config.decoders == "autoencoder":
+        return "conditional autoencoder" if config.reconstruct_conditional else "autoencoder"
+    if config.decoders == "future":
+        return "conditional future predictor" if config.predict_conditional else "future predictor"
+    conditional = {
+        (False, False): "composite",
+        (False, True): "composite, conditional future",
+        (True, False): "composite, conditional reconstruction",
+        (True, True): "composite, both conditional",
+    }
+    return conditional[config.reconstruct_conditional, config.predict_conditional]
 
 
 @dataclass(frozen=True, kw_only=True)

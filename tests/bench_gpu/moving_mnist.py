@@ -27,8 +27,7 @@ from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
 from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.composite import Composite
-from stages.models.config import CompositeConfig
-from stages.models.names import model_names
+from stages.models.config import CompositeConfig, model_names
 from stages.models.pretrained import Pretrained
 from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig

@@ -21,8 +21,7 @@ from stages.datasets.patches import MomentSums
 from stages.evaluation import pixel_scoring
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
-from stages.models.config import CompositeSpec
-from stages.models.names import model_names
+from stages.models.config import CompositeSpec, model_names
 from stages.models.weights import save_model
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 

@@ -16,9 +16,15 @@ from pipeline.core.files import read_bytes, write_bytes
 from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.ensemble_training import train_ensemble
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.classifier import Classifier
+from stages.models.classifier import (
+    Classifier,
+    MemberDropout,
+    build_classifier,
+    derived_seed,
+    seed_dropout,
+    seed_weights,
+)
 from stages.models.config import ClassifierSpec
-from stages.models.ensemble import MemberDropout, build_classifier, derived_seed, seed_dropout, seed_weights
 from stages.percepts.transforms import Standardisation
 from stages.pretraining.config import OptimizerConfig
 
