@@ -150,7 +150,7 @@ def _record_speed(context: Context, done: Sequence[ShardDone], allocation: Worke
         line = describe_timings(timings, worker=worker)
         context.record(
             frames_per_s=round(timings.num_frames / seconds, 1),
-            engine=done[0].engine,
+            engine="; ".join(sorted({shard.engine for shard in done})),
             starved_share=round(timings.starved_share, 3),
             convnet_busy_share=round(timings.convnet_share, 3),
             decoders_busy_share=round(timings.decoder_share, 3),

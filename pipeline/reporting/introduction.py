@@ -50,7 +50,7 @@ def percept_sentences(node: NodeView) -> list[str]:
         gpus = _count(facts.get("num_gpus"), "GPU") if facts.get("num_gpus") else ""
         cores = _count(facts.get("num_decoders"), "decoding core")
         machines = listed_words([part for part in (where, gpus, cores) if part] or ["one process"], "and")
-        engine = f", with {facts['backend']}" if "backend" in facts else ""
+        engine = f", with {facts['engine']}" if "engine" in facts else ""
         sentences.append(
             f"{_integer(facts['num_frames_extracted'])} of them were extracted in that run, "
             f"{_integer(facts['frames_per_s'])} a second, by {machines}{engine}."

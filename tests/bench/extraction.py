@@ -278,7 +278,7 @@ def compare_all(
             "bottleneck": describe_timings(done[-1].timings, worker="GPU" if args.device == "cuda" else "worker"),
             "config": {
                 "convnet": f"{config.convnet.name}:{config.convnet.layer}@{config.convnet.input_px}",
-                "backend": convnet.engine.name,
+                "engine": convnet.engine.name,
                 "cpus": args.cpus,
                 "decoders": allocation.num_decoders,
                 "decodes_elsewhere": allocation.decodes_elsewhere,
