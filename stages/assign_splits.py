@@ -28,7 +28,7 @@ class AssignSplitsConfig:
 
     data: ActionSetConfig
     validation_fraction: float = 0.1
-    """Of each class's training clips, held out for choices; in whole sources."""
+    """Share of each class's training clips that is held out for choices, in whole sources."""
     seed: int = 0
     """Chooses those sources."""
 
@@ -38,14 +38,16 @@ class AssignSplitsConfig:
 
 
 def lists_snapshot(config: AssignSplitsConfig) -> str:
-    """Digest of what the lists say. Raises SourceError."""
+    """Returns the digest of the content of the lists. Raises SourceError."""
     return config.data.lists_digest()
 
 
 @stage(version=2, snapshot=lists_snapshot)
 def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index) -> Splits:
-    """Write `splits.json`, and `check.json`: every clip that is missing, unreadable or a copy, every video that is no
-    clip. `check.json` is there also where the data set is refused.
+    """Writes `splits.json`, and `check.json`.
+
+    `check.json` names every clip that is missing, unreadable or a copy, and every video that is no clip; it is there
+    also where the data set is refused.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
@@ -53,13 +55,13 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
     """
     data = config.data.data
     clips, records = config.data.read_clips(), index.records()
-    found = match(clips, records)
-    lines = findings(data, found)
+    matched = match(clips, records)
+    lines = findings(data, matched)
     check = join(context.uri, CHECK_FILE)
-    write_json(check, _account(found))
+    write_json(check, _account(matched))
     check_there(
         data,
-        num_found=len(found.found),
+        num_found=len(matched.found),
         num_videos=len(records),
         lines=lines,
         allow_missing=config.data.allow_missing,
@@ -67,42 +69,42 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
     )
     for line in lines:
         context.log(f"warning: {data.name}: {line}")
-    if found.extra:
-        extra = [record.uri for record in found.extra]
+    if matched.extra:
+        extra = [record.uri for record in matched.extra]
         context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, ignored")
     write_splits(context.uri, data, clips, records, validation_fraction=config.validation_fraction, seed=config.seed)
     splits = Splits(context.uri, context.key)
     for number in splits.numbers():
         context.log(str(splits.coverage(number)))
     context.record(
-        num_clips=len(found.found),
+        num_clips=len(matched.found),
         num_official_clips=data.num_clips,
-        num_missing=len(found.missing),
-        num_unreadable=len(found.unreadable),
-        num_twins=sum(len(names) - 1 for names in found.twins),
-        num_extra=len(found.extra),
+        num_missing=len(matched.missing),
+        num_unreadable=len(matched.unreadable),
+        num_twins=sum(len(names) - 1 for names in matched.twins),
+        num_extra=len(matched.extra),
     )
     return splits
 
 
-def _account(found: Match) -> dict[str, Any]:
+def _account(matched: Match) -> dict[str, Any]:
     return {
-        "found": len(found.found),
-        "missing": list(found.missing),
-        "unreadable": {name: record.reason for name, record in found.unreadable.items()},
-        "same_bytes": [list(names) for names in found.twins],
-        "not_in_the_lists": [record.uri for record in found.extra],
+        "found": len(matched.found),
+        "missing": list(matched.missing),
+        "unreadable": {name: record.reason for name, record in matched.unreadable.items()},
+        "same_bytes": [list(names) for names in matched.twins],
+        "not_in_the_lists": [record.uri for record in matched.extra],
     }
 
 
-def findings(data: DataSet, found: Match) -> list[str]:
-    """What keeps the data set from being whole, one sentence each; empty where nothing does."""
+def findings(data: DataSet, matched: Match) -> list[str]:
+    """Returns what keeps the data set from being whole, one sentence each; empty where nothing does."""
     lines = []
-    if found.missing:
-        lines.append(missing_line(data, found.missing))
-    if found.unreadable:
-        lines.append(f"{len(found.unreadable)} cannot be read ({some(list(found.unreadable))})")
-    if found.twins:
-        pairs = [" = ".join(names) for names in found.twins]
-        lines.append(f"{len(found.twins)} files have the same bytes under several names ({some(pairs)})")
+    if matched.missing:
+        lines.append(missing_line(data, matched.missing))
+    if matched.unreadable:
+        lines.append(f"{len(matched.unreadable)} cannot be read ({some(list(matched.unreadable))})")
+    if matched.twins:
+        pairs = [" = ".join(names) for names in matched.twins]
+        lines.append(f"{len(matched.twins)} files have the same bytes under several names ({some(pairs)})")
     return lines

@@ -28,7 +28,7 @@ from stages.video.ledger import VideoRecord
 
 @dataclass(frozen=True, kw_only=True)
 class CutPatchesConfig(CuttingConfig):
-    """What is cut, and how videos are dealt to the parts."""
+    """The patches that are cut, and how videos are dealt to the parts."""
 
     validation_portion: float = 0.1
     """Share of the video groups whose patches choose between models."""
@@ -53,8 +53,10 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
         SourceError: no video can be cut, or a part came out empty.
         ConfigError: fewer than 3 groups of videos.
     """
-    gone = taken_down(context.store_uri)
-    usable = [record for record in index.records() if record.verdict != "rejected" and record.sha256 not in gone]
+    taken_down_videos = taken_down(context.store_uri)
+    usable = [
+        record for record in index.records() if record.verdict != "rejected" and record.sha256 not in taken_down_videos
+    ]
     parts = _deal(config, usable)
     records = [record for part in parts.values() for record in part]
     counts = _cut_all(config, context, records)
@@ -80,7 +82,7 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
 
 
 def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
-    """Records of each part; a video that the index names twice counts once."""
+    """Divides the records among the parts; a video that the index names twice counts once."""
     from stages.datasets.sequences import hold_out
 
     by_sha256 = {record.sha256: record for record in records}
@@ -94,7 +96,7 @@ def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str,
 
 
 def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
-    """Number of patches of each video; the patches themselves are in piece files."""
+    """Cuts every video, and returns its number of patches; the patches themselves are in piece files."""
     from stages.datasets.patch_cutting import Cutter, Task
 
     counts: dict[str, int] = {}

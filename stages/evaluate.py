@@ -8,7 +8,7 @@ samplings: these say how sure the mean over draws of labelled clips is, on these
 both arms learned from the same clips in each sampling, which is checked. So is that no test clip, nor one of its
 group, was learned from or looked at when settings were chosen.
 
-A split that lacks clips of one side judges nothing; where all do, the tables have no figures and say why.
+A split that lacks training or test clips is not evaluable; where all do, the tables have no figures and say why.
 
 Writes `scores.json`, `predictions.parquet`, and `probabilities.parquet` with every class's probability, of the
 classifiers with the most labels.
@@ -46,14 +46,14 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Which clips are evaluated, how a clip is cut into windows, and which arms are compared."""
+    """The clips that are evaluated, how a clip is cut into windows, and the arms that are compared."""
 
     part: str = "test"
-    """Part of the ledger to judge."""
+    """Part of the ledger to evaluate."""
     stride: int = 8
     """Frames between the beginnings of two windows of a clip; windows are as long as in training."""
     splits: tuple[int, ...] = ()
-    """Official splits that are asked about, which say how many of their clips were there; empty: all of them."""
+    """Official splits whose coverage stands beside the scores; empty: all of them."""
     pairs: tuple[tuple[str, str], ...] = ()
     """(worse, better) names of arms whose difference is measured; none: each arm and the next."""
 
@@ -71,7 +71,7 @@ def evaluate(
     percepts: Percepts,
     splits: Splits | None = None,
 ) -> Scores:
-    """EvaluateFile every classifier of every arm; `classifiers` in the order in which arms are compared, worst first.
+    """Evaluates every classifier of every arm; `classifiers` in the order of comparison, worst first.
 
     Raises:
         ConfigError: no classifiers, two arms of one name or other classes or samplings, official splits here and
@@ -88,18 +88,18 @@ def evaluate(
     served = [TrainedClassifiers.load(arm.path(MODEL_FILE)) for arm in classifiers]
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
-    judge = EvaluateFile(config, percepts, splits, most, device)
-    found: dict[int, Predictions | NotEvaluable] = {}
+    factory = EvaluateFile(config, percepts, splits, most, device)
+    by_file: dict[int, Predictions | NotEvaluable] = {}
     for position, answers in context.workers.map(
-        judge,
+        factory,
         files,
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
-        found[position] = answers
-        context.progress(len(found), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
-    ordered = [found[position] for position in range(len(files))]
+        by_file[position] = answers
+        context.progress(len(by_file), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
+    ordered = [by_file[position] for position in range(len(files))]
     evaluated = [answers for answers in ordered if isinstance(answers, Predictions)]
     records = percepts.records()
     clips = {
@@ -143,15 +143,15 @@ def _with_coverage(
 
 
 def evaluated_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:
-    """The clips that a split is evaluated by. Raises SourceError (`labelled`, `refuse_leaks`)."""
-    found = records_of(records, splits, number)
-    refuse_leaks([record for record in found if record.label is not None], part)
-    return labelled(found, part)
+    """Returns the clips that a split is evaluated by. Raises SourceError (`labelled`, `refuse_leaks`)."""
+    clips = records_of(records, splits, number)
+    refuse_leaks([record for record in clips if record.label is not None], part)
+    return labelled(clips, part)
 
 
 @dataclass(frozen=True)
 class EvaluateFile:
-    """What a worker process starts from: opens the percepts once, and gives what judges a file of classifiers."""
+    """The start of a worker process: it opens the percepts once, and returns the function that evaluates a file."""
 
     config: EvaluateConfig
     percepts: Percepts
@@ -167,7 +167,7 @@ class EvaluateFile:
         finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
         clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, self.config.part))
 
-        def judge(uri: str) -> Predictions | NotEvaluable:
+        def evaluate_file(uri: str) -> Predictions | NotEvaluable:
             trained = TrainedClassifiers.load(uri, device=self.device)
             if (trained.split == MANIFEST_SPLIT) != (self.splits is None):
                 raise ConfigError(
@@ -200,11 +200,11 @@ class EvaluateFile:
                 num_padded=num_padded,
             )
 
-        return judge
+        return evaluate_file
 
 
 def _check(trained: TrainedClassifiers, clips: Sequence[VideoRecord]) -> None:
-    """Whether these classifiers may be evaluated by these clips."""
+    """Raises SourceError where these classifiers may not be evaluated by these clips."""
     seen, search_clips = {sha256 for sampling in trained.clips for sha256 in sampling}, set(trained.search_clips)
     known, groups = set(trained.class_names), set(trained.groups)
     for clip in clips:

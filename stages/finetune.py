@@ -79,11 +79,11 @@ class FinetuneConfig(ArmConfig):
             )
 
     def samplings(self, labels_per_class: int) -> range:
-        """Numbers of the samplings at a label count."""
+        """Returns the numbers of the samplings at a label count."""
         return range(self.num_full_samplings if labels_per_class == ALL_CLIPS else self.num_samplings)
 
     def chunks(self) -> dict[int, list[tuple[int, ...]]]:
-        """By label count, rising: samplings that train side by side."""
+        """Returns the samplings that train side by side, by label count, rising."""
         size = self.samplings_per_job
         return {
             count: [tuple(self.samplings(count)[first : first + size]) for first in range(0, num, size)]
@@ -98,7 +98,7 @@ class FinetuneConfig(ArmConfig):
 
 
 def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    """Frames looked at, and the time of the matrix products."""
+    """Estimates the frames that are read, and the time of the matrix products."""
     percepts = inputs["percepts"]
     if not (percepts.num_frames and percepts.num_bytes):
         return Estimate()
@@ -125,12 +125,14 @@ def finetune(
     encoder: Encoder | None = None,
     splits: Splits | None = None,
 ) -> Classifiers:
-    """Train every sampling of every label count and split; with `encoder`, LSTMs start from its weights, and
-    read percepts through its transform instead of standardised by `statistics`.
+    """Trains every sampling of every label count and split.
+
+    With `encoder`, LSTMs start from its weights, and read percepts through its transform instead of standardised by
+    `statistics`.
 
     Raises:
-        ConfigError: a class has fewer clips than asked for, nothing is held out to choose settings by, or `encoder`
-          does not fit (`check_encoder`).
+        ConfigError: a class has fewer clips than labels_per_class, nothing is held out to choose settings by, or
+          `encoder` does not fit (`check_encoder`).
         SourceError: no labelled clips, or a group of labelled videos on more than one side of a split.
         TrainingDiverged: a loss is not finite.
     """
@@ -166,7 +168,7 @@ def finetune(
 def _subsets(
     config: FinetuneConfig, context: Context, records: Sequence[VideoRecord], splits: Splits | None
 ) -> list[SplitSubsets]:
-    """The splits to learn in; with `allow_fewer` but those of which no training clip is there."""
+    """Returns the splits to learn in; with `allow_fewer`, those of which some training clip is there."""
     from stages.finetuning.trainer import arm_subsets
 
     numbers = split_numbers(splits, config.splits)
@@ -208,8 +210,8 @@ def _conclude(config: FinetuneConfig, context: Context, schedule: TrainingSchedu
     counts = config.rising_counts
     for labels_per_class in counts:
         trained = [TrainedClassifiers.load(uri) for uri in schedule.files(labels_per_class)]
-        num_steps = min(len(found.losses_SG) for found in trained)
-        loss_S = np.concatenate([found.losses_SG[:num_steps] for found in trained], axis=1).mean(1)
+        num_steps = min(len(classifiers.losses_SG) for classifiers in trained)
+        loss_S = np.concatenate([classifiers.losses_SG[:num_steps] for classifiers in trained], axis=1).mean(1)
         for step in np.linspace(0, len(loss_S) - 1, min(METRIC_POINTS, len(loss_S))).astype(int).tolist():
             context.metrics(step, **{f"loss_{labels_per_class or 'all'}_labels": float(loss_S[step])})
         if labels_per_class == counts[-1]:

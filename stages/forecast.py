@@ -28,14 +28,14 @@ WINDOWS_AN_ITEM = 128
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastConfig:
-    """What is foretold."""
+    """The videos and frames that are predicted."""
 
     parts: tuple[str, ...] = ("test",)
     """Parts of the videos' split to measure on; none that a model has learned from."""
     window_stride: int = 8
     """A window of frames begins every so many frames of a video."""
     num_frames_ahead: int | None = None
-    """Frames to foretell; default: as many as the models were trained for."""
+    """Frames to predict; default: as many as the models were trained for."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -87,8 +87,8 @@ def forecast(
     num_frames = num_frames_in + measuring.num_frames_ahead
     store = percepts.open(parts=config.parts)
     num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
-    found = _measure_all(measuring, num_windows, context)
-    errors = total_errors(found, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
+    sums_by_item = _measure_all(measuring, num_windows, context)
+    errors = total_errors(sums_by_item, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
     artifact = Forecast(context.uri, context.key)
     artifact.write(errors)
     means = {f"{name} error": mean for name, mean in errors.means.items()}
@@ -97,7 +97,7 @@ def forecast(
 
 
 def _lengths(models: Sequence[CompositeConfig]) -> tuple[int, int]:
-    """Frames in and out, which all models share; those of an autoencoder are not looked at for the latter."""
+    """Returns the frames in and out that all models share; autoencoders have no say in the latter."""
     if not models:
         raise ConfigError("forecast was given no encoder: connect one model, or more")
     lengths_in = {model.num_frames_in for model in models}
@@ -111,7 +111,7 @@ def _lengths(models: Sequence[CompositeConfig]) -> tuple[int, int]:
 
 
 def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> list[Sums]:
-    """Of every item, in their order, so that sums do not depend on which worker was faster."""
+    """Returns the sums of every item, in order, so that they do not depend on the speed of workers."""
     spans = [(first, min(first + WINDOWS_AN_ITEM, num_windows)) for first in range(0, num_windows, WINDOWS_AN_ITEM)]
     results = context.workers.map(
         measuring,
@@ -121,8 +121,8 @@ def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> li
         gpus_per_worker=context.resources.gpus_per_worker,
         describe=lambda span: f"windows {span[0]} to {span[1] - 1}",
     )
-    found: dict[int, Sums] = {}
+    sums_by_item: dict[int, Sums] = {}
     for position, sums in results:
-        found[position] = sums
-        context.progress(sum(spans[done][1] - spans[done][0] for done in found), num_windows, "windows")
-    return [found[position] for position in range(len(spans))]
+        sums_by_item[position] = sums
+        context.progress(sum(spans[done][1] - spans[done][0] for done in sums_by_item), num_windows, "windows")
+    return [sums_by_item[position] for position in range(len(spans))]

@@ -37,7 +37,7 @@ Log = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FuseConfig:
-    """What is fused, and how finely weights are tried."""
+    """The two streams, and how finely weights are tried."""
 
     streams: tuple[str, str] = ("RGB", "flow")
     """Names of the streams in tables, in the order of `scores` and `classifiers`."""
@@ -67,16 +67,16 @@ class FuseConfig:
 def fuse(
     config: FuseConfig, context: Context, *, scores: tuple[Scores, ...], classifiers: tuple[Classifiers, ...]
 ) -> Scores:
-    """Score both streams apart and together; with weights only where settings were chosen on validation clips.
+    """Evaluates both streams apart and together; with weights only where settings were chosen on validation clips.
 
     Raises:
         ConfigError: not two of each, streams without the arm, or of other test clips, classes, splits or labels.
     """
     if len(scores) != 2 or len(classifiers) != 2:
         raise ConfigError(f"fuse takes two streams; {len(scores)} scores and {len(classifiers)} classifiers were given")
-    first, second = (_answers_of(config.arm, found) for found in scores)
+    first, second = (_probabilities_of(config.arm, stream_scores) for stream_scores in scores)
     _check_same(config, first, second)
-    learned = [_clips_learned_from(found) for found in classifiers]
+    learned = [_clips_learned_from(stream) for stream in classifiers]
     weights = _weights(config, classifiers)
     if not weights or {split for _, split, _ in first} - weights.keys():
         weights = {}
@@ -96,8 +96,8 @@ def fuse(
             rows[name].append(_answer(name, run, one.class_names, _fused(logs, share[name]), learned[which][run]))
     fused = [name for name in rows if name not in config.streams]
     pairs = [(stream, rule) for rule in fused for stream in config.streams]
-    answers: list[Predictions | NotEvaluable] = [a for found in rows.values() for a in found]
-    answers = answers or _unjudged(rows, scores[0])
+    answers: list[Predictions | NotEvaluable] = [one for row in rows.values() for one in row]
+    answers = answers or _not_evaluable(rows, scores[0])
     table = scores_of(answers, labels, pairs=[config.streams, *pairs])
     stream = scores[0].read()
     table = replace(
@@ -118,20 +118,24 @@ Key = tuple[int, int, int]
 """(labels a class, split, sampling)."""
 
 
-def _answers_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
-    found = read_probabilities(scores.path(PROBABILITIES_FILE))
-    mine = {(count, split, sampling): value for (model, count, split, sampling), value in found.items() if model == arm}
+def _probabilities_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
+    by_classifier = read_probabilities(scores.path(PROBABILITIES_FILE))
+    of_arm = {
+        (count, split, sampling): value
+        for (model, count, split, sampling), value in by_classifier.items()
+        if model == arm
+    }
     table = scores.read()
-    if not mine and arm in table.models and not table.is_evaluated:
+    if not of_arm and arm in table.models and not table.is_evaluated:
         return {}  # no split could be evaluated
-    if not mine:
-        known = ", ".join(sorted({model for model, *_ in found})) or "none"
+    if not of_arm:
+        known = ", ".join(sorted({model for model, *_ in by_classifier})) or "none"
         raise ConfigError(f"{scores.uri} has no probabilities of arm {arm!r}; it has those of: {known}")
-    return mine
+    return of_arm
 
 
-def _unjudged(rows: Iterable[str], stream: Scores) -> list[Predictions | NotEvaluable]:
-    """A cell a row, of the most labels, without figures."""
+def _not_evaluable(rows: Iterable[str], stream: Scores) -> list[Predictions | NotEvaluable]:
+    """Makes a cell for each row, of the most labels, without figures."""
     table = stream.read()
     return [NotEvaluable(name, table.class_names, table.label_counts[-1], split=0) for name in rows]
 
@@ -157,9 +161,9 @@ def _clips_learned_from(classifiers: Classifiers) -> dict[Key, tuple[str, ...]]:
     }
 
 
-def _in_order(found: ClassProbabilities, videos: Sequence[str]) -> npt.NDArray[np.float32]:
-    place = {video: row for row, video in enumerate(found.videos)}
-    return found.probabilities_NC[[place[video] for video in videos]]
+def _in_order(probabilities: ClassProbabilities, videos: Sequence[str]) -> npt.NDArray[np.float32]:
+    place = {video: row for row, video in enumerate(probabilities.videos)}
+    return probabilities.probabilities_NC[[place[video] for video in videos]]
 
 
 def _log(probabilities_NC: npt.NDArray[np.float32]) -> Log:
@@ -167,7 +171,7 @@ def _log(probabilities_NC: npt.NDArray[np.float32]) -> Log:
 
 
 def _fused(logs: Sequence[Log], weight: float) -> Log:
-    """Probabilities (N, C), proportional to p^weight q^(1 - weight)."""
+    """Returns probabilities (N, C), proportional to p^weight q^(1 - weight)."""
     mixed_NC = weight * logs[0] + (1 - weight) * logs[1]
     shifted_NC = np.exp(mixed_NC - mixed_NC.max(1, keepdims=True))
     return np.asarray(shifted_NC / shifted_NC.sum(1, keepdims=True))
@@ -192,8 +196,8 @@ def _answer(
 
 
 def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int, float]:
-    """Split -> weight of the first stream with the highest validation accuracy; of equals the one nearest to a half."""
-    trials = [_chosen_trials(found) for found in classifiers]
+    """Chooses a weight of the first stream for each split: the best on validation clips, of equals the nearest 1/2."""
+    trials = [_chosen_trials(stream) for stream in classifiers]
     grid = sorted(np.linspace(0.0, 1.0, config.num_weights).tolist(), key=lambda weight: abs(weight - 0.5))
     weights: dict[int, float] = {}
     for split in sorted(trials[0].keys() & trials[1].keys()):
@@ -208,7 +212,7 @@ def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int
 
 
 def _chosen_trials(classifiers: Classifiers) -> dict[int, TrialResult]:
-    """Split -> the trial that won at the most labels."""
+    """Loads, for each split, the trial that won at the most labels."""
     from stages.finetuning.hyperparameter_search import TrialResult
 
     at_most_labels: dict[int, str] = {}

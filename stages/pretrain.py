@@ -61,7 +61,7 @@ class PretrainConfig:
 
 
 def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    """Frames looked at; the frames' dimension is read off the bytes of the percepts, or is that of a picture."""
+    """Estimates frames and time; a frame's dimension follows from the percepts' bytes, or is that of a picture."""
     percepts = inputs.get("percepts", Estimate())
     dim = PIXELS if not (percepts.num_frames and percepts.num_bytes) else percepts.num_bytes // percepts.num_frames // 2
     model, training = config.model, config.training
@@ -140,7 +140,7 @@ def _factory(
     digits: Digits | None,
     patches: Patches | None,
 ) -> PerceptsFactory | DigitsFactory | PatchesFactory:
-    """The one kind of input that was connected."""
+    """Returns the factory of the one kind of input that was connected. Raises ConfigError."""
     from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
 
     if digits is not None and percepts is None and patches is None:

@@ -3,7 +3,7 @@
     score_pixels(ScorePixelsConfig(), context, encoders=(composite, future), digits=digits)
 
 Open loop: a model sees the input frames and nothing after them; a conditional decoder reads its own output. What it
-scores with the true frames at its elbow (teacher-forced) is told apart and never mixed in.
+predicts with the true frames before (teacher-forced) stands apart and is never mixed in.
 
 Shapes: T frames, N sequences of the test set, D pixels (and channels) of a frame, S softenings.
 """
@@ -22,7 +22,7 @@ from stages.models.config import model_names
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePixelsConfig:
-    """How much is scored."""
+    """The number of sequences that are scored."""
 
     num_test_sequences: int = 10_000
     """The first sequences of the fixed test set; figures beside published ones need all 10,000. Of patches: at most."""
@@ -41,7 +41,7 @@ def score_pixels(
     digits: Digits | None = None,
     patches: Patches | None = None,
 ) -> PixelScores:
-    """Scores all encoders on the fixed Moving MNIST test set of `digits`, or on the test patches.
+    """Evaluates all encoders on the fixed Moving MNIST test set of `digits`, or on the test patches.
 
     Raises:
         ConfigError: no model, not exactly one kind of data, or models that differ from it or one another in the size or

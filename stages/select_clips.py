@@ -3,7 +3,7 @@
     data = ActionSetConfig(dataset="ucf101", lists="ucfTrainTestlist/")
     corpus = select_clips(SelectClipsConfig(data=data, videos=("UCF-101/",)), context)
 
-Whoever gives the wrong folder, or lacks clips, hears of it in the time of a listing, and not after every video was
+A wrong folder or missing clips are reported in the time of a listing, and not after every video was
 hashed. Videos that the lists do not name go no further. What cannot be read, and which files hold the same bytes, is
 known once videos are indexed: `assign_splits` checks that.
 """
@@ -51,8 +51,10 @@ def _estimate(config: SelectClipsConfig, inputs: Mapping[str, Estimate]) -> Esti
 
 @stage(version=1, snapshot=_list_sources, estimate=_estimate)
 def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpus | None = None) -> Corpus:
-    """Write `manifest.csv`, the videos that have a clip's name, in the lists' order, and `check.json`: every clip that
-    is missing, every video that is no clip. `check.json` is there also where the data set is refused.
+    """Writes `manifest.csv`, the videos that have a clip's name, in the lists' order, and `check.json`.
+
+    `check.json` names every clip that is missing and every video that is no clip; it is there also where the data set
+    is refused.
 
     Raises:
         ConfigError: no videos were given.
@@ -66,8 +68,8 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
     by_name: defaultdict[str, list[VideoSource]] = defaultdict(list)
     for source in sources:
         by_name[name_of(source.uri)].append(source)
-    found = [(clip.name, by_name.pop(clip.name.casefold(), [])) for clip in clips]
-    missing = [name for name, videos in found if not videos]
+    videos_of = [(clip.name, by_name.pop(clip.name.casefold(), [])) for clip in clips]
+    missing = [name for name, videos in videos_of if not videos]
     extra = [source.uri for videos in by_name.values() for source in videos]
     check = join(context.uri, CHECK_FILE)
     num_found = len(clips) - len(missing)
@@ -85,7 +87,7 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
         context.log(f"warning: {data.name}: {line}")
     if extra:
         context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, left out")
-    _write_manifest([source.uri for _, videos in found for source in videos], context)
+    _write_manifest([source.uri for _, videos in videos_of for source in videos], context)
     context.record(
         num_clips=num_found, num_official_clips=data.num_clips, num_missing=len(missing), num_extra=len(extra)
     )
@@ -101,7 +103,7 @@ def _list_all(config: SelectClipsConfig, context: Context, unpacked: Corpus | No
 
 
 def _write_manifest(uris: Sequence[str], context: Context) -> None:
-    """Videos of the store by their way from the manifest, so that a store may be moved."""
+    """Writes the videos of the store relative to the manifest, so that a store may be moved."""
     store = context.store_uri.rstrip("/") + "/"
     up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
     manifest = io.StringIO(newline="")
