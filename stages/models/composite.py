@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
 from stages.models.losses import bernoulli_loss, gaussian_loss
-from stages.models.lstm import LSTM, State, Trace, uniform_fan_in_
+from stages.models.lstm import LSTM, Planned, State, Trace, run_together, uniform_fan_in_
 
 MIN_MEAN = 1e-3
 """A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
@@ -69,14 +69,20 @@ class Decoder(nn.Module):
         last_BD: the last frame that the encoder read. feedback: which of the previous frames are the decoder's own
         outputs instead, of earlier passes without gradient (`stages.models.feedback`).
         """
+        return self._run(self.frames_to_read(state, target_TBD, last_BD, feedback), state, len(target_TBD), last_BD)
+
+    def frames_to_read(
+        self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None
+    ) -> Tensor | None:
+        """What `forward` reads at steps 1 to T - 1, (T - 1, B, D); None where it is not conditional."""
         if not self.conditional:
-            return self._run(None, state, target_TBD.shape[0], last_BD)
+            return None
         previous_SBD = target_TBD[:-1]
-        if feedback is not None:
-            previous_SBD = feedback.mix(
-                previous_SBD, lambda read_SBD: self.means(self._run(read_SBD[:-1], state, len(read_SBD), last_BD))
-            )
-        return self._run(previous_SBD, state, target_TBD.shape[0], last_BD)
+        if feedback is None:
+            return previous_SBD
+        return feedback.mix(
+            previous_SBD, lambda read_SBD: self.means(self._run(read_SBD[:-1], state, len(read_SBD), last_BD))
+        )
 
     def _run(self, previous_SBD: Tensor | None, state: State, num_steps: int, last_BD: Tensor) -> Tensor:
         h_GTBH, _ = self.lstm(None if previous_SBD is None else previous_SBD[None], state, num_steps=num_steps)
@@ -141,22 +147,42 @@ class Composite(nn.Module):
         feedback: which frames conditional decoders read from themselves; None: none.
         The outputs are natural parameters: `means` turns them into frames, `losses` into losses.
         """
-        state = self.encode(x_TBD)
-        reconstruction = prediction = None
+        if self.predict_decoder is not None and future_TBD is None:
+            raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
+        state, last_BD = self.encode(x_TBD), x_TBD[-1]
+        present: list[tuple[Decoder, Tensor]] = []
         if self.reconstruct_decoder is not None:
-            reconstruction = self.reconstruct_decoder(state, x_TBD.flip(0), x_TBD[-1], feedback)
-        if self.predict_decoder is not None:
-            if future_TBD is None:
-                raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
-            prediction = self.predict_decoder(state, future_TBD, x_TBD[-1], feedback)
-        return Outputs(reconstruction, prediction)
+            # An unconditional decoder takes no more from its target than the number of steps.
+            target_TBD = x_TBD.flip(0) if self.reconstruct_decoder.conditional else x_TBD
+            present.append((self.reconstruct_decoder, target_TBD))
+        if self.predict_decoder is not None and future_TBD is not None:
+            present.append((self.predict_decoder, future_TBD))
+        if self.training and self.config.dropout:
+            outputs = [decoder(state, target_TBD, last_BD, feedback) for decoder, target_TBD in present]
+        else:
+            outputs = self._side_by_side(present, state, last_BD, feedback)
+        reconstruction = outputs.pop(0) if self.reconstruct_decoder is not None else None
+        return Outputs(reconstruction, outputs.pop(0) if self.predict_decoder is not None else None)
+
+    def _side_by_side(
+        self, decoders: list[tuple[Decoder, Tensor]], state: State, last_BD: Tensor, feedback: Feedback | None
+    ) -> list[Tensor]:
+        """The outputs of each decoder for its target; their recurrences run at the same time."""
+        planned = []
+        for decoder, target_TBD in decoders:
+            read_SBD = decoder.frames_to_read(state, target_TBD, last_BD, feedback)
+            planned.append(Planned(decoder.lstm, None if read_SBD is None else read_SBD[None], state, len(target_TBD)))
+        results = run_together(planned)
+        return [
+            decoder.read_out(h_GTBH[0], last_BD) for (decoder, _), (h_GTBH, _) in zip(decoders, results, strict=True)
+        ]
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
         """Each decoder's loss and their sum. Gradients flow into `outputs`, not into the frames."""
         loss = bernoulli_loss if self.config.loss == "bernoulli" else gaussian_loss
         reconstruction = prediction = None
         if outputs.reconstruction is not None:
-            reconstruction = loss(outputs.reconstruction, x_TBD.flip(0))
+            reconstruction = loss(outputs.reconstruction, x_TBD, reverse=True)
         if outputs.prediction is not None:
             assert future_TBD is not None, "a prediction is judged against the frames after x"
             prediction = loss(outputs.prediction, future_TBD)

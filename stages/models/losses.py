@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
+from stages.models.kernels import has_kernels
+
 
 def _bernoulli(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return binary_cross_entropy_with_logits(logits, target, reduction="sum"), logits.sigmoid().sub_(target)
@@ -27,9 +29,18 @@ class _FrameLoss(torch.autograd.Function):
     """Sum of a rule over all elements, divided by T * B; computed in float32 at least, whatever autocast made."""
 
     @staticmethod
-    def forward(ctx: Any, output_TBD: Tensor, target_TBD: Tensor, kind: str) -> Tensor:
+    def forward(ctx: Any, output_TBD: Tensor, target_TBD: Tensor, kind: str, reverse: bool) -> Tensor:
         dtype = torch.promote_types(output_TBD.dtype, torch.float32)
         num_frames = output_TBD.shape[0] * output_TBD.shape[1]
+        if has_kernels(output_TBD):
+            from stages.models.loss_kernels import frame_loss
+
+            loss, gradient = frame_loss(
+                output_TBD, target_TBD, bernoulli=kind == "bernoulli", reverse=reverse, scale=1 / num_frames
+            )
+            ctx.save_for_backward(gradient)
+            return loss / num_frames
+        target_TBD = target_TBD.flip(0) if reverse else target_TBD
         with torch.autocast(output_TBD.device.type, enabled=False):
             loss, gradient = _RULES[kind](output_TBD.to(dtype), target_TBD.to(dtype))
         ctx.save_for_backward(gradient.div_(num_frames).to(output_TBD.dtype))
@@ -37,18 +48,21 @@ class _FrameLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient_TBD,) = ctx.saved_tensors
-        return gradient_TBD * grad.to(gradient_TBD.dtype), None, None
+        return gradient_TBD * grad.to(gradient_TBD.dtype), None, None, None
 
 
-def bernoulli_loss(logits_TBD: Tensor, target_TBD: Tensor) -> Tensor:
-    """Cross-entropy of logistic outputs, nats a frame, against targets in [0, 1] (real values allowed); a scalar."""
-    loss: Tensor = _FrameLoss.apply(logits_TBD, target_TBD, "bernoulli")  # type: ignore[no-untyped-call]
+def bernoulli_loss(logits_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
+    """Cross-entropy of logistic outputs, nats a frame, against targets in [0, 1] (real values allowed); a scalar.
+
+    reverse: the target's last step belongs to the first output.
+    """
+    loss: Tensor = _FrameLoss.apply(logits_TBD, target_TBD, "bernoulli", reverse)  # type: ignore[no-untyped-call]
     return loss
 
 
-def gaussian_loss(mean_TBD: Tensor, target_TBD: Tensor) -> Tensor:
-    """Squared error a frame (no factor 1/2), summed over dimensions; a scalar."""
-    loss: Tensor = _FrameLoss.apply(mean_TBD, target_TBD, "gaussian")  # type: ignore[no-untyped-call]
+def gaussian_loss(mean_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
+    """Squared error a frame (no factor 1/2), summed over dimensions; a scalar. `reverse`: as in `bernoulli_loss`."""
+    loss: Tensor = _FrameLoss.apply(mean_TBD, target_TBD, "gaussian", reverse)  # type: ignore[no-untyped-call]
     return loss

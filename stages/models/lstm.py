@@ -5,12 +5,14 @@ H units, K = 4H gates in the order i, f, a, o (torch.nn.LSTM's, so that weights 
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stages.models.recurrence import Recurrence, run_forward
+from stages.models.recurrence import LayerWeights
+from stages.models.stack import Run, run_forward, run_stacks
 
 
 class LayerState(NamedTuple):
@@ -76,32 +78,10 @@ class PeepholeLayer(nn.Module):
         with torch.no_grad():
             self.bias[:, self.num_units : 2 * self.num_units] = forget_bias
 
-    def _arguments(
-        self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int
-    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, int]:
-        dtype = compute_dtype(self.recurrent_weight)
-        if x_GSBD is not None:
-            x_GSBD = x_GSBD.to(dtype).expand(self.num_groups, -1, -1, -1)
-        input_weight_GKD = self.input_weight.to(dtype) if self.input_weight is not None else None
-        h_GBH, c_GBH = (state.h.to(dtype), state.c.to(self.peephole.dtype)) if state else (None, None)
-        recurrent_weight_GKH = self.recurrent_weight.to(dtype)
-        return x_GSBD, input_weight_GKD, recurrent_weight_GKH, self.bias, self.peephole, h_GBH, c_GBH, num_steps
-
-    def forward(self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int) -> tuple[Tensor, LayerState]:
-        """h at every step (G, T, B, H) and the last state; see `LSTM.forward`."""
-        arguments = self._arguments(x_GSBD, state, num_steps)
-        with torch.autocast(self.bias.device.type, enabled=False):
-            h_GTBH, h_GBH, c_GBH = Recurrence.apply(*arguments)  # type: ignore[no-untyped-call]
-        return h_GTBH, LayerState(h_GBH, c_GBH)
-
-    @torch.no_grad()
-    def trace(self, x_GSBD: Tensor | None, state: LayerState | None, num_steps: int) -> Trace:
-        """Every gate and state, without gradients."""
-        arguments = self._arguments(x_GSBD, state, num_steps)
-        with torch.autocast(self.bias.device.type, enabled=False):
-            k_GTBK, c_GTBH, h_GTBH = run_forward(*arguments)
-        i_GTBH, f_GTBH, a_GTBH, o_GTBH = k_GTBK.chunk(4, dim=-1)
-        return Trace(i_GTBH, f_GTBH, a_GTBH, o_GTBH, c_GTBH, h_GTBH)
+    @property
+    def weights(self) -> LayerWeights:
+        """The parameters."""
+        return LayerWeights(self.input_weight, self.recurrent_weight, self.bias, self.peephole)
 
 
 class LSTM(nn.Module):
@@ -158,13 +138,15 @@ class LSTM(nn.Module):
         Returns h of the top layer at every step, (G, T, B, H), and the final state of every layer.
         Under autocast the matrix products, gates and h are in its dtype; c stays in the parameters' dtype.
         """
+        if not (self.training and self.dropout.p):
+            return run_together([Planned(self, x_GSBD, state, num_steps)])[0]
         num_steps = self._num_steps(x_GSBD, num_steps)
         final: list[LayerState] = []
-        for m, layer in enumerate(self.layers):
-            x_GSBD, layer_state = layer(x_GSBD, state[m] if state else None, num_steps)
-            final.append(layer_state)
-            if m + 1 < self.num_layers and self.dropout.p:
+        for m in range(self.num_layers):
+            if m:
                 x_GSBD = self.dropout(x_GSBD)
+            (x_GSBD, last), *_ = _run_all([self.plan(x_GSBD, state, num_steps, range(m, m + 1))], self.dtype)
+            final += last
         assert x_GSBD is not None
         return x_GSBD, tuple(final)
 
@@ -173,10 +155,62 @@ class LSTM(nn.Module):
         self, x_GSBD: Tensor | None, state: State | None = None, *, num_steps: int | None = None
     ) -> tuple[tuple[Trace, ...], State]:
         """As `forward` in evaluation mode, but returns each layer's gates and states; `[-1].h` is forward's output."""
-        num_steps = self._num_steps(x_GSBD, num_steps)
-        traces: list[Trace] = []
-        for m, layer in enumerate(self.layers):
-            assert isinstance(layer, PeepholeLayer)
-            traces.append(layer.trace(x_GSBD, state[m] if state else None, num_steps))
-            x_GSBD = traces[-1].h
+        run = self.plan(x_GSBD, state, num_steps)
+        with torch.autocast(run.weights[0].bias_GK.device.type, enabled=False):
+            (layers,) = run_forward([run], self.dtype)
+        traces = []
+        for layer in layers:
+            i_GTBH, f_GTBH, a_GTBH, o_GTBH = layer.k_GTBK.chunk(4, dim=-1)
+            traces.append(Trace(i_GTBH, f_GTBH, a_GTBH, o_GTBH, layer.c_GTBH, layer.h))
         return tuple(traces), tuple(LayerState(trace.h[:, -1], trace.c[:, -1]) for trace in traces)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of products, gates and h, here and now."""
+        return compute_dtype(self._weights(0).recurrent_weight_GKH)
+
+    def _weights(self, m: int) -> LayerWeights:
+        layer = self.layers[m]
+        assert isinstance(layer, PeepholeLayer)
+        return layer.weights
+
+    def plan(
+        self, x_GSBD: Tensor | None, state: State | None, num_steps: int | None, layers: range | None = None
+    ) -> Run:
+        """What `forward` with these arguments is to do, in some of the layers (default: all)."""
+        layers = range(self.num_layers) if layers is None else layers
+        if layers.start == 0:
+            num_steps = self._num_steps(x_GSBD, num_steps)
+        assert num_steps is not None
+        dtype = self.dtype
+        if x_GSBD is not None:
+            x_GSBD = x_GSBD.to(dtype).expand(self.num_groups, -1, -1, -1)
+        weights = tuple(self._weights(m) for m in layers)
+        start = None
+        if state:
+            start = tuple((state[m].h.to(dtype), state[m].c.to(weights[0].peephole_G3H.dtype)) for m in layers)
+        return Run(x_GSBD, weights, start, num_steps)
+
+
+class Planned(NamedTuple):
+    """Arguments of an LSTM's forward."""
+
+    lstm: LSTM
+    x_GSBD: Tensor | None
+    state: State | None
+    num_steps: int | None
+
+
+def run_together(planned: Sequence[Planned]) -> list[tuple[Tensor, State]]:
+    """Each LSTM's forward, side by side where the device has room; none may need another's result, and none drops
+    units. They share a dtype and a device."""
+    assert not any(each.lstm.training and each.lstm.dropout.p for each in planned)
+    return _run_all(
+        [each.lstm.plan(each.x_GSBD, each.state, each.num_steps) for each in planned], planned[0].lstm.dtype
+    )
+
+
+def _run_all(runs: Sequence[Run], dtype: torch.dtype) -> list[tuple[Tensor, State]]:
+    with torch.autocast(runs[0].weights[0].bias_GK.device.type, enabled=False):
+        results = run_stacks(runs, dtype)
+    return [(h_GTBH, tuple(LayerState(h, c) for h, c in last)) for h_GTBH, last in results]

@@ -69,3 +69,22 @@ def repeated_product(weight_GKN: Tensor, *, batch: int, num_steps: int) -> Produ
     if num_steps >= MIN_STEPS_TO_PACK and _is_onednn(weight_GKN):
         return _Packed(weight_GKN, batch)
     return _Batched(weight_GKN)
+
+
+def times_weights(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor) -> None:
+    """out = a times the weights."""
+    if len(out_GRN) == 1:
+        torch.mm(a_GRK[0], weight_GKN[0], out=out_GRN[0])
+        return
+    torch.bmm(a_GRK, weight_GKN, out=out_GRN)
+
+
+def weight_gradient(d_GRN: Tensor, x_GRK: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over rows of d^T x, (G, N, K), in `dtype`: on a GPU it is summed in float32 and never rounded to less."""
+    if d_GRN.dtype == dtype:
+        return torch.bmm(d_GRN.mT, x_GRK)
+    if d_GRN.device.type != "cuda":
+        return torch.bmm(d_GRN.mT, x_GRK).to(dtype)
+    if len(d_GRN) == 1:
+        return torch.mm(d_GRN[0].mT, x_GRK[0], out_dtype=dtype)[None]
+    return torch.bmm(d_GRN.mT, x_GRK, out_dtype=dtype)

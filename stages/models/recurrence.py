@@ -1,4 +1,4 @@
-"""The recurrence of one peephole LSTM layer over a whole sequence, with a backward pass of its own.
+"""The steps of one peephole LSTM layer, forward and backward: the equations, and the interface of what computes them.
 
     i = sigmoid(W_xi x + W_hi h' + w_ci * c' + b_i)
     f = sigmoid(W_xf x + W_hf h' + w_cf * c' + b_f)
@@ -7,27 +7,76 @@
     o = sigmoid(W_xo x + W_ho h' + w_co * c  + b_o)
     h = o * tanh(c)
 
-Why not autograd over single steps: here the input products of all steps are one matrix product, and so is each weight
-gradient, because the gate gradients of all steps lie in one buffer. Kept for backward, for each step: four gates, c
-and h, 6H numbers; tanh(c) is computed again. Every tensor leads with a group axis, so that G independent small models
-of one shape train as one job; a single model has G = 1.
+`EquationSteps` computes them as they stand, on any device and in any dtype; `fused_steps.FusedSteps` does the same in
+one kernel a step. `stack.py` says in which order the steps of layers are taken, and makes the weights' gradients.
+Every tensor leads with a group axis, so that G independent small models of one shape train as one job; a single model
+has G = 1.
 
-Shapes: G groups, T steps, S <= T steps that have an input, B batch, D input size, H units, K = 4H gates (i, f, a, o).
+Shapes: G groups, B batch, D input size, H units, K = 4H gates (i, f, a, o), R rows, P = 3H.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stages.models.matmul import project_into, repeated_product
 
-Advance = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], None]
-Retreat = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor], None]
-
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+
+
+class LayerWeights(NamedTuple):
+    """One layer's weights: those of products in the dtype of products, bias and peepholes in the parameters'."""
+
+    input_weight_GKD: Tensor | None
+    recurrent_weight_GKH: Tensor
+    bias_GK: Tensor
+    peephole_G3H: Tensor
+
+
+class Steps(Protocol):
+    """The steps of one layer over one batch, with fixed weights. Where c' is None the state before is zero."""
+
+    def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
+        """Writes the inputs' share of the pre-activations of many steps, as `forward` with `has_input` wants it."""
+        ...
+
+    def forward(
+        self,
+        k_GBK: Tensor,
+        has_input: bool,
+        h_before_GBH: Tensor | None,
+        c_before_GBH: Tensor | None,
+        c_GBH: Tensor,
+        h_GBH: Tensor,
+    ) -> None:
+        """One step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
+        ...
+
+    def backward(
+        self,
+        dk_after_GBK: Tensor | None,
+        dh_GBH: Tensor | None,
+        k_GBK: Tensor,
+        c_before_GBH: Tensor | None,
+        c_GBH: Tensor,
+        dc_GBH: Tensor,
+        dk_GBK: Tensor,
+    ) -> None:
+        """One step: writes the gradient of the pre-activations to `dk`.
+
+        The gradient of h is `dk_after` (of the step after) times the recurrent weights, plus `dh`, or what there is of
+        them. `dc` holds the gradient that reaches c from the step after; it becomes the one that reaches c'.
+        """
+        ...
+
+    def through_weights(self, dk_GBK: Tensor) -> Tensor:
+        """The gradient (G, B, H) of the h before a step."""
+        ...
+
+    def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
+        """After the last `backward`: gradients of bias and peepholes. `c_first`: before the first step."""
+        ...
 
 
 def _gates(k_GBK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -41,7 +90,9 @@ def _peepholes(peephole_G3H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ci_G1H, cf_G1H, co_G1H
 
 
-def _advance(k_GBK: Tensor, c_before_GBH: Tensor | None, peephole_G3H: Tensor, c_GBH: Tensor, h_GBH: Tensor) -> None:
+def cell_forward(
+    k_GBK: Tensor, c_before_GBH: Tensor | None, peephole_G3H: Tensor, c_GBH: Tensor, h_GBH: Tensor
+) -> None:
     """One step's elementwise part: turns pre-activations `k` into gates in place, and writes `c` and `h`."""
     i_GBH, f_GBH, a_GBH, o_GBH = _gates(k_GBK)
     ci_G1H, cf_G1H, co_G1H = _peepholes(peephole_G3H)
@@ -58,7 +109,7 @@ def _advance(k_GBK: Tensor, c_before_GBH: Tensor | None, peephole_G3H: Tensor, c
     torch.tanh(c_GBH, out=h_GBH).mul_(o_GBH)
 
 
-def _retreat(
+def cell_backward(
     dh_GBH: Tensor,
     dc_GBH: Tensor,
     k_GBK: Tensor,
@@ -92,143 +143,68 @@ def _retreat(
     dc_GBH.mul_(f_GBH).addcmul_(di_GBH, ci_G1H).addcmul_(df_GBH, cf_G1H)
 
 
-_fused: dict[str, Any] = {}
+class EquationSteps:
+    """`Steps` as the equations stand. `num_steps`: how many are about to be taken, to lay out the weights for."""
 
+    def __init__(self, weights: LayerWeights, *, batch: int, num_steps: int, backward: bool) -> None:
+        self.weights = weights
+        recurrent_weight_GKH = weights.recurrent_weight_GKH
+        self._product = repeated_product(
+            recurrent_weight_GKH if backward else recurrent_weight_GKH.mT, batch=batch, num_steps=num_steps
+        )
+        num_groups, _, num_units = recurrent_weight_GKH.shape
+        self._dh_GBH = self._d_peephole_GBP = None
+        if backward:
+            self._dh_GBH = recurrent_weight_GKH.new_empty(num_groups, batch, num_units)
+            self._d_peephole_GBP = weights.peephole_G3H.new_zeros(num_groups, batch, 3 * num_units)
 
-def _step_functions(device: torch.device) -> tuple[Advance, Retreat]:
-    """Eager on CPU, where a step's matrix product dominates; one Triton kernel each on CUDA, where launches would."""
-    if device.type != "cuda":
-        return _advance, _retreat
-    if not _fused:
-        _fused["advance"] = torch.compile(_advance)
-        _fused["retreat"] = torch.compile(_retreat)
-    return _fused["advance"], _fused["retreat"]
+    def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
+        assert self.weights.input_weight_GKD is not None, "this layer has no input weights"
+        project_into(k_GRK, x_GRD, self.weights.input_weight_GKD, self.weights.bias_GK)
 
-
-def run_forward(
-    x_GSBD: Tensor | None,
-    input_weight_GKD: Tensor | None,
-    recurrent_weight_GKH: Tensor,
-    bias_GK: Tensor,
-    peephole_G3H: Tensor,
-    h_before_GBH: Tensor | None,
-    c_before_GBH: Tensor | None,
-    num_steps: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates (G, T, B, 4H; after their nonlinearities), c (G, T, B, H) and h (G, T, B, H) of every step, no gradient.
-
-    `x` belongs to the LAST S of the `num_steps` steps; the steps before have no input and no input product.
-    Without a state before the first step, that state is zero, and its recurrent product is left out.
-    Matrix products, gates and h have the dtype of `recurrent_weight`; c has that of `peephole`.
-    """
-    source = x_GSBD if x_GSBD is not None else h_before_GBH
-    assert source is not None, "a layer without inputs needs a state to start from"
-    num_groups, batch, num_gates = bias_GK.shape[0], source.shape[-2], bias_GK.shape[1]
-    shape = (num_groups, num_steps, batch)
-    k_GTBK = recurrent_weight_GKH.new_empty(*shape, num_gates)
-    h_GTBH = recurrent_weight_GKH.new_empty(*shape, num_gates // 4)
-    c_GTBH = peephole_G3H.new_empty(*shape, num_gates // 4)
-
-    num_with_input = 0 if x_GSBD is None else x_GSBD.shape[1]
-    num_blind = num_steps - num_with_input
-    k_GTBK[:, :num_blind] = bias_GK[:, None, None]
-    if x_GSBD is not None and num_with_input:
-        assert input_weight_GKD is not None, "this layer has no input weights"
-        rows = num_with_input * batch
-        pre_GRK = k_GTBK[:, num_blind:].view(num_groups, rows, num_gates)
-        project_into(pre_GRK, x_GSBD.reshape(num_groups, rows, -1), input_weight_GKD, bias_GK)
-
-    advance, _ = _step_functions(source.device)
-    product = repeated_product(recurrent_weight_GKH.mT, batch=batch, num_steps=num_steps)
-    for t in range(num_steps):
+    def forward(
+        self,
+        k_GBK: Tensor,
+        has_input: bool,
+        h_before_GBH: Tensor | None,
+        c_before_GBH: Tensor | None,
+        c_GBH: Tensor,
+        h_GBH: Tensor,
+    ) -> None:
+        if not has_input:
+            k_GBK.copy_(self.weights.bias_GK[:, None])
         if h_before_GBH is not None:
-            product.add_to(k_GTBK[:, t], h_before_GBH)
-        advance(k_GTBK[:, t], c_before_GBH, peephole_G3H, c_GTBH[:, t], h_GTBH[:, t])
-        h_before_GBH, c_before_GBH = h_GTBH[:, t], c_GTBH[:, t]
-    return k_GTBK, c_GTBH, h_GTBH
+            self._product.add_to(k_GBK, h_before_GBH)
+        cell_forward(k_GBK, c_before_GBH, self.weights.peephole_G3H, c_GBH, h_GBH)
 
+    def backward(
+        self,
+        dk_after_GBK: Tensor | None,
+        dh_GBH: Tensor | None,
+        k_GBK: Tensor,
+        c_before_GBH: Tensor | None,
+        c_GBH: Tensor,
+        dc_GBH: Tensor,
+        dk_GBK: Tensor,
+    ) -> None:
+        assert self._dh_GBH is not None
+        assert self._d_peephole_GBP is not None
+        if dk_after_GBK is None:
+            self._dh_GBH.zero_()
+        else:
+            self._product.into(self._dh_GBH, dk_after_GBK)
+        if dh_GBH is not None:
+            self._dh_GBH.add_(dh_GBH)
+        peephole_G3H, d_peephole_GBP = self.weights.peephole_G3H, self._d_peephole_GBP
+        cell_backward(self._dh_GBH, dc_GBH, k_GBK, c_before_GBH, c_GBH, peephole_G3H, dk_GBK, d_peephole_GBP)
 
-def _over_time(left_GTBM: Tensor, right_GTBN: Tensor) -> Tensor:
-    """Sum over steps and batch of left^T right, as one matrix product a group: (G, M, N)."""
-    return torch.bmm(left_GTBM.flatten(1, 2).mT, right_GTBN.flatten(1, 2))
+    def through_weights(self, dk_GBK: Tensor) -> Tensor:
+        dh_GBH = torch.empty_like(self.weights.recurrent_weight_GKH[:, :1]).expand(-1, dk_GBK.shape[1], -1).contiguous()
+        self._product.into(dh_GBH, dk_GBK)
+        return dh_GBH
 
-
-class Recurrence(torch.autograd.Function):
-    """`run_forward` with gradients: (h of all steps, last h, last c). Arguments as in `run_forward`."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        x_GSBD, input_weight_GKD, recurrent_weight_GKH, _, peephole_G3H, h_first_GBH, c_first_GBH, _ = arguments
-        k_GTBK, c_GTBH, h_GTBH = run_forward(*arguments)
-        inputs = x_GSBD, input_weight_GKD, recurrent_weight_GKH, peephole_G3H, h_first_GBH, c_first_GBH
-        ctx.save_for_backward(*inputs, k_GTBK, c_GTBH, h_GTBH)
-        ctx.set_materialize_grads(False)
-        return h_GTBH, h_GTBH[:, -1], c_GTBH[:, -1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.autocast(ctx.saved_tensors[2].device.type, enabled=False):
-            return _backward(ctx.saved_tensors, ctx.needs_input_grad, *grads)
-
-
-def _through_time(
-    saved: tuple[Any, ...], dh_GTBH: Tensor | None, dh_last_GBH: Tensor | None, dc_last_GBH: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Walks the steps backward: gradients of all pre-activations (one buffer), the peepholes, the first h and c."""
-    _, _, recurrent_weight_GKH, peephole_G3H, h_first_GBH, c_first_GBH, k_GTBK, c_GTBH, h_GTBH = saved
-    num_steps, batch = k_GTBK.shape[1:3]
-    product = repeated_product(recurrent_weight_GKH, batch=batch, num_steps=num_steps)
-    _, retreat = _step_functions(k_GTBK.device)
-    dk_GTBK = torch.empty_like(k_GTBK)
-    dc_GBH = torch.zeros_like(c_GTBH[:, 0]) if dc_last_GBH is None else dc_last_GBH.to(c_GTBH.dtype, copy=True)
-    dh_GBH = torch.zeros_like(h_GTBH[:, 0]) if dh_last_GBH is None else dh_last_GBH.to(h_GTBH.dtype, copy=True)
-    d_peephole_GBP = c_GTBH.new_zeros(*c_GTBH[:, 0].shape[:-1], 3 * c_GTBH.shape[-1])
-    for t in reversed(range(num_steps)):
-        if dh_GTBH is not None:
-            dh_GBH.add_(dh_GTBH[:, t])
-        c_before_GBH = c_GTBH[:, t - 1] if t else c_first_GBH
-        k_GBK, dk_GBK, c_GBH = k_GTBK[:, t], dk_GTBK[:, t], c_GTBH[:, t]
-        retreat(dh_GBH, dc_GBH, k_GBK, c_before_GBH, c_GBH, peephole_G3H, dk_GBK, d_peephole_GBP)
-        if t or h_first_GBH is not None:
-            product.into(dh_GBH, dk_GBK)
-    return dk_GTBK, d_peephole_GBP.sum(1).view_as(peephole_G3H), dh_GBH, dc_GBH
-
-
-def _backward(
-    saved: tuple[Any, ...],
-    needed: tuple[bool, ...],
-    dh_GTBH: Tensor | None,
-    dh_last_GBH: Tensor | None,
-    dc_last_GBH: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    x_GSBD, input_weight_GKD, _, peephole_G3H, h_first_GBH, _, _, _, h_GTBH = saved
-    dk_GTBK, d_peephole, dh_GBH, dc_GBH = _through_time(saved, dh_GTBH, dh_last_GBH, dc_last_GBH)
-
-    dx_GSBD = d_input_weight = None
-    if x_GSBD is not None and x_GSBD.shape[1]:
-        dk_GSBK = dk_GTBK[:, -x_GSBD.shape[1] :]
-        if needed[0]:
-            dx_GSBD = torch.bmm(dk_GSBK.flatten(1, 2), input_weight_GKD).view_as(x_GSBD)
-        if needed[1]:
-            d_input_weight = _over_time(dk_GSBK, x_GSBD)
-    elif needed[1]:
-        d_input_weight = torch.zeros_like(input_weight_GKD)
-
-    d_recurrent_weight = None
-    if needed[2]:
-        d_recurrent_weight = _over_time(dk_GTBK[:, 1:], h_GTBH[:, :-1])
-        if h_first_GBH is not None:
-            d_recurrent_weight.baddbmm_(dk_GTBK[:, 0].mT, h_first_GBH)
-
-    d_bias = dk_GTBK.sum((1, 2), dtype=peephole_G3H.dtype) if needed[3] else None
-    return (
-        dx_GSBD,
-        d_input_weight,
-        d_recurrent_weight,
-        d_bias,
-        d_peephole if needed[4] else None,
-        dh_GBH if needed[5] else None,
-        dc_GBH if needed[6] else None,
-        None,
-    )
+    def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._d_peephole_GBP is not None
+        peephole_G3H = self.weights.peephole_G3H
+        d_bias_GK = dk_GTBK.sum((1, 2), dtype=peephole_G3H.dtype)
+        return d_bias_GK, self._d_peephole_GBP.sum(1).view_as(peephole_G3H)
