@@ -22,6 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from stages.datasets.mnist import SIDE_PX, Part
+from stages.models.kernels import has_kernels
 
 FRAME_PX: Final = 64
 BOX_PX: Final = FRAME_PX - SIDE_PX
@@ -123,6 +124,10 @@ def draw_on_device(images_NHW: Tensor, what: Scenes) -> Tensor:
     """`draw_unit` on the device that holds the digits (uint8): only positions travel there. (T, B, 4096) float32."""
     device = images_NHW.device
     digit_BK, corner_TBK2 = (torch.from_numpy(part).to(device) for part in what)
+    if has_kernels(images_NHW):
+        from stages.datasets.moving_mnist_kernel import draw as draw_at_once
+
+        return draw_at_once(images_NHW, digit_BK, corner_TBK2, frame_px=FRAME_PX)
     width = 2 * BOX_PX + SIDE_PX
     margin = (BOX_PX, BOX_PX, BOX_PX, BOX_PX)
     plate_BKP = torch.nn.functional.pad(images_NHW[digit_BK], margin).flatten(2)

@@ -9,6 +9,7 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 
 import hashlib
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
@@ -30,11 +31,13 @@ from stages.models.config import MODEL_FILE
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
+from stages.pretraining.cuda_graph import CapturedGradients, Gradients, capture_for
 from stages.pretraining.early_stopping import best_step, has_plateaued
 from stages.pretraining.ema import ExponentialMovingAverage
 from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
 from stages.pretraining.precision import autocast, slow_on
 from stages.pretraining.prefetcher import Prefetcher
+from stages.pretraining.readback import start_reading
 from stages.pretraining.resource_errors import translate_resource_errors
 from stages.pretraining.telemetry import Telemetry
 from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
@@ -113,7 +116,12 @@ class _Trainer:
         """What is validated, and becomes the model."""
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-        self.unchecked: tuple[int, Tensor] | None = None
+        self.unchecked: tuple[int, Callable[[], list[float]]] | None = None
+        self.gradients: Gradients = self._add_up_gradients
+        """Of a batch: leaves them in the weights, and returns the batch's losses, (3,)."""
+        capture = capture_for(worker.device, worker.world_size)
+        if capture is not None:
+            self.gradients = CapturedGradients(self._add_up_gradients, self.composite.parameters(), capture)
         self.telemetry = Telemetry(worker, self.config.num_steps, self.config.batch_size)
 
     def run(self) -> None:
@@ -162,7 +170,7 @@ class _Trainer:
             rank=worker.rank,
             world_size=worker.world_size,
         )
-        values = self._sum_over_workers(self._gradients(x_TBD, self._is_own(step)))
+        values = self._sum_over_workers(self.gradients(x_TBD, self._is_own(step)))
         grad_norm = clip_gradients(self.composite, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -170,7 +178,7 @@ class _Trainer:
             self.average.update(self.composite, step)
         # Looked at when the next step is under way: a GPU does not wait for Python to look at its numbers.
         self._check()
-        self.unchecked = (step, torch.cat([values, grad_norm]))
+        self.unchecked = (step, start_reading(torch.cat([values, grad_norm])))
 
     def _is_own(self, step: int) -> Tensor | None:
         """Draws which frames of this worker's share conditional decoders read from themselves: (S, B) bool."""
@@ -188,7 +196,7 @@ class _Trainer:
         )
         return None if is_own_SB is None else is_own_SB.to(worker.device, non_blocking=True)
 
-    def _gradients(self, x_TBD: Tensor, is_own_SB: Tensor | None) -> Tensor:
+    def _add_up_gradients(self, x_TBD: Tensor, is_own_SB: Tensor | None) -> Tensor:
         """Adds up the gradients of this worker's share, part by part; (3,) its share of the batch's losses."""
         plan, worker = self.plan, self.worker
         parts = torch.split(x_TBD, plan.num_at_once(worker.world_size), dim=1)
@@ -218,8 +226,8 @@ class _Trainer:
         """The guard and the curve, for the step before; a checkpoint is written only of steps that passed."""
         if self.unchecked is None:
             return
-        (step, values), self.unchecked = self.unchecked, None
-        total, reconstruct_loss, predict_loss, grad_norm = values.tolist()
+        (step, read), self.unchecked = self.unchecked, None
+        total, reconstruct_loss, predict_loss, grad_norm = read()
         self.guard.check(step, total, grad_norm)
         if step % max(1, self.config.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.config.num_steps:
             rate = learning_rate(self.config.optimizer, step, self.config.num_steps)

@@ -61,7 +61,10 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, *, batch_size: in
     matrices = [parameter for name, parameter in named if name.rsplit(".", 1)[-1].endswith("weight")]
     others = [parameter for name, parameter in named if not name.rsplit(".", 1)[-1].endswith("weight")]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, config.beta2))
+    fused = all(parameter.device.type == "cuda" for _, parameter in named)  # one kernel for all weights
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.momentum, config.beta2), fused=fused or None
+    )
 
 
 def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) -> Tensor:
@@ -71,6 +74,8 @@ def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) ->
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert num_groups == 1 or all(gradient.shape[0] == num_groups for gradient in gradients)
+    if gradients[0].device.type == "cuda" and num_groups == 1:
+        return _clip_at_once(gradients, max_norm)
     norms = [torch.linalg.vector_norm(gradient.reshape(num_groups, -1), dim=1) for gradient in gradients]
     norm_G: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     if max_norm:
@@ -78,6 +83,14 @@ def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) ->
         for gradient in gradients:
             gradient.mul_(scale_G.view(-1, *[1] * (gradient.dim() - 1)) if num_groups > 1 else scale_G[0])
     return norm_G
+
+
+def _clip_at_once(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """The same for one model on a GPU, in a few launches for all gradients together."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if max_norm:
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm[None]
 
 
 @dataclass

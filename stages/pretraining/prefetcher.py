@@ -6,6 +6,7 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -51,8 +52,17 @@ class Prefetcher:
         if self.device.type != "cuda":
             return torch.from_numpy(self.source.batch(*share))
         if isinstance(self.source, OnDevice):
-            return self.source.batch_on(self.device, *share)
+            # Not on the model's stream: there a batch would wait for all the steps that have been launched.
+            stream = self._stream
+            with torch.cuda.stream(stream):
+                x_TBD = self.source.batch_on(self.device, *share)
+            stream.synchronize()
+            return x_TBD
         return torch.from_numpy(self.source.batch(*share)).pin_memory()
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
