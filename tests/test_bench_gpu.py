@@ -106,17 +106,18 @@ def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:
-    parts = ["lstm_step", "lstm_step_graphed", "largest_batch", "moving_mnist"]
+    parts = ["lstm_step", "lstm_step_graphed", "training_loop", "largest_batch", "moving_mnist"]
     command = [sys.executable, "-m", "tests.bench_gpu", "--rehearse", "--out", str(tmp_path), "--only", *parts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines == [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line["benchmark"] for line in lines] == [
-        *("lstm_step_vs_torch", "lstm_step_graphed", "lstm_step_graphed", "largest_batch_2x2048", "moving_mnist")
+        *("lstm_step_vs_torch", "lstm_step_graphed", "lstm_step_graphed", "training_loop", "training_loop"),
+        *("largest_batch_2x2048", "moving_mnist"),
     ]
-    assert lines[3]["batch"] == 23
-    row = lines[4]
+    assert lines[5]["batch"] == 23
+    row = lines[6]
     assert row["model"] == "composite, conditional future"
     assert row["num_sequences_seen"] == 20 * 4
     assert 0 < row["nats_a_frame"] < 4096

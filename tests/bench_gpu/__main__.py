@@ -7,7 +7,8 @@
 Parts, in this order, each in a process of its own:
 
     lstm_step           one composite step, 2 x 2048, bfloat16, against cuDNN's LSTM and the matrix-product floor
-    lstm_step_graphed   the same step as one CUDA graph: what launching kernels one by one costs
+    lstm_step_graphed   the same as training runs it, one CUDA graph, against cuDNN's LSTM and an 8192 cube; variants
+    training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST and for percepts
     largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
     moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
     table_2             the other five models, --row-minutes each
@@ -54,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 PARTS = (
     "lstm_step",
     "lstm_step_graphed",
+    "training_loop",
     "largest_batch",
     "moving_mnist",
     "table_2",
@@ -70,7 +72,12 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
             return [["tests.bench.lstm_step", *TOY_STEP]]
         return [["tests.bench.lstm_step", "--device", "cuda", "--batch", batch] for batch in ("256", "512", "1024")]
     if part == "lstm_step_graphed":
-        return [["tests.bench_gpu.graphed_step", "--batch", batch, *toy] for batch in ("256", "512")]
+        variants = [["--batch", batch] for batch in ("512", "1024", "256")]
+        variants += [["--batch", "512", how] for how in ("--one-lane", "--library-products")]
+        variants = variants[-2:] if options.rehearse else variants
+        return [["tests.bench_gpu.graphed_step", *variant, *toy] for variant in variants]
+    if part == "training_loop":
+        return [[*_training_loop(source, options), *toy] for source in ("moving_mnist", "percepts")]
     if part == "largest_batch":
         return [["tests.bench_gpu.largest_batch", *toy]]
     if part == "extract_convnets":
@@ -83,6 +90,11 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
     digits = ["--mnist", options.mnist] if options.mnist else []
     shared = ["--out", options.out, "--minutes", str(minutes), *digits, *toy]
     return [["tests.bench_gpu.moving_mnist", "--model", model, *shared] for model in models]
+
+
+def _training_loop(source: str, options: argparse.Namespace) -> list[str]:
+    digits = ["--mnist", options.mnist] if options.mnist else []
+    return ["tests.bench_gpu.training_loop", "--source", source, *digits]
 
 
 def _extraction(options: argparse.Namespace) -> list[str]:
