@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 VERBS = sorted(f"stages.{path.stem}" for path in (ROOT / "stages").glob("[a-z]*.py"))
-TRACKING = {"mlflow", "pipeline.engine.tracking"}
+TRACKING = {"mlflow", "pipeline.engine.tracking", "pipeline.engine.tracking_runs"}
 REPORT = {"pipeline.reporting", "pipeline.recipes", "pipeline.commands", "matplotlib", "rich.live"}
 SLOW = {"torch", "sklearn", "scipy", "onnxruntime"}
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cluster.run_records import recorded
 from cluster.session import session
+from pipeline.commands.run_names import model_description, run_name
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
 from pipeline.engine.display import Display
@@ -25,8 +26,9 @@ from pipeline.engine.no_tracking import NoTracker
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
+from pipeline.engine.tracking_values import RunDescription, flat
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from pipeline.engine.tracking import Tracker
@@ -61,7 +63,7 @@ class RecipeRun:
         nodes = [step.node.name for step in self.steps]
         with recorded(self.store.root, self.recipe.name), Display(self.recipe.name, nodes, self.console) as display:
             tracker = self._open_tracker(display)
-            tracker.start(self.command, asdict(options), commit()[0])
+            tracker.start(self._description())
             try:
                 execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
                 if options.in_process:
@@ -69,6 +71,7 @@ class RecipeRun:
                 else:
                     open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
                     complete = execution.run(open_session)
+                tracker.log_results(round(time.monotonic() - started, 1))
                 self._register(tracker, complete)
                 display.status("writing the report")
                 report_uri = self._report(complete, tracker, started, started_at)
@@ -83,23 +86,43 @@ class RecipeRun:
         options = self.options
         if options.tracking and not (options.in_process and find_spec("mlflow") is None):
             display.status("opening MLflow")
-            return _open_mlflow(self.store, options.tracking_uri, self.recipe.name)
+            return _open_mlflow(self.store, options, self.recipe.name)
         reason = "--no-tracking" if not options.tracking else "mlflow is not installed"
         if options.register is not None:
             raise UsageError(f"--register {options.register} needs MLflow, and {reason}")
         self.console.print(f"this run is not recorded in MLflow: {reason}", highlight=False)
         return NoTracker()
 
+    def _description(self) -> RunDescription:
+        values = asdict(self.options)
+        how = flat({f"option.{name}": values[name] for name in HOW_TO_RUN})
+        named = dict(tag.split("=", 1) for tag in self.options.tag)
+        head, dirty = commit()
+        return RunDescription(
+            command=self.command,
+            name=self.options.run_name or run_name(self.recipe, self.options),
+            params={name: value for name, value in values.items() if name not in HOW_TO_RUN},
+            tags={**how, **named},
+            commit=head,
+            dirty=dirty,
+        )
+
     def _register(self, tracker: Tracker | NoTracker, complete: dict[str, Manifest]) -> None:
         if self.encoder is not None and self.options.register is not None:
-            registered = tracker.register(complete[self.encoder], self.options.register)
+            manifest = complete[self.encoder]
+            registered = tracker.register(
+                manifest,
+                self.options.register,
+                description=model_description(self.recipe.name, manifest, complete),
+                if_better=self.options.if_better,
+            )
             line = f"registered the encoder as {registered}: models:/{self.options.register}"
             self.console.print(line, highlight=False)
 
     def _report(
         self, complete: dict[str, Manifest], tracker: Tracker | NoTracker, started: float, started_at: datetime
     ) -> str:
-        from pipeline.reporting.report import NodeView, RunView, print_report, write_report
+        from pipeline.reporting.report import NodeView, RunView, print_report, run_note, write_report
 
         nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in self.steps)
         head, dirty = commit()
@@ -113,12 +136,14 @@ class RecipeRun:
             dirty=dirty,
             store_uri=self.store.root,
             tracking_uri=tracker.uri,
+            mlflow_page=tracker.page,
             nodes=nodes,
         )
         name = f"{self.recipe.name}-{started_at:%Y%m%dT%H%M%S}-{tracker.parent_id[:8]}"
         directory = join(self.store.root, REPORTS, name)
         report_uri = write_report(view, directory)
         tracker.report(directory, "report.html")
+        tracker.describe(run_note(view, report_uri))
         print_report(view, self.console)
         return report_uri
 
@@ -131,14 +156,15 @@ def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dic
     return execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
 
 
-def _open_mlflow(store: Store, tracking_uri: str | None, recipe_name: str) -> Tracker:
+def _open_mlflow(store: Store, options: RunOptions, recipe_name: str) -> Tracker:
     # MLflow and Ray take seconds to import: at the same time they take half as many.
     def open_tracker() -> Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from pipeline.engine.tracking import Tracker
 
-        return Tracker(store, tracking_uri or store.default_tracking_uri, recipe_name)
+        uri = options.tracking_uri or store.default_tracking_uri
+        return Tracker(store, uri, recipe_name, options.experiment)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(open_tracker).result()

@@ -114,3 +114,17 @@ class _RecordBuilder:
         if missing := sorted(self.required - _expect(value, dict).keys()):
             raise KeyError(missing[0])
         return self.kind(**{name: build(value[name]) for name, build in self.builders.items() if name in value})
+
+
+def column_types(kind: type[Any]) -> dict[str, str]:
+    """Returns the fields of a flat dataclass as MLflow's names of column types."""
+    names = {bool: "boolean", int: "long", float: "double"}
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: next((text for base, text in names.items() if base in _bases(hints[field.name])), "string")
+        for field in fields(kind)
+    }
+
+
+def _bases(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Type
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
 from pipeline.core.files import join
+from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.workers import InProcessWorkers, Workers
 
 
@@ -98,10 +99,19 @@ class Artifact:
     holds: ClassVar[Holding] = "learned"
     """The artifact's content from a video, on which a takedown acts. Artifacts of "names", "files" and "percepts" list
     their videos, and leave out one that has been taken down."""
+    columns: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
+    """Columns of the artifact's table, where it is data in a table: name -> `string`, `long`, `double` or `boolean`."""
 
     def path(self, name: str) -> str:
         """Returns the URI of a file of this artifact."""
         return join(self.uri, name)
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Reads the results that runs are compared by; none where the artifact holds no results.
+
+        facts: what the stage recorded while it made the artifact, from its manifest.
+        """
+        return ResultMetrics()
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class Execution:
         for step in self.steps:
             if step.manifest is not None:
                 self.complete[step.node.name] = step.manifest
-                self.tracker.reuse(step.node, step.manifest)
+                inputs = [self.complete[parent.name] for parent in step.node.parents if parent.name in self.complete]
+                self.tracker.reuse(step.node, step.manifest, inputs)
                 self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
         missing = [step.node for step in self.steps if step.manifest is None]
         if missing:
@@ -164,11 +165,10 @@ class Execution:
                     self._end(running.pop(task.name), task)
             self.handle_events(session.events())  # events of a stage may arrive after its result
             self._track_finished()
-        except BaseException as error:
+        except BaseException:
             session.cancel()
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             for name in running:
-                self.tracker.end_stage(self._run_ids[name], status)
+                self.tracker.end_stage(self._run_ids[name], "KILLED")
             raise
 
     def _start(self, node: Node, session: AnySession) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
+from pipeline.engine.tracking_values import RunDescription
 
 
 class NoTracker:
@@ -19,13 +19,15 @@ class NoTracker:
     def __init__(self) -> None:
         self.parent_id = uuid.uuid4().hex
 
-    def start(self, command: str, options: Mapping[str, Any], commit: str | None) -> str:
+    page = ""
+
+    def start(self, description: RunDescription) -> str:
         return self.parent_id
 
     def start_stage(self, node: Node, inputs: Sequence[Manifest], commit: str | None) -> None:
         return None
 
-    def reuse(self, node: Node, manifest: Manifest) -> None:
+    def reuse(self, node: Node, manifest: Manifest, inputs: Sequence[Manifest] = ()) -> None:
         return None
 
     def metrics(self, run_id: str | None, step: int, values: Mapping[str, float]) -> None:
@@ -40,7 +42,13 @@ class NoTracker:
     def end_stage(self, run_id: str | None, status: str) -> None:
         return None
 
-    def register(self, manifest: Manifest, target: str) -> str:
+    def log_results(self, seconds: float) -> dict[str, float]:
+        return {}
+
+    def describe(self, note: str) -> None:
+        return None
+
+    def register(self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None) -> str:
         """Raises UsageError: without MLflow there is no registry."""
         raise UsageError(f"--register {target} needs MLflow")
 

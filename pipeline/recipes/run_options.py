@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -54,8 +55,17 @@ class RunOptions:
     cache_gigabytes: float | None = None
     """Size in 10^9 bytes above which the least recently used files leave the cache; default: all but a tenth of the
     disk."""
+    run_name: str | None = None
+    """Name of the run in MLflow; default: the recipe with what differs from its defaults."""
+    experiment: str | None = None
+    """Experiment of MLflow that the run is in, below percepts/; default: the recipe's name."""
+    tag: tuple[str, ...] = ()
+    """Tags of the run in MLflow, each NAME=VALUE."""
     register: str | None = None
     """Register the pretrained encoder with MLflow as NAME or NAME@ALIAS; models:/NAME@ALIAS then loads it."""
+    if_better: str | None = None
+    """Metric of the run by which --register moves the alias: only if the model that has it is beaten on the same test,
+    such as forecast_error/composite."""
     costs: Inline[CostOptions] = CostOptions()
 
     def __post_init__(self) -> None:
@@ -65,6 +75,12 @@ class RunOptions:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be above 0")
         if self.register is not None and not self.tracking:
             raise ConfigError(f"--register {self.register} needs MLflow: leave out --no-tracking")
+        for tag in self.tag:
+            if not tag.partition("=")[0] or "=" not in tag:
+                raise ConfigError(f"tag is {tag!r}; give NAME=VALUE, such as team=vision")
+        check_register(self.register)
+        if self.if_better is not None and "@" not in (self.register or ""):
+            raise ConfigError("if_better moves an alias; give --register NAME@ALIAS with it")
         _ = self.on_devices
 
     @property
@@ -106,9 +122,24 @@ class RunOptions:
         return {name: str(value) for name, value in named.items() if value is not None}
 
 
+def check_register(target: str | None) -> None:
+    """Raises ConfigError for a name or an alias that MLflow would refuse at the end of the run."""
+    if target is None:
+        return
+    name, at, alias = target.partition("@")
+    if not re.fullmatch(r"[^/:@]*[^/:@\s][^/:@]*", name):
+        raise ConfigError(f"register is {target!r}; a model's name is not empty and has no / or :, such as walks@best")
+    taken = alias.lower() == "latest" or re.fullmatch(r"v\d+", alias.lower()) is not None
+    if at and (taken or not re.fullmatch(r"[\w-]{1,255}", alias, re.ASCII)):
+        rule = "an alias has letters, digits, _ and -, and is not latest or v1, such as walks@best"
+        raise ConfigError(f"register is {target!r}; {rule}")
+
+
 RUN_GROUP: Final = ("store", "workers", "gpus-per-worker", "address", "tracking-uri", "register", "in-process", "plan")
 """The options of every recipe that are in its short help."""
 NEEDS_PLAN: Final = {field.name.replace("_", "-"): "plan" for field in fields(CostOptions)}
 """The options that have an effect with --plan alone."""
 NOT_WITH: Final = {"num-cpus": ("address", "in-process"), "address": ("in-process",)}
 """The options without effect beside another one: name -> names of others."""
+HOW_TO_RUN: Final = frozenset(field.name for field in fields(RunOptions))
+"""Names of the fields of every recipe: they are no settings of what is made."""

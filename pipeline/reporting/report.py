@@ -21,6 +21,7 @@ from pipeline.reporting.claims import number_of, points, sentence
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings
 from pipeline.reporting.introduction import introduction, percept_sentences
+from pipeline.reporting.note import note
 from pipeline.reporting.paper_findings import verdict_of
 from pipeline.reporting.paper_numbers import (
     LATER,
@@ -40,7 +41,7 @@ from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import PixelScoreRow, PixelScoreTable
 from stages.evaluation.score_table import PairedDifference, ScoreTable
 
-__all__ = ["NodeView", "RunView", "print_report", "write_report"]
+__all__ = ["NodeView", "RunView", "print_report", "run_note", "write_report"]
 
 PAGE = "report.html"
 MAX_CONFUSION_CLASSES = 16
@@ -70,6 +71,11 @@ def print_report(view: RunView, console: Console) -> None:
         CorruptArtifact: as write_report.
     """
     print_results(read_results(view), console)
+
+
+def run_note(view: RunView, report_uri: str) -> str:
+    """Returns the run's findings, accuracies, command and report as a note in Markdown. Raises as write_report."""
+    return note(read_results(view), report_uri)
 
 
 def page(results: Results) -> str:

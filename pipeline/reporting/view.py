@@ -72,5 +72,7 @@ class RunView:
     """True if the tree had uncommitted changes; None if that is not known."""
     store_uri: str
     tracking_uri: str
+    mlflow_page: str = ""
+    """Page of the run, to be put behind the address at which MLflow's pages are served; empty: not tracked."""
     nodes: tuple[NodeView, ...]
     """Parents before children."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.records import read_record, write_record
+from pipeline.core.result_metrics import ResultMetrics, columns, finite
 from pipeline.core.stage import Artifact
 from stages.evaluation.score_table import ScoreTable
 
@@ -29,6 +31,10 @@ class Scores(Artifact):
         """Writes `scores.json`."""
         table.write(self.path(SCORES_FILE))
 
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Reads accuracies and paired differences with the ends of their intervals."""
+        return self.read().metrics()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastErrors:
@@ -51,6 +57,25 @@ class ForecastErrors:
         known = dict.fromkeys([*self.predictors, *self.reconstruction])
         return tuple(sorted(known, key=lambda name: name in BASELINES))
 
+    def metrics(self) -> ResultMetrics:
+        """Returns mean errors, their ratio to that of copying the last frame, and curves of error by frames ahead."""
+        copied = self.means.get(COPY_LAST)
+        models = [name for name in self.means if name not in BASELINES]
+        values = {f"forecast_error/{name}": mean for name, mean in self.means.items()}
+        values |= {f"reconstruction_error/{name}": mean for name, mean in self.reconstruction.items()}
+        if copied:
+            values |= {f"forecast_error_over_copying/{name}": self.means[name] / copied for name in models}
+        curves = {
+            f"forecast_error_by_frames_ahead/{name}": dict(zip(self.frames_ahead, errors, strict=True))
+            for name, errors in self.predictors.items()
+        }
+        rows: list[dict[str, str | float | None]] = [
+            {"predictor": name, "frames_ahead": ahead, "error": error}
+            for name, errors in self.predictors.items()
+            for ahead, error in zip(self.frames_ahead, errors, strict=True)
+        ]
+        return ResultMetrics(values=finite(values), curves=curves, table=columns(rows))
+
 
 @dataclass(frozen=True)
 class Forecast(Artifact):
@@ -64,6 +89,10 @@ class Forecast(Artifact):
     def write(self, errors: ForecastErrors) -> None:
         """Writes the file."""
         write_record(self.path(FORECAST_FILE), errors)
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Reads errors, their ratio to copying, and their curves."""
+        return self.read().metrics()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +161,39 @@ class PixelScoreTable:
         measured = [(value, i) for i, row in enumerate(self.rows) if (value := self.value(row)) is not None]
         return self.rows[min(measured)[1]] if measured else None
 
+    def metrics(self) -> ResultMetrics:
+        """Returns nats and squared errors of every model and baseline with their intervals, MSE, SSIM and curves."""
+        rows = (*self.rows, *self.baselines)
+        values: dict[str, float | None] = {}
+        for row in rows:
+            values |= {
+                f"nats/{row.model}": row.cross_entropy,
+                f"nats_low/{row.model}": row.cross_entropy_low,
+                f"nats_high/{row.model}": row.cross_entropy_high,
+                f"nats_teacher_forced/{row.model}": row.teacher_forced_cross_entropy,
+                f"nats_of_reconstruction/{row.model}": row.reconstruction_cross_entropy,
+                f"squared_error/{row.model}": row.squared_error,
+                f"squared_error_low/{row.model}": row.squared_error_low,
+                f"squared_error_high/{row.model}": row.squared_error_high,
+                f"mse/{row.model}": row.mse,
+                f"ssim/{row.model}": row.ssim,
+            }
+        curves = {
+            f"{name}_by_frames_ahead/{row.model}": dict(enumerate(errors, start=1))
+            for row in rows
+            for name, errors in (
+                ("nats", row.cross_entropy_by_frame),
+                ("squared_error", row.squared_error_by_frame),
+            )
+            if errors is not None
+        }
+        names = (
+            *("model", "cross_entropy", "cross_entropy_low", "cross_entropy_high", "squared_error"),
+            *("squared_error_low", "squared_error_high", "mse", "ssim", "num_parameters", "seconds"),
+        )
+        table = columns([{name: getattr(row, name) for name in names} for row in rows])
+        return ResultMetrics(values=finite(values), curves=curves, table=table)
+
 
 @dataclass(frozen=True)
 class PixelScores(Artifact):
@@ -145,6 +207,10 @@ class PixelScores(Artifact):
     def write(self, table: PixelScoreTable) -> None:
         """Writes the file."""
         write_record(self.path(PIXEL_SCORES_FILE), table)
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Reads nats or squared errors, MSE and SSIM of every model and baseline."""
+        return self.read().metrics()
 
 
 @dataclass(frozen=True, kw_only=True)

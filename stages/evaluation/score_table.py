@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.core.files import write_json
 from pipeline.core.records import read_record
+from pipeline.core.result_metrics import ResultMetrics, columns, finite
 from stages.datasets.splits import Coverage
 
 Verdict = Literal["holds", "reversed", "unclear"]
@@ -181,6 +182,39 @@ class ScoreTable:
     def pairs(self, labels_per_class: int) -> tuple[PairedDifference, ...]:
         """Returns every difference that was measured at a label count."""
         return tuple(pair for pair in self.paired if pair.labels_per_class == labels_per_class)
+
+    def metrics(self) -> ResultMetrics:
+        """Returns accuracies and paired differences with the ends of their intervals, and accuracy by labels."""
+        values: dict[str, float] = {}
+        curves: dict[str, dict[int, float]] = {}
+        rows: list[dict[str, str | float | None]] = []
+        for score in self.summary:
+            labels = _labels(score.labels_per_class)
+            values |= _with_ends("accuracy", f"{score.model}/{labels}", score.mean, score)
+            rows.append({"model": score.model, "over": None, "labels": labels, **_row(score.mean, score)})
+            if score.labels_per_class:
+                curves.setdefault(f"accuracy_by_labels/{score.model}", {})[score.labels_per_class] = score.mean
+        for pair in self.paired:
+            labels = _labels(pair.labels_per_class)
+            values |= _with_ends("difference", f"{pair.better} over {pair.worse}/{labels}", pair.difference, pair)
+            rows.append({"model": pair.better, "over": pair.worse, "labels": labels, **_row(pair.difference, pair)})
+        return ResultMetrics(values=finite(values), curves=curves, table=columns(rows))
+
+
+def _labels(labels_per_class: int) -> str:
+    return "all labels" if labels_per_class == 0 else f"{labels_per_class} labels"
+
+
+def _with_ends(quantity: str, name: str, mean: float, interval: Bounded) -> dict[str, float]:
+    return {
+        f"{quantity}/{name}": mean,
+        f"{quantity}_low/{name}": interval.low,
+        f"{quantity}_high/{name}": interval.high,
+    }
+
+
+def _row(mean: float, interval: Bounded) -> dict[str, float]:
+    return {"mean": mean, "low": interval.low, "high": interval.high}
 
 
 def _prepared(content: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.files import exists, write_json
 from pipeline.core.records import read_record
+from pipeline.core.result_metrics import ResultMetrics, finite
 from pipeline.core.stage import Artifact, Model
 from stages.models.config import MODEL_FILE
 
@@ -64,3 +66,14 @@ class Encoder(Artifact):
             return None
         history: TrainingHistory = read_record(uri, TrainingHistory)
         return history
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Reads the validation loss of the model, the share of a pass that its training saw."""
+        history = self.history()
+        if history is None:
+            return ResultMetrics()
+        values = {"validation_loss": history.kept_loss, "train_steps": float(history.num_steps)}
+        seen, total = facts.get("num_sequences_seen"), facts.get("num_sequences")
+        if seen is not None and total:
+            values["share_of_pass"] = float(seen) / float(total)
+        return ResultMetrics(values=finite(values))

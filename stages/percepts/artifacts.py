@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from safetensors.numpy import load, save
 
 from pipeline.core.errors import SourceError
 from pipeline.core.files import join, read_bytes, write_bytes
+from pipeline.core.records import column_types
+from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import Artifact
 from stages.percepts import shards
 from stages.percepts.node_cache import NodeCache
@@ -27,6 +29,7 @@ class Percepts(Artifact):
     """Percepts of the videos of an index: `shards.json` names the files, `ledger.parquet` has a row for every video."""
 
     holds = "percepts"
+    columns = column_types(VideoRecord)
 
     def records(self) -> list[VideoRecord]:
         """Returns the ledger in the order of the index.
@@ -68,6 +71,15 @@ class Percepts(Artifact):
     def extractor(self) -> Extractor:
         """Returns the extractor that made the percepts; reads no percepts. Raises as `open`."""
         return read_store_extractor(self.uri)
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Returns the frames that became percepts, the bytes that they take, and videos by verdict."""
+        names = (
+            *("num_frames", "num_frames_dropped", "num_frames_missing", "num_bytes"),
+            *("num_videos_ok", "num_videos_partial", "num_videos_rejected"),
+        )
+        values = {f"percepts/{name}": float(facts[name]) for name in names if name in facts}
+        return ResultMetrics(values=values)
 
 
 @dataclass(frozen=True)

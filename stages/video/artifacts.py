@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.core.records import column_types
+from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import Artifact
 from stages.video.ledger import VideoRecord, iter_records, read_tables
 
@@ -31,6 +33,7 @@ class Index(Artifact):
     """`index.parquet`: one row a video of a source, with its content hash and what probing found."""
 
     holds = "names"
+    columns = column_types(VideoRecord)
 
     def records(self) -> list[VideoRecord]:
         """Returns the rows in the source's order, with absolute URIs.
@@ -46,3 +49,10 @@ class Index(Artifact):
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yields some columns, a row group at a time. Raises as `stages.video.ledger.read_tables`."""
         return read_tables(self.path(INDEX_NAME), columns)
+
+    def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
+        """Returns the number of videos, their hours, and the frames that they promise."""
+        values = {f"videos/{name}": float(facts[name]) for name in ("num_videos", "num_frames") if name in facts}
+        if "seconds_of_video" in facts:
+            values["videos/hours"] = float(facts["seconds_of_video"]) / 3600
+        return ResultMetrics(values=values)

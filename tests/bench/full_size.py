@@ -40,6 +40,7 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking_values import RunDescription
 from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, variant
 from stages.assign_splits import AssignSplitsConfig, assign_splits
@@ -272,7 +273,7 @@ def measure(lists: str, share: float, store_uri: str, num_workers: int) -> dict[
     plan, nodes = build(config, num_workers)
     store = Store.open(store_uri, create=True)
     tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
-    tracker.start("python -m tests.bench.full_size", {"share": share}, None)
+    tracker.start(RunDescription(command="python -m tests.bench.full_size", params={"share": share}))
     started = time.monotonic()
     with PeakMemory() as memory, Display(plan.recipe, [n.name for n in plan.nodes], Console(stderr=True)) as display:
         execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display)

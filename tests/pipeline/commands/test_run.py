@@ -152,7 +152,7 @@ def test_logged_models_load_again(
     experiment = client.get_experiment_by_name("percepts/demo")
     assert experiment is not None
     models = {model.name: model for model in client.search_logged_models([experiment.experiment_id], max_results=10)}
-    assert set(models) == {"encoder", "classifiers"}
+    assert set(models) == {"encoder", *(f"classifiers {arm}" for arm in ("frame", "scratch", "pretrained"))}
     files = [path.name for path in Path(models["encoder"].artifact_location).rglob("*") if path.is_file()]
     assert "model.safetensors" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt"))]
@@ -161,7 +161,7 @@ def test_logged_models_load_again(
     assert np.asarray(state_NR).shape == (2, 32)
     clip = next(Path(store.root, "synthesize").rglob("*.mp4"))
     monkeypatch.setenv("PERCEPTS_VIDEO_FOLDER", str(clip.parent))
-    classifier = mlflow.pyfunc.load_model(models["classifiers"].model_uri)
+    classifier = mlflow.pyfunc.load_model(models["classifiers pretrained"].model_uri)
     (answer,) = classifier.predict(pd.DataFrame({"video": [str(clip)]}))
     assert answer["error"] == ""
     assert 1 / 8 <= answer["probability"] <= 1

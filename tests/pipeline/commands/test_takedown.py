@@ -16,6 +16,7 @@ from pipeline.core.errors import StoreError, UsageError
 from pipeline.core.files import read_json, sha256_file
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking_values import RunDescription
 from pipeline.upkeep import compaction
 from pipeline.upkeep import takedown as upkeep_takedown
 from stages.cut_patches import CutPatchesConfig, cut_patches
@@ -190,7 +191,7 @@ def test_runs_and_models_are_named_and_tagged(root: Path, clips: list[str], caps
     store = Store.open(str(root))
     uri = store.default_tracking_uri
     tracker = Tracker(store, uri, "small")
-    tracker.start("a command", {}, None)
+    tracker.start(RunDescription(command="a command"))
     nodes = {node.name: node for node in plan_of(clips).nodes}
     run_ids = {name: tracker.start_stage(node, [], None) for name, node in nodes.items()}
     stranger = tracker.start_stage(plan_of(clips[:2]).nodes[0], [], None)

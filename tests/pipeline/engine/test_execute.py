@@ -21,6 +21,7 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking_values import RunDescription
 from tests.pipeline.engine.toy_stages import CountConfig, FolderConfig, SumConfig, add, count, double, list_names
 
 pytestmark = pytest.mark.ray
@@ -43,7 +44,7 @@ def run(
     plan: Plan, store: Store, ray_session: Session | None, max_in_flight: int = 4
 ) -> tuple[dict[str, Manifest], Tracker]:
     tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
-    tracker.start("python pipeline/run.py toy", {"seed": 0}, "abc")
+    tracker.start(RunDescription(command="python pipeline/run.py toy", params={"seed": 0}, commit="abc"))
 
     @contextmanager
     def open_session() -> Iterator[Session]:

@@ -15,6 +15,7 @@ from pipeline.core.stage import Context
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking_values import RunDescription
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.artifacts import Encoder
@@ -58,7 +59,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
     directory = store.directory("pretrain", node.key)
     encoder = pretrain(CONFIG, Context.for_test(root, uri=directory), percepts=percepts, statistics=statistics)
     tracker = Tracker(store, f"sqlite:///{root}/mlflow.db", "encoder")
-    tracker.start("a test", {}, None)
+    tracker.start(RunDescription(command="a test"))
     run_id = tracker.start_stage(node, [], None)
     manifest = Manifest(
         stage="pretrain",

@@ -1,0 +1,94 @@
+"""Artifacts that hold data, as datasets of MLflow: digest, counts, columns, and what a stage used them for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mlflow.entities import Dataset, DatasetInput, InputTag
+
+from pipeline.core.files import filesystem, is_local
+from pipeline.core.stage import Artifact
+from pipeline.engine.plan import Node
+from pipeline.engine.store import Manifest, Store
+
+DIGEST_CHARACTERS: Final = 36
+CONTEXT: Final = "mlflow.data.context"
+COUNTED: Final = ("num_videos", "num_frames", "num_bytes", "num_clips", "fingerprint")
+"""The beginnings of facts that describe data."""
+DATA: Final = ("names", "files", "percepts", "pixels")
+"""Content of artifacts that are data, not results or models."""
+
+
+def dataset_inputs(
+    store: Store, node: Node, inputs: Sequence[Manifest], known: Mapping[str, Manifest]
+) -> list[DatasetInput]:
+    """Returns the inputs of a stage as datasets.
+
+    Data from which a model is made has the context `training`, data by which results are measured `test`.
+
+    known: key -> manifest of the run's artifacts, which say from how many hours of video data was made.
+    """
+    kinds = {parent.stage.name: parent.stage.produces for parent in node.parents}
+    use = context_of(node.stage.produces)
+    return [
+        DatasetInput(
+            _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known),
+            [InputTag(CONTEXT, use if is_data(manifest) and use else manifest.stage)],
+        )
+        for manifest in inputs
+    ]
+
+
+def is_data(manifest: Manifest) -> bool:
+    """Returns true for an artifact that holds videos or what was made of each of them."""
+    return manifest.holds in DATA
+
+
+def context_of(kind: type[Artifact]) -> str | None:
+    """Returns what the data is for from which an artifact of this class is made; None: for another data set."""
+    if kind.model is not None:
+        return "training"
+    has_results = kind.metrics is not Artifact.metrics
+    return "test" if has_results and kind.holds not in DATA else None
+
+
+def for_parent(dataset: DatasetInput) -> DatasetInput | None:
+    """Returns a data set of a training or a test as the parent run has it; None for any other.
+
+    A run has each data set once, so that its name says what it is for.
+    """
+    use = next((tag.value for tag in dataset.tags if tag.key == CONTEXT), "")
+    if use not in ("training", "test"):
+        return None
+    of, name = dataset.dataset, f"{dataset.dataset.name} ({use})"
+    named = Dataset(name, of.digest, of.source_type, of.source, of.schema, of.profile)
+    return DatasetInput(named, dataset.tags)
+
+
+def _dataset(store: Store, manifest: Manifest, kind: type[Artifact], known: Mapping[str, Manifest]) -> Dataset:
+    uri = store.directory(manifest.stage, manifest.key)
+    return Dataset(
+        name=manifest.name,
+        digest=manifest.key.rpartition("-")[2][:DIGEST_CHARACTERS],
+        source_type="local" if is_local(uri) else str(filesystem(uri)[0].protocol[0]),
+        source=json.dumps({"uri": uri}),
+        schema=_schema(kind.columns),
+        profile=json.dumps(_profile(manifest, known)),
+    )
+
+
+def _schema(columns: Mapping[str, str]) -> str | None:
+    if not columns:
+        return None
+    return json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in columns.items()]})
+
+
+def _profile(manifest: Manifest, known: Mapping[str, Manifest]) -> dict[str, float | str]:
+    """Returns the counts of an artifact: videos, frames, bytes, and hours, which those that it was made of may know."""
+    facts = manifest.facts
+    profile = {name: value for name, value in facts.items() if name.startswith(COUNTED)}
+    sources = (manifest, *(known[key] for key in manifest.input_keys() if key in known))
+    seconds = [float(m.facts["seconds_of_video"]) for m in sources if "seconds_of_video" in m.facts]
+    return {**profile, "hours": round(sum(seconds) / 3600, 4)} if seconds else profile

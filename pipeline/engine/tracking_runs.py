@@ -1,0 +1,88 @@
+"""Runs of stages in MLflow by the keys of their artifacts, for takedowns and lineage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pipeline.core.errors import UsageError
+from pipeline.engine.tracking_values import EXPERIMENT_PREFIX
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """An MLflow run that made or used an artifact."""
+
+    run_id: str
+    name: str
+    key: str
+    """The key of the artifact."""
+    state: str
+    """The word `made`, or `have` if the run used an artifact that another run had made."""
+    parent_id: str
+    started_at: str
+    """UTC, ISO 8601."""
+    models: tuple[str, ...] = ()
+    """Ids of the models that the run logged: models:/<id>."""
+
+
+def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
+    """Returns all runs of stages whose artifact has one of `keys`, with the models that they logged.
+
+    Raises:
+        UsageError: no tracking server or file answers.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [
+            e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)
+        ]
+        if not experiments:
+            return []
+        runs = [r for r in pages(partial(client.search_runs, experiments)) if r.data.tags.get("key") in keys]
+        models: dict[str, list[str]] = {}
+        for model in pages(partial(client.search_logged_models, experiments)):
+            models.setdefault(str(model.source_run_id), []).append(str(model.model_id))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
+    return [
+        TrackedRun(
+            run_id=run.info.run_id,
+            name=run.info.run_name,
+            key=run.data.tags["key"],
+            state=run.data.tags.get("state", ""),
+            parent_id=run.data.tags.get("mlflow.parentRunId", ""),
+            started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+            models=tuple(sorted(models.get(run.info.run_id, ()))),
+        )
+        for run in runs
+    ]
+
+
+def tag_runs(tracking_uri: str, runs: Sequence[TrackedRun], name: str, value: str) -> None:
+    """Sets a tag of these runs and of the models that they logged."""
+    client = MlflowClient(tracking_uri)
+    for run in runs:
+        client.set_tag(run.run_id, name, value)
+        for model in run.models:
+            client.set_logged_model_tags(model, {name: value})
+
+
+def pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """Yields every entry of a search that returns pages."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,83 @@
+"""Names, parameters and tags as MLflow takes them. Nothing here imports MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+EXPERIMENT_PREFIX: Final = "percepts/"
+"""The beginning of the name of every experiment, before the name of the recipe."""
+KEY_TAG: Final = "percepts.key"
+"""Tag of a model version: the key of its artifact."""
+PARAM_CHARACTERS: Final = 500
+TAG_CHARACTERS: Final = 5000
+NAME_CHARACTERS: Final = 250
+NOT_ALLOWED: Final = re.compile(r"[^\w./: -]")
+"""Characters that are not allowed in the name of a metric."""
+NOT_IN_MODEL_NAMES: Final = re.compile(r"[/:.%\"']")
+"""Characters that are not allowed in the name of a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """The name, settings and tags of a parent run, known before it starts."""
+
+    command: str
+    name: str | None = None
+    """Name of the run; default: the recipe's."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that decide what is made."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+def allowed_name(name: str) -> str:
+    """Removes what MLflow refuses in the name of a metric, a parameter or a tag, such as commas and double slashes."""
+    plain = posixpath.normpath(NOT_ALLOWED.sub("", name)).lstrip("/.")
+    return plain[:NAME_CHARACTERS] or "unnamed"
+
+
+def model_name(kind: str, stage: str, node: str) -> str:
+    """Returns a model's name by its kind and its arm: node `finetune pretrained` makes `classifiers pretrained`."""
+    name = node.replace(stage, kind, 1) if stage in node else f"{kind} {node}"
+    return NOT_IN_MODEL_NAMES.sub("-", name)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns nested settings as name -> text; a setting that is None is left out."""
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            texts |= flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            texts[allowed_name(f"{prefix}{name}")] = _text(value)
+    return texts
+
+
+def source_tags(program: str, commit: str | None, dirty: bool | None) -> dict[str, str]:
+    """Returns the tags with which MLflow's own autologging names user, source and commit."""
+    tags = {"mlflow.user": _user(), "mlflow.source.name": program, "mlflow.source.type": "LOCAL"}
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    if dirty is not None:
+        tags["mlflow.source.git.dirty"] = str(dirty).lower()
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(entry) for entry in value)
+    return ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
