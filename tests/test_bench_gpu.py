@@ -103,6 +103,28 @@ def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
     assert by_name["same_bits"]["sha256"] == by_name["second_worker"]["sha256"]
 
 
+@pytest.mark.timeout(300)
+def test_a_row_of_table_2_is_trained_and_scored_without_ray_and_mlflow(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "tests.bench_gpu.table_2", "--rehearse", "--feedback", "1"]
+    done = subprocess.run(
+        [*command, "--model", "composite, conditional future"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["num_test_sequences"] == 20
+    assert 0 < row["nats_a_frame"] < 4096
+    assert sum(row["nats_by_frame"]) / 10 == pytest.approx(row["nats_a_frame"], abs=0.1)
+    assert row["ratio"] == pytest.approx(row["nats_a_frame"] / 341.2, rel=1e-3)
+    assert 0 < row["teacher_forced_nats"] < 4096
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ Parts, in this order, each in a process of its own:
     training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST and for percepts
     largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
     moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
-    table_2             the other five models, --row-minutes each
+    table_2             the four models that predict, --row-minutes of training each, without Ray and MLflow
     extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
     extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
 
@@ -32,9 +32,9 @@ from pathlib import Path
 import torch
 
 from pipeline.core.files import join
+from tests.bench_gpu import table_2
 
 MAIN_MODEL = "composite, conditional future"
-OTHER_MODELS = ("composite", "conditional future", "future", "conditional autoencoder", "autoencoder")
 TOY_STEP = ("--device", "cpu", "--batch", "4", "--dim", "32", "--units", "16", "--layers", "2", "--repetitions", "2")
 
 
@@ -84,12 +84,20 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         return [["tests.bench_gpu.extraction", *(["--only", "random_vgg16", "--num-videos", "4"] if toy else []), *toy]]
     if part == "extract_vgg16_fc6":
         return [_extraction(options)]
-    models, minutes = (
-        ((MAIN_MODEL,), options.minutes) if part == "moving_mnist" else (OTHER_MODELS, options.row_minutes)
-    )
     digits = ["--mnist", options.mnist] if options.mnist else []
-    shared = ["--out", options.out, "--minutes", str(minutes), *digits, *toy]
-    return [["tests.bench_gpu.moving_mnist", "--model", model, *shared] for model in models]
+    if part == "table_2":
+        seconds = ["--seconds", str(60 * options.row_minutes)]
+        return [
+            ["tests.bench_gpu.table_2", "--model", model, *seconds, *_feedback(model), *digits, *toy]
+            for model in table_2.MODELS
+        ]
+    shared = ["--out", options.out, "--minutes", str(options.minutes), *digits, *toy]
+    return [["tests.bench_gpu.moving_mnist", "--model", MAIN_MODEL, *shared]]
+
+
+def _feedback(model: str) -> list[str]:
+    """Conditional decoders learn to read their own frames, or they drift in open loop."""
+    return ["--feedback", "1"] if table_2.MODELS[model].get("predict_conditional") else []
 
 
 def _training_loop(source: str, options: argparse.Namespace) -> list[str]:
