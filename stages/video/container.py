@@ -7,10 +7,11 @@ itself .mp4 must not make FFmpeg read other files or the network.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -21,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.core.errors import ConfigError
+from stages.video.clock import Clock
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,gif,apng,ogg,asf,ivf,nut,mxf,dv,rm,swf,wtv,"
@@ -36,6 +38,15 @@ MAX_READ_ERRORS = 16
 """Read errors in a row after which a file is at its end: some demuxers report the same error for ever."""
 
 
+TS_DISCONT = 0x0200
+"""FFmpeg's AVFMT_TS_DISCONT: a format whose clock may start again within a file."""
+
+WRAPPING = frozenset({"mpegts", "mpeg"})
+"""Formats with the 33-bit timestamps of MPEG-2 systems."""
+
+FALLBACK_FPS = 25
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Bounds against hostile files: a video beyond one of them is rejected, with the limit in the reason."""
@@ -43,7 +54,7 @@ class Limits:
     max_pixels: int = 8192 * 4320
     """Largest frame, width x height, before and after scaling."""
     max_duration_s: float = 6 * 3600.0
-    """Longest video, seconds."""
+    """Longest video, seconds. A gap in its timestamps counts with 10 s at most."""
     max_frames: int = 4_000_000
     """Most packets of a video that are looked at."""
     max_decode_s_per_s: float = 30.0
@@ -117,6 +128,19 @@ def _first_video(container: InputContainer) -> VideoStream:
     return moving[0]
 
 
+def clock_of(container: InputContainer, stream: VideoStream, repairs: Mapping[int, int] | None = None) -> Clock:
+    """Returns the clock of a stream, at its beginning."""
+    time_base = stream.time_base or Fraction(1, 1000)
+    return Clock(
+        stream_index=stream.index,
+        time_base=time_base,
+        has_discontinuities=bool(container.format.flags & TS_DISCONT),
+        wraps=container.format.name in WRAPPING,
+        nominal_step=max(1, round(1 / (time_base * (stream.average_rate or FALLBACK_FPS)))),
+        repairs=repairs or {},
+    )
+
+
 @dataclass
 class PacketReader:
     """Packets of a container in file order, going on after read errors; `num_errors` counts those."""
@@ -126,6 +150,8 @@ class PacketReader:
     """Streams to read; none reads all."""
     beat: Callable[[], None] = lambda: None
     """Called after every packet and error."""
+    clock: Clock | None = None
+    """Corrects the timestamps of its stream's packets; None leaves them as they are."""
     num_errors: int = field(default=0, init=False)
     last_key_pts: int | None = field(default=None, init=False)
     """Timestamp of the keyframe that was read last."""
@@ -148,12 +174,23 @@ class PacketReader:
                 if packet is None:
                     return
                 errors_in_a_row = 0
+                self._correct(packet)
                 if packet.is_keyframe and packet.stream in self.streams:
                     self.last_key_pts = packet.pts
                 if packet.size or packet.dts is not None:
                     yield packet  # type: ignore[misc]  # PyAV types the stream more widely than was asked for
             if errors_in_a_row > MAX_READ_ERRORS:
                 return
+
+    def _correct(self, packet: Packet[Any]) -> None:
+        if self.clock is None or packet.stream_index != self.clock.stream_index:
+            return
+        if not packet.size and packet.dts is None:
+            return
+        duration, is_keyframe = packet.duration or 0, bool(packet.is_keyframe)
+        pts, dts = self.clock.correct(packet.pts, packet.dts, duration, is_keyframe=is_keyframe)
+        if (pts, dts) != (packet.pts, packet.dts):
+            packet.pts, packet.dts = pts, dts
 
 
 def decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | Damage]:

@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from pipeline.core.errors import ConfigError
 from stages.video import watchdog
 from stages.video.chunks import ChunkBuilder, FrameChunk
-from stages.video.container import DAMAGE, Damage, Limits, PacketReader, decode_packet, in_words, open_video
+from stages.video.container import DAMAGE, Damage, Limits, PacketReader, clock_of, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
 from stages.video.ledger import Verdict
 from stages.video.probe import Probe, probe
@@ -236,12 +236,14 @@ class VideoDecoder:
 
         With several threads the pass ends, and returns False, at the first sign of damage.
         """
+        assert self.probe is not None
         with open_video(
             self.path, self._limits, num_threads=num_threads, conceal=self.config.after_damage == "keep"
         ) as (container, stream):
             assert stream.time_base is not None
             time_base = stream.time_base
-            reader = PacketReader(container, (stream,), beat)
+            clock = clock_of(container, stream, self.probe.timeline.repairs)
+            reader = PacketReader(container, (stream,), beat, clock)
             for item in _decoded(reader, stream.codec_context):
                 if not isinstance(item, VideoFrame):
                     if num_threads != 1:

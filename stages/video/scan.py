@@ -19,7 +19,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from stages.video.container import Damage, Limits, PacketReader, decode_packet, in_words, shows_no_picture
+from stages.video.clock import DELTA_THRESHOLD_S, NEIGHBOURS, find_outliers
+from stages.video.container import Damage, Limits, PacketReader, clock_of, decode_packet, in_words, shows_no_picture
 from stages.video.timeline import Timeline, to_us
 
 COUNTED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu"})
@@ -34,8 +35,6 @@ HEVC allow."""
 
 SHORTFALL_S = 0.25
 """A video that ends this much (and three frames) before its header's duration is taken for truncated."""
-
-FALLBACK_FPS = 25
 
 
 class Scan:
@@ -65,7 +64,11 @@ class Scan:
         self._num_hidden = 0
         self._holes: list[int] = []
         """Numbers of the video's packets before which bytes of the file are lost."""
-        self.num_errors = self._read(PacketReader(container, beat=beat))
+        self._clock = clock_of(container, stream)
+        self._unshown = 0
+        """Ticks between packets in which no frame is shown: those of a gap beyond 10 s and its frame's duration."""
+        self._last_duration = 0
+        self.num_errors = self._read(PacketReader(container, beat=beat, clock=self._clock))
 
     def _read(self, reader: PacketReader) -> int:
         deadline = time.monotonic() + self._limits.min_decode_s
@@ -109,13 +112,21 @@ class Scan:
             return
         self._end_us = max(self._end_us, end_us)
         self._has_all_pts &= packet.pts is not None
+        dts = self._decoding_time(packet)
+        if self._dts:
+            longest = max(self._ticks(DELTA_THRESHOLD_S), self._last_duration)
+            self._unshown += max(0, dts - self._dts[-1] - longest)
+        self._last_duration = packet.duration or 0
         self._pts.append(packet.pts or 0)
-        self._dts.append(self._decoding_time(packet))
+        self._dts.append(dts)
 
     def _decoding_time(self, packet: Packet[VideoStream]) -> int:
         if packet.dts is not None:
             return packet.dts
-        return self._dts[-1] + self._nominal_step if self._dts else (packet.pts or 0)
+        return self._dts[-1] + self._clock.nominal_step if self._dts else (packet.pts or 0)
+
+    def _ticks(self, seconds: int) -> int:
+        return int(seconds / self.time_base)
 
     def _find_first(self, decoded: Sequence[VideoFrame | Damage]) -> None:
         for item in decoded:
@@ -126,19 +137,18 @@ class Scan:
 
     @property
     def duration_us(self) -> int:
-        """From the first packet's time to the end of the last; 0 before there is one."""
+        """The time in which frames are shown: from the first packet's time to the end of the last, without long gaps;
+        0 before there is one."""
         if not self._pts:
             return 0
-        return self._end_us - to_us(self._pts[0] if self._has_all_pts else self._dts[0], self.time_base)
-
-    @property
-    def _nominal_step(self) -> int:
-        """Ticks of the time base from a frame to the next, by the header's rate."""
-        return max(1, round(1 / (self.time_base * (self.stream.average_rate or FALLBACK_FPS))))
+        first = self._pts[0] if self._has_all_pts else self._dts[0]
+        return max(0, self._end_us - to_us(first, self.time_base) - to_us(self._unshown, self.time_base))
 
     def timeline(self) -> Timeline:
         """Returns the slots of the video: one a packet to be shown, and one for every frame known to be lost."""
         shown = np.array(self._pts if self._has_all_pts else sorted(self._dts), np.int64)
+        repairs = self._outliers(shown)
+        shown = np.array([repairs.get(stamp, stamp) for stamp in shown.tolist()], np.int64) if repairs else shown
         lost, num_cut = self._lost(shown)
         stamps = np.concatenate([shown, lost])
         order = np.argsort(stamps, kind="stable")
@@ -146,7 +156,24 @@ class Scan:
         is_exact = self._has_all_pts and self.container.format.name not in COUNTED and bool(np.all(np.diff(stamps) > 0))
         # Through Python's integers: ticks times a million do not always fit 64 bits.
         times_us = np.array([to_us(stamp, self.time_base) for stamp in stamps.tolist()], np.int64)
-        return Timeline(times_us, order < len(shown), stamps if is_exact else None, self._num_hidden + num_cut)
+        ends_of_clocks = np.array(sorted(set(self._clock.seams)), np.int64)
+        seams = sorted(set(np.searchsorted(stamps, ends_of_clocks, "right").tolist()))
+        return Timeline(
+            times_us,
+            order < len(shown),
+            stamps if is_exact else None,
+            self._num_hidden + num_cut,
+            seams=tuple(seams),
+            repairs=repairs,
+        )
+
+    def _outliers(self, shown: npt.NDArray[np.int64]) -> dict[int, int]:
+        """Returns wrong timestamps, and what stands in their place, where timestamps identify frames."""
+        if not self._has_all_pts or self.container.format.name in COUNTED or len(shown) < 3:
+            return {}
+        step = int(np.median(np.diff(np.sort(shown))))
+        threshold = max(self._ticks(DELTA_THRESHOLD_S), (NEIGHBOURS + 1) * step)
+        return find_outliers(shown, threshold, is_reordered=bool(self.stream.codec_context.has_b_frames))
 
     def _lost(self, shown: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
         """Returns approximate timestamps of promised frames without a packet, and how many more are cut away."""
@@ -171,13 +198,20 @@ class Scan:
 
     def _behind_the_end(self, shown: npt.NDArray[np.int64], num_lost: int) -> npt.NDArray[np.int64]:
         last = int(shown.max()) if len(shown) else 0
-        return last + self._nominal_step * np.arange(1, max(0, num_lost) + 1, dtype=np.int64)
+        return last + self._clock.nominal_step * np.arange(1, max(0, num_lost) + 1, dtype=np.int64)
 
     def _num_cut_off(self) -> int:
-        """Counts the frames between the last packet of any stream and the header's duration, where that is credible."""
-        claimed_us = self.container.duration or 0
-        step_us = float(self._nominal_step * self.time_base * 1_000_000)
-        shortfall_us = claimed_us - self._any_end_us
+        """Counts the frames between the last packet of any stream and the header's duration, where that is credible.
+
+        Formats whose clock may start again have no such header: FFmpeg reads the last timestamp.
+        """
+        if self._clock.has_discontinuities:
+            return 0
+        claimed_us, start_us = self.container.duration or 0, self.container.start_time or 0
+        step_us = float(self._clock.nominal_step * self.time_base * 1_000_000)
+        # Writers differ in whether a duration counts from zero or from a start that is late; none counts from before.
+        is_from_start = start_us < 0 or start_us > claimed_us
+        shortfall_us = claimed_us - self._any_end_us + (start_us if is_from_start else 0)
         is_believable = claimed_us <= self._limits.max_duration_s * 1e6
         if not is_believable or shortfall_us < max(SHORTFALL_S * 1e6, 3 * step_us):
             return 0

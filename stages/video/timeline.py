@@ -6,7 +6,9 @@ decoded frame finds its slot by its timestamp. Everything here is arithmetic: no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -33,6 +35,10 @@ class Timeline:
     repeated or made up ones), and frames are then matched to slots by counting."""
     num_hidden: int = 0
     """Frames of the file that are not slots because they are not to be shown: cut away by an edit list, or empty."""
+    seams: tuple[int, ...] = ()
+    """Slots that begin a new segment because the file's clock starts again there, rising."""
+    repairs: Mapping[int, int] = field(default_factory=dict)
+    """Wrong timestamps of the file, and those that stand in their place (see `stages.video.clock`)."""
 
     def __post_init__(self) -> None:
         assert self.times_us.ndim == 1
@@ -103,7 +109,7 @@ class Place:
     """Number of the frame among those to keep, missing ones counted: it jumps where, and only where, frames are missing
     or out of order."""
     segment: int
-    """Rises by one at every gap: frames of one segment follow one another without loss."""
+    """Rises by one at every gap, and where the clock starts again: frames of one segment follow one another."""
     time_us: int
 
 
@@ -125,6 +131,7 @@ class FrameAccount:
         self._segment = 0
         self._segment_before = 0
         self._has_gap = False
+        self._num_seams = 0
         self._errors_unplaced = 0
         self._closed = False
         self.damaged = False
@@ -168,6 +175,9 @@ class FrameAccount:
             slot = max(self._next_slot, min(self._next_slot + swallowed, len(self._timeline) - 1))
         self._errors_unplaced = 0
         self._pass_over(slot)
+        num_seams = bisect.bisect_right(self._timeline.seams, slot)
+        self._has_gap |= num_seams > self._num_seams
+        self._num_seams = num_seams
         if slot >= len(self._timeline):
             self.expected += 1  # more frames came out than the container promised
         elif time_us is None or self._timeline.pts is None:
