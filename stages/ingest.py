@@ -89,7 +89,7 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     )
 
 
-@stage(version=1, snapshot=list_sources, estimate=_estimate)
+@stage(version=2, snapshot=list_sources, estimate=_estimate)
 def ingest(
     config: IngestConfig, context: Context, *, corpus: Corpus | None = None, unpacked: Corpus | None = None
 ) -> Index:
@@ -230,7 +230,7 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
         duration_us=result.duration_us,
         frames_expected=result.frames_expected,
         verdict=result.verdict,
-        reason=result.reason,
+        reason="; ".join(filter(None, (result.reason, result.other_streams))),
     )
 
 

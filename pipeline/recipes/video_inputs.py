@@ -28,6 +28,13 @@ class VideoOptions(RunOptions):
     """The bounds beyond which a video is rejected, when it is indexed and when it is decoded."""
     archive_limits: ArchiveLimits = ArchiveLimits()
     """The bounds beyond which an archive among the videos is refused."""
+    video_stream: int | None = None
+    """Number of the stream to decode in every file, as --limits.video-stream; None takes the one that ffmpeg takes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.video_stream is not None:
+            object.__setattr__(self, "limits", replace(self.limits, video_stream=self.video_stream))
 
 
 def within_limits(config: Decoding, limits: Limits) -> Decoding:

@@ -41,6 +41,15 @@ class ExtractionConfig:
             )
 
 
+def _deciding(limits: Limits) -> dict[str, Any]:
+    """Returns the limits that decide rows. A choice that was not made is left out: percepts that were paid for before
+    there was one keep their fingerprint."""
+    settings = asdict(limits)
+    if limits.video_stream is None:
+        del settings["video_stream"]
+    return settings
+
+
 def extractor_of(config: ExtractionConfig) -> Extractor:
     """Returns the extractor, whose settings go into a shard's metadata and its fingerprint. Reads the weights once.
 
@@ -54,7 +63,7 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
     settings: dict[str, Any] = {
         "convnet": convnets.identity(config.convnet),
         "decode": asdict(config.decode),
-        "limits": asdict(config.limits),
+        "limits": _deciding(config.limits),
         "compression": config.compression,
         "format": FORMAT,
         "version": VERSION,

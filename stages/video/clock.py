@@ -113,10 +113,10 @@ class Clock:
 def find_outliers(stamps: npt.NDArray[np.int64], threshold: int, *, is_reordered: bool) -> dict[int, int]:
     """Returns wrong presentation times, each with one in its place, of the packets of a stream in file order.
 
-    `stamps`: (n,) of all packets. Timestamps are wrong where they lie more than `threshold` ticks from the one before, no other packet is near them,
-    and one of the next `OUTLIER_PACKETS` is within that distance again. Each such frame is put into the widest gap that
-    its neighbours leave. `is_reordered`: a frame that is shown last may come before others in the file, and is not
-    wrong for that.
+    `stamps`: (n,) of all packets. Timestamps are wrong where they lie more than `threshold` ticks from the one before,
+    no other packet is near them, and one of the next `OUTLIER_PACKETS` is within that distance again. Each such frame
+    is put into the widest gap that its neighbours leave. `is_reordered`: a frame that is shown last may come before
+    others in the file, and is not wrong for that.
     """
     is_wrong = np.zeros(len(stamps), np.bool_)
     for first in (np.flatnonzero(np.abs(np.diff(stamps)) > threshold) + 1).tolist():

@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.core.errors import ConfigError
 from stages.video.clock import Clock
+from stages.video.streams import DAMAGE, choose_stream, films
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,gif,apng,ogg,asf,ivf,nut,mxf,dv,rm,swf,wtv,"
@@ -31,8 +32,6 @@ FORMATS = (
 """Demuxers that may be used; hls, concat, dash and the like, which open further files, are not among them."""
 
 Damage: TypeAlias = av.FFmpegError | OSError | ValueError | MemoryError
-DAMAGE = (av.FFmpegError, OSError, ValueError, MemoryError)
-"""The exceptions of PyAV on bad bytes: FFmpeg's errors, the system's, unknown codecs and impossible sizes."""
 
 MAX_READ_ERRORS = 16
 """Read errors in a row after which a file is at its end: some demuxers report the same error for ever."""
@@ -49,7 +48,9 @@ FALLBACK_FPS = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds against hostile files: a video beyond one of them is rejected, with the limit in the reason."""
+    """Bounds against hostile files, and the stream that is taken.
+
+    A video beyond a bound is rejected, with the limit in the reason."""
 
     max_pixels: int = 8192 * 4320
     """Largest frame, width x height, before and after scaling."""
@@ -65,6 +66,8 @@ class Limits:
     """Seconds without a packet read or a frame decoded, after which the process that decodes is ended."""
     max_memory_bytes: int = 4 << 30
     """Memory that decoding one video may take."""
+    video_stream: int | None = None
+    """Number of the stream to decode in every file, counted from 0; None takes the one that ffmpeg would take."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -79,17 +82,15 @@ class Limits:
             value = getattr(self, name)
             if not value > 0:
                 raise ConfigError(f"{name} is {value}; a limit must be positive (raise it to effectively remove it)")
-
-
-class NoVideoError(Exception):
-    """The file has no video stream to decode. Stays inside this package: callers get a rejected video."""
+        if self.video_stream is not None and self.video_stream < 0:
+            raise ConfigError(f"video_stream is {self.video_stream}; streams of a file are counted from 0")
 
 
 @contextmanager
 def open_video(
     path: str | os.PathLike[str], limits: Limits, *, num_threads: int = 1, conceal: bool = True
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a container and its first video stream that is not a cover picture, with a limited decoder.
+    """Opens a container and the video stream to decode, with a limited decoder.
 
     `num_threads` decoder threads; 0 lets FFmpeg choose. Without `conceal`, the decoder reports an error where it would
     otherwise make up a damaged part of a frame without a word.
@@ -103,8 +104,13 @@ def open_video(
     name = "file:" + os.path.abspath(path)
     # FFmpeg's own time limit, where it looks at it, comes before the watchdog's.
     timeout_s = limits.max_stall_s / 2
-    with av.open(name, mode="r", options=options, metadata_errors="replace", timeout=timeout_s) as container:
-        stream = _first_video(container)
+    open_again = partial(av.open, name, mode="r", options=options, metadata_errors="replace", timeout=timeout_s)
+    with open_again() as container:
+        if limits.video_stream is None and len(films(container)) > 1:
+            with open_again() as again:
+                stream = choose_stream(container, None, again)
+        else:
+            stream = choose_stream(container, limits.video_stream)
         decoder = stream.codec_context
         decoder.thread_count = num_threads
         decoder.thread_type = "NONE" if num_threads == 1 else "AUTO"
@@ -112,20 +118,6 @@ def open_video(
         if not conceal:
             decoder.options["err_detect"] = "crccheck+bitstream+buffer+explode"
         yield container, stream
-
-
-def _first_video(container: InputContainer) -> VideoStream:
-    streams = container.streams.video
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise NoVideoError(f"holds no video stream, only {' and '.join(kinds)}" if kinds else "holds no streams at all")
-    moving = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    if not moving:
-        raise NoVideoError("holds no video stream, only a cover picture")
-    # PyAV leaves the context out where FFmpeg has no decoder for the codec.
-    if getattr(moving[0], "codec_context", None) is None:
-        raise NoVideoError("holds a video stream that FFmpeg has no decoder for")
-    return moving[0]
 
 
 def clock_of(container: InputContainer, stream: VideoStream, repairs: Mapping[int, int] | None = None) -> Clock:

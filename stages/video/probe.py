@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stages.video import watchdog
-from stages.video.container import DAMAGE, Limits, NoVideoError, in_words, open_video
+from stages.video.container import Limits, in_words, open_video
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
 from stages.video.ledger import Verdict
 from stages.video.scan import Scan
+from stages.video.streams import DAMAGE, NoVideoError, others_in_words
 from stages.video.timeline import Timeline
 
 EMPTY = Timeline(np.empty(0, np.int64), np.empty(0, np.bool_), None)
@@ -41,6 +42,8 @@ class Probe:
     verdict: Verdict
     """Provisional: a video that is `ok` here may still turn out `partial` or `rejected` when it is decoded."""
     reason: str = ""
+    other_streams: str = ""
+    """A clause on the video streams that are not decoded; empty where there are none."""
     timeline: Timeline = field(default=EMPTY, repr=False)
     orientation: Orientation | None = field(default=None, repr=False)
     """The orientation of the first frame that decodes."""
@@ -81,6 +84,7 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
         duration_us=scan.duration_us or scan.container.duration,
         frames_declared=stream.frames or None,
         verdict="ok",
+        other_streams=others_in_words(scan.container, stream),
     )
     if scan.first is not None:
         orientation = orientation_of(scan.first)

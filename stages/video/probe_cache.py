@@ -32,7 +32,7 @@ from stages.video.sources import VideoSource
 
 PROBE_CACHE: Final = "probed"
 """The directory, below the store's root."""
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of probing: raise it where the same bytes would give another record."""
 MIN_AGE_S: Final = 2.0
 """A local file that changed later than this before it was listed may change again without its time showing it."""

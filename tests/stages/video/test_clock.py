@@ -170,14 +170,9 @@ def reported(shared_data: Path) -> Path:
     return folder
 
 
-FILMS_BEHIND_OTHERS = {"still_first.asf", "preview_first.mp4"}
-
-
 def test_reported_files_give_the_frames_of_ffmpeg(reported: Path) -> None:
     for line in (reported / "expected.txt").read_text().splitlines()[1:]:
         name, num_frames, num_at_5, *size = line.split()
-        if name in FILMS_BEHIND_OTHERS:
-            continue
         for rate_fps, wanted in ((None, int(num_frames)), (5.0, int(num_at_5))):
             if name == "video_late.ts":  # the ffmpeg that counted had given up
                 wanted = 75 if rate_fps is None else 15

@@ -51,11 +51,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(path, moving_square(60), options={"g": "12", "bf": "2"}, container_options={"movflags": "faststart"})
 
 
+LARGER_STREAMS = {"web/torchcodec_nasa_13013.mp4": 390}
+"""Frames of the stream that ffmpeg takes, where it is not the first one, which MANIFEST.md counts."""
+
+
 def manifest_counts(shared_data: Path, folder: str) -> Iterator[tuple[str, int]]:
     for line in (shared_data / "MANIFEST.md").read_text().splitlines():
         found = re.match(rf"\| ({folder}/\S.*?) \|.* n=(\d+) ", line)
         if found:
-            yield found[1], int(found[2])
+            yield found[1], LARGER_STREAMS.get(found[1], int(found[2]))
 
 
 def test_counts_of_real_video_are_ffmpegs(shared_data: Path) -> None:

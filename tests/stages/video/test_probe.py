@@ -29,7 +29,8 @@ def test_real_video_promises_what_decodes(shared_data: Path) -> None:
         found = probe(shared_data / name)
         assert (name, found.frames_expected, found.verdict) == (name, decoded, "ok")
         with av.open(str(shared_data / name)) as container:
-            stream = container.streams.video[0]
+            stream = container.streams.best("video")
+            assert stream is not None
             sides = {stream.width, stream.height}
             assert (found.codec, {found.width, found.height}) == (stream.codec_context.name, sides)
 
