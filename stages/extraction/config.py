@@ -42,8 +42,10 @@ class ExtractionConfig:
 
 
 def _deciding(limits: Limits) -> dict[str, Any]:
-    """Returns the limits that decide rows. A choice that was not made is left out: percepts that were paid for before
-    there was one keep their fingerprint."""
+    """Returns the limits that decide rows.
+
+    A choice that was not made is left out: percepts that were paid for before there was one keep their fingerprint.
+    """
     settings = asdict(limits)
     if limits.video_stream is None:
         del settings["video_stream"]

@@ -49,9 +49,9 @@ class Clock:
     time_base: Fraction
     """Seconds of a tick."""
     has_discontinuities: bool
-    """Whether the format allows its clock to start again (AVFMT_TS_DISCONT)."""
+    """True where the format allows its clock to start again (AVFMT_TS_DISCONT)."""
     wraps: bool
-    """Whether timestamps have `WRAP_BITS` bits."""
+    """True where timestamps have `WRAP_BITS` bits."""
     nominal_step: int
     """Ticks from a frame to the next, where a packet has no duration."""
     repairs: Mapping[int, int] = field(default_factory=dict)
@@ -83,8 +83,10 @@ class Clock:
         return pts, dts
 
     def _shift(self, key_pts: int | None, dts: int) -> int:
-        """Returns the ticks by which this packet and all that follow are to be moved. `key_pts`: presentation time of a
-        keyframe, which nothing that follows it may precede."""
+        """Returns the ticks by which this packet and all that follow are to be moved.
+
+        `key_pts`: presentation time of a keyframe, which nothing that follows it may precede.
+        """
         if self._next_dts is None or self._dts is None:
             return 0
         delta = dts - self._next_dts

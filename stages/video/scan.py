@@ -137,8 +137,7 @@ class Scan:
 
     @property
     def duration_us(self) -> int:
-        """The time in which frames are shown: from the first packet's time to the end of the last, without long gaps;
-        0 before there is one."""
+        """The time from the first packet to the end of the last, without long gaps; 0 before there is one."""
         if not self._pts:
             return 0
         first = self._pts[0] if self._has_all_pts else self._dts[0]

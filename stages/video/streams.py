@@ -1,4 +1,4 @@
-"""Which of a file's video streams is the film: as ffmpeg chooses.
+"""The choice of the video stream to decode, as ffmpeg makes it.
 
 A cover picture never is. Moving pictures come before a still; then the larger frame counts, and the flag `default` as
 much as five million pixels (`map_auto_video` in fftools/ffmpeg_mux_init.c; that a stream of many frames comes before
