@@ -157,7 +157,13 @@ class Execution:
                 for node in ready[: self.max_in_flight - len(running)]:
                     waiting.remove(node)
                     running[node.name] = node
-                    self._start(node, session)
+                    try:
+                        self._start(node, session)
+                    except Exception as error:  # without Ray a stage runs, and fails, while it is started
+                        if (run_id := self._run_ids.get(node.name)) is not None:
+                            self.tracker.fail_stage(run_id, f"{type(error).__name__}: {error}")
+                        del running[node.name]
+                        raise
                 self._track_finished()
                 finished = session.finished(POLL_SECONDS)
                 self.handle_events(session.events())

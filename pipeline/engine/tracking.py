@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +232,10 @@ class Tracker:
         self.metrics(run_id, 0, {**facts, **costs, **results.values})
         self._log_curves(run_id, results.curves)
         if results.table:
-            self._client.log_table(run_id, {k: list(v) for k, v in results.table.items()}, TABLE_FILE)
+            with warnings.catch_warnings():
+                # MLflow 3.17 selects columns of strings as pandas 2 did.
+                warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
+                self._client.log_table(run_id, {k: list(v) for k, v in results.table.items()}, TABLE_FILE)
 
     def _log_curves(self, run_id: str, curves: Mapping[str, Mapping[int, float]]) -> None:
         now_ms = int(time.time() * 1000)
