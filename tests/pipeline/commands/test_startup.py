@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
 HEAVY = {"torch", "numpy", "pyarrow", "scipy", "sklearn", "pandas", "matplotlib", "mlflow", "ray", "av", "cv2", "rich"}
+
+OF_MAKING = {"torch", "scipy", "sklearn", "matplotlib", "mlflow", "ray", "cv2"}
+"""Libraries of stages, of MLflow and of Ray. A plan needs torch: a convnet's percepts are counted on its layers."""
 
 
 def modules_after(arguments: list[str]) -> tuple[int, set[str]]:
@@ -37,4 +41,22 @@ def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], 
     returncode, modules = modules_after(arguments)
     assert returncode == status
     assert "pipeline.commands.table" in modules
+    assert not modules & heavy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "heavy"),
+    [
+        (["run", "demo", "--help"], 0, OF_MAKING),
+        (["run", "ucf101", "--help"], 0, OF_MAKING),
+        (["run", "demo", "--nosuch", "1"], 2, OF_MAKING),
+        (["plan", "demo", "--store", "STORE"], 0, OF_MAKING - {"torch"}),
+        (["plan", "moving-mnist", "--store", "STORE", "--preset", "gpu"], 0, OF_MAKING - {"torch"}),
+    ],
+)
+def test_options_and_plans_import_no_library_of_making(
+    arguments: list[str], status: int, heavy: set[str], tmp_path: Path
+) -> None:
+    returncode, modules = modules_after([str(tmp_path / "store") if a == "STORE" else a for a in arguments])
+    assert returncode == status
     assert not modules & heavy
