@@ -1,8 +1,11 @@
 """Files on any fsspec file system, written atomically: a file is complete or absent.
 
-A `uri` is a local path or any URL that fsspec knows (`s3://bucket/key`, `memory://x`). A file appears under its name
-only once it is complete: on a local disk by a temporary name and a rename, on an object store by one PUT, which is
-atomic there.
+A `uri` is a local path or any URL that fsspec knows (`s3://bucket/key`, `memory://x`). It is a URL only if it begins
+with a scheme; otherwise it is a path, and every character of it is literal. Nothing here reads a pattern: fsspec's
+plural calls (`rm`, `cat` of a list, `mv`, `glob`) expand `*`, `?` and `[`, and none of them is used.
+
+A file appears under its name only once it is complete: on a local disk by a temporary name and a rename, on an object
+store by one PUT, which is atomic there.
 """
 
 from __future__ import annotations
@@ -11,15 +14,18 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -32,17 +38,53 @@ TEMPORARY_MARK = ".tmp-"
 CHUNK_BYTES = 1 << 20
 
 
+REQUESTS_AT_A_TIME: Final = 32
+"""Requests to an object store in flight where many small files are read or removed."""
+MAX_NAME_BYTES: Final = 255
+"""The longest name of a file on the usual local file systems."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)", re.DOTALL)
+_CHAIN = re.compile(r"::.*://", re.DOTALL)
+
+
+def is_url(uri: str) -> bool:
+    """Returns whether `uri` begins with the scheme of a URL, `file:` included; otherwise it is a local path."""
+    return _URL.match(uri) is not None or uri.startswith("file:/")
+
+
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Returns the file system behind `uri`, and the path in it.
 
+    A path may begin with `~/`. A `file:` URL is decoded (`%20`) unless a file has its literal name.
+
     Raises:
-        SourceError: fsspec does not know the protocol, or its package is not installed.
+        SourceError: fsspec does not know the protocol, or its package is not installed; a path holds a NUL.
     """
+    if not is_url(uri) or uri.startswith("file:"):
+        return LocalFileSystem(), _local_path(uri)
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
+        if _CHAIN.search(uri):
+            fs, path = fsspec.core.url_to_fs(uri)
+            return fs, str(path)
+        # `url_to_fs` takes any `::` for a chain of file systems; names may hold it.
+        protocol = uri.partition("://")[0]
+        kind = fsspec.get_filesystem_class(protocol)
+        return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
     except (ValueError, ImportError) as error:
         raise SourceError(f"cannot reach {uri!r}: {error}; give a local path or a URL that fsspec knows") from error
-    return fs, str(path)
+
+
+def _local_path(uri: str) -> str:
+    path = uri
+    if uri.startswith("file:"):
+        path = re.sub(r"^file:(//(localhost(?=/))?)?", "", uri)
+        if "%" in path and not os.path.lexists(path):
+            path = unquote(path, errors="surrogateescape")
+    elif uri == "~" or (uri.startswith("~/") and not os.path.lexists(uri)):
+        path = os.path.expanduser(uri)
+    if "\0" in path:
+        raise SourceError(f"{uri!r} holds a NUL character; no file can have such a name")
+    return os.path.abspath(path)
 
 
 def is_local(uri: str) -> bool:
@@ -57,9 +99,7 @@ def join(uri: str, *names: str) -> str:
 
 def absolute(uri: str) -> str:
     """Makes a local path absolute, so that it is valid in any working directory; returns a URL unchanged."""
-    if "://" in uri and not uri.startswith("file://"):
-        return uri
-    return filesystem(uri)[1]
+    return uri if is_url(uri) and not uri.startswith("file:") else _local_path(uri)
 
 
 def exists(uri: str) -> bool:
@@ -92,17 +132,19 @@ def read_many(uris: Sequence[str]) -> dict[str, bytes]:
     """
     if not uris:
         return {}
-    fs = filesystem(uris[0])[0]
-    paths = {str(fs._strip_protocol(uri)): uri for uri in uris}
-    # With on_error="omit", `cat` would treat any error as if the file were absent.
-    results = fs.cat(list(paths), on_error="return")
-    read = {}
-    for path, data in results.items():
-        if isinstance(data, bytes):
-            read[paths[path]] = data
-        elif not isinstance(data, FileNotFoundError):
-            raise data
-    return read
+    if is_local(uris[0]):
+        contents = [_read_if_there(uri) for uri in uris]
+    else:
+        with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+            contents = list(threads.map(_read_if_there, uris))
+    return {uri: data for uri, data in zip(uris, contents, strict=True) if data is not None}
+
+
+def _read_if_there(uri: str) -> bytes | None:
+    try:
+        return read_bytes(uri)
+    except FileNotFoundError:
+        return None
 
 
 def list_files(uri: str) -> list[str]:
@@ -111,8 +153,25 @@ def list_files(uri: str) -> list[str]:
     if not fs.exists(path):
         return []
     fs.invalidate_cache(path)
-    names = [str(name) for name in fs.find(path)]
-    return sorted(os.path.relpath(name, path) for name in names if TEMPORARY_MARK not in name)
+    names = [_relative(str(name), path) for name in fs.find(path)]
+    return sorted(name for name in names if TEMPORARY_MARK not in name)
+
+
+def list_directories(uri: str) -> list[str]:
+    """Returns the sorted names of the directories right below `uri`; empty if it is no directory. Makes one listing."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
+    try:
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = [_relative(str(entry["name"]), path) for entry in entries if entry["type"] == "directory"]
+    return sorted(name for name in names if name)
+
+
+def _relative(name: str, directory: str) -> str:
+    # Not by os.path.relpath, which takes a part of an object's name such as `..` for a step.
+    return name.rstrip("/")[len(directory.rstrip("/")) :].removeprefix("/")
 
 
 @dataclass(frozen=True)
@@ -129,7 +188,7 @@ def list_states(uri: str) -> dict[str, FileState]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     infos = fs.find(path, detail=True)
-    return {os.path.relpath(str(name), path): _state(infos[name]) for name in sorted(infos)}
+    return {_relative(str(name), path): _state(infos[name]) for name in sorted(infos)}
 
 
 def _state(info: dict[str, Any]) -> FileState:
@@ -140,10 +199,34 @@ def _state(info: dict[str, Any]) -> FileState:
 
 
 def remove(uri: str) -> None:
-    """Removes a file or a whole directory, if there is one."""
+    """Removes a file or a whole directory, if there is one; nothing else, whatever characters `uri` holds."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if isinstance(fs, LocalFileSystem):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.remove(path)
+        return
+    fs.invalidate_cache(path)
+    is_directory = fs.isdir(path)
+    names = [str(name) for name in fs.find(path)] if is_directory else []
+    if fs.isfile(path):
+        names.append(path)
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+        for _ in threads.map(fs.rm_file, dict.fromkeys(names)):
+            pass
+    if is_directory and fs.exists(path):
+        _remove_empty(fs, path)
+    fs.invalidate_cache(path)
+
+
+def _remove_empty(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Removes directories without files, deepest first, on a remote file system that keeps such."""
+    directories = [
+        str(name) for name, info in fs.find(path, withdirs=True, detail=True).items() if info["type"] != "file"
+    ]
+    for name in sorted({*directories, path}, key=len, reverse=True):
+        fs.rmdir(name)
 
 
 @contextmanager
@@ -158,7 +241,9 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(buffer, remote, CHUNK_BYTES)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}"
+    mark = f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}"
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(mark)]) + mark)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -232,6 +317,8 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="percepts-") as directory:
-        target = Path(directory) / (os.path.basename(path) or "file")
+        # The end of the name: readers go by the suffix.
+        name = os.fsdecode(os.path.basename(path).encode("utf-8", "surrogateescape")[-MAX_NAME_BYTES:])
+        target = Path(directory) / (name or "file")
         fs.get_file(path, str(target))
         yield target

@@ -14,9 +14,9 @@ from typing import Any
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.core.files import (
     absolute,
-    filesystem,
     is_local,
     join,
+    list_directories,
     list_files,
     read_json,
     sha256_file,
@@ -161,14 +161,11 @@ class Store:
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """Yields the manifest of every complete artifact, or of one stage's, sorted by stage and key."""
-        fs, root = filesystem(self.root)
-        fs.invalidate_cache()
-        pattern = join(root, stage or "*", "*", MANIFEST)
-        for path in sorted(str(match) for match in fs.glob(pattern)):
-            stage_name, key = path.split("/")[-3:-1]
-            manifest = self.find(stage_name, key)
-            if manifest is not None:
-                yield manifest
+        for stage_name in [stage] if stage else list_directories(self.root):
+            for key in list_directories(join(self.root, stage_name)):
+                manifest = self.find(stage_name, key)
+                if manifest is not None:
+                    yield manifest
 
     @property
     def default_tracking_uri(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from pipeline.core.files import absolute, exists, filesystem, join, sha256_file
+from pipeline.core.files import absolute, exists, filesystem, join, list_directories, sha256_file
 from pipeline.core.stage import Holding
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.upkeep.inventory import iter_listings
@@ -158,9 +158,8 @@ def _has_seen(manifest: Manifest, seen: Mapping[str, Manifest], at: datetime) ->
 
 
 def _directories(store: Store) -> list[str]:
-    fs, root = filesystem(store.root)
-    directories = [str(path).rstrip("/").split("/")[-2:] for path in fs.glob(join(root, "*", "*"))]
-    names = [f"{stage}/{key}" for stage, key in directories if KEY.fullmatch(key) and stage != "ray-train"]
+    stages = [stage for stage in list_directories(store.root) if stage != "ray-train"]
+    names = [f"{s}/{key}" for s in stages for key in list_directories(join(store.root, s)) if KEY.fullmatch(key)]
     return [name for name in names if not exists(join(store.root, name, MANIFEST))]
 
 
