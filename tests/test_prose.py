@@ -31,6 +31,7 @@ SWEPT = (
     "stages/extract.py",
     "stages/extraction",
     "stages/ingest.py",
+    "stages/models",
     "stages/percepts",
     "stages/standardize.py",
     "stages/synthesize.py",
@@ -65,6 +66,9 @@ PEOPLE = re.compile(
 )
 
 VAGUE_NAMES = frozenset({"found", "mine", "theirs", "gone", "held", "told"})
+STANDARD_NAMES = frozenset({"patience"})
+"""Identifiers that the field spells so: early stopping's, though elsewhere it is a backoff."""
+
 PRIVATE_WORDS = {
     "adopt": "import",
     "apart": "isolated",
@@ -184,6 +188,8 @@ def private_word(name: str) -> str | None:
     """Says what is wrong with an identifier, None where nothing is."""
     if name in VAGUE_NAMES:
         return f"`{name}` says nothing; name what it is"
+    if name in STANDARD_NAMES:
+        return None
     for word in parts(name):
         if word in PRIVATE_WORDS:
             return f"`{name}`: the field's word for `{word}` is {PRIVATE_WORDS[word]}"
@@ -267,6 +273,6 @@ def test_a_private_word_is_reported(name: str) -> None:
     assert private_word(name) is not None
 
 
-@pytest.mark.parametrize("name", ["not_found", "planed", "results", "video_result", "held_out"])
+@pytest.mark.parametrize("name", ["not_found", "planed", "results", "video_result", "held_out", "patience"])
 def test_a_standard_word_is_not(name: str) -> None:
     assert private_word(name) is None

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from stages.datasets.mnist import SIDE_PX, Part
-from stages.models.kernels import has_kernels
+from stages.models.cuda.kernels import has_kernels
 
 FRAME_PX: Final = 64
 BOX_PX: Final = FRAME_PX - SIDE_PX

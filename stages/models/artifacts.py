@@ -30,7 +30,7 @@ class TrainingHistory:
     train: tuple[Point, ...]
     validation: tuple[Point, ...]
     num_steps: int = 0
-    """Steps that were done; fewer than were asked for where the training stopped early."""
+    """The number of optimiser steps that were done; fewer than the configured ones where the training stopped early."""
     kept_step: int = 0
     """The step whose weights became the model."""
     num_sequences: int | None = None

@@ -30,12 +30,12 @@ class EnsembleLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Uniform weights, zero biases."""
+        """Draws uniform weights, and sets biases to zero."""
         uniform_fan_in_(self.weight, generator)
         nn.init.zeros_(self.bias)
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
-        """(G or 1, T, B, D) -> (G, T, B, N)."""
+        """Maps (G or 1, T, B, D) to (G, T, B, N)."""
         num_members, num_outputs, num_inputs = self.weight.shape
         num_steps, batch = x_GTBD.shape[1:3]
         dtype = compute_dtype(self.weight)
@@ -75,17 +75,16 @@ class LSTMClassifier(nn.Module):
         Raises:
             ConfigError: the encoder has another frame dimension, number of units or of layers.
         """
-        theirs, ours = encoder.config, self.config
-        given, needed = ((c.dim, c.num_units, c.num_layers) for c in (theirs, ours))
+        given, needed = ((c.dim, c.num_units, c.num_layers) for c in (encoder.config, self.config))
         if given != needed:
             raise ConfigError(f"the encoder has (dim, units, layers) {given}, the classifier {needed}: make them equal")
-        chosen = list(range(ours.num_members)) if groups is None else list(groups)
-        mine = dict(self.lstm.named_parameters())
+        chosen = list(range(self.config.num_members)) if groups is None else list(groups)
+        lstm_parameters = dict(self.lstm.named_parameters())
         for name, parameter in encoder.encoder.named_parameters():
-            mine[name][chosen] = parameter.to(mine[name])
+            lstm_parameters[name][chosen] = parameter.to(lstm_parameters[name])
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
-        """Logits of every step, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
+        """Returns logits of every step, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
         x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
         h_GTBH, _ = self.lstm(x_GTBD)
         logits_GTBC: Tensor = self.output(self.dropout(h_GTBH))
@@ -112,7 +111,7 @@ class SingleFrameClassifier(nn.Module):
         self.output.reset_parameters(generator)
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
-        """Logits of every frame, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
+        """Returns logits of every frame, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by all groups."""
         x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
         if self.hidden is not None:
             x_GTBD = self.dropout(self.hidden(x_GTBD).relu())
@@ -124,15 +123,16 @@ Classifier = LSTMClassifier | SingleFrameClassifier
 
 
 def _each_member(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
-    """Shared frames given to every group, so that each draws its own dropout; a view, no copy."""
+    """Expands shared frames to every group, so that each draws its own dropout; a view, no copy."""
     if x_GTBD.shape[-1] != classifier.config.dim:
         raise ValueError(f"frames have {x_GTBD.shape[-1]} dimensions; this classifier reads {classifier.config.dim}")
     return x_GTBD.expand(classifier.config.num_members, -1, -1, -1)
 
 
 def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
-    """Each group's cross-entropy (G,), nats: the clip's label at every step; mean over steps and labelled clips.
+    """Returns each group's cross-entropy (G,), nats, with the clip's label at every step.
 
+    It is the mean over steps and labelled clips.
     Clips labelled IGNORED_LABEL add nothing; a group of nothing else has loss 0. Train on the SUM over groups, so that
     each group's gradient is the one that it would have alone.
     """
@@ -150,13 +150,13 @@ def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:
 
 
 def clip_probabilities(logits_GTBC: Tensor) -> Tensor:
-    """A clip's prediction (G, B, C): the mean over its steps of the softmax's probabilities."""
+    """Returns a clip's prediction (G, B, C): the mean over its steps of the softmax's probabilities."""
     dtype = torch.promote_types(logits_GTBC.dtype, torch.float32)
     return logits_GTBC.softmax(-1, dtype=dtype).mean(1)
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed of 63 bits that depends on every part, for generators that must not be correlated."""
+    """Returns a seed of 63 bits that depends on every part, for generators that must not be correlated."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -201,8 +201,8 @@ def seed_dropout(classifier: Classifier, seeds: Sequence[int]) -> None:
 def seed_weights(classifier: Classifier, seeds: Sequence[int]) -> None:
     """Draws group g's weights as a classifier of one group draws them from a generator that starts from `seeds[g]`."""
     single = build_classifier(classifier.config.single())
-    theirs = dict(single.named_parameters())
+    drawn = dict(single.named_parameters())
     for group, seed in enumerate(seeds):
         single.reset_parameters(torch.Generator().manual_seed(seed))
         for name, parameter in classifier.named_parameters():
-            parameter[group] = theirs[name][0]
+            parameter[group] = drawn[name][0]

@@ -18,9 +18,9 @@ MIN_MEAN = 1e-3
 
 
 class Outputs(NamedTuple):
-    """What the decoders' output layers say, (T, B, D) each: logits (bernoulli) or means (gaussian). None: no decoder.
+    """The values of the decoders' output layers, (T, B, D) each: logits (bernoulli) or means (gaussian).
 
-    reconstruction: of the input in REVERSE order: step t is frame T-1-t.
+    None where there is no such decoder. `reconstruction` is in REVERSE order: its step t is frame T-1-t of the input.
     """
 
     reconstruction: Tensor | None
@@ -64,8 +64,9 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None = None) -> Tensor:
-        """Teacher-forced outputs (T, B, D): nothing at step 0, then, where conditional, the previous true frame.
+        """Returns teacher-forced outputs (T, B, D).
 
+        The decoder reads nothing at step 0, then, where it is conditional, the previous true frame.
         last_BD: the last frame that the encoder read. feedback: which of the previous frames are the decoder's own
         outputs instead, of earlier passes without gradient (`stages.models.feedback`).
         """
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
     def frames_to_read(
         self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None
     ) -> Tensor | None:
-        """What `forward` reads at steps 1 to T - 1, (T - 1, B, D); None where it is not conditional."""
+        """Returns what `forward` reads at steps 1 to T - 1, (T - 1, B, D); None where it is not conditional."""
         if not self.conditional:
             return None
         previous_SBD = target_TBD[:-1]
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
         return output.sigmoid() if self.is_bernoulli else output
 
     def read_out(self, h_TBH: Tensor, last_BD: Tensor | None) -> Tensor:
-        """Outputs (T, B, D) of the top layer's h."""
+        """Returns outputs (T, B, D) of the top layer's h. Raises ValueError if a residual model has no last frame."""
         output_TBD: Tensor = self.output(h_TBH)
         if not self.residual:
             return output_TBD
@@ -136,12 +137,12 @@ class Composite(nn.Module):
                 decoder.output.bias.copy_(mean_D)
 
     def encode(self, x_TBD: Tensor) -> State:
-        """The representation of each sequence: final h and c, (1, B, H), of every layer, lowest first."""
+        """Returns the representation of each sequence: final h and c, (1, B, H), of every layer, lowest first."""
         state: State = self.encoder(x_TBD[None])[1]
         return state
 
     def forward(self, x_TBD: Tensor, future_TBD: Tensor | None = None, feedback: Feedback | None = None) -> Outputs:
-        """Teacher-forced outputs for the input's reconstruction and for its future.
+        """Returns teacher-forced outputs for the input's reconstruction and for its future.
 
         x_TBD: frames to encode. future_TBD: the true frames after them; needed where there is a future decoder.
         feedback: which frames conditional decoders read from themselves; None: none.
@@ -167,7 +168,7 @@ class Composite(nn.Module):
     def _side_by_side(
         self, decoders: list[tuple[Decoder, Tensor]], state: State, last_BD: Tensor, feedback: Feedback | None
     ) -> list[Tensor]:
-        """The outputs of each decoder for its target; their recurrences run at the same time."""
+        """Returns the outputs of each decoder for its target; their recurrences run at the same time."""
         planned = []
         for decoder, target_TBD in decoders:
             read_SBD = decoder.frames_to_read(state, target_TBD, last_BD, feedback)
@@ -178,7 +179,7 @@ class Composite(nn.Module):
         ]
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
-        """Each decoder's loss and their sum. Gradients flow into `outputs`, not into the frames."""
+        """Returns each decoder's loss and their sum. Gradients flow into `outputs`, not into the frames."""
         loss = bernoulli_loss if self.config.loss == "bernoulli" else gaussian_loss
         reconstruction = prediction = None
         if outputs.reconstruction is not None:
@@ -190,12 +191,12 @@ class Composite(nn.Module):
         return Losses(torch.stack(present).sum(), reconstruction, prediction)
 
     def means(self, output: Tensor) -> Tensor:
-        """Frames from a decoder's outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
+        """Returns frames from a decoder's outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as is)."""
         return output.sigmoid() if self.config.loss == "bernoulli" else output
 
     @torch.no_grad()
     def open_loop(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
-        """Means of what each decoder makes of the frames by itself, encoded once: see `reconstruct`, `extrapolate`.
+        """Returns the means of `reconstruct` and of `extrapolate`, with the frames encoded once.
 
         num_steps: frames to predict; default `config.num_frames_out`, and with 0 no prediction.
         """
@@ -209,7 +210,7 @@ class Composite(nn.Module):
         return Outputs(reconstruction, prediction)
 
     def extrapolate(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
-        """The next frames, open loop: (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
+        """Predicts the next frames, (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
 
         source: frames (T, B, D), or what `encode` gave, which a residual model cannot do with (ValueError).
         num_steps: default `config.num_frames_out`; any is allowed.
@@ -219,14 +220,14 @@ class Composite(nn.Module):
     def extrapolate_with_traces(
         self, source: Tensor | State, num_steps: int | None = None
     ) -> tuple[Tensor, tuple[Trace, ...]]:
-        """`extrapolate`, and the decoder's gates and states: for each layer a Trace of (1, num_steps, B, H)."""
+        """Returns what `extrapolate` does, and for each layer of the decoder a Trace of (1, num_steps, B, H)."""
         if self.predict_decoder is None:
             raise ValueError("an autoencoder has no future decoder: train decoders=future or composite")
         num_steps = self.config.num_frames_out if num_steps is None else num_steps
         return self._run(self.predict_decoder, *self._encoded(source), num_steps)
 
     def reconstruct(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
-        """The input from its representation, open loop: (num_steps, B, D) means in REVERSE order, last frame first.
+        """Reconstructs the input from its representation: (num_steps, B, D) means in REVERSE order, last frame first.
 
         source: as for `extrapolate`. num_steps: default `config.num_frames_in`.
         """

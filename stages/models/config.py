@@ -20,29 +20,30 @@ class CompositeConfig:
     """One of the six models {autoencoder, future, composite} x {unconditional, conditional}, and its size."""
 
     num_units: int = 2048
-    """Units of every layer, in encoder and decoders."""
+    """The number of units of every layer, in encoder and decoders."""
     num_layers: int = 1
-    """Layers of the encoder and of each decoder."""
+    """The number of layers of the encoder and of each decoder."""
     decoders: Literal["autoencoder", "future", "composite"] = "composite"
-    """Reconstruct the input (in reverse order), predict the frames after it, or both."""
+    """The decoders reconstruct the input in reverse order (autoencoder), predict the frames after it (future), or do
+    both (composite)."""
     reconstruct_conditional: bool = False
-    """Give the reconstruction decoder the previous frame: the true one in training, its own output otherwise."""
+    """The reconstruction decoder reads the previous frame: the true one in training, its own output otherwise."""
     predict_conditional: bool = False
-    """Give the future decoder the previous frame: the true one in training, its own output otherwise."""
+    """The future decoder reads the previous frame: the true one in training, its own output otherwise."""
     num_frames_in: int = 16
-    """Frames that the encoder reads, and that are reconstructed."""
+    """The number of frames that the encoder reads, and that are reconstructed."""
     num_frames_out: int = 13
-    """Frames to predict."""
+    """The number of frames to predict."""
     loss: Literal["bernoulli", "gaussian"] = "gaussian"
-    """gaussian: linear output and squared error, for percepts and patches; bernoulli: logistic output and
-    cross-entropy, for targets in [0, 1], such as pixels and squashed percepts."""
+    """The loss of a frame. gaussian: linear output and squared error, for percepts and patches; bernoulli: logistic
+    output and cross-entropy, for targets in [0, 1], such as pixels and squashed percepts."""
     dropout: float = 0.0
     """Probability of dropping a unit between layers, and below the output; never on recurrent connections."""
     forget_bias: float = 0.0
-    """Initial bias of the forget gates (the paper's is 0)."""
+    """The forget gates' biases start at this value; the paper's is 0."""
     residual: bool = False
-    """Add the outputs to the last frame read, so that no decoder need carry through its state what a video looks like;
-    an untrained model copies that frame. Gaussian loss only; the paper's models are not residual."""
+    """The outputs are added to the last frame read, so that no decoder need carry through its state what a video looks
+    like; an untrained model copies that frame. Gaussian loss only; the paper's models are not residual."""
 
     def __post_init__(self) -> None:
         for name in ("num_units", "num_layers", "num_frames_in", "num_frames_out"):
@@ -115,7 +116,10 @@ def paper_name(config: CompositeConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackConfig:
-    """How often a conditional decoder reads its own output in training. The paper's decoders always read the truth."""
+    """The share of frames that a conditional decoder reads from its own output in training.
+
+    The paper's decoders always read the true frames.
+    """
 
     probability: float = 0.0
     """Conditional decoders read their own output instead of the true frame with this probability, from step `end` on;
@@ -126,7 +130,7 @@ class FeedbackConfig:
     """The probability has reached its value after this share of the training's steps."""
     num_passes: int = 2
     """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
-    the outcome of so many of the decoder's own steps."""
+    the result of so many of the decoder's own steps."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -140,7 +144,7 @@ class FeedbackConfig:
             raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
 
     def __bool__(self) -> bool:
-        """Tells whether decoders ever read their own outputs in training."""
+        """Returns whether decoders ever read their own outputs in training."""
         return self.probability > 0
 
     def probability_at(self, step: int, num_steps: int) -> float:
@@ -158,15 +162,15 @@ class ClassifierConfig:
     """An action classifier: an LSTM that names the action at every step, or one that sees a frame at a time."""
 
     model: Literal["frame", "lstm"] = "lstm"
-    """frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step."""
+    """The kind of classifier. frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step."""
     num_units: int = 256
-    """lstm: units of every layer; the encoder's, where it starts from one."""
+    """The number of units of every layer of an lstm; the encoder's, where it starts from one."""
     num_layers: int = 1
-    """lstm: layers; the encoder's, where it starts from one."""
+    """The number of layers of an lstm; the encoder's, where it starts from one."""
     forget_bias: float = 0.0
-    """lstm: initial bias of the forget gates; the paper's is 0."""
+    """The forget gates' biases of an lstm start at this value; the paper's is 0."""
     num_hidden_units: int = 0
-    """frame: rectified units between frame and softmax; 0: none, which is logistic regression."""
+    """The number of rectified units between frame and softmax of a frame classifier; 0 is logistic regression."""
     dropout: float = 0.0
     """Probability of dropping a unit between layers and below the softmax; never on recurrent connections."""
     input_dropout: float = 0.0
@@ -194,9 +198,9 @@ class ClassifierSpec(ClassifierConfig):
     dim: int
     """Dimensions of a frame."""
     num_classes: int
-    """Actions to tell apart."""
+    """The number of actions to distinguish."""
     num_members: int = 1
-    """Independent classifiers that are trained side by side."""
+    """The number of independent classifiers that are trained side by side."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +214,7 @@ class ClassifierSpec(ClassifierConfig):
         return replace(self, num_members=1)
 
     def to_header(self) -> dict[str, Any]:
-        """Returns what a file says of the classifier: sizes, and the settings of its kind."""
+        """Returns what a file holds of the classifier: sizes, and the settings of its kind."""
         common = ("dim", "num_classes", "dropout", "input_dropout")
         names = ("num_units", "num_layers", "forget_bias") if self.model == "lstm" else ("num_hidden_units",)
         return {"num_groups": self.num_members, **{name: getattr(self, name) for name in (*common, *names)}}

@@ -4,7 +4,7 @@ A decoder that has only ever read true frames drifts when it reads its own at te
 (Bengio et al. 2015, "Scheduled Sampling for Sequence Prediction"). Here the outputs that are read are those of earlier
 passes over the whole sequence (Mihaylova and Martins 2019), and not of the step before in the same pass: every pass is
 one call of the recurrence with its batched products, where step by step would be one call a frame. After n passes a
-frame may be the outcome of n of the decoder's own steps; with probability 1 and as many passes as a sequence has steps
+frame may be the result of n of the decoder's own steps; with probability 1 and as many passes as a sequence has steps
 that read, the decoder runs exactly as in `Composite.open_loop`. No gradient flows through what is read.
 
 Shapes: T steps, S = T - 1 steps that read, B batch, D frame dimensions.
@@ -40,7 +40,7 @@ def read_own_frames(
 
 @dataclass(frozen=True)
 class Feedback:
-    """Which frames of a batch the decoders read from themselves."""
+    """The choice of the frames of a batch that the decoders read from their own outputs."""
 
     is_own_SB: Tensor
     """Bool; row s is the frame that is read at step s + 1. Decoders of fewer steps take the first rows."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from stages.models.kernels import has_kernels
+from stages.models.cuda.kernels import has_kernels
 
 
 def _bernoulli(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ class _FrameLoss(torch.autograd.Function):
         dtype = torch.promote_types(output_TBD.dtype, torch.float32)
         num_frames = output_TBD.shape[0] * output_TBD.shape[1]
         if has_kernels(output_TBD):
-            from stages.models.loss_kernels import frame_loss
+            from stages.models.cuda.loss_kernels import frame_loss
 
             loss, gradient = frame_loss(
                 output_TBD, target_TBD, bernoulli=kind == "bernoulli", reverse=reverse, scale=1 / num_frames
@@ -54,8 +54,9 @@ class _FrameLoss(torch.autograd.Function):
 
 
 def bernoulli_loss(logits_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
-    """Cross-entropy of logistic outputs, nats a frame, against targets in [0, 1] (real values allowed); a scalar.
+    """Returns the cross-entropy of logistic outputs against targets in [0, 1], real values allowed: a scalar.
 
+    Nats a frame, summed over dimensions, averaged over steps and sequences.
     reverse: the target's last step belongs to the first output.
     """
     loss: Tensor = _FrameLoss.apply(logits_TBD, target_TBD, "bernoulli", reverse)  # type: ignore[no-untyped-call]
@@ -63,6 +64,9 @@ def bernoulli_loss(logits_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = Fa
 
 
 def gaussian_loss(mean_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
-    """Squared error a frame (no factor 1/2), summed over dimensions; a scalar. `reverse`: as in `bernoulli_loss`."""
+    """Returns the squared error a frame (no factor 1/2), summed over dimensions: a scalar.
+
+    reverse: the target's last step belongs to the first output.
+    """
     loss: Tensor = _FrameLoss.apply(mean_TBD, target_TBD, "gaussian", reverse)  # type: ignore[no-untyped-call]
     return loss

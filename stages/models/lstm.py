@@ -16,7 +16,7 @@ from stages.models.stack import Run, run_forward, run_stacks
 
 
 class LayerState(NamedTuple):
-    """What one layer carries from step to step, (G, B, H) each."""
+    """The state that one layer carries from step to step, (G, B, H) each."""
 
     h: Tensor
     c: Tensor
@@ -44,7 +44,7 @@ def uniform_fan_in_(weight: Tensor, generator: torch.Generator | None = None) ->
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of matrix products: autocast's where it is on for the tensor's device, else the tensor's own."""
+    """Returns the dtype of matrix products: autocast's where it is on for the tensor's device, else the tensor's."""
     device = tensor.device.type
     if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -69,7 +69,7 @@ class PeepholeLayer(nn.Module):
         self.peephole = nn.Parameter(torch.zeros(num_groups, 3, num_units))
 
     def reset_parameters(self, forget_bias: float = 0.0, generator: torch.Generator | None = None) -> None:
-        """The paper's start: uniform weights, zero biases (but for the forget gate's, if asked) and peepholes."""
+        """Draws the paper's uniform weights; biases and peepholes are zero, except the forget gate's bias."""
         if self.input_weight is not None:
             uniform_fan_in_(self.input_weight, generator)
         uniform_fan_in_(self.recurrent_weight, generator)
@@ -80,7 +80,7 @@ class PeepholeLayer(nn.Module):
 
     @property
     def weights(self) -> LayerWeights:
-        """The parameters."""
+        """The layer's parameters as one tuple."""
         return LayerWeights(self.input_weight, self.recurrent_weight, self.bias, self.peephole)
 
 
@@ -154,7 +154,7 @@ class LSTM(nn.Module):
     def trace(
         self, x_GSBD: Tensor | None, state: State | None = None, *, num_steps: int | None = None
     ) -> tuple[tuple[Trace, ...], State]:
-        """As `forward` in evaluation mode, but returns each layer's gates and states; `[-1].h` is forward's output."""
+        """Runs `forward` in evaluation mode, and returns each layer's gates and states; `[-1].h` is its output."""
         run = self.plan(x_GSBD, state, num_steps)
         with torch.autocast(run.weights[0].bias_GK.device.type, enabled=False):
             (layers,) = run_forward([run], self.dtype)
@@ -166,7 +166,7 @@ class LSTM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of products, gates and h, here and now."""
+        """The dtype of products, gates and h, under the autocast that is on."""
         return compute_dtype(self._weights(0).recurrent_weight_GKH)
 
     def _weights(self, m: int) -> LayerWeights:
@@ -177,7 +177,7 @@ class LSTM(nn.Module):
     def plan(
         self, x_GSBD: Tensor | None, state: State | None, num_steps: int | None, layers: range | None = None
     ) -> Run:
-        """What `forward` with these arguments is to do, in some of the layers (default: all)."""
+        """Returns the run that `forward` makes with these arguments, in some of the layers (default: all)."""
         layers = range(self.num_layers) if layers is None else layers
         if layers.start == 0:
             num_steps = self._num_steps(x_GSBD, num_steps)
@@ -202,8 +202,10 @@ class Planned(NamedTuple):
 
 
 def run_together(planned: Sequence[Planned]) -> list[tuple[Tensor, State]]:
-    """Each LSTM's forward, side by side where the device has room; none may need another's result, and none drops
-    units. They share a dtype and a device."""
+    """Runs several LSTMs' forward, side by side where the device has room.
+
+    None may need another's result, and none drops units. They share a dtype and a device.
+    """
     assert not any(each.lstm.training and each.lstm.dropout.p for each in planned)
     return _run_all(
         [each.lstm.plan(each.x_GSBD, each.state, each.num_steps) for each in planned], planned[0].lstm.dtype

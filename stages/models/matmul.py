@@ -56,7 +56,7 @@ def _is_onednn(weight: Tensor) -> bool:
 
 
 def project_into(out_GRN: Tensor, x_GRK: Tensor, weight_GNK: Tensor, bias_GN: Tensor) -> None:
-    """out = x times the transposed weights, plus bias."""
+    """Writes x times the transposed weights, plus bias, to `out`."""
     if _is_onednn(weight_GNK):
         x_RK, weight_NK = x_GRK[0].contiguous(), weight_GNK[0].contiguous()
         out_GRN[0] = torch.ops.mkldnn._linear_pointwise(x_RK, weight_NK, bias_GN[0], "none", [], "")
@@ -65,14 +65,14 @@ def project_into(out_GRN: Tensor, x_GRK: Tensor, weight_GNK: Tensor, bias_GN: Te
 
 
 def repeated_product(weight_GKN: Tensor, *, batch: int, num_steps: int) -> Product:
-    """The fastest product with `weight_GKN` that is about to be repeated `num_steps` times."""
+    """Returns the fastest product with `weight_GKN` for `num_steps` repetitions."""
     if num_steps >= MIN_STEPS_TO_PACK and _is_onednn(weight_GKN):
         return _Packed(weight_GKN, batch)
     return _Batched(weight_GKN)
 
 
 def times_weights(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor) -> None:
-    """out = a times the weights."""
+    """Writes a times the weights to `out`."""
     if len(out_GRN) == 1:
         torch.mm(a_GRK[0], weight_GKN[0], out=out_GRN[0])
         return
@@ -80,7 +80,7 @@ def times_weights(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor) -> None:
 
 
 def weight_gradient(d_GRN: Tensor, x_GRK: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over rows of d^T x, (G, N, K), in `dtype`: on a GPU it is summed in float32 and never rounded to less."""
+    """Returns the sum over rows of d^T x, (G, N, K), in `dtype`; a GPU sums in float32 and never rounds to less."""
     if d_GRN.dtype == dtype:
         return torch.bmm(d_GRN.mT, x_GRK)
     if d_GRN.device.type != "cuda":

@@ -1,4 +1,4 @@
-"""A pretrained composite as one file that stands alone: weights, config, what its input goes through, what makes it.
+"""A pretrained composite as one file that stands alone: weights, config, the transform and extractor of its input.
 
     encoder = load_encoder("models:/walks@best")        # or a path or URL of a pretrain artifact
     embeddings_NR = encoder.embed("clip.mp4")           # decode, percepts, transform, encode
@@ -35,13 +35,13 @@ WINDOWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The model, and what its input comes from."""
+    """The model, and the transform and extractor of its input."""
 
     composite: Composite
     transform: Transform | None = None
-    """What a frame goes through first; None: nothing."""
+    """The transform that a frame goes through first; None: none."""
     extractor: Extractor | None = None
-    """What made the percepts that it learned from; None: it learned from pixels."""
+    """The extractor of the percepts that it learned from; None: it learned from pixels."""
 
     def __post_init__(self) -> None:
         assert self.transform is None or self.transform.dim == self.composite.config.dim
@@ -61,12 +61,16 @@ class Pretrained:
 
     @classmethod
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
-        """Reads a file that `save` wrote, or the model.safetensors in a directory, or an MLflow model: a path, any
-        fsspec URL, `models:/...` or `runs:/...`.
+        """Reads a file that `save` wrote.
+
+        uri: the file, a directory that holds model.safetensors, or an MLflow model: a path, any fsspec URL,
+          `models:/...` or `runs:/...`.
 
         Raises:
-            SourceError, StoreError, CorruptArtifact: as `stages.models.weights.load_model`.
-            UsageError: MLflow knows no such model.
+            SourceError: there is no such file.
+            StoreError: a newer version of percepts wrote it.
+            CorruptArtifact: it is no such model, or its weights do not fit its config.
+            UsageError: MLflow has no such model.
         """
         uri = resolve(uri)
         uri = uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
@@ -85,20 +89,20 @@ class Pretrained:
             ) from error
 
     def standardise(self, x: Tensor) -> Tensor:
-        """(..., D) as the videos give it -> as the model reads it, float32."""
+        """Transforms frames (..., D) of the videos into what the model reads, float32."""
         return x.float() if self.transform is None else self.transform(x)
 
     def in_units(self, x: Array) -> Array:
-        """(..., D) as the model writes it -> in the units of the videos."""
+        """Transforms frames (..., D) that the model wrote into the units of the videos."""
         return x if self.transform is None else self.transform.inverse(x)
 
     def encode(self, x_TBD: Tensor) -> State:
-        """Final h and c, (1, B, H), of every layer, lowest first; of frames that have gone through `standardise`."""
+        """Returns final h and c, (1, B, H), of every layer, lowest first, of frames that `standardise` returned."""
         return self.composite.encode(x_TBD)
 
     @torch.no_grad()
     def represent(self, x_NTD: Array) -> Array:
-        """The representation (N, R) of windows as the videos give them: h, then c, of layer 1, then of layer 2 ..."""
+        """Returns the representations (N, R) of windows of the videos: h, then c, of layer 1, then of layer 2 ..."""
         device = next(self.composite.parameters()).device
         x_TND = self.standardise(torch.from_numpy(x_NTD).to(device)).transpose(0, 1).contiguous()
         parts_NH = [part_GNH[0] for layer in self.composite.encode(x_TND) for part_GNH in layer]
@@ -106,7 +110,7 @@ class Pretrained:
         return represented
 
     def embed(self, video: str, *, stride: int | None = None, weights: str | None = None) -> Array:
-        """The representations (N, R) of the windows of a video file, in order; none crosses a gap.
+        """Returns the representations (N, R) of the windows of a video file, in order; none crosses a gap.
 
         video: path or fsspec URL. stride: frames from one window to the next; default: as many as a window has.
         weights: of the convnet, where they are of no package that is installed.
@@ -136,6 +140,9 @@ class Pretrained:
 
 
 def load_encoder(uri: str, *, device: str = "cpu") -> Pretrained:
-    """The pretrained encoder at `uri`: `models:/NAME@ALIAS`, `models:/m-<id>`, or a path or fsspec URL of its file or
-    of the directory that holds it. MLflow is asked at `MLFLOW_TRACKING_URI`. Raises as `Pretrained.load`."""
+    """Loads the pretrained encoder at `uri`, on `device`. Raises what `Pretrained.load` raises.
+
+    uri: `models:/NAME@ALIAS`, `models:/m-<id>`, or a path or fsspec URL of its file or of the directory that holds it.
+      The MLflow server is the one at `MLFLOW_TRACKING_URI`.
+    """
     return Pretrained.load(uri, device=device)

@@ -7,10 +7,9 @@
     o = sigmoid(W_xo x + W_ho h' + w_co * c  + b_o)
     h = o * tanh(c)
 
-`EquationSteps` computes them as they stand, on any device and in any dtype; `fused_steps.FusedSteps` does the same in
-one kernel a step. `stack.py` says in which order the steps of layers are taken, and makes the weights' gradients.
-Every tensor leads with a group axis, so that G independent small models of one shape train as one job; a single model
-has G = 1.
+`EquationSteps` computes them as they stand, on any device and in any dtype; `cuda.fused_steps.FusedSteps` does the same
+in one kernel a step. `stack.py` orders the steps of layers, and makes the weights' gradients. Every tensor leads with
+a group axis, so that G independent small models of one shape train as one job; a single model has G = 1.
 
 Shapes: G groups, B batch, D input size, H units, K = 4H gates (i, f, a, o), R rows, P = 3H.
 """
@@ -38,7 +37,7 @@ class Steps(Protocol):
     """The steps of one layer over one batch, with fixed weights. Where c' is None the state before is zero."""
 
     def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
-        """Writes the inputs' share of the pre-activations of many steps, as `forward` with `has_input` wants it."""
+        """Writes the inputs' share of the pre-activations of many steps, as `forward` with `has_input` takes it."""
         ...
 
     def forward(
@@ -50,7 +49,7 @@ class Steps(Protocol):
         c_GBH: Tensor,
         h_GBH: Tensor,
     ) -> None:
-        """One step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
+        """Takes one step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
         ...
 
     def backward(
@@ -63,7 +62,7 @@ class Steps(Protocol):
         dc_GBH: Tensor,
         dk_GBK: Tensor,
     ) -> None:
-        """One step: writes the gradient of the pre-activations to `dk`.
+        """Takes one step backward: writes the gradient of the pre-activations to `dk`.
 
         The gradient of h is `dk_after` (of the step after) times the recurrent weights, plus `dh`, or what there is of
         them. `dc` holds the gradient that reaches c from the step after; it becomes the one that reaches c'.
@@ -71,11 +70,14 @@ class Steps(Protocol):
         ...
 
     def through_weights(self, dk_GBK: Tensor) -> Tensor:
-        """The gradient (G, B, H) of the h before a step."""
+        """Returns the gradient (G, B, H) of the h before a step."""
         ...
 
     def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
-        """After the last `backward`: gradients of bias and peepholes. `c_first`: before the first step."""
+        """Returns the gradients of bias and peepholes, after the last `backward`.
+
+        c_first: c before the first step.
+        """
         ...
 
 
@@ -85,7 +87,7 @@ def _gates(k_GBK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _peepholes(peephole_G3H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three diagonals (to i, f and o), each (G, 1, H)."""
+    """Returns the three diagonals (to i, f and o), each (G, 1, H)."""
     ci_G1H, cf_G1H, co_G1H = peephole_G3H.chunk(3, dim=-2)
     return ci_G1H, cf_G1H, co_G1H
 
@@ -93,7 +95,7 @@ def _peepholes(peephole_G3H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def cell_forward(
     k_GBK: Tensor, c_before_GBH: Tensor | None, peephole_G3H: Tensor, c_GBH: Tensor, h_GBH: Tensor
 ) -> None:
-    """One step's elementwise part: turns pre-activations `k` into gates in place, and writes `c` and `h`."""
+    """Computes one step's elementwise part: turns pre-activations `k` into gates in place, and writes `c` and `h`."""
     i_GBH, f_GBH, a_GBH, o_GBH = _gates(k_GBK)
     ci_G1H, cf_G1H, co_G1H = _peepholes(peephole_G3H)
     a_GBH.tanh_()
@@ -119,7 +121,7 @@ def cell_backward(
     dk_GBK: Tensor,
     d_peephole_GBP: Tensor,
 ) -> None:
-    """One step's elementwise part, backward: writes the gradient of the pre-activations to `dk`.
+    """Computes one step's elementwise part backward: writes the gradient of the pre-activations to `dk`.
 
     `dc` holds the gradient that reaches c from the next step and is turned, in place, into the one that reaches c'.
     `d_peephole` (P = 3H) gathers the peepholes' gradients of each sequence, while c and `dk` are in the cache.
@@ -144,7 +146,10 @@ def cell_backward(
 
 
 class EquationSteps:
-    """`Steps` as the equations stand. `num_steps`: how many are about to be taken, to lay out the weights for."""
+    """The `Steps` of a layer as the equations stand.
+
+    num_steps: the steps that are about to be taken, for which the weights are laid out.
+    """
 
     def __init__(self, weights: LayerWeights, *, batch: int, num_steps: int, backward: bool) -> None:
         self.weights = weights

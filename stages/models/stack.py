@@ -1,12 +1,12 @@
-"""Stacks of peephole LSTM layers over whole sequences, forward and backward: in which order steps are taken.
+"""Stacks of peephole LSTM layers over whole sequences, forward and backward: the order of their steps.
 
 Why not autograd over single steps: here the input products of many steps are one matrix product, and so is each weight
 gradient, because the gate gradients of all steps lie in one buffer. Kept for backward, for each step: four gates, c
 and h, 6H numbers; tanh(c) is computed again.
 
 Layer m at step t needs layer m - 1 at step t and itself at t - 1. So layers, and stacks that run together, advance side
-by side, each on a lane of its own and a few steps behind the layer below (a wavefront): one step's product is too small
-to fill a large GPU. With one lane, on a CPU, layers run one after the other.
+by side, each on a queue of its own and a few steps behind the layer below (a wavefront): one step's product is too
+small to fill a large GPU. With one queue, on a CPU, layers run one after the other.
 
 Shapes: G groups, T steps, S <= T steps that have an input, B batch, D input size, H units, K = 4H gates (i, f, a, o).
 """
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stages.models.fused_steps import new_steps
-from stages.models.lanes import Mark, open_lanes
+from stages.models.cuda.fused_steps import new_steps
+from stages.models.cuda.queues import Mark, open_queues
 from stages.models.matmul import times_weights, weight_gradient
 from stages.models.recurrence import LayerWeights, Steps
 
@@ -29,7 +29,7 @@ STEPS_AT_ONCE = 4
 
 
 class Run(NamedTuple):
-    """What one stack of layers is to do."""
+    """The inputs, weights and start of one stack of layers."""
 
     x_GSBD: Tensor | None
     """Inputs of the LAST S steps, in the dtype of products; the steps before have none."""
@@ -41,13 +41,13 @@ class Run(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What one layer has read and made; all that its backward needs."""
+    """The inputs, gates and states of one layer: all that its backward needs."""
 
     x_GSBD: Tensor | None
     weights: LayerWeights
-    """As they were used: matrices in the dtype of products."""
+    """The weights that were used: matrices in the dtype of products."""
     c_first_GBH: Tensor | None
-    """None: the state before the first step is zero."""
+    """The c before the first step; None: that state is zero."""
     k_GTBK: Tensor
     """Gates after their nonlinearities."""
     c_GTBH: Tensor
@@ -93,13 +93,13 @@ def _new_layer(run: Run, m: int, x_GSBD: Tensor | None, dtype: torch.dtype) -> L
 
 
 def _chunk_size(device: torch.device, runs: Sequence[Sequence[object]], num_steps: int) -> int:
-    """Steps that a layer takes before the next one follows; all of them where there is nothing to overlap."""
+    """Returns the steps that a layer takes before the next one follows; all where there is nothing to overlap."""
     side_by_side = device.type == "cuda" and max(len(layers) for layers in runs) > 1
     return STEPS_AT_ONCE if side_by_side else num_steps
 
 
 def _front_by_front(shapes: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int, range]]:
-    """(run, layers passed, steps) so that each follows what it needs, and what may overlap lies side by side.
+    """Yields (run, layers passed, steps) such that each follows what it needs; what may overlap lies side by side.
 
     shapes: (layers, steps) of each run.
     """
@@ -115,7 +115,10 @@ def _front_by_front(shapes: Sequence[tuple[int, int]], size: int) -> Iterator[tu
 
 
 def run_forward(runs: Sequence[Run], dtype: torch.dtype) -> list[list[Layer]]:
-    """The layers of each run, all steps done; no gradient. `dtype`: of products, gates and h."""
+    """Runs all steps and returns the layers of each run, without gradients.
+
+    dtype: the dtype of products, gates and h.
+    """
     layers: list[list[Layer]] = []
     for run in runs:
         layers.append([])
@@ -126,20 +129,20 @@ def run_forward(runs: Sequence[Run], dtype: torch.dtype) -> list[list[Layer]]:
     places = [(r, m) for r, of_run in enumerate(layers) for m in range(len(of_run))]
     steps = {(r, m): layers[r][m].steps(backward=False) for r, m in places}
     device, longest = layers[0][0].k_GTBK.device, max(run.num_steps for run in runs)
-    lanes = open_lanes(device, len(places))
+    queues = open_queues(device, len(places))
     done: dict[tuple[int, int, int], Mark] = {}
     shapes = [(len(run.weights), run.num_steps) for run in runs]
     for r, m, chunk in _front_by_front(shapes, _chunk_size(device, layers, longest)):
-        with lanes.on(places.index((r, m))):
+        with queues.on(places.index((r, m))):
             if m:
                 done[r, m - 1, chunk.start].wait()
-            _advance(layers[r][m], steps[r, m], chunk)
-            done[r, m, chunk.start] = lanes.mark()
-    lanes.join()
+            _step_forward(layers[r][m], steps[r, m], chunk)
+            done[r, m, chunk.start] = queues.mark()
+    queues.join()
     return layers
 
 
-def _advance(layer: Layer, steps: Steps, chunk: range) -> None:
+def _step_forward(layer: Layer, steps: Steps, chunk: range) -> None:
     first = max(chunk.start, layer.num_blind)
     if layer.x_GSBD is not None and first < chunk.stop:
         k_GRK = layer.k_GTBK[:, first : chunk.stop].flatten(1, 2)
@@ -151,7 +154,7 @@ def _advance(layer: Layer, steps: Steps, chunk: range) -> None:
 
 
 class _LayerBackward:
-    """One layer's way back, chunk by chunk from the last step. What reaches it may be None: nothing does."""
+    """A layer's backward, chunk by chunk from the last step. A gradient that does not reach it is None."""
 
     def __init__(
         self,
@@ -164,7 +167,7 @@ class _LayerBackward:
         self.layer, self.dh_last_GBH = layer, dh_last_GBH
         self.dh_GTBH = None if dh_GTBH is None else dh_GTBH.contiguous()
         self.dx_GSBD = dx_GSBD
-        """Where the gradient of the inputs goes; None where nobody needs it."""
+        """The buffer for the gradient of the inputs; None where it is not needed."""
         self.steps = layer.steps(backward=True)
         self.dk_GTBK = torch.empty_like(layer.k_GTBK)
         shape, dtype = layer.c_GTBH[:, 0].shape, layer.c_GTBH.dtype
@@ -172,7 +175,7 @@ class _LayerBackward:
         if dc_last_GBH is not None:
             self.dc_GBH.copy_(dc_last_GBH)
 
-    def retreat(self, chunk: range) -> None:
+    def step_backward(self, chunk: range) -> None:
         """Takes these steps, and writes the gradients of their inputs."""
         layer, last = self.layer, self.layer.num_steps - 1
         for t in reversed(chunk):
@@ -190,7 +193,7 @@ class _LayerBackward:
             times_weights(dx_GSBD.flatten(1, 2), dk_GRK, layer.weights.input_weight_GKD)
 
     def gradients(self, needed: Sequence[bool]) -> list[Tensor | None]:
-        """Of input weights, recurrent weights, bias, peepholes, and h and c before the first step."""
+        """Returns gradients of input and recurrent weights, bias, peepholes, and h and c before the first step."""
         layer, dtype = self.layer, self.layer.weights.peephole_G3H.dtype
         d_input = d_recurrent = dh_first = None
         if needed[0] and layer.weights.input_weight_GKD is not None:
@@ -223,7 +226,7 @@ def _flat(run: Run) -> list[Tensor | None]:
 
 
 def _runs(shapes: Sequence[tuple[int, int]], tensors: Sequence[Any]) -> list[Run]:
-    """What `_flat` made of them."""
+    """Returns the runs of which `_flat` made tensors."""
     runs, at = [], 0
     for num_layers, num_steps in shapes:
         x_GSBD, at = tensors[at], at + 1
@@ -271,7 +274,10 @@ class _Stacks(torch.autograd.Function):
 
 
 def _ways_back(layers: Sequence[Layer], x_is_needed: bool, grads: Sequence[Tensor | None]) -> list[_LayerBackward]:
-    """The layers of one run, lowest first. `grads`: of the top layer's h, then of each layer's last h and c."""
+    """Returns the way back of each layer of one run, lowest first.
+
+    grads: gradients of the top layer's h, then of each layer's last h and c.
+    """
     ways: list[_LayerBackward] = []
     for m, layer in enumerate(layers):
         dx_GSBD = None
@@ -286,7 +292,10 @@ def _ways_back(layers: Sequence[Layer], x_is_needed: bool, grads: Sequence[Tenso
 def _backward(
     layers: Sequence[Sequence[Layer]], needed: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Gradients of what `_flat` lists, run after run. `grads`: of what `_Stacks` gives."""
+    """Returns gradients of what `_flat` lists, run after run.
+
+    grads: gradients of what `_Stacks` returns.
+    """
     ways, at_input, at_output = [], [0], 0
     for of_run in layers:
         ways.append(_ways_back(of_run, needed[at_input[-1]], grads[at_output : at_output + 1 + 2 * len(of_run)]))
@@ -296,30 +305,32 @@ def _backward(
     places = [(r, m) for r, of_run in enumerate(layers) for m in range(len(of_run))]
     shapes = [(len(of_run), of_run[0].num_steps) for of_run in layers]
     device, longest = layers[0][0].k_GTBK.device, max(num_steps for _, num_steps in shapes)
-    lanes = open_lanes(device, len(places))
+    queues = open_queues(device, len(places))
     done: dict[tuple[int, int, int], Mark] = {}
     # From the last chunk of the top layer on: the order of `run_forward`, counted from the other end.
     size = _chunk_size(device, layers, longest)
     for r, passed, mirrored in _front_by_front(shapes, size):
         m, num_steps = shapes[r][0] - 1 - passed, shapes[r][1]
         chunk = range(num_steps - mirrored.stop, num_steps - mirrored.start)
-        with lanes.on(places.index((r, m))):
+        with queues.on(places.index((r, m))):
             if passed:
                 done[r, m + 1, chunk.start].wait()
-            ways[r][m].retreat(chunk)
-            done[r, m, chunk.start] = lanes.mark()
+            ways[r][m].step_backward(chunk)
+            done[r, m, chunk.start] = queues.mark()
             if chunk.start == 0:
                 at = at_input[r] + 1 + PER_LAYER * m
                 gradients[at : at + PER_LAYER] = ways[r][m].gradients(needed[at : at + PER_LAYER])
     for r, ways_of_run in enumerate(ways):
         gradients[at_input[r]] = ways_of_run[0].dx_GSBD
-    lanes.join()
+    queues.join()
     return gradients
 
 
 def run_stacks(runs: Sequence[Run], dtype: torch.dtype) -> list[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
-    """Runs that need nothing of each other, side by side: of each, h of its top layer at every step (G, T, B, H), and
-    the last h and c of every layer."""
+    """Runs stacks that need nothing of each other, side by side.
+
+    Returns for each h of its top layer at every step (G, T, B, H), and the last h and c of every layer.
+    """
     shapes = tuple((len(run.weights), run.num_steps) for run in runs)
     tensors = [tensor for run in runs for tensor in _flat(run)]
     outputs = _Stacks.apply(shapes, dtype, *tensors)  # type: ignore[no-untyped-call]

@@ -40,7 +40,7 @@ def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, 
 
 
 def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write_tensors` made.
+    """Reads tensors and header of a file that `write_tensors` made.
 
     Raises:
         SourceError: there is no such file.
@@ -94,16 +94,17 @@ def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
     Float32 on `device`, in evaluation mode.
 
     Raises:
-        SourceError, StoreError, CorruptArtifact: as `read_tensors`; CorruptArtifact also where the file holds another
-          kind of model, or weights that do not fit its config.
+        SourceError: there is no such file.
+        StoreError: a newer version of percepts wrote it.
+        CorruptArtifact: it is no model file, holds another kind of model, or weights that do not fit its config.
     """
     uri = uri if uri.endswith(".safetensors") else files.join(uri, MODEL_FILE)
     tensors, header = read_tensors(uri, device=device)
-    found = header.get("class")
-    if found != expected.__name__:
-        raise CorruptArtifact(f"{uri} holds a {found}, not a {expected.__name__}: give the file of one")
+    class_name = header.get("class")
+    if class_name != expected.__name__:
+        raise CorruptArtifact(f"{uri} holds a {class_name}, not a {expected.__name__}: give the file of one")
     try:
-        model = build_from_header(found, header["config"])
+        model = build_from_header(class_name, header["config"])
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except (TypeError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]

@@ -15,10 +15,11 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from stages.datasets import moving_mnist, moving_mnist_kernel
-from stages.models import fused_steps, losses
+from stages.models import losses
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
-from stages.models.loss_kernels import frame_loss
+from stages.models.cuda import fused_steps
+from stages.models.cuda.loss_kernels import frame_loss
 from stages.models.recurrence import EquationSteps, LayerWeights, Steps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.models.kernels import has_kernels
+from stages.models.cuda.kernels import has_kernels
 from stages.models.recurrence import EquationSteps, LayerWeights, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How a kernel divides its work: each program has so many rows and units (of one gate)."""
+    """The division of a kernel's work: each program has so many rows and units (of one gate)."""
 
     rows: int
     units: int
     num_warps: int
     inner: int = 16
-    """Columns that a product reads at a time."""
+    """The number of columns that a product reads at a time."""
     num_stages: int = 1
-    """Tiles of a product in flight."""
+    """The number of tiles of a product in flight."""
 
 
 PRODUCT = Tiling(rows=128, units=64, inner=64, num_warps=8, num_stages=4)
@@ -36,7 +36,7 @@ NUM_RUNS = 32
 
 
 def new_steps(weights: LayerWeights, *, batch: int, num_steps: int, backward: bool) -> Steps:
-    """The fastest steps for a layer: kernels on a GPU, the equations as they stand everywhere else."""
+    """Returns the fastest steps for a layer: kernels on a GPU, the equations as they stand everywhere else."""
     if has_kernels(weights.recurrent_weight_GKH):
         return FusedSteps(weights, batch=batch)
     return EquationSteps(weights, batch=batch, num_steps=num_steps, backward=backward)
@@ -48,7 +48,7 @@ def _num_processors(device: torch.device) -> int:
 
 
 def _product_pays(weight_GKH: Tensor, batch: int) -> bool:
-    """Whether `forward_step` multiplies faster than the library: where its tiles fill the GPU.
+    """Returns whether `forward_step` multiplies faster than the library: where its tiles fill the GPU.
 
     Rows must be whole 16 bytes, for the descriptors of tiles.
     """
@@ -59,7 +59,7 @@ def _product_pays(weight_GKH: Tensor, batch: int) -> bool:
 
 
 class FusedSteps:
-    """`Steps` by kernels."""
+    """The `Steps` of a layer, computed by kernels."""
 
     def __init__(self, weights: LayerWeights, *, batch: int) -> None:
         self.weights = weights
@@ -82,7 +82,7 @@ class FusedSteps:
         c_GBH: Tensor,
         h_GBH: Tensor,
     ) -> None:
-        from stages.models.cell_kernels import forward_step
+        from stages.models.cuda.cell_kernels import forward_step
 
         tiling, h_rows, weights = CELL, None, None
         if h_before_GBH is not None and self._multiplies:
@@ -126,7 +126,7 @@ class FusedSteps:
         dc_GBH: Tensor,
         dk_GBK: Tensor,
     ) -> None:
-        from stages.models.cell_kernels import backward_step
+        from stages.models.cuda.cell_kernels import backward_step
 
         if dk_after_GBK is not None:
             if self._dh_GBH is None:
@@ -160,7 +160,7 @@ class FusedSteps:
         return dh_GBH
 
     def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
-        from stages.models.cell_kernels import sum_over_time
+        from stages.models.cuda.cell_kernels import sum_over_time
 
         num_groups, num_steps, batch, _ = dk_GTBK.shape
         num_rows = num_steps * batch
@@ -192,7 +192,7 @@ class FusedSteps:
 
 
 def _product(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor, *, add: bool = False) -> None:
-    """out = a times the weights, or out += that."""
+    """Writes a times the weights to `out`, or adds it."""
     if len(out_GRN) == 1:
         out_RN, a_RK, weight_KN = out_GRN[0], a_GRK[0], weight_GKN[0]
         torch.addmm(out_RN, a_RK, weight_KN, beta=float(add), out=out_RN)
@@ -201,12 +201,12 @@ def _product(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor, *, add: bool = 
 
 
 def _rows_between(slice_GBN: Tensor | None) -> int:
-    """Rows from one group to the next in a step's slice of a buffer over time."""
+    """Returns the rows from one group to the next in a step's slice of a buffer over time."""
     return 0 if slice_GBN is None or len(slice_GBN) == 1 else slice_GBN.stride(0) // slice_GBN.shape[2]
 
 
 def _row_descriptor(slice_GBN: Tensor, tiling: Tiling) -> Any:
-    """A step's slice as rows; those past the last are read as zeros."""
+    """Describes a step's slice as rows; those past the last are read as zeros."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     num_groups, batch, width = slice_GBN.shape
@@ -215,7 +215,7 @@ def _row_descriptor(slice_GBN: Tensor, tiling: Tiling) -> Any:
 
 
 def _gate_descriptor(weight_GKH: Tensor, tiling: Tiling) -> Any:
-    """Tiles with the rows of the same units in all four gates."""
+    """Describes tiles with the rows of the same units in all four gates."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     num_groups, _, units = weight_GKH.shape

@@ -48,7 +48,7 @@ def _frame_loss(
 def frame_loss(
     output_TBD: Tensor, target_TBD: Tensor, *, bernoulli: bool, reverse: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the loss over all elements (float32), and the gradient of `scale` times it, in the outputs' dtype.
+    """Returns the loss summed over all elements (float32), and the gradient of `scale` times it in the outputs' dtype.
 
     reverse: the target's steps come last first.
     """

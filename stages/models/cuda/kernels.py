@@ -1,4 +1,4 @@
-"""Whether hand-written kernels compute a tensor's part of a model."""
+"""The choice between hand-written kernels and PyTorch's operations for a tensor."""
 
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,5 +13,8 @@ def _is_triton_here() -> bool:
 
 
 def has_kernels(tensor: Tensor) -> bool:
-    """On CUDA, in float32 or less, where Triton is installed: PyTorch's own wheels for Linux bring it."""
+    """Returns whether kernels compute with a tensor: on CUDA, in float32 or less, where Triton is installed.
+
+    PyTorch's own wheels for Linux bring Triton.
+    """
     return tensor.device.type == "cuda" and tensor.dtype != torch.float64 and _is_triton_here()
