@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import list_options
 from pipeline.commands.table import COMMANDS
+from pipeline.options.flags import list_options
 from pipeline.recipes.registry import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,6 +22,7 @@ SWEPT = (
     "pipeline/core",
     "pipeline/engine",
     "pipeline/recipes",
+    "pipeline/options",
     "pipeline/reporting",
     "pipeline/run.py",
     "pipeline/upkeep",

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pipeline.commands.command_line import parse_options
-from pipeline.commands.options import Word
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.model_uris import resolve
+from pipeline.options.flags import Word
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers

@@ -19,8 +19,8 @@ from typing import Annotated
 from cluster.rendering.render import RENDERERS, SCHEDULED, Files
 from cluster.settings import DEFAULTS, read_settings
 from pipeline.commands.command_line import parse_options
-from pipeline.commands.options import Word
 from pipeline.core.errors import UsageError
+from pipeline.options.flags import Word
 
 PROG = "percepts cluster"
 NUM_TIMES = 5

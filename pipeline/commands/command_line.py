@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from pipeline.commands.option_help import full_help
-from pipeline.commands.options import assemble, list_options, read_arguments
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
+from pipeline.options.flags import assemble, list_options, read_arguments
+from pipeline.options.help import full_help
 
 Options = TypeVar("Options")
 

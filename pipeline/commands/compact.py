@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.commands.command_line import parse_options
-from pipeline.commands.options import Flag
 from pipeline.core.errors import ConfigError
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.flags import Flag
 
 if TYPE_CHECKING:
     from pipeline.upkeep.compaction import Merge

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.commands.command_line import parse_options
-from pipeline.commands.options import Flag
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.flags import Flag
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.commands.command_line import parse_options
-from pipeline.commands.options import Word
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
+from pipeline.options.flags import Word
 from stages.datasets.arrays import write_array
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe

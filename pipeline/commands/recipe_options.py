@@ -7,10 +7,10 @@ from dataclasses import MISSING
 from typing import Any, Final
 
 from pipeline.commands.command_line import print_help, with_hint
-from pipeline.commands.config_file import read_config, write_config
-from pipeline.commands.option_help import full_help, short_help
-from pipeline.commands.options import Option, assemble, list_options, read_arguments, read_table, rules_of
 from pipeline.core.errors import ConfigError, UsageError
+from pipeline.options.config_file import read_config, write_config
+from pipeline.options.flags import Option, assemble, list_options, read_arguments, read_table, rules_of
+from pipeline.options.help import full_help, short_help
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_options import RunOptions
 

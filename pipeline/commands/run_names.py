@@ -8,8 +8,8 @@ from dataclasses import MISSING
 from functools import reduce
 from typing import Any, Final
 
-from pipeline.commands.options import list_options
 from pipeline.engine.store import Manifest
+from pipeline.options.flags import list_options
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 

@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from pipeline.commands.command_line import HELP, parse_options, print_help
-from pipeline.commands.option_help import full_help
-from pipeline.commands.options import list_options
 from pipeline.commands.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, is_local
+from pipeline.options.flags import list_options
+from pipeline.options.help import full_help
 from pipeline.recipes.registry import load_recipe
 
 if TYPE_CHECKING:  # What a wrong option does not need is imported later.

@@ -1,4 +1,4 @@
-"""Command-line names of nested configs, as types; `pipeline.commands.options` reads them."""
+"""Command-line names of nested configs, as types; `pipeline.options.flags` reads them."""
 
 from __future__ import annotations
 

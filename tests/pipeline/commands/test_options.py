@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.config_file import write_config
-from pipeline.commands.options import list_options, rules_of
 from pipeline.commands.recipe_options import parse
 from pipeline.core.errors import UsageError
+from pipeline.options.config_file import write_config
+from pipeline.options.flags import list_options, rules_of
 from pipeline.recipes.registry import RECIPES, load_recipe
 
 NEEDED = {"youtube": ["--videos", "clips"], "patches": ["--videos", "clips"]}

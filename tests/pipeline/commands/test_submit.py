@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from cluster.run_records import RunRecord, read_records, write_record
-from pipeline.commands.options import list_options
 from pipeline.commands.submit import SubmitOptions, identify, main, split
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.engine.provenance import commit
 from pipeline.engine.store import Store
+from pipeline.options.flags import list_options
 from pipeline.recipes.registry import RECIPES, load_recipe
 from tests.conftest import ROOT
 

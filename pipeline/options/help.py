@@ -14,8 +14,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any, Literal
 
-from pipeline.commands.option_values import is_many, optional
-from pipeline.commands.options import Option
+from pipeline.options.flags import Option
+from pipeline.options.values import is_many, optional
 
 MAX_WIDTH = 120
 MIN_WIDTH = 72

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeGuard, TypeVar
 
-from pipeline.commands.option_values import is_many, parse_words, words_of
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.flags import INLINE
+from pipeline.options.values import is_many, parse_words, words_of
 
 Options = TypeVar("Options")
 Rule = TypeVar("Rule")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-from pipeline.commands.option_values import NONE
-from pipeline.commands.options import Option
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import read_bytes, write_bytes
+from pipeline.options.flags import Option
+from pipeline.options.values import NONE
 
 
 def read_config(uri: str) -> dict[str, Any]:
