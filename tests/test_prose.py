@@ -34,6 +34,8 @@ SWEPT = (
     "stages/ingest.py",
     "stages/models",
     "stages/percepts",
+    "stages/pretraining",
+    "stages/serving",
     "stages/standardize.py",
     "stages/synthesize.py",
     "stages/unpack.py",

@@ -1,9 +1,9 @@
 """Checkpoints of a training, each one whole file; on any fsspec store.
 
     <directory>/step-00000200.safetensors    all that a resume needs; the newest few are kept
-    <directory>/best-00000150.safetensors    weights of the best validation, where the training wants them at its end
+    <directory>/best-00000150.safetensors    weights of the best validation, where the training keeps them
 
-A checkpoint knows its history, and the history which step was best. So the best weights are kept by their step: one
+A checkpoint holds its history, and the history names the best step. So the best weights are kept by their step: one
 file for each step that was the best at a checkpoint that is still there, and for any later one.
 """
 
@@ -56,9 +56,10 @@ def newest_checkpoint(
     *,
     average: nn.Module | None = None,
 ) -> tuple[int, dict[str, Any]] | None:
-    """Puts the newest whole checkpoint back into model and optimiser; (steps done, extra), or None if there is none.
+    """Puts the newest whole checkpoint back into model and optimiser.
 
-    A file that is not what was written (a disk that lies) is named to `log`, and the one before it is taken.
+    Returns (steps done, extra), or None if there is none. A file whose content is not what was written is named to
+    `log`, and the one before it is taken.
 
     Raises:
         CorruptArtifact: there are checkpoints and none is whole.
@@ -78,7 +79,7 @@ def newest_checkpoint(
 
 
 def newest_step(directory: str) -> int | None:
-    """Steps done at the newest checkpoint, by its name."""
+    """Returns the number of steps done at the newest checkpoint, by its name; None if there is none."""
     steps = _steps(directory, STATE)
     return steps[-1] if steps else None
 

@@ -1,4 +1,4 @@
-"""Settings of a training, whatever it learns from. Nothing here needs PyTorch."""
+"""Settings of a training, from any source of sequences. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""auto: bfloat16 on a GPU, float32 on a CPU."""
+"""The number format of matrix products; auto is bfloat16 on a GPU and float32 on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How weights follow gradients, and how the learning rate goes: linear warm-up, then half a cosine."""
+    """The optimiser, and the schedule of its learning rate: linear warm-up, then half a cosine."""
 
     kind: Literal["adamw", "published"] = "adamw"
-    """adamw; or the paper's: momentum on batch-summed gradients, its velocity clamped."""
+    """The optimiser: adamw, or the published one, momentum on batch-summed gradients with a clamped velocity."""
     learning_rate: float = 1e-3
-    """Peak learning rate (published: 1e-4)."""
+    """The learning rate peaks at this value; the published one is 1e-4."""
     final_fraction: float = 0.05
-    """Learning rate at the end, as a fraction of the peak; 1 keeps it constant after warm-up."""
+    """The learning rate ends at this fraction of the peak; 1 keeps it constant after warm-up."""
     num_warmup_steps: int = 50
-    """Steps of linear warm-up."""
+    """The number of steps of linear warm-up."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (adamw), of matrices only: never of biases and peepholes."""
+    """The decoupled weight decay of adamw, on matrices only: never on biases and peepholes."""
     momentum: float = 0.9
-    """adamw: beta 1; published: momentum."""
+    """The beta 1 of adamw, or the momentum of the published optimiser."""
     beta2: float = 0.99
-    """adamw: decay of the squared gradient's mean."""
+    """The beta 2 of adamw: the decay of the squared gradient's mean."""
     velocity_clamp: float = 1e-4
-    """published: largest change of a weight in one step."""
+    """The largest change of a weight in one step of the published optimiser."""
     max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it (adamw; each group by itself); 0: never."""
+    """Gradients of a larger norm are scaled down to it, with adamw, each model by itself; 0 never scales them."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -47,11 +47,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig:
-    """Which weights are validated and become the model."""
+    """The choice of the weights that are validated and become the model."""
 
     average_decay: float = 0.0
-    """Validate and keep an exponential moving average of the weights instead of the weights themselves: the share of
-    the average that stays at each step, say 0.999; 0: no average."""
+    """An exponential moving average of the weights is validated and kept instead of the weights themselves. This share
+    of the average stays at each step, say 0.999; 0 makes no average."""
     keep: Literal["last", "best"] = "last"
     """The model is that of the last step, or of the step that validated best."""
 
@@ -62,10 +62,10 @@ class WeightsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopConfig:
-    """When a training ends before its last step: the validation loss no longer falls."""
+    """The condition that ends a training before its last step: the validation loss no longer falls."""
 
     patience: int = 0
-    """End after so many validations in a row without a better one; 0: never."""
+    """The training ends after so many validations in a row without a better one; 0 never ends it early."""
     min_improvement: float = 0.0
     """A validation is better where its loss lies below the best one by more than this share of it."""
 
@@ -79,31 +79,32 @@ class EarlyStopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long a model learns, from how much at a time, and what is kept of it."""
+    """The length of a training, its batches, and the weights that are kept."""
 
     batch_size: int = 64
-    """Sequences of a step, over all workers."""
+    """The number of sequences of a step, over all workers."""
     num_steps: int = 1000
-    """Steps of training."""
+    """The number of optimiser steps of the training."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser and learning rate. Gradients, and the norm they are clipped to, are those of the loss a dimension."""
+    """The optimiser and its learning rate. Gradients, and the norm they are clipped to, are those of the loss per
+    dimension."""
     augmentation: AugmentationConfig = AugmentationConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     validate_every_steps: int = 200
-    """Validate after every so many steps, besides before the first and after the last."""
+    """The training validates after every so many steps, besides before the first and after the last."""
     max_validation_batches: int = 50
-    """Validate on at most so many batches of the held-out sequences."""
+    """A validation reads at most so many batches of the held-out sequences."""
     checkpoint_every_steps: int = 200
-    """Write a checkpoint after every so many steps: a restart repeats at most those."""
+    """A checkpoint is written after every so many steps: a restart repeats at most those."""
     weights: WeightsConfig = WeightsConfig()
     early_stop: EarlyStopConfig = EarlyStopConfig()
     precision: Precision = "auto"
-    """Number format of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a CPU
-    that has AVX512-BF16 or AMX, and is slow on any other; the rest is always float32."""
+    """The number format of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a
+    CPU that has AVX512-BF16 or AMX, and is slow on any other; the rest is always float32."""
     start_at_mean: bool = False
-    """Start the output biases where the model predicts the mean frame of training; otherwise at the paper's zero."""
+    """The output biases start where the model predicts the mean frame of training, instead of at the paper's zero."""
     seed: int = 0
-    """Seed of the initial weights, the order of the sequences, dropout, and which videos are held out."""
+    """The seed of the initial weights, the order of the sequences, dropout, and which videos are held out."""
 
     def __post_init__(self) -> None:
         at_least_one = ("batch_size", "num_steps", "validate_every_steps", "max_validation_batches")

@@ -16,28 +16,31 @@ import torch
 from torch import Tensor, nn
 
 Gradients = Callable[[Tensor, Tensor | None], Tensor]
-"""A batch, and what else changes from step to step, or None -> values to look at; adds to the parameters' gradients."""
+"""A function from a batch, and another input that changes from step to step or None, to values to report.
+
+It adds to the parameters' gradients.
+"""
 
 NUM_WARM_UPS = 2
-"""Runs before the capture: they compile kernels, make cuBLAS's workspaces and choose its algorithms."""
+"""The number of runs before the capture: they compile kernels, make cuBLAS's workspaces and choose its algorithms."""
 
 
 class Replay(Protocol):
-    """What was captured, done again with whatever the captured tensors now hold."""
+    """A captured run, which can be repeated with the present values of the captured tensors."""
 
     def replay(self) -> None: ...
 
 
 class Capture(Protocol):
-    """Runs a function once, and keeps how to repeat it."""
+    """A function that runs another once, and returns how to repeat that run."""
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """The repeatable run, and the function's result, which each replay overwrites."""
+        """Returns the repeatable run, and the function's result, which each replay overwrites."""
         ...
 
 
 def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-    """`Capture` by a CUDA graph, after runs to warm up; generators are left as they were."""
+    """Captures a function as a CUDA graph, after runs to warm up; generators are left as they were."""
     generators = torch.cuda.get_rng_state()
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
@@ -54,7 +57,7 @@ def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
 
 
 def capture_for(device: torch.device, world_size: int) -> Capture | None:
-    """How a training of so many workers captures its gradients on this device; None: it does not."""
+    """Returns the capture of gradients for a training of so many workers on this device; None: it captures none."""
     return capture_on_cuda if device.type == "cuda" and world_size == 1 else None
 
 
@@ -67,7 +70,7 @@ class _Captured:
 
 
 class CapturedGradients:
-    """`Gradients` from nothing, captured at the first inputs of each shape and replayed from then on.
+    """A `Gradients` from no gradients, captured at the first inputs of each shape and replayed from then on.
 
     Values and gradients lie where they lay at the capture: the next call overwrites them. Weights may change between
     calls, in place.

@@ -19,7 +19,7 @@ def best_step(validations: Validations) -> int:
 
 
 def has_plateaued(config: EarlyStopConfig, validations: Validations) -> bool:
-    """Returns True where the validation loss has not improved for as long as the training waits for it."""
+    """Returns True where the validation loss has not improved for `patience` validations in a row."""
     if not config.patience:
         return False
     best, num_since = float("inf"), 0

@@ -20,7 +20,7 @@ class ExponentialMovingAverage(Generic[M]):
 
     @torch.no_grad()
     def update(self, module: M, step: int) -> None:
-        """After step `step` (from 0): average += (1 - d) * (weights - average).
+        """Moves the average after step `step` (from 0): average += (1 - d) * (weights - average).
 
         d is `decay`, but at first only (1 + step) / (10 + step), or the average would remember the random start.
         """

@@ -1,4 +1,4 @@
-"""The pretraining loop: `context.workers.train(pretraining_loop, plan, ...)` runs it on every member of a group.
+"""The pretraining loop: `context.workers.train(pretraining_loop, plan, ...)` runs it on every worker of a group.
 
 What a step does is a pure function of (seed, step, global batch, weights): the source deals out the global batch, and
 chance inside the model (dropout) is seeded anew at every step. So a resume goes on as if nothing had happened, to the
@@ -43,13 +43,13 @@ from stages.pretraining.telemetry import Telemetry
 from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
 
 NUM_CURVE_POINTS = 500
-"""About so many points has the training curve, however long the training."""
+"""The approximate number of points of a training curve, however long the training."""
 NUM_MEAN_SEQUENCES = 512
-"""About so many training sequences make the mean frame that output biases may start at."""
+"""The approximate number of training sequences in the mean frame that output biases may start at."""
 
 
 class Objective(nn.Module):
-    """Sequences in, losses out: one call, so that DistributedDataParallel sees the whole of it."""
+    """The losses of sequences in one call, so that DistributedDataParallel sees the whole of it."""
 
     def __init__(self, composite: Composite) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Objective(nn.Module):
 
 
 def is_finished(uri: str) -> bool:
-    """Whether a training has written all its files; history.json is the last."""
+    """Returns whether a training has written all its files; history.json is the last."""
     return exists(join(uri, HISTORY_FILE))
 
 
@@ -71,8 +71,8 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
     """Trains to the end, from the newest checkpoint, and leaves model.safetensors and history.json.
 
     Raises:
-        TrainingDiverged: on every worker.
-        OutOfMemory: of this machine or of a GPU.
+        TrainingDiverged: a loss or gradient is not finite, or has exploded; on every worker.
+        OutOfMemory: the memory of this machine or of a GPU is full.
         StoreError: no space is left for a checkpoint.
         CorruptArtifact: the data have changed since the training began, or no checkpoint is whole.
         ConfigError: the global batch has fewer sequences than there are workers; or whatever opening the source raises.
@@ -102,7 +102,7 @@ class _Trainer:
         torch.manual_seed(self.config.seed)
         self.composite = Composite(plan.model)
         self.model = worker.prepare(Objective(self.composite))
-        # Trained is the loss a dimension, so that one clipping norm suits any D. The published optimiser wants
+        # The loss per dimension is trained, so that one clipping norm suits any D. The published optimiser needs
         # gradients summed over the batch and the dimensions.
         self.dim = plan.model.dim
         self.optimizer = build_optimizer(
@@ -113,12 +113,12 @@ class _Trainer:
         self.average = ExponentialMovingAverage(self.composite, decay) if decay else None
         self.averaged = None if self.average is None else self.average.module
         self.kept = self.averaged or self.composite
-        """What is validated, and becomes the model."""
+        """The weights that are validated, and become the model."""
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self.unchecked: tuple[int, Callable[[], list[float]]] | None = None
         self.gradients: Gradients = self._add_up_gradients
-        """Of a batch: leaves them in the weights, and returns the batch's losses, (3,)."""
+        """The function that leaves a batch's gradients in the weights, and returns the batch's losses, (3,)."""
         capture = capture_for(worker.device, worker.world_size)
         if capture is not None:
             self.gradients = CapturedGradients(self._add_up_gradients, self.composite.parameters(), capture)
@@ -145,7 +145,7 @@ class _Trainer:
         self._finish(num_done)
 
     def _ends_at(self, num_done: int) -> bool:
-        """Validates where it is time to; whether the validations say that there is nothing more to be had."""
+        """Validates where it is time to, and returns whether the validation loss has reached a plateau."""
         if num_done % self.config.validate_every_steps == 0:
             self._validate(num_done)
         stalled = has_plateaued(self.config.early_stop, self.history["validation"])
@@ -197,7 +197,7 @@ class _Trainer:
         return None if is_own_SB is None else is_own_SB.to(worker.device, non_blocking=True)
 
     def _add_up_gradients(self, x_TBD: Tensor, is_own_SB: Tensor | None) -> Tensor:
-        """Adds up the gradients of this worker's share, part by part; (3,) its share of the batch's losses."""
+        """Adds up the gradients of this worker's share, part by part; returns its share of the batch's losses, (3,)."""
         plan, worker = self.plan, self.worker
         parts = torch.split(x_TBD, plan.num_at_once(worker.world_size), dim=1)
         values, begin = torch.zeros(3, device=worker.device), 0
@@ -217,13 +217,13 @@ class _Trainer:
         return values
 
     def _gradients_stay_here(self, stay: bool) -> AbstractContextManager[None]:
-        """DDP sums gradients over the workers once, at the last part."""
+        """Suspends DDP's sum of gradients over the workers while `stay`: it is made once, at the last part."""
         if stay and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
 
     def _check(self) -> None:
-        """The guard and the curve, for the step before; a checkpoint is written only of steps that passed."""
+        """Applies the guard to the step before, and adds it to the curve; only steps that passed are checkpointed."""
         if self.unchecked is None:
             return
         (step, read), self.unchecked = self.unchecked, None
@@ -236,7 +236,7 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Mean losses over the validation sequences, which the workers share; each knows the result."""
+        """Computes mean losses over the validation sequences, which the workers share; each has the result."""
         done = self.history["validation"]
         if done and done[-1]["step"] == step:
             return
@@ -278,17 +278,17 @@ class _Trainer:
         return values
 
     def _resume(self) -> int:
-        found = newest_checkpoint(
+        checkpoint = newest_checkpoint(
             self.plan.checkpoints,
             self.composite,
             self.optimizer,
             self._log,
             average=self.averaged,
         )
-        if found is None:
+        if checkpoint is None:
             self._start()
             return 0
-        step, extra = found
+        step, extra = checkpoint
         if extra["data"] != self.source.digest():
             raise CorruptArtifact(
                 f"the training in {self.plan.uri} began on data that have changed since: restore them, or remove its "
@@ -301,7 +301,7 @@ class _Trainer:
         return step
 
     def _start(self) -> None:
-        """Before the first step; every worker finds the same mean, from the first batches whole."""
+        """Sets the weights before the first step; every worker computes the same mean, from whole first batches."""
         if self.config.start_at_mean:
             num_batches = -(-NUM_MEAN_SEQUENCES // self.config.batch_size)
             means = [self.source.batch(step, self.config.batch_size).mean((0, 1)) for step in range(num_batches)]
@@ -352,11 +352,11 @@ class _Trainer:
 
 
 def _stack(losses: Losses) -> Tensor:
-    """(3,) float32: total, reconstruction, prediction; 0 for a decoder that is not there."""
+    """Returns total, reconstruction and prediction, (3,) float32; 0 for a decoder that is not there."""
     parts = [part if part is not None else torch.zeros_like(losses.total) for part in losses]
     return torch.stack(parts).float()
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for every step and worker."""
+    """Returns a seed of its own for every step and worker."""
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7])

@@ -1,4 +1,4 @@
-"""What every training loop shares: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
+"""Parts that training loops share: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from stages.pretraining.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `num_steps`: a pure function, so that a resume needs nothing."""
+    """Returns the learning rate of step `step` (from 0) of `num_steps`: a pure function, so that a resume agrees."""
     if step < config.num_warmup_steps:
         return config.learning_rate * (step + 1) / config.num_warmup_steps
     done = min(1.0, (step - config.num_warmup_steps) / max(1, num_steps - config.num_warmup_steps))
@@ -48,7 +48,10 @@ class ClampedMomentum(torch.optim.Optimizer):
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module, *, batch_size: int) -> torch.optim.Optimizer:
-    """The optimiser of `config` over all of the model's parameters. `batch_size`: sequences in the global batch."""
+    """Builds the optimiser of `config` over all of the model's parameters.
+
+    batch_size: sequences in the global batch.
+    """
     if config.kind == "published":
         return ClampedMomentum(
             model.parameters(),
@@ -68,9 +71,10 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, *, batch_size: in
 
 
 def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) -> Tensor:
-    """Scales each group's gradients to a norm of at most `max_norm` (0: leaves them); returns the norms before, (G,).
+    """Limits each group's gradients to a norm of at most `max_norm`; returns the norms before, (G,).
 
-    With `num_groups` > 1 every parameter must lead with the group axis: each model is clipped as it would be alone.
+    A `max_norm` of 0 leaves them. With `num_groups` > 1 every parameter must lead with the group axis: each model is
+    clipped as it would be alone.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert num_groups == 1 or all(gradient.shape[0] == num_groups for gradient in gradients)
@@ -86,7 +90,7 @@ def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) ->
 
 
 def _clip_at_once(gradients: list[Tensor], max_norm: float) -> Tensor:
-    """The same for one model on a GPU, in a few launches for all gradients together."""
+    """Limits the gradients of one model on a GPU, in a few launches for all together."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if max_norm:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -98,14 +102,14 @@ class DivergenceGuard:
     """Stops a training whose loss or gradient is no longer finite, or whose loss has left its best far behind."""
 
     explosion_factor: float = 1e3
-    """How many times the smallest loss so far, plus 1, a loss may be."""
+    """The largest loss, in multiples of the smallest loss so far plus 1."""
     smallest_loss: float = math.inf
 
     def check(self, step: int, loss: float, grad_norm: float) -> None:
-        """Call before the optimiser moves, so that the weights are still the last good ones.
+        """Checks a step's loss and gradient norm, before a checkpoint holds its weights.
 
         Raises:
-            TrainingDiverged: naming step, loss and gradient norm.
+            TrainingDiverged: loss or gradient norm is not finite, or the loss exploded; it names step, loss and norm.
         """
         exploded = loss > self.explosion_factor * (abs(self.smallest_loss) + 1.0)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)) or exploded:
@@ -154,8 +158,9 @@ def restore_training_state(
     """Puts back, in place, what `save_training_state` wrote; returns (steps done, extra).
 
     Raises:
-        SourceError, StoreError, CorruptArtifact: as `read_tensors`; CorruptArtifact also where it is the state of
-          another model or optimiser.
+        SourceError: there is no such file.
+        StoreError: a newer version of percepts wrote it.
+        CorruptArtifact: it is no checkpoint, or the state of another model or optimiser.
     """
     tensors, header = read_tensors(uri)
     if header.get("class") != "TrainingState":

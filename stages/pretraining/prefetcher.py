@@ -16,27 +16,27 @@ from torch import Tensor
 from stages.datasets.sequences import OnDevice, SequenceSource
 
 NUM_AHEAD = 2
-"""Steps that are read, or lie ready, while the model is at one."""
+"""The number of steps that are read, or lie ready, while the model is at one."""
 
 
 @dataclass
 class Prefetcher:
-    """`prefetcher.batch(step)` gives x_TBD on the device while a thread reads the next steps'. A context manager."""
+    """A context manager whose thread reads the next steps' batches while the model is at one."""
 
     source: SequenceSource
     batch_size: int
-    """Sequences of the global batch."""
+    """The number of sequences of the global batch."""
     num_steps: int
     device: torch.device
     rank: int = 0
     world_size: int = 1
     seconds_waited: float = 0.0
-    """How long `batch` has waited for data, all in all."""
+    """The total time that `batch` has waited for data."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prefetch"), repr=False)
     _ahead: dict[int, Future[Tensor]] = field(default_factory=dict, repr=False)
 
     def batch(self, step: int) -> Tensor:
-        """The share of step `step`. Raises whatever the source does."""
+        """Returns this worker's share of step `step`, (T, B, D), on the device. Raises what the source raises."""
         started = time.monotonic()
         for ahead in range(step, min(step + NUM_AHEAD + 1, self.num_steps)):
             if ahead not in self._ahead:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def start_reading(values: Tensor) -> Callable[[], list[float]]:
-    """Begins to copy a vector to the host; what is returned waits for the copy and gives the numbers.
+    """Begins to copy a vector to the host; the function that it returns waits for the copy and gives the numbers.
 
     On a GPU, `values.tolist()` would wait for all that was launched since, and the GPU then for Python.
     """

@@ -1,4 +1,4 @@
-"""What ends a training from outside, said so that a person knows what to do: memory and disks that are full."""
+"""Errors of full memory and disks, translated into ours, which say how to go on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from pipeline.core.errors import OutOfMemory, StoreError
 
 HOST_MARKS = ("can't allocate memory", "not enough memory", "bad allocation")
-"""What a RuntimeError of torch says where malloc failed; it has no type of its own."""
+"""Parts of the message of torch's RuntimeError where malloc failed; it has no type of its own."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def translate_resource_errors(uri: str, num_sequences: int, resume: Callable[[], str]) -> Iterator[None]:
-    """Turns such errors of the block into one of ours.
+    """Turns errors of full memory or disks in the block into ours.
 
-    uri: where the training writes. num_sequences: that a worker holds at once. resume: says from where it can go on.
+    uri: directory that the training writes to. num_sequences: sequences that a worker holds at once. resume: returns
+      the sentence about where the next run goes on.
 
     Raises:
-        OutOfMemory: of the host or of a GPU.
+        OutOfMemory: the memory of the host or of a GPU is full.
         StoreError: the disk behind `uri` is full.
     """
     try:

@@ -1,4 +1,4 @@
-"""What a training says while it runs: one line of progress, and points of curves, at most one of each a second."""
+"""Reports of a running training: one line of progress, and points of curves, at most one of each a second."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class Telemetry:
-    """For rank 0; others may call it and say nothing."""
+    """The reports of the worker of rank 0; those of the others are dropped."""
 
     def __init__(self, worker: TrainWorker, num_steps: int, batch_size: int) -> None:
         self._worker, self._num_steps, self._batch_size = worker, num_steps, batch_size
         self._before = (time.monotonic(), 0, 0.0)
 
     def begin(self, step: int) -> None:
-        """The next step to take is `step`."""
+        """Starts the clock before step `step`."""
         self._before = (time.monotonic(), step, 0.0)
 
     def report(self, num_done: int, point: Mapping[str, float | None], seconds_waited: float) -> None:
-        """`num_done` steps are done; `point` is the newest of the training curve, `seconds_waited` the time in which
-        the model had no data, all in all."""
+        """Reports that `num_done` steps are done.
+
+        point: the newest of the training curve. seconds_waited: total time in which the model had no data.
+        """
         now, (before, done_before, waited_before) = time.monotonic(), self._before
         if self._worker.rank or (now - before < SECONDS_BETWEEN_REPORTS and num_done < self._num_steps):
             return

@@ -1,4 +1,4 @@
-"""All that a member of a training group is told."""
+"""The plan of a training, which goes to every worker of the group."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """All that a worker is told. Pickles; data and model are built where they are used."""
+    """The settings of a training for its workers. It pickles; data and model are built where they are used."""
 
     uri: str
     """Directory of the artifact: model.safetensors, history.json, and meanwhile checkpoints/."""
     open_source: Callable[[Log], SequenceSource]
-    """Sequences of num_frames_in frames and, where the model predicts, num_frames_out more. Called with what hears of
-    waits."""
+    """A function that opens the sequences, of num_frames_in frames and, where the model predicts, num_frames_out more.
+    Its argument logs waits."""
     model: CompositeSpec
     training: TrainingConfig
     transform: Transform | None = None
-    """What the source's frames have gone through, to be kept with the weights."""
+    """The transform of the source's frames, to be kept with the weights."""
     extractor: Extractor | None = None
-    """What made the source's percepts, to be kept with the weights."""
+    """The extractor of the source's percepts, to be kept with the weights."""
     max_sequences_per_worker: int | None = None
     """Largest micro-batch of a worker. A larger share is split and its gradients accumulated."""
     num_checkpoints_kept: int = 2
@@ -39,6 +39,6 @@ class TrainingPlan:
         return join(self.uri, CHECKPOINTS)
 
     def num_at_once(self, world_size: int) -> int:
-        """Sequences that a worker holds in memory, at most."""
+        """Returns the number of sequences that a worker holds in memory, at most."""
         share = -(-self.training.batch_size // world_size)
         return min(share, self.max_sequences_per_worker or share)

@@ -7,8 +7,8 @@
     curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\
         -d '{"dataframe_records": [{"video": "https://example.org/clip.mp4"}]}'
 
-A video is an http(s), s3 or `data:` URL. Local paths are refused, since a server answers whoever reaches it; set
-PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and
+A video is an http(s), s3 or `data:` URL. Local paths are refused, since a server answers every client that reaches it;
+set PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and
 PERCEPTS_CONVNET_WEIGHTS names the convnet's weights where they are those of no package.
 """
 
@@ -27,7 +27,7 @@ WEIGHTS_VARIABLE = "PERCEPTS_CONVNET_WEIGHTS"
 
 
 class ServedClassifier:
-    """What MLflow calls. The convnet is loaded at the first video."""
+    """The model that MLflow calls. The convnet is loaded at the first video."""
 
     def __init__(self, trained: TrainedClassifiers) -> None:
         self.trained = trained
@@ -35,12 +35,13 @@ class ServedClassifier:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The C actions."""
+        """The names of the C actions."""
         return self.trained.class_names
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """An answer for every video: `video`, `error` (empty where all went well), and `VideoAnswer.to_json`. A video
-        that cannot be read takes nothing from the others: its `error` says why.
+        """Returns an answer for every video: `video`, `error` (empty without one), and `VideoAnswer.to_json`.
+
+        A video that cannot be read does not affect the others: its `error` says why.
 
         model_input: data frame with the column `video`, or a list of addresses.
 
@@ -68,20 +69,20 @@ def _addresses(model_input: Any) -> list[str]:
         if COLUMN not in columns:
             raise ConfigError(f"the input has columns {list(columns)}; the classifier reads the column {COLUMN!r}")
         model_input = model_input[COLUMN]
-    found = [model_input] if isinstance(model_input, str) else list(model_input)
-    if not found or not all(isinstance(address, str) for address in found):
+    addresses = [model_input] if isinstance(model_input, str) else list(model_input)
+    if not addresses or not all(isinstance(address, str) for address in addresses):
         raise ConfigError("the classifier reads addresses of videos: strings, at least one")
-    return found
+    return addresses
 
 
 def _load_pyfunc(path: str) -> ServedClassifier:
-    """MLflow's entry: `path` is the directory that holds model.safetensors, or that file."""
+    """Loads the model for MLflow; `path` is the directory that holds model.safetensors, or that file."""
     uri = path if path.endswith(".safetensors") else join(path, MODEL_FILE)
     return ServedClassifier(TrainedClassifiers.load(uri))
 
 
 def example(uri: str) -> tuple[Any, Any]:
-    """An input and an output, for the signature; no video is read."""
+    """Returns an input and an output, for the signature; no video is read."""
     import numpy as np
     import pandas as pd
 

@@ -19,14 +19,15 @@ Array = npt.NDArray[np.float32]
 
 
 class EncoderModel:
-    """What MLflow calls."""
+    """The model that MLflow calls."""
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.pretrained = pretrained
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Array:
-        """Windows as the extractor gives them, not standardised, (N, T, D) -> representations (N, 2 * L * H):
-        final h, then c, of the lowest layer, then of the next ...
+        """Returns the representations (N, 2 * L * H) of windows (N, T, D) of percepts that are not standardised.
+
+        A representation is the final h, then c, of the lowest layer, then of the next ...
 
         Raises:
             ConfigError: the input has other dimensions.
@@ -39,12 +40,12 @@ class EncoderModel:
 
 
 def _load_pyfunc(path: str) -> EncoderModel:
-    """MLflow's entry: `path` is the directory that holds model.safetensors, or that file."""
+    """Loads the model for MLflow; `path` is the directory that holds model.safetensors, or that file."""
     return EncoderModel(Pretrained.load(path))
 
 
 def example(uri: str) -> tuple[Array, Array]:
-    """An input and its output, for the signature: one window of frames that the model reads as 0."""
+    """Returns an input and its output, for the signature: one window of frames that the model reads as 0."""
     pretrained = Pretrained.load(uri)
     config = pretrained.composite.config
     mean_D = pretrained.in_units(np.zeros(config.dim, np.float32))

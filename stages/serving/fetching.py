@@ -1,9 +1,9 @@
-"""A video that a stranger names, as a local file: for servers, where the address comes from whoever asks.
+"""A video at a client's address as a local file: for servers, where nothing is known about the client.
 
     with fetched("https://example.org/clip.mp4", FetchPolicy()) as path: ...
 
 Only the schemes of the policy are opened, one address and no chain of them, and no more than its bytes and seconds are
-taken. Local paths are refused unless the policy names the folder that they must lie in: whoever may ask a server could
+taken. Local paths are refused unless the policy names the folder that they must lie in: a client of a server could
 otherwise read its disk, or learn what is on it. A client without an address sends the file itself, as a `data:` URL.
 Which hosts a server reaches is for its network to decide.
 """
@@ -27,12 +27,12 @@ CHUNK_BYTES: Final = 1 << 20
 FOLDER_VARIABLE: Final = "PERCEPTS_VIDEO_FOLDER"
 MAX_BYTES_VARIABLE: Final = "PERCEPTS_VIDEO_MAX_BYTES"
 SHOWN_CHARACTERS: Final = 80
-"""Of an address in a message: a `data:` URL holds a whole video."""
+"""The number of characters of an address that a message shows: a `data:` URL holds a whole video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchPolicy:
-    """What may be opened, and how much of it."""
+    """Limits on the addresses that may be opened, and on the bytes and seconds that a video may take."""
 
     schemes: tuple[str, ...] = ("https", "http", "s3", "data")
     max_bytes: int = 1 << 30
@@ -46,7 +46,7 @@ class FetchPolicy:
 
     @classmethod
     def of_environment(cls) -> Self:
-        """`PERCEPTS_VIDEO_FOLDER` names the folder, `PERCEPTS_VIDEO_MAX_BYTES` the bytes. Raises ConfigError."""
+        """Reads the policy from `PERCEPTS_VIDEO_FOLDER` and `PERCEPTS_VIDEO_MAX_BYTES`. Raises ConfigError."""
         max_bytes = os.environ.get(MAX_BYTES_VARIABLE, str(cls.max_bytes))
         if not max_bytes.isdigit():
             raise ConfigError(f"{MAX_BYTES_VARIABLE} is {max_bytes!r}; give a number of bytes")
@@ -55,7 +55,7 @@ class FetchPolicy:
 
 @contextmanager
 def fetched(address: str, policy: FetchPolicy) -> Iterator[Path]:
-    """The video as a local file, which is gone afterwards unless it lies in the policy's folder.
+    """Fetches the video into a local file, which is removed afterwards unless it lies in the policy's folder.
 
     Raises:
         SourceError: the policy forbids the address, or there is nothing that can be read, or too much, or too slowly.
@@ -93,7 +93,7 @@ def _copy(address: str, file: IO[bytes], policy: FetchPolicy) -> None:
 
 
 def _options(address: str) -> dict[str, object]:
-    """One request that streams, without asking for the size first; never an answer of an earlier one."""
+    """Returns fsspec's options for one request that streams, without a request for the size and without a cache."""
     if address.lower().startswith("http"):
         return {"block_size": 0, "skip_instance_cache": True}
     return {"skip_instance_cache": True}
@@ -107,7 +107,7 @@ def _local(address: str, policy: FetchPolicy) -> Path:
         )
     path = Path(address.removeprefix("file://")).resolve()
     if not path.is_relative_to(Path(policy.folder).resolve()) or not path.is_file():
-        # One message for both: nobody learns which files there are.
+        # One message for both, so that it does not reveal which files there are.
         raise SourceError(f"there is no video {_shown(address)} in the folder that may be read here")
     return path
 

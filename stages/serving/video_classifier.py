@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 STRIDE_FRAMES: Final = 8
 BATCH_WINDOWS: Final = 128
 NUM_TOP: Final = 5
-"""Actions that an answer names, unless asked for more."""
+"""The default number of actions that an answer names."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class VideoAnswer:
     class_names: tuple[str, ...]
     probabilities_WC: Floats
     start_us_W: npt.NDArray[np.int64]
-    """Time of each window's first frame."""
+    """The time of each window's first frame, in microseconds."""
     end_us_W: npt.NDArray[np.int64]
-    """Time at which each window's last frame ends."""
+    """The time at which each window's last frame ends, in microseconds."""
 
     @property
     def overall(self) -> Floats:
-        """(C,) probabilities of the whole video."""
+        """The probabilities of the whole video, (C,)."""
         mean_C: Floats = self.probabilities_WC.mean(0)
         return mean_C
 
@@ -55,15 +55,15 @@ class VideoAnswer:
 
     @property
     def probability(self) -> float:
-        """Of `action`."""
+        """The probability of `action`."""
         return float(self.overall.max())
 
     def top(self, num: int = NUM_TOP) -> list[int]:
-        """The `num` most probable classes of the whole video, best first, as numbers."""
+        """Returns the numbers of the `num` most probable classes of the whole video, best first."""
         return [int(number) for number in np.argsort(-self.overall, kind="stable")[:num]]
 
     def to_json(self, num_top: int = NUM_TOP) -> dict[str, Any]:
-        """Plain values: action, probability, actions (the `num_top` best), and a timeline of windows with theirs."""
+        """Returns plain values: action, probability, the `num_top` best actions, and a timeline of windows' best."""
         windows = zip(self.start_us_W.tolist(), self.end_us_W.tolist(), self.probabilities_WC, strict=True)
         return {
             "action": self.action,
@@ -84,7 +84,9 @@ class VideoClassifier:
     """One classifier and its extractor, loaded once."""
 
     def __init__(self, trained: TrainedClassifiers, *, weights: str | None = None) -> None:
-        """weights: URI of the convnet's weights, where they are not those of a package.
+        """Loads the extractor of the classifier's training.
+
+        weights: URI of the convnet's weights, where they are not those of a package.
 
         Raises:
             ConfigError: the file holds several classifiers, or does not say what made the percepts it learned from.
@@ -98,7 +100,7 @@ class VideoClassifier:
         self._extractor = VideoExtractor(trained.extractor, weights=weights)
 
     def __call__(self, path: str | PathLike[str]) -> VideoAnswer:
-        """Answer for a local video file.
+        """Returns the answer for a local video file.
 
         Raises:
             SourceError: nothing of it can be decoded.
@@ -106,7 +108,7 @@ class VideoClassifier:
         return self.answer(self._extractor(path))
 
     def answer(self, seen: VideoPercepts) -> VideoAnswer:
-        """Answer for percepts."""
+        """Returns the answer for the percepts of a video."""
         rows_WT = clip_rows(seen.segment_N, self.trained.num_frames, STRIDE_FRAMES)
         pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
         probabilities = torch.cat([self._probabilities(seen.percepts_ND[rows]) for rows in pieces])
