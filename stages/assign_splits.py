@@ -16,8 +16,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_json
 from pipeline.core.stage import Context, stage
 from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
-from stages.datasets.matching import Match, match
-from stages.datasets.official import DataSet
+from stages.datasets.official import DataSet, Match, match
 from stages.datasets.splits import Splits, write_splits
 from stages.video.artifacts import Index
 
@@ -61,7 +60,7 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
     write_json(check, _account(matched))
     check_there(
         data,
-        num_found=len(matched.found),
+        num_found=len(matched.usable),
         num_videos=len(records),
         lines=lines,
         allow_missing=config.data.allow_missing,
@@ -77,7 +76,7 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
     for number in splits.numbers():
         context.log(str(splits.coverage(number)))
     context.record(
-        num_clips=len(matched.found),
+        num_clips=len(matched.usable),
         num_official_clips=data.num_clips,
         num_missing=len(matched.missing),
         num_unreadable=len(matched.unreadable),
@@ -89,7 +88,7 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
 
 def _account(matched: Match) -> dict[str, Any]:
     return {
-        "found": len(matched.found),
+        "found": len(matched.usable),
         "missing": list(matched.missing),
         "unreadable": {name: record.reason for name, record in matched.unreadable.items()},
         "same_bytes": [list(names) for names in matched.twins],

@@ -13,14 +13,13 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.core.arrays import map_array
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, open_atomic, remove
 from pipeline.core.stage import Context, stage
-from stages.datasets.arrays import map_array
 from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart, PlainMoments
-from stages.datasets.cutting_config import CuttingConfig
 from stages.datasets.mnist import PARTS
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, MomentSums
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, MomentSums
 from stages.percepts.takedowns import taken_down
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord

@@ -22,7 +22,7 @@ from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
-from stages.datasets.matching import name_of
+from stages.datasets.official import name_of
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.listing import SourceListing, iter_listed
 from stages.video.sources import VideoSource, list_videos, unique_sources

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from pipeline.commands.command_line import parse_options
+from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
 from pipeline.options.flags import Word
-from stages.datasets.arrays import write_array
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe
 from stages.figures.plots import largest, trace_sheet

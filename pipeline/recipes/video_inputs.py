@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.run_options import RunOptions
-from stages.datasets.cutting_config import CuttingConfig
+from stages.datasets.patches import CuttingConfig
 from stages.extraction.config import ExtractionConfig
 from stages.ingest import IngestConfig, ingest
 from stages.unpack import UnpackConfig, unpack

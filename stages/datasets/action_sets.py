@@ -1,4 +1,4 @@
-"""The two data sets by their names on the command line, and how their clips are spoken of."""
+"""The two data sets by their names on the command line, and the messages about missing clips."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DATA_SETS: Final[dict[str, tuple[DataSet, Callable[[str], tuple[OfficialClip, ..
     "ucf101": (ucf101.UCF101, ucf101.read_clips),
     "hmdb51": (hmdb51.HMDB51, hmdb51.read_clips),
 }
-"""Key -> the data set, and what reads its lists."""
+"""Key -> the data set, and the function that reads its lists."""
 
 CHECK_FILE: Final = "check.json"
-"""In an artifact: every name that a check has found wanting."""
+"""File of an artifact with every name that a check reports."""
 NUM_NAMED: Final = 5
 """Clips that a message names, of those it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSetConfig:
-    """A data set of action recognition, its lists, and what happens where clips are missing."""
+    """A data set of action recognition, its lists, and the rule about missing clips."""
 
     dataset: DataSetKey
     lists: str
     """Folder or archive with the official list files."""
     allow_missing: bool = False
-    """Go on with the clips that are there; every result then says how many those are."""
+    """Continue with the clips that are there; every result then states their number."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATA_SETS:
@@ -51,24 +51,30 @@ class ActionSetConfig:
 
     def lists_digest(self) -> str:
         """Returns the sha256 of the content of the lists. Raises SourceError."""
-        return sha256_bytes(repr(self.read_clips()).encode())
+        # The text is that of version 0.1, so that the keys of stages that read the lists stay as they are.
+        rows = (
+            f"OfficialClip(name={clip.name!r}, label={clip.label!r}, source={clip.source!r}, group={clip.group!r}, "
+            f"sides={clip.subsets!r})"
+            for clip in self.read_clips()
+        )
+        return sha256_bytes(f"({', '.join(rows)})".encode())
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few of them."""
+    """Writes the first few names, and the number of the others."""
     more = f", and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
     return ", ".join(names[:NUM_NAMED]) + more
 
 
 def missing_line(data: DataSet, missing: Sequence[str]) -> str:
-    """A sentence about clips that no video has."""
+    """Writes a sentence about clips that no video has."""
     return f"{len(missing)} of {data.num_clips} clips are missing ({some(missing)})"
 
 
 def check_there(
     data: DataSet, *, num_found: int, num_videos: int, lines: Sequence[str], allow_missing: bool, check: str
 ) -> None:
-    """Raises DataSetError: no clip is among the videos, or some are wanting, as `lines` say, and that is not allowed.
+    """Raises DataSetError if no clip is among the videos, or if `lines` name missing ones without `allow_missing`.
 
     check: the file with all names.
     """

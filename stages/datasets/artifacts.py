@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.arrays import map_array, write_array
 from pipeline.core.records import read_record, write_record
 from pipeline.core.stage import Artifact
-from stages.datasets.arrays import map_array, write_array
 from stages.datasets.mnist import PARTS, DigitSet, Part
 from stages.datasets.patches import ChannelMoments
 
@@ -22,7 +22,7 @@ class Digits(Artifact):
     """`train.npy`, `validation.npy`, `test.npy`, (N, 28, 28) uint8, and beside each `<part>_labels.npy`, (N,) uint8."""
 
     def load(self, part: Part) -> DigitSet:
-        """One part; no image is in two of them."""
+        """Reads one part; no image is in two parts. Raises CorruptArtifact."""
         return DigitSet(*(np.array(map_array(self.path(name))) for name in (f"{part}.npy", f"{part}_labels.npy")))
 
 
@@ -58,13 +58,13 @@ class PlainMoments:
 
     @classmethod
     def of(cls, moments: ChannelMoments) -> PlainMoments:
-        """Takes them from arrays."""
+        """Converts the moments from arrays."""
         return cls(mean=tuple(moments.mean_C.tolist()), std=tuple(moments.std_C.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchesManifest:
-    """One `patches.json`."""
+    """The content of `patches.json`."""
 
     num_frames: int
     parts: dict[str, PatchesPart]
@@ -81,7 +81,7 @@ class Patches(Artifact):
     holds = "pixels"
 
     def map(self, part: Part) -> npt.NDArray[np.uint8]:
-        """One part, mapped, read-only."""
+        """Maps one part, (N, T, 32, 32, 3) uint8, read-only. Raises CorruptArtifact."""
         return map_array(self.path(f"{part}.npy"))
 
     def moments(self) -> ChannelMoments:

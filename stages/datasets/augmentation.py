@@ -1,4 +1,4 @@
-"""Training sequences of percepts, varied: with few videos, a model learns to carry any content, and not just theirs.
+"""Augmentation of training sequences of percepts: with few videos, a model learns to carry any content.
 
 Nearly all variance of a percept lies between videos. A model that has seen a score of them knows a score of contents,
 and cannot carry that of another video through its state. Moved by a random vector that is the same for all of its
@@ -23,12 +23,12 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """How training sequences are varied, in units of what the model reads; validation sequences never are."""
+    """Augmentation of training sequences, in units of what the model reads; validation sequences stay unchanged."""
 
     offset_std: float = 0.0
-    """Deviation of the random vector that is added to all frames of a sequence; 0: none."""
+    """Standard deviation of the random vector that is added to all frames of a sequence; 0: none."""
     scale_std: float = 0.0
-    """Deviation of the logarithm of the random factor that multiplies all frames of a sequence; 0: none."""
+    """Standard deviation of the logarithm of the random factor that multiplies all frames of a sequence; 0: none."""
     flip_signs: bool = False
     """Turn the sign of each dimension with probability 1/2, for all frames of a sequence."""
 
@@ -38,15 +38,18 @@ class AugmentationConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0, and finite")
 
     def __bool__(self) -> bool:
-        """Whether anything is varied."""
+        """Returns True if any augmentation is on."""
         return self.offset_std > 0 or self.scale_std > 0 or self.flip_signs
 
 
 def augment(
     config: AugmentationConfig, x_TBD: Tensor, *, seed: int, step: int, batch_size: int, rank: int, world_size: int
 ) -> Tensor:
-    """A worker's share of step `step`, varied. The chance is that of (seed, step) and of a sequence's place in the
-    global batch of `batch_size`: the same on any number of workers."""
+    """Augments a worker's share x_TBD of step `step`; the result has the shape, dtype and device of x_TBD.
+
+    Random numbers are a function of (seed, step) and of a sequence's place in the global batch of `batch_size`: they
+    are the same on any number of workers.
+    """
     if not config:
         return x_TBD
     import torch

@@ -1,4 +1,4 @@
-"""How a training worker gets its source: small values that pickle, and open the data where they are called.
+"""Dataset factories of training workers: small values that pickle, and open the data where they are called.
 
 Shapes: D dimensions of a frame.
 """
@@ -35,7 +35,7 @@ class PerceptsFactory:
     transform_config: TransformConfig = TransformConfig()
 
     def __call__(self, log: Log = silent) -> PerceptSource:
-        """Opens the store; a remote one is read into this node's cache first, and `log` hears of that.
+        """Opens the store; a remote one is read into this node's cache first, which is reported to `log`.
 
         Raises:
             SourceError: no video with frames is of these parts.
@@ -54,15 +54,15 @@ class PerceptsFactory:
         )
 
     def extractor(self) -> Extractor:
-        """What made the percepts."""
+        """Returns the extractor that computed the percepts."""
         return self.percepts.extractor()
 
     def dim(self) -> int:
-        """D."""
+        """Returns D, the dimensions of a frame."""
         return self.extractor().dim
 
     def transform(self) -> Transform:
-        """Of the statistics, as configured."""
+        """Builds the configured transform from the statistics."""
         return self.transform_config.build(self.statistics.moments())
 
 
@@ -80,14 +80,14 @@ class DigitsFactory:
         return MovingMNISTSource(train=train, validation=validation, seed=self.seed, num_frames=self.num_frames)
 
     def extractor(self) -> None:
-        """None: no convnet comes before the model."""
+        """Returns None: no convnet comes before the model."""
 
     def dim(self) -> int:
-        """D."""
+        """Returns D, the dimensions of a frame."""
         return NUM_PIXELS
 
     def transform(self) -> None:
-        """None: pixels in [0, 1] are read as they are."""
+        """Returns None: pixels in [0, 1] are read as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +109,14 @@ class PatchesFactory:
         )
 
     def extractor(self) -> None:
-        """None: no convnet comes before the model."""
+        """Returns None: no convnet comes before the model."""
 
     def dim(self) -> int:
-        """D."""
+        """Returns D, the dimensions of a frame."""
         return NUM_DIMS
 
     def transform(self) -> Standardisation:
-        """Of the channels, repeated for every pixel; of bytes, 0 to 255."""
+        """Returns the standardisation of bytes, 0 to 255: that of the channels, repeated for every pixel."""
         moments = self.patches.moments()
         num_pixels = NUM_DIMS // NUM_CHANNELS
         return Standardisation(np.tile(moments.mean_C, num_pixels), np.tile(moments.std_C, num_pixels))
@@ -124,14 +124,14 @@ class PatchesFactory:
 
 @dataclass(frozen=True)
 class StoreWindows:
-    """Windows that are there, and the videos that have some."""
+    """Windows of a store, and the videos that have at least one."""
 
     windows: Windows
     videos: Sequence[str]
 
 
 def open_windows(store: PerceptStore, num_frames: int, stride: int) -> StoreWindows:
-    """Windows of `num_frames` frames, at least one of them.
+    """Opens the windows of `num_frames` frames, of which there is at least one.
 
     Raises:
         ConfigError: every video is shorter, or has gaps.

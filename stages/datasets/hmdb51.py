@@ -16,7 +16,7 @@ import re
 from typing import Final
 
 from pipeline.core.errors import SourceError
-from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
+from stages.datasets.official import DataSet, OfficialClip, Subset, check_official, list_files, numbered
 
 INSTRUCTIONS: Final = """\
 HMDB-51 is distributed at https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/:
@@ -43,11 +43,12 @@ LINE = re.compile(r"(?P<name>\S+)\.avi\s+(?P<flag>[012])")
 NAME = r"(?P<source>.+)_{label}_(?:[fhltu]+)_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
 """Source, class, visible body part, camera motion, people, viewpoint, quality, number (the data set's description)."""
 
-SIDES: Final[dict[str, Side | None]] = {"0": None, "1": "train", "2": "test"}
+SUBSETS: Final[dict[str, Subset | None]] = {"0": None, "1": "train", "2": "test"}
+"""Flag of a line in a list file -> subset of the split."""
 
 
 def read_clips(uri: str) -> tuple[OfficialClip, ...]:
-    """The clips of the official lists in a folder or archive, sorted by name.
+    """Reads the clips of the official lists in a folder or archive, sorted by name.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
@@ -58,17 +59,17 @@ def read_clips(uri: str) -> tuple[OfficialClip, ...]:
         raise SourceError(f"{uri!r} has lists of {len(labels)} classes, HMDB-51 has {NUM_CLASSES}; give all its lists")
     clips: list[OfficialClip] = []
     for label in labels:
-        sides: dict[str, list[Side | None]] = {}
+        subsets: dict[str, list[Subset | None]] = {}
         for number in HMDB51.numbers:
-            for name, side in _entries(uri, label, number, lists.get((label, str(number)), [])):
-                sides.setdefault(name, [None] * len(HMDB51.counts))[number - 1] = side
-        clips += [_clip(name, label, tuple(places)) for name, places in sides.items()]
+            for name, subset in _entries(uri, label, number, lists.get((label, str(number)), [])):
+                subsets.setdefault(name, [None] * len(HMDB51.counts))[number - 1] = subset
+        clips += [_clip(name, label, tuple(in_split)) for name, in_split in subsets.items()]
     check_official(HMDB51, clips)
     return tuple(sorted(clips, key=lambda clip: clip.name))
 
 
-def _entries(uri: str, label: str, number: int, lines: list[str]) -> list[tuple[str, Side | None]]:
-    """Names and sides of one list file."""
+def _entries(uri: str, label: str, number: int, lines: list[str]) -> list[tuple[str, Subset | None]]:
+    """Reads the names and subsets of one list file. Raises SourceError."""
     file = f"{label}_test_split{number}.txt"
     if not lines:
         raise SourceError(f"{uri!r} lacks {file}, or it is empty; give the official lists of HMDB-51")
@@ -77,8 +78,8 @@ def _entries(uri: str, label: str, number: int, lines: list[str]) -> list[tuple[
         match = LINE.fullmatch(line)
         if match is None:
             raise SourceError(f"{file}: {line!r} is no line of HMDB-51's lists")
-        entries.append((match["name"], SIDES[match["flag"]]))
-    counts = tuple(sum(side == wanted for _, side in entries) for wanted in ("train", "test"))
+        entries.append((match["name"], SUBSETS[match["flag"]]))
+    counts = tuple(sum(subset == wanted for _, subset in entries) for wanted in ("train", "test"))
     if counts != (NUM_TRAIN_A_CLASS, NUM_TEST_A_CLASS) or len({name for name, _ in entries}) < len(entries):
         raise SourceError(
             f"{file} has {counts[0]} training and {counts[1]} test clips or a name twice, that of HMDB-51 has "
@@ -87,9 +88,9 @@ def _entries(uri: str, label: str, number: int, lines: list[str]) -> list[tuple[
     return entries
 
 
-def _clip(name: str, label: str, sides: tuple[Side | None, ...]) -> OfficialClip:
+def _clip(name: str, label: str, subsets: tuple[Subset | None, ...]) -> OfficialClip:
     match = re.fullmatch(NAME.format(label=re.escape(label)), name)
     if match is None:
         raise SourceError(f"{name!r} is no clip's name of class {label!r} in HMDB-51; give the official lists")
     source = match["source"]
-    return OfficialClip(name=name, label=label, source=source, group=f"{label}/{source}", sides=sides)
+    return OfficialClip(name=name, label=label, source=source, group=f"{label}/{source}", subsets=subsets)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 Rows = npt.NDArray[np.int64]
 
 ALL_CLIPS: Final = 0
-"""As a number of labelled clips a class: all that there are."""
+"""The number of labelled clips a class that stands for all that there are."""
 
 
 def count_text(labels_per_class: int) -> str:
@@ -40,7 +40,7 @@ def count_text(labels_per_class: int) -> str:
 
 
 def labelled(records: Iterable[VideoRecord], part: str) -> list[VideoRecord]:
-    """The usable clips of `part` that have a label, by sha256; a video that the ledger names twice counts once.
+    """Returns the usable clips of `part` that have a label, by sha256; a video that is listed twice counts once.
 
     Raises:
         SourceError: there are none, or one video has two labels.
@@ -63,7 +63,7 @@ def labelled(records: Iterable[VideoRecord], part: str) -> list[VideoRecord]:
 
 
 def refuse_leaks(records: Iterable[VideoRecord], part: str) -> None:
-    """Check that no video of `part`, and no group with a video in it, is on another side of the split as well.
+    """Checks that no video of `part`, and no group with a video in it, is in another part of the split as well.
 
     Raises:
         SourceError: one is; the message names both videos and their group.
@@ -87,10 +87,10 @@ def refuse_leaks(records: Iterable[VideoRecord], part: str) -> None:
 def draw(
     clips: Sequence[VideoRecord], *, labels_per_class: int, sampling: int, seed: int, allow_fewer: bool = False
 ) -> list[VideoRecord]:
-    """`labels_per_class` clips of every class: sampling number `sampling` (see the head of this file).
+    """Draws `labels_per_class` clips of every class: sampling number `sampling` (see the head of this file).
 
     Classes come in alphabetical order, a class's clips in the order of their ranks. ALL_CLIPS draws every clip;
-    `allow_fewer` draws every clip of a class that has fewer than asked for.
+    `allow_fewer` draws every clip of a class that has fewer.
 
     Raises:
         ConfigError: a class has fewer clips, and `allow_fewer` is false.
@@ -119,10 +119,10 @@ def _rank(sha256: str, sampling: int, seed: int) -> bytes:
 
 @dataclass(frozen=True)
 class ClipWindows:
-    """Clips by the views of them that the store gives, and where their windows begin: no more is in memory than the
-    windows of a batch, so that ten thousand clips are as good as ten.
+    """Clips as views of the store's files, and the first rows of their windows.
 
-    Rows are numbered through all clips; a window's T frames are rows start ... start + T - 1.
+    Only the windows of a batch are in memory, so that memory does not grow with the number of clips. Rows are
+    numbered through all clips; a window's T frames are rows start ... start + T - 1.
     """
 
     clips_FD: tuple[npt.NDArray[np.float16], ...]
@@ -131,11 +131,11 @@ class ClipWindows:
     """For each clip, the first rows of its windows: at least one. None crosses a gap."""
     transform: Transform
     num_frames: int
-    """T."""
+    """T, the frames of a window."""
     num_padded: int = 0
     """Clips without T frames in a row: they have one window, their longest segment with its last frame repeated."""
     device: str = "cpu"
-    """Where windows go."""
+    """Device that windows are copied to."""
 
     @cached_property
     def first_rows(self) -> Rows:
@@ -143,7 +143,7 @@ class ClipWindows:
         return np.cumsum([0, *(len(clip) for clip in self.clips_FD[:-1])], dtype=np.int64)
 
     def gather(self, starts: Rows) -> Tensor:
-        """Standardised windows that begin at rows `starts` (..., B): time comes before the batch, (..., T, B, D)."""
+        """Gathers the standardised windows that begin at rows `starts` (..., B); returns (..., T, B, D)."""
         flat = starts.ravel()
         owners = np.searchsorted(self.first_rows, flat, side="right") - 1
         inside = flat - self.first_rows[owners]
@@ -153,20 +153,19 @@ class ClipWindows:
             window_TD[:] = self.clips_FD[owner][first : first + self.num_frames]
         import torch
 
-        found = self.transform(torch.from_numpy(windows_NTD).to(self.device))
-        return found.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
+        x_XTD = self.transform(torch.from_numpy(windows_NTD).to(self.device))
+        return x_XTD.view(*starts.shape, self.num_frames, dim).movedim(-2, -3)
 
 
 @dataclass(frozen=True)
 class ClipFinder:
-    """Percepts of clips, and where their windows begin: found once for a clip, however many classifiers learn from it
-    or are judged by it."""
+    """Percepts of clips and first rows of their windows, looked up once a clip for all classifiers that use it."""
 
     store: PerceptStore
-    _found: dict[tuple[str, int, int], tuple[npt.NDArray[np.float16], Rows, bool]] = field(default_factory=dict)
+    _cache: dict[tuple[str, int, int], tuple[npt.NDArray[np.float16], Rows, bool]] = field(default_factory=dict)
 
     def find(self, clip: VideoRecord, *, num_frames: int, stride: int) -> tuple[npt.NDArray[np.float16], Rows, bool]:
-        """(F, D) percepts of the clip, first rows of its windows, and whether it had to be padded to have one.
+        """Returns (F, D) percepts of the clip, first rows of its windows, and True if it was padded to have one.
 
         Raises:
             SourceError: the clip has no percepts.
@@ -174,7 +173,7 @@ class ClipFinder:
         from stages.percepts.windows import window_starts
 
         key = (clip.sha256, num_frames, stride)
-        if key not in self._found:
+        if key not in self._cache:
             try:
                 segment_F, percepts_FD = self.store.segment_of_rows(clip.sha256), self.store.percepts(clip.sha256)
             except KeyError:
@@ -183,8 +182,8 @@ class ClipFinder:
             is_padded = not len(starts)
             if is_padded:
                 percepts_FD, starts = _padded(percepts_FD, segment_F, num_frames), np.zeros(1, np.int64)
-            self._found[key] = (percepts_FD, starts, is_padded)
-        return self._found[key]
+            self._cache[key] = (percepts_FD, starts, is_padded)
+        return self._cache[key]
 
 
 def load_windows(
@@ -196,7 +195,7 @@ def load_windows(
     stride: int,
     device: str = "cpu",
 ) -> ClipWindows:
-    """The clips' windows, which begin every `stride` frames of a segment.
+    """Loads the clips' windows, which begin every `stride` frames of a segment.
 
     Raises:
         SourceError: a clip has no percepts.

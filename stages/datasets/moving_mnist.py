@@ -6,7 +6,7 @@ seen. The upper left corner of a digit moves in a box of 36 pixels, taken as the
 velocity turns, >= 1 becomes 1 and turns; the corner is drawn at int(36 * position).
 
 Sequence n of a stream is a pure function of (seed, stream, n): Philox is counted up to n, so that no batch size,
-restart or number of workers changes what anybody sees.
+restart or number of workers changes a sequence.
 
 Shapes: T frames, B sequences, K digits in a frame, D = 4096 pixels of a frame, row after row; N digits of H x W.
 """
@@ -52,10 +52,10 @@ Images = npt.NDArray[np.uint8]
 
 
 class Scenes(NamedTuple):
-    """What B sequences show, before it is drawn."""
+    """Positions of the digits of B sequences, before they are drawn."""
 
     digit_BK: npt.NDArray[np.intp]
-    """Which digit image."""
+    """Index of the digit image."""
     corner_TBK2: npt.NDArray[np.intp]
     """(row, column) of its upper left pixel, 0..36."""
 
@@ -63,7 +63,7 @@ class Scenes(NamedTuple):
 def scenes(
     num_images: int, *, seed: int, stream: Part, first: int, num: int, num_frames: int, num_digits: int
 ) -> Scenes:
-    """Sequences `first` ... `first + num - 1` of the stream, as positions of digits."""
+    """Returns sequences `first` ... `first + num - 1` of the stream, as positions of digits."""
     # One count is four 64-bit words; a double takes one word, a digit four.
     philox = np.random.Philox(key=[seed, _STREAMS[stream]], counter=first * num_digits)
     draw_BK4 = np.random.Generator(philox).random((num, num_digits, _DRAWS))
@@ -76,7 +76,10 @@ def scenes(
 def bounce(
     position_BK2: npt.NDArray[np.float64], velocity_BK2: npt.NDArray[np.float64], num_frames: int
 ) -> npt.NDArray[np.intp]:
-    """Corners in pixels, (T, B, K, 2), of digits that start at `position` in the unit square, and move, then show."""
+    """Computes corners in pixels, (T, B, K, 2), of digits that start at `position` in the unit square.
+
+    A digit moves before each frame, the first one included.
+    """
     corner_TBK2 = np.empty((num_frames, *position_BK2.shape), np.intp)
     for t in range(num_frames):
         position_BK2 = position_BK2 + velocity_BK2
@@ -88,7 +91,7 @@ def bounce(
 
 
 def draw(images: Images, what: Scenes) -> Images:
-    """The frames, (T, B, 64, 64) uint8."""
+    """Draws the frames, (T, B, 64, 64) uint8."""
     num_frames, num = what.corner_TBK2.shape[:2]
     frames = np.empty((num_frames, num, FRAME_PX, FRAME_PX), np.uint8)
     for t, frame in enumerate(_each_frame(images, what)):
@@ -97,7 +100,7 @@ def draw(images: Images, what: Scenes) -> Images:
 
 
 def draw_unit(images: Images, what: Scenes, out_TBD: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-    """The frames in [0, 1], (T, B, 4096) float32; in `out_TBD` if given, which saves fetching fresh memory."""
+    """Draws the frames in [0, 1], (T, B, 4096) float32; into `out_TBD` if given, which saves an allocation."""
     num_frames, num = what.corner_TBK2.shape[:2]
     x_TBD = np.empty((num_frames, num, NUM_PIXELS), np.float32) if out_TBD is None else out_TBD
     for t, frame in enumerate(_each_frame(images, what)):
@@ -106,7 +109,7 @@ def draw_unit(images: Images, what: Scenes, out_TBD: npt.NDArray[np.float32] | N
 
 
 def _each_frame(images: Images, what: Scenes) -> Iterator[Images]:
-    """One (B, 64, 64) after the other. A digit lies on the middle of a black plate, over which the frame slides."""
+    """Yields one frame (B, 64, 64) after the other: a digit lies on a black plate, over which the frame slides."""
     num, num_digits = what.digit_BK.shape
     plates = np.zeros((num, num_digits, 2 * BOX_PX + SIDE_PX, 2 * BOX_PX + SIDE_PX), np.uint8)
     plates[:, :, BOX_PX:-BOX_PX, BOX_PX:-BOX_PX] = images[what.digit_BK]
@@ -121,7 +124,7 @@ def _each_frame(images: Images, what: Scenes) -> Iterator[Images]:
 
 
 def draw_on_device(images_NHW: Tensor, what: Scenes) -> Tensor:
-    """`draw_unit` on the device that holds the digits (uint8): only positions travel there. (T, B, 4096) float32."""
+    """Draws as `draw_unit` on the device of the digits (uint8), (T, B, 4096) float32; only positions are copied."""
     device = images_NHW.device
     digit_BK, corner_TBK2 = (torch.from_numpy(part).to(device) for part in what)
     if has_kernels(images_NHW):
@@ -150,7 +153,7 @@ def sequences(
     num_digits: int = 2,
     stream: Part = "train",
 ) -> npt.NDArray[np.float32]:
-    """Sequences `first` ... `first + num - 1` of the endless stream: x_TBD (num_frames, num, 4096) float32 in [0, 1].
+    """Draws sequences `first` ... `first + num - 1` of the endless stream: x_TBD (num_frames, num, 4096) float32, 0..1.
 
     images: (N, 28, 28) uint8 digits to draw from, each as likely.
     """
@@ -163,9 +166,9 @@ def sequences(
 def fixed_test_set(
     images: Images, *, num: int = NUM_TEST_SEQUENCES, num_frames: int = NUM_TEST_FRAMES, chunk: int = 250
 ) -> Iterator[Images]:
-    """The fixed test set, drawn from the test digits as one goes: pieces (T, at most `chunk`, 64, 64) uint8.
+    """Yields the fixed test set, drawn from the test digits, in pieces (T, at most `chunk`, 64, 64) uint8.
 
-    More frames only go on where fewer end: the 20 first frames of a sequence are always the same.
+    A larger `num_frames` appends frames: the first 20 frames of a sequence are always the same.
     """
     for first in range(0, num, chunk):
         yield draw(images, _test_scenes(images, first, min(chunk, num - first), num_frames))
@@ -174,7 +177,7 @@ def fixed_test_set(
 def fixed_test_sequences(
     images: Images, *, first: int, num: int, num_frames: int = NUM_TEST_FRAMES
 ) -> npt.NDArray[np.float32]:
-    """Some of the fixed test set in [0, 1]: x_TBD (num_frames, num, 4096) float32."""
+    """Draws part of the fixed test set in [0, 1]: x_TBD (num_frames, num, 4096) float32."""
     return draw_unit(images, _test_scenes(images, first, num, num_frames))
 
 
@@ -183,7 +186,7 @@ def _test_scenes(images: Images, first: int, num: int, num_frames: int) -> Scene
 
 
 def digest(chunks: Iterable[Images]) -> str:
-    """sha256, in hex, of pieces of (T, B, 64, 64): of the bytes of one sequence after the other."""
+    """Computes the sha256, in hex, of pieces (T, B, 64, 64): of the bytes of one sequence after the other."""
     total = hashlib.sha256()
     for frames in chunks:
         total.update(frames.swapaxes(0, 1).tobytes())

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
-"""Pixels a program."""
+"""Pixels that one program of the kernel draws."""
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def _draw(
 
 
 def draw(images_NHW: Tensor, digit_BK: Tensor, corner_TBK2: Tensor, *, frame_px: int) -> Tensor:
-    """The frames in [0, 1], (T, B, D) float32, of digits (uint8) whose upper left pixels lie at `corner` (int64)."""
+    """Draws frames in [0, 1], (T, B, D) float32, of digits (uint8) whose upper left pixels lie at `corner` (int64)."""
     num_frames, batch, num_digits, _ = corner_TBK2.shape
     num_pixels = frame_px * frame_px
     x_TBD = torch.empty(num_frames, batch, num_pixels, device=images_NHW.device)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.arrays import map_array, write_array
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
-from stages.datasets.arrays import map_array, write_array
-from stages.datasets.cutting_config import CuttingConfig
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, Patch
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, Patch
 from stages.video import watchdog
 from stages.video.chunks import FrameChunk
 from stages.video.decode import DecodeConfig, VideoDecoder
@@ -26,7 +25,7 @@ from stages.video.sources import local_video
 
 @dataclass(frozen=True)
 class Places:
-    """Where the patches of a video lie."""
+    """Places of the patches of a video, in time and space."""
 
     start_K: npt.NDArray[np.int64]
     """Number of the first frame."""
@@ -35,7 +34,7 @@ class Places:
 
 
 def places(config: CuttingConfig, record: VideoRecord) -> Places:
-    """K places, drawn uniformly; none where the video promises fewer frames than a patch has."""
+    """Draws K places uniformly; none where the video promises fewer frames than a patch has."""
     room = record.frames_expected - config.num_frames + 1
     if room < 1:
         return Places(np.empty(0, np.int64), np.empty((0, 2)))
@@ -58,11 +57,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Piece:
-    """What was cut out of a video."""
+    """The result of cutting one video."""
 
     num_patches: int
     reason: str = ""
-    """Why there is nothing, where decoding it kills whoever tries."""
+    """The reason for having no patches, where decoding the video kills its process; else empty."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Cutter:
     uri: str
     """Directory of the artifact."""
     may_end: bool = False
-    """Whether the worker is a process that may be ended where a video hangs in it, and is replaced then."""
+    """True if the worker is a process that may be ended where a video hangs in it, and is replaced then."""
 
     def __call__(self) -> "Cutter._Cut":
         if self.may_end:
@@ -115,13 +114,16 @@ def _no_patches(config: CuttingConfig) -> Patch:
 
 
 def piece_uri(uri: str, record: VideoRecord) -> str:
-    """Where the patches of a video wait to be put together."""
+    """Returns the URI of a video's patches before all patches are put together."""
     return join(uri, PIECES, f"{record.sha256}.npy")
 
 
 def cut_video(decoder: VideoDecoder, config: CuttingConfig, record: VideoRecord) -> Patch:
-    """(K', T, 32, 32, 3) uint8, K' <= K. Left out: patches that would cross a gap or the video's end, and all of a
-    video that is rejected after all, or smaller than a patch."""
+    """Cuts the patches of a video, (K', T, 32, 32, 3) uint8, K' <= K.
+
+    Left out are patches that would cross a gap or the video's end, and all patches of a video that the decoder rejects
+    or that is smaller than a patch.
+    """
     where = places(config, record)
     patches = np.zeros((len(where.start_K), config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS), np.uint8)
     num_seen = np.zeros(len(patches), np.int64)

@@ -1,7 +1,7 @@
-"""Where a training loop gets its sequences: the same interface over Moving MNIST, patches and percepts.
+"""Sources of training sequences: the same interface over Moving MNIST, patches and percepts.
 
-What step s of a run sees is a pure function of (seed, s, global batch size). A worker asks for its share of the global
-batch, so that neither a restart nor another number of workers changes what the model sees.
+The sequences of step s of a run are a pure function of (seed, s, global batch size). A worker reads its share of the
+global batch, so that neither a restart nor another number of workers changes what the model sees.
 
 Shapes: T frames, B sequences of a batch, D dimensions of a frame.
 """
@@ -37,12 +37,12 @@ class SequenceSource(Protocol):
 
     @property
     def dim(self) -> int:
-        """D."""
+        """D, the dimensions of a frame."""
         ...
 
     @property
     def num_frames(self) -> int:
-        """T."""
+        """T, the frames of a sequence."""
         ...
 
     @property
@@ -51,11 +51,11 @@ class SequenceSource(Protocol):
         ...
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
-        """Worker `rank`'s share of step `step`'s global batch of `batch_size`: (T, B, D) float32, contiguous."""
+        """Returns worker `rank`'s share of the global batch of step `step`: (T, B, D) float32, contiguous."""
         ...
 
     def validation_batches(self) -> Iterator[Frames]:
-        """The validation sequences, always the same, in pieces of (T, at most `validation_batch`, D)."""
+        """Yields the validation sequences, always the same, in pieces of (T, at most `validation_batch`, D)."""
         ...
 
     def check_unchanged(self) -> None:
@@ -63,7 +63,7 @@ class SequenceSource(Protocol):
         ...
 
     def digest(self) -> str:
-        """Of what must be the same when a training goes on, beside the settings; empty where nothing can change."""
+        """Returns a digest of the data that must not change when a training is resumed; empty where it cannot."""
         ...
 
 
@@ -72,15 +72,15 @@ class OnDevice(Protocol):
     """A source that can make a batch on a GPU better than by copying `batch` there."""
 
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """`batch`, on `device`; ready for any stream when it returns."""
+        """Returns `batch` as a tensor on `device`, ready for any stream."""
         ...
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:
-    """Which sequences of a global batch are worker `rank`'s: one run of them, as long as the others' or one longer.
+    """Returns the slice of a global batch that is worker `rank`'s share; shares differ by at most one sequence.
 
     Raises:
-        ConfigError: some worker would get none.
+        ConfigError: there are more workers than sequences.
     """
     if batch_size < world_size:
         raise ConfigError(
@@ -110,7 +110,7 @@ class MovingMNISTSource:
         return moving_mnist.draw_unit(self.train, self._scenes(step, batch_size, rank, world_size))
 
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """`batch`, drawn on `device` from digits that stay there: what a GPU that outruns its cores should use."""
+        """Draws `batch` on `device`, where the digits stay; faster than a copy where the GPU outruns the CPU cores."""
         key = str(device)
         if key not in self._on_device:
             self._on_device[key] = torch.from_numpy(self.train).to(device)
@@ -129,7 +129,7 @@ class MovingMNISTSource:
             )
 
     def check_unchanged(self) -> None:
-        """The digits are in memory."""
+        """Does nothing: the digits are in memory."""
 
     def digest(self) -> str:
         return ""
@@ -139,13 +139,13 @@ class MovingMNISTSource:
         return {}
 
     def _scenes(self, step: int, batch_size: int, rank: int, world_size: int) -> moving_mnist.Scenes:
-        mine = share(batch_size, rank, world_size)
+        rows = share(batch_size, rank, world_size)
         return moving_mnist.scenes(
             len(self.train),
             seed=self.seed,
             stream="train",
-            first=step * batch_size + mine.start,
-            num=mine.stop - mine.start,
+            first=step * batch_size + rows.start,
+            num=rows.stop - rows.start,
             num_frames=self.num_frames,
             num_digits=self.num_digits,
         )
@@ -177,8 +177,8 @@ class PatchesSource:
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
         order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
-        mine = order.ids(step)[share(batch_size, rank, world_size)]
-        return self.moments.standardise(self.train[mine, : self.num_frames])
+        rows = order.ids(step)[share(batch_size, rank, world_size)]
+        return self.moments.standardise(self.train[rows, : self.num_frames])
 
     def validation_batches(self) -> Iterator[Frames]:
         for first in range(0, len(self.validation), self.validation_batch):
@@ -186,7 +186,7 @@ class PatchesSource:
             yield self.moments.standardise(piece)
 
     def check_unchanged(self) -> None:
-        """The patches are files of an artifact, which nobody writes to."""
+        """Does nothing: the patches are files of an artifact, which never change."""
 
     def digest(self) -> str:
         return ""
@@ -218,7 +218,7 @@ class PerceptSource:
         return len(self.train)
 
     def ids(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> npt.NDArray[np.int64]:
-        """(B,) numbers, in `train`, of the windows of a worker's share of a step."""
+        """Returns (B,) numbers, in `train`, of the windows of a worker's share of a step."""
         order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
         return order.ids(step)[share(batch_size, rank, world_size)]
 
@@ -226,8 +226,11 @@ class PerceptSource:
         return self.train.gather(self.ids(step, batch_size, rank, world_size), into=self.transform.into)
 
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """`batch` on a GPU: float16 goes from the map into pinned memory and from there over the bus, on a stream of
-        its own, and is transformed there. For one thread."""
+        """Returns `batch` on a GPU, (T, B, D) float32; not thread-safe.
+
+        float16 is copied from the map into pinned memory and from there to the GPU, on a stream of its own, and is
+        transformed there.
+        """
         ids_B = self.ids(step, batch_size, rank, world_size)
         shape = (len(ids_B), self.num_frames, self.dim)
         pinned_BTD = self._pinned.get(shape)
@@ -277,7 +280,7 @@ def hold_out(records: Iterable[VideoRecord], *, portion: float, seed: int) -> tu
 
 
 def hold_out_groups(groups: Iterable[str], *, portion: float, seed: int) -> npt.NDArray[np.bool_]:
-    """(V,) whether a video of each group is held out, as in `hold_out`; 32 bytes a video. Raises as `hold_out`."""
+    """Returns (V,) bool, True where `hold_out` holds out a video of the group; 32 bytes a video. Raises alike."""
     hashes = b"".join(hashlib.sha256(f"{seed} {group}".encode()).digest() for group in groups)
     rank_V = np.frombuffer(hashes, "S32")
     rank_G = np.unique(rank_V)

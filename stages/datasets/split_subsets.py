@@ -1,4 +1,4 @@
-"""The subsets of a split: clips that a classifier may learn from, and clips that its settings may be chosen by.
+"""The subsets of a split: clips that a classifier may learn from, and clips that its settings may be selected on.
 
 Without official splits, the parts of the videos' manifest are the one split there is, number 0. A split that divides a
 group of videos is refused. What is learned from is the training part, and the validation part with it: settings are
@@ -20,12 +20,12 @@ from stages.video.ledger import VideoRecord
 MANIFEST_SPLIT: Final = 0
 """Number of the split that the videos' own manifest makes."""
 VALIDATION: Final = "validation"
-"""Part of the clips that settings are chosen by."""
+"""Part of the clips that settings are selected on."""
 
 
 @dataclass(frozen=True)
 class SplitSubsets:
-    """One split. Every list is sorted by sha256."""
+    """The training and validation clips of one split; every list is sorted by sha256."""
 
     number: int
     fit: list[VideoRecord]
@@ -42,7 +42,7 @@ class SplitSubsets:
 
 
 def split_numbers(splits: Splits | None, numbers: Sequence[int]) -> tuple[int, ...]:
-    """The splits that `numbers` asks for; empty: every official one, or the manifest's.
+    """Returns the splits of `numbers`; for an empty `numbers` every official split, or the manifest's.
 
     Raises:
         ConfigError: numbers without official splits, or one that these do not have.
@@ -58,7 +58,7 @@ def split_numbers(splits: Splits | None, numbers: Sequence[int]) -> tuple[int, .
 
 
 def records_of(records: Sequence[VideoRecord], splits: Splits | None, number: int) -> list[VideoRecord]:
-    """The ledger as a split has it."""
+    """Returns the records of a ledger with the parts that a split gives them."""
     return list(records) if splits is None else splits.assign(records, number)
 
 
@@ -72,13 +72,13 @@ def split_subsets_of(
     validation_fraction: float = 0.0,
     allow_none: bool = False,
 ) -> SplitSubsets:
-    """What may be learned from in a split.
+    """Returns the clips of a split that a classifier may learn from.
 
-    validation_fraction: of each class's training clips to hold out, where none is of part VALIDATION and some are asked
-        for.
+    validation_fraction: share of each class's training clips to hold out, where no clip is of part VALIDATION and
+        `with_validation` is true.
 
     Raises:
-        SourceError: no labelled clips, or a group of videos on more than one side.
+        SourceError: no labelled clips, or a group of videos in more than one part.
         ConfigError: `with_validation`, nothing is held out, and that is not allowed.
     """
     has_label = [record for record in records_of(records, splits, number) if record.label is not None]
@@ -102,9 +102,11 @@ def split_subsets_of(
 
 
 def _hold_out(records: Sequence[VideoRecord], part: str, fraction: float) -> list[VideoRecord]:
-    """The records, some of those of `part` moved to VALIDATION: in whole groups, a share of each class."""
+    """Returns the records, a share of each class of `part` moved to VALIDATION in whole groups."""
     clips = [
-        OfficialClip(name=r.sha256, label=str(r.label), source=r.group or r.sha256, group=r.group or r.sha256, sides=())
+        OfficialClip(
+            name=r.sha256, label=str(r.label), source=r.group or r.sha256, group=r.group or r.sha256, subsets=()
+        )
         for r in labelled(records, part)
     ]
     out = hold_out_sources(clips, fraction=fraction, seed=0)

@@ -1,4 +1,4 @@
-"""The official splits of a data set as an artifact: which clip is where, and how much of it is there.
+"""The official splits of a data set as an artifact: the part of each clip, and the clips that are there.
 
 data = ActionSetConfig(dataset="ucf101", lists="ucfTrainTestlist/")
 splits = assign_splits(AssignSplitsConfig(data=data), context, index=index)
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.records import read_record, write_record
+from pipeline.core.files import write_json
+from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact
-from stages.datasets.matching import name_of
-from stages.datasets.official import DataSet, OfficialClip
+from stages.datasets.official import DataSet, OfficialClip, name_of
 from stages.datasets.validation import hold_out_sources
 from stages.video.ledger import VideoRecord
 
@@ -29,12 +29,12 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many clips of an official split are there; training clips include those held out for validation."""
+    """Counts of the clips of an official split; training clips include those held out for validation."""
 
     name: str
-    """UCF-101."""
+    """Name of the data set, such as UCF-101."""
     number: int
-    """Of the split."""
+    """Number of the official split."""
     num_train: int
     num_official_train: int
     num_test: int
@@ -42,26 +42,28 @@ class Coverage:
 
     @property
     def fraction(self) -> float:
-        """Of the split's clips, 0 to 1."""
+        """Share of the split's clips that are there, 0 to 1."""
         return (self.num_train + self.num_test) / (self.num_official_train + self.num_official_test)
 
     @property
     def is_whole(self) -> bool:
-        """Whether no clip is missing."""
+        """True if no clip is missing."""
         return self.fraction == 1
 
     @property
     def gap(self) -> str:
-        """Why nothing can be judged in the split: "training clips only", "test clips only" or "no clips"; empty where
-        clips of both sides are there."""
+        """The reason why nothing can be evaluated in the split; empty where training and test clips are there.
+
+        One of "training clips only", "test clips only" and "no clips".
+        """
         if self.num_train and self.num_test:
             return ""
         return "training clips only" if self.num_train else "test clips only" if self.num_test else "no clips"
 
     def __str__(self) -> str:
         train = f"{self.num_train}/{self.num_official_train} train"
-        said = f"{self.name} split {self.number}: {train}, {self.num_test}/{self.num_official_test} test"
-        return f"{said}: {self.gap}, nothing can be judged" if self.gap else said
+        line = f"{self.name} split {self.number}: {train}, {self.num_test}/{self.num_official_test} test"
+        return f"{line}: {self.gap}, nothing can be judged" if self.gap else line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,43 +86,53 @@ class SplitCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class AssignedSplits:
-    """One `splits.json`."""
+    """The content of `splits.json`."""
 
     name: str
     counts: tuple[SplitCounts, ...]
-    found: tuple[dict[str, int], ...]
-    """Part -> clips of the index, of each split."""
+    counts_in_index: tuple[dict[str, int], ...]
+    """Part -> clips of the index, of each split; `found` in the file."""
     clips: tuple[AssignedClip, ...]
+
+    def write(self, uri: str) -> None:
+        """Writes the file, atomically."""
+        content = asdict(self)
+        write_json(uri, {"found": content.pop("counts_in_index"), **content})
+
+    @classmethod
+    def read(cls, uri: str) -> AssignedSplits:
+        """Reads the file that `write` wrote. Raises as `pipeline.core.records.read_record`."""
+        content: AssignedSplits = read_record(uri, cls, prepare=lambda read: {"counts_in_index": read["found"], **read})
+        return content
 
 
 @dataclass(frozen=True)
 class Splits(Artifact):
-    """`splits.json`: every clip of the official lists with its side in each split, and which files were found."""
+    """`splits.json`: every clip of the official lists with its part in each split, and counts of the index."""
 
     holds = "names"
 
     def read(self) -> AssignedSplits:
         """Reads `splits.json`. Raises CorruptArtifact."""
-        content: AssignedSplits = read_record(self.path(SPLITS_FILE), AssignedSplits)
-        return content
+        return AssignedSplits.read(self.path(SPLITS_FILE))
 
     @property
     def name(self) -> str:
-        """The data set: "UCF-101" or "HMDB-51"."""
+        """Name of the data set: "UCF-101" or "HMDB-51"."""
         return self.read().name
 
     def numbers(self) -> tuple[int, ...]:
-        """The official splits: (1, 2, 3)."""
+        """Returns the numbers of the official splits: (1, 2, 3)."""
         return tuple(range(1, len(self.read().counts) + 1))
 
     def class_names(self) -> tuple[str, ...]:
-        """Every class of the data set, also those of which no clip is there; sorted."""
+        """Returns every class of the data set, also those of which no clip is there; sorted."""
         return tuple(sorted({clip.label for clip in self.read().clips}))
 
     def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
-        """The clips among `records` (of the index, or of a ledger) that split `number` uses, in the lists' order.
+        """Returns the clips of split `number` among `records` (of the index, or of a ledger), in the lists' order.
 
-        They carry their class as `label`, what the split never divides as `group`, and as `part` "train", "validation"
+        Their `label` is the class, their `group` what the split never divides, and their `part` "train", "validation"
         or "test". Left out are clips that the split does not use, and rejected ones. Content under several names counts
         once: as the test clip, if it is one; if its names are of several classes, not at all.
 
@@ -130,36 +142,38 @@ class Splits(Artifact):
         return _assign(self._with_split(number).clips, records, number)
 
     def training_only(self, records: Sequence[VideoRecord], numbers: Sequence[int]) -> list[VideoRecord]:
-        """The clips among `records` that a split of `numbers` trains on and none of them tests, neither by name nor
-        by content; in the order of `records`. `part` is "train"."""
+        """Returns the clips that a split of `numbers` trains on and none of them tests, in the order of `records`.
+
+        A clip counts as tested by its name and by its content. The `part` of every clip is "train".
+        """
         assigned = [record for number in numbers for record in self.assign(records, number)]
         tested = {record.sha256 for record in assigned if record.part == "test"}
         trained = {record.uri: record for record in assigned if record.sha256 not in tested}
         return [replace(trained[record.uri], part="train") for record in records if record.uri in trained]
 
     def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
-        """Counts of split `number`: of the clips that the index had, or of those among `records`.
+        """Counts the clips of split `number`: those that the index had, or those among `records`.
 
         Raises:
             ConfigError: there is no such split.
         """
         content = self._with_split(number)
         if records is None:
-            found = Counter(content.found[number - 1])
+            counts = Counter(content.counts_in_index[number - 1])
         else:
-            found = Counter(str(record.part) for record in _assign(content.clips, records, number))
+            counts = Counter(str(record.part) for record in _assign(content.clips, records, number))
         official = content.counts[number - 1]
         return Coverage(
             name=content.name,
             number=number,
-            num_train=found["train"] + found["validation"],
+            num_train=counts["train"] + counts["validation"],
             num_official_train=official.train,
-            num_test=found["test"],
+            num_test=counts["test"],
             num_official_test=official.test,
         )
 
     def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
-        """(clips of the data set among `records` that can be used, clips that the data set has)."""
+        """Returns (usable clips of the data set among `records`, clips that the data set has)."""
         there = {name_of(record.uri) for record in records if record.verdict != "rejected"}
         clips = self.read().clips
         return sum(clip.name.casefold() in there for clip in clips), len(clips)
@@ -184,7 +198,7 @@ def _assign(clips: Sequence[AssignedClip], records: Sequence[VideoRecord], numbe
 
 
 def _once(records: Sequence[VideoRecord]) -> list[VideoRecord]:
-    """Of records with the same bytes, the test clip or else the first; none where their labels differ."""
+    """Keeps one of records with the same bytes: the test clip, or else the first; none where their labels differ."""
     same: defaultdict[str, list[VideoRecord]] = defaultdict(list)
     for record in records:
         same[record.sha256].append(record)
@@ -205,10 +219,10 @@ def write_splits(
     validation_fraction: float,
     seed: int,
 ) -> None:
-    """Divide the training sides, and write `splits.json`. records: of the index."""
+    """Holds out validation clips of the training subsets, and writes `splits.json`; `records`: of the index."""
     held_out = [
         hold_out_sources(
-            [clip for clip in clips if clip.sides[number - 1] == "train"], fraction=validation_fraction, seed=seed
+            [clip for clip in clips if clip.subsets[number - 1] == "train"], fraction=validation_fraction, seed=seed
         )
         for number in data.numbers
     ]
@@ -218,10 +232,10 @@ def write_splits(
     content = AssignedSplits(
         name=data.name,
         counts=tuple(SplitCounts(train=train, test=test) for train, test in data.counts),
-        found=tuple(_count_parts(_assign(assigned, records, number)) for number in data.numbers),
+        counts_in_index=tuple(_count_parts(_assign(assigned, records, number)) for number in data.numbers),
         clips=assigned,
     )
-    write_record(f"{uri}/{SPLITS_FILE}", content)
+    content.write(f"{uri}/{SPLITS_FILE}")
 
 
 def _count_parts(records: Sequence[VideoRecord]) -> dict[str, int]:
@@ -229,4 +243,5 @@ def _count_parts(records: Sequence[VideoRecord]) -> dict[str, int]:
 
 
 def _parts(clip: OfficialClip, held_out: Sequence[frozenset[str]]) -> tuple[Part | None, ...]:
-    return tuple("validation" if clip.name in names else side for side, names in zip(clip.sides, held_out, strict=True))
+    pairs = zip(clip.subsets, held_out, strict=True)
+    return tuple("validation" if clip.name in names else subset for subset, names in pairs)

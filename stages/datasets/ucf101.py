@@ -16,7 +16,7 @@ import re
 from typing import Final
 
 from pipeline.core.errors import SourceError
-from stages.datasets.official import DataSet, OfficialClip, Side, check_official, list_files, numbered
+from stages.datasets.official import DataSet, OfficialClip, Subset, check_official, list_files, numbered
 
 INSTRUCTIONS: Final = """\
 UCF-101 is distributed at https://www.crcv.ucf.edu/data/UCF101.php:
@@ -40,33 +40,33 @@ LINE = re.compile(r"(?P<label>[^/\s]+)/(?P<file>v_\w+_(?P<group>g\d\d)_c\d\d\.av
 
 
 def read_clips(uri: str) -> tuple[OfficialClip, ...]:
-    """The clips of the official lists in a folder or archive, sorted by name.
+    """Reads the clips of the official lists in a folder or archive, sorted by name.
 
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
     """
     lists = numbered(list_files(uri, LIST), LIST)
-    expected = {(side, str(number)) for side in ("train", "test") for number in UCF101.numbers}
-    if missing := sorted(f"{side}list0{number}.txt" for side, number in expected - lists.keys()):
+    expected = {(subset, str(number)) for subset in ("train", "test") for number in UCF101.numbers}
+    if missing := sorted(f"{subset}list0{number}.txt" for subset, number in expected - lists.keys()):
         raise SourceError(f"{uri!r} lacks {', '.join(missing)}; give the official lists of UCF-101")
-    sides: dict[str, list[Side | None]] = {}
-    for (side, number), lines in lists.items():
+    subsets: dict[str, list[Subset | None]] = {}
+    for (subset, number), lines in lists.items():
         for line in lines:
             match = LINE.fullmatch(line)
             if match is None:
-                raise SourceError(f"{side}list0{number}.txt: {line!r} is no line of UCF-101's lists")
-            places = sides.setdefault(f"{match['label']}/{match['file']}", [None] * len(UCF101.counts))
-            if places[int(number) - 1] is not None:
+                raise SourceError(f"{subset}list0{number}.txt: {line!r} is no line of UCF-101's lists")
+            in_split = subsets.setdefault(f"{match['label']}/{match['file']}", [None] * len(UCF101.counts))
+            if in_split[int(number) - 1] is not None:
                 raise SourceError(f"split {number} of the lists names {match['file']} twice; give the official lists")
-            places[int(number) - 1] = "train" if side == "train" else "test"
-    clips = tuple(_clip(path, tuple(places)) for path, places in sorted(sides.items()))
+            in_split[int(number) - 1] = "train" if subset == "train" else "test"
+    clips = tuple(_clip(path, tuple(in_split)) for path, in_split in sorted(subsets.items()))
     check_official(UCF101, clips)
     return clips
 
 
-def _clip(path: str, sides: tuple[Side | None, ...]) -> OfficialClip:
+def _clip(path: str, subsets: tuple[Subset | None, ...]) -> OfficialClip:
     match = LINE.fullmatch(path)
     assert match is not None
     name = posixpath.splitext(match["file"])[0]
     group = f"{match['label']}/{match['group']}"
-    return OfficialClip(name=name, label=match["label"], source=group, group=group, sides=sides)
+    return OfficialClip(name=name, label=match["label"], source=group, group=group, subsets=subsets)

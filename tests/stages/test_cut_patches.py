@@ -11,10 +11,9 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, list_files, read_bytes
 from pipeline.core.stage import Context
 from stages.cut_patches import CutPatchesConfig, cut_patches
-from stages.datasets.cutting_config import CuttingConfig
 from stages.datasets.mnist import PARTS
 from stages.datasets.patch_cutting import Cutter, Task, cut_video, piece_uri, places
-from stages.datasets.patches import MomentSums
+from stages.datasets.patches import CuttingConfig, MomentSums
 from stages.video.artifacts import Index
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder

@@ -17,11 +17,11 @@ import s3fs
 import torch
 
 from cluster.session import Session
+from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.core.stage import Context, Resources
 from pipeline.core.workers import InProcessWorkers
-from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
 from stages.datasets.dataset_factories import DigitsFactory, PerceptsFactory
 from stages.datasets.mnist import PARTS, DigitSet

@@ -10,11 +10,11 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError, CorruptArtifact
 from pipeline.core.files import read_json, sha256_bytes
 from pipeline.core.stage import Context
 from stages.datasets import moving_mnist
-from stages.datasets.arrays import write_array
 from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import MomentSums

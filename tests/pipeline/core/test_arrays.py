@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.core.arrays import map_array, write_array
 from pipeline.core.errors import CorruptArtifact
-from stages.datasets.arrays import map_array, write_array
 
 
 @pytest.mark.parametrize("root", ["local", "memory"])

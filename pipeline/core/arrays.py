@@ -16,7 +16,7 @@ def write_array(uri: str, array: npt.NDArray[Any]) -> None:
 
 
 def map_array(uri: str) -> npt.NDArray[Any]:
-    """The array, read-only: mapped where it lies; a remote file is fetched first, and its copy goes with the array.
+    """Maps the array, read-only; a remote file is fetched first, and its copy is deleted with the array.
 
     Raises:
         FileNotFoundError: there is no such file.
