@@ -30,6 +30,7 @@ SWEPT = (
     "stages/datasets",
     "stages/extract.py",
     "stages/extraction",
+    "stages/finetuning",
     "stages/ingest.py",
     "stages/models",
     "stages/percepts",

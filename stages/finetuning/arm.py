@@ -1,4 +1,4 @@
-"""One arm of a comparison: a kind of classifier, what it sees, how it is trained, and what is chosen on validation."""
+"""One arm of a comparison: a classifier, its input, its training, and the settings selected on validation clips."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from stages.pretraining.config import OptimizerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Settings that are chosen on validation clips: every combination is tried. With nothing to choose, none is."""
+    """Settings that are selected on validation clips: every combination is tried. With one candidate, none is."""
 
     learning_rates: tuple[float, ...] = ()
-    """Peak learning rates to try; empty: the configured one."""
+    """Peak learning rates to try; an empty list keeps the configured one."""
     dropouts: tuple[float, ...] = ()
-    """Dropouts between layers to try; empty: the configured one."""
+    """Dropouts between layers to try; an empty list keeps the configured one."""
     input_dropouts: tuple[float, ...] = ()
-    """Input dropouts to try; empty: the configured one."""
+    """Input dropouts to try; an empty list keeps the configured one."""
     weight_decays: tuple[float, ...] = ()
-    """Weight decays to try; empty: the configured one."""
+    """Weight decays to try; an empty list keeps the configured one."""
     num_checks: int = 1
-    """Early stopping: validation is asked so many times in training, evenly, the last time at its end."""
+    """Early stopping: the number of validations in a training, evenly spaced, the last one at its end."""
     stride: int = 8
-    """Frames between the windows of a validation clip; as at test."""
+    """Frames between the starts of the windows of a validation clip; give that of the evaluation."""
     validation_fraction: float = 0.0
-    """Of each class's training clips, held out in whole groups where no clip is of part `validation`."""
+    """Share of each class's training clips, held out in whole groups where no clip is of part `validation`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction <= 0.5:
@@ -41,11 +41,11 @@ class SelectionConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to choose."""
+        """True if there is anything to select."""
         return self.num_checks > 1 or len(self.candidates()) > 1
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every combination, in the order given: the first of equals wins."""
+        """Returns every combination, in the order given: the first of equals wins."""
         grids = (self.learning_rates, self.dropouts, self.input_dropouts, self.weight_decays)
         return tuple(Candidate(*values) for values in itertools.product(*(grid or (None,) for grid in grids)))
 
@@ -60,28 +60,28 @@ class Candidate:
     weight_decay: float | None = None
 
     def settings(self) -> dict[str, float]:
-        """What it sets."""
+        """Returns the settings that differ from the configured ones, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleTrainingConfig:
-    """How the classifiers are trained; fixed before any clip is seen."""
+    """The training of the classifiers of an arm; fixed before any clip is seen."""
 
     optimizer: Inline[OptimizerConfig] = OptimizerConfig(num_warmup_steps=0)
     num_steps: int = 100
-    """Training steps."""
+    """Number of training steps."""
     num_epochs: int = 0
-    """Passes over the labelled clips, where they take more steps than num_steps; 0: num_steps, always."""
+    """Passes over the labelled clips, where they take more steps than num_steps; with 0, num_steps is used always."""
     batch_clips: int = 40
-    """Clips of a step; fewer where a classifier has fewer to learn from."""
+    """Clips of a training step; all clips where a classifier has fewer to learn from."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of matrix products and gates; weights, cells, losses and the optimiser stay float32. bfloat16 is
     fast on GPUs and on CPUs that multiply it (AVX512-BF16, AMX)."""
     output_learning_rate: float | None = None
-    """adamw: peak learning rate of the softmax layer; none: the same as below it."""
+    """Peak learning rate of the softmax layer with adamw; none uses that of the layers below."""
     output_weight_decay: float | None = None
-    """adamw: weight decay of the softmax layer; none: the same as below it."""
+    """Weight decay of the softmax layer with adamw; none uses that of the layers below."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.batch_clips < 1 or self.num_epochs < 0:
@@ -97,13 +97,13 @@ class EnsembleTrainingConfig:
             raise ConfigError("the published optimiser has one learning rate and no weight decay; use kind=adamw")
 
     def steps(self, num_clips: int) -> int:
-        """S, training steps for a classifier with `num_clips` labelled clips."""
+        """Returns S, the training steps of a classifier with `num_clips` labelled clips."""
         return max(self.num_steps, self.num_epochs * math.ceil(num_clips / self.batch_clips))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfig:
-    """One arm of a comparison."""
+    """The settings of one arm of a comparison."""
 
     arm: str
     """Name of this model in tables, such as "LSTM pretrained"."""
@@ -114,18 +114,18 @@ class ArmConfig:
     num_frames: int = 16
     """Frames of a training window."""
     crop_stride: int = 1
-    """A clip's training window begins at a random multiple of this many frames; 1: anywhere."""
+    """A clip's training window begins at a random multiple of this many frames; with 1, at any frame."""
     zero_output: bool = False
     """Start the softmax's weights at zero instead of drawing them."""
     frozen: bool = False
-    """lstm: train the softmax alone, and leave the LSTM as it starts."""
+    """Train the softmax alone, and leave the LSTM at its first weights; for model=lstm."""
     selection: SelectionConfig = SelectionConfig()
-    """Settings that are chosen on a validation part of the training videos, for each split and label count apart."""
+    """Settings that are selected on a validation part of the training videos, for each split and label count apart."""
     allow_fewer: bool = False
-    """Learn from all clips of a class that has fewer than asked for, and choose no settings in a split that holds
-    nothing out, instead of refusing."""
+    """Learn from all clips of a class that has fewer than the label count, and select no settings in a split that
+    holds nothing out, instead of refusing."""
     seed: int = 0
-    """Of samplings, weights, batches and dropout. Arms that are compared need the same."""
+    """Seed of samplings, weights, batches and dropout. Arms that are compared need the same."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "crop_stride"):
@@ -153,7 +153,7 @@ class ArmConfig:
 
 
 def check_encoder(config: ArmConfig, encoder: Encoder) -> None:
-    """Check that the arm's LSTM can start from the encoder.
+    """Checks that the arm's LSTM can start from the encoder.
 
     Raises:
         ConfigError: the model is "frame", or the encoder has another size or reads no percepts.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from stages.finetuning.trained_classifiers import TrainedClassifiers
 
 JOB_PREFIXES = ("labels-", "split-")
-"""How the files of a `Classifiers` begin that hold classifiers to be evaluated."""
+"""Prefixes of the files of a `Classifiers` that hold classifiers to be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Classifiers(Artifact):
     model: ClassVar[Model | None] = Model("stages.serving.classifier", (MODEL_FILE,))
 
     def selection(self) -> Selection:
-        """Reads `selection.json`, the settings that were chosen on validation clips. Raises CorruptArtifact."""
+        """Reads `selection.json`, the settings that were selected on validation clips. Raises CorruptArtifact."""
         return Selection.read(self.path(SELECTION_FILE))
 
     def files(self) -> list[str]:
-        """Names of the files that `load` takes, sorted; together they hold every label count and sampling once."""
+        """Returns the sorted names of the files for `load`; together they hold every label count and sampling once."""
         names = [name for name in list_files(self.uri) if name.endswith(".safetensors")]
         return [name for name in names if name.startswith(JOB_PREFIXES)]
 
     def load(self, name: str, *, device: str = "cpu") -> TrainedClassifiers:
-        """The classifiers of a file."""
+        """Loads the classifiers of a file. Raises as `TrainedClassifiers.load`."""
         from stages.finetuning.trained_classifiers import TrainedClassifiers
 
         return TrainedClassifiers.load(self.path(name), device=device)

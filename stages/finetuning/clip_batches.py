@@ -1,6 +1,6 @@
 """Batches of labelled clips for several classifiers at once, decided before training begins.
 
-Every classifier passes through its clips in an order of its own, drawn anew for each pass, and sees a random window of
+Every classifier passes through its clips in an order of its own, drawn anew for each pass, and reads a random window of
 a clip each time. Both are pure functions of its seed and of the number of its clips: not of the model, nor of others.
 
 Shapes: G classifiers, S steps, T frames of a window, B clips of a step, D percept dimension.
@@ -20,7 +20,7 @@ from stages.datasets.labelled import ClipWindows, Rows
 
 @dataclass(frozen=True)
 class ClipBatches:
-    """What each step sees: windows of `windows` by their first row, and the labels of their clips."""
+    """The batch of each step: windows of `windows` by their first row, and the labels of their clips."""
 
     windows: ClipWindows
     starts_SGB: Rows
@@ -30,7 +30,7 @@ class ClipBatches:
         return len(self.starts_SGB)
 
     def step(self, number: int) -> tuple[Tensor, Tensor]:
-        """Frames x_GTBD and labels_GB of a step, on the device of `windows`."""
+        """Returns frames x_GTBD and labels_GB (int64) of a step, on the device of `windows`."""
         labels_GB = torch.from_numpy(self.labels_SGB[number])
         return self.windows.gather(self.starts_SGB[number]), labels_GB.to(self.windows.device)
 
@@ -38,7 +38,7 @@ class ClipBatches:
 def clip_batches(
     windows: ClipWindows, members_GN: Rows, labels_GN: Rows, *, seeds: Sequence[int], num_steps: int, batch_clips: int
 ) -> ClipBatches:
-    """Batches for classifiers that learn from clips `members` (positions in `windows`) with `labels` (class numbers).
+    """Lays out the batches of classifiers that learn from clips `members` (positions in `windows`) with class `labels`.
 
     A step has `batch_clips` clips, or all of a classifier's where it has fewer.
     """
@@ -55,7 +55,7 @@ def clip_batches(
 
 
 def _passes(num_clips: int, seed: int, num_steps: int, batch_clips: int) -> tuple[Rows, npt.NDArray[np.float64]]:
-    """(S, B) clip numbers in the order of the passes, and (S, B) uniform numbers in [0, 1) that choose a window."""
+    """Draws (S, B) clip numbers in the order of the passes, and (S, B) uniforms in [0, 1) that select a window."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     shape = (num_steps, min(num_clips, batch_clips))
     total = math.prod(shape)

@@ -21,14 +21,14 @@ from stages.pretraining.optimisation import build_optimizer, clip_gradients, lea
 
 
 class Batches(Protocol):
-    """What every step sees."""
+    """A source of the batches of every training step."""
 
     def __len__(self) -> int:
-        """S."""
+        """Returns S, the number of steps."""
         ...
 
     def step(self, number: int) -> tuple[Tensor, Tensor]:
-        """Frames x_GTBD float32 and labels_GB int64, on the classifier's device."""
+        """Returns frames x_GTBD float32 and labels_GB int64, on the classifier's device."""
         ...
 
 
@@ -41,9 +41,9 @@ def train_ensemble(
     checks: Collection[int] = (),
     on_check: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Trains the classifier where it is; parameters that need no gradient stay. Returns losses_SG, nats.
+    """Trains the classifier in place; parameters that need no gradient stay. Returns losses_SG, nats.
 
-    num_steps: ends after so many, on the learning rates of the whole of `batches`; None: with the last of them.
+    num_steps: steps after which training ends, on the learning rates of all of `batches`; None: all of them.
     checks, on_check: after these numbers of steps `on_check` is called, the classifier in evaluation mode.
 
     Raises:
@@ -80,7 +80,7 @@ def train_ensemble(
 
 
 def _optimizer(classifier: Classifier, config: EnsembleTrainingConfig) -> torch.optim.Optimizer:
-    """Fused AdamW, whose softmax layer may have a learning rate and a decay of its own; or the published optimiser."""
+    """Builds fused AdamW, with separate settings for the softmax layer where given, or the published optimiser."""
     settings = config.optimizer
     if settings.kind == "published":
         return build_optimizer(settings, classifier, batch_size=config.batch_clips)

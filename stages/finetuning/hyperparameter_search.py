@@ -1,4 +1,4 @@
-"""What a trial of settings found on validation clips, as a file.
+"""The result of a trial of settings on validation clips, as a file.
 
 Shapes: N validation clips, C classes.
 """
@@ -19,23 +19,23 @@ _PROBABILITIES = "probabilities"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Accuracies at the checks of one training, and what the classifier of the best check says."""
+    """Accuracies at the checks of one training, and the predictions of the classifier at the best check."""
 
     accuracies: tuple[float, ...]
-    """Share of validation clips that are named rightly, check by check."""
+    """Share of validation clips that are classified correctly, check by check."""
     search_clips: tuple[tuple[str, str | None], ...]
-    """(sha256, group) of every clip that was trained on or judged here."""
+    """(sha256, group) of every clip that was trained or evaluated on in the trial."""
     videos: tuple[str, ...]
     """sha256 of the validation clips."""
     labels: tuple[str, ...]
-    """Their classes."""
+    """Classes of the validation clips, in the order of `videos`."""
     class_names: tuple[str, ...]
     probabilities_NC: npt.NDArray[np.float32]
-    """Of the validation clips, at the first check with the highest accuracy."""
+    """Probabilities of the validation clips, at the first check with the highest accuracy."""
 
     @property
     def best_check(self) -> int:
-        """The first of those with the highest accuracy."""
+        """Number of the first check with the highest accuracy."""
         return self.accuracies.index(max(self.accuracies))
 
     def save(self, uri: str) -> None:

@@ -1,11 +1,11 @@
 """The schedule of an arm's work: trials of settings, and classifiers as soon as the trials that they wait for are done.
 
     schedule = TrainingSchedule(config, uri, chunks, subsets, log)
-    for item in schedule.begin():      # and, when one is done, what schedule.next_jobs(item, seconds) gives
+    for item in schedule.begin():      # and, when one is done, schedule.next_jobs(item, seconds)
         ...
 
-Trials and classifiers go to the same workers: a split and label count whose settings are chosen need not wait for the
-others. What an earlier, killed attempt has finished is found by its file and not done again.
+Trials and classifiers go to the same workers: a split and label count whose settings are selected need not wait for
+the others. The files of an earlier, killed attempt are kept and not made again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ Cell = tuple[int, int]
 
 @dataclass
 class TrainingSchedule:
-    """What is to be done, and in which order."""
+    """The jobs and trials of an arm, and their order."""
 
     config: ArmConfig
     uri: str
@@ -46,7 +46,7 @@ class TrainingSchedule:
     """Label counts of which an earlier attempt has trained classifiers."""
 
     def begin(self) -> list[Job | Trial]:
-        """What can be done at once. The longest come first, so that no worker is left alone with one at the end."""
+        """Returns the work that can start at once, the longest first, so that workers end at about the same time."""
         for count in reversed(list(self.chunks)):
             for subset in self.subsets:
                 cell = (subset.number, count)
@@ -56,7 +56,7 @@ class TrainingSchedule:
         return self._first
 
     def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
-        """The item is done: what that makes possible."""
+        """Marks the item as done, and returns the work that can start now."""
         count = item.labels_per_class
         if isinstance(item, Job):
             self.seconds[count] = self.seconds.get(count, 0.0) + seconds
@@ -65,30 +65,32 @@ class TrainingSchedule:
         return [] if self._awaited[item.split, count] else [*self._missing_jobs((item.split, count))]
 
     def seconds_of_all(self) -> dict[int, float]:
-        """`seconds`, of the label counts all of whose classifiers were trained in this attempt."""
+        """Returns `seconds` of the label counts all of whose classifiers were trained in this attempt."""
         return {count: value for count, value in self.seconds.items() if count not in self._kept}
 
     def num_left(self) -> int:
-        """Trainings that were not done at `begin`, each trial and each classifier as one; what waits for trials counts
-        in full."""
+        """Counts the trainings that were not done at `begin`: each trial and each classifier is one.
+
+        Classifiers that wait for trials count in full.
+        """
         waiting = [job for cell, trials in self._awaited.items() if trials for job in self._bare_jobs(cell)]
         return sum(num_trainings(item) for item in (*self._first, *waiting))
 
     def num_trials(self) -> int:
-        """Of all cells."""
+        """Counts the trials of all cells."""
         return sum(len(self.trials(cell)) for cell in self._cells())
 
     def num_classifiers(self) -> int:
-        """Of all cells."""
+        """Counts the classifiers of all cells."""
         return sum(len(job.samplings) for cell in self._cells() for job in self._bare_jobs(cell))
 
     def files(self, labels_per_class: int) -> list[str]:
-        """URIs of a label count's classifiers."""
+        """Returns the URIs of the files of a label count's classifiers."""
         jobs = [job for subset in self.subsets for job in self._bare_jobs((subset.number, labels_per_class))]
         return [join(self.uri, job.file) for job in jobs]
 
     def trials(self, cell: Cell) -> list[Trial]:
-        """Every candidate; none where nothing is chosen."""
+        """Returns a trial of every candidate; none where nothing is selected."""
         split, count = cell
         held_out = next(subset.validation for subset in self.subsets if subset.number == split)
         if not (self.config.selection.is_on and held_out):
@@ -96,7 +98,7 @@ class TrainingSchedule:
         return [Trial(count, split, number) for number in range(len(self.config.selection.candidates()))]
 
     def write_choices(self) -> None:
-        """Write selection.json, once every trial is done: what was chosen for each cell, and what was tried."""
+        """Writes selection.json once every trial is done: the settings selected for each cell, and those tried."""
         rows = tuple(self._choice_row(cell) for cell in sorted(self._cells()) if self.trials(cell))
         Selection(arm=self.config.arm, choices=rows).write(join(self.uri, SELECTION_FILE))
 
@@ -108,14 +110,14 @@ class TrainingSchedule:
         return [Job(count, chunk, split, **chosen) for chunk in self.chunks[count]]
 
     def _missing_jobs(self, cell: Cell) -> list[Job]:
-        """With the settings that were chosen."""
+        """Returns the jobs of a cell, with the selected settings, that no earlier attempt has finished."""
         jobs = self._bare_jobs(cell, **self._choice(cell))
         missing = [job for job in jobs if not self._is_finished(job)]
         self._kept |= {cell[1]} if len(missing) < len(jobs) else set()
         return missing
 
     def _choice(self, cell: Cell) -> dict[str, Any]:
-        """What a job takes from the best of the cell's trials."""
+        """Returns the fields of a job that come from the cell's trials: those of the best one, and the clips of all."""
         results = [TrialResult.load(join(self.uri, trial.file)) for trial in self.trials(cell)]
         if not results:
             return {}
@@ -154,16 +156,16 @@ class TrainingSchedule:
         return True
 
     def _is_finished(self, job: Job) -> bool:
-        """Whether an earlier attempt has left this job's file, and it is whole."""
+        """Returns True if an earlier attempt has left this job's file, whole."""
         if not exists(join(self.uri, job.file)):
             return False
         try:
-            found = TrainedClassifiers.load(join(self.uri, job.file))
+            trained = TrainedClassifiers.load(join(self.uri, job.file))
         except CorruptArtifact as error:
             self.log(f"training again: {error}")
             return False
-        theirs = (found.arm, found.labels_per_class, found.split, found.samplings)
-        return theirs == (self.config.arm, job.labels_per_class, job.split, job.samplings)
+        identity = (trained.arm, trained.labels_per_class, trained.split, trained.samplings)
+        return identity == (self.config.arm, job.labels_per_class, job.split, job.samplings)
 
 
 class ScheduleProgress:
@@ -190,10 +192,10 @@ class ScheduleProgress:
 
 
 def num_trainings(item: Job | Trial) -> int:
-    """Classifiers that it trains."""
+    """Counts the classifiers that an item trains."""
     return len(item.samplings) if isinstance(item, Job) else 1
 
 
 def _best(results: Sequence[TrialResult]) -> int:
-    """The highest accuracy at any check wins; of equals the first candidate, and its earliest check."""
+    """Returns the number of the result with the highest accuracy at any check; of equals, the first."""
     return max(range(len(results)), key=lambda number: max(results[number].accuracies))

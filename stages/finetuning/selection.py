@@ -1,4 +1,4 @@
-"""Settings that were chosen on validation clips: the content of `selection.json`."""
+"""Settings that were selected on validation clips: the content of `selection.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TriedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectedSettings:
-    """The candidate that was chosen for a split and label count."""
+    """The candidate that was selected for a split and label count."""
 
     split: int
     labels_per_class: int
@@ -37,13 +37,13 @@ class SelectedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """One `selection.json`: every choice of an arm; none where nothing was chosen."""
+    """The content of `selection.json`: every selection of an arm; none where nothing was selected."""
 
     arm: str
     choices: tuple[SelectedSettings, ...]
 
     def write(self, uri: str) -> None:
-        """Writes the file."""
+        """Writes `selection.json`, atomically."""
         content = asdict(self)
         for choice in content["choices"]:
             choice["tried"] = [{**tried["settings"], "accuracies": tried["accuracies"]} for tried in choice["tried"]]

@@ -1,4 +1,4 @@
-"""Trained classifiers as files that stand alone: weights, standardisation, class names, and what they learned from.
+"""Trained classifiers as files that stand alone: weights, standardisation, class names, and their training clips.
 
 One safetensors file holds G classifiers of one shape, trained on G samplings; `TrainedClassifiers.select` cuts one out.
 
@@ -36,16 +36,16 @@ class TrainedClassifiers:
     """G classifiers and all that is needed to use, to compare and to trace them."""
 
     classifier: Classifier
-    """With `config.num_members` = G."""
+    """The model, whose `config.num_members` is G."""
     transform: Transform
-    """What the classifiers read is a percept after this: the encoder's that they began as, where there is one."""
+    """The transform of a percept to the classifiers' input: that of the encoder that they started from, if any."""
     class_names: tuple[str, ...]
     arm: str
     """Name of the model in tables."""
     num_frames: int
     """T of the windows that they were trained on."""
     labels_per_class: int
-    """0 (`ALL_CLIPS`): all training clips."""
+    """Label count; 0 (`ALL_CLIPS`): all training clips."""
     split: int
     """Number of the official split; 0: the parts of the videos' manifest."""
     samplings: tuple[int, ...]
@@ -53,13 +53,13 @@ class TrainedClassifiers:
     clips: tuple[tuple[str, ...], ...]
     """sha256 of the labelled clips of each sampling."""
     search_clips: tuple[str, ...]
-    """sha256 of the clips by which settings were chosen: trained on or judged in a trial."""
+    """sha256 of the clips of the search for settings: trained or evaluated on in a trial."""
     groups: tuple[str, ...]
-    """Groups (`VideoRecord.group`) that any of those clips belongs to, learned from or looked at in the search."""
+    """Groups (`VideoRecord.group`) of all clips of the training and of the search."""
     losses_SG: npt.NDArray[np.float32]
     """Cross-entropy of each classifier at each of S training steps, nats."""
     extractor: Extractor | None = None
-    """What made the percepts that they learned from, so that a video can be turned into such percepts."""
+    """The extractor of the percepts that they learned from, so that a video can be turned into such percepts."""
 
     def __post_init__(self) -> None:
         assert self.classifier.config.num_members == len(self.samplings) == len(self.clips) == self.losses_SG.shape[1]
@@ -67,7 +67,7 @@ class TrainedClassifiers:
         assert self.transform.dim == self.classifier.config.dim
 
     def select(self, group: int) -> "TrainedClassifiers":
-        """One of the classifiers by itself: G = 1."""
+        """Returns one of the classifiers by itself: G = 1."""
         with torch.device("meta"):
             single = build_classifier(self.classifier.config.single())
         state = {name: tensor[group : group + 1].clone() for name, tensor in self.classifier.state_dict().items()}
@@ -82,7 +82,7 @@ class TrainedClassifiers:
 
     @torch.no_grad()
     def probabilities(self, x_TND: Tensor) -> Tensor:
-        """Standardised windows -> (G, N, C): the mean over a window's frames of the softmax at each of them."""
+        """Computes (G, N, C) of standardised windows: the mean over a window's frames of their softmaxes."""
         return clip_probabilities(self.classifier(x_TND[None]))
 
     def save(self, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Work of an arm: jobs, the samplings of a label count trained as one batched model, and trials, which choose settings.
+"""Work of an arm: jobs, the samplings of a label count trained as one batched model, and trials of settings.
 
 A sampling's clips, first weights, batches and dropout come from seeds of its own, so that it becomes the same
 classifier whichever samplings train beside it. Clips and batches do not depend on the model: arms of one seed can be
@@ -50,11 +50,11 @@ class Job:
     samplings: tuple[int, ...]
     split: int = MANIFEST_SPLIT
     candidate: Candidate = Candidate()
-    """Settings that were chosen."""
+    """Settings that were selected."""
     stop: float = 1.0
-    """Share of the training steps after which training ends: chosen, too."""
+    """Share of the training steps after which training ends; selected, too."""
     search_clips: tuple[tuple[str, str | None], ...] = ()
-    """(sha256, group) of the clips that the choice looked at."""
+    """(sha256, group) of the clips of the search for settings."""
 
     def __str__(self) -> str:
         split = "" if self.split == MANIFEST_SPLIT else f"split-{self.split}-"
@@ -63,31 +63,31 @@ class Job:
 
     @property
     def file(self) -> str:
-        """Name of the file that it makes."""
+        """Name of the file that is written when it is done."""
         return f"{self}.safetensors"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate, trained on the clips that are not held out and judged by those that are."""
+    """A candidate, trained on the clips that are not held out and evaluated on those that are."""
 
     labels_per_class: int
     split: int
     number: int
-    """Of the candidate, among `ArmConfig.selection.candidates()`."""
+    """Number of the candidate, among `ArmConfig.selection.candidates()`."""
 
     def __str__(self) -> str:
         return f"trial-split-{self.split}-labels-{count_text(self.labels_per_class)}-{self.number:02d}"
 
     @property
     def file(self) -> str:
-        """Name of the file that it makes."""
+        """Name of the file that is written when it is done."""
         return f"{self}.safetensors"
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a worker process starts from: reads ledger, statistics and encoder once, and gives what does an item."""
+    """The inputs of a worker: called there, it reads them once and returns the function that does an item."""
 
     config: ArmConfig
     uri: str
@@ -102,7 +102,7 @@ class Trainer:
 
 
 class _Bench:
-    """A worker's own state: percepts mapped once, the subsets of each split found once."""
+    """The state of a worker: percepts mapped once, the subsets of each split computed once."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.config, self.uri, self.device = trainer.config, trainer.uri, trainer.device
@@ -134,7 +134,7 @@ class _Bench:
         return time.monotonic() - started
 
     def _train(self, job: Job) -> None:
-        """The job's samplings as one model, from all training clips of the split."""
+        """Trains the job's samplings as one model, on clips of all training clips of the split."""
         config, subsets = self.config.chosen(job.candidate), self.subsets(job.split)
         drawn = [self._draw(subsets.learn, job.labels_per_class, sampling) for sampling in job.samplings]
         batches = self._batches(config, job, drawn, subsets.class_names)
@@ -161,7 +161,7 @@ class _Bench:
         ).save(join(self.uri, job.file))
 
     def _try(self, trial: Trial) -> None:
-        """One candidate: accuracy on the held-out clips at every check, probabilities at the best of them."""
+        """Tries a candidate: accuracy on the held-out clips at every check, probabilities at the best of them."""
         selection, subsets = self.config.selection, self.subsets(trial.split)
         config = self.config.chosen(selection.candidates()[trial.number])
         job = Job(trial.labels_per_class, (0,), trial.split)
@@ -207,7 +207,7 @@ class _Bench:
     def _batches(
         self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
     ) -> ClipBatches:
-        """Maps the clips that any of the samplings has, and lays out every step."""
+        """Maps the clips of all samplings, and lays out every step. Raises ConfigError."""
         clips = list({clip.sha256: clip for sampling in drawn for clip in sampling}.values())
         windows = load_windows(
             self.finder,
@@ -231,7 +231,7 @@ class _Bench:
 
 
 def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:
-    """What the arm may learn from in a split. Raises as `split_subsets_of`."""
+    """Returns the clips of a split that the arm may learn from. Raises as `split_subsets_of`."""
     return split_subsets_of(
         records,
         splits,
@@ -249,7 +249,7 @@ def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:
 
 
 def _classifier(config: ArmConfig, job: Job, dim: int, num_classes: int, encoder: Composite | None) -> Classifier:
-    """The job's classifiers as they start."""
+    """Builds the job's classifiers with their first weights."""
     spec = config.classifier.spec(dim=dim, num_classes=num_classes, num_members=len(job.samplings))
     classifier = build_classifier(spec)
     seed_weights(classifier, _seeds(config, "weights", job))
