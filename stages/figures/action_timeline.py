@@ -18,7 +18,7 @@ BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 
 def timeline_picture(answer: VideoAnswer, *, num_top: int = 3) -> bytes:
-    """PNG: probability of the video's best actions over time, each window a step as long as it lasts."""
+    """Draws the probabilities of the video's best actions over time, one point a window; returns a PNG."""
     middle_s = (answer.start_us_W + answer.end_us_W) / 2e6
     with mpl.rc_context(STYLE):
         sheet = Sheet(figsize=(6, 2.2), dpi=DPI, layout="constrained")
@@ -38,7 +38,7 @@ def timeline_picture(answer: VideoAnswer, *, num_top: int = 3) -> bytes:
 
 
 def timeline_lines(answer: VideoAnswer, *, num_top: int = 3, width: int = WIDTH_CHARACTERS) -> list[str]:
-    """One line for each of the video's best actions: its probability, its name, and a bar for each moment."""
+    """Returns a line for each of the video's best actions: probability, name, a bar for each moment; then the scale."""
     first_us, last_us = int(answer.start_us_W[0]), int(answer.end_us_W[-1])
     middle_us_W = (answer.start_us_W + answer.end_us_W) / 2
     moments_us = [first_us + (last_us - first_us) * (k + 0.5) / width for k in range(width)]

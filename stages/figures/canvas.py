@@ -18,16 +18,16 @@ INK: Final = (34, 34, 34)
 PAPER: Final = (255, 255, 255)
 HINT: Final = (120, 120, 120)
 EXPECTED: Final = (205, 92, 0)
-"""Colour of what lies behind the last frame that the model saw."""
+"""The colour of frames after the last one that the model saw."""
 FONT_PX: Final = 13
 LINE_PX: Final = 18
 GAP_PX: Final = 2
 BREAK_PX: Final = 12
-"""Between the frames that the model saw and those after them."""
+"""The gap between the frames that the model saw and those after them."""
 CELL_PX: Final = 64
 FRAME_MS: Final = 120
 PAUSE_MS: Final = 900
-"""How long an animation stays on its last frame."""
+"""The time that an animation stays on its last frame."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ class Row:
     first: int = 0
 
     def at(self, column: int) -> npt.NDArray[np.uint8] | None:
-        """The frame in a column, None where this row has none."""
+        """Returns the frame in a column, (H, W, C); None where this row has none."""
         t = column - self.first
         return self.frames_THWC[t] if 0 <= t < len(self.frames_THWC) else None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Rows that belong together: one sequence as truth and models have it."""
+    """A group of rows: one sequence as truth and as each model's output."""
 
     title: str
     rows: tuple[Row, ...]
 
 
 def to_rgb(x_THW: npt.NDArray[np.floating]) -> Frames:
-    """Grey frames in [0, 1] (T, H, W), as bytes in three channels."""
+    """Returns grey frames in [0, 1], (T, H, W), as bytes in three channels, (T, H, W, 3)."""
     grey = np.asarray((x_THW * 255).round().clip(0, 255), np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def tiles(frames: Frames, columns: int) -> Image.Image:
-    """Small pictures (N, H, W, C) side by side, row after row, with thin lines between them."""
+    """Arranges small pictures (N, H, W, C) side by side, row after row, with thin lines between them."""
     num, height, width, _ = frames.shape
     rows = -(-num // columns)
     sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8)
@@ -70,7 +70,7 @@ def tiles(frames: Frames, columns: int) -> Image.Image:
 
 
 def strip(scenes: Sequence[Scene], *, num_seen: int, max_columns: int = 20, cell_px: int = CELL_PX) -> Image.Image:
-    """All scenes below one another; columns are frames, the first `num_seen` of which the model has seen.
+    """Draws all scenes below one another; columns are frames, the first `num_seen` of which the model has seen.
 
     Where there are more than `max_columns` frames, every second (third, ...) is shown, counted from the border between
     seen and expected ones, so that the frames next to it are there.
@@ -105,7 +105,7 @@ def strip(scenes: Sequence[Scene], *, num_seen: int, max_columns: int = 20, cell
 def animation(
     scenes: Sequence[Scene], *, num_seen: int, seen_word: str, expected_word: str, cell_px: int = 2 * CELL_PX
 ) -> list[Image.Image]:
-    """One picture a frame: scenes below one another, the rows of each side by side.
+    """Draws a picture for each frame: scenes below one another, the rows of each side by side.
 
     The words stand at the foot; their colour and that of the cells' frames turns once the model is on its own.
     """
@@ -137,14 +137,14 @@ def animation(
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as a PNG file, without time or software in it."""
+    """Encodes the picture as a PNG file, without time or software in it."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def gif(pictures: Sequence[Image.Image], *, frame_ms: int = FRAME_MS) -> bytes:
-    """The pictures as an endless GIF; it rests on the last one."""
+    """Encodes the pictures as an endless GIF, which pauses on the last one."""
     file = io.BytesIO()
     durations = [frame_ms] * (len(pictures) - 1) + [max(frame_ms, PAUSE_MS)]
     first, *others = [image.quantize(256, dither=Image.Dither.NONE) for image in pictures]

@@ -9,28 +9,28 @@ from pipeline.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig:
-    """How many pictures, and of what."""
+    """The number and the subjects of pictures."""
 
     num_examples: int = 4
-    """Sequences that are shown; where videos have labels, of as many different ones."""
+    """The number of sequences that are shown; where videos have labels, of as many different ones."""
     fit_part: str | None = "unlabelled"
-    """Part of the videos that the read-out from percepts to pictures is fitted on."""
+    """The part of the videos that the read-out from percepts to pictures is fitted on."""
     show_part: str | None = "test"
-    """Part of the videos that examples come from. With both none, a fifth of the videos is kept to show."""
+    """The part of the videos that examples come from. With both parts none, a fifth of the videos is kept to show."""
     thumbnail_px: int = 32
-    """Side of the pictures that are read out of percepts."""
+    """The side of the pictures that are read out of percepts, in pixels."""
     num_readout_videos: int = 100
-    """Videos that the read-out is fitted on, at most."""
+    """The read-out is fitted on at most so many videos."""
     readout_frames_per_video: int = 16
-    """Frames of each of them, at most."""
+    """The read-out is fitted on at most so many frames of each video."""
     num_future: int = 100
-    """Frames that a model of pixels is followed into the future; 0 leaves those figures out."""
+    """The number of frames that a model of pixels predicts in the far-future figures; 0 leaves those figures out."""
     num_units: int = 200
-    """Random units whose gates and states are drawn meanwhile."""
+    """The number of random units whose gates and states are drawn over the far future."""
     num_features: int = 200
-    """Input and output features that are drawn, by norm; 0 leaves those figures out."""
+    """The number of input and output features of largest norm that are drawn; 0 leaves those figures out."""
     seed: int = 0
-    """Of the choice of sequences and units, and of the untrained model beside the trained one."""
+    """The seed of the choice of sequences and units, and of the untrained model beside the trained one."""
 
     def __post_init__(self) -> None:
         for name in ("num_examples", "thumbnail_px", "num_readout_videos", "readout_frames_per_video", "num_units"):

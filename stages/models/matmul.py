@@ -16,11 +16,15 @@ MIN_STEPS_TO_PACK = 4
 
 
 class Product(Protocol):
-    """a (G, B, K) -> a times the weights, (G, B, N), written into or added to `out`."""
+    """A product of a (G, B, K) and fixed weights, (G, B, N), written into or added to `out`."""
 
-    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None: ...
+    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        """Writes a times the weights to `out`."""
+        ...
 
-    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None: ...
+    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
+        """Adds a times the weights to `out`."""
+        ...
 
 
 class _Batched:

@@ -69,9 +69,11 @@ class Layer(NamedTuple):
         return self.h_GUBH[:, 1:]
 
     def c_before(self, t: int) -> Tensor | None:
+        """Returns c before step t, (G, B, H); None where it is zero."""
         return self.c_GTBH[:, t - 1] if t else self.c_first_GBH
 
     def steps(self, *, backward: bool) -> Steps:
+        """Returns what takes the steps of this layer, in one direction."""
         return new_steps(self.weights, batch=self.k_GTBK.shape[2], num_steps=self.num_steps, backward=backward)
 
 

@@ -28,7 +28,9 @@ NUM_WARM_UPS = 2
 class Replay(Protocol):
     """A captured run, which can be repeated with the present values of the captured tensors."""
 
-    def replay(self) -> None: ...
+    def replay(self) -> None:
+        """Repeats the captured run."""
+        ...
 
 
 class Capture(Protocol):

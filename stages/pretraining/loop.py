@@ -56,6 +56,7 @@ class Objective(nn.Module):
         self.composite = composite
 
     def forward(self, x_TBD: Tensor, feedback: Feedback | None = None) -> Losses:
+        """Returns the losses of sequences (T, B, D) of `num_frames` frames; `feedback`: see `Composite.forward`."""
         num_frames_in = self.composite.config.num_frames_in
         past_TBD = x_TBD[:num_frames_in]
         future_TBD = x_TBD[num_frames_in:] if self.composite.config.predicts else None

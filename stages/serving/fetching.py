@@ -103,7 +103,7 @@ def _local(address: str, policy: FetchPolicy) -> Path:
     if policy.folder is None:
         raise SourceError(
             "local paths are refused here: give a URL, or send the video as a data: URL "
-            f"(whoever runs this may set {FOLDER_VARIABLE} to a folder that may be read)"
+            f"(the operator may set {FOLDER_VARIABLE} to a folder that may be read)"
         )
     path = Path(address.removeprefix("file://")).resolve()
     if not path.is_relative_to(Path(policy.folder).resolve()) or not path.is_file():
