@@ -28,6 +28,7 @@ SWEPT = (
     "pipeline/upkeep",
     "stages/convnets",
     "stages/datasets",
+    "stages/evaluation",
     "stages/extract.py",
     "stages/extraction",
     "stages/figures",

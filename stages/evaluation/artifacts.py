@@ -28,7 +28,7 @@ class Scores(Artifact):
         return ScoreTable.read(self.path(SCORES_FILE))
 
     def write(self, table: ScoreTable) -> None:
-        """Writes `scores.json`."""
+        """Writes `scores.json`, atomically."""
         table.write(self.path(SCORES_FILE))
 
     def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
@@ -38,7 +38,7 @@ class Scores(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastErrors:
-    """One `forecast.json`: the error of each predictor at each frame ahead, summed over dimensions."""
+    """The content of `forecast.json`: the error of each predictor at each frame ahead, summed over dimensions."""
 
     unit: str
     num_windows: int
@@ -124,7 +124,7 @@ class PixelScoreRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelScoreTable:
-    """One `pixel_scores.json`: one protocol, one unit; means over sequences and frames."""
+    """The content of `pixel_scores.json`: one protocol, one unit; means over sequences and frames."""
 
     protocol: str
     unit: str
@@ -148,7 +148,7 @@ class PixelScoreTable:
         return row.squared_error if row.squared_error is not None else row.mse
 
     def reconstruction(self, row: PixelScoreRow) -> float | None:
-        """Returns the error of the reconstructed input, in the same unit."""
+        """Returns the error of the reconstructed input, in `unit`; None where it was not measured."""
         return row.reconstruction_cross_entropy if self.in_nats else row.reconstruction_squared_error
 
     def teacher_forced(self, row: PixelScoreRow) -> float | None:
@@ -225,7 +225,7 @@ class SuspectedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateReport:
-    """One `duplicates.json`: test clips that may be among the videos that were pretrained on."""
+    """The content of `duplicates.json`: test clips that may be among the pretraining videos."""
 
     sentence: str
     suspects: tuple[SuspectedClip, ...]

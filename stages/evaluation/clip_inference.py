@@ -1,4 +1,4 @@
-"""What classifiers say of whole clips (section 4.2): a window is the mean over its steps, a clip the mean over windows.
+"""Clip inference (section 4.2): probabilities of a window are the mean over its steps, of a clip over its windows.
 
 Shapes: G classifiers, N clips, C classes, W windows.
 """
@@ -16,7 +16,7 @@ from stages.percepts.transforms import Transform
 from stages.video.ledger import VideoRecord
 
 BLOCK_CLIPS: Final = 64
-"""Clips whose windows are found at a time."""
+"""Number of clips whose windows are loaded at a time."""
 BATCH_WINDOWS: Final = 128
 
 
@@ -30,7 +30,7 @@ def infer_clips(
     stride: int,
     device: str = "cpu",
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Probabilities (G, N, C) of every clip, and the number of clips that have no whole window.
+    """Computes probabilities (G, N, C) float32 of every clip, and counts the clips that have no whole window.
 
     probabilities: windows (T, W, D) -> (G, W, C), the mean over a window's steps.
     """

@@ -31,12 +31,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sums:
-    """What one batch of windows adds."""
+    """The squared errors of one batch of windows, summed over dimensions and windows."""
 
     ahead: Errors
-    """(P,) each."""
+    """Predictor -> (P,) errors of the frames ahead."""
     reconstruction: Errors
-    """(T,) each, in the order of the input."""
+    """Predictor -> (T,) errors of the input frames, in the order of the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Measuring:
     """Builds, in a worker, the function that measures windows first ... end - 1."""
 
     encoders: Mapping[str, Encoder]
-    """By the name of the model."""
+    """Encoders by the name of the model."""
     percepts: Percepts
     parts: tuple[str, ...]
     standardise: Standardisation
@@ -54,7 +54,7 @@ class Measuring:
     device: str
 
     def __call__(self) -> Callable[[Span], Sums]:
-        loaded = {name: Pretrained.load(found.uri, device=self.device) for name, found in self.encoders.items()}
+        loaded = {name: Pretrained.load(encoder.uri, device=self.device) for name, encoder in self.encoders.items()}
         num_frames = self.num_frames_in + self.num_frames_ahead
         windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride).windows
 
@@ -66,7 +66,7 @@ class Measuring:
 
 
 def predictor_names(configs: Sequence[CompositeConfig]) -> list[str]:
-    """The models' names among the predictors: the paper's, saying that they are LSTMs."""
+    """Returns the models' names among the predictors: the paper's names, with the word LSTM."""
     parts = [name.partition(",") for name in model_names(configs)]
     return [f"{head.removesuffix(' predictor')} LSTM{comma}{rest}" for head, comma, rest in parts]
 
@@ -75,9 +75,9 @@ def predictor_names(configs: Sequence[CompositeConfig]) -> list[str]:
 def errors_of(
     models: Mapping[str, Pretrained], standardise: Standardisation, percepts_TBD: Tensor, num_frames_in: int
 ) -> Sums:
-    """Errors over windows of percepts: frames to encode, and the true frames after them.
+    """Computes errors over windows of percepts: frames to encode, and the true frames after them.
 
-    They are those of standardised percepts whatever a model reads, so that models can be compared.
+    Errors are those of standardised percepts whatever a model reads, so that models can be compared.
     """
     standard_TBD = standardise(percepts_TBD)
     past_TBD, future_PBD = standard_TBD[:num_frames_in], standard_TBD[num_frames_in:]
@@ -98,18 +98,18 @@ def errors_of(
 
 
 def _to_standard(pretrained: Pretrained, standardise: Standardisation, frames: Tensor) -> Tensor:
-    """Frames as the model writes them, as standardised percepts."""
+    """Converts frames of the model's output to standardised percepts."""
     return standardise(torch.from_numpy(pretrained.in_units(frames.cpu().numpy())).to(frames.device))
 
 
-def _squared_errors(found_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
-    """(T,), summed over windows and dimensions."""
-    errors: npt.NDArray[np.float64] = (found_TBD.double() - true_TBD.double()).square().sum((1, 2)).cpu().numpy()
+def _squared_errors(predicted_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
+    """Computes (T,) squared errors, float64, summed over windows and dimensions."""
+    errors: npt.NDArray[np.float64] = (predicted_TBD.double() - true_TBD.double()).square().sum((1, 2)).cpu().numpy()
     return errors
 
 
 def total_errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> ForecastErrors:
-    """Adds up what the parts found."""
+    """Adds up the errors of all parts, and takes their means over windows."""
     ahead = _mean([sums.ahead for sums in parts], num_windows)
     rebuilt = _mean([sums.reconstruction for sums in parts], num_windows)
     return ForecastErrors(

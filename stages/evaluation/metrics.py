@@ -1,7 +1,7 @@
-"""What is measured: errors of frames, accuracy of labels, and intervals of means.
+"""The metrics: errors of frames, accuracy of labels, and intervals of means.
 
 Accounting of the paper's tables: a frame's error is summed over its dimensions; a model's is the mean over sequences
-and frames. Functions that end in `_per_frame` keep every frame apart: the mean may be taken over what one likes.
+and frames. Functions that end in `_per_frame` keep every frame apart: the mean may be taken over any axes.
 
 Shapes: T steps, B sequences, D dimensions of a frame, N frames, H x W pixels.
 """
@@ -16,11 +16,11 @@ Frames = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 
 LOG_FLOOR: Final = -100.0
-"""Where the logarithm of a probability stops, in nats (as in torch.nn.BCELoss): 0 and 1 cost much, and not infinity."""
+"""The lower bound of log-probabilities, in nats (as in torch.nn.BCELoss): 0 and 1 cost much, and not infinity."""
 
 
 def cross_entropy_per_frame(mean_TBD: Frames, target_TBD: Frames) -> Values:
-    """-sum over D of [t log p + (1 - t) log(1 - p)], nats, shape (T, B); p and the real-valued target t lie in [0, 1].
+    """Computes -sum over D of [t log p + (1 - t) log(1 - p)], nats, shape (T, B); p and the real t lie in [0, 1].
 
     Its floor is the entropy of the target, which is above 0 where pixels are grey. `mean_TBD` may hold a single frame,
     which then stands for all of them.
@@ -35,7 +35,7 @@ def cross_entropy_per_frame(mean_TBD: Frames, target_TBD: Frames) -> Values:
 
 
 def squared_error_per_frame(mean_TBD: Frames, target_TBD: Frames) -> Values:
-    """Sum over D of (p - t)^2, shape (T, B). For 64x64 frames in [0, 1] this is the "MSE" of later papers."""
+    """Computes the sum over D of (p - t)^2, shape (T, B): the "MSE" of later papers for 64x64 frames in [0, 1]."""
     _check_same_shape(mean_TBD, target_TBD)
     return np.asarray(np.sum(np.square(mean_TBD - target_TBD), axis=-1, dtype=np.float64))
 
@@ -45,8 +45,8 @@ def ssim_per_frame(mean_NHW: Frames, target_NHW: Frames) -> Values:
 
     The window is scikit-image's default, 7x7 uniform with sample covariances, because the Moving MNIST literature
     (PredRNN, SimVP and what follows them) calls it with defaults, and not the 11x11 Gaussian of Wang et al. (2004).
-    The data range is 1, the range that pixels have; a paper that gave float images to an old scikit-image had 2 without
-    knowing it, and a higher figure.
+    The data range is 1, the range that pixels have; an old scikit-image took 2 for float images, which gives a higher
+    figure.
     """
     from skimage.metrics import structural_similarity  # takes a second to import
 
@@ -58,7 +58,7 @@ def ssim_per_frame(mean_NHW: Frames, target_NHW: Frames) -> Values:
 
 
 def accuracy(predicted: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Share of labels that agree, 0..1."""
+    """Returns the share of labels that agree, 0..1. Raises ValueError where there are none."""
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     _check_same_shape(predicted, truth)
     if not predicted.size:
@@ -73,13 +73,13 @@ class Interval(NamedTuple):
     low: float
     high: float
     num: int
-    """Values behind it."""
+    """Number of values that the mean is taken over."""
     p: float
     """Two-sided p value of the hypothesis that the mean is 0; 1 for a single value."""
 
 
 def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, overlap: float = 0.0) -> Interval:
-    """Mean of values and its two-sided interval by Student's t; a single value has no finite interval.
+    """Computes the mean of values and its two-sided interval by Student's t; that of a single value is infinite.
 
     overlap: test clips per training clip where the values are of splits whose training sets overlap, so that they are
       not independent: the variance of the mean is then s^2 (1/n + overlap) and not s^2 / n (Nadeau and Bengio, 2003:
@@ -104,15 +104,18 @@ def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, ov
 def paired_interval(
     worse: Sequence[float], better: Sequence[float], confidence: float = 0.95, *, overlap: float = 0.0
 ) -> Interval:
-    """Interval of the mean of `better - worse`, value by value; an interval above 0 means that `better` is better."""
+    """Computes the interval of the mean of `better - worse`, value by value; above 0, `better` is better."""
     a, b = np.asarray(worse, dtype=np.float64), np.asarray(better, dtype=np.float64)
     _check_same_shape(a, b)
     return t_interval(b - a, confidence, overlap=overlap)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for being a family (Holm, 1979): reject those below a level, and the chance that any true null
-    hypothesis of the family is rejected stays below that level."""
+    """Adjusts p values of a family of tests (Holm, 1979).
+
+    If those below a level are rejected, the chance that any true null hypothesis of the family is rejected stays below
+    that level.
+    """
     order = np.argsort(p_values, kind="stable")
     adjusted = [0.0] * len(p_values)
     largest = 0.0

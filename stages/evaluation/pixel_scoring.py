@@ -1,4 +1,4 @@
-"""Scoring models of pixels, piece by piece: what a worker of `score_pixels` does.
+"""Scores of models of pixels, piece by piece: the work of a worker of `score_pixels`.
 
 Shapes: T frames, B sequences of a piece, D pixels (and channels) of a frame, S softenings.
 """
@@ -36,7 +36,7 @@ teacher_forced  error of predictions that were given the true frame before: only
 
 @dataclass(frozen=True)
 class PixelTask:
-    """What every worker knows: the models, the data, and the frames to compare with. Pickles."""
+    """The inputs of every worker: the models, the data, and the frames to compare with. Pickles."""
 
     encoders: tuple[Encoder, ...]
     data: Digits | Patches
@@ -52,7 +52,7 @@ class PixelTask:
 
     @property
     def in_nats(self) -> bool:
-        """Whether errors are cross-entropies, or squared."""
+        """True if errors are cross-entropies; false if they are squared errors."""
         return isinstance(self.data, Digits)
 
 

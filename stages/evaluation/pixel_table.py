@@ -1,4 +1,4 @@
-"""The rows of the table of pixel scores: the work of stage `score_pixels`, but for what a worker does.
+"""The rows of the table of pixel scores: the work of stage `score_pixels` outside its workers.
 
 Shapes: T frames, N sequences of the test set, D pixels (and channels) of a frame, S softenings.
 """
@@ -28,7 +28,7 @@ NUM_MEAN_FRAME_SEQUENCES: Final = 1000
 
 
 def common_lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
-    """Frames in and out, which all models share; an autoencoder says nothing about the latter."""
+    """Returns the numbers of frames in and out that all models share; an autoencoder has no frames out."""
     if not configs:
         raise ConfigError("score_pixels has no encoder to score: connect at least one")
     ins = {config.num_frames_in for config in configs}
@@ -79,9 +79,9 @@ def patches_task(
 
 
 def score_columns(task: PixelTask, context: Context) -> list[Columns]:
-    """Columns of the whole test set, of every model and baseline."""
+    """Computes the columns of the whole test set, of every model and baseline."""
     pieces = list(range(0, task.num_test, PIECE))
-    found: dict[int, list[Columns]] = {}
+    columns_by_piece: dict[int, list[Columns]] = {}
     resources = context.resources
     for position, result in context.workers.map(
         task,
@@ -91,9 +91,9 @@ def score_columns(task: PixelTask, context: Context) -> list[Columns]:
         gpus_per_worker=resources.gpus_per_worker,
         describe=lambda first: f"test sequences from {first} on",
     ):
-        found[position] = result
-        context.progress(min(len(found) * PIECE, task.num_test), task.num_test, "sequences")
-    whole = [found[position] for position in range(len(pieces))]
+        columns_by_piece[position] = result
+        context.progress(min(len(columns_by_piece) * PIECE, task.num_test), task.num_test, "sequences")
+    whole = [columns_by_piece[position] for position in range(len(pieces))]
     num_scored = len(whole[0])
     return [
         {name: np.concatenate([piece[n][name] for piece in whole]) for name in whole[0][n]} for n in range(num_scored)
@@ -101,7 +101,7 @@ def score_columns(task: PixelTask, context: Context) -> list[Columns]:
 
 
 def table_row(name: str, columns: Columns, in_nats: bool, **facts: Any) -> PixelScoreRow:
-    """Takes the means of a model's columns. `facts`: further fields of the row."""
+    """Builds a row from the means of a model's columns. `facts`: further fields of the row."""
     error = "cross_entropy" if in_nats else "squared_error"
     columns = dict(columns)
     row: dict[str, Any] = dict(facts)
@@ -130,7 +130,7 @@ def count_parameters(model: Composite) -> int:
 
 
 def training_facts(encoder: Encoder) -> dict[str, Any]:
-    """How long the encoder was trained, where its manifest says so."""
+    """Reads the seconds and sequences of the encoder's training from its manifest; None where they are not there."""
     uri = encoder.path(MANIFEST_FILE)
     manifest = read_json(uri) if exists(uri) else {"facts": {}}
     return {"seconds": manifest.get("seconds"), "num_sequences_seen": manifest["facts"].get("num_sequences_seen")}

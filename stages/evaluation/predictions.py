@@ -1,6 +1,6 @@
-"""What classifiers say of every test clip, as Parquet that pandas and DuckDB read.
+"""Predictions of classifiers for every test clip, as Parquet that pandas and DuckDB read.
 
-predictions.parquet    one row a classifier and clip: the answer and its probability.
+predictions.parquet    one row a classifier and clip: the predicted class and its probability.
 probabilities.parquet  one row a classifier and clip, of the classifiers with the most labels: every class's
                        probability, in the order of the class names in the file's metadata (`percepts.class_names`).
 
@@ -34,34 +34,32 @@ _CLASSIFIER: Final = [
     ("sampling", pa.int32()),
 ]
 Clips = Mapping[int, Sequence[VideoRecord]]
-"""Split -> its test clips, in the order of the answers."""
+"""Split -> its test clips, in the order of the predictions."""
 
 
-def predictions(found: Sequence[Predictions], clips: Clips) -> bytes:
-    """The content of predictions.parquet."""
+def predictions(results: Sequence[Predictions], clips: Clips) -> bytes:
+    """Writes the content of predictions.parquet."""
     schema = pa.schema(
         [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("predicted", _NAMES), ("probability", pa.float32())]
     )
 
     def tables() -> Iterator[pa.Table]:
-        for answers in found:
-            members = clips[answers.split]
+        for result in results:
+            members = clips[result.split]
             videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
             labels = pa.array([clip.label for clip in members]).dictionary_encode()
-            names = pa.array(answers.class_names)
-            for group, sampling in enumerate(answers.samplings):
-                predicted = pa.DictionaryArray.from_arrays(
-                    pa.array(answers.predicted_GN[group].astype(np.int32)), names
-                )
+            names = pa.array(result.class_names)
+            for group, sampling in enumerate(result.samplings):
+                predicted = pa.DictionaryArray.from_arrays(pa.array(result.predicted_GN[group].astype(np.int32)), names)
                 columns = {"video": videos, "label": labels, "predicted": predicted}
-                columns |= {"probability": answers.probability_GN[group]}
-                yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
+                columns |= {"probability": result.probability_GN[group]}
+                yield pa.table({**_classifier(result, sampling, len(members)), **columns}, schema=schema)
 
     return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
-def probabilities(found: Sequence[Predictions], clips: Clips, class_names: Sequence[str]) -> bytes:
-    """The content of probabilities.parquet."""
+def probabilities(results: Sequence[Predictions], clips: Clips, class_names: Sequence[str]) -> bytes:
+    """Writes the content of probabilities.parquet."""
     kind = pa.list_(pa.float32(), len(class_names))
     schema = pa.schema(
         [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("probabilities", kind)],
@@ -69,27 +67,27 @@ def probabilities(found: Sequence[Predictions], clips: Clips, class_names: Seque
     )
 
     def tables() -> Iterator[pa.Table]:
-        for answers in found:
-            if answers.probabilities_GNC is None:
+        for result in results:
+            if result.probabilities_GNC is None:
                 continue
-            members = clips[answers.split]
+            members = clips[result.split]
             videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
             labels = pa.array([clip.label for clip in members]).dictionary_encode()
-            for group, sampling in enumerate(answers.samplings):
-                flat = pa.array(answers.probabilities_GNC[group].ravel())
+            for group, sampling in enumerate(result.samplings):
+                flat = pa.array(result.probabilities_GNC[group].ravel())
                 lists = pa.FixedSizeListArray.from_arrays(flat, len(class_names))
                 columns = {"video": videos, "label": labels, "probabilities": lists}
-                yield pa.table({**_classifier(answers, sampling, len(members)), **columns}, schema=schema)
+                yield pa.table({**_classifier(result, sampling, len(members)), **columns}, schema=schema)
 
     return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
 
 
-def _classifier(answers: Predictions, sampling: int, num_rows: int) -> dict[str, Any]:
+def _classifier(result: Predictions, sampling: int, num_rows: int) -> dict[str, Any]:
     ones = np.ones(num_rows, np.int32)
     return {
-        "model": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([answers.arm])),
-        "labels_per_class": ones * answers.labels_per_class,
-        "split": ones * answers.split,
+        "model": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([result.arm])),
+        "labels_per_class": ones * result.labels_per_class,
+        "split": ones * result.split,
         "sampling": ones * sampling,
     }
 
@@ -102,7 +100,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 @dataclass(frozen=True)
 class ClassProbabilities:
-    """What one classifier says of every test clip of its split."""
+    """The probabilities of one classifier for every test clip of its split."""
 
     videos: tuple[str, ...]
     labels: tuple[str, ...]
@@ -111,7 +109,7 @@ class ClassProbabilities:
 
 
 def read_probabilities(uri: str) -> dict[tuple[str, int, int, int], ClassProbabilities]:
-    """A probabilities.parquet by (model, labels a class, split, sampling)."""
+    """Reads a probabilities.parquet by (model, labels a class, split, sampling)."""
     table = read_table(read_bytes(uri))
     class_names = tuple(json.loads(table.schema.metadata[_CLASS_NAMES]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

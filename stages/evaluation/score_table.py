@@ -97,7 +97,7 @@ class SplitSize:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """One `scores.json`: models in the order in which they are compared, the worst first."""
+    """The content of `scores.json`: models in the order in which they are compared, the worst first."""
 
     class_names: tuple[str, ...]
     num_test_clips: int

@@ -1,4 +1,4 @@
-"""From answers to a table: accuracies, intervals, paired differences of arms, confusion matrices.
+"""Tables of predictions: accuracies, intervals, paired differences of arms, confusion matrices.
 
 What is repeated is what an interval is taken over. With several official splits these are the splits: the samplings
 within one are averaged first, because they share their test clips, and two or three splits do not become thirty
@@ -28,14 +28,14 @@ from stages.evaluation.score_table import (
 )
 
 Run = tuple[int, int]
-"""(split, sampling): what two arms have in common when they are compared."""
+"""(split, sampling): the key by which values of two arms are paired."""
 Pairs = Sequence[tuple[str, str]]
 """(worse, better): arms to compare."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the classifiers of one arm, label count and split say about every test clip of the split."""
+    """The predictions of the classifiers of one arm, label count and split for every test clip of the split."""
 
     arm: str
     class_names: tuple[str, ...]
@@ -47,11 +47,11 @@ class Predictions:
     predicted_GN: npt.NDArray[np.int16]
     """The class of the highest probability."""
     probability_GN: npt.NDArray[np.float32]
-    """Its probability."""
+    """The probability of the predicted class."""
     probabilities_GNC: npt.NDArray[np.float32] | None
-    """Of every class, where they are kept."""
+    """The probability of every class, where it is kept."""
     num_padded: int
-    """Test clips without a whole window."""
+    """Number of test clips without a whole window."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,23 @@ class Cell:
     """One place of the table: an arm at a label count."""
 
     confusion_CC: npt.NDArray[np.int64]
-    """Rows: truth, columns: answer; summed over splits and samplings."""
+    """Counts by true class (rows) and predicted class (columns), summed over splits and samplings."""
     accuracy: dict[Run, float] = field(default_factory=dict)
-    """Share of test clips that are named rightly."""
+    """Share of test clips that are classified correctly."""
     clips: dict[Run, tuple[str, ...]] = field(default_factory=dict)
-    """The clips that were learned from."""
+    """sha256 of the clips that the classifier learned from."""
     overlap: dict[int, float] = field(default_factory=dict)
     """Split -> test clips per clip learned from; all clips only."""
 
     def interval(self, values: Mapping[Run, float]) -> tuple[Interval, str]:
-        """Of `values`, one for each run of the cell, and what it is over: "splits" or "samplings"."""
+        """Computes the interval of `values`, one a run of the cell, and its population: "splits" or "samplings"."""
         by_split: dict[int, list[float]] = {}
         for (split, _), value in sorted(values.items()):
             by_split.setdefault(split, []).append(value)
         if len(by_split) == 1:
             return t_interval(next(iter(by_split.values()))), "samplings"
         overlap = float(np.mean(list(self.overlap.values()))) if self.overlap else 0.0
-        return t_interval([float(np.mean(found)) for found in by_split.values()], overlap=overlap), "splits"
+        return t_interval([float(np.mean(of_split)) for of_split in by_split.values()], overlap=overlap), "splits"
 
 
 def by_count(labels_per_class: int) -> tuple[bool, int]:
@@ -94,26 +94,26 @@ def by_count(labels_per_class: int) -> tuple[bool, int]:
 
 
 def scores_of(
-    found: Sequence[Predictions | NotEvaluable], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
+    predictions: Sequence[Predictions | NotEvaluable], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
 ) -> ScoreTable:
-    """The table of all arms. `found` in the order of the arms; `labels`: split -> the test clips' classes.
+    """Builds the table of all arms. `predictions`: in the order of the arms; `labels`: split -> test clips' classes.
 
     Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
-    `cells` names every arm and label count that has classifiers: those that no split could judge are in no other list.
+    `cells` names every arm and label count that has classifiers: those that no split could evaluate are only there.
 
     Raises:
         ConfigError: arms of other classes or splits, one sampling twice, other labelled clips in the same sampling, or
           a pair that names an arm that is not there.
     """
-    class_names = found[0].class_names
+    class_names = predictions[0].class_names
     index = {name: number for number, name in enumerate(class_names)}
-    if any(one.class_names != class_names for one in found):
-        other = next(one.arm for one in found if one.class_names != class_names)
-        raise ConfigError(f"arms {found[0].arm!r} and {other!r} know different classes; finetune them alike")
+    if any(one.class_names != class_names for one in predictions):
+        other = next(one.arm for one in predictions if one.class_names != class_names)
+        raise ConfigError(f"arms {predictions[0].arm!r} and {other!r} know different classes; finetune them alike")
     truth = {split: np.array([index[label] for label in named]) for split, named in labels.items()}
-    cells = _cells([one for one in found if isinstance(one, Predictions)], truth, num_classes=len(class_names))
-    arms = list(dict.fromkeys(one.arm for one in found))
-    trained = {(one.arm, one.labels_per_class) for one in found}
+    cells = _cells([one for one in predictions if isinstance(one, Predictions)], truth, num_classes=len(class_names))
+    arms = list(dict.fromkeys(one.arm for one in predictions))
+    trained = {(one.arm, one.labels_per_class) for one in predictions}
     counts = sorted({count for _, count in cells}, key=by_count)
     unknown = {arm for pair in pairs for arm in pair} - set(arms)
     if unknown:
@@ -155,23 +155,23 @@ def _rows(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
 
 
 def _cells(
-    found: Sequence[Predictions], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
+    predictions: Sequence[Predictions], truth: Mapping[int, npt.NDArray[np.int64]], *, num_classes: int
 ) -> dict[tuple[str, int], Cell]:
-    """By arm, in the order given, and label count, rising."""
+    """Builds the cells by arm, in the order given, and label count, rising."""
     gathered: dict[tuple[str, int], Cell] = {}
-    for answers in found:
+    for prediction in predictions:
         empty = Cell(np.zeros((num_classes, num_classes), np.int64))
-        cell = gathered.setdefault((answers.arm, answers.labels_per_class), empty)
-        truth_N = truth[answers.split]
-        if answers.labels_per_class == ALL_CLIPS:
-            cell.overlap[answers.split] = len(truth_N) / len(answers.clips[0])
-        for group, sampling in enumerate(answers.samplings):
-            run = (answers.split, sampling)
+        cell = gathered.setdefault((prediction.arm, prediction.labels_per_class), empty)
+        truth_N = truth[prediction.split]
+        if prediction.labels_per_class == ALL_CLIPS:
+            cell.overlap[prediction.split] = len(truth_N) / len(prediction.clips[0])
+        for group, sampling in enumerate(prediction.samplings):
+            run = (prediction.split, sampling)
             if run in cell.accuracy:
-                raise ConfigError(f"two arms are called {answers.arm!r}; give each a name of its own")
-            predicted_N = answers.predicted_GN[group]
+                raise ConfigError(f"two arms are called {prediction.arm!r}; give each a name of its own")
+            predicted_N = prediction.predicted_GN[group]
             cell.accuracy[run] = accuracy(predicted_N, truth_N)
-            cell.clips[run] = answers.clips[group]
+            cell.clips[run] = prediction.clips[group]
             np.add.at(cell.confusion_CC, (truth_N, predicted_N), 1)
     arms = list(dict.fromkeys(arm for arm, _ in gathered))
     return {key: gathered[key] for key in sorted(gathered, key=lambda key: (arms.index(key[0]), by_count(key[1])))}
@@ -209,7 +209,7 @@ def _with_holm(pairs: list[PairedDifference]) -> tuple[PairedDifference, ...]:
 def _gain_change(
     pair: tuple[str, str], counts: Sequence[int], cells: Mapping[tuple[str, int], Cell]
 ) -> GainChange | None:
-    """How much larger the difference of a pair is with the fewest labels than with the most; None where it has no two.
+    """Computes the growth of a pair's difference from the most labels to the fewest; None with fewer than two counts.
 
     Over splits; with one split over samplings, at the most labels that have the same samplings as the fewest.
     """
@@ -219,10 +219,10 @@ def _gain_change(
         for count in counts
         if (worse, count) in cells and (better, count) in cells
     }
-    means = {count: _split_means(found) for count, found in differences.items()}
-    if any(len(found) == 1 for found in means.values()):
+    means = {count: _split_means(values) for count, values in differences.items()}
+    if any(len(values) == 1 for values in means.values()):
         first = next(iter(differences.values()))
-        means = {count: found for count, found in differences.items() if found.keys() == first.keys()}
+        means = {count: values for count, values in differences.items() if values.keys() == first.keys()}
     if len(means) < 2:
         return None
     fewest, most = next(iter(means)), list(means)[-1]
@@ -233,13 +233,13 @@ def _gain_change(
 
 
 def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
-    """The mean over a split's samplings, as its only one."""
+    """Averages the values over each split's samplings, as sampling 0."""
     splits = sorted({split for split, _ in values})
     return {(split, 0): float(np.mean([v for (s, _), v in values.items() if s == split])) for split in splits}
 
 
 def _figures(name: str, cell: Cell, values: Mapping[Run, float]) -> dict[str, Any]:
-    """Returns a mean under `name`, its interval and what that is over."""
+    """Returns a mean under `name`, its interval and the population of that."""
     interval, over = cell.interval(values)
     num_splits = len({split for split, _ in values})
     counted = {"num_samplings": len(values) // num_splits, "num_splits": num_splits, "over": over}
