@@ -67,6 +67,8 @@ class IngestConfig:
     """The share of the videos without a part, in whole groups, that goes to part test instead of unlabelled."""
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected; extract takes the same."""
+    look_again: int = 0
+    """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -204,7 +206,7 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
         uri = source.uri.encode("utf-8", "backslashreplace").decode()
         return replace(rejected(reason="its name is not UTF-8; rename it"), uri=uri)
     try:
-        with local_video(source.uri) as path:
+        with local_video(source.uri, max_bytes=limits.max_bytes) as path:
             digest = hashlib.sha256()
             size_bytes = 0
             with open(path, "rb") as file:
@@ -290,6 +292,7 @@ class _IndexCounter:
             self._counts["num_bytes"] += record.size_bytes
             if record.verdict == "rejected":
                 self._counts["num_rejected"] += 1
+                self._counts["num_unreadable"] += not record.sha256
             else:
                 self._counts["num_frames"] += record.frames_expected
                 self._counts["duration_us"] += record.duration_us or 0
@@ -300,3 +303,6 @@ class _IndexCounter:
         names = ("num_videos", "num_duplicates", "num_rejected", "num_frames", "num_bytes")
         seconds = round(self._counts["duration_us"] / 1e6, 3)
         context.record(**{name: self._counts[name] for name in names}, seconds_of_video=seconds)
+        if num_unreadable := self._counts["num_unreadable"]:
+            context.record(num_unreadable=num_unreadable)
+            context.log(f"{num_unreadable} videos could not be read: run again with --look-again 1 to try those alone")

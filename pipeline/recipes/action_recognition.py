@@ -115,7 +115,12 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     unpacked, others = add_unpacked(plan, options.videos, options.archive_limits)
     data_config = ActionSetConfig(dataset=options.dataset, lists=options.lists, allow_missing=options.allow_missing)
     clips = plan.add(select_clips, SelectClipsConfig(data=data_config, videos=others), unpacked=unpacked)
-    index = plan.add(ingest, IngestConfig(limits=options.limits), resources=options.on_cpus, corpus=clips)
+    index = plan.add(
+        ingest,
+        IngestConfig(limits=options.limits, look_again=options.look_again),
+        resources=options.on_cpus,
+        corpus=clips,
+    )
     config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
     splits = plan.add(assign_splits, config, index=index)
     decoding = within_limits(options.extract, options.limits)
@@ -162,7 +167,7 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         return None
     index = plan.add(
         ingest,
-        IngestConfig(videos=options.unlabelled, limits=options.limits),
+        IngestConfig(videos=options.unlabelled, limits=options.limits, look_again=options.look_again),
         name="ingest unlabelled",
         resources=options.on_cpus,
     )

@@ -30,6 +30,8 @@ class VideoOptions(RunOptions):
     """The bounds beyond which an archive among the videos is refused."""
     video_stream: int | None = None
     """Number of the stream to decode in every file, as --limits.video-stream; None takes the one that ffmpeg takes."""
+    look_again: int = 0
+    """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +61,7 @@ def add_index(
 ) -> Node:
     """Adds the index of `videos` (folders, archives, globs, manifests, buckets) and of a made `corpus`."""
     unpacked, others = add_unpacked(plan, videos, options.archive_limits)
-    config = IngestConfig(videos=others, held_out=held_out, limits=options.limits)
+    config = IngestConfig(videos=others, held_out=held_out, limits=options.limits, look_again=options.look_again)
     return plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
 
 

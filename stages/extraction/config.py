@@ -44,9 +44,11 @@ class ExtractionConfig:
 def _deciding(limits: Limits) -> dict[str, Any]:
     """Returns the limits that decide rows.
 
-    A choice that was not made is left out: percepts that were paid for before there was one keep their fingerprint.
+    A choice that was not made is left out: percepts that were paid for before there was one keep their fingerprint. So
+    is the limit on what is fetched, which decides only if there are any.
     """
     settings = asdict(limits)
+    del settings["max_bytes"]
     if limits.video_stream is None:
         del settings["video_stream"]
     return settings

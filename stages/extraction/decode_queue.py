@@ -65,7 +65,7 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
     Whatever is wrong with the file is in the result: nothing is raised for it.
     """
     try:
-        with local_video(video.uri) as path:
+        with local_video(video.uri, max_bytes=limits.max_bytes) as path:
             if _sha256(path) != video.sha256:
                 yield _unreadable(video, "its bytes have changed since it was indexed: ingest it again")
                 return

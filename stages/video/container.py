@@ -66,6 +66,8 @@ class Limits:
     """Seconds without a packet read or a frame decoded, after which the process that decodes is ended."""
     max_memory_bytes: int = 4 << 30
     """Memory that decoding one video may take."""
+    max_bytes: int = 64 << 30
+    """Most bytes of a video that are fetched from a server; a video in a folder may have more."""
     video_stream: int | None = None
     """Number of the stream to decode in every file, counted from 0; None takes the one that ffmpeg would take."""
 
@@ -78,6 +80,7 @@ class Limits:
             "min_decode_s",
             "max_stall_s",
             "max_memory_bytes",
+            "max_bytes",
         ):
             value = getattr(self, name)
             if not value > 0:

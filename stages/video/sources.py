@@ -10,7 +10,6 @@ glob. A manifest is a .txt file (a URI a line) or a .csv, .jsonl or .parquet fil
 from __future__ import annotations
 
 import csv
-import errno
 import glob
 import hashlib
 import io
@@ -24,13 +23,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from pipeline.core.errors import SourceError
-from pipeline.core.files import filesystem, join, local_copy, read_bytes
+from pipeline.core.files import join
 from pipeline.core.parquet import read_table
 from stages.video.archives import is_archive
+from stages.video.container import Limits
+from stages.video.fetch import check_file, error_in_words, fetched, open_filesystem
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -105,9 +107,9 @@ def with_stamp(source: VideoSource) -> VideoSource:
     if source.stamp or is_plain_path(source.uri):
         return source
     try:
-        fs, path = filesystem(source.uri)
+        fs, path = open_filesystem(source.uri)
         remote = _remote(fs, path, fs.info(path))
-    except (OSError, RuntimeError, ImportError, SourceError):
+    except Exception:  # noqa: BLE001  # by place; probing meets the same error, and makes a row of it
         return source
     return replace(source, size_bytes=remote.size_bytes, stamp=remote.stamp)
 
@@ -150,27 +152,26 @@ def _archive(given: str) -> VideoSource:
         if not os.path.isfile(given):
             raise SourceError(f"there is no archive {given!r}; give an existing file, or a folder of videos")
         return _local(given)
-    fs, path = filesystem(given)
     try:
+        fs, path = open_filesystem(given)
         return _remote(fs, path, fs.info(path))
-    except (OSError, RuntimeError, ImportError) as error:
-        raise SourceError(f"cannot find the archive {given!r}: {error}; check the URL and the credentials") from error
+    except Exception as error:  # by place: every file system has exceptions of its own
+        raise _unreachable(given, error) from error
 
 
 @contextmanager
-def local_video(uri: str) -> Iterator[Path]:
+def local_video(uri: str, *, max_bytes: int = Limits.max_bytes) -> Iterator[Path]:
     """Yields the video as a local file: itself where it is local already (any name at all), else a temporary copy.
 
     Raises:
-        OSError: it is a pipe or a device, which might never end.
+        OSError: it is not there, or cannot be fetched (an `UnreadableError`, which says why); it is a pipe or a device,
+            which might never end.
     """
     if is_plain_path(uri):
-        mode = os.stat(uri).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and not a file", uri)
+        check_file(uri)
         yield Path(uri)
         return
-    with local_copy(uri) as path:
+    with fetched(uri, max_bytes=max_bytes) as path:
         yield path
 
 
@@ -219,25 +220,46 @@ def _expand_local(given: str) -> Iterable[VideoSource]:
 
 
 def _expand_remote(given: str) -> Iterable[VideoSource]:
-    fs, path = filesystem(given)
+    is_manifest = posixpath.splitext(urlsplit(given).path)[1].lower() in MANIFEST_SUFFIXES
+    if given.startswith(("http://", "https://")) and not is_manifest and has_video_suffix(urlsplit(given).path):
+        return [VideoSource(uri=given)]  # a server's refusal is a row, as it is for the URLs of a manifest
     try:
-        if fs.isfile(path):
-            if posixpath.splitext(path)[1].lower() in MANIFEST_SUFFIXES:
-                return _manifest(given)
-            return [_remote(fs, path, fs.info(path))]
+        fs, path = open_filesystem(given)
+        info = _info(fs, path)
+        if info is not None and info.get("type", "file") == "file":
+            return _manifest(given) if is_manifest else [_remote(fs, path, info)]
         fs.invalidate_cache()
-        if fs.isdir(path):
+        if info is not None:
             infos = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
         elif glob.has_magic(path):
             infos = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
         else:
             raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
-    except (OSError, RuntimeError, ImportError) as error:
-        raise SourceError(f"cannot list {given!r}: {error}; check the URL and the credentials") from error
+    except SourceError:
+        raise
+    except Exception as error:  # by place: every file system has exceptions of its own
+        raise _unreachable(given, error) from error
     # fsspec's cache of a bucket would stay for as long as the process.
     fs.invalidate_cache()
     names = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
     return (_remote(fs, name, infos[name]) for name in names)
+
+
+def _info(fs: Any, path: str) -> dict[str, Any] | None:
+    """Returns what the file system says of a path; None where there is nothing. Raises what fsspec raises."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+    except FileNotFoundError as error:
+        # fsspec hides a server's refusal in this exception, too.
+        if getattr(error.__cause__, "status", 404) != 404:
+            raise
+        return None
+    return info
+
+
+def _unreachable(given: str, error: Exception) -> SourceError:
+    reason = error_in_words(error)
+    return SourceError(f"cannot reach {given!r}: {reason}; check the URL, the region and the credentials")
 
 
 def _walk(folder: str) -> list[str]:
@@ -297,7 +319,7 @@ def _manifest(uri: str) -> Iterator[VideoSource]:
     """Yields the videos that a manifest lists, in its order."""
     directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
     try:
-        data = Path(uri).read_bytes() if is_plain_path(uri) else read_bytes(uri)
+        data = Path(uri).read_bytes() if is_plain_path(uri) else _remote_bytes(uri)
         for number, row in enumerate(_rows(uri, data), start=1):
             if not isinstance(row, dict) or not row.get("uri"):
                 rule = "every row needs a value in the column 'uri' (further columns: label, part, group)"
@@ -307,6 +329,15 @@ def _manifest(uri: str) -> Iterator[VideoSource]:
             yield replace(source, label=label, part=part, group=group)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid, csv.Error) as error:
         raise SourceError(f"cannot read the manifest {uri!r}: {error}") from error
+
+
+def _remote_bytes(uri: str) -> bytes:
+    try:
+        fs, path = open_filesystem(uri)
+        data: bytes = fs.cat_file(path)
+    except Exception as error:  # by place: every file system has exceptions of its own
+        raise _unreachable(uri, error) from error
+    return data
 
 
 def _mark(value: Any) -> str | None:

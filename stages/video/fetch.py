@@ -1,0 +1,185 @@
+"""Fetching of videos from servers, which may refuse, break off, stall or never end.
+
+Whatever goes wrong between a source and a whole local copy becomes an `UnreadableError` with the server's own words:
+errors are caught by their place here, since every file system has exceptions of its own. What may pass (a network, a
+server, rights) is tried again with growing pauses.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+from fsspec.callbacks import Callback
+from fsspec.implementations.local import LocalFileSystem
+
+STALL_S: Final = 30.0
+"""Seconds without a byte after which a fetch is given up."""
+
+PAUSES_S: Final = (0.5, 2.0)
+"""Seconds before the second and the third try."""
+
+CHECK_S: Final = 0.2
+"""Seconds between two looks at a fetch."""
+
+NO_FILE: Final = "there is no such file"
+
+MAX_WORDS: Final = 300
+"""Characters of a reason."""
+
+
+class UnreadableError(OSError):
+    """A source that cannot be fetched. Stays inside the stages: callers get a rejected video, or a SourceError."""
+
+    def __init__(self, reason: str, *, may_pass: bool) -> None:
+        super().__init__(0, reason)
+        self.may_pass = may_pass
+        """True where another try may end otherwise."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unreadable, (self.strerror, self.may_pass)
+
+
+def _unreadable(reason: str, may_pass: bool) -> UnreadableError:
+    return UnreadableError(reason, may_pass=may_pass)
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """Returns the file system of a URL, and the path in it; servers may be silent for `STALL_S`, and take any time.
+
+    Raises:
+        Exception: the scheme is unknown, its package missing, credentials are broken, and whatever else fsspec raises.
+    """
+    options: dict[str, Any] = {}
+    if uri.startswith(("http://", "https://")):
+        import aiohttp  # needed for these schemes alone, and slow to import
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
+        options["client_kwargs"] = {"timeout": timeout}
+    fs, path = fsspec.core.url_to_fs(uri, **options)
+    return fs, str(path)
+
+
+@contextmanager
+def fetched(uri: str, *, max_bytes: int) -> Iterator[Path]:
+    """Yields a local copy of a URL's file, or the file itself where the URL names a local one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableError: it cannot be had, or has more than `max_bytes`.
+    """
+    with tempfile.TemporaryDirectory(prefix="percepts-", ignore_cleanup_errors=True) as directory:
+        for pause_s in (*PAUSES_S, None):
+            try:
+                path = _try_once(uri, Path(directory), max_bytes)
+                break
+            except UnreadableError as error:
+                if pause_s is None or not error.may_pass:
+                    raise
+            time.sleep(pause_s)
+        yield path
+
+
+def check_file(path: str) -> None:
+    """Checks that a local path is a file or folder.
+
+    Raises:
+        UnreadableError: it is a pipe, a socket or a device, which might never end.
+        OSError: it is not there.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UnreadableError("it is a pipe, a socket or a device, and not a file", may_pass=False)
+
+
+def error_in_words(error: BaseException) -> str:
+    """Returns one line that says what is wrong, in the words of whatever raised it; never an empty one."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and getattr(cause, "status", None):
+        error = cause
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status:
+        return f"the server answers {status} {getattr(error, 'message', '')}".strip()[:MAX_WORDS]
+    if isinstance(error, FileNotFoundError):
+        return NO_FILE
+    words = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    name = type(error).__name__
+    return (words if name in ("OSError", "UnreadableError") and words else f"{name}: {words}".rstrip(": "))[:MAX_WORDS]
+
+
+def _try_once(uri: str, directory: Path, max_bytes: int) -> Path:
+    try:
+        fs, path = open_filesystem(uri)
+    except Exception as error:  # by place: fsspec and its file systems raise what they like
+        raise UnreadableError(error_in_words(error), may_pass=False) from error
+    if isinstance(fs, LocalFileSystem):
+        check_file(path)
+        return Path(path)
+    target = directory / (os.path.basename(path)[-100:] or "file")
+    transfer = _Transfer(fs, path, target, max_bytes)
+    transfer.run()
+    return target
+
+
+class _Transfer(Callback):  # type: ignore[misc]  # fsspec has no types
+    """One transfer in a thread of its own, which is left alone when it stalls."""
+
+    def __init__(self, fs: Any, path: str, target: Path, max_bytes: int) -> None:
+        super().__init__()
+        self._fs, self._path, self._target, self._max_bytes = fs, path, target, max_bytes
+        self._num_bytes = 0
+        self._last_byte_s = time.monotonic()
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Fetches the file. Raises UnreadableError, FileNotFoundError."""
+        threading.Thread(target=self._fetch, name="fetch", daemon=True).start()
+        while not self._ended.wait(CHECK_S):
+            if time.monotonic() - self._last_byte_s > STALL_S:
+                raise UnreadableError(f"no byte came for {STALL_S:g} s", may_pass=True)
+        if self._error is None:
+            if not self._target.is_file():
+                raise UnreadableError("it is a folder, and not a file", may_pass=False)
+            return
+        if isinstance(self._error, UnreadableError):
+            raise self._error
+        reason = error_in_words(self._error)
+        if reason == NO_FILE:
+            raise FileNotFoundError(errno.ENOENT, reason, self._path) from self._error
+        raise UnreadableError(reason, may_pass=not isinstance(self._error, ImportError)) from self._error
+
+    def _fetch(self) -> None:
+        try:
+            self._fs.get_file(self._path, str(self._target), callback=self)
+        except BaseException as error:  # noqa: BLE001  # by place; raised again in the thread that waits
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def set_size(self, size: int | None) -> None:
+        """Refuses a file that says that it is too large."""
+        self._check(size or 0)
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Counts bytes that have come."""
+        self._last_byte_s = time.monotonic()
+        self._num_bytes += inc
+        self._check(self._num_bytes)
+
+    def absolute_update(self, value: int) -> None:
+        """Counts all bytes that have come so far."""
+        self.relative_update(value - self._num_bytes)
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            raise UnreadableError(f"has more than max_bytes = {self._max_bytes} bytes", may_pass=False)

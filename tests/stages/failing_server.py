@@ -1,0 +1,108 @@
+"""A server of videos that fails in fifteen ways until it is switched to be well."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STATUSES = (400, 401, 403, 404, 410, 429, 500, 502, 503)
+
+FAILURES = (*map(str, STATUSES), "breaks off", "loops", "says too much", "closes", "stalls", "never ends")
+"""Fifteen ways."""
+
+
+class FailingServer(ThreadingHTTPServer):
+    """Serves `files` below /good/<name>, and fails at /<number of a failure>/<name> until it `is_well`."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = files
+        self.is_well = False
+        self.num_requests: dict[str, int] = {}
+        self.stopping = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps a client that hung up out of the test's output."""
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def failing(self, name: str) -> list[str]:
+        """URLs of a file that fail, one for each of `FAILURES`."""
+        return [f"{self.url}/{number}/{number}-{name}" for number in range(len(FAILURES))]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FailingServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(has_body=False)
+
+    def do_GET(self) -> None:
+        self.server.num_requests[self.path] = self.server.num_requests.get(self.path, 0) + 1
+        self._answer(has_body=True)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps requests out of the test's output."""
+
+    def _answer(self, *, has_body: bool) -> None:
+        self.close_connection = True
+        _, place, name = self.path.split("/", 2)
+        data = self.server.files.get(name, b"a.mp4\n")
+        if place == "good" or self.server.is_well:
+            self._begin(200, len(data), ETag=f'"{name}"')
+            if has_body:
+                self.wfile.write(data)
+            return
+        self._fail(FAILURES[int(place)], data, has_body=has_body)
+
+    def _begin(self, status: int, length: int | None, **headers: str) -> None:
+        self.send_response(status)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def _fail(self, failure: str, data: bytes, *, has_body: bool) -> None:
+        if failure.isdigit():
+            return self._begin(int(failure), 0)
+        if failure == "loops":
+            return self._begin(302, 0, Location=self.path)
+        if failure == "closes":
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        length = {"says too much": 2 * len(data), "never ends": None}.get(failure, len(data))
+        self._begin(200, length)
+        if not has_body:
+            return None
+        self.wfile.write(data if failure == "says too much" else data[: len(data) // 2])
+        self.wfile.flush()
+        if failure == "stalls":
+            self.server.stopping.wait()
+        while failure == "never ends" and not self.server.stopping.is_set():
+            self.wfile.write(bytes(1 << 16))
+        return None
+
+
+@contextmanager
+def failing_server(files: Mapping[str, bytes]) -> Iterator[FailingServer]:
+    """Yields a running server."""
+    with FailingServer(files) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stopping.set()
+            server.shutdown()
+            thread.join()
