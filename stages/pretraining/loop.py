@@ -118,15 +118,12 @@ class _Trainer:
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self.unchecked: tuple[int, Callable[[], list[float]]] | None = None
-        self.gradients: Gradients = self._add_up_gradients
-        """The function that leaves a batch's gradients in the weights, and returns the batch's losses, (3,)."""
-        capture = capture_for(worker.device, worker.world_size)
-        if capture is not None:
-            self.gradients = CapturedGradients(self._add_up_gradients, self.composite.parameters(), capture)
         self.telemetry = Telemetry(worker, self.config.num_steps, self.config.batch_size)
 
     def run(self) -> None:
         worker = self.worker
+        # Not an attribute: a bound method of its own would keep a finished training, and its memory, alive.
+        gradients = self._captured_gradients()
         first_step = self._resume()
         if slow_on(self.config.precision, worker.device):
             self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
@@ -137,13 +134,20 @@ class _Trainer:
             while num_done < self.config.num_steps and not self._ends_at(num_done):
                 if num_done % self.config.checkpoint_every_steps == 0 and num_done > first_step:
                     self._checkpoint(num_done)
-                self._step(num_done, prefetcher.batch(num_done))
+                self._step(num_done, prefetcher.batch(num_done), gradients)
                 num_done += 1
                 if self.history["train"]:
                     self.telemetry.report(num_done, self.history["train"][-1], prefetcher.seconds_waited)
         self._check()
         self._validate(num_done)
         self._finish(num_done)
+
+    def _captured_gradients(self) -> Gradients:
+        """Returns what leaves a batch's gradients in the weights and returns the batch's losses, (3,)."""
+        capture = capture_for(self.worker.device, self.worker.world_size)
+        if capture is None:
+            return self._add_up_gradients
+        return CapturedGradients(self._add_up_gradients, self.composite.parameters(), capture)
 
     def _ends_at(self, num_done: int) -> bool:
         """Validates where it is time to, and returns whether the validation loss has reached a plateau."""
@@ -157,7 +161,7 @@ class _Trainer:
             )
         return stalled
 
-    def _step(self, step: int, x_TBD: Tensor) -> None:
+    def _step(self, step: int, x_TBD: Tensor, gradients: Gradients) -> None:
         worker = self.worker
         torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
@@ -171,7 +175,7 @@ class _Trainer:
             rank=worker.rank,
             world_size=worker.world_size,
         )
-        values = self._sum_over_workers(self.gradients(x_TBD, self._is_own(step)))
+        values = self._sum_over_workers(gradients(x_TBD, self._is_own(step)))
         grad_norm = clip_gradients(self.composite, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
