@@ -47,7 +47,7 @@ chaos: setup
 	$(BIN)/python -m tests.chaos --kills 20
 
 ui: setup
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db
+	$(BIN)/percepts ui --store $(STORE)
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -19,7 +19,7 @@ from typing import Annotated
 from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
-from pipeline.core.model_uris import resolve
+from pipeline.core.model_uris import HOME_STORE, resolve
 from pipeline.options.flags import Word
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
@@ -44,6 +44,8 @@ class ClassifyOptions:
     """Print the answer as JSON."""
     weights: str | None = None
     """URI of the convnet's weights, where they are those of no package."""
+    store: str = HOME_STORE
+    """Directory of the store whose MLflow has a model that is named models:/...; MLFLOW_TRACKING_URI goes before it."""
     plugin: str | None = None
     """Python module that registers the convnet, where it is one of yours."""
 
@@ -65,7 +67,7 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
             raise ConfigError(
                 f"--plugin {options.plugin!r} cannot be imported: {error}; put it on PYTHONPATH"
             ) from error
-    uri = resolve(options.model)
+    uri = resolve(options.model, options.store)
     trained = TrainedClassifiers.load(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
     classifier = VideoClassifier(trained, weights=options.weights)
     with opened_video(options.video) as path:

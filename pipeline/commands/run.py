@@ -7,14 +7,17 @@ percepts run youtube --videos s3://bucket/clips --store s3://bucket/percepts --t
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.commands.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
+from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.recipes.registry import RECIPES, load_recipe
 from pipeline.recipes.run_options import RunOptions
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
         return 0 if arguments else 2
     recipe = load_recipe(arguments[0])
     options = parse(recipe, arguments[1:], f"{program} {recipe.name}")
-    plan = recipe.build(options)
+    with _mlflow_of(options):
+        plan = recipe.build(options)
     if options.plan:
         _print_plan(plan, options)
         return 0
@@ -66,6 +70,20 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     )
     print(run.make())
     return 0
+
+
+@contextmanager
+def _mlflow_of(options: RunOptions) -> Iterator[None]:
+    """Sets the run's MLflow in the environment while a plan is built, whose key may be that of a model in it."""
+    before, uri = os.environ.get(TRACKING_VARIABLE), options.mlflow_of_models
+    if uri is not None:
+        os.environ[TRACKING_VARIABLE] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop(TRACKING_VARIABLE, None)
+        if before is not None:
+            os.environ[TRACKING_VARIABLE] = before
 
 
 def _console() -> Console:

@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "ledger": "list every video of a store, and what became of its frames",
     "predict": "write what a pretrained model remembers of a video and expects next",
     "classify": "name the actions that a video shows, and when",
+    "compare": "compare runs: settings that differ, and results side by side",
+    "ui": "open MLflow's pages on the runs of a store",
     "verify": "recount and rehash a store, and repair it",
     "compact": "merge small shards of percepts into larger files",
     "takedown": "remove a video's percepts, and list what was made of it",

@@ -1,8 +1,9 @@
-"""Runs of stages in MLflow by the keys of their artifacts, for takedowns and lineage."""
+"""Runs in MLflow, read: of stages by the keys of their artifacts, and of recipes with their results."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,3 +87,68 @@ def pages(search: Callable[..., Any]) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeResults:
+    """A parent run of a recipe as MLflow has it."""
+
+    run_id: str
+    name: str
+    status: str
+    started_at: str
+    """UTC, ISO 8601."""
+    page: str
+    """The page of the run, to be put behind the address at which MLflow's pages are served."""
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def find_results(tracking_uri: str, names: Sequence[str]) -> list[RecipeResults]:
+    """Returns the runs of recipes that are named: by run id or its beginning, artifact key, `latest` or `latest~N`.
+
+    Raises:
+        UsageError: no tracking server or file answers, or no run has a name.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        client = MlflowClient(tracking_uri)
+        ids = [e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)]
+        search = partial(client.search_runs, ids, "tags.command LIKE '%'", order_by=["attributes.start_time DESC"])
+        parents = list(pages(search)) if ids else []
+        return [_results(_named(client, ids, parents, name, tracking_uri)) for name in names]
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {reason}") from error
+
+
+def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: str, tracking_uri: str) -> Any:
+    word, _, back = name.partition("~")
+    if word == "latest" and (back or "0").isdigit():
+        index = int(back or "0")
+        if index >= len(parents):
+            raise UsageError(f"{name} names no run: MLflow at {tracking_uri} has {len(parents)} runs of recipes")
+        return parents[index]
+    by_id = [run for run in parents if run.info.run_id.startswith(name)]
+    if not by_id and ids:
+        stages = client.search_runs(ids, f"tags.key = '{name}'") if re.fullmatch(r"[\w.-]+", name) else []
+        makers = {run.data.tags.get("mlflow.parentRunId") for run in stages if run.data.tags.get("state") == "made"}
+        by_id = [run for run in parents if run.info.run_id in makers]
+    if len(by_id) != 1:
+        problem = "no run has this id, key or place" if not by_id else f"{len(by_id)} runs have it"
+        raise UsageError(f"run {name!r}: {problem} in MLflow at {tracking_uri}; give a run id, a key, or latest~1")
+    return by_id[0]
+
+
+def _results(run: Any) -> RecipeResults:
+    return RecipeResults(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+        page=f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+    )

@@ -133,7 +133,9 @@ def read_arguments(
         values[option.path] = parse_words(option.kind, given, f"--{option.name}")
     for option in (option for option in options if option.positional):
         if positional:
-            values[option.path] = parse_words(option.kind, [positional.pop(0)], option.positional)
+            num_taken = len(positional) if is_many(option.kind) else 1
+            taken, positional = positional[:num_taken], positional[num_taken:]
+            values[option.path] = parse_words(option.kind, taken, option.positional)
     if positional:
         raise ConfigError(f"{positional[0]!r} belongs to no option")
     return values

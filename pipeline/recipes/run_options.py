@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.files import absolute
 from pipeline.core.flags import Inline
+from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.core.stage import Resources
 from pipeline.engine.cost_options import CostOptions
-from pipeline.engine.store import DEFAULT_STORE
+from pipeline.engine.store import DEFAULT_STORE, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,19 @@ class RunOptions:
         )
 
     @property
+    def mlflow_of_models(self) -> str | None:
+        """The MLflow that has models named models:/...: --tracking-uri, MLFLOW_TRACKING_URI, or the local store's."""
+        if named := self.tracking_uri or os.environ.get(TRACKING_VARIABLE):
+            return named
+        return None if "://" in self.store else Store(absolute(self.store)).default_tracking_uri
+
+    @property
     def environment(self) -> dict[str, str]:
         """Environment variables that every process of the run gets, on every node."""
         named = {
             "PERCEPTS_CACHE": self.cache,
             "PERCEPTS_CACHE_GIGABYTES": self.cache_gigabytes,
-            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI"),
+            TRACKING_VARIABLE: self.mlflow_of_models,
         }
         return {name: str(value) for name, value in named.items() if value is not None}
 

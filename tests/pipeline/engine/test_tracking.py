@@ -6,29 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from rich.console import Console
 
 from cluster.session import FinishedTask
-from pipeline.engine.display import Display
-from pipeline.engine.execute import Execution
-from pipeline.engine.in_process import InProcessSession, in_process_session, make_in_process
+from pipeline.engine.in_process import InProcessSession
 from pipeline.engine.plan import Plan
-from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from pipeline.engine.tracking_addresses import follow_store
 from pipeline.engine.tracking_values import RunDescription
-from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM, MeasureConfig, draw, foresee, judge
+from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
+from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
 
 ARM = LSTM.replace(",", "")
 """The name of the arm as MLflow allows it."""
@@ -44,56 +38,6 @@ HEADLINES = {
 DIFFER = {name for name in HEADLINES if ARM in name and name.split("/")[0] not in ("mse", "ssim")} - {
     f"reconstruction_error/{ARM}"
 }
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """A finished run."""
-
-    tracker: Tracker
-    metrics: dict[str, float]
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.tracker.uri)
-
-    @property
-    def parent(self) -> Run:
-        return self.client.get_run(self.tracker.parent_id)
-
-    def children(self) -> dict[str, Run]:
-        """Returns the runs of the stages by name."""
-        query = f"tags.`mlflow.parentRunId` = '{self.tracker.parent_id}'"
-        return {run.info.run_name: run for run in self.client.search_runs([self.tracker.experiment_id], query)}
-
-
-def plan_of(skill: float) -> Plan:
-    plan = Plan("toy")
-    numbers = plan.add(count, CountConfig(num=4))
-    for stage in (judge, foresee, draw):
-        plan.add(stage, MeasureConfig(skill=skill), numbers=numbers)
-    return plan
-
-
-def run(plan: Plan, store: Store) -> Tracked:
-    tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
-    tracker.start(
-        RunDescription(
-            command="percepts run toy --skill 1", name=f"toy {plan.nodes[-1].config}", params={"a": 1, "b": None},
-            tags={"team": "vision"}, commit="abc", dirty=False,
-        )
-    )  # fmt: skip
-    display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
-    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display, 1, make_in_process)
-    try:
-        execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
-        metrics = tracker.log_results(1.5)
-    except BaseException:
-        tracker.end("FAILED")
-        raise
-    tracker.describe("# what was found")
-    tracker.end("FINISHED")
-    return Tracked(tracker, metrics)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +101,7 @@ def test_a_reused_stage_carries_what_the_run_that_made_it_carries(pair: tuple[Tr
 def test_the_parent_says_who_ran_what_and_what_was_found(pair: tuple[Tracked, Tracked]) -> None:
     parent = pair[0].parent
     assert parent.info.run_name == "toy MeasureConfig(skill=0.1)"
-    assert parent.data.params == {"a": "1"}
+    assert parent.data.params == {"a": "1", "config": "MeasureConfig(skill=0.1)"}
     tags = parent.data.tags
     assert tags["mlflow.user"]
     assert (tags["mlflow.source.name"], tags["mlflow.source.git.commit"]) == ("percepts run toy", "abc")

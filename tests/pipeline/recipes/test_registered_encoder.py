@@ -144,7 +144,7 @@ def test_a_model_is_registered_once_and_its_alias_moves(in_mlflow: Registered) -
 def test_unknown_names_and_models_of_pixels_say_so(in_mlflow: Registered, tmp_path: Path) -> None:
     from stages.models import load_encoder
 
-    with pytest.raises(UsageError, match="MLflow has no model 'models:/walks@worst'"):
+    with pytest.raises(UsageError, match=r"MLflow at sqlite:.* has no model 'models:/walks@worst'"):
         load_encoder("models:/walks@worst")
     with pytest.raises(ConfigError, match="stride is 0"):
         load_encoder("models:/walks@best").embed(in_mlflow.clip, stride=0)

@@ -1,0 +1,72 @@
+"""Compares runs of recipes: the settings that differ, and the results side by side.
+
+percepts compare latest~1 latest
+percepts compare 1a2b3c4d evaluate-0123456789abcdef --out comparison.html
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pipeline.commands.command_line import parse_options
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import absolute, write_bytes
+from pipeline.core.model_uris import store_tracking_uri
+from pipeline.engine.store import DEFAULT_STORE
+from pipeline.options.flags import Word
+
+PLAIN_COLUMNS = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Compare runs in the terminal, and as one HTML page."""
+
+    runs: Annotated[tuple[str, ...], Word("RUN")]
+    """The runs: MLflow's run ids or their beginnings, keys of artifacts, latest, or latest~1 for the one before."""
+    store: str = DEFAULT_STORE
+    """Directory of the store whose MLflow has the runs."""
+    tracking_uri: str | None = None
+    """MLflow tracking server or database; default: MLFLOW_TRACKING_URI, else that of --store."""
+    out: str | None = None
+    """File or fsspec URL that the HTML page is written to; default: no page is written."""
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise ConfigError(f"{len(self.runs)} run was given; a comparison takes at least 2, such as latest~1 latest")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts compare`. Returns the exit status."""
+    options = parse_options(CompareOptions, arguments, prog="percepts compare")
+    uri = options.tracking_uri or store_tracking_uri(options.store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pipeline.engine.tracking_runs import find_results
+    from rich.console import Console
+
+    from pipeline.reporting.comparison import ComparedRun, compare, comparison_page, comparison_tables
+
+    comparison = compare(
+        [
+            ComparedRun(
+                run_id=run.run_id,
+                name=run.name,
+                started_at=run.started_at,
+                params=run.params,
+                metrics=run.metrics,
+            )
+            for run in find_results(uri, options.runs)
+        ]
+    )
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    if options.out is not None:
+        write_bytes(absolute(options.out), comparison_page(comparison).encode())
+        console.print(absolute(options.out), highlight=False, soft_wrap=True)
+    return 0

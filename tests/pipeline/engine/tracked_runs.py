@@ -1,0 +1,72 @@
+"""Runs of toy stages with results, in this process and in a real MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+
+from pipeline.engine.display import Display
+from pipeline.engine.execute import Execution
+from pipeline.engine.in_process import in_process_session, make_in_process
+from pipeline.engine.plan import Plan
+from pipeline.engine.status import look_up
+from pipeline.engine.store import Store
+from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking_values import RunDescription
+from tests.pipeline.engine.measured_stages import MeasureConfig, draw, foresee, judge
+from tests.pipeline.engine.toy_stages import CountConfig, count
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A finished run."""
+
+    tracker: Tracker
+    metrics: dict[str, float]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.tracker.uri)
+
+    @property
+    def parent(self) -> Run:
+        return self.client.get_run(self.tracker.parent_id)
+
+    def children(self) -> dict[str, Run]:
+        """Returns the runs of the stages by name."""
+        query = f"tags.`mlflow.parentRunId` = '{self.tracker.parent_id}'"
+        return {run.info.run_name: run for run in self.client.search_runs([self.tracker.experiment_id], query)}
+
+
+def plan_of(skill: float) -> Plan:
+    plan = Plan("toy")
+    numbers = plan.add(count, CountConfig(num=4))
+    for stage in (judge, foresee, draw):
+        plan.add(stage, MeasureConfig(skill=skill), numbers=numbers)
+    return plan
+
+
+def run(plan: Plan, store: Store) -> Tracked:
+    tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
+    tracker.start(
+        RunDescription(
+            command="percepts run toy --skill 1", name=f"toy {plan.nodes[-1].config}",
+            params={"a": 1, "b": None, "config": str(plan.nodes[-1].config)},
+            tags={"team": "vision"}, commit="abc", dirty=False,
+        )
+    )  # fmt: skip
+    display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
+    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display, 1, make_in_process)
+    try:
+        execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
+        metrics = tracker.log_results(1.5)
+    except BaseException:
+        tracker.end("FAILED")
+        raise
+    tracker.describe("# what was found")
+    tracker.end("FINISHED")
+    return Tracked(tracker, metrics)
