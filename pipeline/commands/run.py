@@ -123,10 +123,13 @@ def _usage(program: str) -> str:
 
 def _store_to_look_at(options: RunOptions) -> Store:
     """Opens the store if there is one: a plan must not begin one."""
-    from pipeline.engine.store import STORE_FILE, Store
+    from pipeline.engine.store import STORE_FILE, Store, check_new
 
+    if not options.store.strip():
+        check_new(options.store)
     if exists(join(absolute(options.store), STORE_FILE)):
         return Store.open(options.store)
+    check_new(options.store)
     return Store(absolute(options.store))
 
 

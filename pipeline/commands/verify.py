@@ -5,8 +5,8 @@
 
 Every file of every artifact is hashed against its manifest, every shard against its sidecar, its rows are counted, and
 the account expected = decoded + dropped + missing is closed for every video, shard and artifact. A repair removes what
-is damaged, so that the next run of the recipe makes it again; what is whole and in use is never removed, and foreign
-files are moved to `set-aside/`. Do not repair while a run writes to the store.
+is damaged and what was made of it, so that the next run of the recipe makes it again. Foreign files are reported and
+never touched. Do not repair while a run writes to the store.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.session import FinishedTask
-from pipeline.core.errors import PerceptsError, StageFailed, UsageError
+from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Metrics
 from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
@@ -96,6 +96,7 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
         listing_uri=task.listing_uri,
     )
     started = time.monotonic()
+    _check_inputs(store, task)
     artifact = task.stage(task.config, context, **task.inputs)
     assert type(artifact) is task.stage.produces, f"{draft.stage} returned a {type(artifact).__name__}"
     if task.listing_uri is not None:
@@ -110,6 +111,17 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
     )
     store.commit(manifest)
     return manifest
+
+
+def _check_inputs(store: Store, task: StageTask) -> None:
+    """Hashes what the stage will read against its manifests. Raises CorruptArtifact."""
+    for value in task.inputs.values():
+        for artifact in value if isinstance(value, tuple) else (value,) if value is not None else ():
+            stage_name = artifact.uri.rstrip("/").split("/")[-2]
+            manifest = store.find(stage_name, artifact.key)
+            if manifest is None:
+                raise CorruptArtifact(f"{artifact.uri} has lost its manifest; run this command again")
+            store.check(manifest)
 
 
 @dataclass
@@ -134,9 +146,12 @@ class Execution:
         Raises:
             StageFailed: a stage raised an exception. Finished artifacts stay; the other stages are stopped.
             UsageError: a stage cannot be carried out, as with weights of another digest.
+            CorruptArtifact: a file of a complete artifact is not what its manifest says.
         """
         for step in self.steps:
             if step.manifest is not None:
+                # The report reads it, and so may a stage.
+                self.store.check(step.manifest)
                 self.complete[step.node.name] = step.manifest
                 inputs = [self.complete[parent.name] for parent in step.node.parents if parent.name in self.complete]
                 self.tracker.reuse(step.node, step.manifest, inputs)

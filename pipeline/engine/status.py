@@ -41,7 +41,7 @@ def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> 
         assumed_index: the size of an index to assume; all nodes that depend on an index then count as missing.
 
     Raises:
-        CorruptArtifact: a manifest cannot be read.
+        CorruptArtifact: a manifest cannot be read, or a file of an artifact has not the size that it promises.
     """
     steps: dict[str, Step] = {}
     histories: dict[str, list[Manifest]] = {}
@@ -49,6 +49,8 @@ def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> 
         history = histories.setdefault(node.stage.name, list(store.manifests(node.stage.name)))
         is_assumed = assumed_index is not None and (node.stage.name == INDEX or bool(node.parents))
         manifest = None if is_assumed else store.find(node.stage.name, node.key)
+        if manifest is not None:
+            store.check_sizes(manifest)
         reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
         upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
         estimate = _from_manifest(manifest) if manifest else _estimate(node, upstream, history)

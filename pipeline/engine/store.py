@@ -7,20 +7,27 @@ An artifact is complete if and only if its `manifest.json` exists. Nothing else 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.core.files import (
+    TEMPORARY_MARK,
     absolute,
+    filesystem,
     is_local,
     join,
     list_directories,
     list_files,
+    list_states,
     read_json,
+    remove,
+    sha256_bytes,
     sha256_file,
     size_bytes,
+    write_bytes,
     write_json,
 )
 from pipeline.core.stage import Holding
@@ -30,6 +37,8 @@ MANIFEST = "manifest.json"
 STORE_FILE = "store.json"
 DEFAULT_STORE = ".percepts"
 """The `--store` of every command that is given none."""
+NOT_FOREIGN: Final = ("mlflow.db", "lost+found", ".snapshot", ".DS_Store")
+"""Beginnings of names that an empty directory may hold: MLflow's file, and what volumes hold from their start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +85,28 @@ class Manifest:
             keys.extend(value if isinstance(value, list) else [] if value is None else [value])
         return keys
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the manifest as JSON values, with a digest of all of them under "digest"."""
+        value = asdict(self)
+        return {**value, "digest": _digest(value)}
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Manifest:
+        """Parses what `to_json` made; manifests of before 2026-11-26 have no digest.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no manifest, or not the one that was written.
+        """
+        value = dict(value)
+        digest = value.pop("digest", None)
+        if digest is not None and digest != _digest(value):
+            raise ValueError("its digest is that of another text")
         outputs = {name: Output(**output) for name, output in value["outputs"].items()}
         return cls(**{**value, "outputs": outputs})
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return sha256_bytes(json.dumps(value, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -93,18 +120,20 @@ class Store:
         """Opens the store at `uri`; with `create`, makes one if there is none.
 
         Raises:
-            StoreError: the store cannot be read or written, does not exist, or has a newer format.
+            StoreError: the store cannot be read or written, does not exist, has a newer format, or is a directory of
+                other files.
         """
-        root = absolute(uri)
-        marker = join(root, STORE_FILE)
+        _check_named(uri)
         try:
+            root = absolute(uri)
+            marker = join(root, STORE_FILE)
             description: Any = read_json(marker)
         except FileNotFoundError:
             description = None
         except NotADirectoryError as error:
             raise StoreError(f"store {uri!r} is a file, not a directory; give --store a directory") from error
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{marker!r} is not JSON: this is no percepts store, or a damaged one") from error
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{marker!r} is not JSON: {MEND_STORE_FILE}") from error
         except SourceError as error:
             raise StoreError(str(error)) from error
         except OSError as error:
@@ -114,9 +143,10 @@ class Store:
         if description is None:
             if not create:
                 raise StoreError(f"there is no percepts store at {uri!r}; run a recipe with --store {uri} to begin one")
+            check_new(uri)
             _begin(uri, marker)
-        elif not isinstance(description, dict) or not isinstance(description.get("format"), int):
-            raise StoreError(f"{marker!r} does not name a format: this is no percepts store, or a damaged one")
+        elif not _is_format(description):
+            raise StoreError(f"{marker!r} does not name a format: {MEND_STORE_FILE}")
         elif description["format"] > FORMAT:
             raise StoreError(
                 f"store {uri!r} has format {description['format']}, this percepts writes {FORMAT}: "
@@ -125,8 +155,13 @@ class Store:
         return cls(root)
 
     def check_writable(self) -> None:
-        """Checks that files can be written below the root. Raises StoreError."""
-        _begin(self.root, join(self.root, STORE_FILE))
+        """Checks that a file can be written below the root, and removed. Raises StoreError."""
+        uri = join(self.root, f"writable{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
+        try:
+            write_bytes(uri, b"")
+            remove(uri)
+        except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
+            raise _not_writable(self.root, error) from error
 
     def directory(self, stage: str, key: str) -> str:
         """Returns the URI of the artifact's directory."""
@@ -144,11 +179,43 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptArtifact(f"{uri} is not a manifest ({error}); remove its directory to make it anew") from error
+            raise CorruptArtifact(f"{uri} is not a manifest ({error}); {self.how_to_mend}") from error
+
+    @property
+    def how_to_mend(self) -> str:
+        """The end of a message about a damaged file of the store."""
+        return f"run `percepts verify --repair --store {self.root}` and this command again"
+
+    def check_sizes(self, manifest: Manifest) -> None:
+        """Compares the sizes of an artifact's files with its manifest; reads none. Raises CorruptArtifact."""
+        directory = self.directory(manifest.stage, manifest.key)
+        states = list_states(directory) if manifest.outputs else {}
+        for name, output in manifest.outputs.items():
+            state = states.get(name)
+            if state is None and manifest.holds != "files":  # a video's file may be deleted, as a takedown says
+                raise CorruptArtifact(f"{join(directory, name)} is missing; {self.how_to_mend}")
+            if state is not None and state.num_bytes != output.num_bytes:
+                raise CorruptArtifact(
+                    f"{join(directory, name)} has {state.num_bytes} bytes, its manifest says {output.num_bytes}; "
+                    f"{self.how_to_mend}"
+                )
+
+    def check(self, manifest: Manifest) -> None:
+        """Hashes every file of an artifact against its manifest. Raises CorruptArtifact."""
+        self.check_sizes(manifest)
+        directory = self.directory(manifest.stage, manifest.key)
+        for name, output in manifest.outputs.items():
+            uri = join(directory, name)
+            try:
+                digest = sha256_file(uri)
+            except FileNotFoundError:
+                continue  # `check_sizes` says which may be missing
+            if digest != output.sha256:
+                raise CorruptArtifact(f"{uri} is damaged: its sha256 is not that of its manifest; {self.how_to_mend}")
 
     def commit(self, manifest: Manifest) -> None:
         """Writes the manifest: from now on the artifact is complete."""
-        write_json(join(self.directory(manifest.stage, manifest.key), MANIFEST), asdict(manifest))
+        write_json(join(self.directory(manifest.stage, manifest.key), MANIFEST), manifest.to_json())
 
     def outputs(self, stage: str, key: str) -> dict[str, Output]:
         """Returns the digest and size of every file of the artifact except its manifest."""
@@ -176,16 +243,55 @@ class Store:
         """
         if not is_local(self.root):
             raise StoreError(f"store {self.root!r} is remote and cannot hold MLflow's SQLite file; pass --tracking-uri")
-        return f"sqlite:///{join(self.root, 'mlflow.db')}"
+        # SQLAlchemy decodes the path, and begins a query at a question mark.
+        path = join(self.root, "mlflow.db")
+        return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
+
+
+MEND_STORE_FILE: Final = (
+    f'no percepts store, or a damaged one; if it is one, write {{"format": {FORMAT}}} into this file'
+)
+
+
+def _is_format(description: Any) -> bool:
+    number = description.get("format") if isinstance(description, dict) else None
+    return type(number) is int and number >= 1
+
+
+def _check_named(uri: str) -> None:
+    if not uri.strip():
+        raise StoreError("the store's address is empty (an unset variable?); give --store a directory or a URL")
+
+
+def check_new(uri: str) -> None:
+    """Raises StoreError where a new store would lie among other files, cannot be read, or has no address."""
+    _check_named(uri)
+    try:
+        fs, path = filesystem(uri)
+        names = [str(name).rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False)]
+    except FileNotFoundError:
+        return
+    except SourceError as error:
+        raise StoreError(str(error)) from error
+    except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
+        raise StoreError(f"store {uri!r} cannot be read: {_cause(error)}; check the address and its rights") from error
+    others = sorted(n for n in names if n and not n.startswith(NOT_FOREIGN) and TEMPORARY_MARK not in n)
+    if others:
+        raise StoreError(
+            f"{uri!r} holds other files ({others[0]!r}) and is no percepts store: give --store a new or empty "
+            f'directory; if it is a store that lost its {STORE_FILE}, write {{"format": {FORMAT}}} into that file'
+        )
 
 
 def _begin(uri: str, marker: str) -> None:
     try:
         write_json(marker, {"format": FORMAT})
     except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
-        raise StoreError(
-            f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights"
-        ) from error
+        raise _not_writable(uri, error) from error
+
+
+def _not_writable(uri: str, error: BaseException) -> StoreError:
+    return StoreError(f"store {uri!r} cannot be written: {_cause(error)}; choose another --store or fix its rights")
 
 
 def _cause(error: BaseException) -> str:

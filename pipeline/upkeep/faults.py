@@ -12,6 +12,7 @@ Kind = Literal[
     "missing",
     "account",
     "input gone",
+    "made of damaged",
     "unfinished",
     "unrecorded",
     "replaced",
@@ -21,7 +22,7 @@ Kind = Literal[
 ]
 
 SET_ASIDE: Final = "set-aside"
-"""Directory of the store into which a repair moves foreign files."""
+"""Directory of the store into which repairs of version 0.1 moved foreign files."""
 MAKE_AGAIN: Final = "remove it; the next run of its recipe makes it again"
 """Repair of what a run makes again."""
 
@@ -44,13 +45,13 @@ class Fault:
     @property
     def is_repairable(self) -> bool:
         """True if `--repair` can mend it."""
-        return bool(self.removes or self.takes_down) or self.kind == "foreign"
+        return bool(self.removes or self.takes_down)
 
 
 def foreign_file(name: str) -> Fault:
     """Returns the fault of a file that is none of the store's."""
     what = "nothing of percepts has such a name"
-    return Fault(kind="foreign", path=name, what=what, repair=f"move it to {SET_ASIDE}/")
+    return Fault(kind="foreign", path=name, what=what, repair="you: move it out of the store, if it is not wanted")
 
 
 def broken_shard(path: str, kind: Kind, what: str) -> Fault:

@@ -57,6 +57,9 @@ class Inspection:
     num_videos: int = 0
     """Videos of all extractors together."""
 
+    _damaged_keys: set[str] = field(default_factory=set)
+    _faulty: dict[str, Manifest] = field(default_factory=dict)
+
     @cached_property
     def states(self) -> dict[str, FileState]:
         """Every file of the store, from one listing."""
@@ -85,6 +88,7 @@ class Inspection:
         manifests: dict[str, Manifest] = {}
         for name, files in artifacts.items():
             yield from self._artifact(name, files, manifests)
+        yield from self._made_of_damaged(manifests)
         yield from self._inputs(manifests)
         shards: dict[str, IntactShard] = {}
         broken: list[Fault] = []
@@ -183,10 +187,30 @@ class Inspection:
                 yield foreign_file(path)
         faults = list(self._hash(expected))
         for path, kind, what in faults:
-            removes = (manifest_name, path) if SHARDS_FILE in manifest.outputs else (manifest_name, name)
-            yield Fault(kind=kind, path=path, what=what, repair=MAKE_AGAIN, removes=removes)
+            yield Fault(kind=kind, path=path, what=what, repair=MAKE_AGAIN, removes=_files(name, manifest, path))
+            if kind == "damaged":
+                self._damaged_keys.add(manifest.key)
         if faults:
-            del manifests[name]
+            self._faulty[name] = manifests.pop(name)
+
+    def _made_of_damaged(self, manifests: dict[str, Manifest]) -> Iterator[Fault]:
+        """Yields the whole artifacts that were made of a damaged one, directly or through others.
+
+        Of which bytes they were made is not known.
+        """
+        tainted = dict.fromkeys(self._damaged_keys, "")
+        everything = {**manifests, **self._faulty}
+        while new := {
+            manifest.key: next(key for key in manifest.input_keys() if key in tainted)
+            for manifest in everything.values()
+            if manifest.key not in tainted and tainted.keys() & set(manifest.input_keys())
+        }:
+            tainted |= new
+        for name in [name for name, manifest in manifests.items() if tainted.get(manifest.key)]:
+            manifest = manifests.pop(name)
+            what = f"it was made of {tainted[manifest.key]}, which is damaged or was made of what is"
+            removes = _files(name, manifest)
+            yield Fault(kind="made of damaged", path=name, what=what, repair=MAKE_AGAIN, removes=removes)
 
     def _inputs(self, manifests: dict[str, Manifest]) -> Iterator[Fault]:
         keys = {manifest.key for manifest in manifests.values()}
@@ -294,3 +318,18 @@ class Inspection:
         self.num_shards = len(shards)
         self.num_videos = sum(len(shard.sha256_U) for shard in shards.values())
         self.num_frames = {name: sum(shard.num_frames[name] for shard in shards.values()) for name in ACCOUNT}
+
+
+def _files(name: str, manifest: Manifest, path: str | None = None) -> tuple[str, ...]:
+    """Returns what to remove of an artifact, the manifest first, and no file that it does not know.
+
+    Of an extraction only a damaged file (`path`) goes: with the rest of its plan the next run writes the same shards.
+    """
+    manifest_name = f"{name}/{MANIFEST}"
+    if SHARDS_FILE in manifest.outputs:
+        return (
+            (manifest_name, path)
+            if path is not None
+            else (manifest_name, *(f"{name}/{f}" for f in (LEDGER_FILE, SHARDS_FILE)))
+        )
+    return (manifest_name, *(f"{name}/{file}" for file in manifest.outputs))

@@ -123,8 +123,8 @@ DAMAGES: dict[Callable[[Path], None], set[str]] = {
     lose_the_rows: {"missing"},
     spoil_a_sidecar: {"damaged"},
     miscount: {"account"},
-    spoil_an_index: {"damaged"},
-    spoil_a_ledger: {"damaged"},
+    spoil_an_index: {"damaged", "made of damaged"},
+    spoil_a_ledger: {"damaged", "made of damaged"},
     lose_an_output: {"missing"},
     spoil_a_manifest: {"damaged"},
     leave_a_temporary: {"temporary"},
@@ -160,7 +160,7 @@ def test_only_what_is_damaged_is_made_again(root: Path, clips: list[str], capsys
     assert sum(after[path] == before[path] for path in after) == 2
 
 
-def test_what_is_not_ours_is_set_aside(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_ours_is_reported_and_never_touched(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("notes.txt", "percepts/holiday.jpg", "photos/1.jpg"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(name)
@@ -171,9 +171,10 @@ def test_what_is_not_ours_is_set_aside(root: Path, capsys: pytest.CaptureFixture
         ("foreign", "percepts/holiday.jpg"),
         ("foreign", "photos/1.jpg"),
     }
-    assert verify(root, "--repair", capsys=capsys)[0] == 0
-    assert (root / "set-aside/photos/1.jpg").read_text() == "photos/1.jpg"
-    assert verify(root, capsys=capsys)[0] == 0
+    before = all_bytes(str(root))
+    status, (*_, summary) = verify(root, "--repair", capsys=capsys)
+    assert (status, summary["num_repaired"]) == (1, 0)
+    assert all_bytes(str(root)) == before
 
 
 def test_unfinished_artifacts_and_lost_inputs(root: Path, clips: list[str], capsys: pytest.CaptureFixture[str]) -> None:

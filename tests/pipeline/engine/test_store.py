@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from pipeline.core import files
 from pipeline.core.errors import CorruptArtifact, StoreError
@@ -76,6 +77,58 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         Store.open("/proc/percepts", create=True)
     with pytest.raises(StoreError, match="cannot reach"):
         Store.open("nosuchprotocol://x", create=True)
+
+
+@pytest.mark.parametrize("uri", ["", " "])
+def test_an_address_that_is_empty_is_no_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for create in (True, False):
+        with pytest.raises(StoreError, match="address is empty"):
+            Store.open(uri, create=create)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_other_files_is_no_store(root: str) -> None:
+    files.write_bytes(files.join(root, ".git/config"), b"")
+    with pytest.raises(StoreError, match=r"holds other files \('\.git'\).* new or empty directory"):
+        Store.open(root, create=True)
+    assert files.list_files(root) == [".git/config"]
+
+
+def test_a_new_volume_may_become_a_store(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    assert Store.open(str(tmp_path), create=True).root == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b'{"format": true}', b'{"format": 0}', b'{"format": "1"}', b"\xff\xfe{", b"[" * 100_000, b""]
+)
+def test_a_nonsensical_format_is_one_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "store.json").write_bytes(text)
+    with pytest.raises(StoreError, match="no percepts store, or a damaged one") as caught:
+        Store.open(str(tmp_path), create=True)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "store.json").read_bytes() == text
+
+
+def test_the_check_of_rights_changes_nothing(root: str) -> None:
+    store = Store.open(root, create=True)
+    marker = files.join(root, "store.json")
+    files.write_bytes(marker, b'{"format": 1, "note": "kept"}')
+    store.check_writable()
+    assert files.list_files(root) == ["store.json"]
+    assert files.read_json(marker)["note"] == "kept"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a%b", "a#b", "a[1]", "a;b=c"])
+def test_mlflow_keeps_its_file_in_a_store_of_any_name(tmp_path: Path, name: str) -> None:
+    store = Store.open(str(tmp_path / name), create=True)
+    engine = sqlalchemy.create_engine(store.default_tracking_uri)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("create table t (x int)"))
+    engine.dispose()
+    assert (tmp_path / name / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
