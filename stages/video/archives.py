@@ -11,18 +11,21 @@ than it is. Rar is read by libarchive, a library of the system; zip and tar by P
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import re
 import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from pipeline.core.errors import ConfigError, SourceError
 
@@ -36,6 +39,10 @@ RAR_MARKS: Final = {b"Rar!\x1a\x07\x00": "rar", b"Rar!\x1a\x07\x01\x00": "rar5"}
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_NAME_BYTES: Final = 1024
+MAX_PART_BYTES: Final = 200
+"""The longest name of a folder or file: file systems allow 255 bytes, and an unfinished write needs some more."""
+ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods whose unpacking is bounded: a bzip2 or LZMA member of 1 kB unfolds to gigabytes in one step."""
 RATIO_SLACK_BYTES: Final = 64 << 20
 """Archives of small files may shrink a lot: the ratio counts from here on."""
 
@@ -94,7 +101,31 @@ def iter_members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimit
         SourceError: no archive that can be read, or one with something in it that is refused (see the head of this
             file); the message names the member and the rule.
     """
-    yield from _entered(path, path.name, "", wanted, _Budget(limits, path.stat().st_size, path.name), 1)
+    taken = _Taken()
+    for member in _entered(path, path.name, "", wanted, _Budget(limits, path.stat().st_size, path.name), 1):
+        taken.check(member.path, path.name)
+        yield member
+
+
+class _Taken:
+    """The paths that members landed on, as a file system without case and with one form of each accent sees them."""
+
+    def __init__(self) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def check(self, path: str, shown: str) -> None:
+        """Raises SourceError where two members would land on one path, or one below another."""
+        folded = unicodedata.normalize("NFC", path).casefold()
+        parts = folded.split("/")
+        folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if folded in self._files or folded in self._folders or folders & self._files:
+            raise SourceError(
+                f"{shown}: two members land on {path!r} (or one is the folder of the other); "
+                "unpack the archive by hand and give the folder"
+            )
+        self._files.add(folded)
+        self._folders |= folders
 
 
 def _entered(
@@ -137,6 +168,9 @@ def _clean(name: str, where: str) -> str:
         raise SourceError(f"{where} leads out of its folder; an archive may not hold '..'")
     clean = "/".join(parts)
     too_long = len(clean.encode("utf-8", "replace")) > MAX_NAME_BYTES
+    longest = max((len(part.encode("utf-8", "replace")) for part in parts), default=0)
+    if longest > MAX_PART_BYTES:
+        raise SourceError(f"{where} has no usable name: a part has {longest} bytes, {MAX_PART_BYTES} are allowed")
     # fsspec reads `::` in an address as its own.
     if not clean or too_long or "::" in clean or re.search(r"[\x00-\x1f]", clean) or not _is_utf8(clean):
         raise SourceError(f"{where} has no usable name: empty, over {MAX_NAME_BYTES} bytes, with '::', or not text")
@@ -208,14 +242,48 @@ def _zip(path: Path, shown: str) -> Iterator[_RawMember]:
                 yield _RawMember(info.filename, "folder")
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 yield _RawMember(info.filename, "link" if stat.S_ISLNK(mode) else "device")
+            elif info.compress_type not in ZIP_METHODS:
+                yield _RawMember(info.filename, f"member compressed by method {info.compress_type}")
             elif info.flag_bits & 1:
                 yield _RawMember(info.filename, "encrypted file")
             else:
                 yield _RawMember(info.filename, "file", info.file_size, _chunks(partial(archive.open, info), shown))
 
 
+MAX_HEADER_BYTES: Final = 1 << 20
+COMPRESSIONS: Final[dict[bytes, Callable[[Path], IO[bytes]]]] = {
+    b"\x1f\x8b": cast(Callable[[Path], IO[bytes]], partial(gzip.open, mode="rb")),
+    b"BZh": partial(bz2.open, mode="rb"),
+    b"\xfd7zXZ\x00": partial(lzma.open, mode="rb"),
+}
+"""Openers by the first bytes of a file, each of which unpacks no more than one read needs.
+
+The stream of tarfile itself unpacks 10 kB of input at a time, which may be 10 GB of bzip2.
+"""
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header of a tar, whose extension (pax, GNU long name) is read into memory only if it is small."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        is_extension = self.type in (b"x", b"g", b"X", b"L", b"K")
+        if is_extension and self.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes, {MAX_HEADER_BYTES} are allowed")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _uncompressed(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        start = file.read(max(map(len, COMPRESSIONS)))
+    opener = next((opener for mark, opener in COMPRESSIONS.items() if start.startswith(mark)), None)
+    return open(path, "rb") if opener is None else opener(path)
+
+
 def _tar(path: Path, shown: str) -> Iterator[_RawMember]:
-    with tarfile.open(path, "r|*") as archive:
+    with (
+        _uncompressed(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedHeader) as archive,
+    ):
         for info in archive:
             if info.isdir():
                 yield _RawMember(info.name, "folder")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -41,6 +43,12 @@ def is_avi(name: str) -> bool:
 
 def unpacked(path: Path, limits: ArchiveLimits | None = None) -> dict[str, bytes]:
     return {member.path: b"".join(member.chunks) for member in iter_members(path, is_avi, limits or ArchiveLimits())}
+
+
+def read_all(path: Path) -> None:
+    for member in iter_members(path, lambda name: True, ArchiveLimits()):
+        for _ in member.chunks:
+            pass
 
 
 def written(directory: Path, name: str, data: bytes) -> Path:
@@ -165,3 +173,63 @@ def test_broken_archives_say_so(tmp_path: Path) -> None:
     twice = written(tmp_path, "twice.tar", make_tar({"x.avi": b"1", "./x.avi": b"2"}))
     with pytest.raises(SourceError, match=r"member './x.avi' is there twice"):
         unpacked(twice)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("wave/a.avi", "Wave/A.avi"),
+        ("a.avi/b.avi", "a.avi"),
+        ("a.avi", "a.avi/b.avi"),
+        ("\u00e9.avi", "e\u0301.avi"),
+    ],
+)
+def test_two_members_never_land_on_one_path(tmp_path: Path, names: tuple[str, str]) -> None:
+    path = written(tmp_path, "a.zip", make_zip(dict.fromkeys(names, b"video")))
+    with pytest.raises(SourceError, match=r"a\.zip: two members land on"):
+        unpacked(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("collide.zip", "two members land on"),
+        ("dirfile.zip", "two members land on"),
+        ("longcomp.zip", "a name of 30. bytes, 200 are allowed"),
+        ("bzip2_member_bomb.zip", "compressed by method 12"),
+    ],
+)
+def test_reported_archives(shared_data: Path, name: str, rule: str) -> None:
+    with pytest.raises(SourceError, match=rule):
+        read_all(shared_data / "reported/archives" / name)
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_a_bomb_takes_little_memory(tmp_path: Path, compression: str) -> None:
+    """A pax header, and a member, of 400 MB of zeros."""
+    zeros = bytes(400 << 20)
+    header = tarfile.TarInfo("PaxHeaders/a.avi")
+    header.type, header.size = tarfile.XHDTYPE, len(zeros)
+    for name, start in (("pax", header.tobuf()), ("member", b"")):
+        path = tmp_path / f"{name}.tar.{compression}"
+        with tarfile.open(path, f"w:{compression}") as archive:  # type: ignore[call-overload]
+            if start:
+                archive.fileobj.write(start + zeros)
+            else:
+                info = tarfile.TarInfo("a.avi")
+                info.size = len(zeros)
+                archive.addfile(info, io.BytesIO(zeros))
+    del zeros
+    for name, rule in (("pax", "a header of"), ("member", "unpacks to more than")):
+        code = (
+            "import resource, sys\nfrom pathlib import Path\n"
+            "from pipeline.core.errors import SourceError\nfrom tests.stages.video.test_archives import read_all\n"
+            "idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "try:\n    read_all(Path(sys.argv[1]))\nexcept SourceError as error:\n    print(error)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle)\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / f"{name}.tar.{compression}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        message, growth_kib = done.stdout.splitlines()
+        assert rule in message
+        assert int(growth_kib) < 300_000
