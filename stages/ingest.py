@@ -28,13 +28,14 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
-from stages.video import probe_cache, watchdog
+from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.container import Limits
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.probe import Probe, probe
+from stages.video.processes import watchdog
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.record_table import DigestOrder
 from stages.video.sources import VideoSource, iter_videos, local_video
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stages.video.decode import DecodeConfig
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.damage import LIMITS, Decoded, decode_and_check, write_harmed
 

@@ -37,7 +37,11 @@ def test_the_worker_of_any_stage_needs_neither_mlflow_nor_the_report() -> None:
         ("a coordinator", ("pipeline.engine.execute", "cluster.workers"), SLOW | REPORT - {"rich.live"}),
         ("a prober", ("cluster.workers", "stages.ingest"), SLOW | REPORT),
         ("a decoder", ("cluster.streams", "stages.extraction.decode_queue", "stages.video.decode"), SLOW | REPORT),
-        ("an isolated process", ("stages.video.isolated_process", "stages.video.decode"), SLOW | REPORT | {"ray"}),
+        (
+            "an isolated process",
+            ("stages.video.processes.isolated_process", "stages.video.decode"),
+            SLOW | REPORT | {"ray"},
+        ),
     ],
 )
 def test_a_process_does_not_import_what_it_does_not_need(

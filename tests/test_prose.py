@@ -18,30 +18,8 @@ PACKAGES = ("pipeline", "stages", "cluster")
 
 SWEPT = (
     "cluster",
-    "pipeline/commands",
-    "pipeline/core",
-    "pipeline/engine",
-    "pipeline/options",
-    "pipeline/recipes",
-    "pipeline/reporting",
-    "pipeline/run.py",
-    "pipeline/upkeep",
-    "stages/convnets",
-    "stages/datasets",
-    "stages/evaluation",
-    "stages/extract.py",
-    "stages/extraction",
-    "stages/figures",
-    "stages/finetuning",
-    "stages/ingest.py",
-    "stages/models",
-    "stages/percepts",
-    "stages/pretraining",
-    "stages/serving",
-    "stages/standardize.py",
-    "stages/synthesize.py",
-    "stages/unpack.py",
-    "stages/video",
+    "pipeline",
+    "stages",
 )
 """Folders and files that conform, relative to the repository."""
 

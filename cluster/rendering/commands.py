@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from cluster.settings import ClusterSettings
+from cluster.rendering.settings import ClusterSettings
 
 SYSTEMD_SAFE = re.compile(r"[A-Za-z0-9_@+=:,./-]+")
 

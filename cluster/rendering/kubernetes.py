@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.rendering.commands import run_command, shell_line, submit_command
-from cluster.settings import ClusterSettings, NodeSettings
+from cluster.rendering.settings import ClusterSettings, NodeSettings
 
 USER_ID = 1000
 """The image's user: cluster/Dockerfile makes it."""

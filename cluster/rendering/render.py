@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster.rendering import kubernetes
 from cluster.rendering.commands import run_command, shell_line, submit_command, systemd_line
-from cluster.settings import ClusterSettings
+from cluster.rendering.settings import ClusterSettings
 
 Files = dict[str, str]
 """File name -> text."""

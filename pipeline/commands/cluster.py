@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cluster.rendering.render import RENDERERS, SCHEDULED, Files
-from cluster.settings import DEFAULTS, read_settings
+from cluster.rendering.settings import DEFAULTS, read_settings
 from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import UsageError
 from pipeline.options.flags import Word

@@ -79,7 +79,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def comparison_page(comparison: Comparison) -> str:
     """Returns the comparison as one HTML page that needs nothing beside it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )  # fmt: skip

@@ -81,7 +81,7 @@ def run_note(view: RunView, report_uri: str) -> str:
 def page(results: Results) -> str:
     """Renders the HTML page."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

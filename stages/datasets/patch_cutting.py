@@ -15,11 +15,11 @@ from pipeline.core.arrays import map_array, write_array
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, Patch
-from stages.video import watchdog
 from stages.video.chunks import FrameChunk
 from stages.video.decode import DecodeConfig, VideoDecoder
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.ledger import VideoRecord
+from stages.video.processes import watchdog
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.sources import local_video
 
 

@@ -22,7 +22,7 @@ from stages.percepts.shards import VideoResult
 from stages.video.chunks import CHUNK_BYTES
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 
 NUM_SLOTS: Final = CHUNKS_AHEAD + 3
 """Chunks of a process that exist at once: those that wait, one on its way to them, one with the consumer, and one that

@@ -21,7 +21,7 @@ from typing import Final, Self
 from stages.percepts.shards import VideoResult
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.sources import local_video
 
 CHUNK_FRAMES: Final = 32
@@ -86,7 +86,7 @@ def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Gener
 
 
 class IsolatedDecoder:
-    """A DecodeSource that decodes in isolated processes (`stages.video.isolated_process`).
+    """A DecodeSource that decodes in isolated processes (`stages.video.processes.isolated_process`).
 
     It rejects a video that kills the process or hangs in it. A context manager, which ends the processes.
     """

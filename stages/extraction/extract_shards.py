@@ -20,9 +20,9 @@ from stages.extraction.timings import Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import iter_shards
-from stages.video import watchdog
 from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.processes import watchdog
 
 if TYPE_CHECKING:
     from stages.extraction.shard_extractor import ShardExtractor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.video import shared_frames
+from stages.video.processes import shared_frames
 from stages.video.timeline import Place
 
 CHUNK_BYTES = 64 << 20

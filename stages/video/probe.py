@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stages.video import watchdog
 from stages.video.container import Limits, in_words, open_video
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
 from stages.video.ledger import Verdict
+from stages.video.processes import watchdog
 from stages.video.scan import Scan
 from stages.video.streams import DAMAGE, NoVideoError, others_in_words
 from stages.video.timeline import Timeline
@@ -57,7 +57,8 @@ class Probe:
 def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
     """Probes a local file. Never raises on what the file holds.
 
-    Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for `stages.video.watchdog`.
+    Takes at most `limits.min_decode_s` plus one packet; a decoder that never returns is for
+    `stages.video.processes.watchdog`.
     """
     limits = limits or Limits()
     try:

@@ -17,7 +17,7 @@ import yaml
 
 from cluster.rendering.commands import run_command, submit_command, systemd_line
 from cluster.rendering.render import RENDERERS, SCHEDULED
-from cluster.settings import ClusterSettings, read_settings
+from cluster.rendering.settings import ClusterSettings, read_settings
 from pipeline.commands.cluster import NUM_TIMES, main
 from pipeline.core.errors import UsageError
 from tests.conftest import ROOT

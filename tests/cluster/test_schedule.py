@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cluster.schedule import Schedule
+from cluster.rendering.schedule import Schedule
 from pipeline.core.errors import ConfigError
 
 EXPRESSIONS = (

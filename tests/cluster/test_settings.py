@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import DEFAULTS, read_settings
+from cluster.rendering.settings import DEFAULTS, read_settings
 from pipeline.core.errors import ConfigError, SourceError
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from stages.video.container import Limits
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
-from stages.video.watchdog import watched
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
+from stages.video.processes.watchdog import watched
 from tests.stages.video.sabotage import misbehave
 
 LIMITS = Limits(max_stall_s=1.0, max_memory_bytes=300 << 20)
@@ -110,7 +110,7 @@ def test_slow_work_that_gives_signs_of_life_is_left_alone() -> None:
 def test_it_ends_with_its_parent() -> None:
     code = (
         "import os; from stages.video.container import Limits;"
-        "from stages.video.isolated_process import IsolatedProcess;"
+        "from stages.video.processes.isolated_process import IsolatedProcess;"
         "process = IsolatedProcess(Limits()); print(process.call(os.getpid), flush=True); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

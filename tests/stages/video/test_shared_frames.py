@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.video import shared_frames
 from stages.video.container import Limits
-from stages.video.isolated_process import IsolatedProcess, ProcessDied
+from stages.video.processes import shared_frames
+from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 
 LIMITS = Limits(max_stall_s=20.0, max_memory_bytes=1 << 30)
 SHAPE = (4, 64, 64, 3)

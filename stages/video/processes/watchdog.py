@@ -2,7 +2,7 @@
 
 A worker process that can be replaced calls `arm` once. From then on, whatever is `watched` has to give a sign of life
 now and then; if it does not, the process says so on stderr and dies of SIGALRM (of memory, with the exit status
-OUT_OF_MEMORY). The second try then takes place in an isolated process (`stages.video.isolated_process`), where only
+OUT_OF_MEMORY). The second try then takes place in an isolated process (`isolated_process` beside this file), where only
 the harmful video is lost. In a process that is not armed, watching does nothing.
 
 A thread does the checking. It also winds up the kernel's alarm clock again and again: C code that hangs with Python's

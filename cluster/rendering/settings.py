@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.schedule import Schedule
-from cluster.settings_file import layered, load, read_toml
+from cluster.rendering.schedule import Schedule
+from cluster.rendering.settings_file import layered, load, read_toml
 from pipeline.core.errors import ConfigError
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")

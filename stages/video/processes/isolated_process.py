@@ -5,7 +5,7 @@
         for chunk in process.stream(decode, path): ...     # what a generator function yields, as it does
 
 One process serves one call after the other and is replaced after a death. With `shared` (slots, and bytes of each) it
-hands large arrays over in memory that both processes map (`stages.video.shared_frames`).
+hands large arrays over in memory that both processes map (`stages.video.processes.shared_frames`).
 
 The process may take `limits.max_memory_bytes` more than it needs to start (RLIMIT_AS, on Linux, unless `is_limited` is
 false), and ends by itself when it has been silent for `limits.max_stall_s`, when it has grown by more than those bytes,
@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from stages.video import shared_frames, watchdog
 from stages.video.container import Limits
-from stages.video.shared_frames import SharedFrames
+from stages.video.processes import shared_frames, watchdog
+from stages.video.processes.shared_frames import SharedFrames
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class IsolatedProcess:
         if self._pipe is None:
             self._pipe, child_end = Pipe()
             descriptors = [child_end.fileno()]
-            command = [sys.executable, "-m", "stages.video.isolated_process", str(child_end.fileno())]
+            command = [sys.executable, "-m", "stages.video.processes.isolated_process", str(child_end.fileno())]
             command += [str(self._limits.max_stall_s), str(self._limits.max_memory_bytes), str(int(self._is_limited))]
             if self._shared is not None:
                 # New for each process: what the one before has sent stays valid.
