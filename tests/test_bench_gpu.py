@@ -14,8 +14,9 @@ import pytest
 from pipeline.commands.recipe_options import parse
 from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.recipes.registry import load_recipe
+from pipeline.reporting.paper_numbers import TABLE_2
 from stages.models.pretrained import Pretrained
-from tests.bench_gpu.__main__ import PARTS, commands
+from tests.bench_gpu.__main__ import commands
 from tests.bench_gpu.__main__ import parse as parse_parts
 from tests.bench_gpu.largest_batch import largest_fitting
 from tests.bench_gpu.moving_mnist import configured, recipe_arguments
@@ -35,15 +36,15 @@ def test_the_largest_batch_is_found_to_within_a_32nd(limit: int) -> None:
     assert len(tried) < 30
 
 
-def test_all_six_models_are_trained_once() -> None:
+def test_every_row_of_table_2_is_trained_and_conditional_models_read_themselves() -> None:
     options = parse_parts(["--mnist", "somewhere", "--minutes", "9"])
-    named = [
-        command[command.index("--model") + 1]
-        for part in PARTS
-        for command in commands(part, options)
-        if "--model" in command
+    rows = commands("table_2", options)
+    models = [command[command.index("--model") + 1] for command in rows]
+    assert sorted(models) == sorted(TABLE_2.rows)
+    assert [model for model, row in zip(models, rows, strict=True) if "--feedback" in row] == [
+        model for model in models if "conditional" in model
     ]
-    assert sorted(named) == sorted(MODELS)
+    assert all("somewhere" in row for row in rows)
     assert "--minutes" in commands("moving_mnist", options)[0]
     (extraction,) = commands("extract_vgg16_fc6", options)
     assert "--random-weights" in extraction
