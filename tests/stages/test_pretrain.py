@@ -42,12 +42,7 @@ Inputs = dict[str, Any]
 SMALL = partial(
     changed,
     PretrainConfig(),
-    num_units=12,
-    num_layers=2,
-    num_frames_in=6,
-    num_frames_out=4,
-    dropout=0.2,
-    window_stride=2,
+    **{"num_units": 12, "num_layers": 2, "num_frames_in": 6, "num_frames_out": 4, "dropout": 0.2, "window_stride": 2},
     validation_fraction=0.2,
     batch_size=5,
     num_steps=24,

@@ -47,9 +47,7 @@ FRAME = FinetuneConfig(
 class ThreeSplits(Splits):
     """Clip n of a class is tested in split 1 + n % 3; of the others, every fourth is held out."""
 
-    @property
-    def name(self) -> str:
-        return "made"
+    name = "made"
 
     def numbers(self) -> tuple[int, ...]:
         return (1, 2, 3)
@@ -58,26 +56,19 @@ class ThreeSplits(Splits):
         return (*sorted(MOTIONS), "unseen")
 
     def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
-        found = []
-        for position, record in enumerate(records):
-            clip = position % PER_CLASS
-            held = "validation" if clip % 4 == 3 else "train"
-            found.append(replace(record, part="test" if clip % 3 == number - 1 else held))
-        return found
+        def part(clip: int) -> str:
+            return "test" if clip % 3 == number - 1 else "validation" if clip % 4 == 3 else "train"
+
+        return [replace(record, part=part(at % PER_CLASS)) for at, record in enumerate(records)]
 
     def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
         return len(records), 50
 
     def coverage(self, number: int, records: Sequence[VideoRecord] | None = None) -> Coverage:
         parts = [record.part for record in self.assign(records, number)] if records else []
-        return Coverage(
-            name="made",
-            number=number,
-            num_train=sum(part in ("train", "validation") for part in parts),
-            num_official_train=40,
-            num_test=parts.count("test"),
-            num_official_test=16,
-        )
+        num_train, num_test = sum(part in ("train", "validation") for part in parts), parts.count("test")
+        official = {"num_official_train": 40, "num_official_test": 16}
+        return Coverage(name="made", number=number, num_train=num_train, num_test=num_test, **official)
 
 
 Made = tuple[Percepts, Statistics]
