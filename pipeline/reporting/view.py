@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.core.stage import Artifact
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
+
+LOCAL_MLFLOW = "http://127.0.0.1:5000"
+"""Address at which `percepts ui` serves MLflow, unless it is given another port."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +80,21 @@ class RunView:
     """Page of the run, to be put behind the address at which MLflow's pages are served; empty: not tracked."""
     nodes: tuple[NodeView, ...]
     """Parents before children."""
+
+    @property
+    def has_mlflow_server(self) -> bool:
+        """True if runs are tracked by a server, and not in a file that `percepts ui` serves."""
+        return self.tracking_uri.startswith(("http://", "https://"))
+
+    @property
+    def tracking_address(self) -> str:
+        """The tracking address without the user name and password that it may hold."""
+        return re.sub(r"(?<=://)[^/@]*@", "", self.tracking_uri)
+
+    @property
+    def mlflow_url(self) -> str:
+        """The address of the run's page in MLflow; empty where the run was not tracked."""
+        if not self.mlflow_page:
+            return ""
+        server = self.tracking_address if self.has_mlflow_server else LOCAL_MLFLOW
+        return f"{server.rstrip('/')}/{self.mlflow_page}"

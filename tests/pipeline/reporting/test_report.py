@@ -116,6 +116,22 @@ def test_the_best_of_each_column_is_bold(run: FakeRun, tmp_path: Path) -> None:
     assert bold == [f"{100 * mean:.1f}" for mean in best]
 
 
+@pytest.mark.parametrize(
+    ("tracking_uri", "expected"),
+    [
+        ("http://ann:secret@tracker.example:5000/", "http://tracker.example:5000/#/experiments/1/runs/2"),
+        ("sqlite:////store/mlflow.db", "http://127.0.0.1:5000/#/experiments/1/runs/2"),
+    ],
+)
+def test_the_page_links_to_the_run_and_shows_no_password(
+    run: FakeRun, tmp_path: Path, tracking_uri: str, expected: str
+) -> None:
+    view = replace(run.view, tracking_uri=tracking_uri, mlflow_page="#/experiments/1/runs/2")
+    html = written(view, tmp_path)
+    assert expected in Page(html).values("a", "href")
+    assert "secret" not in html
+
+
 def test_the_page_needs_nothing_but_itself(run: FakeRun, tmp_path: Path) -> None:
     html = written(replace(run.view, tracking_uri="http://tracker.example:5000"), tmp_path)
     page = Page(html)
