@@ -30,8 +30,8 @@ from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
-from stages.video.container import Limits
 from stages.video.ledger import VideoRecord, write_records
+from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.probe import Probe, probe
 from stages.video.processes import watchdog

@@ -157,7 +157,9 @@ class Arena:
         """Processes below our own raylets that are extractors, and not helpers or idle workers."""
         processes = parents()
         mine = {process.process.pid for node in self.cluster.list_all_nodes() for process in self._raylets(node)}
-        return [pid for pid, (parent, command) in processes.items() if parent in mine and "ray::_Host" in command]
+        return [
+            pid for pid, (parent, command) in processes.items() if parent in mine and "ray::_WorkerActor" in command
+        ]
 
     def _raylets(self, node: Any) -> list[Any]:
         return list(node.all_processes.get("raylet", []))

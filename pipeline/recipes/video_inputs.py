@@ -14,7 +14,7 @@ from stages.extraction.config import ExtractionConfig
 from stages.ingest import IngestConfig, ingest
 from stages.unpack import UnpackConfig, unpack
 from stages.video.archives import ArchiveLimits
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from stages.video.sources import split_archives
 
 Decoding = TypeVar("Decoding", bound=ExtractionConfig | CuttingConfig)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
-from stages.video.container import Limits
+from stages.video.limits import Limits
 
 PATCH_PX: Final = 32
 NUM_CHANNELS: Final = 3

@@ -7,8 +7,8 @@ from pipeline.core.errors import ConfigError
 from stages.convnets.config import ConvnetConfig
 from stages.percepts.schema import FORMAT, Extractor
 from stages.percepts.writer import Compression
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 
 VERSION: Final = 1
 """The version of decoding and of `shard_extractor`: raise it when the same settings would give other rows."""

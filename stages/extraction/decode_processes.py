@@ -20,8 +20,8 @@ from stages.extraction.decode_queue import (
 )
 from stages.percepts.shards import VideoResult
 from stages.video.chunks import CHUNK_BYTES
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 
 NUM_SLOTS: Final = CHUNKS_AHEAD + 3

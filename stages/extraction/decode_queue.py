@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from stages.percepts.shards import VideoResult
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
+from stages.video.limits import Limits
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.sources import local_video
 

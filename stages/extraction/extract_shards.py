@@ -20,8 +20,8 @@ from stages.extraction.timings import Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import iter_shards
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 from stages.video.processes import watchdog
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from stages.convnets.config import ConvnetConfig
 from stages.convnets.convnet import Convnet
 from stages.percepts.schema import Extractor
 from stages.video import flow
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.limits import Limits
 from stages.video.sources import local_video
 
 

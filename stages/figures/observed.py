@@ -26,8 +26,8 @@ from stages.percepts.reader import PerceptStore, open_store, read_store_extracto
 from stages.percepts.shards import LEDGER_FILE
 from stages.percepts.transforms import Standardisation
 from stages.percepts.windows import Windows
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.limits import Limits
 
 Floats = npt.NDArray[np.float32]
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.core.errors import CorruptArtifact
 from stages.percepts.schema import Extractor
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.ledger import VideoRecord
+from stages.video.limits import Limits
 from stages.video.sources import local_video
 
 Pictures = npt.NDArray[np.uint8]

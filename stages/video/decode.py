@@ -26,9 +26,10 @@ from av.video.frame import VideoFrame
 
 from pipeline.core.errors import ConfigError
 from stages.video.chunks import ChunkBuilder, FrameChunk
-from stages.video.container import Damage, Limits, PacketReader, clock_of, decode_packet, in_words, open_video
+from stages.video.container import Damage, PacketReader, clock_of, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
 from stages.video.ledger import Verdict
+from stages.video.limits import Limits
 from stages.video.probe import Probe, probe
 from stages.video.processes import watchdog
 from stages.video.streams import DAMAGE

@@ -28,8 +28,8 @@ from pipeline.core.parquet import iter_tables
 from pipeline.core.rates import BYTES_PER_FRAME, PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
-from stages.video.container import Limits
 from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord
+from stages.video.limits import Limits
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
 from stages.video.sources import VideoSource, hash_sources, iter_videos, unique_sources, with_stamp
 

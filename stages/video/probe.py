@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stages.video.container import Limits, in_words, open_video
+from stages.video.container import in_words, open_video
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
 from stages.video.ledger import Verdict
+from stages.video.limits import Limits
 from stages.video.processes import watchdog
 from stages.video.scan import Scan
 from stages.video.streams import DAMAGE, NoVideoError, others_in_words

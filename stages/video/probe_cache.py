@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import join, list_files, open_atomic, read_bytes
 from pipeline.core.parquet import iter_tables
-from stages.video.container import Limits
 from stages.video.ledger import ROW_GROUP_ROWS, SCHEMA, VideoRecord, to_table
+from stages.video.limits import Limits
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, Digests
 from stages.video.sources import VideoSource
 

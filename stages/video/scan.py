@@ -20,7 +20,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stages.video.clock import DELTA_THRESHOLD_S, NEIGHBOURS, find_outliers
-from stages.video.container import Damage, Limits, PacketReader, clock_of, decode_packet, in_words, shows_no_picture
+from stages.video.container import Damage, PacketReader, clock_of, decode_packet, in_words, shows_no_picture
+from stages.video.limits import Limits
 from stages.video.timeline import Timeline, to_us
 
 COUNTED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu"})

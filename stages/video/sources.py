@@ -31,8 +31,8 @@ from pipeline.core.errors import SourceError
 from pipeline.core.files import join
 from pipeline.core.parquet import read_table
 from stages.video.archives import is_archive
-from stages.video.container import Limits
 from stages.video.fetch import check_file, error_in_words, fetched, open_filesystem
+from stages.video.limits import Limits
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"

@@ -48,4 +48,4 @@ def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkp
     )
     assert step - 2 <= found_step <= step
     assert extra["smallest_loss"] < float("inf")
-    assert {manifest.stage for manifest in Store.open(str(root)).manifests()} == {"digits"}
+    assert {manifest.stage for manifest in Store.open(str(root)).manifests()} == {"load_digits"}

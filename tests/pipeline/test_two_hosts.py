@@ -117,7 +117,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def disturb_extraction(hosts: TwoHosts, told: Story, driver: subprocess.Popen[bytes]) -> None:
     percepts = Path(told.store.root) / "percepts"
     told.wait("percepts", lambda: any(percepts.rglob("*.parquet")), driver)
-    told.wait("extraction on both hosts", lambda: hosts.pids(2, "_Host.apply"), driver)
+    told.wait("extraction on both hosts", lambda: hosts.pids(2, "_WorkerActor.apply"), driver)
     hosts.cut()
     told.wait("word of the lost extractor", lambda: told.saying("a node was lost with a worker on"), driver)
     hosts.join()

@@ -15,9 +15,9 @@ from stages.datasets.mnist import PARTS
 from stages.datasets.patch_cutting import Cutter, Task, cut_video, piece_uri, places
 from stages.datasets.patches import CuttingConfig, MomentSums
 from stages.video.artifacts import Index
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.ledger import VideoRecord
+from stages.video.limits import Limits
 from tests.stages.made_clips import make_index
 
 CONFIG = CutPatchesConfig(num_frames=6, patches_per_video=5, short_side_px=40, test_portion=0.3, validation_portion=0.2)

@@ -19,9 +19,9 @@ from stages.convnets.config import ConvnetConfig
 from stages.cut_patches import CutPatchesConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
 from stages.video.ledger import VideoRecord
+from stages.video.limits import Limits
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.sabotage import install_below
 

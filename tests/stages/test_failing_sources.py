@@ -17,8 +17,8 @@ from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts
 from stages.video import fetch
 from stages.video.artifacts import Index
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 from tests.stages.failing_server import FAILURES, STATUSES, FailingServer, failing_server
 from tests.stages.video.clips import encode, moving_square
 

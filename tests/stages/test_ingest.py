@@ -17,7 +17,7 @@ from pipeline.core.workers import InProcessWorkers
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest, list_sources
 from stages.video.artifacts import Corpus
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from tests.stages.video.clips import encode, moving_square
 
 

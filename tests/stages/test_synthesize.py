@@ -23,9 +23,8 @@ from pipeline.core.stage import Context
 from pipeline.core.workers import InProcessWorkers
 from stages.datasets.clip_painter import Painter, load_photographs, tiles, track
 from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
-from stages.synthesize import SynthesizeConfig, planned_clips, synthesize
+from stages.synthesize import SynthesizeConfig, encode_h264, planned_clips, synthesize
 from stages.video.artifacts import Corpus
-from stages.video.encode import encode_h264
 
 SMALL = SynthesizeConfig(num_unlabelled=10, num_train=24, num_test=16, unlabelled_frames=20, labelled_frames=24)
 

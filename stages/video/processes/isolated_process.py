@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from stages.video.processes import shared_frames, watchdog
 from stages.video.processes.shared_frames import SharedFrames
 

@@ -17,8 +17,8 @@ from stages.extract import ExtractConfig
 from stages.ingest import IngestConfig
 from stages.percepts.artifacts import Percepts
 from stages.video.artifacts import Index
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 from tests.pipeline.small_store import run_plan
 from tests.stages.video.clips import encode, moving_square
 

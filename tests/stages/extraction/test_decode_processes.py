@@ -32,8 +32,8 @@ from stages.extraction.shard_task import ShardTask
 from stages.percepts.shards import VideoResult, directory
 from stages.video import decode, scan
 from stages.video.chunks import CHUNK_BYTES
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig
+from stages.video.limits import Limits
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.sabotage import install_below
 

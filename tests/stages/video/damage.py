@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, DecodeReport, VideoDecoder
+from stages.video.limits import Limits
 from stages.video.probe import probe
 
 LIMITS = Limits(max_pixels=1 << 21, max_duration_s=600.0, max_frames=10_000, min_decode_s=30.0, max_decode_s_per_s=5.0)

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from stages.video.chunks import FrameChunk
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, DecodeReport, VideoDecoder
+from stages.video.limits import Limits
 from tests.stages.video.clips import encode, ffmpeg_count, moving_square
 
 NATIVE = DecodeConfig(short_side_px=None, crop_px=None)

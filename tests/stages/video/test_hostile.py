@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.video.container import Limits
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.limits import Limits
 from stages.video.probe import probe
 from tests.stages.video.clips import encode, ffmpeg_count, moving_square
 from tests.stages.video.damage import decode_and_check, write_harmed

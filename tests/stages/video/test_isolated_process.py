@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.processes.watchdog import watched
 from tests.stages.video.sabotage import misbehave
@@ -109,7 +109,7 @@ def test_slow_work_that_gives_signs_of_life_is_left_alone() -> None:
 
 def test_it_ends_with_its_parent() -> None:
     code = (
-        "import os; from stages.video.container import Limits;"
+        "import os; from stages.video.limits import Limits;"
         "from stages.video.processes.isolated_process import IsolatedProcess;"
         "process = IsolatedProcess(Limits()); print(process.call(os.getpid), flush=True); os.kill(os.getpid(), 9)"
     )

@@ -17,8 +17,8 @@ from pipeline.core.errors import CorruptArtifact
 from pipeline.core.stage import Context
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest
-from stages.video.container import Limits
 from stages.video.ledger import VideoRecord
+from stages.video.limits import Limits
 from stages.video.probe_cache import PROBE_CACHE
 from tests.stages.video.clips import encode, moving_square
 

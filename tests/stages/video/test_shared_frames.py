@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from stages.video.processes import shared_frames
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 

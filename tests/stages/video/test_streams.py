@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.recipes.youtube import RECIPE
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.ingest import probe_source
-from stages.video.container import Limits
+from stages.video.limits import Limits
 from stages.video.probe import probe
 from stages.video.sources import VideoSource
 
