@@ -201,7 +201,7 @@ def test_table_4_goes_from_video_files_to_fused_cells(
 def test_who_lacks_clips_hears_it_before_a_video_is_opened(
     recipe: str, shared_data: Path, tmp_path: Path, store: Store, run: Run
 ) -> None:
-    lists = ["--lists", str(shared_data / "splits" / recipe), "--store", store.root]
+    lists = ["--lists", str(shared_data / "splits" / recipe), "--store", store.root, "--in-process"]
     (tmp_path / "few").symlink_to(shared_data / recipe)
     before = len(list(store.manifests()))
     with pytest.raises(DataSetError, match=r"clips are missing \(.*, and \d+ more\).* give --allow-missing") as found:
