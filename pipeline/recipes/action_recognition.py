@@ -17,7 +17,7 @@ from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Measured, Table, add_arms
 from pipeline.recipes.existing_models import PretrainedNodes, add_existing_models
-from pipeline.recipes.model_variants import PUBLISHED, REFUSED, Model, pretrain_models
+from pipeline.recipes.model_variants import ONE_GPU, PAPER_PERCEPTS, PUBLISHED, REFUSED, Model, pretrain_models
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
@@ -310,9 +310,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scratch.num-units": 256,
         "train-threads": 2,
     },
-    "gpu": {
-        "gpus-per-worker": 1,
-        "workers": "1",
+    "gpu": ONE_GPU
+    | {
         "pretrain.num-layers": 2,
         "pretrain.batch-size": 512,
         "pretrain.num-steps": 5000,
@@ -321,13 +320,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scratch.precision": "bfloat16",
         "finetuned.precision": "bfloat16",
     },
-    # The percepts need weights: --extract.convnet.weights.
     "paper": PUBLISHED
+    | PAPER_PERCEPTS
+    | ONE_GPU
     | {
-        "extract.convnet.name": "vgg16",
-        "extract.convnet.layer": "fc6",
-        "gpus-per-worker": 1,
-        "workers": "1",
         "pretrain.num-steps": 86_400,
         "scratch.num-layers": 2,
     },

@@ -94,3 +94,21 @@ PUBLISHED: Final = {
     "pretrain.feedback.probability": 0.0,
 }
 """The paper's models and optimiser, as its authors' code has them; conditional decoders read true frames."""
+ONE_GPU: Final = {"gpus-per-worker": 1, "workers": "1"}
+"""One worker with one GPU."""
+PAPER_PERCEPTS: Final = {"extract.convnet.name": "vgg16", "extract.convnet.layer": "fc6"}
+"""The paper's percepts. They need weights: --extract.convnet.weights."""
+PIXELS_ON_A_GPU: Final = ONE_GPU | {
+    "pretrain.num-units": 2048,
+    "pretrain.num-layers": 2,
+    "pretrain.batch-size": 512,
+    "pretrain.num-steps": 16_000,
+    "pretrain.optimizer.learning-rate": 1e-3,
+    "pretrain.optimizer.final-fraction": 0.02,
+    "pretrain.optimizer.num-warmup-steps": 300,
+    "pretrain.validate-every-steps": 1000,
+    "pretrain.checkpoint-every-steps": 1000,
+}
+"""The size and schedule of models of pixels on one GPU."""
+PUBLISHED_PIXELS: Final = PUBLISHED | ONE_GPU | {"pretrain.num-steps": 100_000}
+"""The paper's models of pixels, on one GPU."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
+from pipeline.recipes.model_variants import (
+    OF_PERCEPTS,
+    PIXELS_ON_A_GPU,
+    PRETRAIN_GROUP,
+    PUBLISHED_PIXELS,
+    REFUSED,
+    Model,
+    pretrain_models,
+)
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
@@ -77,20 +85,8 @@ RECIPE = Recipe(
     ),
     presets={
         "laptop": {"pretrain.num-units": 384, "pretrain.num-steps": 2800},
-        "gpu": {
-            "gpus-per-worker": 1,
-            "workers": "1",
-            "pretrain.num-units": 2048,
-            "pretrain.num-layers": 2,
-            "pretrain.batch-size": 512,
-            "pretrain.num-steps": 16_000,
-            "pretrain.optimizer.learning-rate": 1e-3,
-            "pretrain.optimizer.final-fraction": 0.02,
-            "pretrain.optimizer.num-warmup-steps": 300,
-            "pretrain.validate-every-steps": 1000,
-            "pretrain.checkpoint-every-steps": 1000,
-        },
-        "paper": PUBLISHED | {"gpus-per-worker": 1, "workers": "1", "pretrain.num-steps": 100_000},
+        "gpu": PIXELS_ON_A_GPU,
+        "paper": PUBLISHED_PIXELS,
     },
     refused=REFUSED | OF_PERCEPTS,
     only_with=NEEDS_PLAN,

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
-from pipeline.recipes.model_variants import PRETRAIN_GROUP, PUBLISHED, REFUSED, Model, pretrain_models
+from pipeline.recipes.model_variants import (
+    ONE_GPU,
+    PAPER_PERCEPTS,
+    PRETRAIN_GROUP,
+    PUBLISHED,
+    REFUSED,
+    Model,
+    pretrain_models,
+)
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
@@ -90,9 +98,8 @@ RECIPE = Recipe(
             "pretrain.batch-size": 32,
             "train-threads": 2,
         },
-        "gpu": {
-            "gpus-per-worker": 1,
-            "workers": "1",
+        "gpu": ONE_GPU
+        | {
             "pretrain.num-units": 2048,
             "pretrain.num-layers": 2,
             "pretrain.forget-bias": 1.0,
@@ -100,15 +107,8 @@ RECIPE = Recipe(
             "pretrain.num-steps": 5000,
             "pretrain.optimizer.num-warmup-steps": 300,
         },
-        # Eight passes over 300 hours in windows of 10-second clips. VGG-16 needs --extract.convnet.weights.
-        "paper": PUBLISHED
-        | {
-            "extract.convnet.name": "vgg16",
-            "extract.convnet.layer": "fc6",
-            "gpus-per-worker": 1,
-            "workers": "1",
-            "pretrain.num-steps": 86_400,
-        },
+        # Eight passes over 300 hours in windows of 10-second clips.
+        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"pretrain.num-steps": 86_400},
     },
     refused=REFUSED | ONE_LIMITS,
     only_with=NEEDS_PLAN,
