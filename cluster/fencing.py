@@ -15,14 +15,14 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 import torch
 import torch.distributed
 from ray.train.torch import prepare_model
 from torch import nn
 
+from cluster.placement import available_resources
 from pipeline.core.errors import GroupReplaced
-from pipeline.core.events import Emit, Log, Metrics, Progress
+from pipeline.core.events import Emit, EventSource
 from pipeline.core.files import read_json, write_json
 
 
@@ -51,7 +51,7 @@ class FencingToken:
 
 
 @dataclass
-class RayTrainWorker:
+class RayTrainWorker(EventSource):
     """A `pipeline.core.workers.TrainWorker` inside a Ray Train worker. Call `begin` first."""
 
     source: str
@@ -94,21 +94,12 @@ class RayTrainWorker:
     def _could_grow(self) -> bool:
         if time.monotonic() - self._started < self.grow_after_seconds:
             return False
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = available_resources()
         return all(free.get(name, 0.0) >= amount for name, amount in self.resources.items())
 
     def prepare(self, module: nn.Module) -> nn.Module:
         prepared: nn.Module = prepare_model(module)
         return prepared
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
-
-    def metrics(self, step: int, **values: float) -> None:
-        self.emit(Metrics(source=self.source, step=step, values=values))
-
-    def log(self, line: str) -> None:
-        self.emit(Log(source=self.source, line=line))
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import ray
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
@@ -13,6 +12,8 @@ from ray.exceptions import (
     RayError,
     WorkerCrashedError,
 )
+
+from cluster.placement import alive_nodes
 
 LOSS_ERRORS: Final = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 """Exceptions of `ray.get` for a task that ran, or an object that lay, in a process that has died."""
@@ -29,8 +30,7 @@ def is_node_loss(error: RayError, node: str | None) -> bool:
         return True
     if isinstance(error, RayActorError) and error.preempted:
         return True
-    alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}  # type: ignore[no-untyped-call]
-    return node is not None and node not in alive
+    return node is not None and node not in {entry["NodeID"] for entry in alive_nodes()}
 
 
 def short_message(error: BaseException, max_characters: int | None = MESSAGE_CHARACTERS) -> str:

@@ -155,11 +155,11 @@ class Arena:
 
     def extractors(self) -> list[int]:
         """Processes below our own raylets that are extractors, and not helpers or idle workers."""
-        processes = parents()
+        from cluster.workers import _WorkerActor
+
+        processes, name = parents(), f"ray::{_WorkerActor.__name__}"
         mine = {process.process.pid for node in self.cluster.list_all_nodes() for process in self._raylets(node)}
-        return [
-            pid for pid, (parent, command) in processes.items() if parent in mine and "ray::_WorkerActor" in command
-        ]
+        return [pid for pid, (parent, command) in processes.items() if parent in mine and name in command]
 
     def _raylets(self, node: Any) -> list[Any]:
         return list(node.all_processes.get("raylet", []))

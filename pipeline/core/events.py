@@ -42,3 +42,23 @@ Emit = Callable[[Event], None]
 
 def discard(event: Event) -> None:
     """Drops the event: the listener of a stage in a unit test."""
+
+
+class EventSource:
+    """The part of a process that reports what it does: events under one name, to one place."""
+
+    source: str
+    """Name under which the events are shown."""
+    emit: Emit
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Reports that `done` of `total` units are finished."""
+        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Reports points of curves."""
+        self.emit(Metrics(source=self.source, step=step, values=values))
+
+    def log(self, line: str) -> None:
+        """Reports a line for people."""
+        self.emit(Log(source=self.source, line=line))

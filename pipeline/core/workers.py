@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pipeline.core.events import Emit, Log, Metrics, Progress, discard
+from pipeline.core.events import Emit, EventSource, discard
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ class Workers(Protocol):
         ...
 
 
-class SingleTrainWorker:
+class SingleTrainWorker(EventSource):
     """A training group of one worker, which runs in the calling process."""
 
     rank = 0
@@ -196,15 +196,6 @@ class SingleTrainWorker:
 
     def prepare(self, module: nn.Module) -> nn.Module:
         return module.to(self.device)
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
-
-    def metrics(self, step: int, **values: float) -> None:
-        self.emit(Metrics(source=self.source, step=step, values=values))
-
-    def log(self, line: str) -> None:
-        self.emit(Log(source=self.source, line=line))
 
     def barrier(self) -> None:
         return None

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.workers import _WorkerActor
 from pipeline.engine.store import Manifest, Store
 from stages.models.weights import read_tensors
 from stages.video.ledger import read_records
@@ -117,7 +118,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def disturb_extraction(hosts: TwoHosts, told: Story, driver: subprocess.Popen[bytes]) -> None:
     percepts = Path(told.store.root) / "percepts"
     told.wait("percepts", lambda: any(percepts.rglob("*.parquet")), driver)
-    told.wait("extraction on both hosts", lambda: hosts.pids(2, "_WorkerActor.apply"), driver)
+    told.wait("extraction on both hosts", lambda: hosts.pids(2, f"{_WorkerActor.__name__}.apply"), driver)
     hosts.cut()
     told.wait("word of the lost extractor", lambda: told.saying("a node was lost with a worker on"), driver)
     hosts.join()
