@@ -229,6 +229,7 @@ def _submit(server: JobServer, request: Request, options: SubmitOptions) -> Subm
     from cluster.run_records import RUN_ID_VARIABLE, RunRecord, write_record
     from cluster.submission import Submission, say
     from pipeline.engine.provenance import COMMIT_VARIABLE, SOURCE_ROOT, commit
+    from pipeline.engine.store import Store
 
     now = datetime.now(UTC)
     job_id = _unused(f"{request.name}-{now:%Y%m%d}-{request.plan}", {job.id for job in server.jobs()})
@@ -254,6 +255,8 @@ def _submit(server: JobServer, request: Request, options: SubmitOptions) -> Subm
             dashboard=server.address,
             submitted_at=now.isoformat(timespec="seconds"),
         )
+        # The record lies in the store, which the job would otherwise find as a directory of other files.
+        Store.open(request.store, create=True)
         write_record(request.store, record)
         return server.submit(submission)
 

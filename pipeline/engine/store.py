@@ -37,9 +37,8 @@ MANIFEST = "manifest.json"
 STORE_FILE = "store.json"
 DEFAULT_STORE = ".percepts"
 """The `--store` of every command that is given none."""
-NOT_FOREIGN: Final = ("mlflow.db", "runs", "lost+found", ".snapshot", ".DS_Store")
-"""Beginnings of names that an empty directory may hold: MLflow's file, records of submitted runs, and what volumes
-hold from their start."""
+NOT_FOREIGN: Final = ("mlflow.db", "lost+found", ".snapshot", ".DS_Store")
+"""Beginnings of names that an empty directory may hold: MLflow's file, and what volumes hold from their start."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,6 +180,7 @@ def test_a_submitted_run_brings_code_and_commit_and_ends_with_its_status(head: d
 def test_a_run_that_fails_is_noticed_and_reported(head: dict[str, str], tmp_path: Path) -> None:
     root, report = str(tmp_path / "store"), tmp_path / "report"
     # A run of another head that is out of reach and gives no sign of life does not stop this one.
+    Store.open(root, create=True)
     write_record(
         root, RunRecord(id="old", name="moving-mnist", dashboard="http://127.0.0.1:9", submitted_at="2026-01-01")
     )
