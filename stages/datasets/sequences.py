@@ -228,7 +228,7 @@ class PerceptSource:
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """Returns `batch` on a GPU, (T, B, D) float32; not thread-safe.
 
-        float16 is copied from the map into pinned memory and from there to the GPU, on a stream of its own, and is
+        float16 is copied from the map into pinned memory and from there to the GPU, on the caller's stream, and is
         transformed there.
         """
         ids_B = self.ids(step, batch_size, rank, world_size)
@@ -237,11 +237,9 @@ class PerceptSource:
         if pinned_BTD is None:
             pinned_BTD = self._pinned[shape] = torch.empty(shape, dtype=torch.float16, pin_memory=True)
         self.train.gather_half(ids_B, pinned_BTD)
-        stream = self._streams.setdefault(str(device), torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            half_TBD = pinned_BTD.to(device, non_blocking=True).transpose(0, 1).contiguous()
-            x_TBD = self.transform(half_TBD)
-        stream.synchronize()  # the pinned memory is free again, and the batch is there
+        half_TBD = pinned_BTD.to(device, non_blocking=True).transpose(0, 1).contiguous()
+        x_TBD = self.transform(half_TBD)
+        torch.cuda.current_stream(device).synchronize()  # the pinned memory is free again, and the batch is there
         return x_TBD
 
     def validation_batches(self) -> Iterator[Frames]:
@@ -258,10 +256,6 @@ class PerceptSource:
 
     @cached_property
     def _pinned(self) -> dict[tuple[int, int, int], Tensor]:
-        return {}
-
-    @cached_property
-    def _streams(self) -> dict[str, torch.cuda.Stream]:
         return {}
 
 
