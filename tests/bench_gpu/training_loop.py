@@ -14,14 +14,12 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.core.events import Event, Metrics
-from pipeline.core.workers import SingleTrainWorker
 from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource, PerceptSource, SequenceSource
 from stages.models.composite import Composite
@@ -32,14 +30,14 @@ from stages.percepts.transforms import Standardisation
 from stages.percepts.windows import Windows
 from stages.pretraining.config import TrainingConfig, WeightsConfig
 from stages.pretraining.cuda_graph import CapturedGradients, capture_on_cuda
-from stages.pretraining.loop import Objective, pretraining_loop
+from stages.pretraining.loop import Objective
 from stages.pretraining.precision import autocast
 from stages.pretraining.training_plan import TrainingPlan
 from tests.bench.lstm_step import product_flops, timed
+from tests.bench_gpu.timed_loop import measured, sequences_per_second, train
 from tests.stages.percepts.made_store import video_name, write_shard
 
 NUM_VIDEOS, NUM_ROWS = 48, 300
-NUM_WARM_REPORTS = 1
 
 
 def moving_mnist(mnist: str | None, config: CompositeSpec) -> SequenceSource:
@@ -99,30 +97,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         source = moving_mnist(args.mnist, config)
     else:
         source = percepts(folder, config, num_videos=3 if toy else NUM_VIDEOS)
-    training = TrainingConfig(
-        batch_size=args.batch,
-        num_steps=args.steps,
-        validate_every_steps=args.steps,
-        max_validation_batches=1,
-        checkpoint_every_steps=10 * args.steps,
-        weights=WeightsConfig(average_decay=args.average_decay),
-    )
+    training = TrainingConfig(batch_size=args.batch, weights=WeightsConfig(average_decay=args.average_decay))
     plan = TrainingPlan(
         uri=str(folder / "out"),
         open_source=lambda log: source,
         model=config,
-        training=training,
+        training=measured(training, args.steps),
         max_sequences_per_worker=args.at_once,
     )
-    points: list[Mapping[str, float]] = []
-
-    def listen(event: Event) -> None:
-        if isinstance(event, Metrics) and "sequences_per_second" in event.values:
-            points.append(event.values)
-
-    pretraining_loop(plan, SingleTrainWorker(emit=listen, device=device.type))
-    reports = points[NUM_WARM_REPORTS:-1] or points
-    rate = statistics.median(report["sequences_per_second"] for report in reports)
+    reports = train(plan, device.type)
+    rate = sequences_per_second(reports)
     x_TBD = torch.from_numpy(source.batch(0, args.batch)).to(device)
     alone = gradients_alone(config, x_TBD, device)
     for _ in range(2):
