@@ -22,6 +22,7 @@ from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig
+from tests.cluster.tasks import value_of
 from tests.stages.video.clips import encode, moving_square
 
 
@@ -58,19 +59,10 @@ def take(directory: str, item: str) -> tuple[list[int], list[str], bool]:
     return taken, [event.line for event in events if isinstance(event, Log)], elsewhere
 
 
-def run(session: Session, function: Any, *arguments: Any) -> Any:
-    session.start("x", function, *arguments)
-    while not (ended := session.finished(1.0)):
-        pass
-    if ended[0].error is not None:
-        raise ended[0].error
-    return ended[0].value
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize("item", ["sound", "slow", "dies once"])
 def test_values_come_once_and_in_order_from_another_process(tmp_path: Path, ray_session: Session, item: str) -> None:
-    taken, lines, elsewhere = run(ray_session, take, str(tmp_path), item)
+    taken, lines, elsewhere = value_of(ray_session, "x", take, str(tmp_path), item)
     assert taken == list(range(6))
     assert elsewhere
     assert lines == (["a process died on dies once; trying it once more on a new one"] if item == "dies once" else [])
@@ -79,9 +71,9 @@ def test_values_come_once_and_in_order_from_another_process(tmp_path: Path, ray_
 @pytest.mark.ray
 def test_a_second_death_and_an_exception_come_through(tmp_path: Path, ray_session: Session) -> None:
     with pytest.raises(WorkerDied, match="2 processes died on dies"):
-        run(ray_session, take, str(tmp_path), "dies")
+        value_of(ray_session, "x", take, str(tmp_path), "dies")
     with pytest.raises(ValueError, match=r"^three$"):
-        run(ray_session, take, str(tmp_path), "raises")
+        value_of(ray_session, "x", take, str(tmp_path), "raises")
 
 
 CONFIG = ExtractConfig(
@@ -112,7 +104,7 @@ def test_percepts_of_frames_decoded_elsewhere_have_the_same_bytes(tmp_path: Path
             Context.for_test(store, uri=f"{store}/ingest"),
         )
     extract(CONFIG, Context.for_test(stores[0], uri=f"{stores[0]}/extract"), index=Index(f"{stores[0]}/ingest"))
-    facts = run(ray_session, extract_elsewhere, str(stores[1]))
+    facts = value_of(ray_session, "x", extract_elsewhere, str(stores[1]))
     assert facts["num_frames"] == 70 + 80 + 90 + 100
     here, there = ({name: (store / name).read_bytes() for name in list_files(str(store))} for store in stores)
     assert here == there

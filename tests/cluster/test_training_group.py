@@ -15,6 +15,7 @@ from cluster.session import Session
 from pipeline.core.errors import GroupReplaced, TrainingDiverged
 from pipeline.core.events import Event, Log
 from pipeline.core.workers import InProcessWorkers, TrainLoop, TrainWorker
+from tests.cluster.tasks import value_of
 
 GLOO = RuntimeError("[pair.cc:537] Read error [127.0.0.1]:52648: Connection reset by peer. This is typically caused by")
 DIED = "died"
@@ -97,12 +98,7 @@ def coordinate(loop: TrainLoop, directory: str) -> list[str]:
 
 
 def run(session: Session, *arguments: Any) -> Any:
-    session.start("train", coordinate, *arguments)
-    while not (ended := session.finished(1.0)):
-        pass
-    if ended[0].error is not None:
-        raise ended[0].error
-    return ended[0].value, session.events()
+    return value_of(session, "train", coordinate, *arguments), session.events()
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ from cluster.session import Session
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Event, Log
 from pipeline.core.workers import InProcessWorkers
+from tests.cluster.tasks import value_of
 
 
 def squares(directory: str) -> Callable[[int], int]:
@@ -79,12 +80,7 @@ def coordinate(
 
 
 def run(session: Session, *arguments: Any) -> Any:
-    session.start("map", coordinate, *arguments)
-    while not (ended := session.finished(1.0)):
-        pass
-    if ended[0].error is not None:
-        raise ended[0].error
-    return ended[0].value
+    return value_of(session, "map", coordinate, *arguments)
 
 
 @pytest.mark.ray
