@@ -42,7 +42,7 @@ class NodeInterfaceConfig(TorchConfig):
 
 def use_node_interface() -> None:
     """Sets gloo's interface in this process to the one with this Ray node's address, unless the user has set one."""
-    name = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    name = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's has no types
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 

@@ -267,7 +267,7 @@ class HashingFile(io.RawIOBase):
         return True
 
     def write(self, data: object) -> int:
-        view = memoryview(data)  # type: ignore[arg-type]
+        view = memoryview(data)  # type: ignore[arg-type]  # RawIOBase says object, and is given bytes
         self.digest.update(view)
         self.num_bytes += view.nbytes
         self._file.write(view)

@@ -16,12 +16,10 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, Union
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import read_json, write_json
-
-R = TypeVar("R")
 
 
 def write_record(uri: str, record: Any) -> None:

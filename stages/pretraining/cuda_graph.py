@@ -44,7 +44,7 @@ class Capture(Protocol):
 def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
     """Captures a function as a CUDA graph, after runs to warm up; generators are left as they were."""
     generators = torch.cuda.get_rng_state()
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's constructor has no types
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(NUM_WARM_UPS):

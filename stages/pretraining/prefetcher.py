@@ -62,7 +62,7 @@ class Prefetcher:
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's constructor has no types
 
     def __enter__(self) -> Self:
         return self

@@ -64,7 +64,7 @@ class OneQueue:
 
 @lru_cache(maxsize=64)
 def _stream(device: torch.device, queue: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's constructor has no types
 
 
 class Streams:
