@@ -23,6 +23,7 @@ from pipeline.core.files import join
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.no_tracking import NoTracker
+from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
@@ -32,6 +33,7 @@ from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from pipeline.engine.tracking import Tracker
+    from pipeline.reporting.view import RunView
 
 REPORTS = "reports"
 
@@ -57,6 +59,8 @@ class RecipeRun:
             UsageError: MLflow or Ray does not answer, or a stage found that its request cannot be met.
             StageFailed: a stage raised.
         """
+        from pipeline.reporting.report import print_report, run_note
+
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
@@ -66,20 +70,24 @@ class RecipeRun:
             tracker.start(self._description())
             try:
                 execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
+                execution.on_tracked = lambda node: self._register_early(tracker, node, execution.complete)
                 if options.in_process:
                     complete = _run_in_process(execution, environment)
                 else:
                     open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
                     complete = execution.run(open_session)
                 tracker.log_results(round(time.monotonic() - started, 1))
-                self._register(tracker, complete)
                 display.status("writing the report")
-                report_uri = self._report(complete, tracker, started, started_at)
+                view, report_uri = self._report(complete, tracker, started, started_at)
+                promotion = self._register(tracker, complete, run_note(view, report_uri))
             except BaseException as error:
                 tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
             tracker.end("FINISHED")
             display.status("")
+        print_report(view, self.console)
+        if promotion:
+            self.console.print(promotion, highlight=False, markup=False)
         return report_uri
 
     def _open_tracker(self, display: Display) -> Tracker | NoTracker:
@@ -107,22 +115,35 @@ class RecipeRun:
             dirty=dirty,
         )
 
-    def _register(self, tracker: Tracker | NoTracker, complete: dict[str, Manifest]) -> None:
-        if self.encoder is not None and self.options.register is not None:
-            manifest = complete[self.encoder]
-            registered = tracker.register(
-                manifest,
-                self.options.register,
-                description=model_description(self.recipe.name, manifest, complete),
-                if_better=self.options.if_better,
-            )
-            line = f"registered the encoder as {registered}: models:/{self.options.register}"
-            self.console.print(line, highlight=False)
+    def _register_early(self, tracker: Tracker | NoTracker, node: Node, complete: dict[str, Manifest]) -> None:
+        """Registers the encoder when it is there, long before the end of the run; its results are added then."""
+        target = self.options.register
+        if target is None or node.name != self.encoder:
+            return
+        name = target if self.options.if_better is None else target.partition("@")[0]
+        description = model_description(self.recipe.name, complete[node.name], complete)
+        try:
+            registered = tracker.register(complete[node.name], name, description=description, done=False)
+        except UsageError as error:  # it is tried again at the end, when nothing can be lost by a failure
+            self.console.print(f"not registered yet: {error}", highlight=False, markup=False)
+        else:
+            address = f": models:/{target}" if name == target else ""
+            self.console.print(f"registered the encoder as {registered}{address}", highlight=False, markup=False)
+
+    def _register(self, tracker: Tracker | NoTracker, complete: dict[str, Manifest], note: str) -> str:
+        """Adds results to the registered encoder, and moves its alias if they say so; returns what became of it."""
+        target, metric = self.options.register, self.options.if_better
+        if self.encoder is None or target is None:
+            return ""
+        manifest = complete[self.encoder]
+        description = f"{model_description(self.recipe.name, manifest, complete)}\n\n{note}"
+        registered = tracker.register(manifest, target, description=description, if_better=metric)
+        return "" if metric is None else registered
 
     def _report(
         self, complete: dict[str, Manifest], tracker: Tracker | NoTracker, started: float, started_at: datetime
-    ) -> str:
-        from pipeline.reporting.report import NodeView, RunView, print_report, run_note, write_report
+    ) -> tuple[RunView, str]:
+        from pipeline.reporting.report import NodeView, RunView, run_note, write_report
 
         nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in self.steps)
         head, dirty = commit()
@@ -144,8 +165,7 @@ class RecipeRun:
         report_uri = write_report(view, directory)
         tracker.report(directory, "report.html")
         tracker.describe(run_note(view, report_uri))
-        print_report(view, self.console)
-        return report_uri
+        return view, report_uri
 
 
 def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:

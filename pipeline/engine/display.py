@@ -58,7 +58,7 @@ class Display:
         self._console = console
         self._status = ""
         self._started = time.monotonic()
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=False)
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8)
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -69,6 +69,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._console.is_terminal:
+            self._live.transient = kind is None  # after a failure the stages stay, to be read
             self._live.stop()
 
     def status(self, text: str) -> None:

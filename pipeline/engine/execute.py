@@ -135,6 +135,8 @@ class Execution:
     display: Display
     max_in_flight: int = MAX_IN_FLIGHT
     make_stage: Callable[[StageTask], Manifest] = make
+    on_tracked: Callable[[Node], None] = lambda node: None
+    """Called with each node once its artifact is complete and logged, made now or reused."""
     complete: dict[str, Manifest] = field(default_factory=dict)
     _run_ids: dict[str, Any] = field(default_factory=dict)
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
@@ -155,6 +157,7 @@ class Execution:
                 self.complete[step.node.name] = step.manifest
                 inputs = [self.complete[parent.name] for parent in step.node.parents if parent.name in self.complete]
                 self.tracker.reuse(step.node, step.manifest, inputs)
+                self.on_tracked(step.node)
                 self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
         missing = [step.node for step in self.steps if step.manifest is None]
         if missing:
@@ -265,6 +268,7 @@ class Execution:
         while self._untracked:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
+            self.on_tracked(node)
 
 
 def _with_location(error: UsageError, where: str) -> UsageError:

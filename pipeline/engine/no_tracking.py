@@ -48,7 +48,9 @@ class NoTracker:
     def describe(self, note: str) -> None:
         return None
 
-    def register(self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None) -> str:
+    def register(
+        self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None, done: bool = True
+    ) -> str:
         """Raises UsageError: without MLflow there is no registry."""
         raise UsageError(f"--register {target} needs MLflow")
 

@@ -6,7 +6,7 @@ stage waits for a tracking server. No module but the `tracking` ones writes to M
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import os
 import socket
@@ -30,8 +30,9 @@ from pipeline.core.stage import config_dict
 from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.engine.tracking_addresses import ARTIFACTS, follow_store
-from pipeline.engine.tracking_datasets import context_of, dataset_inputs, for_parent, is_data
-from pipeline.engine.tracking_models import TEST_TAG, Registration, log_model, register
+from pipeline.engine.tracking_datasets import dataset_inputs, for_parent
+from pipeline.engine.tracking_models import log_model
+from pipeline.engine.tracking_registry import TESTS_TAG, Registration, register, test_digests
 from pipeline.engine.tracking_values import (
     EXPERIMENT_PREFIX,
     PARAM_CHARACTERS,
@@ -181,17 +182,24 @@ class Tracker:
         self.metrics(self.parent_id, 0, values)
         for tracked in self._tracked:
             self._log_curves(self.parent_id, {named(n, tracked.node): c for n, c in tracked.results.curves.items()})
-        self._client.set_tag(self.parent_id, TEST_TAG, self._test_digest())
+        tests = test_digests((t.node, t.manifest, t.results) for t in self._tracked)
+        self._client.set_tag(self.parent_id, TESTS_TAG, json.dumps(tests, sort_keys=True))
         return {allowed_name(name): value for name, value in values.items()}
 
     def describe(self, note: str) -> None:
         """Puts a note in Markdown on the page of the parent run."""
         self._client.set_tag(self.parent_id, "mlflow.note.content", note[:TAG_CHARACTERS])
 
-    def register(self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None) -> str:
-        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `tracking_models.register`."""
+    def register(
+        self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None, done: bool = True
+    ) -> str:
+        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `tracking_registry.register`.
+
+        done: the parent run has its results.
+        """
+        run_id = self.parent_id if done else None
         registration = Registration(
-            manifest=manifest, target=target, run_id=self.parent_id, description=description, if_better=if_better
+            manifest=manifest, target=target, run_id=run_id, description=description, if_better=if_better
         )
         return register(self._client, registration)
 
@@ -277,17 +285,6 @@ class Tracker:
             "cost/stages_made": float(len(made)),
             "cost/stages_reused": float(len(self._tracked) - len(made)),
         }
-
-    def _test_digest(self) -> str:
-        """Returns a digest of the data by which results were measured, and of how."""
-        manifests = {tracked.manifest.key: tracked.manifest for tracked in self._tracked}
-        measured = [t for t in self._tracked if context_of(t.node.stage.produces) == "test"]
-        tests = sorted(
-            (t.manifest.stage, sorted(flat(t.manifest.config).items()), data_keys)
-            for t in measured
-            if (data_keys := [k for k in t.manifest.input_keys() if k in manifests and is_data(manifests[k])])
-        )
-        return hashlib.sha256(repr(tests).encode()).hexdigest()[:16]
 
     def _run(self, run_id: str | None) -> Any:
         """Returns a run of this MLflow, None if it has no such run."""

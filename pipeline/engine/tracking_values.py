@@ -19,6 +19,16 @@ TAG_CHARACTERS: Final = 5000
 NAME_CHARACTERS: Final = 250
 NOT_ALLOWED: Final = re.compile(r"[^\w./: -]")
 """Characters that are not allowed in the name of a metric."""
+LOWER_IS_BETTER: Final = (
+    "forecast_error",
+    "forecast_error_over_copying",
+    "reconstruction_error",
+    "nats",
+    "squared_error",
+    "mse",
+)
+HIGHER_IS_BETTER: Final = ("accuracy", "difference", "ssim")
+"""Quantities that a test measures, by which models can be compared: the beginnings of metrics' names."""
 NOT_IN_MODEL_NAMES: Final = re.compile(r"[/:.%\"']")
 """Characters that are not allowed in the name of a model."""
 
@@ -41,6 +51,12 @@ def allowed_name(name: str) -> str:
     """Removes what MLflow refuses in the name of a metric, a parameter or a tag, such as commas and double slashes."""
     plain = posixpath.normpath(NOT_ALLOWED.sub("", name)).lstrip("/.")
     return plain[:NAME_CHARACTERS] or "unnamed"
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Returns whether a lower value of a metric is better; None for one by which models cannot be compared."""
+    quantity = metric.split("/")[0]
+    return quantity in LOWER_IS_BETTER if quantity in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER) else None
 
 
 def model_name(kind: str, stage: str, node: str) -> str:

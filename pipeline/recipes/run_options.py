@@ -14,6 +14,7 @@ from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.core.stage import Resources
 from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.engine.tracking_values import HIGHER_IS_BETTER, LOWER_IS_BETTER, lower_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ class RunOptions:
     register: str | None = None
     """Register the pretrained encoder with MLflow as NAME or NAME@ALIAS; models:/NAME@ALIAS then loads it."""
     if_better: str | None = None
-    """Metric of the run by which --register moves the alias: only if the model that has it is beaten on the same test,
-    such as forecast_error/composite."""
+    """Metric by which --register moves the alias: only if this run beats the model that holds it, on the same test,
+    such as forecast_error/composite LSTM. The model is registered either way."""
     costs: Inline[CostOptions] = CostOptions()
 
     def __post_init__(self) -> None:
@@ -83,6 +84,9 @@ class RunOptions:
         check_register(self.register)
         if self.if_better is not None and "@" not in (self.register or ""):
             raise ConfigError("if_better moves an alias; give --register NAME@ALIAS with it")
+        if self.if_better is not None and lower_is_better(self.if_better) is None:
+            known = ", ".join((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
+            raise ConfigError(f"if_better is {self.if_better!r}; name a metric that begins with one of {known}")
         _ = self.on_devices
 
     @property
@@ -136,8 +140,14 @@ def check_register(target: str | None) -> None:
     if target is None:
         return
     name, at, alias = target.partition("@")
-    if not re.fullmatch(r"[^/:@]*[^/:@\s][^/:@]*", name):
-        raise ConfigError(f"register is {target!r}; a model's name is not empty and has no / or :, such as walks@best")
+    if (
+        not re.fullmatch(r"[^/:@'\"\\\x00-\x1f]{1,256}", name)
+        or not name.strip()
+        or name == "."
+        or name.startswith("..")
+    ):
+        rule = "a model's name has 1 to 256 characters, none of them / : ' \" or \\, and is not . or begun with .."
+        raise ConfigError(f"register is {target!r}; {rule}, such as walks@best")
     taken = alias.lower() == "latest" or re.fullmatch(r"v\d+", alias.lower()) is not None
     if at and (taken or not re.fullmatch(r"[\w-]{1,255}", alias, re.ASCII)):
         rule = "an alias has letters, digits, _ and -, and is not latest or v1, such as walks@best"

@@ -114,7 +114,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, subpro
     chosen = ["--register", "motions@best", "--cache", str(root / "cache"), "--store", str(root / "store")]
     done = run([*SMALL_DEMO, "--workers", "1", *chosen])
     assert done.returncode == 0, done.stderr
-    assert "registered the encoder as motions version 1, alias best: models:/motions@best" in done.stdout
+    registered = "registered the encoder as motions version 1, alias best: models:/motions@best"
+    assert done.stdout.index(registered) < done.stdout.index("evaluate: started")
     return Store.open(str(root / "store")), done
 
 
