@@ -3,8 +3,10 @@
     scores = evaluate(EvaluateConfig(), context, classifiers=(frame, scratch, pretrained), percepts=percepts)
 
 A window's probabilities are the mean over its frames, a clip's the mean over its windows; the largest is the answer.
-Intervals are Student's t: over official splits where there are several (`stages.evaluation.scores`), else over
-samplings: these say how sure the mean over draws of labelled clips is, on these test clips. Differences are paired:
+Intervals are Student's t: over official splits where there are several (`stages.evaluation.cells`), else over
+samplings: these say how sure the mean over draws of labelled clips is, on these test clips. An arm may come as several
+classifiers, one for each encoder that was pretrained from another seed; intervals are then over encoders, too, and
+speak of the method and not of one encoder. Differences are paired:
 both arms learned from the same clips in each sampling, which is checked. So is that no test clip, nor one of its
 group, was learned from or looked at when settings were chosen.
 
@@ -62,7 +64,7 @@ class EvaluateConfig:
             raise ConfigError(f"stride is {self.stride}; it must be at least 1")
 
 
-@stage(version=3)
+@stage(version=4)
 def evaluate(
     config: EvaluateConfig,
     context: Context,
@@ -107,7 +109,8 @@ def evaluate(
         for number in sorted({answers.split for answers in evaluated})
     }
     labels = {number: [str(clip.label) for clip in members] for number, members in clips.items()}
-    table = scores_of(ordered, labels, pairs=config.pairs)
+    groups = {number: [clip.group or clip.sha256 for clip in members] for number, members in clips.items()}
+    table = scores_of(ordered, labels, pairs=config.pairs, groups=groups if splits is not None else None)
     if splits is not None:
         table = _with_coverage(table, splits, config.splits, records, context)
     scores = Scores(context.uri, context.key)
@@ -198,6 +201,7 @@ class EvaluateFile:
                 probability_GN=probabilities_GNC.max(-1),
                 probabilities_GNC=probabilities_GNC if trained.labels_per_class == self.most_labels else None,
                 num_padded=num_padded,
+                encoder=trained.encoder,
             )
 
         return evaluate_file

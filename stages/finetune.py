@@ -115,7 +115,7 @@ def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimat
     return Estimate(num_frames=windows * config.num_frames, seconds=flop / FLOP_PER_S)
 
 
-@stage(version=3, estimate=_estimate)
+@stage(version=4, estimate=_estimate)
 def finetune(
     config: FinetuneConfig,
     context: Context,

@@ -119,11 +119,13 @@ Key = tuple[int, int, int]
 
 
 def _probabilities_of(arm: str, scores: Scores) -> dict[Key, ClassProbabilities]:
+    """Reads the probabilities of an arm; those of its first encoder, where it has several."""
     by_classifier = read_probabilities(scores.path(PROBABILITIES_FILE))
+    encoders = list(dict.fromkeys(encoder for model, *_, encoder in by_classifier if model == arm))
     of_arm = {
         (count, split, sampling): value
-        for (model, count, split, sampling), value in by_classifier.items()
-        if model == arm
+        for (model, count, split, sampling, encoder), value in by_classifier.items()
+        if model == arm and encoder == encoders[0]
     }
     table = scores.read()
     if not of_arm and arm in table.models and not table.is_evaluated:

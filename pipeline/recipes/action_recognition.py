@@ -9,7 +9,7 @@ at clips that none of the chosen splits tests; `assign_splits` holds some traini
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,14 @@ from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Measured, Table, add_arms
 from pipeline.recipes.existing_models import PretrainedNodes, add_existing_models
-from pipeline.recipes.model_variants import ONE_GPU, PAPER_PERCEPTS, PUBLISHED, REFUSED, Model, pretrain_models
+from pipeline.recipes.model_variants import (
+    ONE_GPU,
+    PAPER_PERCEPTS,
+    PUBLISHED,
+    REFUSED,
+    Model,
+    pretrain_encoders,
+)
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
@@ -66,7 +73,7 @@ class ActionOptions(VideoOptions):
     """Tables to measure, any of 1, 3, 4 and curve. 4 needs --flow-percepts. With none, percepts and splits are prepared
     and nothing is trained."""
     pretrained: tuple[str, ...] = ()
-    """Models of the store to start from, one of each kind: keys (pretrain-...) or MLflow models (models:/m-...,
+    """Models of the store to start from, as many of each kind: keys (pretrain-...) or MLflow models (models:/m-...,
     models:/NAME@ALIAS)."""
     unlabelled: tuple[str, ...] = ()
     """Videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
@@ -74,6 +81,9 @@ class ActionOptions(VideoOptions):
     """Models to train with --unlabelled, any of the paper's six; each is a row of Table 3."""
     pretrain: PretrainConfig = PretrainConfig()
     """Settings of every model of --unlabelled; its decoders are those of --models."""
+    num_encoders: int = 1
+    """Each of --models is pretrained so many times, from seeds that follow each other, and every arm is measured with
+    all of them: differences then hold for a way of pretraining and not for one encoder. Give at least 3."""
     flow_percepts: str = ""
     """Key (extract-...) of a second stream of percepts of the same clips, such as optical flow's, for Table 4."""
     flow_pretrained: tuple[str, ...] = ()
@@ -140,7 +150,7 @@ def build(options: ActionOptions) -> Plan:
         statistics = source.statistics
     if not options.tables:
         return plan
-    encoders = {} if source is None else source.encoders
+    encoders: Mapping[Model, Sequence[Node]] = {} if source is None else source.encoders
     size = None if source is None else source.size
     arms = _arms(plan, options, encoders, percepts, statistics, splits, size=size)
     if source is not None:
@@ -177,11 +187,15 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
     statistics = plan.add(
         standardize, StandardizeConfig(parts=("unlabelled",)), name="standardize unlabelled", percepts=percepts
     )
-    nodes = pretrain_models(
-        plan, options.models, options.pretrain, options.to_train, percepts=percepts, statistics=statistics
+    encoders = pretrain_encoders(
+        plan,
+        options.models,
+        options.pretrain,
+        options.to_train,
+        num_encoders=options.num_encoders,
+        percepts=percepts,
+        statistics=statistics,
     )
-    encoders: dict[str, Node] = {}
-    encoders.update(zip(options.models, nodes, strict=True))
     size = (options.pretrain.model.num_units, options.pretrain.model.num_layers)
     return PretrainedNodes(encoders=encoders, size=size, statistics=statistics, percepts=percepts)
 
@@ -189,7 +203,7 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
 def _arms(
     plan: Plan,
     options: ActionOptions,
-    encoders: Mapping[str, Node],
+    encoders: Mapping[Model, Sequence[Node]],
     percepts: Node,
     statistics: Node,
     splits: Node,
@@ -237,7 +251,9 @@ def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) 
         stream="flow ",
     )
     percepts = plan.add_existing(extract, options.flow_percepts, name="flow extract")
-    composite = {"composite": flow.encoders["composite"]} if "composite" in flow.encoders else {}
+    composite: Mapping[Model, Sequence[Node]] = {
+        name: nodes for name, nodes in flow.encoders.items() if name == "composite"
+    }
     arms = _arms(
         plan,
         options,
@@ -296,7 +312,7 @@ def recipe(options: type[ActionOptions]) -> Recipe:
         | {f"{arm}.{name}": reason for arm in arms for name, reason in decided.items()}
         | {f"{arm}.model": f"its row is that of the {model} model" for arm, model in arms.items()}
         | {f"finetuned.{name}": "the pretrained model decides it" for name in ("num-units", "num-layers")},
-        only_with=NEEDS_PLAN | {"models": "unlabelled", "pretrain.": "unlabelled"},
+        only_with=NEEDS_PLAN | dict.fromkeys(("models", "num-encoders", "pretrain."), "unlabelled"),
         not_with=NOT_WITH
         | {f"scratch.{name}": ("pretrained", "unlabelled") for name in ("num-units", "num-layers")}
         | {"unlabelled": ("pretrained",)},

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.model_variants import Model, encoder_suffix
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.finetune import FinetuneConfig, finetune
@@ -25,7 +26,7 @@ Table = Literal["1", "3", "4", "curve"]
 SINGLE_FRAME: Final = "single frame"
 SCRATCH: Final = "LSTM from scratch"
 COMPOSITE: Final = "composite"
-TABLE_3_ROWS: Final = {
+TABLE_3_ROWS: Final[dict[Model, str]] = {
     "autoencoder": "autoencoder",
     "future": "future predictor",
     "conditional autoencoder": "conditional autoencoder",
@@ -87,7 +88,7 @@ class Arms:
     """The nodes that were added."""
 
     finetuned: dict[str, Node]
-    """The finetune node of each row."""
+    """The finetune node of each row, that of its first encoder where it has several."""
     scores: Node
 
 
@@ -96,7 +97,7 @@ def add_arms(
     *,
     configs: ArmConfigs,
     measured: Measured,
-    encoders: Mapping[str, Node],
+    encoders: Mapping[Model, Sequence[Node]],
     percepts: Node,
     statistics: Node,
     splits: Node | None,
@@ -106,30 +107,34 @@ def add_arms(
 ) -> Arms:
     """Adds a finetune node for every row that a table needs, and one that evaluates them all.
 
-    encoders: pretrained models by their name on the command line; the rows of the others are left out.
+    encoders: pretrained models by their name on the command line, each from one or more seeds; the rows of the others
+      are left out.
     stream: put before the nodes' names, where a plan has arms of more than one kind of percepts.
     """
-    rows: dict[str, tuple[FinetuneConfig, Node | None]] = {
-        SINGLE_FRAME: (configs.single_frame, None),
-        SCRATCH: (configs.scratch, None),
+    rows: dict[str, tuple[FinetuneConfig, Sequence[Node | None]]] = {
+        SINGLE_FRAME: (configs.single_frame, (None,)),
+        SCRATCH: (configs.scratch, (None,)),
     }
     for model, row in TABLE_3_ROWS.items():
         if model in encoders:
             rows[row] = (configs.pretrained, encoders[model])
     finetuned: dict[str, Node] = {}
-    for row, (config, encoder) in rows.items():
+    classifiers: list[Node] = []
+    for row, (config, starts) in rows.items():
         counts = measured.label_counts(row)
-        if counts:
-            finetuned[row] = plan.add(
+        for number, encoder in enumerate(starts if counts else ()):
+            node = plan.add(
                 finetune,
                 replace(config, arm=row, labels_per_class=counts, splits=numbers),
-                name=f"{stream}finetune {row}",
+                name=f"{stream}finetune {row}{encoder_suffix(number)}",
                 resources=resources,
                 percepts=percepts,
                 statistics=statistics,
                 encoder=encoder,
                 splits=splits,
             )
+            finetuned.setdefault(row, node)
+            classifiers.append(node)
     if not finetuned:
         raise ConfigError(f"no arm is left to train: {', '.join(measured.tables)} need models that are not named")
     pairs = tuple((worse, better) for worse, better in COMPARED if worse in finetuned and better in finetuned)
@@ -138,7 +143,7 @@ def add_arms(
         EvaluateConfig(pairs=pairs, splits=numbers),
         name=f"{stream}evaluate",
         resources=resources,
-        classifiers=list(finetuned.values()),
+        classifiers=classifiers,
         percepts=percepts,
         splits=splits,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
-from pipeline.recipes.model_variants import MODELS, Model, pretrain_models
+from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix, of_encoder, pretrain_models, pretrain_more
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
@@ -86,6 +86,10 @@ class DemoOptions(VideoOptions):
     """Measure all seven rows of Table 3 and the label curve up to 50 clips a class, on a corpus with at least 60 clips
     a class to train on. Every arm's learning rate and when it stops are chosen on some of those; this takes several
     times as long."""
+    num_encoders: int | None = None
+    """Each model is pretrained so many times, from seeds that follow each other, and every arm is measured with all of
+    them: differences then hold for a way of pretraining and not for one encoder. The default is 3 with --tables, and
+    else 1."""
 
 
 def build(options: DemoOptions) -> Plan:
@@ -105,19 +109,25 @@ def build(options: DemoOptions) -> Plan:
         )
     plan.add(forecast, ForecastConfig(), encoders=[encoder], percepts=percepts, statistics=statistics)
     plan.add(visualize, VisualizeConfig(), encoder=encoder, percepts=percepts)
+    source = {"percepts": percepts, "statistics": statistics}
     if options.tables:
-        _demo_tables(plan, options, encoder, percepts, statistics)
+        _demo_tables(plan, options, encoder, **source)
         return plan
 
     def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
-        return plan.add(
-            finetune, config, name=name, resources=run, percepts=percepts, statistics=statistics, encoder=start
-        )
+        return plan.add(finetune, config, name=name, resources=run, encoder=start, **source)
 
+    encoders = [encoder]
+    for number in range(1, options.num_encoders or 1):
+        config, name = of_encoder(options.pretrain, number), f"pretrain{encoder_suffix(number)}"
+        encoders.append(plan.add(pretrain, config, name=name, resources=options.to_train, **source))
     arms = [
         arm("finetune frame", options.single_frame),
         arm("finetune scratch", options.scratch),
-        arm("finetune pretrained", options.pretrained, encoder),
+        *(
+            arm(f"finetune pretrained{encoder_suffix(number)}", options.pretrained, start)
+            for number, start in enumerate(encoders)
+        ),
     ]
     plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts)
     return plan
@@ -125,6 +135,8 @@ def build(options: DemoOptions) -> Plan:
 
 def _check(options: DemoOptions) -> None:
     options.pretrain.check_feedback()
+    if options.num_encoders is not None and options.num_encoders < 1:
+        raise ConfigError(f"--num-encoders is {options.num_encoders}; give at least 1")
     model, classifier = options.pretrain.model, options.pretrained.classifier
     sizes = [(config.num_units, config.num_layers) for config in (model, classifier)]
     if options.encoder is None and sizes[0] != sizes[1]:
@@ -137,6 +149,8 @@ def _check(options: DemoOptions) -> None:
 DEMO_CURVE = (1, 2, 4, 10, 20, 50)
 DEMO_CLIPS_PER_CLASS = 60
 """The number of clips that the samplings of the curve are drawn from, so that those of 50 clips differ."""
+DEMO_ENCODERS = 3
+"""The number of seeds that each of the six models is pretrained from."""
 DEMO_CHOICES = SelectionConfig(learning_rates=(3e-4, 1e-3), num_checks=4, validation_fraction=0.15)
 """The choices of every arm, so that no row wins by settings that suit it; of 60 clips a class 9 are held out."""
 
@@ -147,10 +161,15 @@ def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
 
 def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
     """Adds the other five models, and an arm a row. More labels train for more steps."""
+    encoders: dict[Model, list[Node]] = {"composite": [composite]}
+    source = {"percepts": percepts, "statistics": statistics}
     others: list[Model] = [name for name in MODELS if name != "composite"]
-    nodes = pretrain_models(plan, others, options.pretrain, options.to_train, percepts=percepts, statistics=statistics)
-    encoders: dict[str, Node] = {"composite": composite}
-    encoders.update(zip(others, nodes, strict=True))
+    nodes = pretrain_models(plan, others, options.pretrain, options.to_train, **source)
+    encoders |= {name: [node] for name, node in zip(others, nodes, strict=True)}
+    numbers = range(1, 1 if options.encoder is not None else options.num_encoders or DEMO_ENCODERS)
+    more = pretrain_more(plan, tuple(MODELS), options.pretrain, options.to_train, numbers=numbers, **source)
+    for name, nodes in more.items():
+        encoders[name] += nodes
     arms = (options.single_frame, options.scratch, options.pretrained)
     frame, scratch, pretrained = (
         replace(
@@ -203,7 +222,7 @@ RECIPE = Recipe(
     },
     only_with=NEEDS_PLAN,
     not_with=NOT_WITH
-    | {"pretrain.": ("encoder",)}
+    | {"pretrain.": ("encoder",), "num-encoders": ("encoder",)}
     | {f"pretrain.{name}": ("tables",) for name in ("decoders", "reconstruct-conditional", "predict-conditional")}
     | {f"{arm}.{name}": ("tables",) for arm in ("single-frame", "scratch", "pretrained") for name in OF_TABLES},
 )

@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.recipes.model_variants import MODELS, Model
+from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix
 from stages.extract import extract
 from stages.pretrain import pretrain
 from stages.standardize import standardize
@@ -26,8 +26,8 @@ MLFLOW_MODEL = "models:/"
 class PretrainedNodes:
     """The nodes that a recipe needs of pretrained models, existing or made."""
 
-    encoders: dict[str, Node]
-    """The models by their names on the command line."""
+    encoders: dict[Model, list[Node]]
+    """The models by their names on the command line, each from one or more seeds."""
     size: tuple[int, int]
     """(units, layers) of every model."""
     statistics: Node
@@ -43,24 +43,28 @@ def add_existing_models(
     stream: put before the nodes' names.
 
     Raises:
-        ConfigError: the store has no such model, one was not pretrained on percepts, two are of one kind, or they were
-          pretrained on percepts standardised by different statistics.
+        ConfigError: the store has no such model, one was not pretrained on percepts, one is named twice, kinds have
+          different numbers of models, or they were pretrained on percepts standardised by different statistics.
     """
     store = Store(absolute(store_uri))
-    manifests: dict[str, Manifest] = {}
+    of_kind: dict[Model, list[Manifest]] = {}
     for name in names:
         manifest = _manifest(store, name, tracking_uri or store.default_tracking_uri)
-        model = model_of(_model_config(manifest.config))
-        if model in manifests:
-            raise ConfigError(f"{manifests[model].key} and {manifest.key} are both of kind {model!r}; give one of each")
-        manifests[model] = manifest
-    inputs = {(m.inputs["percepts"], m.inputs["statistics"]) for m in manifests.values()}
+        same_kind = of_kind.setdefault(model_of(_model_config(manifest.config)), [])
+        if manifest.key in {other.key for other in same_kind}:
+            raise ConfigError(f"{manifest.key} is named twice; name each model once")
+        same_kind.append(manifest)
+    if len({len(same_kind) for same_kind in of_kind.values()}) > 1:
+        numbers = ", ".join(f"{len(same_kind)} of {kind!r}" for kind, same_kind in of_kind.items())
+        raise ConfigError(f"arms that are compared start from as many encoders each, and here are {numbers}")
+    manifests = [manifest for same_kind in of_kind.values() for manifest in same_kind]
+    inputs = {(m.inputs["percepts"], m.inputs["statistics"]) for m in manifests}
     if len(inputs) > 1:
         raise ConfigError(
-            f"{', '.join(m.key for m in manifests.values())} were pretrained on different percepts or statistics; arms "
+            f"{', '.join(m.key for m in manifests)} were pretrained on different percepts or statistics; arms "
             "that are compared read the same: give models of one run"
         )
-    configs = [_model_config(m.config) for m in manifests.values()]
+    configs = [_model_config(m.config) for m in manifests]
     sizes = {(int(config["num_units"]), int(config["num_layers"])) for config in configs}
     if len(sizes) > 1:
         raise ConfigError(
@@ -68,13 +72,14 @@ def add_existing_models(
         )
     ((percepts, statistics),) = inputs
     if not (percepts and statistics):
-        raise ConfigError(
-            f"{next(iter(manifests.values())).key} was not pretrained on percepts; give a model of percepts"
-        )
+        raise ConfigError(f"{manifests[0].key} was not pretrained on percepts; give a model of percepts")
     return PretrainedNodes(
         encoders={
-            model: plan.add_existing(pretrain, manifest.key, name=f"{stream}pretrain {model}")
-            for model, manifest in manifests.items()
+            kind: [
+                plan.add_existing(pretrain, manifest.key, name=f"{stream}pretrain {kind}{encoder_suffix(number)}")
+                for number, manifest in enumerate(same_kind)
+            ]
+            for kind, same_kind in of_kind.items()
         },
         size=sizes.pop(),
         statistics=plan.add_existing(standardize, statistics, name=f"{stream}standardize of pretraining"),

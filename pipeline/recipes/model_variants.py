@@ -51,6 +51,51 @@ def pretrain_models(
     ]
 
 
+def pretrain_encoders(
+    plan: Plan,
+    models: Sequence[Model],
+    config: PretrainConfig,
+    resources: Resources,
+    *,
+    num_encoders: int,
+    **source: Node,
+) -> dict[Model, list[Node]]:
+    """Adds `num_encoders` pretrained models for each name, from seeds that follow the config's.
+
+    Raises:
+        ConfigError: as `pretrain_models`, or fewer than one encoder is wanted.
+    """
+    if num_encoders < 1:
+        raise ConfigError(f"--num-encoders is {num_encoders}; give at least 1")
+    first = pretrain_models(plan, models, config, resources, **source)
+    more = pretrain_more(plan, models, config, resources, numbers=range(1, num_encoders), **source)
+    return {model: [node, *more[model]] for model, node in zip(models, first, strict=True)}
+
+
+def pretrain_more(
+    plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, *, numbers: range, **source: Node
+) -> dict[Model, list[Node]]:
+    """Adds the encoders of each model that have these numbers: 0 is the config's seed, 1 the next."""
+    encoders: dict[Model, list[Node]] = {model: [] for model in models}
+    for number in numbers:
+        for model in models:
+            name = f"pretrain {model}{encoder_suffix(number)}"
+            seeded = variant(of_encoder(config, number), model)
+            node = plan.add(pretrain, seeded, name=name, resources=resources, **source)
+            encoders[model].append(node)
+    return encoders
+
+
+def of_encoder(config: PretrainConfig, number: int) -> PretrainConfig:
+    """Returns the pretraining of an encoder's number: the seeds follow the config's."""
+    return replace(config, training=replace(config.training, seed=config.training.seed + number))
+
+
+def encoder_suffix(number: int) -> str:
+    """Returns the end of a node's name that differs by encoder: nothing for the first one."""
+    return f", encoder {number + 1}" if number else ""
+
+
 def variant(config: PretrainConfig, model: Model) -> PretrainConfig:
     """Returns a pretraining with the decoders of one of the six models; feedback is for conditional ones alone."""
     changed = replace(config, model=replace(config.model, **MODELS[model]))

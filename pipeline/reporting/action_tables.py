@@ -5,6 +5,7 @@ The paper's accuracies stand only beside figures of the same data set, and only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,22 +103,26 @@ def small_count(scores: ScoreTable) -> int | None:
     return max(counts, key=lambda n: sum(count == n for _, count in scores.cells), default=None)
 
 
-def seconds_of(node: NodeView | None, count: int) -> float | None:
+def seconds_of(nodes: Sequence[NodeView], count: int) -> float | None:
     """Returns the seconds that training a label count's classifiers took; None if an earlier run did part of it."""
-    seconds = None if node is None else node.facts.get(f"seconds_at_{'all' if count == ALL else f'{count:03d}'}")
-    return None if seconds is None else float(seconds)
+    fact = f"seconds_at_{'all' if count == ALL else f'{count:03d}'}"
+    seconds = [node.facts.get(fact) for node in nodes]
+    return None if not nodes or None in seconds else sum(float(value) for value in seconds if value is not None)
 
 
-def classifier_nodes(results: Results, evaluation: NodeView) -> dict[str, NodeView]:
-    """Maps every arm to the node that trained it, among the inputs of the node that evaluated it."""
+def classifier_nodes(results: Results, evaluation: NodeView) -> dict[str, list[NodeView]]:
+    """Maps every arm to the nodes that trained it, one an encoder, among the inputs of the node that evaluated it."""
     nodes = {node.name: node for node in results.view.nodes}
-    parents = [nodes[name] for name in evaluation.parents]
-    return {str(node.config["arm"]): node for node in parents if "arm" in node.config}
+    arms: dict[str, list[NodeView]] = {}
+    for parent in (nodes[name] for name in evaluation.parents):
+        if "arm" in parent.config:
+            arms.setdefault(str(parent.config["arm"]), []).append(parent)
+    return arms
 
 
 def _table(
     scores: ScoreTable,
-    nodes: dict[str, NodeView],
+    nodes: dict[str, list[NodeView]],
     paper: PaperTable,
     title: str,
     rows: dict[str, str],
@@ -133,7 +138,7 @@ def _table(
         count, column = counts[place], columns[place]
         return TableCell(
             score=scores.score(row, count),
-            seconds=seconds_of(nodes.get(row), count),
+            seconds=seconds_of(nodes.get(row, ()), count),
             paper=paper.confirmed(rows[row], column) if column and scores.dataset else None,
             gain=_against(scores, reference, row, count),
         )
@@ -146,7 +151,7 @@ def _table(
         rows=tuple(
             ActionRow(
                 name=row,
-                key=nodes[row].key if row in nodes else "",
+                key=nodes[row][0].key if row in nodes else "",
                 cells=tuple(cell(row, place) for place in range(len(counts))),
             )
             for row in rows
@@ -177,7 +182,7 @@ def _table_4(results: Results, result: NodeResult[ScoreTable]) -> ActionTable:
     def cell(row: str) -> TableCell:
         return TableCell(
             score=scores.score(row, scores.label_counts[-1]),
-            seconds=seconds_of(made_by[row], ALL),
+            seconds=seconds_of([made_by[row]], ALL),
             paper=TABLE_4.confirmed(rows[row], scores.dataset) if row in rows and scores.dataset else None,
             gain=scores.pair(scores.models[0], row, ALL),
         )

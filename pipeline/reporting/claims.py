@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.reporting.svg import number
+from stages.evaluation.score_table import Bounded, ScoreTable
 
 Verdict = Literal["holds", "fails", "open", "note"]
 
@@ -43,3 +44,37 @@ def count_of(count: int, noun: str) -> str:
 def sentence(text: str) -> str:
     """Capitalises the first letter of a text."""
     return text[:1].upper() + text[1:]
+
+
+def within(limits: Sequence[Bounded], claim: str) -> str:
+    """Limits a claim to the one encoder that was pretrained, if one of its intervals speaks of no more than that."""
+    return claim + next((bounded.limits for bounded in limits if bounded.limits), "")
+
+
+def interval_scope(scores: ScoreTable) -> str:
+    """Writes what the intervals of a table are over, and what they say nothing of."""
+    over = "official splits" if scores.num_splits > 1 else f"draws of labels from {scores.num_train_clips:,} clips"
+    numbers = {score.num_encoders for score in scores.summary if score.num_encoders}
+    if numbers and min(numbers) > 1:
+        over += f" and, where a row was pretrained, its {max(numbers)} encoders"
+    said = f"Intervals are over {over}, on these {scores.num_test_clips:,} test clips."
+    if 1 in numbers:
+        said += (
+            " Rows that were pretrained stand for one encoder each, and another seed's may differ by more than an "
+            "interval says: --num-encoders 3 measures that."
+        )
+    return said
+
+
+def validation_clips(scores: ScoreTable, numbers: Sequence[int]) -> str:
+    """Writes on how many further labelled clips settings were chosen; empty where none were.
+
+    numbers: validation clips of every choice.
+    """
+    if not numbers:
+        return ""
+    per_class = number(max(numbers) / len(scores.class_names))
+    return (
+        f"Settings were chosen on up to {per_class} further labelled clips a class, which the horizontal axis does not "
+        "count."
+    )

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.engine.status import human_seconds
 from pipeline.reporting.action_tables import COMPOSITE
-from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, number_of, points, sentence
+from pipeline.reporting.claims import (
+    Finding,
+    Verdict,
+    count_of,
+    interval_scope,
+    listed_words,
+    number_of,
+    points,
+    sentence,
+    within,
+)
 from pipeline.reporting.forecast_findings import forecast_findings
 from pipeline.reporting.paper_findings import paper_findings
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
@@ -76,20 +86,22 @@ def _ordering(scores: ScoreTable) -> list[Finding]:
     details = "; ".join(_difference(pair) for pair in chain)
     count = count_of(chain[0].num_samplings, "sampling")
     samplings = f"Mean difference in accuracy, paired over {count} of the labels"
-    ordering_finding = Finding(verdict, f"With {_labels(first)}, {says}.", f"{samplings}: {details}.")
+    headline = within(chain, f"With {_labels(first)}, {says}")
+    ordering_finding = Finding(verdict, f"{headline}.", f"{samplings}: {details}. {interval_scope(scores)}")
     others = {n: chain_verdict(c) for n, c in chains.items() if n != first}
-    return [ordering_finding, *_elsewhere(others)]
+    return [ordering_finding, *_elsewhere(others, limits=within(chain, ""))]
 
 
 def _difference(pair: PairedDifference) -> str:
     if not pair.has_interval:
         return f"{pair.better} over {pair.worse} {points(pair.difference)} points (no interval)"
     zero = {"holds": "", "unclear": ", which includes zero", "reversed": ", below zero"}[pair.verdict]
+    zero += f", over {pair.over}" if pair.over != "samplings" else ""
     interval = f"95% interval {points(pair.low)} to {points(pair.high)}{zero}"
     return f"{pair.better} over {pair.worse} {points(pair.difference)} points ({interval})"
 
 
-def _elsewhere(verdicts: dict[int, Verdict]) -> list[Finding]:
+def _elsewhere(verdicts: dict[int, Verdict], *, limits: str) -> list[Finding]:
     if not verdicts:
         return []
     words = {"holds": "holds", "open": "is not established", "fails": "does not hold"}
@@ -98,7 +110,7 @@ def _elsewhere(verdicts: dict[int, Verdict]) -> list[Finding]:
     (counts, word), *rest = said
     others = "".join(f"; with {counts} it {word}" for counts, word in rest)
     only = next(iter(set(verdicts.values()))) if len(set(verdicts.values())) == 1 else "note"
-    return [Finding(only, f"The same ordering {word} with {counts} labels a class{others}.")]
+    return [Finding(only, f"The same ordering {word} with {counts} labels a class{others}{limits}.")]
 
 
 def _best(scores: ScoreTable) -> Finding:
@@ -112,10 +124,7 @@ def _best(scores: ScoreTable) -> Finding:
     chance = f"chance is {percent(scores.chance)}"
     if not best.has_interval:
         return Finding("open", headline, f"One value, which gives no interval; {chance}.")
-    count = count_of(best.num_samplings, "sampling")
-    if best.over == "splits":
-        count = count_of(best.num_splits, "split") + (f" of {count}" if best.num_samplings > 1 else "")
-    detail = f"95% interval {percent(best.low)} to {percent(best.high)}, {count}; {chance}"
+    detail = f"95% interval {percent(best.low)} to {percent(best.high)}, {best.population}; {chance}"
     if best.low <= scores.chance:
         return Finding("open", headline, f"{detail}: that is not above chance.")
     return Finding("note", headline, f"{detail}.")

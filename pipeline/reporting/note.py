@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeline.reporting.claims import interval_scope
 from pipeline.reporting.findings import findings
 from pipeline.reporting.results import Results, count_name
 from pipeline.reporting.svg import percent, printable
@@ -17,7 +18,7 @@ def note(results: Results, report_uri: str) -> str:
     """Returns the findings as a list, a table of accuracies a data set, the command, and the address of the report."""
     lines = [f"- {MARKS[f.verdict]} {_plain(f.headline)} {_plain(f.detail)}".rstrip() for f in findings(results)]
     for scores in (result.content for result in results.scores):
-        lines += ["", *_accuracies(scores)]
+        lines += ["", *_accuracies(scores), "", interval_scope(scores)]
     address = f"file://{report_uri}" if report_uri.startswith("/") else report_uri
     # Pages of a web server may not link to local files, so that the address stands there to be copied.
     lines += [

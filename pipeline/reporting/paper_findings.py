@@ -7,12 +7,13 @@ Otherwise it is open: that is a statement about the run, and none about the pape
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pipeline.reporting.action_tables import ALL, COMPOSITE, PRETRAINED, SCRATCH, SINGLE_FRAME, small_count
-from pipeline.reporting.claims import Finding, Verdict, listed_words, points
+from pipeline.reporting.claims import Finding, Verdict, listed_words, points, within
 from pipeline.reporting.results import missing_clips
-from stages.evaluation.score_table import GainChange, PairedDifference, ScoreTable
+from stages.evaluation.score_table import Bounded, GainChange, PairedDifference, ScoreTable
 
 LITTLE: Final = 0.01
 """Largest difference in accuracy between conditional and unconditional decoders that counts as none."""
@@ -52,20 +53,21 @@ SAYS: Final[dict[Verdict, str]] = {
 }
 
 
-def _say(verdict: Verdict, claim: str, detail: str) -> Finding:
-    return Finding(verdict, SAYS[verdict].format(claim), detail)
+def _say(verdict: Verdict, claim: str, detail: str, measured: Sequence[Bounded]) -> Finding:
+    return Finding(verdict, SAYS[verdict].format(within(measured, claim)), detail)
 
 
 def _figures(pair: PairedDifference | GainChange) -> str:
     difference = pair.difference if isinstance(pair, PairedDifference) else pair.change
     if abs(pair.low) == float("inf"):
         return f"{points(difference)} points, no interval: one value"
-    said = f"{points(difference)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+    said = f"{points(difference)} points, 95% interval {points(pair.low)} to {points(pair.high)} over {pair.population}"
     if isinstance(pair, PairedDifference):
-        number = pair.num_splits if pair.over == "splits" else pair.num_samplings
-        said += f" over {number} {pair.over}"
         if pair.p_holm is not None:
             said += f", p {_p(pair.p_holm)}"
+        if pair.groups_low is not None and pair.groups_high is not None:
+            ends = f"{points(pair.groups_low)} to {points(pair.groups_high)}"
+            said += f"; {ends} over {pair.num_groups:,} resampled groups of test clips, for these classifiers"
     return said
 
 
@@ -80,7 +82,7 @@ def _step(scores: ScoreTable, worse: str, better: str, claim: str) -> list[Findi
         return []
     pair = scores.pair(worse, better, counts[-1])
     assert pair is not None
-    return [_say(verdict_of(pair), claim, f"With {_labels(counts[-1])}: {_figures(pair)}.")]
+    return [_say(verdict_of(pair), claim, f"With {_labels(counts[-1])}: {_figures(pair)}.", [pair])]
 
 
 def _any_pretraining(scores: ScoreTable) -> list[Finding]:
@@ -94,7 +96,7 @@ def _any_pretraining(scores: ScoreTable) -> list[Finding]:
         number = sum(v == "holds" for v in verdicts)
         claim = f"each of the {len(pairs)} ways of pretraining is better than none with {_labels(count or 0)} (Table 3)"
         detail = "; ".join(f"{pair.better} {_figures(pair)}" for pair in pairs)
-        sentences.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}."))
+        sentences.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}.", pairs))
     return sentences
 
 
@@ -105,7 +107,7 @@ def _fewer_labels(scores: ScoreTable) -> list[Finding]:
             continue
         verdict: Verdict = {"holds": "holds", "reversed": "fails", "unclear": "open"}[gain.verdict]  # type: ignore[assignment]
         claim = f"pretraining helps more with {_labels(gain.fewest)} than with {_labels(gain.most)}"
-        sentences.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}."))
+        sentences.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}.", [gain]))
     return sentences
 
 
@@ -118,7 +120,7 @@ def _both_decoders(scores: ScoreTable) -> list[Finding]:
     verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
     claim = f"the composite is better than {listed_words([pair.worse for pair in pairs], 'and')} alone (Table 3)"
     detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
-    return [_say(verdict, claim, f"With {_labels(count or 0)}: {detail}.")]
+    return [_say(verdict, claim, f"With {_labels(count or 0)}: {detail}.", pairs)]
 
 
 def _conditioning(scores: ScoreTable) -> list[Finding]:
@@ -142,7 +144,8 @@ def _conditioning(scores: ScoreTable) -> list[Finding]:
     else:
         verdict = "open"
     claim = f"conditional decoders change less than {points(LITTLE).lstrip('+')} points (Table 3)"
-    return [_say(verdict, claim, "; ".join(f"{p.better}, {_labels(n)}: {_figures(p)}" for n, p in pairs) + ".")]
+    detail = "; ".join(f"{p.better}, {_labels(n)}: {_figures(p)}" for n, p in pairs)
+    return [_say(verdict, claim, f"{detail}.", [pair for _, pair in pairs])]
 
 
 def _fusion(scores: ScoreTable) -> list[Finding]:
@@ -157,9 +160,8 @@ def _fusion(scores: ScoreTable) -> list[Finding]:
         verdicts = {verdict_of(pair) for pair in pairs}
         verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
         detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
-        sentences.append(
-            _say(verdict, f"{rule} is better than {listed_words(streams, 'and')} alone (Table 4)", f"{detail}.")
-        )
+        claim = f"{rule} is better than {listed_words(streams, 'and')} alone (Table 4)"
+        sentences.append(_say(verdict, claim, f"{detail}.", pairs))
     return sentences
 
 

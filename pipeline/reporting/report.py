@@ -7,7 +7,7 @@ Equal runs give equal bytes. Everything that comes from outside (file names, cla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline.core.files import join, write_bytes
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
-from pipeline.reporting.claims import number_of, points, sentence
+from pipeline.reporting.claims import interval_scope, number_of, points, sentence, validation_clips
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings
 from pipeline.reporting.introduction import introduction, percept_sentences
@@ -91,7 +91,7 @@ def page(results: Results) -> str:
     environment.filters.update(
         percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of, sentence=sentence
     )
-    environment.globals.update(fact=fact, setting=_setting, missing_clips=missing_clips)
+    environment.globals.update(fact=fact, setting=_setting, missing_clips=missing_clips, interval_scope=interval_scope)
     bad = results.bad_videos
     tables = action_tables(results)
     return environment.get_template("report.html.j2").render(
@@ -100,7 +100,7 @@ def page(results: Results) -> str:
         introduction=introduction(results),
         findings=findings(results),
         percepts=[(node.name, percept_sentences(node)) for node in results.extractions],
-        accuracy=[_accuracy(result, classifier_nodes(results, result.node)) for result in results.scores],
+        accuracy=[_accuracy(results, result) for result in results.scores],
         forecasts=[(result.content, forecast_chart(result.content)) for result in results.forecasts],
         losses=[figure for r in results.histories if (figure := loss_curve(r.name, r.content)) is not None],
         pixels=[table for result in results.pixel_scores for table in _pixels(result)],
@@ -141,8 +141,10 @@ def _finalized(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _accuracy(result: NodeResult[ScoreTable], nodes: Mapping[str, NodeView]) -> dict[str, Any]:
-    scores = result.content
+def _accuracy(results: Results, result: NodeResult[ScoreTable]) -> dict[str, Any]:
+    scores, nodes = result.content, classifier_nodes(results, result.node)
+    arms = set(scores.models)
+    choices = [choice for selection in results.selections if selection.arm in arms for choice in selection.choices]
     figures = confusions(scores)
     by_pair: dict[tuple[str, str], dict[int, PairedDifference]] = {}
     for pair in scores.paired:
@@ -152,12 +154,13 @@ def _accuracy(result: NodeResult[ScoreTable], nodes: Mapping[str, NodeView]) -> 
         "scores": scores,
         "styles": model_styles(scores.models),
         "best": {n: best.model for n in scores.label_counts if (best := scores.best(n))},
-        "keys": {model: nodes[model].key for model in scores.models if model in nodes},
-        "seconds": {cell: seconds_of(nodes.get(cell[0]), cell[1]) for cell in scores.cells},
+        "keys": {model: nodes[model][0].key for model in scores.models if model in nodes},
+        "seconds": {cell: seconds_of(nodes.get(cell[0], ()), cell[1]) for cell in scores.cells},
         "pairs": by_pair,
         "curve": label_curve(scores)
         if scores.is_evaluated and len([n for n in scores.label_counts if n]) > 1
         else None,
+        "chosen_on": validation_clips(scores, [choice.num_validation_clips for choice in choices]),
         "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
     }
 

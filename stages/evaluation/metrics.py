@@ -101,6 +101,46 @@ def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, ov
     return Interval(mean, mean - half, mean + half, x.size, p)
 
 
+def two_way_interval(values_ES: Values, confidence: float = 0.95, *, overlap: float = 0.0) -> Interval:
+    """Computes the mean over two crossed factors, E encoders and S samplings or splits, and its two-sided interval.
+
+    Both are random: another run would pretrain other encoders and draw other samplings. With the mean squares of a
+    two-way layout without replication, the variance of the grand mean is (MS_E + MS_S - MS_ES) / (E S), where MS_ES is
+    the residual (Searle, Casella and McCulloch, "Variance Components", 1992, section 4.4). It is taken to be no less
+    than that of either factor alone, where chance makes the difference smaller. Its degrees of freedom are
+    Satterthwaite's (1946) where the columns vary more and, because his are too many where a factor of few values
+    dominates, E - 1 where the encoders do. From three encoders on, 94.6% of intervals or more hold the mean, whatever
+    share either factor has (tests/stages/evaluation/test_two_way_interval.py); with two, 89%. With one row or one
+    column there is one factor, and this is `t_interval`.
+
+    overlap: as for `t_interval`, of the columns.
+    """
+    x_ES = np.asarray(values_ES, dtype=np.float64)
+    if x_ES.ndim != 2 or not x_ES.size:
+        raise ValueError(f"an interval over two factors needs a table of values; got shape {x_ES.shape}")
+    E, S = x_ES.shape
+    if E == 1:
+        return t_interval(x_ES[0], confidence, overlap=overlap)
+    if S == 1:
+        return t_interval(x_ES[:, 0], confidence)
+    from scipy import stats  # takes a second to import
+
+    mean, mean_E1, mean_1S = float(x_ES.mean()), x_ES.mean(1, keepdims=True), x_ES.mean(0, keepdims=True)
+    residual_ES = x_ES - mean_E1 - mean_1S + mean
+    of_encoders = S * float(np.square(mean_E1 - mean).sum()) / (E - 1)
+    of_columns = E * float(np.square(mean_1S - mean).sum()) / (S - 1) * (1 + S * overlap)
+    of_both = float(np.square(residual_ES).sum()) / ((E - 1) * (S - 1))
+    total = max(of_encoders + of_columns - of_both, of_encoders, of_columns)
+    num_free = float(E - 1 if of_encoders >= of_columns else S - 1)
+    if of_encoders < of_columns and total > of_columns:
+        spread = of_encoders**2 / (E - 1) + of_columns**2 / (S - 1) + of_both**2 / ((E - 1) * (S - 1))
+        num_free = total**2 / spread
+    error = float(np.sqrt(total / x_ES.size))
+    half = float(stats.t.ppf((1 + confidence) / 2, num_free)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, num_free)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, x_ES.size, p)
+
+
 def paired_interval(
     worse: Sequence[float], better: Sequence[float], confidence: float = 0.95, *, overlap: float = 0.0
 ) -> Interval:

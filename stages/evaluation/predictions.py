@@ -32,6 +32,7 @@ _CLASSIFIER: Final = [
     ("labels_per_class", pa.int32()),
     ("split", pa.int32()),
     ("sampling", pa.int32()),
+    ("encoder", _NAMES),
 ]
 Clips = Mapping[int, Sequence[VideoRecord]]
 """Split -> its test clips, in the order of the predictions."""
@@ -89,6 +90,7 @@ def _classifier(result: Predictions, sampling: int, num_rows: int) -> dict[str, 
         "labels_per_class": ones * result.labels_per_class,
         "split": ones * result.split,
         "sampling": ones * sampling,
+        "encoder": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([result.encoder])),
     }
 
 
@@ -108,15 +110,15 @@ class ClassProbabilities:
     probabilities_NC: npt.NDArray[np.float32]
 
 
-def read_probabilities(uri: str) -> dict[tuple[str, int, int, int], ClassProbabilities]:
-    """Reads a probabilities.parquet by (model, labels a class, split, sampling)."""
+def read_probabilities(uri: str) -> dict[tuple[str, int, int, int, str], ClassProbabilities]:
+    """Reads a probabilities.parquet by (model, labels a class, split, sampling, key of the encoder or "")."""
     table = read_table(read_bytes(uri))
     class_names = tuple(json.loads(table.schema.metadata[_CLASS_NAMES]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     probabilities_RC = flat.reshape(-1, len(class_names))
     keys = list(zip(*(table[name].to_pylist() for name, _ in _CLASSIFIER), strict=True))
     videos, labels = table["video"].to_pylist(), table["label"].to_pylist()
-    rows: dict[tuple[str, int, int, int], list[int]] = {}
+    rows: dict[tuple[str, int, int, int, str], list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
     return {

@@ -27,6 +27,8 @@ class SamplingAccuracy:
     accuracy: float
     split: int = 0
     """The official split; 0: the parts of the videos' manifest."""
+    encoder: str = ""
+    """Key of the pretrained encoder that the classifier started from; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,22 @@ class Bounded:
     high: float
     num_samplings: int = 1
     num_splits: int = 1
+    num_encoders: int = 0
+    """The number of pretrained encoders behind it, each from a seed of its own; 0: nothing was pretrained."""
     over: str = "samplings"
-    """The population of the interval: samplings of the labels, or official splits."""
+    """The population of the interval: samplings of the labels or official splits, and encoders if there are several."""
+
+    @property
+    def population(self) -> str:
+        """The population in words, such as "3 encoders and 10 samplings", or "10 samplings, for this encoder"."""
+        numbers = {"encoders": self.num_encoders, "samplings": self.num_samplings, "splits": self.num_splits}
+        parts = [f"{numbers[name]} {name if numbers[name] != 1 else name[:-1]}" for name in self.over.split(" and ")]
+        return " and ".join(parts) + self.limits
+
+    @property
+    def limits(self) -> str:
+        """The words that keep a sentence to the one encoder that was pretrained; empty where it need not be."""
+        return ", for this encoder" if self.num_encoders == 1 else ""
 
     @property
     def has_interval(self) -> bool:
@@ -72,6 +88,12 @@ class PairedDifference(Bounded):
     """Two-sided p value of the hypothesis that there is no difference."""
     p_holm: float | None = None
     """The p value adjusted for all that one model is compared with at this label count; None where not measured."""
+    groups_low: float | None = None
+    """The lower end of the 95% interval over resampled groups of test clips; None where not measured."""
+    groups_high: float | None = None
+    """The upper end of that interval."""
+    num_groups: int = 0
+    """The number of groups of test clips that were resampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +133,8 @@ class ScoreTable:
     """Model -> clips by class (rows) and predicted class (columns), at the most labels, summed over samplings."""
     gains: tuple[GainChange, ...] = ()
     splits: tuple[SplitSize, ...] = ()
+    num_train_clips: int = 0
+    """Labelled clips that samplings were drawn from and that any classifier learned from."""
     dataset: str | None = None
     """UCF-101 or HMDB-51; None: not by official splits."""
     num_clips: int = 0

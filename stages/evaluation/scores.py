@@ -1,14 +1,13 @@
 """Tables of predictions: accuracies, intervals, paired differences of arms, confusion matrices.
 
-What is repeated is what an interval is taken over. With several official splits these are the splits: the samplings
-within one are averaged first, because they share their test clips, and two or three splits do not become thirty
-independent values by drawing ten samplings in each. With one split they are its samplings.
+What is repeated is what an interval is taken over (`stages.evaluation.cells`): samplings or splits, and encoders where
+an arm has several.
 
 Shapes: G samplings, N clips, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,9 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
 from stages.datasets.labelled import ALL_CLIPS
-from stages.evaluation.metrics import Interval, accuracy, holm, t_interval
+from stages.evaluation.cells import Cell, Run, differences, split_means
+from stages.evaluation.group_bootstrap import GroupInterval, group_bootstrap
+from stages.evaluation.metrics import accuracy, holm
 from stages.evaluation.score_table import (
     GainChange,
     MeanAccuracy,
@@ -27,8 +28,6 @@ from stages.evaluation.score_table import (
     SplitSize,
 )
 
-Run = tuple[int, int]
-"""(split, sampling): the key by which values of two arms are paired."""
 Pairs = Sequence[tuple[str, str]]
 """(worse, better): arms to compare."""
 
@@ -52,6 +51,8 @@ class Predictions:
     """The probability of every class, where it is kept."""
     num_padded: int
     """Number of test clips without a whole window."""
+    encoder: str = ""
+    """Key of the pretrained encoder that the classifiers started from; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -64,46 +65,27 @@ class NotEvaluable:
     split: int
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One place of the table: an arm at a label count."""
-
-    confusion_CC: npt.NDArray[np.int64]
-    """Counts by true class (rows) and predicted class (columns), summed over splits and samplings."""
-    accuracy: dict[Run, float] = field(default_factory=dict)
-    """Share of test clips that are classified correctly."""
-    clips: dict[Run, tuple[str, ...]] = field(default_factory=dict)
-    """sha256 of the clips that the classifier learned from."""
-    overlap: dict[int, float] = field(default_factory=dict)
-    """Split -> test clips per clip learned from; all clips only."""
-
-    def interval(self, values: Mapping[Run, float]) -> tuple[Interval, str]:
-        """Computes the interval of `values`, one a run of the cell, and its population: "splits" or "samplings"."""
-        by_split: dict[int, list[float]] = {}
-        for (split, _), value in sorted(values.items()):
-            by_split.setdefault(split, []).append(value)
-        if len(by_split) == 1:
-            return t_interval(next(iter(by_split.values()))), "samplings"
-        overlap = float(np.mean(list(self.overlap.values()))) if self.overlap else 0.0
-        return t_interval([float(np.mean(of_split)) for of_split in by_split.values()], overlap=overlap), "splits"
-
-
 def by_count(labels_per_class: int) -> tuple[bool, int]:
     """Sorts label counts: rising, all clips last."""
     return labels_per_class == ALL_CLIPS, labels_per_class
 
 
 def scores_of(
-    predictions: Sequence[Predictions | NotEvaluable], labels: Mapping[int, Sequence[str]], *, pairs: Pairs = ()
+    predictions: Sequence[Predictions | NotEvaluable],
+    labels: Mapping[int, Sequence[str]],
+    *,
+    pairs: Pairs = (),
+    groups: Mapping[int, Sequence[str]] | None = None,
 ) -> ScoreTable:
     """Builds the table of all arms. `predictions`: in the order of the arms; `labels`: split -> test clips' classes.
 
+    groups: split -> test clips' groups, which differences are bootstrapped over; None: they are not.
     Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
     `cells` names every arm and label count that has classifiers: those that no split could evaluate are only there.
 
     Raises:
-        ConfigError: arms of other classes or splits, one sampling twice, other labelled clips in the same sampling, or
-          a pair that names an arm that is not there.
+        ConfigError: arms of other classes or splits, one sampling of an encoder twice, other labelled clips in the same
+          sampling, arms of other numbers of encoders, or a pair that names an arm that is not there.
     """
     class_names = predictions[0].class_names
     index = {name: number for number, name in enumerate(class_names)}
@@ -123,20 +105,33 @@ def scores_of(
         class_names=class_names,
         num_test_clips=sum(len(named) for named in labels.values()),
         splits=tuple(SplitSize(number=split, num_test_clips=len(named)) for split, named in sorted(labels.items())),
+        num_train_clips=len({clip for cell in cells.values() for clips in cell.clips.values() for clip in clips}),
         chance=1.0 / len(class_names),
         cells=tuple(sorted(trained, key=lambda cell: (arms.index(cell[0]), by_count(cell[1])))),
         samplings=tuple(
-            SamplingAccuracy(model=arm, labels_per_class=count, split=split, sampling=sampling, accuracy=value)
+            SamplingAccuracy(
+                model=arm,
+                labels_per_class=count,
+                split=split,
+                sampling=sampling,
+                encoder=list(cell.encoders)[encoder],
+                accuracy=value,
+            )
             for (arm, count), cell in cells.items()
-            for (split, sampling), value in sorted(cell.accuracy.items())
+            for (split, sampling, encoder), value in sorted(cell.accuracy.items())
         ),
         summary=tuple(
-            MeanAccuracy(model=arm, labels_per_class=count, **_figures("mean", cell, cell.accuracy))
+            MeanAccuracy(
+                model=arm,
+                labels_per_class=count,
+                **_figures("mean", cell, cell.accuracy),
+                num_encoders=cell.num_encoders,
+            )
             for (arm, count), cell in cells.items()
         ),
         paired=_with_holm(
             [
-                _paired(worse, better, count, cells[worse, count], cells[better, count])
+                _paired(worse, better, count, cells[worse, count], cells[better, count], groups)
                 for worse, better in compared
                 for count in counts
                 if (worse, count) in cells and (better, count) in cells
@@ -165,32 +160,60 @@ def _cells(
         truth_N = truth[prediction.split]
         if prediction.labels_per_class == ALL_CLIPS:
             cell.overlap[prediction.split] = len(truth_N) / len(prediction.clips[0])
+        encoder = cell.encoders.setdefault(prediction.encoder, len(cell.encoders))
         for group, sampling in enumerate(prediction.samplings):
-            run = (prediction.split, sampling)
+            run = (prediction.split, sampling, encoder)
             if run in cell.accuracy:
                 raise ConfigError(f"two arms are called {prediction.arm!r}; give each a name of its own")
             predicted_N = prediction.predicted_GN[group]
             cell.accuracy[run] = accuracy(predicted_N, truth_N)
-            cell.clips[run] = prediction.clips[group]
+            cell.is_correct[run] = predicted_N == truth_N
+            clips = cell.clips.setdefault((prediction.split, sampling), prediction.clips[group])
+            if clips != prediction.clips[group]:
+                raise ConfigError(
+                    f"the encoders of arm {prediction.arm!r} were finetuned on different clips in sampling {sampling}; "
+                    "finetune them with the same part, splits, seed and num_samplings"
+                )
             np.add.at(cell.confusion_CC, (truth_N, predicted_N), 1)
     arms = list(dict.fromkeys(arm for arm, _ in gathered))
     return {key: gathered[key] for key in sorted(gathered, key=lambda key: (arms.index(key[0]), by_count(key[1])))}
 
 
-def _paired(worse: str, better: str, count: int, worse_cell: Cell, better_cell: Cell) -> PairedDifference:
+def _paired(
+    worse: str,
+    better: str,
+    count: int,
+    worse_cell: Cell,
+    better_cell: Cell,
+    groups: Mapping[int, Sequence[str]] | None,
+) -> PairedDifference:
     if worse_cell.clips != better_cell.clips:
         raise ConfigError(
             f"arms {worse!r} and {better!r} learned from different clips at {count or 'all'} labels a class, so that "
             "their difference is not a paired one; finetune them with the same part, splits, seed and num_samplings"
         )
-    differences = _differences(worse_cell, better_cell)
-    interval, _ = better_cell.interval(differences)
-    figures = _figures("difference", better_cell, differences)
-    return PairedDifference(worse=worse, better=better, labels_per_class=count, **figures, p=interval.p)
+    numbers = {number for number in (worse_cell.num_encoders, better_cell.num_encoders) if number}
+    if len(numbers) > 1:
+        raise ConfigError(
+            f"arms {worse!r} and {better!r} start from {worse_cell.num_encoders} and {better_cell.num_encoders} "
+            "encoders; pretrain as many of each"
+        )
+    paired = differences(worse_cell, better_cell)
+    interval, _ = better_cell.interval(paired)
+    resampled = None if groups is None else group_bootstrap(worse_cell, better_cell, groups)
+    return PairedDifference(
+        worse=worse,
+        better=better,
+        labels_per_class=count,
+        **_figures("difference", better_cell, paired),
+        num_encoders=max(numbers, default=0),
+        p=interval.p,
+        **({} if resampled is None else _bounds_over_groups(resampled)),
+    )
 
 
-def _differences(worse: Cell, better: Cell) -> dict[Run, float]:
-    return {run: better.accuracy[run] - worse.accuracy[run] for run in worse.accuracy}
+def _bounds_over_groups(interval: GroupInterval) -> dict[str, Any]:
+    return {"groups_low": interval.low, "groups_high": interval.high, "num_groups": interval.num_groups}
 
 
 def _with_holm(pairs: list[PairedDifference]) -> tuple[PairedDifference, ...]:
@@ -214,33 +237,33 @@ def _gain_change(
     Over splits; with one split over samplings, at the most labels that have the same samplings as the fewest.
     """
     worse, better = pair
-    differences = {
-        count: _differences(cells[worse, count], cells[better, count])
+    by_labels = {
+        count: differences(cells[worse, count], cells[better, count])
         for count in counts
         if (worse, count) in cells and (better, count) in cells
     }
-    means = {count: _split_means(values) for count, values in differences.items()}
-    if any(len(values) == 1 for values in means.values()):
-        first = next(iter(differences.values()))
-        means = {count: values for count, values in differences.items() if values.keys() == first.keys()}
+    means = {count: split_means(values) for count, values in by_labels.items()}
+    if any(len({split for split, _, _ in values}) == 1 for values in means.values()):
+        first = next(iter(by_labels.values()))
+        means = {count: values for count, values in by_labels.items() if values.keys() == first.keys()}
     if len(means) < 2:
         return None
     fewest, most = next(iter(means)), list(means)[-1]
     change = {run: value - means[most][run] for run, value in means[fewest].items()}
     interval, _ = cells[better, fewest].interval(change)
     figures = _figures("change", cells[better, fewest], change)
-    return GainChange(worse=worse, better=better, fewest=fewest, most=most, **figures, p=interval.p)
-
-
-def _split_means(values: Mapping[Run, float]) -> dict[Run, float]:
-    """Averages the values over each split's samplings, as sampling 0."""
-    splits = sorted({split for split, _ in values})
-    return {(split, 0): float(np.mean([v for (s, _), v in values.items() if s == split])) for split in splits}
+    num_encoders = max(cells[worse, fewest].num_encoders, cells[better, fewest].num_encoders)
+    return GainChange(
+        worse=worse, better=better, fewest=fewest, most=most, **figures, num_encoders=num_encoders, p=interval.p
+    )
 
 
 def _figures(name: str, cell: Cell, values: Mapping[Run, float]) -> dict[str, Any]:
     """Returns a mean under `name`, its interval and the population of that."""
     interval, over = cell.interval(values)
-    num_splits = len({split for split, _ in values})
-    counted = {"num_samplings": len(values) // num_splits, "num_splits": num_splits, "over": over}
+    counted = {
+        "num_samplings": len({sampling for _, sampling, _ in values}),
+        "num_splits": len({split for split, _, _ in values}),
+        "over": over,
+    }
     return {name: interval.mean, "low": interval.low, "high": interval.high, **counted}

@@ -58,6 +58,8 @@ class TrainedClassifiers:
     """Groups (`VideoRecord.group`) of all clips of the training and of the search."""
     losses_SG: npt.NDArray[np.float32]
     """Cross-entropy of each classifier at each of S training steps, nats."""
+    encoder: str = ""
+    """Key of the pretrained encoder that they started from; empty: random weights."""
     extractor: Extractor | None = None
     """The extractor of the percepts that they learned from, so that a video can be turned into such percepts."""
 
@@ -90,7 +92,7 @@ class TrainedClassifiers:
         tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
         tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
         header: dict[str, Any] = {key: getattr(self, name) for name, key in _FACTS.items()}
-        header["transform"] = to_header(self.transform)
+        header |= {"transform": to_header(self.transform), "encoder": self.encoder}
         model = {"name": type(self.classifier).__name__, "config": config_header(self.classifier)}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
@@ -133,6 +135,7 @@ class TrainedClassifiers:
             search_clips=tuple(header["consulted"]),
             groups=tuple(header["groups"]),
             losses_SG=losses,
+            encoder=header.get("encoder", ""),
             extractor=Extractor(**header["extractor"]) if "extractor" in header else None,
         )
 

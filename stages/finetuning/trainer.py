@@ -110,6 +110,7 @@ class _Bench:
         self.dim = self.finder.store.dim
         self.transform: Transform = Standardisation.of(trainer.statistics.moments())
         self.encoder: Composite | None = None
+        self.encoder_key = "" if trainer.encoder is None else trainer.encoder.key
         if trainer.encoder is not None:
             pretrained = Pretrained.load(trainer.encoder.uri)
             assert pretrained.transform is not None, "check_encoder was not called"
@@ -157,6 +158,7 @@ class _Bench:
             search_clips=tuple(sorted(sha256 for sha256, _ in job.search_clips)),
             groups=tuple(sorted({group for _, group in seen if group is not None})),
             losses_SG=losses_SG,
+            encoder=self.encoder_key,
             extractor=self.finder.store.extractor,
         ).save(join(self.uri, job.file))
 

@@ -99,10 +99,11 @@ def test_scores_have_the_form_that_the_report_reads(table: dict[str, Any]) -> No
     cells = [(row["model"], row["labels_per_class"]) for row in table["summary"]]
     assert cells == [("single frame", 2), ("single frame", 8), ("LSTM", 2), ("LSTM", 8)]
     assert len(table["rows"]) == 16
-    assert set(table["rows"][0]) == {"model", "labels_per_class", "split", "sampling", "accuracy"}
-    figures = {"low", "high", "num_samplings", "num_splits", "over"}
+    assert set(table["rows"][0]) == {"model", "labels_per_class", "split", "sampling", "encoder", "accuracy"}
+    figures = {"low", "high", "num_samplings", "num_splits", "num_encoders", "over"}
     assert set(table["summary"][0]) == {"model", "labels_per_class", "mean", *figures}
     paired = {"worse", "better", "labels_per_class", "difference", "p", "p_holm", *figures}
+    paired |= {"groups_low", "groups_high", "num_groups"}
     assert [set(pair) for pair in table["paired"]] == [paired, paired]
     assert set(table["confusion"]) == {"single frame", "LSTM"}
 

@@ -114,7 +114,7 @@ def test_the_mean_of_logarithms_is_written_out_in_numpy(tmp_path: Path, rgb: Str
     for row in table["rows"]:
         if row["model"] != FuseConfig().mean_rule:
             continue
-        key = ("composite", 0, row["split"], row["sampling"])
+        key = ("composite", 0, row["split"], row["sampling"], "")
         p, q = one[key], two[key]
         order = [q.videos.index(video) for video in p.videos]
         best = (np.log(p.probabilities_NC) + np.log(q.probabilities_NC[order])).argmax(1)

@@ -105,8 +105,18 @@ def test_models_of_the_store_are_what_arms_start_from(shared_data: Path, tmp_pat
         64,
         2,
     )
-    with pytest.raises(ConfigError, match="pretrain-1 and pretrain-3 are both of kind 'composite'"):
-        plan("pretrain-1", "pretrain-3")
+    seeds = [
+        n for n in plan("pretrain-1", "pretrain-3").nodes if n.stage.name == "finetune" and n.input_keys()["encoder"]
+    ]
+    assert [node.input_keys()["encoder"] for node in seeds] == ["pretrain-1", "pretrain-3"]
+    assert [(node.name, node.config.arm) for node in seeds] == [
+        ("finetune composite", "composite"),
+        ("finetune composite, encoder 2", "composite"),
+    ]
+    with pytest.raises(ConfigError, match="pretrain-1 is named twice"):
+        plan("pretrain-1", "pretrain-1")
+    with pytest.raises(ConfigError, match="as many encoders each, and here are 2 of 'composite', 1 of 'conditional"):
+        plan("pretrain-1", "pretrain-3", "pretrain-2")
     with pytest.raises(ConfigError, match="different percepts or statistics"):
         plan("pretrain-1", "pretrain-4")
     with pytest.raises(ConfigError, match=r"names 'pretrain-9', which the store .* it has: pretrain-1, pretrain-2"):
@@ -140,6 +150,11 @@ def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
     assert choices == {((3e-4, 1e-3), 4)}
     assert not any(n.config.selection.is_on for n in demo.build(demo.options()).nodes if n.stage.name == "finetune")
     assert arms["conditional autoencoder"].labels_per_class == (4, 0)
-    assert len([node for node in plan.nodes if node.stage.name == "pretrain"]) == 6
+    seeds = [node.config.training.seed for node in plan.nodes if node.stage.name == "pretrain"]
+    assert seeds == [0] * 6 + [1] * 6 + [2] * 6
+    one = demo.build(demo.options(tables=True, num_encoders=1))
+    assert len([node for node in one.nodes if node.stage.name == "pretrain"]) == 6
     assert len(plain) == 11
-    assert len(plan.nodes) == 11 - 4 + 5 + 8 + 1
+    # Five more models, eight arms and one evaluation instead of four nodes; two more encoders a model, an arm for each.
+    assert len(one.nodes) == 11 - 4 + 5 + 8 + 1
+    assert len(plan.nodes) == len(one.nodes) + 2 * 6 * 2
