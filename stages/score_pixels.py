@@ -32,7 +32,7 @@ class ScorePixelsConfig:
             raise ConfigError(f"num_test_sequences is {self.num_test_sequences}; an interval needs at least 2")
 
 
-@stage(version=1)
+@stage(version=2)
 def score_pixels(
     config: ScorePixelsConfig,
     context: Context,

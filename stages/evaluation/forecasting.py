@@ -86,7 +86,7 @@ def errors_of(
         model, alike = pretrained.composite, pretrained.transform in (None, standardise)
         read_TBD = past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in])
         to_standard = (lambda frames: frames) if alike else partial(_to_standard, pretrained, standardise)
-        reconstruction_TBD, prediction_PBD = model.open_loop(read_TBD, len(future_PBD))
+        reconstruction_TBD, prediction_PBD = model.open_loop_means(read_TBD, len(future_PBD))
         if prediction_PBD is not None:
             sums.ahead[name] = _squared_errors(to_standard(prediction_PBD), future_PBD)
         if reconstruction_TBD is not None:

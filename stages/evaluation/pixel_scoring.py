@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
@@ -86,16 +87,24 @@ class PixelScorer:
         reconstruction, prediction = model.open_loop(seen, len(future))
         columns: Columns = {}
         if prediction is not None:
-            columns |= self._of_prediction(prediction.cpu().numpy(), future_TBD)
+            columns |= self._of_prediction(model.means(prediction).cpu().numpy(), future_TBD)
+            columns["error"] = self._error_of_output(prediction, future_TBD)
         if reconstruction is not None:
-            columns["reconstruction"] = self._error(reconstruction.flip(0).cpu().numpy(), seen_TBD)
+            columns["reconstruction"] = self._error_of_output(reconstruction.flip(0), seen_TBD)
         if model.config.predict_conditional:
-            forced = model(seen, future).prediction
-            columns["teacher_forced"] = self._error(model.means(forced).cpu().numpy(), future_TBD)
+            columns["teacher_forced"] = self._error_of_output(model(seen, future).prediction, future_TBD)
         return columns
+
+    def _error_of_output(self, output_TBD: Tensor, target_TBD: Frames) -> Values:
+        """Computes errors from a model's outputs, logits of digits or standardised pixels of patches: (B, T)."""
+        output = output_TBD.cpu().numpy()
+        if not self._task.in_nats:
+            return metrics.squared_error_per_frame(output, target_TBD).T
+        return metrics.cross_entropy_of_logits_per_frame(output, target_TBD).T
 
     def _of_frame(self, frame_BD: Frames, future_TBD: Frames) -> Columns:
         columns = self._of_prediction(np.broadcast_to(frame_BD, future_TBD.shape), future_TBD)
+        columns["error"] = self._error(np.broadcast_to(frame_BD, future_TBD.shape), future_TBD)
         if self._task.in_nats:
             # Instead of the plain error, in which a single pixel may cost 100 nats.
             soft = [(e + (1 - 2 * e) * frame_BD[None]).astype(np.float32) for e in SOFTENINGS]
@@ -103,7 +112,7 @@ class PixelScorer:
         return columns
 
     def _of_prediction(self, mean_TBD: Frames, target_TBD: Frames) -> Columns:
-        columns = {"error": self._error(mean_TBD, target_TBD)}
+        columns: Columns = {}
         if self._task.in_nats:
             images = (-1, moving_mnist.FRAME_PX, moving_mnist.FRAME_PX)
             columns["mse"] = metrics.squared_error_per_frame(mean_TBD, target_TBD).T

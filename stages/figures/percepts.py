@@ -103,7 +103,7 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> Floats:
     """Returns the reconstruction in forward order and the predicted frames, or the one that the model makes."""
     with torch.no_grad():
-        reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
+        reconstruction, prediction = model.open_loop_means(torch.from_numpy(x_TBD), num_out)
     parts = [reconstruction.flip(0)] if reconstruction is not None else []
     result: Floats = torch.cat([*parts, prediction] if prediction is not None else parts).numpy()
     return result

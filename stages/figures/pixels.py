@@ -38,7 +38,7 @@ class PixelView:
 @torch.no_grad()
 def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """Returns the reconstruction in forward order and `num_out` predicted frames; None where there is no decoder."""
-    reconstruction, prediction = model.open_loop(torch.from_numpy(x_TBD), num_out)
+    reconstruction, prediction = model.open_loop_means(torch.from_numpy(x_TBD), num_out)
     remembered = None if reconstruction is None else reconstruction.flip(0).numpy()
     return remembered, None if prediction is None else prediction.numpy()
 

@@ -196,7 +196,10 @@ class Composite(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
-        """Returns the means of `reconstruct` and of `extrapolate`, with the frames encoded once.
+        """Returns the outputs whose `means` are those of `reconstruct` and `extrapolate`; frames are encoded once.
+
+        Like those of `forward` they are natural parameters, so that `losses` takes them: from a logit the cross-entropy
+        of a sure and wrong pixel is exact, where its probability has been rounded to 0 or 1.
 
         num_steps: frames to predict; default `config.num_frames_out`, and with 0 no prediction.
         """
@@ -208,6 +211,11 @@ class Composite(nn.Module):
         if self.predict_decoder is not None and num_steps:
             prediction, _ = self._run(self.predict_decoder, state, last_BD, num_steps)
         return Outputs(reconstruction, prediction)
+
+    def open_loop_means(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
+        """Returns the frames of `open_loop`: the means of its outputs, the reconstruction in REVERSE order."""
+        parts = self.open_loop(x_TBD, num_steps)
+        return Outputs(*(None if part is None else self.means(part) for part in parts))
 
     def extrapolate(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
         """Predicts the next frames, (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
@@ -224,7 +232,8 @@ class Composite(nn.Module):
         if self.predict_decoder is None:
             raise ValueError("an autoencoder has no future decoder: train decoders=future or composite")
         num_steps = self.config.num_frames_out if num_steps is None else num_steps
-        return self._run(self.predict_decoder, *self._encoded(source), num_steps)
+        output_TBD, traces = self._run(self.predict_decoder, *self._encoded(source), num_steps)
+        return self.means(output_TBD), traces
 
     def reconstruct(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
         """Reconstructs the input from its representation: (num_steps, B, D) means in REVERSE order, last frame first.
@@ -234,7 +243,7 @@ class Composite(nn.Module):
         if self.reconstruct_decoder is None:
             raise ValueError("a future predictor cannot reconstruct: train decoders=autoencoder or composite")
         num_steps = self.config.num_frames_in if num_steps is None else num_steps
-        return self._run(self.reconstruct_decoder, *self._encoded(source), num_steps)[0]
+        return self.means(self._run(self.reconstruct_decoder, *self._encoded(source), num_steps)[0])
 
     @torch.no_grad()
     def _encoded(self, source: Tensor | State) -> tuple[State, Tensor | None]:
@@ -244,17 +253,18 @@ class Composite(nn.Module):
     def _run(
         self, decoder: Decoder, state: State, last_BD: Tensor | None, num_steps: int
     ) -> tuple[Tensor, tuple[Trace, ...]]:
+        """Returns outputs (T, B, D), natural parameters; a conditional decoder reads their means."""
         if not decoder.conditional:
             traces, _ = decoder.lstm.trace(None, state, num_steps=num_steps)
-            return self.means(decoder.read_out(traces[-1].h[0], last_BD)), traces
-        frames: list[Tensor] = []
+            return decoder.read_out(traces[-1].h[0], last_BD), traces
+        outputs: list[Tensor] = []
         steps: list[tuple[Trace, ...]] = []
         for _ in range(num_steps):
-            previous_GSBD = frames[-1][None] if frames else None
+            previous_GSBD = self.means(outputs[-1])[None] if outputs else None
             traces, state = decoder.lstm.trace(previous_GSBD, state, num_steps=1)
-            frames.append(self.means(decoder.read_out(traces[-1].h[0], last_BD)))
+            outputs.append(decoder.read_out(traces[-1].h[0], last_BD))
             steps.append(traces)
         layers = zip(*steps, strict=True)
-        return torch.cat(frames), tuple(
+        return torch.cat(outputs), tuple(
             Trace(*(torch.cat(parts, 1) for parts in zip(*layer, strict=True))) for layer in layers
         )

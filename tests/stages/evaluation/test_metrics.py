@@ -31,6 +31,23 @@ def test_cross_entropy_is_torch_s(frames: tuple[np.ndarray, np.ndarray]) -> None
     assert np.isfinite(found).all()
 
 
+def test_cross_entropy_of_logits_is_torch_s_and_exact_where_a_probability_is_not(
+    frames: tuple[np.ndarray, np.ndarray],
+) -> None:
+    _, target = frames
+    logit = np.random.default_rng(1).normal(scale=5, size=target.shape).astype(np.float32)
+    logit[0, 0, :2], target[0, 0, :2] = (17.5, -120.0), (0.0, 1.0)
+    entropies = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(logit, dtype=torch.float64), torch.tensor(target, dtype=torch.float64), reduction="none"
+    )
+    np.testing.assert_allclose(metrics.cross_entropy_of_logits_per_frame(logit, target), entropies.sum(-1), rtol=1e-6)
+    sure = np.full((1, 1, 1), 17.5, np.float32)
+    black = np.zeros((1, 1, 1), np.float32)
+    assert metrics.cross_entropy_of_logits_per_frame(sure, black).item() == pytest.approx(17.5)
+    probability = torch.tensor(sure).sigmoid().numpy()
+    assert metrics.cross_entropy_per_frame(probability, black).item() == 100.0
+
+
 def test_one_frame_may_stand_for_all(frames: tuple[np.ndarray, np.ndarray]) -> None:
     mean, target = frames
     repeated = np.repeat(mean[:1], len(target), axis=0)

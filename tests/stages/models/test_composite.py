@@ -177,7 +177,7 @@ def test_teacher_forcing_equals_open_loop_on_its_own_output() -> None:
 def test_both_decoders_run_open_loop_from_one_encoding() -> None:
     model = small(decoders="composite", predict_conditional=True)
     x = frames(T_IN, 1)
-    reconstruction, prediction = model.open_loop(x, 7)
+    reconstruction, prediction = model.open_loop_means(x, 7)
     torch.testing.assert_close(reconstruction, model.reconstruct(x))
     torch.testing.assert_close(prediction, model.extrapolate(x, 7))
     assert model.open_loop(x, 0).prediction is None
