@@ -67,7 +67,7 @@ def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate
     if num_frames is None:
         return Estimate()
     seconds = extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames)
-    return replace(estimate_extraction(config, num_frames), seconds=seconds)
+    return replace(estimate_extraction(config, num_frames), seconds=seconds, num_videos=inputs["index"].num_videos)
 
 
 def fingerprint(config: ExtractConfig) -> str:

@@ -86,6 +86,7 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     unpacked_bytes = inputs.get("unpacked", Estimate()).num_bytes or 0
     num_frames = (corpus.num_frames or 0) + (listed.num_frames or 0) + unpacked_bytes // BYTES_PER_FRAME
     return Estimate(
+        num_videos=(corpus.num_videos or 0) + (listed.num_videos or 0) or None,
         num_frames=num_frames,
         num_bytes=INDEX_BYTES_A_VIDEO * (listed.num_videos or 0) or None,
         seconds=(listed.seconds or 0.0) + num_frames / DECODED_FRAMES_PER_S / 10,

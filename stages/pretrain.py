@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
-from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, TRAIN_START_S, lstm_flop
-from pipeline.core.stage import Context, Estimate, stage
+from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S, REFERENCE_CORES, TRAIN_START_S
+from pipeline.core.stage import Context, Estimate, Work, stage
 from stages.datasets.artifacts import Digits, Patches
-from stages.models.artifacts import Encoder
+from stages.models.artifacts import Encoder, passes_text
 from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
@@ -61,24 +61,56 @@ class PretrainConfig:
 
 
 def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    """Estimates frames and time; a frame's dimension follows from the percepts' bytes, or is that of a picture."""
+    """Estimates frames and work; a frame's dimension follows from the percepts' bytes, or is that of a picture."""
     percepts = inputs.get("percepts", Estimate())
     dim = PIXELS if not (percepts.num_frames and percepts.num_bytes) else percepts.num_bytes // percepts.num_frames // 2
     model, training = config.model, config.training
-    num_sequences = training.num_steps * training.batch_size
-    flop = 0.0
-    for num_steps, num_inputs in ((model.num_frames_in, dim), (model.num_frames, dim // 4)):
-        flop += lstm_flop(
-            num_sequences=num_sequences,
-            num_steps=num_steps,
-            num_inputs=num_inputs,
-            num_units=model.num_units,
-            num_layers=model.num_layers,
-        )
     num_weights = 3 * 4 * model.num_units * (dim + model.num_units) * model.num_layers
+    known = _num_sequences(config, inputs)
+    if training.num_steps is None and known is None:
+        return Estimate(num_bytes=4 * num_weights)
+    num_steps = training.steps(known)
+    num_seen = num_steps * training.batch_size
     rate = FLOP_PER_S_BFLOAT16 if training.precision == "bfloat16" else FLOP_PER_S
-    seconds = TRAIN_START_S + flop / rate
-    return Estimate(num_frames=num_sequences * model.num_frames, num_bytes=4 * num_weights, seconds=seconds)
+    return Estimate(
+        num_frames=num_seen * model.num_frames,
+        num_bytes=4 * num_weights,
+        seconds=TRAIN_START_S,
+        work=Work(
+            amount=num_seen * sequence_flop(model, dim),
+            per_core_s=rate / REFERENCE_CORES,
+            per_gpu_s=H100_FLOP_PER_S,
+        ),
+        note="" if known is None else f"about {passes_text(num_seen, known)} in {num_steps:,} steps",
+    )
+
+
+def _num_sequences(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> int | None:
+    """Estimates the number of training sequences of percepts, as if frames were spread evenly over videos."""
+    frames_of = inputs.get("statistics", Estimate())  # once measured, of the right parts alone
+    if not frames_of.num_frames:
+        return None
+    stride = config.window_stride
+    lost = (frames_of.num_videos or 0) * max(0.0, config.model.num_frames - (stride + 1) / 2)
+    num_windows = max(1.0, (frames_of.num_frames - lost) / stride)
+    return max(1, round(num_windows * (1 - config.validation_fraction)))
+
+
+def sequence_flop(model: CompositeConfig, dim: int) -> float:
+    """Returns the FLOP of the matrix products of one training sequence of frames of `dim` dimensions.
+
+    A multiply-add is two. Backward takes twice as many as forward, but for the frames, which need no gradient.
+    """
+    units, upper = model.num_units, (model.num_layers - 1) * 8 * model.num_units**2
+    read = 4 * units * dim
+    total = model.num_frames_in * (6 * (4 * units**2 + upper) + 4 * read)
+    for is_there, is_conditional, num_frames in (
+        (model.reconstructs, model.reconstruct_conditional, model.num_frames_in),
+        (model.predicts, model.predict_conditional, model.num_frames_out),
+    ):
+        if is_there:
+            total += num_frames * (6 * (4 * units**2 + upper + units * dim) + 4 * read * is_conditional)
+    return float(total)
 
 
 @stage(version=2, estimate=_estimate)
@@ -175,11 +207,17 @@ def _record(encoder: Encoder, plan: TrainingPlan, context: Context) -> None:
         "first_validation_loss": history.validation[0]["loss"],
         "validation_loss": history.kept_loss,
     }
+    num_seen = history.num_steps * plan.training.batch_size
+    resources = context.resources
     context.record(
         num_steps=history.num_steps,
         kept_step=history.kept_step,
-        num_sequences_seen=history.num_steps * plan.training.batch_size,
+        num_sequences_seen=num_seen,
+        work=num_seen * sequence_flop(plan.model, plan.model.dim),
+        num_gpus=resources.num_workers * resources.gpus_per_worker,
+        num_cores=resources.num_workers * resources.cpus_per_worker,
         **{name: loss for name, loss in losses.items() if loss is not None},
     )
     if history.num_sequences is not None:
         context.record(num_sequences=history.num_sequences)
+        context.log(f"saw {passes_text(num_seen, history.num_sequences)} in {history.num_steps:,} steps")

@@ -61,7 +61,7 @@ def _estimate(config: StandardizeConfig, inputs: Mapping[str, Estimate]) -> Esti
     """Estimates one scan of all percepts; of some parts it is an upper bound."""
     percepts = inputs["percepts"]
     seconds = None if percepts.num_bytes is None else percepts.num_bytes / SCANNED_BYTES_PER_S
-    return Estimate(num_frames=percepts.num_frames, seconds=seconds)
+    return Estimate(num_videos=percepts.num_videos, num_frames=percepts.num_frames, seconds=seconds)
 
 
 @stage(version=2, estimate=_estimate)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipeline.commands.command_line import print_help, with_hint
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.options.config_file import read_config, write_config
-from pipeline.options.flags import Option, assemble, list_options, read_arguments, read_table, rules_of
+from pipeline.options.flags import Option, assemble, list_options, merge, read_arguments, read_table, rules_of
 from pipeline.options.help import full_help, short_help
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_options import RunOptions
@@ -41,7 +41,7 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
             table = read_config(config)
             preset = preset or table.pop(PRESET.name, None)
             lower = read_table(table, options, config, recipe.refused)
-        merged = _preset(recipe, preset, options) | lower | values
+        merged = merge([_preset(recipe, preset, options), lower, values], options)
         _check_pairs(recipe, options, values, merged)
         chosen: RunOptions = assemble(recipe.options, merged, options)
     except UsageError as error:

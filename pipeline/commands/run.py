@@ -94,13 +94,13 @@ def _console() -> Console:
 
 def _print_plan(plan: Plan, options: RunOptions) -> None:
     from pipeline.engine.cost_estimates import with_bill
-    from pipeline.engine.status import look_up, plan_table
+    from pipeline.engine.status import look_up, plan_notes, plan_table
 
     console, store = _console(), _store_to_look_at(options)
     looked_up = look_up(plan, store, options.costs.assumed)
     steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
     console.print(plan_table(plan.recipe, steps))
-    for line in bill:
+    for line in [*plan_notes(steps), *bill]:
         console.print(line, highlight=False, soft_wrap=True)
 
 

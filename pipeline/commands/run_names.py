@@ -12,6 +12,7 @@ from pipeline.engine.store import Manifest
 from pipeline.options.flags import list_options
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
+from stages.models.artifacts import passes_text
 
 MAX_NAMED: Final = 4
 MAX_VALUE_CHARACTERS: Final = 24
@@ -43,7 +44,8 @@ def model_description(recipe: str, manifest: Manifest, complete: Mapping[str, Ma
         sentences.append(f"It was pretrained on percepts of {frames:,} frames.")
     if "num_sequences_seen" in facts and "num_steps" in facts:
         steps, seen = int(facts["num_steps"]), int(facts["num_sequences_seen"])
-        sentences.append(f"Training took {steps:,} steps and saw {seen:,} sequences.")
+        passes = f", {passes_text(seen, float(facts['num_sequences']))}" if "num_sequences" in facts else ""
+        sentences.append(f"Training took {steps:,} steps and saw {seen:,} sequences{passes}.")
     if "validation_loss" in facts:
         sentences.append(f"Its validation loss is {float(facts['validation_loss']):.4g}.")
     return " ".join(sentences)

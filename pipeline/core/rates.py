@@ -11,6 +11,11 @@ FLOP_PER_S: Final = 40e9
 """The rate of matrix products of a small LSTM in training."""
 FLOP_PER_S_BFLOAT16: Final = 250e9
 """The rate of matrix products in bfloat16, with two threads, AVX512-BF16, 384 units and frames of 4096 values."""
+REFERENCE_CORES: Final = 2
+"""The number of cores that the rates of CPUs here are of."""
+H100_FLOP_PER_S: Final = 390e12
+"""The rate of matrix products in training on one H100: 34,495 sequences/s of a composite of 2 x 2048 units in bfloat16,
+at batch 512, in the loop (tests/RESULTS.md). Smaller models and batches leave more of the GPU idle."""
 TRAIN_START_S: Final = 20.0
 """The time until a training group of Ray Train takes its first step."""
 PROBED_VIDEOS_PER_S: Final = 350.0

@@ -17,9 +17,9 @@ import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, Union
+from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar, Union
 
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
@@ -60,6 +60,11 @@ class Resources:
         for name in ("num_checkpoints_kept", "max_sequences_per_worker", "decoders_per_gpu"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def num_devices(self) -> float:
+        """GPUs of all workers, or their CPU cores where they have no GPU."""
+        return self.num_workers * (self.gpus_per_worker or self.cpus_per_worker or 1.0)
 
     @classmethod
     def of_workers(cls, workers: str, **others: Any) -> Resources:
@@ -157,6 +162,22 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """Work that the devices of a stage share, so that twice as many take half as long."""
+
+    amount: float
+    """The amount, in any unit; the stage records it as its fact `work`."""
+    per_core_s: float
+    """The amount that one CPU core does in a second."""
+    per_gpu_s: float
+    """The amount that one GPU does in a second."""
+
+    def seconds(self, resources: Resources) -> float:
+        """Returns the duration on the GPUs of the workers, or on their cores where they have none."""
+        return self.amount / (self.per_gpu_s if resources.gpus_per_worker else self.per_core_s) / resources.num_devices
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The expected size and duration of a stage; a field is None while nothing is known."""
 
@@ -164,6 +185,16 @@ class Estimate:
     num_frames: int | None = None
     num_bytes: int | None = None
     seconds: float | None = None
+    """The duration; with `work`, of what comes beside it."""
+    work: Work | None = None
+    note: str = ""
+    """A remark that a plan makes on the stage, beside sizes and times."""
+
+    def duration_s(self, resources: Resources) -> float | None:
+        """Returns the duration on these workers, in seconds; None while it is not known."""
+        if self.work is None:
+            return self.seconds
+        return (self.seconds or 0.0) + self.work.seconds(resources)
 
 
 class Listing(ABC):
@@ -220,6 +251,8 @@ class Stage(Generic[C, P, A]):
     """(config) -> digest or listing of what lies outside the store and is read by the stage; part of the key."""
     estimate: Estimator | None
     """(config, estimates of the inputs) -> estimate, for `--plan`."""
+    late_edges: frozenset[str] = frozenset()
+    """Optional edges that older versions did not have: an open one is left out of the key."""
 
     @property
     def name(self) -> str:
@@ -239,9 +272,15 @@ def _stage_named(module: str, name: str) -> Stage[Any, ..., Artifact]:
 
 
 def stage(
-    *, version: int, snapshot: Snapshot | None = None, estimate: Estimator | None = None
+    *,
+    version: int,
+    snapshot: Snapshot | None = None,
+    estimate: Estimator | None = None,
+    late_edges: frozenset[str] = frozenset(),
 ) -> Callable[[Callable[Concatenate[C, Context, P], A]], Stage[C, P, A]]:
     """Turns a function into a stage. Raise `version` when the same config and inputs give other bytes than before.
+
+    late_edges: see `Stage`.
 
     Raises:
         PlanError: the function's annotations do not describe a stage.
@@ -261,7 +300,7 @@ def stage(
         if not (isinstance(produces, type) and issubclass(produces, Artifact)):
             raise PlanError(f"{name} must return an Artifact; its return annotation is {produces}")
         edges = {p.name: _edge(name, p, hints[p.name]) for p in parameters[2:]}
-        return Stage(function, version, hints[parameters[0].name], edges, produces, snapshot, estimate)
+        return Stage(function, version, hints[parameters[0].name], edges, produces, snapshot, estimate, late_edges)
 
     return decorate
 
@@ -281,12 +320,24 @@ def _edge(stage_name: str, parameter: inspect.Parameter, hint: Any) -> Edge:
     return Edge(hint, optional, many)
 
 
+CAME_LATER: Final = types.MappingProxyType({"came later": True})
+"""Metadata of a config's field that older versions did not have. At its default it is left out of the key, so that
+what was made without the choice is found again."""
+
+
 def config_dict(config: Any) -> dict[str, Any]:
     """Returns a config as plain JSON values, which enter the key and are MLflow's parameters."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
+    values = ((field, getattr(config, field.name)) for field in fields(config))
+    return {
+        field.name: _plain(value)
+        for field, value in values
+        if not (field.metadata == CAME_LATER and value == field.default)
+    }
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return config_dict(value)
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.core.errors import PlanError
@@ -37,6 +37,9 @@ class Node:
     snapshot: str | None = None
     listing: Listing | None = None
     """The listing whose digest is `snapshot`, where the stage reads one."""
+    content: str | None = None
+    """Digest that stands for the artifact, instead of its key, in the keys of what reads it: equal bytes that came by
+    different ways then make one artifact."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -48,7 +51,7 @@ class Node:
 
     def input_keys(self) -> dict[str, Any]:
         """Returns edge name -> key, list of keys, or None for an open edge."""
-        return {name: _keys_of(value) for name, value in self.inputs.items()}
+        return {name: _each(value, lambda node: node.key) for name, value in self.inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,12 @@ class Plan:
         outside = stage.snapshot(config) if stage.snapshot else None
         listing = outside if isinstance(outside, Listing) else None
         snapshot = outside.digest if isinstance(outside, Listing) else outside
-        key = _key(stage, config, snapshot, {edge: _keys_of(value) for edge, value in checked.items()})
+        known_by = {
+            edge: _each(value, lambda node: node.content or node.key)
+            for edge, value in checked.items()
+            if value is not None or edge not in stage.late_edges
+        }
+        key = _key(stage, config, snapshot, known_by)
         node = Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing)
         self.nodes.append(node)
         return node
@@ -103,6 +111,12 @@ class Plan:
         node = Node(name, stage, ExistingArtifactConfig(), {}, Resources(), key)
         self.nodes.append(node)
         return node
+
+    def known_by(self, node: Node, content: str) -> Node:
+        """Returns `node`, which nothing reads yet, as one that is known by its content; see `Node`."""
+        known = replace(node, content=content)
+        self.nodes[self.nodes.index(node)] = known
+        return known
 
     def _check(self, name: str, stage: Stage[Any, ..., Any], edge_name: str, value: Any) -> Any:
         edge = stage.edges[edge_name]
@@ -129,10 +143,10 @@ class Plan:
             )
 
 
-def _keys_of(value: Node | tuple[Node, ...] | None) -> Any:
+def _each(value: Node | tuple[Node, ...] | None, name: Callable[[Node], str]) -> Any:
     if isinstance(value, tuple):
-        return [node.key for node in value]
-    return value.key if value is not None else None
+        return [name(node) for node in value]
+    return name(value) if value is not None else None
 
 
 def _key(stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_keys: Mapping[str, Any]) -> str:

@@ -7,12 +7,12 @@ the estimates of its inputs, and its seconds are scaled from the last artifact o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
 
-from pipeline.core.stage import Estimate, config_dict
+from pipeline.core.stage import Estimate, Resources, config_dict
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 
@@ -104,6 +104,11 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
     return table
 
 
+def plan_notes(steps: list[Step]) -> list[str]:
+    """Returns a line for each stage to make of which there is more to say than its row has."""
+    return [f"{step.node.name}: {step.estimate.note}" for step in steps if step.estimate.note and not step.have]
+
+
 def human_bytes(num_bytes: float) -> str:
     """Formats a number of bytes in powers of 1000: 1536 -> '1.5 kB'."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -137,25 +142,48 @@ def _short(value: Any) -> str:
 def _joined(value: Node | tuple[Node, ...] | None, steps: Mapping[str, Step]) -> Estimate:
     nodes = value if isinstance(value, tuple) else (value,) if value is not None else ()
     estimates = [steps[node.name].estimate for node in nodes]
-    frames = [e.num_frames for e in estimates if e.num_frames is not None]
-    num_bytes = [e.num_bytes for e in estimates if e.num_bytes is not None]
-    return Estimate(num_frames=sum(frames) if frames else None, num_bytes=sum(num_bytes) if num_bytes else None)
+    videos, frames, num_bytes = (
+        [count for estimate in estimates if (count := getattr(estimate, name)) is not None]
+        for name in ("num_videos", "num_frames", "num_bytes")
+    )
+    return Estimate(
+        num_videos=sum(videos) if videos else None,
+        num_frames=sum(frames) if frames else None,
+        num_bytes=sum(num_bytes) if num_bytes else None,
+    )
 
 
 def _from_manifest(manifest: Manifest) -> Estimate:
-    frames = manifest.facts.get("num_frames")
+    videos, frames = manifest.facts.get("num_videos"), manifest.facts.get("num_frames")
     num_bytes = manifest.facts.get("num_bytes", manifest.num_bytes)
     return Estimate(
-        num_frames=int(frames) if frames is not None else None, num_bytes=int(num_bytes), seconds=manifest.seconds
+        num_videos=int(videos) if videos is not None else None,
+        num_frames=int(frames) if frames is not None else None,
+        num_bytes=int(num_bytes),
+        seconds=manifest.seconds,
     )
 
 
 def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
     inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
     expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
-    if not history:
-        return expected
-    last = max(history, key=lambda manifest: manifest.finished_at)
+    seconds = expected.duration_s(node.resources)
+    for last in sorted(history, key=lambda manifest: manifest.finished_at, reverse=True):
+        measured = _scaled(last, expected, node.resources)
+        if measured is not None:
+            seconds = measured
+            break
+    return replace(expected, seconds=seconds)
+
+
+def _scaled(last: Manifest, expected: Estimate, resources: Resources) -> float | None:
+    """Returns the seconds of an artifact, scaled to the expected size; None where its devices were of another kind."""
+    num_cores, num_gpus = (float(last.facts.get(name, 0.0)) for name in ("num_cores", "num_gpus"))
+    if num_cores and bool(num_gpus) != bool(resources.gpus_per_worker):
+        return None
+    if expected.work is not None:
+        done = float(last.facts.get("work", 0.0))
+        devices = (num_gpus or num_cores) / resources.num_devices
+        return last.seconds * expected.work.amount / done * devices if done and devices else None
     last_frames, frames = last.facts.get("num_frames"), expected.num_frames
-    scale = frames / float(last_frames) if frames and last_frames else 1.0
-    return Estimate(num_frames=frames, num_bytes=expected.num_bytes, seconds=last.seconds * scale)
+    return last.seconds * (frames / float(last_frames) if frames and last_frames else 1.0)

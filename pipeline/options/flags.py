@@ -18,7 +18,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pipeline.core.errors import ConfigError, UsageError
-from pipeline.core.flags import INLINE
+from pipeline.core.flags import INLINE, InsteadOf
 from pipeline.options.values import is_many, parse_words, words_of
 
 Options = TypeVar("Options")
@@ -57,6 +57,8 @@ class Option:
     """The dataclass that declares it."""
     positional: str = ""
     """The word that stands for it in usage lines; empty where it is a flag."""
+    instead_of: str = ""
+    """The path of the option that it takes the place of; empty where there is none."""
 
     @property
     def shown(self) -> str:
@@ -77,7 +79,10 @@ def list_options(kind: type[Any], default: Any = None, prefix: str = "", flag_pr
             listed += list_options(hint, None if value is MISSING else value, f"{path}.", inner)
         else:
             word = next((mark.name for mark in marks if isinstance(mark, Word)), "")
-            listed.append(Option(path=path, name=flag, kind=hint, default=value, owner=kind, positional=word))
+            rival = next((f"{prefix}{mark.field}" for mark in marks if isinstance(mark, InsteadOf)), "")
+            listed.append(
+                Option(path=path, name=flag, kind=hint, default=value, owner=kind, positional=word, instead_of=rival)
+            )
     return listed
 
 
@@ -207,6 +212,18 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in table.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
     return rows
+
+
+def merge(levels: Sequence[Mapping[str, Any]], options: Sequence[Option]) -> dict[str, Any]:
+    """Returns the values of all levels by path, later ones on top. An option takes the place of its rival below it."""
+    rivals = {option.path: option.instead_of for option in options if option.instead_of}
+    merged: dict[str, Any] = {}
+    for level in levels:
+        for path, rival in rivals.items():
+            if level.get(path) is not None and level.get(rival) is None:
+                merged[rival] = None
+        merged |= level
+    return merged
 
 
 def assemble(kind: type[Options], values: Mapping[str, Any], options: Sequence[Option]) -> Options:

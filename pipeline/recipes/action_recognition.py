@@ -20,6 +20,7 @@ from pipeline.recipes.existing_models import PretrainedNodes, add_existing_model
 from pipeline.recipes.model_variants import (
     ONE_GPU,
     PAPER_PERCEPTS,
+    PASSES_OVER_A_CORPUS,
     PUBLISHED,
     REFUSED,
     Model,
@@ -79,7 +80,7 @@ class ActionOptions(VideoOptions):
     """Videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Models to train with --unlabelled, any of the paper's six; each is a row of Table 3."""
-    pretrain: PretrainConfig = PretrainConfig()
+    pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
     """Settings of every model of --unlabelled; its decoders are those of --models."""
     num_encoders: int = 1
     """Each of --models is pretrained so many times, from seeds that follow each other, and every arm is measured with
@@ -297,7 +298,7 @@ def recipe(options: type[ActionOptions]) -> Recipe:
                 "unlabelled",
                 "models",
                 "pretrain.num-units",
-                "pretrain.num-steps",
+                "pretrain.num-passes",
                 "finetuned.num-epochs",
             ),
             "the run": RUN_GROUP,
@@ -330,18 +331,11 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     | {
         "pretrain.num-layers": 2,
         "pretrain.batch-size": 512,
-        "pretrain.num-steps": 5000,
         "scratch.num-layers": 2,
         "single-frame.precision": "bfloat16",
         "scratch.precision": "bfloat16",
         "finetuned.precision": "bfloat16",
     },
-    "paper": PUBLISHED
-    | PAPER_PERCEPTS
-    | ONE_GPU
-    | {
-        "pretrain.num-steps": 86_400,
-        "scratch.num-layers": 2,
-    },
+    "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"scratch.num-layers": 2},
 }
 """The sizes of both data sets for a kind of machine."""

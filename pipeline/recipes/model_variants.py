@@ -11,6 +11,7 @@ from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
 from stages.models.config import FeedbackConfig
 from stages.pretrain import PretrainConfig, pretrain
+from stages.pretraining.config import TrainingConfig
 
 Model = Literal[
     "autoencoder",
@@ -109,9 +110,12 @@ def is_conditional(config: PretrainConfig) -> bool:
     return config.model.reconstruct_conditional or config.model.predict_conditional
 
 
+PASSES_OVER_A_CORPUS: Final = PretrainConfig(training=TrainingConfig(num_steps=None, num_passes=8.0))
+"""The settings of a pretraining on videos of one's own, few or many: the number of steps follows theirs."""
 PRETRAIN_GROUP: Final = (
     "pretrain.num-units",
     "pretrain.num-layers",
+    "pretrain.num-passes",
     "pretrain.num-steps",
     "pretrain.batch-size",
     "pretrain.optimizer.learning-rate",

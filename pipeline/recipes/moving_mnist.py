@@ -76,7 +76,11 @@ RECIPE = Recipe(
     build=build,
     shown={
         "the digits": ("digits.mnist",),
-        "what is learned": ("models", *PRETRAIN_GROUP, "num-test-sequences"),
+        "what is learned": (
+            "models",
+            *(name for name in PRETRAIN_GROUP if name != "pretrain.num-passes"),
+            "num-test-sequences",
+        ),
         "the run": RUN_GROUP,
     },
     examples=(
@@ -88,7 +92,9 @@ RECIPE = Recipe(
         "gpu": PIXELS_ON_A_GPU,
         "paper": PUBLISHED_PIXELS,
     },
-    refused=REFUSED | OF_PERCEPTS,
+    refused=REFUSED
+    | OF_PERCEPTS
+    | {"pretrain.num-passes": "sequences of Moving MNIST never repeat, so that there is no pass"},
     only_with=NEEDS_PLAN,
     not_with=NOT_WITH,
 )

@@ -12,6 +12,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import (
     ONE_GPU,
     PAPER_PERCEPTS,
+    PASSES_OVER_A_CORPUS,
     PRETRAIN_GROUP,
     PUBLISHED,
     REFUSED,
@@ -42,7 +43,7 @@ class YoutubeOptions(VideoOptions):
     """Share of the videos that nothing is learned from; the models' forecasts are scored on them. They are chosen by
     content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway."""
     extract: ExtractConfig = ExtractConfig()
-    pretrain: PretrainConfig = PretrainConfig()
+    pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
     """Settings of every model; its decoders are those of --models."""
     forecast: ForecastConfig = ForecastConfig()
 
@@ -104,11 +105,9 @@ RECIPE = Recipe(
             "pretrain.num-layers": 2,
             "pretrain.forget-bias": 1.0,
             "pretrain.batch-size": 512,
-            "pretrain.num-steps": 5000,
             "pretrain.optimizer.num-warmup-steps": 300,
         },
-        # Eight passes over 300 hours in windows of 10-second clips.
-        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"pretrain.num-steps": 86_400},
+        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU,
     },
     refused=REFUSED | ONE_LIMITS,
     only_with=NEEDS_PLAN,

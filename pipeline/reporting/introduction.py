@@ -12,7 +12,7 @@ from pipeline.reporting.results import Results, count_name
 from pipeline.reporting.svg import number
 from pipeline.reporting.view import NodeView
 from stages.evaluation.score_table import ScoreTable
-from stages.models.artifacts import Encoder
+from stages.models.artifacts import Encoder, passes_text
 from stages.models.config import CompositeConfig, model_names
 
 
@@ -106,12 +106,23 @@ def _models(results: Results) -> list[str]:
         sizes.append(
             f"{_count(model.num_layers, 'layer')} of {_count(model.num_units, 'unit')}, "
             f"{model.num_frames_in} frames in, {model.num_frames_out} ahead, "
-            f"{_count(flat['num_steps'], 'step')} of {_count(flat['batch_size'], 'sequence')}"
+            f"{_training(node, flat)}"
         )
     names = model_names(models)
     if len(set(sizes)) > 1:
         return [f"{name}: {size}." for name, size in zip(names, sizes, strict=True)]
     return [f"LSTM encoder-decoder, {listed_words(names, 'and')}: {sizes[0]}."] if models else []
+
+
+def _training(node: NodeView, flat: Mapping[str, Any]) -> str:
+    """Returns the length of a training: steps, batch, and how often it saw each sequence."""
+    facts = node.facts
+    num_steps = facts.get("num_steps", flat["num_steps"])
+    length = _count(num_steps, "step") if num_steps is not None else _count(flat["num_passes"], "pass", "passes")
+    batch = f"{length} of {_count(flat['batch_size'], 'sequence')}"
+    if "num_sequences" not in facts or "num_sequences_seen" not in facts:
+        return batch
+    return f"{batch}: {passes_text(float(facts['num_sequences_seen']), float(facts['num_sequences']))}"
 
 
 def _videos(results: Results) -> str:
@@ -140,8 +151,8 @@ def _bytes(value: float | str) -> str:
     return human_bytes(float(value))
 
 
-def _count(value: float | str | None, noun: str) -> str:
+def _count(value: float | str | None, noun: str, plural: str = "") -> str:
     if value is None:
         return ""
     figure = number(float(value))
-    return f"{figure} {noun}{'' if figure == '1' else 's'}"
+    return f"{figure} {noun if figure == '1' else plural or f'{noun}s'}"

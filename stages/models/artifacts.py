@@ -23,6 +23,13 @@ decoder); of training also `learning_rate` and `gradient_norm`. Losses are sums 
 and frames."""
 
 
+def passes_text(num_seen: int | float, num_sequences: int | float) -> str:
+    """Returns how often a training that saw so many sequences saw each of those that there are: '1.6% of a pass'."""
+    passes = num_seen / num_sequences
+    amount = f"{passes:.2g} passes" if passes >= 1.05 else "one pass" if passes >= 0.995 else f"{passes:.2%} of a pass"
+    return f"{amount} over {num_sequences:,.0f} sequences"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingHistory:
     """One `history.json`: losses by optimiser step."""

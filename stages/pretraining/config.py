@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.flags import InsteadOf
+from pipeline.core.stage import CAME_LATER
 from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
 
@@ -83,8 +86,10 @@ class TrainingConfig:
 
     batch_size: int = 64
     """The number of sequences of a step, over all workers."""
-    num_steps: int = 1000
-    """The number of optimiser steps of the training."""
+    num_steps: Annotated[int | None, InsteadOf("num_passes")] = 1000
+    """The training takes so many optimiser steps; this or num_passes."""
+    num_passes: Annotated[float | None, InsteadOf("num_steps")] = field(default=None, metadata=CAME_LATER)
+    """The training sees every training sequence so many times, in as many steps as that takes; this or num_steps."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimiser and its learning rate. Gradients, and the norm they are clipped to, are those of the loss per
     dimension."""
@@ -109,8 +114,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         at_least_one = ("batch_size", "num_steps", "validate_every_steps", "max_validation_batches")
         for name in (*at_least_one, "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_passes is not None and not 0 < self.num_passes < math.inf:
+            raise ConfigError(f"num_passes is {self.num_passes}; it must be above 0")
+        if (self.num_steps is None) == (self.num_passes is None):
+            given = "neither was" if self.num_steps is None else "both were"
+            raise ConfigError(f"a training lasts num_steps or num_passes, and {given} given: give one of them")
         if self.feedback and (self.weights.keep == "best" or self.early_stop.patience):
             raise ConfigError(
                 "validation is teacher-forced, and feedback gives some of that up for the open loop: "
@@ -118,3 +128,18 @@ class TrainingConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
+
+    def steps(self, num_sequences: int | None) -> int:
+        """Returns the number of optimiser steps, with so many training sequences; None: there is no end of them.
+
+        Raises:
+            ConfigError: `num_passes` is set, and there is no end of the sequences.
+        """
+        if self.num_steps is not None:
+            return self.num_steps
+        assert self.num_passes is not None
+        if num_sequences is None:
+            raise ConfigError(
+                "num_passes counts passes over the training sequences, and these never end: use num_steps"
+            )
+        return math.ceil(self.num_passes * num_sequences / self.batch_size)

@@ -76,7 +76,8 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
         OutOfMemory: the memory of this machine or of a GPU is full.
         StoreError: no space is left for a checkpoint.
         CorruptArtifact: the data have changed since the training began, or no checkpoint is whole.
-        ConfigError: the global batch has fewer sequences than there are workers; or whatever opening the source raises.
+        ConfigError: the global batch has fewer sequences than there are workers, or `num_passes` was given for a source
+          without end; or whatever opening the source raises.
 
     The last good checkpoint stays.
     """
@@ -118,7 +119,8 @@ class _Trainer:
         self.guard = DivergenceGuard()
         self.history: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self.unchecked: tuple[int, Callable[[], list[float]]] | None = None
-        self.telemetry = Telemetry(worker, self.config.num_steps, self.config.batch_size)
+        self.num_steps = self.config.steps(self.source.num_sequences)
+        self.telemetry = Telemetry(worker, self.num_steps, self.config.batch_size, self.source.num_sequences)
 
     def run(self) -> None:
         worker = self.worker
@@ -128,10 +130,10 @@ class _Trainer:
         if slow_on(self.config.precision, worker.device):
             self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
         with Prefetcher(
-            self.source, self.config.batch_size, self.config.num_steps, worker.device, worker.rank, worker.world_size
+            self.source, self.config.batch_size, self.num_steps, worker.device, worker.rank, worker.world_size
         ) as prefetcher:
             num_done = first_step
-            while num_done < self.config.num_steps and not self._ends_at(num_done):
+            while num_done < self.num_steps and not self._ends_at(num_done):
                 if num_done % self.config.checkpoint_every_steps == 0 and num_done > first_step:
                     self._checkpoint(num_done)
                 self._step(num_done, prefetcher.batch(num_done), gradients)
@@ -156,16 +158,14 @@ class _Trainer:
         stalled = has_plateaued(self.config.early_stop, self.history["validation"])
         if stalled:
             best = best_step(self.history["validation"])
-            self._log(
-                f"ending after step {num_done} of {self.config.num_steps}: no better validation since step {best}"
-            )
+            self._log(f"ending after step {num_done} of {self.num_steps}: no better validation since step {best}")
         return stalled
 
     def _step(self, step: int, x_TBD: Tensor, gradients: Gradients) -> None:
         worker = self.worker
         torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optimizer, step, self.config.num_steps)
+            group["lr"] = learning_rate(self.config.optimizer, step, self.num_steps)
         x_TBD = augment(
             self.config.augmentation,
             x_TBD,
@@ -194,7 +194,7 @@ class _Trainer:
             self.config.feedback,
             seed=self.config.seed,
             step=step,
-            num_steps=self.config.num_steps,
+            num_steps=self.num_steps,
             num_reads=max(plan.model.num_frames_in, plan.model.num_frames_out) - 1,
             batch_size=self.config.batch_size,
             rows=share_of(self.config.batch_size, worker.rank, worker.world_size),
@@ -234,8 +234,8 @@ class _Trainer:
         (step, read), self.unchecked = self.unchecked, None
         total, reconstruct_loss, predict_loss, grad_norm = read()
         self.guard.check(step, total, grad_norm)
-        if step % max(1, self.config.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.config.num_steps:
-            rate = learning_rate(self.config.optimizer, step, self.config.num_steps)
+        if step % max(1, self.num_steps // NUM_CURVE_POINTS) == 0 or step + 1 == self.num_steps:
+            rate = learning_rate(self.config.optimizer, step, self.num_steps)
             losses = self._named(total, reconstruct_loss, predict_loss)
             self.history["train"].append({"step": step, **losses, "learning_rate": rate, "gradient_norm": grad_norm})
 
@@ -302,7 +302,7 @@ class _Trainer:
         self.history = extra["history"]
         self.guard.smallest_loss = extra["smallest_loss"]
         self.telemetry.begin(step)
-        self._log(f"resuming from step {step} of {self.config.num_steps}")
+        self._log(f"resuming from step {step} of {self.num_steps}")
         return step
 
     def _start(self) -> None:

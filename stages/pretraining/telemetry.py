@@ -15,8 +15,9 @@ SECONDS_BETWEEN_REPORTS = 1.0
 class Telemetry:
     """The reports of the worker of rank 0; those of the others are dropped."""
 
-    def __init__(self, worker: TrainWorker, num_steps: int, batch_size: int) -> None:
+    def __init__(self, worker: TrainWorker, num_steps: int, batch_size: int, num_sequences: int | None = None) -> None:
         self._worker, self._num_steps, self._batch_size = worker, num_steps, batch_size
+        self._num_sequences = num_sequences
         self._before = (time.monotonic(), 0, 0.0)
 
     def begin(self, step: int) -> None:
@@ -36,6 +37,8 @@ class Telemetry:
         values = {name: value for name, value in point.items() if name != "step" and value is not None}
         values["sequences_per_second"] = (num_done - done_before) * self._batch_size / elapsed
         values["waiting_for_data"] = (seconds_waited - waited_before) / elapsed
+        if self._num_sequences is not None:
+            values["passes"] = num_done * self._batch_size / self._num_sequences
         if self._worker.device.type == "cuda":
             values["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self._worker.device))
         self._worker.progress(num_done, self._num_steps, "steps", _note(values))
@@ -52,6 +55,8 @@ def _note(values: Mapping[str, float]) -> str:
         f"gradient {values['gradient_norm']:.3g}",
         f"rate {values['learning_rate']:.2g}",
     ]
+    if "passes" in values:
+        words.insert(1, f"{values['passes']:.2g} passes")
     if "gpu_memory_bytes" in values:
         words.append(f"GPU {values['gpu_memory_bytes'] / 2**30:.1f} GiB")
     return ", ".join(words)

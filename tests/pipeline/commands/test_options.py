@@ -168,7 +168,23 @@ def test_defaults_give_way_to_a_preset_it_to_a_file_and_the_file_to_flags(tmp_pa
     chosen = parse(load_recipe("youtube"), ["--config", str(path), "--pretrain.batch-size", "6"])
     assert chosen.videos == ("x",)
     model, training = chosen.pretrain.model, chosen.pretrain.training
-    assert (model.num_units, model.num_layers, training.batch_size, training.num_steps) == (256, 3, 6, 1000)
+    assert (model.num_units, model.num_layers, training.batch_size, training.num_passes) == (256, 3, 6, 8)
+
+
+def test_steps_take_the_place_of_passes_and_passes_that_of_steps(tmp_path: Path) -> None:
+    def length(*flags: str) -> tuple[int | None, float | None]:
+        training = options_of("youtube", *flags).pretrain.training
+        return training.num_steps, training.num_passes
+
+    path = tmp_path / "run.toml"
+    path.write_text("[pretrain]\nnum-steps = 7\n")
+    assert length() == (None, 8)
+    assert length("--pretrain.num-steps", "5") == (5, None)
+    assert length("--config", str(path)) == (7, None)
+    assert length("--config", str(path), "--pretrain.num-passes", "0.5") == (None, 0.5)
+    assert "both were given" in refusal("youtube", "--pretrain.num-steps", "5", "--pretrain.num-passes", "2")
+    assert "neither was given" in refusal("youtube", "--pretrain.num-passes", "none")
+    assert "never repeat" in refusal("moving-mnist", "--pretrain.num-passes", "2")
 
 
 @pytest.mark.parametrize(
