@@ -86,7 +86,7 @@ def predict(options: PredictOptions) -> list[str]:
 def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """Returns the input in forward order and `num_out` frames after it, in data units; None: no such decoder."""
     model = pretrained.composite
-    reconstruction, prediction = model.open_loop(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
+    reconstruction, prediction = model.open_loop_means(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
 
     def in_units(frames: torch.Tensor) -> Floats:
         return pretrained.in_units(frames[:, 0].numpy())

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "classify": "name the actions that a video shows, and when",
     "compare": "compare runs: settings that differ, and results side by side",
     "ui": "open MLflow's pages on the runs of a store",
+    "publish": "write a model and a card that describes it for others",
     "verify": "recount and rehash a store, and repair it",
     "compact": "merge small shards of percepts into larger files",
     "takedown": "remove a video's percepts, and list what was made of it",

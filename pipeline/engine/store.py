@@ -211,7 +211,12 @@ class Store:
             except FileNotFoundError:
                 continue  # `check_sizes` says which may be missing
             if digest != output.sha256:
-                raise CorruptArtifact(f"{uri} is damaged: its sha256 is not that of its manifest; {self.how_to_mend}")
+                raise self.damaged(manifest, name)
+
+    def damaged(self, manifest: Manifest, name: str) -> CorruptArtifact:
+        """Returns the error for a file whose content is not that of the artifact's manifest."""
+        uri = join(self.directory(manifest.stage, manifest.key), name)
+        return CorruptArtifact(f"{uri} is damaged: its sha256 is not that of its manifest; {self.how_to_mend}")
 
     def commit(self, manifest: Manifest) -> None:
         """Writes the manifest: from now on the artifact is complete."""

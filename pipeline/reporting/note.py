@@ -16,7 +16,10 @@ SPECIAL: Final = str.maketrans({character: f"\\{character}" for character in "\\
 
 def note(results: Results, report_uri: str) -> str:
     """Returns the findings as a list, a table of accuracies a data set, the command, and the address of the report."""
-    lines = [f"- {MARKS[f.verdict]} {_plain(f.headline)} {_plain(f.detail)}".rstrip() for f in findings(results)]
+    lines = [
+        f"- {MARKS[f.verdict]} {escape_markdown(f.headline)} {escape_markdown(f.detail)}".rstrip()
+        for f in findings(results)
+    ]
     for scores in (result.content for result in results.scores):
         lines += ["", *_accuracies(scores), "", interval_scope(scores)]
     address = f"file://{report_uri}" if report_uri.startswith("/") else report_uri
@@ -40,7 +43,7 @@ def _accuracies(scores: ScoreTable) -> list[str]:
     ]
     for model in scores.models:
         cells = " | ".join(_cell(scores.score(model, n)) for n in counts)
-        lines.append(f"| {_plain(model)} | {cells} |")
+        lines.append(f"| {escape_markdown(model)} | {cells} |")
     return lines
 
 
@@ -51,5 +54,6 @@ def _cell(score: MeanAccuracy | None) -> str:
     return f"{percent(score.mean)}{ends}"
 
 
-def _plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Returns a text as Markdown shows it, with control characters escaped."""
     return printable(text).translate(SPECIAL)
