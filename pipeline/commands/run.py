@@ -93,7 +93,7 @@ def _console() -> Console:
 
 
 def _print_plan(plan: Plan, options: RunOptions) -> None:
-    from pipeline.engine.cost_estimates import with_bill
+    from pipeline.engine.bill import with_bill
     from pipeline.engine.status import look_up, plan_notes, plan_table
 
     console, store = _console(), _store_to_look_at(options)

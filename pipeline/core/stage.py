@@ -187,6 +187,8 @@ class Estimate:
     seconds: float | None = None
     """The duration; with `work`, of what comes beside it."""
     work: Work | None = None
+    is_measured: bool = False
+    """True where the seconds are those of an earlier artifact of the store, scaled."""
     note: str = ""
     """A remark that a plan makes on the stage, beside sizes and times."""
 

@@ -25,7 +25,7 @@ class CostOptions:
     calibrate: bool = False
     """With --plan: measures decoder and convnet here, for some seconds, on the first videos given."""
     price_per_gpu_hour: float | None = None
-    """Price of one GPU for an hour, in any currency."""
+    """Price of one GPU for an hour, in any currency. The plan then puts extraction and pretraining on GPUs."""
     price_per_core_hour: float | None = None
     """Price of one CPU core for an hour, in the currency of --price-per-gpu-hour."""
     price_per_tb_month: float | None = None
@@ -37,6 +37,16 @@ class CostOptions:
             is_price = field.name.startswith("price")
             if isinstance(value, float | int) and (value < 0 if is_price else value <= 0) and value is not False:
                 raise ConfigError(f"--{field.name.replace('_', '-')} is {value}; give a number above 0")
+
+    @property
+    def on_gpus(self) -> bool:
+        """True where a rate or a price of GPUs puts extraction and pretraining on GPUs."""
+        return self.gpu_frames_per_s is not None or self.price_per_gpu_hour is not None
+
+    @property
+    def has_prices(self) -> bool:
+        """True where any price was given."""
+        return any(getattr(self, field.name) is not None for field in fields(self) if field.name.startswith("price"))
 
     @property
     def assumed(self) -> Estimate | None:

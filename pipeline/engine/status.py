@@ -167,13 +167,11 @@ def _from_manifest(manifest: Manifest) -> Estimate:
 def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
     inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
     expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
-    seconds = expected.duration_s(node.resources)
     for last in sorted(history, key=lambda manifest: manifest.finished_at, reverse=True):
         measured = _scaled(last, expected, node.resources)
         if measured is not None:
-            seconds = measured
-            break
-    return replace(expected, seconds=seconds)
+            return replace(expected, seconds=measured, is_measured=True)
+    return replace(expected, seconds=expected.duration_s(node.resources))
 
 
 def _scaled(last: Manifest, expected: Estimate, resources: Resources) -> float | None:

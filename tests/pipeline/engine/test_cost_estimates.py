@@ -1,4 +1,4 @@
-"""The bill of an extraction: by hand, from each source of a rate, and on the command line."""
+"""The bill of a plan: by hand, from each source of a rate, and on the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.core.errors import ConfigError, SourceError, UsageError
 from pipeline.core.stage import Estimate, Resources
-from pipeline.engine.cost_estimates import CostOptions, Rate, bill, bill_lines, calibrate, rates
+from pipeline.engine.bill import Total, bill, bill_lines
+from pipeline.engine.cost_estimates import Rate, calibrate, rates
+from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import Manifest, Store
 from pipeline.run import main
 from stages.convnets.config import ConvnetConfig
@@ -20,26 +22,36 @@ HOURS = CostOptions(plan_hours=300)
 
 
 def test_by_hand() -> None:
-    options = replace(
-        HOURS, gpu_frames_per_s=3000, price_per_gpu_hour=2, price_per_core_hour=0.05, price_per_tb_month=20
-    )
-    assert options.assumed is not None
-    assert options.assumed.num_frames == 300 * 3600 * 30
+    assert HOURS.assumed is not None
+    assert HOURS.assumed.num_frames == 300 * 3600 * 30
     estimate = Estimate(num_frames=32_400_000, num_bytes=32_400_000 * 8209)
-    decoder, convnet = Rate(frames_per_s=500, source="given"), Rate(frames_per_s=3000, source="given")
-    on_gpus = bill(ExtractConfig(), estimate, options, (decoder, convnet))
+    pair = Rate(frames_per_s=500, source="given"), Rate(frames_per_s=3000, source="given")
+    on_gpus = bill(ExtractConfig(), estimate, pair, on_gpus=True)
     assert (on_gpus.gpu_hours, on_gpus.core_hours, on_gpus.cores_per_gpu) == (3.0, 18.0, 6.0)
-    assert on_gpus.price == pytest.approx(3 * 2 + 18 * 0.05 + 0.2659716 * 20)
     assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1)) == 9 * 3600  # two cores decode for nine hours
     assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1, cpus_per_worker=16)) == 1.5 * 3600
-    lines = bill_lines(on_gpus, options)
+    lines = bill_lines(on_gpus, HOURS)
     assert lines[0] == "300 hours at 30 frames/s: 32,400,000 frames, about 97.2 GB of compressed video"
     assert "extract: 3.0 GPU-hours, 18.0 core-hours, 266.0 GB of percepts" in lines
-    assert lines[-1] == "price: 12.22, the first month of storage included"
-    # Without GPUs both are the cores' work; with GPUs and no price for them there is no price.
-    on_cores = bill(ExtractConfig(), estimate, replace(options, gpu_frames_per_s=None), (decoder, convnet))
+    # Without GPUs both are the cores' work.
+    on_cores = bill(ExtractConfig(), estimate, pair, on_gpus=False)
     assert (on_cores.gpu_hours, on_cores.core_hours) == (0.0, 21.0)
-    assert bill(ExtractConfig(), estimate, replace(options, price_per_gpu_hour=None), (decoder, convnet)).price is None
+
+
+def test_a_price_has_what_it_needs_and_names_what_it_leaves_out() -> None:
+    total = Total().plus(3.0, 18.0, 10**12)
+    all_prices = CostOptions(price_per_gpu_hour=2, price_per_core_hour=0.05, price_per_tb_month=20)
+    assert total.price(all_prices) == pytest.approx(3 * 2 + 18 * 0.05 + 20)
+    assert "price: 26.90, the first month of storage included" in total.lines(all_prices)
+    gpus_alone = total.lines(CostOptions(price_per_gpu_hour=2))
+    assert "price: 6.00" in gpus_alone
+    assert "cores (--price-per-core-hour)" in gpus_alone[-1]
+    assert "storage (--price-per-tb-month)" in gpus_alone[-1]
+    for options in (CostOptions(price_per_core_hour=0.05), CostOptions(price_per_tb_month=20)):
+        assert "no price: it needs --price-per-gpu-hour" in total.lines(options)
+    on_cores = Total(unknown=("evaluate",)).plus(0.0, 21.0, 0)
+    assert "no price: it needs --price-per-core-hour" in on_cores.lines(CostOptions(price_per_gpu_hour=2))
+    assert "the time of evaluate, not known yet" in on_cores.lines(CostOptions(price_per_core_hour=1))[-1]
 
 
 def test_where_a_rate_comes_from(tmp_path: Path) -> None:
@@ -59,11 +71,21 @@ def test_where_a_rate_comes_from(tmp_path: Path) -> None:
         )
     _, convnet = rates(config, HOURS, store, ())
     assert convnet == Rate(frames_per_s=70.0, source="the last extraction of this store, a")
-    decoder, convnet = rates(config, replace(HOURS, gpu_frames_per_s=2000, decode_frames_per_s=900), store, ())
+    given = replace(HOURS, gpu_frames_per_s=2000, decode_frames_per_s=900)
+    decoder, convnet = rates(config, given, store, (), on_gpus=True)
     assert (decoder, convnet) == (Rate(frames_per_s=900, source="given"), Rate(frames_per_s=2000, source="given"))
     unknown = replace(config, convnet=ConvnetConfig(name="efficientnet_lite2"))
     with pytest.raises(ConfigError, match="efficientnet_lite2 was never measured: give --gpu-frames-per-s"):
-        bill(unknown, Estimate(num_frames=1), HOURS, rates(unknown, HOURS, store, ()))
+        bill(unknown, Estimate(num_frames=1), rates(unknown, HOURS, store, ()), on_gpus=False)
+    _, convnet = rates(config, HOURS, store, (), on_gpus=True)
+    assert convnet is not None
+    assert convnet.source.startswith("default: an H100")
+    on_gpus: dict[str, int | float | str] = {"frames_per_s": 9000.0, "num_cores": 3.0, "num_gpus": 2.0}
+    store.commit(
+        Manifest(stage="extract", version=1, key="d", name="x", recipe="r", config=same, inputs={}, facts=on_gpus)
+    )
+    _, convnet = rates(config, HOURS, store, (), on_gpus=True)
+    assert convnet == Rate(frames_per_s=4500.0, source="the last extraction of this store, d")
 
 
 def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,13 +103,40 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (clip, _) = encode_clips(tmp_path, 2)
     arguments = ["youtube", "--videos", clip, "--store", str(tmp_path / "store"), "--plan"]
-    assert main([*arguments, "--plan-hours", "300", "--gpu-frames-per-s", "2000", "--price-per-gpu-hour", "2"]) == 0
-    out = capsys.readouterr().out
+
+    def said(*more: str) -> str:
+        assert main([*arguments, *more]) == 0
+        return capsys.readouterr().out
+
+    hours = ("--plan-hours", "300", "--price-per-gpu-hour", "2")
+    out = said(*hours, "--gpu-frames-per-s", "2000")
     assert "32,400,000" in out
     assert "83.5 GB" in out
     assert "extract: 4.5 GPU-hours, 7.2 core-hours" in out
-    assert "price: 9.00" in out
-    assert main(arguments) == 0
-    assert "GPU-hours" not in capsys.readouterr().out
+    # 3.85 million windows eight times, 5.64 GFLOP each: 0.12 hours of an H100.
+    assert "about 8 passes over 3,847,500 sequences" in out
+    assert "pretrain composite: 0.1 GPU-hours on 1 GPU (default: 390 TFLOP/s" in out
+    assert "price: 9.25" in out
+    # A rate that nobody gave is the default of an H100, and says so: never a price of nothing.
+    default = said(*hours)
+    assert "convnet 21,080 frames/s a GPU (default: an H100" in default
+    assert "price: 1.10" in default
+    layers = ("--pretrain.num-layers", "2", "--gpus-per-worker", "1", "--workers")
+    seconds = [said(*hours, *layers, num).partition("pretrain composite")[2].splitlines()[0] for num in ("1", "8")]
+    assert "19 min 42 s" in seconds[0]
+    assert "2 min 45 s" in seconds[1]  # twenty of them start the group
+    assert "GPU-hours" not in said()
+    with pytest.raises(UsageError, match="pixels was never measured on a GPU: give --gpu-frames-per-s"):
+        main(
+            [
+                *arguments,
+                "--price-per-gpu-hour",
+                "2",
+                "--extract.convnet.name",
+                "pixels",
+                "--extract.convnet.layer",
+                "rgb",
+            ]
+        )
     with pytest.raises(UsageError, match=r"--plan-hours is 0\.0; give a number above 0"):
         main([*arguments, "--plan-hours", "0"])
