@@ -27,12 +27,13 @@ from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
-from pipeline.core.stage import Context, Estimate, stage
+from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, Corpus, Index
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
+from stages.video.lists.rows import ListRules
 from stages.video.probe import Probe, probe
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
@@ -62,14 +63,16 @@ class IngestConfig:
     """The videos to index, and the limits beyond which one is rejected."""
 
     videos: tuple[str, ...] = ()
-    """Folders, globs, video files, manifests (.txt, .csv, .jsonl, .parquet) or bucket URLs, besides the corpus that a
-    stage before may have made."""
+    """Folders, globs, video files, lists (.txt, .csv, .tsv, .jsonl, .json, .parquet) or bucket URLs, besides the corpus
+    that a stage before may have made."""
     held_out: float = 0.0
     """The share of the videos without a part, in whole groups, that goes to part test instead of unlabelled."""
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected; extract takes the same."""
     look_again: int = 0
     """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
+    list_rules: ListRules = field(default=ListRules(), metadata=CAME_LATER)
+    """The addresses that the lines of lists may name."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -78,7 +81,7 @@ class IngestConfig:
 
 def list_sources(config: IngestConfig) -> SourceListing | None:
     """Lists the videos of the config; None where all videos come from stages. Raises SourceError."""
-    return SourceListing(config.videos) if config.videos else None
+    return SourceListing(config.videos, config.list_rules) if config.videos else None
 
 
 def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
@@ -121,10 +124,10 @@ def _list_all(corpora: Sequence[str], config: IngestConfig, context: Context) ->
     """Yields the videos of the corpora and those of the listing, each with the time at which it was listed."""
     if corpora:
         listed_at_ns = time.time_ns()
-        for source in iter_videos(corpora):
+        for source in iter_videos(corpora, None):
             yield source, listed_at_ns
     if config.videos:
-        yield from iter_listed(context, config.videos)
+        yield from iter_listed(context, config.videos, config.list_rules)
 
 
 def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) -> ProbeResults:
@@ -202,6 +205,8 @@ def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Pro
 def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Limits], Probe] = probe) -> VideoRecord:
     """Hashes and probes one video; whatever is wrong with it ends up in the record."""
     rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
+    if source.problem:
+        return rejected(reason=source.problem)
     try:
         source.uri.encode()
     except UnicodeEncodeError:

@@ -15,16 +15,17 @@ import io
 import posixpath
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
-from pipeline.core.stage import Context, Estimate, stage
+from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
 from stages.datasets.official import name_of
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.listing import SourceListing, iter_listed
+from stages.video.lists.rows import ListRules
 from stages.video.sources import VideoSource, list_videos, unique_sources
 
 
@@ -34,13 +35,15 @@ class SelectClipsConfig:
 
     data: ActionSetConfig
     videos: tuple[str, ...] = ()
-    """Folders, globs, video files, manifests or bucket URLs, besides what was unpacked."""
+    """Folders, globs, video files, lists or bucket URLs, besides what was unpacked."""
+    list_rules: ListRules = field(default=ListRules(), metadata=CAME_LATER)
+    """The addresses that the lines of lists may name."""
 
 
 def _list_sources(config: SelectClipsConfig) -> SourceListing | str:
     """Returns the listing of the videos with a digest that depends on the lists, too. Raises SourceError."""
     lists = config.data.lists_digest()
-    return SourceListing(config.videos, salt=lists) if config.videos else lists
+    return SourceListing(config.videos, config.list_rules, salt=lists) if config.videos else lists
 
 
 def _estimate(config: SelectClipsConfig, inputs: Mapping[str, Estimate]) -> Estimate:
@@ -96,9 +99,9 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
 
 def _list_all(config: SelectClipsConfig, context: Context, unpacked: Corpus | None) -> list[VideoSource]:
     """Returns the videos that were unpacked and those that the key knows, each URI once."""
-    sources = [] if unpacked is None else list_videos((unpacked.manifest_uri,))
+    sources = [] if unpacked is None else list_videos((unpacked.manifest_uri,), None)
     if config.videos:
-        sources += [source for source, _ in iter_listed(context, config.videos)]
+        sources += [source for source, _ in iter_listed(context, config.videos, config.list_rules)]
     return list(unique_sources(sources, lambda source: source))
 
 

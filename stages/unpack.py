@@ -35,7 +35,8 @@ from pipeline.core.files import (
 from pipeline.core.stage import Context, Estimate, stage
 from stages.video.archives import ArchiveLimits, ArchiveMember, iter_members
 from stages.video.artifacts import MANIFEST_NAME, Corpus
-from stages.video.sources import archive_snapshot, has_video_suffix
+from stages.video.lists.suffixes import has_video_suffix
+from stages.video.sources import archive_snapshot
 
 UNPACKED = "unpacked"
 """Below the store."""

@@ -101,7 +101,7 @@ def _print_plan(plan: Plan, options: RunOptions) -> None:
     steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
     console.print(plan_table(plan.recipe, steps))
     for line in [*plan_notes(steps), *bill]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _encoder_of(plan: Plan, register: str) -> str:

@@ -215,6 +215,11 @@ class Listing(ABC):
     def estimate(self) -> Estimate:
         """Estimate of what was listed, which the stage's own estimate gets as the input `listing`."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was left out of the listing, for the plan; none unless a listing has some."""
+        return ()
+
     @abstractmethod
     def write(self, uri: str) -> None:
         """Writes the listing to a file, for the stage."""

@@ -105,8 +105,10 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
 
 
 def plan_notes(steps: list[Step]) -> list[str]:
-    """Returns a line for each stage to make of which there is more to say than its row has."""
-    return [f"{step.node.name}: {step.estimate.note}" for step in steps if step.estimate.note and not step.have]
+    """Returns a line for each stage of which there is more to say than its row has, and what listings left out."""
+    listings = [step.node.listing for step in steps if step.node.listing is not None]
+    notes = [f"{step.node.name}: {step.estimate.note}" for step in steps if step.estimate.note and not step.have]
+    return notes + [f"warning: {note}" for listing in listings for note in listing.notes]
 
 
 def human_bytes(num_bytes: float) -> str:

@@ -60,7 +60,7 @@ class ActionOptions(VideoOptions):
     small: ClassVar[int]
     """The number of labelled clips a class of Table 3's small variant."""
     videos: tuple[str, ...] = ()
-    """Clips of the data set: folders, archives, globs, manifests or bucket URLs. They are known by their names."""
+    """Clips of the data set: folders, archives, globs, lists or bucket URLs. They are known by their names."""
     lists: str = ""
     """Folder or archive with the official list files of the data set."""
     allow_missing: bool = False
@@ -77,7 +77,7 @@ class ActionOptions(VideoOptions):
     """Models of the store to start from, as many of each kind: keys (pretrain-...) or MLflow models (models:/m-...,
     models:/NAME@ALIAS)."""
     unlabelled: tuple[str, ...] = ()
-    """Videos to pretrain on first, as recipe youtube does: folders, globs, manifests or bucket URLs."""
+    """Videos to pretrain on first, as recipe youtube does: folders, globs, lists or bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Models to train with --unlabelled, any of the paper's six; each is a row of Table 3."""
     pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
@@ -125,7 +125,11 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
         raise DataSetError(f"{data.name} needs --videos (its clips) and --lists; {lacks} missing", data.instructions)
     unpacked, others = add_unpacked(plan, options.videos, options.archive_limits)
     data_config = ActionSetConfig(dataset=options.dataset, lists=options.lists, allow_missing=options.allow_missing)
-    clips = plan.add(select_clips, SelectClipsConfig(data=data_config, videos=others), unpacked=unpacked)
+    clips = plan.add(
+        select_clips,
+        SelectClipsConfig(data=data_config, videos=others, list_rules=options.list_rules),
+        unpacked=unpacked,
+    )
     index = plan.add(
         ingest,
         IngestConfig(limits=options.limits, look_again=options.look_again),
@@ -178,7 +182,12 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         return None
     index = plan.add(
         ingest,
-        IngestConfig(videos=options.unlabelled, limits=options.limits, look_again=options.look_again),
+        IngestConfig(
+            videos=options.unlabelled,
+            limits=options.limits,
+            look_again=options.look_again,
+            list_rules=options.list_rules,
+        ),
         name="ingest unlabelled",
         resources=options.on_cpus,
     )

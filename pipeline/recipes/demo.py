@@ -47,7 +47,7 @@ class DemoOptions(VideoOptions):
     """A corpus of moving digits, encoded here; eight motions to tell apart, half of them the other half reversed."""
 
     videos: tuple[str, ...] = ()
-    """Further unlabelled videos to learn from: folders, globs, manifests, bucket URLs."""
+    """Further unlabelled videos to learn from: folders, globs, lists, bucket URLs."""
     encoder: str | None = None
     """Finetune this encoder instead of pretraining one: a pretrain artifact, or models:/NAME@ALIAS of the MLflow that
     MLFLOW_TRACKING_URI names. It must have been made from percepts of the same extractor."""

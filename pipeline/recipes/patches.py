@@ -34,8 +34,8 @@ class PatchesOptions(VideoOptions):
     """32x32 colour patches of videos of your own: sixteen frames in and reconstructed, thirteen predicted."""
 
     videos: tuple[str, ...]
-    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl,
-    .parquet) and bucket URLs."""
+    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv,
+    .jsonl, .json, .parquet) and bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Models to train, any of the paper's six."""
     cut: CutPatchesConfig = CutPatchesConfig(patches_per_video=256)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.flags import Inline
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.run_options import RunOptions
 from stages.datasets.patches import CuttingConfig
@@ -15,6 +16,7 @@ from stages.ingest import IngestConfig, ingest
 from stages.unpack import UnpackConfig, unpack
 from stages.video.archives import ArchiveLimits
 from stages.video.limits import Limits
+from stages.video.lists.rows import ListRules
 from stages.video.sources import split_archives
 
 Decoding = TypeVar("Decoding", bound=ExtractionConfig | CuttingConfig)
@@ -30,6 +32,7 @@ class VideoOptions(RunOptions):
     """The bounds beyond which an archive among the videos is refused."""
     video_stream: int | None = None
     """Number of the stream to decode in every file, as --limits.video-stream; None takes the one that ffmpeg takes."""
+    list_rules: Inline[ListRules] = ListRules()
     look_again: int = 0
     """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
 
@@ -59,9 +62,15 @@ def add_unpacked(plan: Plan, videos: Sequence[str], limits: ArchiveLimits) -> tu
 def add_index(
     plan: Plan, options: VideoOptions, videos: Sequence[str], *, held_out: float = 0.0, corpus: Node | None = None
 ) -> Node:
-    """Adds the index of `videos` (folders, archives, globs, manifests, buckets) and of a made `corpus`."""
+    """Adds the index of `videos` (folders, archives, globs, lists, buckets) and of a made `corpus`."""
     unpacked, others = add_unpacked(plan, videos, options.archive_limits)
-    config = IngestConfig(videos=others, held_out=held_out, limits=options.limits, look_again=options.look_again)
+    config = IngestConfig(
+        videos=others,
+        held_out=held_out,
+        limits=options.limits,
+        look_again=options.look_again,
+        list_rules=options.list_rules,
+    )
     return plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
 
 

@@ -35,8 +35,8 @@ class YoutubeOptions(VideoOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
 
     videos: tuple[str, ...]
-    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, manifests (.txt, .csv, .jsonl,
-    .parquet) and bucket URLs."""
+    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv,
+    .jsonl, .json, .parquet) and bucket URLs."""
     models: tuple[Model, ...] = ("composite",)
     """Models to train, any of the paper's six."""
     held_out: float = 0.1

@@ -10,6 +10,7 @@ Shapes: N sources.
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
 from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord
 from stages.video.limits import Limits
+from stages.video.lists.rows import STRANGERS, ListRules
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
 from stages.video.sources import VideoSource, hash_sources, iter_videos, unique_sources, with_stamp
 
@@ -37,10 +39,11 @@ REQUESTS_AT_A_TIME: Final = 32
 """Requests to an object store at a time for URLs of which only the name is known: each takes some tens of
 milliseconds."""
 
-_TEXT_COLUMNS: Final = ("uri", "stamp", "label", "part", "group")
+_TEXT_COLUMNS: Final = ("uri", "stamp", "label", "part", "group", "problem")
 _SCHEMA: Final = pa.schema([("size_bytes", pa.int64()), *((name, pa.binary()) for name in _TEXT_COLUMNS)])
 """Columns of a listing. Text is binary, because file names need not be UTF-8."""
 _LISTED_AT: Final = b"percepts.listed_at_ns"
+_NOTES: Final = b"percepts.notes"
 
 
 class SourceListing(Listing):
@@ -50,13 +53,15 @@ class SourceListing(Listing):
         SourceError: see `stages.video.sources.list_videos`.
     """
 
-    def __init__(self, places: Sequence[str], *, salt: str = "") -> None:
+    def __init__(self, places: Sequence[str], rules: ListRules = STRANGERS, *, salt: str = "") -> None:
         """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key."""
         self._num_videos = self._num_bytes = 0
+        self._notes: list[str] = []
         self._file = tempfile.NamedTemporaryFile(prefix="percepts-", suffix=".parquet")  # noqa: SIM115
         schema = _SCHEMA.with_metadata({_LISTED_AT: str(time.time_ns()).encode()})
         with pq.ParquetWriter(self._file, schema, compression="zstd") as writer:
-            digest = hash_sources(self._written(iter_videos(places), writer))
+            digest = hash_sources(self._written(iter_videos(places, rules, note=self._notes.append), writer))
+            writer.add_key_value_metadata({_NOTES: json.dumps(self._notes).encode()})
         self._file.flush()
         self._digest = sha256_bytes(f"{salt} {digest}".encode()) if salt else digest
 
@@ -77,6 +82,11 @@ class SourceListing(Listing):
     def digest(self) -> str:
         """Digest of the names, sizes, stamps and labels that were listed."""
         return self._digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was left out of the listing, or read in another way than may be expected."""
+        return tuple(self._notes)
 
     @property
     def estimate(self) -> Estimate:
@@ -103,32 +113,41 @@ def _decode(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "surrogatepass")
 
 
-def iter_listed(context: Context, videos: Sequence[str]) -> Iterator[tuple[VideoSource, int]]:
+def iter_listed(
+    context: Context, videos: Sequence[str], rules: ListRules = STRANGERS
+) -> Iterator[tuple[VideoSource, int]]:
     """Yields the videos that the stage's key knows, each with the time at which it was listed, in nanoseconds.
 
-    Without a plan there is no listing yet, and `videos` are listed now.
+    Without a plan there is no listing yet, and `videos` are listed now. What is to be said of them is logged.
 
     Raises:
         SourceError: see `stages.video.sources.list_videos`.
     """
+
+    def log(note: str) -> None:
+        context.log(f"warning: {note}")
+
     if context.listing_uri is None:
         listed_at_ns = time.time_ns()
-        for source in iter_videos(videos):
+        for source in iter_videos(videos, rules, note=log):
             yield source, listed_at_ns
         return
     data = read_bytes(context.listing_uri)
-    listed_at_ns = int(pq.read_schema(pa.BufferReader(data)).metadata[_LISTED_AT])
+    metadata = pq.read_metadata(pa.BufferReader(data)).metadata
+    for note in json.loads(metadata.get(_NOTES, b"[]")):
+        log(note)
     for table in iter_tables(data):
         for row in table.to_pylist():
-            texts = {name: _decode(row[name]) for name in _TEXT_COLUMNS}
-            yield VideoSource(size_bytes=row["size_bytes"], **texts), listed_at_ns  # type: ignore[arg-type]
+            # A listing that an earlier version wrote has no column `problem`.
+            texts = {name: _decode(row[name]) for name in _TEXT_COLUMNS if name in row}
+            yield VideoSource(size_bytes=row["size_bytes"], **texts), int(metadata[_LISTED_AT])  # type: ignore[arg-type]
 
 
 def _with_known_stamps(sources: Iterable[tuple[VideoSource, int]]) -> Iterator[tuple[VideoSource, int]]:
     remaining = iter(sources)
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
         while batch := list(itertools.islice(remaining, 8 * REQUESTS_AT_A_TIME)):
-            has_stamps = all(source.stamp or "://" not in source.uri for source, _ in batch)
+            has_stamps = all(source.stamp or source.problem or "://" not in source.uri for source, _ in batch)
             if has_stamps:
                 yield from batch
             else:

@@ -1,18 +1,15 @@
-"""Sources of videos: folders, globs, single files, manifests and buckets, listed in a stable order.
+"""Sources of videos: folders, globs, single files, lists and buckets, listed in a stable order.
 
     list_videos(("clips/", "more/*.mp4", "labelled.csv", "s3://bucket/films"))
 
 A name that exists is taken literally, whatever characters it holds; only a name that does not exist is tried as a
-glob. A manifest is a .txt file (a URI a line) or a .csv, .jsonl or .parquet file with a column `uri` and, if wanted,
-`label`, `part` and `group`; relative URIs in it start at the manifest's own directory.
+glob. `stages.video.lists.reader` reads lists of videos; relative URIs in one start at its own directory.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -20,31 +17,21 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-
 from pipeline.core.errors import SourceError
-from pipeline.core.files import join
-from pipeline.core.parquet import read_table
+from pipeline.core.files import absolute
 from stages.video.archives import is_archive
 from stages.video.fetch import check_file, error_in_words, fetched, open_filesystem
 from stages.video.limits import Limits
-
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "m2v", "ts", "mts", "m2ts", "vob", "flv", "wmv"),
-        *("asf", "ogv", "ogg", "3gp", "3g2", "gif", "mxf", "ivf", "nut", "dv", "rm", "mjpeg", "y4m", "h264", "hevc"),
-    )
-)
-"""Suffixes of the files that are videos in a folder. A file that is named itself, or in a manifest, may have any
-suffix."""
-
-MANIFEST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
+from stages.video.lists.published import Note
+from stages.video.lists.reader import discard_note, iter_rows
+from stages.video.lists.rows import STRANGERS, ListRules, without_query
+from stages.video.lists.seen import SeenTexts
+from stages.video.lists.suffixes import VIDEO_SUFFIXES, has_video_suffix, list_suffix
 
 Item = TypeVar("Item")
 
@@ -62,41 +49,63 @@ class VideoSource:
     label: str | None = None
     part: str | None = None
     group: str | None = None
+    problem: str = ""
+    """The reason why a line of a list names no video; its `uri` is then the list's, a colon and the line's number."""
 
 
-def list_videos(videos: Sequence[str]) -> list[VideoSource]:
+def list_videos(
+    videos: Sequence[str], rules: ListRules | None = STRANGERS, *, note: Note = discard_note
+) -> list[VideoSource]:
     """Lists every video of every given source, in the order given and sorted by name within a folder or glob.
 
     A URI that turns up again is listed once, as it was first.
 
+    rules: what lists may name; None for those that a stage wrote, which may name anything.
+    note: called with sentences on what is left out, or is read in another way than may be expected.
+
     Raises:
         SourceError: a source does not exist, cannot be read, or holds no video.
     """
-    return list(iter_videos(videos))
+    return list(iter_videos(videos, rules, note=note))
 
 
-def iter_videos(videos: Sequence[str]) -> Iterator[VideoSource]:
-    """Yields the videos one after the other.
+def iter_videos(
+    videos: Sequence[str], rules: ListRules | None = STRANGERS, *, note: Note = discard_note
+) -> Iterator[VideoSource]:
+    """Yields the videos one after the other; otherwise as `list_videos`.
 
-    In memory are a hundred bytes of each URI, and a manifest's bytes or a folder's names; of a bucket, while it is
-    listed, all that fsspec says of each object: a kilobyte or two.
+    In memory are some 20 bytes of each URI, and a folder's names; of a bucket, while it is listed, all that fsspec
+    says of each object: a kilobyte or two.
     """
     if not videos:
         raise SourceError(
             "no videos were given; name a folder, glob, file, manifest or bucket, such as --videos clips/"
         )
-    yield from unique_sources(itertools.chain.from_iterable(map(_expand, videos)), lambda source: source)
+    first_repeated, num_repeated = "", 0
+
+    def count(source: VideoSource) -> None:
+        nonlocal first_repeated, num_repeated
+        first_repeated = first_repeated or source.uri
+        num_repeated += 1
+
+    expanded = itertools.chain.from_iterable(_expand(given, rules, note) for given in videos)
+    yield from unique_sources(expanded, lambda source: source, on_repeat=count)
+    if num_repeated:
+        note(f"{num_repeated} times a video is named again (first {first_repeated}); it counts as it was named first")
 
 
-def unique_sources(items: Iterable[Item], source_of: Callable[[Item], VideoSource]) -> Iterator[Item]:
-    """Yields the items whose source's URI is new, in their order; held are a hundred bytes of each URI."""
-    seen: set[bytes] = set()
+def unique_sources(
+    items: Iterable[Item],
+    source_of: Callable[[Item], VideoSource],
+    on_repeat: Callable[[VideoSource], None] = lambda source: None,
+) -> Iterator[Item]:
+    """Yields the items whose source's URI is new, in their order; held are some 20 bytes of each URI."""
+    seen = SeenTexts()
     for item in items:
-        # Names that are not UTF-8 reach Python as lone surrogates.
-        digest = hashlib.sha256(source_of(item).uri.encode("utf-8", "surrogatepass")).digest()
-        if digest not in seen:
-            seen.add(digest)
+        if seen.add(source_of(item).uri):
             yield item
+        else:
+            on_repeat(source_of(item))
 
 
 def with_stamp(source: VideoSource) -> VideoSource:
@@ -104,7 +113,7 @@ def with_stamp(source: VideoSource) -> VideoSource:
 
     Probing finds out what is wrong with a source that cannot be reached.
     """
-    if source.stamp or is_plain_path(source.uri):
+    if source.stamp or source.problem or is_plain_path(source.uri):
         return source
     try:
         fs, path = open_filesystem(source.uri)
@@ -116,9 +125,10 @@ def with_stamp(source: VideoSource) -> VideoSource:
 
 def hash_sources(sources: Iterable[VideoSource]) -> str:
     """Returns the sha256 of the sources' JSON (names, sizes, times or etags, labels), which is never held whole."""
-    digest, before = hashlib.sha256(), "["
+    digest, before, names = hashlib.sha256(), "[", [field.name for field in fields(VideoSource)]
     for source in sources:
-        digest.update((before + json.dumps(asdict(source), sort_keys=True)).encode())
+        facts = {name: getattr(source, name) for name in names if name != "problem" or source.problem}
+        digest.update((before + json.dumps(facts, sort_keys=True)).encode())
         before = ", "
     digest.update(b"]")
     return digest.hexdigest()
@@ -180,11 +190,12 @@ def is_plain_path(uri: str) -> bool:
     return "://" not in uri or os.path.lexists(uri)
 
 
-def _expand(given: str) -> Iterator[VideoSource]:
-    given = given.removeprefix("file://")
+def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSource]:
+    given = absolute(given) if given.startswith("file:/") else given
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
-    sources = _expand_local(given) if is_plain_path(given) else _expand_remote(given)
+    expand = _expand_local if is_plain_path(given) else _expand_remote
+    sources = expand(given, rules, note)
     is_empty = True
     for source in sources:
         is_empty = False
@@ -194,12 +205,12 @@ def _expand(given: str) -> Iterator[VideoSource]:
         raise SourceError(f"{given!r} holds no videos; a folder's videos end in one of {kinds}, others need a manifest")
 
 
-def _expand_local(given: str) -> Iterable[VideoSource]:
+def _expand_local(given: str, rules: ListRules | None, note: Note) -> Iterable[VideoSource]:
     if os.path.isdir(given):
         return map(_local, _walk(given))
     if os.path.lexists(given):
-        if Path(given).suffix.lower() in MANIFEST_SUFFIXES:
-            return _manifest(given)
+        if list_suffix(given):
+            return _listed(given, rules, note)
         if not stat.S_ISREG(os.stat(given).st_mode if os.path.exists(given) else stat.S_IFREG):
             raise SourceError(f"{given!r} is neither a file nor a folder; give a video file, a folder or a manifest")
         return [_local(given)]
@@ -219,15 +230,17 @@ def _expand_local(given: str) -> Iterable[VideoSource]:
     return map(_local, paths)
 
 
-def _expand_remote(given: str) -> Iterable[VideoSource]:
-    is_manifest = posixpath.splitext(urlsplit(given).path)[1].lower() in MANIFEST_SUFFIXES
-    if given.startswith(("http://", "https://")) and not is_manifest and has_video_suffix(urlsplit(given).path):
+def _expand_remote(given: str, rules: ListRules | None, note: Note) -> Iterable[VideoSource]:
+    is_list = bool(list_suffix(given))
+    if given.startswith(("http://", "https://")) and is_list:
+        return _listed(given, rules, note)
+    if given.startswith(("http://", "https://")) and has_video_suffix(urlsplit(given).path):
         return [VideoSource(uri=given)]  # a server's refusal is a row, as it is for the URLs of a manifest
     try:
         fs, path = open_filesystem(given)
         info = _info(fs, path)
         if info is not None and info.get("type", "file") == "file":
-            return _manifest(given) if is_manifest else [_remote(fs, path, info)]
+            return _listed(given, rules, note) if is_list else [_remote(fs, path, info)]
         fs.invalidate_cache()
         if info is not None:
             infos = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
@@ -290,11 +303,6 @@ def _without_loops(matches: list[str]) -> list[str]:
     return sorted(shortest.values())
 
 
-def has_video_suffix(name: str) -> bool:
-    """Returns whether a file's name has the suffix of a video."""
-    return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
 def _is_wanted(match: str, pattern: str) -> bool:
     """Returns whether a pattern means a file: one that spells a suffix out does, any other needs a video's suffix."""
     spelled = posixpath.splitext(pattern)[1]
@@ -315,58 +323,20 @@ def _remote(fs: Any, path: str, info: dict[str, Any]) -> VideoSource:
     return VideoSource(uri=fs.unstrip_protocol(path), size_bytes=info.get("size"), stamp=stamp)
 
 
-def _manifest(uri: str) -> Iterator[VideoSource]:
-    """Yields the videos that a manifest lists, in its order."""
-    directory = os.path.dirname(os.path.abspath(uri)) if is_plain_path(uri) else posixpath.dirname(uri)
-    try:
-        data = Path(uri).read_bytes() if is_plain_path(uri) else _remote_bytes(uri)
-        for number, row in enumerate(_rows(uri, data), start=1):
-            if not isinstance(row, dict) or not row.get("uri"):
-                rule = "every row needs a value in the column 'uri' (further columns: label, part, group)"
-                raise SourceError(f"row {number} of the manifest {uri!r} names no video; {rule}")
-            source = _resolved(str(row["uri"]), directory)
-            label, part, group = (_mark(row.get(name)) for name in ("label", "part", "group"))
-            yield replace(source, label=label, part=part, group=group)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid, csv.Error) as error:
-        raise SourceError(f"cannot read the manifest {uri!r}: {error}") from error
-
-
-def _remote_bytes(uri: str) -> bytes:
-    try:
-        fs, path = open_filesystem(uri)
-        data: bytes = fs.cat_file(path)
-    except Exception as error:  # by place: every file system has exceptions of its own
-        raise _unreachable(uri, error) from error
-    return data
-
-
-def _mark(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
-def _rows(uri: str, data: bytes) -> Iterator[Any]:
-    suffix = posixpath.splitext(uri)[1].lower()
-    if suffix == ".parquet":
-        for batch in read_table(data).to_batches(max_chunksize=4096):
-            yield from batch.to_pylist()
-        return
-    # Lines end where Python's text files say, and not where str.splitlines does: it also splits at characters that
-    # names may hold. No comments: names may begin with "#".
-    with io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="" if suffix == ".csv" else "\n") as text:
-        if suffix == ".csv":
-            yield from csv.DictReader(text)
-            return
-        for line in map(str.strip, text):
-            if line:
-                yield json.loads(line) if suffix == ".jsonl" else {"uri": line}
-
-
-def _resolved(uri: str, directory: str) -> VideoSource:
-    if "://" in uri:
-        return VideoSource(uri=uri)
-    if uri.startswith("/"):
-        return _local(uri)
-    if is_plain_path(directory):
-        return _local(os.path.join(directory, uri))
-    scheme, separator, path = directory.partition("://")
-    return VideoSource(uri=scheme + separator + posixpath.normpath(join(path, uri)))
+def _listed(uri: str, rules: ListRules | None, note: Note) -> Iterator[VideoSource]:
+    """Yields the videos that a list names, in its order, and a source with a problem for each line that is wrong."""
+    num_wrong = num_clips = 0
+    first_problem = ""
+    for row in iter_rows(uri, rules, note=note):
+        if row.problem:
+            num_wrong, first_problem = num_wrong + 1, first_problem or row.problem
+            yield VideoSource(uri=row.uri, problem=row.problem)
+            continue
+        num_clips += row.start_s is not None or row.end_s is not None
+        source = _local(row.uri) if row.uri.startswith("/") else VideoSource(uri=row.uri)
+        yield replace(source, label=row.label, part=row.part, group=row.group)
+    shown = without_query(uri)
+    if num_wrong:
+        note(f"{shown}: {num_wrong} lines name no usable video and are rejected; the first is {first_problem}")
+    if num_clips:
+        note(f"{shown}: {num_clips} lines name seconds of a video, and whole videos are indexed")

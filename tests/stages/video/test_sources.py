@@ -123,9 +123,9 @@ def test_bucket() -> None:
         (("nowhere",), "there is no file or folder 'nowhere'"),
         (("*.nothing",), "nothing matches"),
         (("empty",), "holds no videos"),
-        (("bad.csv",), "row 1 of the manifest 'bad.csv' names no video"),
-        (("bad.jsonl",), "cannot read the manifest"),
-        (("bad.parquet",), "cannot read the manifest"),
+        (("bad.csv",), r"it has no column 'uri'; rename its column 'path' to uri"),
+        (("bad.jsonl",), "no line of the list 'bad.jsonl' can be used: line 1: is not JSON"),
+        (("bad.parquet",), "cannot read the list"),
         (("nope://x",), "cannot reach 'nope://x'"),
     ],
 )
