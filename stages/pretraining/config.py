@@ -98,7 +98,8 @@ class TrainingConfig:
     validate_every_steps: int = 200
     """The training validates after every so many steps, besides before the first and after the last."""
     max_validation_batches: int = 50
-    """A validation reads at most so many batches of the held-out sequences."""
+    """A validation reads at most so many batches of the held-out sequences. With feedback it is open loop: conditional
+    decoders read their own frames, as at test."""
     checkpoint_every_steps: int = 200
     """A checkpoint is written after every so many steps: a restart repeats at most those."""
     weights: WeightsConfig = WeightsConfig()
@@ -121,11 +122,6 @@ class TrainingConfig:
         if (self.num_steps is None) == (self.num_passes is None):
             given = "neither was" if self.num_steps is None else "both were"
             raise ConfigError(f"a training lasts num_steps or num_passes, and {given} given: give one of them")
-        if self.feedback and (self.weights.keep == "best" or self.early_stop.patience):
-            raise ConfigError(
-                "validation is teacher-forced, and feedback gives some of that up for the open loop: "
-                "use weights.keep=last and no early_stop with feedback"
-            )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 

@@ -57,10 +57,17 @@ class Objective(nn.Module):
 
     def forward(self, x_TBD: Tensor, feedback: Feedback | None = None) -> Losses:
         """Returns the losses of sequences (T, B, D) of `num_frames` frames; `feedback`: see `Composite.forward`."""
-        num_frames_in = self.composite.config.num_frames_in
-        past_TBD = x_TBD[:num_frames_in]
-        future_TBD = x_TBD[num_frames_in:] if self.composite.config.predicts else None
+        past_TBD, future_TBD = self._parts(x_TBD)
         return self.composite.losses(self.composite(past_TBD, future_TBD, feedback), past_TBD, future_TBD)
+
+    def open_loop(self, x_TBD: Tensor) -> Losses:
+        """Returns the losses of sequences (T, B, D) whose conditional decoders read nothing but their own frames."""
+        past_TBD, future_TBD = self._parts(x_TBD)
+        return self.composite.losses(self.composite.open_loop(past_TBD), past_TBD, future_TBD)
+
+    def _parts(self, x_TBD: Tensor) -> tuple[Tensor, Tensor | None]:
+        num_frames_in = self.composite.config.num_frames_in
+        return x_TBD[:num_frames_in], x_TBD[num_frames_in:] if self.composite.config.predicts else None
 
 
 def is_finished(uri: str) -> bool:
@@ -241,19 +248,24 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Computes mean losses over the validation sequences, which the workers share; each has the result."""
+        """Computes mean losses over the validation sequences, which the workers share; each has the result.
+
+        Of a training with feedback they are those of the open loop, which it is for: what is kept, and when it ends
+        early, is then decided by frames that a decoder predicts from its own.
+        """
         done = self.history["validation"]
         if done and done[-1]["step"] == step:
             return
         self._check()
         self.kept.eval()
         objective, sums = Objective(self.kept), torch.zeros(4, device=self.worker.device)
+        measure = objective.open_loop if self.config.feedback else objective
         batches = islice(self.source.validation_batches(), self.config.max_validation_batches)
         for number, x in enumerate(batches):
             if number % self.worker.world_size == self.worker.rank:
                 x_TBD = torch.from_numpy(np.ascontiguousarray(x)).to(self.worker.device)
                 with autocast(self.config.precision, self.worker.device):
-                    losses = _stack(objective(x_TBD))
+                    losses = _stack(measure(x_TBD))
                 sums += torch.cat([losses, torch.ones(1, device=self.worker.device)]) * x_TBD.shape[1]
         self.kept.train()
         total, reconstruct_loss, predict_loss, num_sequences = self._sum_over_workers(sums).tolist()
