@@ -21,8 +21,8 @@ from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, Patche
 from stages.datasets.mnist import PARTS
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, MomentSums
 from stages.percepts.takedowns import taken_down
-from stages.video.artifacts import Index
-from stages.video.ledger import VideoRecord
+from stages.video.artifacts import TO_LOOK_AT, Index
+from stages.video.ledger import NOT_READ, VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[Video
     from stages.datasets.patch_cutting import Cutter, Task
 
     counts: dict[str, int] = {}
-    num_deadly = 0
+    num_deadly = num_to_look_at = 0
     for position, piece in context.workers.map(
         Cutter(config, context.uri, context.workers.replaces_workers),
         [Task(record) for record in records],
@@ -110,10 +110,13 @@ def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[Video
         record = records[position]
         counts[record.sha256] = piece.num_patches
         if piece.reason:
-            num_deadly += 1
+            num_to_look_at += piece.reason.startswith(NOT_READ)
+            num_deadly += not piece.reason.startswith(NOT_READ)
             context.log(f"nothing is cut out of {record.uri}: {piece.reason}")
         context.progress(len(counts), len(records), "videos", f"{sum(counts.values())} patches")
     context.record(num_videos_deadly=num_deadly)
+    if num_to_look_at:
+        context.record(**{TO_LOOK_AT: num_to_look_at})
     return counts
 
 

@@ -25,11 +25,11 @@ from stages.extraction.shard_plan import collect_results, make_plan
 from stages.extraction.shard_task import ShardDone
 from stages.extraction.timings import describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation
-from stages.percepts.artifacts import Percepts
+from stages.percepts.artifacts import NUM_REJECTED_HERE, Percepts
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.takedowns import read_takedowns, taken_down
-from stages.video.artifacts import Index
+from stages.video.artifacts import TO_LOOK_AT, Index
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.record_table import COLUMNS, RecordTable, first_of_each
 
@@ -87,7 +87,14 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     """
     extractor = extractor_of(config)
     rows = RecordTable.read(index.tables(COLUMNS), taken_down(context.store_uri))
-    plan = make_plan(context.uri, context.store_uri, extractor.fingerprint, rows, shard_frames=config.shard_frames)
+    plan = make_plan(
+        context.uri,
+        context.store_uri,
+        extractor.fingerprint,
+        rows,
+        shard_frames=config.shard_frames,
+        look_at_rejected=context.looks_at_rejected,
+    )
     began = time.perf_counter()
     done, allocation = extract_shards(config, context, extractor, plan.tasks(index.iter_records()))
     seconds = time.perf_counter() - began
@@ -109,17 +116,20 @@ class _LedgerCounter:
     """Passes the rows of a ledger on and sums them up, each content once."""
 
     def __init__(self, rows: RecordTable, ledger: Iterable[VideoRecord]) -> None:
-        self._ledger = zip(ledger, first_of_each(rows.digest_R), strict=True)
+        self._ledger = zip(ledger, first_of_each(rows.digest_R), rows.is_video_R, strict=True)
         self._counts: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[VideoRecord]:
-        for record, is_first in self._ledger:
+        for record, is_first, is_video in self._ledger:
             if is_first:
                 self._counts["num_frames"] += record.frames_decoded or 0
                 self._counts["num_frames_expected"] += record.frames_expected
                 self._counts["num_frames_dropped"] += record.frames_dropped or 0
                 self._counts["num_frames_missing"] += record.frames_missing or 0
                 self._counts[f"num_videos_{record.verdict}"] += 1
+                if is_video:  # what ingest has rejected is ingest's to look at
+                    self._counts[TO_LOOK_AT] += record.may_pass
+                    self._counts[NUM_REJECTED_HERE] += record.verdict == "rejected"
             yield record
 
     def record(self, context: Context) -> None:
@@ -127,6 +137,11 @@ class _LedgerCounter:
         frames = ("num_frames", "num_frames_expected", "num_frames_dropped", "num_frames_missing")
         verdicts = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
         context.record(**{name: self._counts[name] for name in (*frames, *verdicts)})
+        if num_rejected := self._counts[NUM_REJECTED_HERE]:
+            context.record(**{NUM_REJECTED_HERE: num_rejected})
+        if num_to_look_at := self._counts[TO_LOOK_AT]:
+            context.record(**{TO_LOOK_AT: num_to_look_at})
+            context.log(f"{num_to_look_at:,} videos could not be read: the next run looks at them again")
 
 
 def _record_shards(context: Context, extractor: Extractor, references: Iterable[ShardReference]) -> None:

@@ -3,7 +3,8 @@
     index = ingest(IngestConfig(videos=("clips/",)), context)
 
 A video that cannot be used is a row with the verdict `rejected` and a reason, never an error. What the listing shows to
-be as it was when the store has seen it is not read again (`stages.video.probe_cache`).
+be as it was when the store has seen it is not read again (`stages.video.probe_cache`). Where a cause outside its bytes
+kept a video from being read, the next run looks at it again, and at no other.
 
 Shapes: N sources.
 """
@@ -29,8 +30,9 @@ from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.video import probe_cache
-from stages.video.artifacts import INDEX_NAME, Corpus, Index
-from stages.video.ledger import VideoRecord, write_records
+from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index
+from stages.video.fetch import NO_FILE, is_answer_in_words, unreadable_reason
+from stages.video.ledger import NOT_READ, VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.lists.rows import ListRules
@@ -38,7 +40,7 @@ from stages.video.probe import Probe, probe
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.record_table import DigestOrder
-from stages.video.sources import VideoSource, iter_videos, local_video
+from stages.video.sources import VideoSource, is_plain_path, iter_videos, local_video
 
 FILES_A_SHARD = 32
 """Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
@@ -69,8 +71,6 @@ class IngestConfig:
     """The share of the videos without a part, in whole groups, that goes to part test instead of unlabelled."""
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected; extract takes the same."""
-    look_again: int = 0
-    """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
     list_rules: ListRules = field(default=ListRules(), metadata=CAME_LATER)
     """The addresses that the lines of lists may name."""
 
@@ -117,6 +117,11 @@ def ingest(
     _write_probe_cache(listing, results, context)
     remove(join(context.uri, PARTS))
     records.record(context)
+    if num_without_stamp := sum(
+        "://" in source.uri and not is_cacheable
+        for source, is_cacheable in zip(listing.sources, listing.is_cacheable_N, strict=True)
+    ):
+        context.record(**{NUM_WITHOUT_STAMP: num_without_stamp})
     return Index(context.uri, context.key)
 
 
@@ -136,6 +141,8 @@ def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) ->
     for place, record in probe_cache.read_cached(join(context.store_uri, probe_cache.PROBE_CACHE), listing.digest_N):
         if listing.is_cacheable_N[place]:
             results.add(place, record, is_new=False)
+    for place, record in _known_before(listing, context):
+        results.add(place, record, is_new=False)
     for place, record in probe_cache.read_cached(join(context.uri, PARTS), listing.digest_N):
         results.add(place, record, is_new=True)
     missing = results.missing()
@@ -157,6 +164,27 @@ def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) ->
         num_done += len(records)
         context.progress(num_done, len(listing), "videos")
     return results
+
+
+def _known_before(listing: IndexSources, context: Context) -> Iterator[tuple[int, VideoRecord]]:
+    """Yields places and records of the index that is looked at again, where they need no second look.
+
+    Where rejected videos are looked at, too, the probe cache alone decides what is read again.
+    """
+    if context.looked_at_uri is None or context.looks_at_rejected:
+        return
+    original: dict[str, str] = {}
+    records = Index(context.looked_at_uri).iter_records()
+    record = next(records, None)
+    for place, source in enumerate(listing.sources):
+        if record is None or record.uri != readable_name(source.uri):
+            continue  # it was taken down since
+        first = original.setdefault(record.sha256, record.uri)
+        known = replace(record, reason=record.reason.removesuffix(_copy_of(first)).removesuffix("; "))
+        is_same_size = source.size_bytes in (None, known.size_bytes)  # a server may have cut it short
+        if not known.may_pass and is_same_size:
+            yield place, known
+        record = next(records, None)
 
 
 def _write_probe_cache(listing: IndexSources, results: ProbeResults, context: Context) -> None:
@@ -207,10 +235,7 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
     rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
     if source.problem:
         return rejected(reason=source.problem)
-    try:
-        source.uri.encode()
-    except UnicodeEncodeError:
-        uri = source.uri.encode("utf-8", "backslashreplace").decode()
+    if (uri := readable_name(source.uri)) != source.uri:
         return replace(rejected(reason="its name is not UTF-8; rename it"), uri=uri)
     try:
         with local_video(source.uri, max_bytes=limits.max_bytes) as path:
@@ -221,10 +246,11 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
                     digest.update(piece)
                     size_bytes += len(piece)
             result = probe(path, limits)
-    except FileNotFoundError:
-        return rejected(reason="there is no such file")
+            if result.verdict == "rejected" and is_answer_in_words(source.uri, path):
+                return rejected(reason=f"{NOT_READ}the server sends a page of text, and no video")
     except OSError as error:
-        return rejected(reason=f"cannot be read: {error.strerror or error}")
+        is_gone = isinstance(error, FileNotFoundError) and is_plain_path(source.uri)
+        return rejected(reason=NO_FILE if is_gone else unreadable_reason(error, source.uri))
     return _record(
         source,
         sha256=digest.hexdigest(),
@@ -241,6 +267,11 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
         verdict=result.verdict,
         reason="; ".join(filter(None, (result.reason, result.other_streams))),
     )
+
+
+def readable_name(uri: str) -> str:
+    """Returns the URI, with escapes for what is not UTF-8 in it."""
+    return uri.encode("utf-8", "backslashreplace").decode()
 
 
 def _record(source: VideoSource, **facts: Any) -> VideoRecord:
@@ -260,9 +291,13 @@ def _final(
         record = replace(results[place], label=source.label, part=part, group=source.group)
         original = int(first_N[place])
         if original != place:
-            same = f"same bytes as {posixpath.basename(results[original].uri)}"
+            same = _copy_of(results[original].uri)
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
         yield record
+
+
+def _copy_of(uri: str) -> str:
+    return f"same bytes as {posixpath.basename(uri)}"
 
 
 def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
@@ -299,7 +334,7 @@ class _IndexCounter:
             self._counts["num_bytes"] += record.size_bytes
             if record.verdict == "rejected":
                 self._counts["num_rejected"] += 1
-                self._counts["num_unreadable"] += not record.sha256
+                self._counts[TO_LOOK_AT] += record.may_pass
             else:
                 self._counts["num_frames"] += record.frames_expected
                 self._counts["duration_us"] += record.duration_us or 0
@@ -310,6 +345,6 @@ class _IndexCounter:
         names = ("num_videos", "num_duplicates", "num_rejected", "num_frames", "num_bytes")
         seconds = round(self._counts["duration_us"] / 1e6, 3)
         context.record(**{name: self._counts[name] for name in names}, seconds_of_video=seconds)
-        if num_unreadable := self._counts["num_unreadable"]:
-            context.record(num_unreadable=num_unreadable)
-            context.log(f"{num_unreadable} videos could not be read: run again with --look-again 1 to try those alone")
+        if num_to_look_at := self._counts[TO_LOOK_AT]:
+            context.record(**{TO_LOOK_AT: num_to_look_at})
+            context.log(f"{num_to_look_at:,} videos could not be read: the next run looks at them again")

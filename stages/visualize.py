@@ -18,6 +18,7 @@ from stages.figures.config import PictureConfig
 from stages.figures.gallery import Gallery, write_gallery
 from stages.models.artifacts import Encoder
 from stages.percepts.artifacts import Percepts
+from stages.video.artifacts import TO_LOOK_AT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,10 @@ def visualize(
     from stages.models.pretrained import Pretrained
 
     pretrained = Pretrained.load(encoder.uri)
+    unseen: list[str] = []
     model = pretrained.composite
     if percepts is not None and digits is None and patches is None:
-        figures = figures_of_percepts(config, pretrained, percepts)
+        figures, unseen = figures_of_percepts(config, pretrained, percepts)
     elif digits is not None and percepts is None and patches is None:
         figures = figures_of_digits(config, model, digits)
     elif patches is not None and percepts is None and digits is None:
@@ -58,5 +60,8 @@ def visualize(
         raise ConfigError("visualize needs one kind of data: percepts, or digits, or patches")
     write_gallery(context.uri, figures)
     context.record(num_pictures=len(figures))
+    if unseen:
+        context.record(**{TO_LOOK_AT: len(unseen)})
+        context.log(f"{len(unseen):,} videos can no longer be read, and are not shown: {unseen[0]}")
     context.progress(len(figures), len(figures), "pictures")
     return Gallery(context.uri, context.key)

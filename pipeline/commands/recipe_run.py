@@ -71,6 +71,7 @@ class RecipeRun:
             try:
                 execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
                 execution.on_tracked = lambda node: self._register_early(tracker, node, execution.complete)
+                execution.look_at_rejected = options.look_again
                 if options.in_process:
                     complete = _run_in_process(execution, environment)
                 else:
@@ -78,7 +79,7 @@ class RecipeRun:
                     complete = execution.run(open_session)
                 tracker.log_results(round(time.monotonic() - started, 1))
                 display.status("writing the report")
-                view, report_uri = self._report(complete, tracker, started, started_at)
+                view, report_uri = self._report(execution.steps, complete, tracker, started, started_at)
                 promotion = self._register(tracker, complete, run_note(view, report_uri))
             except BaseException as error:
                 tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -141,11 +142,16 @@ class RecipeRun:
         return "" if metric is None else registered
 
     def _report(
-        self, complete: dict[str, Manifest], tracker: Tracker | NoTracker, started: float, started_at: datetime
+        self,
+        steps: list[Step],
+        complete: dict[str, Manifest],
+        tracker: Tracker | NoTracker,
+        started: float,
+        started_at: datetime,
     ) -> tuple[RunView, str]:
         from pipeline.reporting.report import NodeView, RunView, run_note, write_report
 
-        nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in self.steps)
+        nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in steps)
         head, dirty = commit()
         view = RunView(
             recipe=self.recipe.name,

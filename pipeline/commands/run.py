@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     run = RecipeRun(
         recipe=recipe,
         options=options,
-        steps=look_up(plan, store),
+        steps=look_up(plan, store, look_at_rejected=options.look_again),
         store=store,
         command=shlex.join([*program.split(), *arguments]),
         console=_console(),
@@ -97,7 +97,7 @@ def _print_plan(plan: Plan, options: RunOptions) -> None:
     from pipeline.engine.status import look_up, plan_notes, plan_table
 
     console, store = _console(), _store_to_look_at(options)
-    looked_up = look_up(plan, store, options.costs.assumed)
+    looked_up = look_up(plan, store, options.costs.assumed, look_at_rejected=options.look_again)
     steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
     console.print(plan_table(plan.recipe, steps))
     for line in [*plan_notes(steps), *bill]:

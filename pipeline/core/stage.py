@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar, Union
+from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Union
 
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
@@ -118,6 +118,17 @@ class Artifact:
         """
         return ResultMetrics()
 
+    def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
+        """Returns how many videos the next run looks at again: those that a cause outside their bytes has rejected.
+
+        all_rejected: counts all that are rejected.
+        """
+        return 0
+
+    def has_same_videos(self, other: Self) -> bool:
+        """Returns whether a renewed look has changed nothing that a stage after it would see."""
+        return False
+
 
 @dataclass(frozen=True)
 class Context:
@@ -137,6 +148,11 @@ class Context:
     listing_uri: str | None = None
     """The listing that the stage's key was made of (`Listing.write`): the stage reads it and lists nothing itself. None
     where the stage is called without a plan."""
+    looked_at_uri: str | None = None
+    """The directory of an earlier artifact of the same inputs, of which only what could not be read is looked at again;
+    None where there is none."""
+    looks_at_rejected: bool = False
+    """Look again at every rejected video, also where its bytes were the reason."""
 
     @classmethod
     def for_test(cls, directory: str | PathLike[str], **changes: Any) -> Context:

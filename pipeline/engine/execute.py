@@ -6,7 +6,7 @@ import os
 import resource
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,9 +19,9 @@ from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
 from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
-from pipeline.engine.plan import Node
+from pipeline.engine.plan import Node, Plan, with_inputs
 from pipeline.engine.provenance import commit, libraries
-from pipeline.engine.status import Step, human_bytes
+from pipeline.engine.status import Step, human_bytes, look_up
 from pipeline.engine.store import Manifest, Store
 
 if TYPE_CHECKING:  # workers import this module and must not import MLflow
@@ -71,6 +71,9 @@ class StageTask:
     """The manifest without the fields that are known only at the end."""
     listing_uri: str | None = None
     """The listing that the key was made of, in the artifact's directory while the stage runs."""
+    looked_at: Manifest | None = None
+    """The artifact of which what could not be read is looked at again."""
+    looks_at_rejected: bool = False
 
 
 def make(task: StageTask) -> Manifest:
@@ -82,8 +85,11 @@ def make(task: StageTask) -> Manifest:
 
 
 def make_with(task: StageTask, workers: Workers) -> Manifest:
-    """Makes one artifact with the given workers, writes its manifest last, and returns the manifest."""
-    store, draft = Store(task.store_root), task.manifest
+    """Makes one artifact with the given workers, writes its manifest last, and returns the manifest.
+
+    A renewed look that finds nothing leaves no artifact: the manifest is that of the one that it looked at.
+    """
+    store, draft, looked_at = Store(task.store_root), task.manifest, task.looked_at
     uri = store.directory(draft.stage, draft.key)
     context = Context(
         uri=uri,
@@ -94,6 +100,8 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
         workers=workers,
         emit=task.emit,
         listing_uri=task.listing_uri,
+        looked_at_uri=None if looked_at is None else store.directory(looked_at.stage, looked_at.key),
+        looks_at_rejected=task.looks_at_rejected,
     )
     started = time.monotonic()
     _check_inputs(store, task)
@@ -101,6 +109,9 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
     assert type(artifact) is task.stage.produces, f"{draft.stage} returned a {type(artifact).__name__}"
     if task.listing_uri is not None:
         remove(task.listing_uri)
+    if looked_at is not None and artifact.has_same_videos(task.stage.produces(str(context.looked_at_uri))):
+        remove(uri)
+        return looked_at
     manifest = replace(
         draft,
         outputs=store.outputs(draft.stage, draft.key),
@@ -137,6 +148,8 @@ class Execution:
     make_stage: Callable[[StageTask], Manifest] = make
     on_tracked: Callable[[Node], None] = lambda node: None
     """Called with each node once its artifact is complete and logged, made now or reused."""
+    look_at_rejected: bool = False
+    """Look again at every rejected video, also where its bytes were the reason."""
     complete: dict[str, Manifest] = field(default_factory=dict)
     _run_ids: dict[str, Any] = field(default_factory=dict)
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
@@ -150,8 +163,20 @@ class Execution:
             UsageError: a stage cannot be carried out, as with weights of another digest.
             CorruptArtifact: a file of a complete artifact is not what its manifest says.
         """
-        for step in self.steps:
-            if step.manifest is not None:
+        is_to_look = any(step.num_to_look_at for step in self.steps)
+        if not is_to_look:
+            self._reuse(self.steps)
+        if is_to_look or any(step.manifest is None for step in self.steps):
+            self.display.status("starting Ray" if self.make_stage is make else "")
+            with open_session() as session:
+                self.display.status("")
+                self._look_again(session)
+                self._make_all([step.node for step in self.steps if step.node.name not in self.complete], session)
+        return self.complete
+
+    def _reuse(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if step.manifest is not None and step.node.name not in self.complete:
                 # The report reads it, and so may a stage.
                 self.store.check(step.manifest)
                 self.complete[step.node.name] = step.manifest
@@ -159,15 +184,22 @@ class Execution:
                 self.tracker.reuse(step.node, step.manifest, inputs)
                 self.on_tracked(step.node)
                 self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
-        missing = [step.node for step in self.steps if step.manifest is None]
-        if missing:
-            self.display.status("starting Ray" if self.make_stage is make else "")
-            with open_session() as session:
-                self.display.status("")
-                self._make_all(missing, session)
-        return self.complete
 
-    def _make_all(self, waiting: list[Node], session: AnySession) -> None:
+    def _look_again(self, session: AnySession) -> None:
+        """Looks again at what could not be read, inputs before what is made of them, and reuses what is complete."""
+        seen: set[str] = set()
+        while (place := _first_look(self.steps, seen)) is not None:
+            step = self.steps[place]
+            seen.add(step.node.name)
+            self._reuse(self.steps[:place])
+            self._make_all([with_inputs(step.node, step.node.inputs, step.node.look + 1)], session, step.manifest)
+            plan = Plan(self.recipe, [step.node for step in self.steps])
+            self.steps = look_up(plan, self.store, look_at_rejected=self.look_at_rejected)
+        made = seen & set(self.complete)
+        self._reuse(self.steps)
+        self.steps = [replace(step, manifest=None) if step.node.name in made else step for step in self.steps]
+
+    def _make_all(self, waiting: list[Node], session: AnySession, looked_at: Manifest | None = None) -> None:
         running: dict[str, Node] = {}
         try:
             while waiting or running:
@@ -176,7 +208,7 @@ class Execution:
                     waiting.remove(node)
                     running[node.name] = node
                     try:
-                        self._start(node, session)
+                        self._start(node, session, looked_at)
                     except Exception as error:  # without Ray a stage runs, and fails, while it is started
                         if (run_id := self._run_ids.get(node.name)) is not None:
                             self.tracker.fail_stage(run_id, f"{type(error).__name__}: {error}")
@@ -195,7 +227,7 @@ class Execution:
                 self.tracker.end_stage(self._run_ids[name], "KILLED")
             raise
 
-    def _start(self, node: Node, session: AnySession) -> None:
+    def _start(self, node: Node, session: AnySession, looked_at: Manifest | None) -> None:
         inputs = [self.complete[parent.name] for parent in node.parents]
         run_id = self.tracker.start_stage(node, inputs, self._commit[0])
         self._run_ids[node.name] = run_id
@@ -230,6 +262,8 @@ class Execution:
             emit=session.emit,
             manifest=manifest,
             listing_uri=listing_uri,
+            looked_at=looked_at,
+            looks_at_rejected=self.look_at_rejected,
         )
         session.start(node.name, self.make_stage, task)
 
@@ -259,6 +293,9 @@ class Execution:
             detail = str(task.error) if isinstance(task.error, PerceptsError) else reason
             raise StageFailed(f"{where}: {detail}") from task.error
         manifest: Manifest = task.value
+        if manifest.key != node.key:  # a look that changed nothing
+            self.tracker.end_stage(run_id, "FINISHED")
+            return
         self.complete[node.name] = manifest
         self._untracked.append((node, manifest))
         self.display.done(node.name, manifest.num_bytes)
@@ -269,6 +306,11 @@ class Execution:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
             self.on_tracked(node)
+
+
+def _first_look(steps: Sequence[Step], seen: Container[str]) -> int | None:
+    """Returns the place of the first step that is to be looked at again and was not yet; None where there is none."""
+    return next((n for n, step in enumerate(steps) if step.num_to_look_at and step.node.name not in seen), None)
 
 
 def _with_location(error: UsageError, where: str) -> UsageError:

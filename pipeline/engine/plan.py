@@ -40,6 +40,8 @@ class Node:
     content: str | None = None
     """Digest that stands for the artifact, instead of its key, in the keys of what reads it: equal bytes that came by
     different ways then make one artifact."""
+    look: int = 0
+    """Number of the renewed looks at what could not be read before; each makes an artifact of its own."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -94,12 +96,7 @@ class Plan:
         outside = stage.snapshot(config) if stage.snapshot else None
         listing = outside if isinstance(outside, Listing) else None
         snapshot = outside.digest if isinstance(outside, Listing) else outside
-        known_by = {
-            edge: _each(value, lambda node: node.content or node.key)
-            for edge, value in checked.items()
-            if value is not None or edge not in stage.late_edges
-        }
-        key = _key(stage, config, snapshot, known_by)
+        key = _key(stage, config, snapshot, _known_by(stage, checked))
         node = Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing)
         self.nodes.append(node)
         return node
@@ -143,13 +140,32 @@ class Plan:
             )
 
 
+def with_inputs(node: Node, inputs: Inputs, look: int = 0) -> Node:
+    """Returns the node with the key that it has with other inputs, or at a renewed look."""
+    if isinstance(node.config, ExistingArtifactConfig):
+        return node
+    key = _key(node.stage, node.config, node.snapshot, _known_by(node.stage, inputs), look)
+    return replace(node, inputs=inputs, key=key, look=look)
+
+
+def _known_by(stage: Stage[Any, ..., Any], inputs: Inputs) -> dict[str, Any]:
+    """Returns edge name -> what stands for its node, or nodes, in a key."""
+    return {
+        edge: _each(value, lambda node: node.content or node.key)
+        for edge, value in inputs.items()
+        if value is not None or edge not in stage.late_edges
+    }
+
+
 def _each(value: Node | tuple[Node, ...] | None, name: Callable[[Node], str]) -> Any:
     if isinstance(value, tuple):
         return [name(node) for node in value]
     return name(value) if value is not None else None
 
 
-def _key(stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_keys: Mapping[str, Any]) -> str:
+def _key(
+    stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_keys: Mapping[str, Any], look: int = 0
+) -> str:
     identity: dict[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
@@ -158,6 +174,8 @@ def _key(stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_k
     }
     if snapshot is not None:
         identity["snapshot"] = snapshot
+    if look:
+        identity["look"] = look
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
     label = re.sub(r"[^a-z0-9.]+", "-", str(getattr(config, "label", stage.name)).lower()).strip("-.")

@@ -2,6 +2,9 @@
 
 Estimates follow the graph. An artifact in the store counts as measured. A missing one is estimated by its stage from
 the estimates of its inputs, and its seconds are scaled from the last artifact of that stage in this store.
+
+An artifact that lacks videos for a cause that may pass (a network, credentials, a server) is looked at again by the
+next run: a further artifact, with a key of its own, is made of it, and takes its place if anything could be read now.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.core.rates import PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Estimate, Resources, config_dict
-from pipeline.engine.plan import Node, Plan
+from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
 from pipeline.engine.store import Manifest, Store
 
 INDEX = "ingest"
@@ -28,17 +32,22 @@ class Step:
     manifest: Manifest | None
     reason: str
     estimate: Estimate
+    num_to_look_at: int = 0
+    """Videos of the complete artifact that are looked at again."""
 
     @property
     def have(self) -> bool:
         return self.manifest is not None
 
 
-def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> list[Step]:
+def look_up(
+    plan: Plan, store: Store, assumed_index: Estimate | None = None, *, look_at_rejected: bool = False
+) -> list[Step]:
     """Looks up every node of the plan in the store, in the plan's order.
 
     Args:
         assumed_index: the size of an index to assume; all nodes that depend on an index then count as missing.
+        look_at_rejected: all rejected videos are to be looked at again, also those whose bytes were the reason.
 
     Raises:
         CorruptArtifact: a manifest cannot be read, or a file of an artifact has not the size that it promises.
@@ -46,20 +55,63 @@ def look_up(plan: Plan, store: Store, assumed_index: Estimate | None = None) -> 
     steps: dict[str, Step] = {}
     histories: dict[str, list[Manifest]] = {}
     for node in plan.nodes:
+        node, manifest = _latest(_with_latest_inputs(node, steps), store)
         history = histories.setdefault(node.stage.name, list(store.manifests(node.stage.name)))
         is_assumed = assumed_index is not None and (node.stage.name == INDEX or bool(node.parents))
-        manifest = None if is_assumed else store.find(node.stage.name, node.key)
+        if is_assumed:
+            manifest = None
+        num_to_look_at = 0
         if manifest is not None:
             store.check_sizes(manifest)
+            if all(steps[parent.name].have for parent in node.parents):
+                num_to_look_at = _num_to_look_at(node, manifest, store, all_rejected=look_at_rejected)
         reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
         upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
         estimate = _from_manifest(manifest) if manifest else _estimate(node, upstream, history)
+        if num_to_look_at:
+            which = "rejected videos" if look_at_rejected else "videos that could not be read"
+            reason = f"complete but for {num_to_look_at:,} {which}"
+            estimate = replace(estimate, seconds=num_to_look_at / PROBED_VIDEOS_PER_S)
         if is_assumed:
             reason = "assumed"
             if assumed_index is not None and node.stage.name == INDEX:
                 estimate = assumed_index
-        steps[node.name] = Step(node=node, manifest=manifest, reason=reason, estimate=estimate)
+        steps[node.name] = Step(
+            node=node, manifest=manifest, reason=reason, estimate=estimate, num_to_look_at=num_to_look_at
+        )
     return list(steps.values())
+
+
+def _with_latest_inputs(node: Node, steps: Mapping[str, Step]) -> Node:
+    """Returns the node with the nodes of `steps` as inputs."""
+
+    def latest(value: Node | tuple[Node, ...] | None) -> Node | tuple[Node, ...] | None:
+        if isinstance(value, tuple):
+            return tuple(steps[parent.name].node for parent in value)
+        return value and steps[value.name].node
+
+    inputs: Inputs = {edge: latest(value) for edge, value in node.inputs.items()}
+    is_same = all(steps[parent.name].node.key == parent.key for parent in node.parents)
+    return replace(node, inputs=inputs) if is_same else with_inputs(node, inputs)
+
+
+def _latest(node: Node, store: Store) -> tuple[Node, Manifest | None]:
+    """Returns the node at its last look that the store has an artifact of, and that artifact's manifest."""
+    manifest = store.find(node.stage.name, node.key)
+    while manifest is not None and _num_to_look_at(node, manifest, store, all_rejected=True):
+        later = with_inputs(node, node.inputs, node.look + 1)
+        later_manifest = store.find(later.stage.name, later.key)
+        if later_manifest is None:
+            break
+        node, manifest = later, later_manifest
+    return node, manifest
+
+
+def _num_to_look_at(node: Node, manifest: Manifest, store: Store, *, all_rejected: bool) -> int:
+    if isinstance(node.config, ExistingArtifactConfig):
+        return 0
+    artifact = node.stage.produces(store.directory(node.stage.name, node.key), node.key)
+    return artifact.num_to_look_at(manifest.facts, all_rejected=all_rejected)
 
 
 def why_make(node: Node, history: list[Manifest], have: Mapping[str, bool]) -> str:
@@ -92,7 +144,7 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
         frames, num_bytes = step.estimate.num_frames, step.estimate.num_bytes
         table.add_row(
             step.node.name,
-            "[green]have[/]" if step.have else "[yellow]make[/]",
+            "[yellow]look[/]" if step.num_to_look_at else "[green]have[/]" if step.have else "[yellow]make[/]",
             step.reason,
             step.node.key,
             "" if frames is None else f"{frames:,}",
@@ -108,6 +160,11 @@ def plan_notes(steps: list[Step]) -> list[str]:
     """Returns a line for each stage of which there is more to say than its row has, and what listings left out."""
     listings = [step.node.listing for step in steps if step.node.listing is not None]
     notes = [f"{step.node.name}: {step.estimate.note}" for step in steps if step.estimate.note and not step.have]
+    notes += [
+        f"{step.node.name}: {step.num_to_look_at:,} videos to look at again; what follows is made again if that helps"
+        for step in steps
+        if step.num_to_look_at
+    ]
     return notes + [f"warning: {note}" for listing in listings for note in listing.notes]
 
 

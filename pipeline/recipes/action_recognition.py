@@ -132,7 +132,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
     )
     index = plan.add(
         ingest,
-        IngestConfig(limits=options.limits, look_again=options.look_again),
+        IngestConfig(limits=options.limits),
         resources=options.on_cpus,
         corpus=clips,
     )
@@ -182,12 +182,7 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         return None
     index = plan.add(
         ingest,
-        IngestConfig(
-            videos=options.unlabelled,
-            limits=options.limits,
-            look_again=options.look_again,
-            list_rules=options.list_rules,
-        ),
+        IngestConfig(videos=options.unlabelled, limits=options.limits, list_rules=options.list_rules),
         name="ingest unlabelled",
         resources=options.on_cpus,
     )

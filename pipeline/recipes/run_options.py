@@ -29,6 +29,9 @@ class RunOptions:
     """MLflow tracking server or database that records the run; default: SQLite in the store."""
     address: str | None = None
     """HOST:PORT of the Ray cluster that the run joins; default: RAY_ADDRESS, else a local Ray is started."""
+    look_again: bool = False
+    """Look again at every rejected video, also where its bytes were the reason. Those that could not be read (a server,
+    a network, credentials) are looked at again by every run."""
     in_process: bool = False
     """Run every stage in this process, one after the other and without Ray, on its GPU if it has one; MLflow is
     optional then."""

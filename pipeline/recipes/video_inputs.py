@@ -33,8 +33,6 @@ class VideoOptions(RunOptions):
     video_stream: int | None = None
     """Number of the stream to decode in every file, as --limits.video-stream; None takes the one that ffmpeg takes."""
     list_rules: Inline[ListRules] = ListRules()
-    look_again: int = 0
-    """Counts the renewed looks at rejected videos: raise it, and they are looked at again; the others are not read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,13 +62,7 @@ def add_index(
 ) -> Node:
     """Adds the index of `videos` (folders, archives, globs, lists, buckets) and of a made `corpus`."""
     unpacked, others = add_unpacked(plan, videos, options.archive_limits)
-    config = IngestConfig(
-        videos=others,
-        held_out=held_out,
-        limits=options.limits,
-        look_again=options.look_again,
-        list_rules=options.list_rules,
-    )
+    config = IngestConfig(videos=others, held_out=held_out, limits=options.limits, list_rules=options.list_rules)
     return plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from pipeline.core.records import read_record, write_record
 from pipeline.core.stage import Artifact
 from stages.datasets.mnist import PARTS, DigitSet, Part
 from stages.datasets.patches import ChannelMoments
+from stages.video.artifacts import TO_LOOK_AT
 
 PATCHES_MANIFEST: Final = "patches.json"
 
@@ -93,6 +95,14 @@ class Patches(Artifact):
         """Reads `patches.json`. Raises CorruptArtifact."""
         manifest: PatchesManifest = read_record(self.path(PATCHES_MANIFEST), PatchesManifest)
         return manifest
+
+    def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
+        """Returns how many videos of the index could not be read when they were cut."""
+        return int(facts.get(TO_LOOK_AT, 0))
+
+    def has_same_videos(self, other: Self) -> bool:
+        """Returns whether both have the same patches."""
+        return self.read() == other.read()
 
     def write(self, manifest: PatchesManifest) -> None:
         """Writes `patches.json`, the last file of the artifact."""

@@ -17,6 +17,7 @@ from pipeline.core.files import exists, join
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, Patch
 from stages.video.chunks import FrameChunk
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.fetch import unreadable_reason
 from stages.video.ledger import VideoRecord
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
@@ -61,7 +62,7 @@ class Piece:
 
     num_patches: int
     reason: str = ""
-    """The reason for having no patches, where decoding the video kills its process; else empty."""
+    """The reason for having no patches, where the video cannot be read or kills the process that decodes it."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,19 @@ class Cutter:
                         patches = process.call(_cut_file, config, task.record)
                     except ProcessDied as death:
                         patches, reason = _no_patches(config), str(death)
+                    except OSError as error:
+                        patches, reason = _no_patches(config), unreadable_reason(error, task.record.uri)
             else:
-                patches = _cut_file(config, task.record)
+                try:
+                    patches = _cut_file(config, task.record)
+                except OSError as error:
+                    patches, reason = _no_patches(config), unreadable_reason(error, task.record.uri)
             write_array(uri, patches)
             return Piece(len(patches), reason)
 
 
 def _cut_file(config: CuttingConfig, record: VideoRecord) -> Patch:
-    with local_video(record.uri) as path:
+    with local_video(record.uri, max_bytes=config.limits.max_bytes) as path:
         decode = DecodeConfig(short_side_px=config.short_side_px, crop_px=None)
         return cut_video(VideoDecoder(path, decode, limits=config.limits), config, record)
 

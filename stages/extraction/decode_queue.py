@@ -20,9 +20,11 @@ from typing import Final, Self
 
 from stages.percepts.shards import VideoResult
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
+from stages.video.fetch import unreadable_reason
+from stages.video.ledger import NOT_READ
 from stages.video.limits import Limits
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
-from stages.video.sources import local_video
+from stages.video.sources import is_plain_path, local_video
 
 CHUNK_FRAMES: Final = 32
 CHUNKS_AHEAD: Final = 2
@@ -67,13 +69,15 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
     try:
         with local_video(video.uri, max_bytes=limits.max_bytes) as path:
             if _sha256(path) != video.sha256:
-                yield _unreadable(video, "its bytes have changed since it was indexed: ingest it again")
+                reason = "its bytes have changed since it was indexed: run again with --look-again"
+                # Of a local file the next listing shows it.
+                yield _unreadable(video, reason if is_plain_path(video.uri) else NOT_READ + reason)
                 return
             decoder = VideoDecoder(path, config, limits=limits, chunk_frames=CHUNK_FRAMES)
             yield from decoder
             yield VideoResult(**vars(decoder.report))
     except OSError as error:
-        yield _unreadable(video, f"cannot be read: {error.strerror or error}")
+        yield _unreadable(video, unreadable_reason(error, video.uri))
 
 
 def decode_measured(config: DecodeConfig, limits: Limits, video: Video) -> Generator[TimedEvent, None, None]:

@@ -40,7 +40,12 @@ def extract_shards(
     Raises:
         WorkerDied: workers died again and again on one shard, though its videos were decoded in isolated processes.
     """
-    complete = {shard.path for shard in iter_shards(context.store_uri, [task.path for task in tasks])}
+    # A shard that no video came out of has the name of the one that tries them again.
+    complete = {
+        shard.path
+        for shard in iter_shards(context.store_uri, [task.path for task in tasks])
+        if not all(r.is_to_try(look_at_rejected=context.looks_at_rejected) for r in shard.results.values())
+    }
     missing = DiskList(task for task in tasks if task.path not in complete)
     allocation = allocate_workers(context.resources, context.workers.nodes(), len(missing))
     progress = _OverallProgress(context, missing, worker="GPU" if allocation.gpus_per_worker else "worker")

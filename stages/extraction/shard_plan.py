@@ -95,9 +95,20 @@ def cut_into_shards(frames: Sequence[int], shard_frames: int) -> list[int]:
     return ends if not len(frames) or (ends and ends[-1] == len(frames)) else [*ends, len(frames)]
 
 
-def make_plan(uri: str, store_uri: str, fingerprint: str, rows: RecordTable, *, shard_frames: int) -> ShardPlan:
-    """Returns the plan written down in the directory `uri`, or a new one, which is written there."""
-    stored = _find_stored(store_uri, fingerprint, rows)
+def make_plan(
+    uri: str,
+    store_uri: str,
+    fingerprint: str,
+    rows: RecordTable,
+    *,
+    shard_frames: int,
+    look_at_rejected: bool = False,
+) -> ShardPlan:
+    """Returns the plan written down in the directory `uri`, or a new one, which is written there.
+
+    look_at_rejected: a new plan has all rejected videos again, also those whose bytes were the reason.
+    """
+    stored = _find_stored(store_uri, fingerprint, rows, look_at_rejected)
     plan = _read(join(uri, PLAN_FILE), rows, stored)
     if plan is None:
         plan = _new(rows, stored, directory(fingerprint), shard_frames)
@@ -116,12 +127,18 @@ class _StoredShards:
     """The first of `paths` that has the video of a row, to be tried no more; -1 where none has."""
 
 
-def _find_stored(store_uri: str, fingerprint: str, rows: RecordTable) -> _StoredShards:
+def _find_stored(store_uri: str, fingerprint: str, rows: RecordTable, look_at_rejected: bool) -> _StoredShards:
     rows_of_path: dict[str, npt.NDArray[np.int32]] = {}
     replaced: set[str] = set()
     for shard in iter_complete(store_uri, directory(fingerprint)):
         replaced.update(shard.replaces)
-        row_U = rows.find(digests(video for video, result in shard.results.items() if result.final))
+        row_U = rows.find(
+            digests(
+                video
+                for video, result in shard.results.items()
+                if not result.is_to_try(look_at_rejected=look_at_rejected)
+            )
+        )
         rows_of_path[shard.path] = row_U[row_U >= 0].astype(np.int32)
     paths = tuple(path for path in rows_of_path if path not in replaced)
     shard_R = np.full(len(rows), -1, np.int32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pipeline.core.files import write_bytes, write_json
+from pipeline.core.files import read_bytes, write_bytes, write_json
 from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact
+from stages.video.artifacts import TO_LOOK_AT
 
 GALLERY_FILE: Final = "gallery.json"
 
@@ -32,6 +33,16 @@ class Gallery(Artifact):
         """Reads `gallery.json`. Raises CorruptArtifact."""
         entries: tuple[GalleryEntry, ...] = read_record(self.path(GALLERY_FILE), tuple[GalleryEntry, ...])
         return entries
+
+    def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
+        """Returns how many videos could not be read any more when pictures were taken of them."""
+        return int(facts.get(TO_LOOK_AT, 0))
+
+    def has_same_videos(self, other: Self) -> bool:
+        """Returns whether both have the same pictures."""
+        return self.read() == other.read() and all(
+            read_bytes(self.path(entry.file)) == read_bytes(other.path(entry.file)) for entry in self.read()
+        )
 
 
 @dataclass(frozen=True)

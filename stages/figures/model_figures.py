@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, SourceError
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
@@ -22,8 +22,12 @@ from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
 
 
-def figures_of_percepts(config: PictureConfig, pretrained: Pretrained, percepts: Percepts) -> list[Figure]:
-    """Draws sequences of percepts, read out as pictures.
+def figures_of_percepts(
+    config: PictureConfig, pretrained: Pretrained, percepts: Percepts
+) -> tuple[list[Figure], list[str]]:
+    """Draws sequences of percepts, read out as pictures; also returns the reasons of videos that could not be read.
+
+    Without enough videos that can still be read there is no figure.
 
     Raises:
         ConfigError: the model was not trained on percepts, or on percepts of another dimension.
@@ -38,10 +42,15 @@ def figures_of_percepts(config: PictureConfig, pretrained: Pretrained, percepts:
         fitted, shown = ([r for r in view.videos(None) if r.sha256 in side] for side in (kept, out))
     else:
         fitted, shown = view.videos(config.fit_part), view.videos(config.show_part)
-    readout = fit_view(
-        view, fitted, num_videos=config.num_readout_videos, frames_per_video=config.readout_frames_per_video
-    )
-    return percept_figures(view, pretrained.composite, readout, shown, config.num_examples)
+    try:
+        readout = fit_view(
+            view, fitted, num_videos=config.num_readout_videos, frames_per_video=config.readout_frames_per_video
+        )
+        return percept_figures(view, pretrained.composite, readout, shown, config.num_examples), view.unseen
+    except SourceError:
+        if not view.unseen:
+            raise
+        return [], view.unseen
 
 
 def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -> list[Figure]:

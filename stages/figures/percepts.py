@@ -7,7 +7,7 @@ Shapes: T frames, B sequences (here 1), D percept dimension, N frames to fit on,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pipeline.core.errors import ConfigError, SourceError
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.gallery import Figure
 from stages.figures.readout import Readout, fit_readout
-from stages.figures.thumbnails import one_a_label, spread, thumbnails, to_pictures, to_unit
+from stages.figures.thumbnails import Pictures, one_a_label, spread, thumbnails, to_pictures, to_unit
 from stages.models.composite import Composite
 from stages.percepts.artifacts import Percepts
 from stages.percepts.reader import PerceptStore
@@ -39,11 +39,21 @@ class PerceptView:
     records: dict[str, VideoRecord]
     transform: Transform
     side_px: int
+    unseen: list[str] = field(default_factory=list)
+    """Reasons of the videos that no picture could be taken of."""
 
     @classmethod
     def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> "PerceptView":
         """Opens all videos of the artifact that have percepts."""
         return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, transform, side_px)
+
+    def pictures(self, record: VideoRecord, frames: Sequence[int]) -> Pictures | None:
+        """Returns small pictures of frames of a video; None where it can no longer be read, with a line in `unseen`."""
+        try:
+            return thumbnails(record, self.store.extractor, frames, self.side_px)
+        except SourceError as error:
+            self.unseen.append(str(error))
+            return None
 
     def videos(self, part: str | None) -> list[VideoRecord]:
         """Returns the videos of a part (None: all), in the order of the index. Raises SourceError if there are none."""
@@ -63,25 +73,33 @@ class PerceptView:
 def fit_view(view: PerceptView, videos: Sequence[VideoRecord], *, num_videos: int, frames_per_video: int) -> Readout:
     """Fits a read-out on some frames of some of `videos`, evenly spread; a fifth of these only choose the penalty.
 
+    Videos that can no longer be read are left out.
+
     Raises:
         ConfigError: there are fewer than 2 videos.
     """
     chosen = [videos[n] for n in spread(len(videos), num_videos)]
     if len(chosen) < 2:
         raise ConfigError(f"reading pictures out of percepts needs at least 2 videos to fit on; got {len(chosen)}")
-    first_held_out = len(chosen) - max(1, round(HELD_OUT * len(chosen)))
-    percepts, pictures, num_held_out = [], [], 0
-    for n, record in enumerate(chosen):
+    percepts, pictures = [], []
+    for record in chosen:
         numbers = view.store.rows(record.sha256).frame_N
         rows = spread(len(numbers), frames_per_video)
-        percepts.append(view.standard(view.store.percepts(record.sha256)[rows]))
-        pictures.append(to_unit(thumbnails(record, view.store.extractor, numbers[rows].tolist(), view.side_px)))
-        num_held_out += len(rows) if n >= first_held_out else 0
+        seen = view.pictures(record, numbers[rows].tolist())
+        if seen is not None:
+            percepts.append(view.standard(view.store.percepts(record.sha256)[rows]))
+            pictures.append(to_unit(seen))
+    if len(pictures) < 2:
+        raise SourceError(f"only {len(pictures)} of {len(chosen)} videos to fit on can still be read")
+    num_held_out = sum(map(len, pictures[-max(1, round(HELD_OUT * len(pictures))) :]))
     return fit_readout(np.concatenate(percepts), np.concatenate(pictures), num_held_out=num_held_out)
 
 
 def percept_scene(view: PerceptView, model: Composite, readout: Readout, record: VideoRecord) -> Scene | None:
-    """Returns rows of the true frames, of the true percepts and of the model's; None if the video is too short."""
+    """Returns rows of the true frames, of the true percepts and of the model's.
+
+    None where the video is too short, or can no longer be read.
+    """
     num_in = model.config.num_frames_in
     num_out = model.config.num_frames_out if model.config.predicts else 0
     windows = Windows(view.store.select([record.sha256]), length=num_in + num_out)
@@ -89,7 +107,9 @@ def percept_scene(view: PerceptView, model: Composite, readout: Readout, record:
         return None
     first = int(windows.locate(np.zeros(1, np.int64))[1][0])
     frames = view.store.rows(record.sha256).frame_N[first : first + num_in + num_out]
-    truth = thumbnails(record, view.store.extractor, frames.tolist(), view.side_px)
+    truth = view.pictures(record, frames.tolist())
+    if truth is None:
+        return None
     x_TBD = view.standard(windows.gather_half(np.zeros(1, np.int64)).transpose(0, 1).numpy())
     model_row = readout(remembered_and_expected(model, x_TBD[:num_in], num_out))
     rows = (

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.core.errors import CorruptArtifact
+from pipeline.core.errors import SourceError
 from stages.percepts.schema import Extractor
 from stages.video.decode import DecodeConfig, VideoDecoder
+from stages.video.fetch import unreadable_reason
 from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
 from stages.video.sources import local_video
@@ -26,23 +27,26 @@ def thumbnails(record: VideoRecord, extractor: Extractor, frames: Collection[int
     frames: their numbers, as in a percept store. They are RGB also where the convnet reads optical flow.
 
     Raises:
-        CorruptArtifact: the video no longer has these frames: it has changed since its percepts were taken.
+        SourceError: the video cannot be read, or no longer has these frames.
     """
     decode = replace(DecodeConfig(**extractor.settings["decode"]), flow="none")
     limits = Limits(**extractor.settings["limits"])
     wanted = {int(frame): n for n, frame in enumerate(sorted(frames))}
     pictures = np.zeros((len(wanted), side_px, side_px, 3), np.uint8)
     missing = set(wanted)
-    with local_video(record.uri) as path:
-        for chunk in VideoDecoder(path, decode, limits=limits):
-            for image_HWC, index in zip(chunk.frames_NHWC, chunk.index_N.tolist(), strict=True):
-                if index in missing:
-                    pictures[wanted[index]] = shrunk(image_HWC, side_px)
-                    missing.discard(index)
-            if not missing:
-                break
+    try:
+        with local_video(record.uri, max_bytes=limits.max_bytes) as path:
+            for chunk in VideoDecoder(path, decode, limits=limits):
+                for image_HWC, index in zip(chunk.frames_NHWC, chunk.index_N.tolist(), strict=True):
+                    if index in missing:
+                        pictures[wanted[index]] = shrunk(image_HWC, side_px)
+                        missing.discard(index)
+                if not missing:
+                    break
+    except OSError as error:
+        raise SourceError(f"{record.uri}: {unreadable_reason(error, record.uri)}") from error
     if missing:
-        raise CorruptArtifact(
+        raise SourceError(
             f"{record.uri} lacks {len(missing)} of the frames that its percepts were taken from (the first: "
             f"{min(missing)}): the file has changed; run ingest and extract again"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,12 @@ from stages.percepts import shards
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
-from stages.video.ledger import VideoRecord, iter_records
+from stages.video.artifacts import TO_LOOK_AT
+from stages.video.ledger import VideoRecord, iter_records, same_but_words
 
 STATISTICS_FILE = "statistics.safetensors"
+NUM_REJECTED_HERE: Final = "num_videos_rejected_here"
+"""The fact that says how many videos were rejected that their index had not rejected; absent where there are none."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class Percepts(Artifact):
         )
         values = {f"percepts/{name}": float(facts[name]) for name in names if name in facts}
         return ResultMetrics(values=values)
+
+    def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
+        """Returns how many videos of the index could not be read, or how many were rejected here first."""
+        return int(facts.get(NUM_REJECTED_HERE if all_rejected else TO_LOOK_AT, 0))
+
+    def has_same_videos(self, other: Self) -> bool:
+        """Returns whether both ledgers have the same rows; a rejected video may be rejected in other words."""
+        return same_but_words(self.iter_records(), other.iter_records())
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ class VideoResult:
     final: bool = True
     """False where not the video's bytes are to blame (it could not be read, say): another artifact tries again."""
 
+    def is_to_try(self, *, look_at_rejected: bool) -> bool:
+        """Returns whether the video is extracted again, where another artifact needs it."""
+        return not self.final or (look_at_rejected and self.verdict == "rejected")
+
     def ledger_fields(self) -> dict[str, Any]:
         """Returns the fields for `dataclasses.replace(record, ...)`."""
         return {name: value for name, value in asdict(self).items() if name != "final"}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Self
 
 import pyarrow as pa
 
 from pipeline.core.records import column_types
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import Artifact
-from stages.video.ledger import VideoRecord, iter_records, read_tables
+from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but_words
 
 MANIFEST_NAME = "manifest.csv"
 INDEX_NAME = "index.parquet"
+TO_LOOK_AT: Final = "num_to_look_at_again"
+"""The fact that says how many videos of an artifact the next run looks at again; absent where there are none."""
+NUM_WITHOUT_STAMP: Final = "num_without_stamp"
+"""The fact that says how many videos have neither an etag nor a time, which would show that they have changed."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,12 @@ class Index(Artifact):
         if "seconds_of_video" in facts:
             values["videos/hours"] = float(facts["seconds_of_video"]) / 3600
         return ResultMetrics(values=values)
+
+    def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
+        """Returns how many videos could not be read; or how many are rejected, or might have changed unseen."""
+        names = ("num_rejected", NUM_WITHOUT_STAMP) if all_rejected else (TO_LOOK_AT,)
+        return sum(int(facts.get(name, 0)) for name in names)
+
+    def has_same_videos(self, other: Self) -> bool:
+        """Returns whether both have the same rows; a rejected video may be rejected in other words."""
+        return same_but_words(self.iter_records(), other.iter_records())

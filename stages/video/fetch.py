@@ -7,6 +7,7 @@ server, rights) is tried again with growing pauses.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
@@ -22,6 +23,8 @@ import fsspec
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
+from stages.video.ledger import NOT_READ
+
 STALL_S: Final = 30.0
 """Seconds without a byte after which a fetch is given up."""
 
@@ -31,7 +34,17 @@ PAUSES_S: Final = (0.5, 2.0)
 CHECK_S: Final = 0.2
 """Seconds between two looks at a fetch."""
 
+MAX_PAUSE_S: Final = 30.0
+"""The longest pause between two tries, whatever the `Retry-After` of a server."""
+
 NO_FILE: Final = "there is no such file"
+
+FINAL_ERRNOS: Final = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+)
+"""Errors of a local file that stay until the listing shows another file."""
+
+TEXT_BYTES: Final = 512
 
 MAX_WORDS: Final = 300
 """Characters of a reason."""
@@ -40,17 +53,21 @@ MAX_WORDS: Final = 300
 class UnreadableError(OSError):
     """A source that cannot be fetched. Stays inside the stages: callers get a rejected video, or a SourceError."""
 
-    def __init__(self, reason: str, *, may_pass: bool) -> None:
+    def __init__(self, reason: str, *, may_pass: bool, is_final: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(0, reason)
         self.may_pass = may_pass
         """True where another try may end otherwise."""
+        self.is_final = is_final
+        """True where the file itself is to blame, so that the next run need not try again."""
+        self.retry_after_s = retry_after_s
+        """Seconds that the server asks to wait."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unreadable, (self.strerror, self.may_pass)
+        return _unreadable, (self.strerror, self.may_pass, self.is_final, self.retry_after_s)
 
 
-def _unreadable(reason: str, may_pass: bool) -> UnreadableError:
-    return UnreadableError(reason, may_pass=may_pass)
+def _unreadable(reason: str, may_pass: bool, is_final: bool, retry_after_s: float) -> UnreadableError:
+    return UnreadableError(reason, may_pass=may_pass, is_final=is_final, retry_after_s=retry_after_s)
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
@@ -85,6 +102,7 @@ def fetched(uri: str, *, max_bytes: int) -> Iterator[Path]:
             except UnreadableError as error:
                 if pause_s is None or not error.may_pass:
                     raise
+                pause_s = min(max(pause_s, error.retry_after_s), MAX_PAUSE_S)
             time.sleep(pause_s)
         yield path
 
@@ -98,7 +116,24 @@ def check_file(path: str) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UnreadableError("it is a pipe, a socket or a device, and not a file", may_pass=False)
+        raise UnreadableError("it is a pipe, a socket or a device, and not a file", may_pass=False, is_final=True)
+
+
+def unreadable_reason(error: OSError, uri: str) -> str:
+    """Returns the reason of a video that could not be read; it begins with `NOT_READ` where the cause may pass."""
+    is_url = "://" in uri and not os.path.lexists(uri)
+    is_final = error.is_final if isinstance(error, UnreadableError) else not is_url and error.errno in FINAL_ERRNOS
+    words = error_in_words(error) if is_url else error.strerror or error_in_words(error)
+    return f"{'cannot be read: ' if is_final else NOT_READ}{words}"
+
+
+def is_answer_in_words(uri: str, path: Path) -> bool:
+    """Returns whether a web server sent nothing, or text (a page, an error in JSON), where a video was expected."""
+    if not uri.startswith(("http://", "https://")):
+        return False
+    with open(path, "rb") as file:
+        text = file.read(TEXT_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    return not text or text.startswith((b"<", b"{"))
 
 
 def error_in_words(error: BaseException) -> str:
@@ -108,7 +143,8 @@ def error_in_words(error: BaseException) -> str:
         error = cause
     status = getattr(error, "status", None)
     if isinstance(status, int) and status:
-        return f"the server answers {status} {getattr(error, 'message', '')}".strip()[:MAX_WORDS]
+        message = str(getattr(error, "message", "")).partition("\n")[0]  # bytes that came may follow
+        return f"the server answers {status} {message}".strip(": ")[:MAX_WORDS]
     if isinstance(error, FileNotFoundError):
         return NO_FILE
     words = " ".join((getattr(error, "strerror", None) or str(error)).split())
@@ -156,7 +192,8 @@ class _Transfer(Callback):  # type: ignore[misc]  # fsspec has no types
         reason = error_in_words(self._error)
         if reason == NO_FILE:
             raise FileNotFoundError(errno.ENOENT, reason, self._path) from self._error
-        raise UnreadableError(reason, may_pass=not isinstance(self._error, ImportError)) from self._error
+        may_pass = not isinstance(self._error, ImportError)
+        raise UnreadableError(reason, may_pass=may_pass, retry_after_s=_retry_after_s(self._error)) from self._error
 
     def _fetch(self) -> None:
         try:
@@ -168,18 +205,25 @@ class _Transfer(Callback):  # type: ignore[misc]  # fsspec has no types
 
     def set_size(self, size: int | None) -> None:
         """Refuses a file that says that it is too large."""
-        self._check(size or 0)
+        if (size or 0) > self._max_bytes:
+            raise UnreadableError(
+                f"it has {size} bytes, more than max_bytes = {self._max_bytes}", may_pass=False, is_final=True
+            )
 
     def relative_update(self, inc: int = 1) -> None:
         """Counts bytes that have come."""
         self._last_byte_s = time.monotonic()
         self._num_bytes += inc
-        self._check(self._num_bytes)
+        if self._num_bytes > self._max_bytes:
+            raise UnreadableError(f"sends more than max_bytes = {self._max_bytes} bytes", may_pass=False)
 
     def absolute_update(self, value: int) -> None:
         """Counts all bytes that have come so far."""
         self.relative_update(value - self._num_bytes)
 
-    def _check(self, num_bytes: int) -> None:
-        if num_bytes > self._max_bytes:
-            raise UnreadableError(f"has more than max_bytes = {self._max_bytes} bytes", may_pass=False)
+
+def _retry_after_s(error: BaseException) -> float:
+    """Returns the seconds in the `Retry-After` of a server's answer; 0 where there is none, or a date."""
+    error = getattr(error, "__cause__", None) or error
+    value = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
+    return float(value) if value.isdecimal() else 0.0

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -32,6 +32,10 @@ from pipeline.core.files import absolute, join, open_atomic, read_bytes
 from pipeline.core.parquet import iter_tables
 
 Verdict = Literal["ok", "partial", "rejected"]
+
+NOT_READ: Final = "could not be read: "
+"""The beginning of the reason of a video that was rejected for a cause outside its bytes: a network, credentials, a
+server. The next run looks at it again."""
 
 FORMAT = "1"
 """Version of the columns, in the file's metadata under `percepts.ledger`."""
@@ -88,6 +92,11 @@ class VideoRecord:
         total = self.frames_decoded + self.frames_dropped + self.frames_missing
         assert total == self.frames_expected, f"{self.uri}: {self.frames_expected} expected, {total} found"
         assert (self.frames_decoded == 0) == (self.verdict == "rejected"), f"{self.uri}: {self.verdict}"
+
+    @property
+    def may_pass(self) -> bool:
+        """The answer to whether a cause outside its bytes rejected the video, so that another look may find it well."""
+        return self.verdict == "rejected" and self.reason.startswith(NOT_READ)
 
 
 SCHEMA = pa.schema(
@@ -181,6 +190,16 @@ def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.T
         yield from iter_tables(data, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
+
+
+def same_but_words(records: Iterable[VideoRecord], others: Iterable[VideoRecord]) -> bool:
+    """Returns whether rows are equal, except for the words in which videos are rejected."""
+    pairs = itertools.zip_longest(map(_without_words, records), map(_without_words, others))
+    return all(one == other for one, other in pairs)
+
+
+def _without_words(record: VideoRecord) -> VideoRecord:
+    return replace(record, reason="") if record.verdict == "rejected" else record
 
 
 def _to_stored(video_uri: str, directory: str, root: str) -> str:

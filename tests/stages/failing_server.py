@@ -8,10 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STATUSES = (400, 401, 403, 404, 410, 429, 500, 502, 503)
+STATUSES = (401, 403, 404, 410, 429, 500, 503)
 
-FAILURES = (*map(str, STATUSES), "breaks off", "loops", "says too much", "closes", "stalls", "never ends")
+FAILURES = (
+    *map(str, STATUSES),
+    *("breaks off", "loops", "says too much", "says too little", "closes", "stalls", "never ends", "sends a page"),
+)
 """Fifteen ways."""
+
+RETRY_AFTER_S = 1
+PAGE = b"<!DOCTYPE html><title>Sign in</title>\n"
 
 
 class FailingServer(ThreadingHTTPServer):
@@ -24,7 +30,10 @@ class FailingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.is_well = False
+        self.is_down = False
+        self.tells_etags = True
         self.num_requests: dict[str, int] = {}
+        """Path -> bodies that were asked for."""
         self.stopping = threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -38,6 +47,10 @@ class FailingServer(ThreadingHTTPServer):
     def failing(self, name: str) -> list[str]:
         """URLs of a file that fail, one for each of `FAILURES`."""
         return [f"{self.url}/{number}/{number}-{name}" for number in range(len(FAILURES))]
+
+    def asked_for(self, place: str) -> dict[str, int]:
+        """How often the bodies below a place were asked for."""
+        return {path: number for path, number in self.num_requests.items() if path.startswith(f"/{place}/")}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,8 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         _, place, name = self.path.split("/", 2)
         data = self.server.files.get(name, b"a.mp4\n")
+        if self.server.is_down:
+            self._begin(503, 0)
+            return
         if place == "good" or self.server.is_well:
-            self._begin(200, len(data), ETag=f'"{name}"')
+            self._begin(200, len(data), **({"ETag": f'"{name}"'} if self.server.tells_etags else {}))
             if has_body:
                 self.wfile.write(data)
             return
@@ -70,19 +86,22 @@ class _Handler(BaseHTTPRequestHandler):
         if length is not None:
             self.send_header("Content-Length", str(length))
         for name, value in headers.items():
-            self.send_header(name, value)
+            self.send_header(name.replace("_", "-"), value)
         self.send_header("Connection", "close")
         self.end_headers()
 
     def _fail(self, failure: str, data: bytes, *, has_body: bool) -> None:
         if failure.isdigit():
-            return self._begin(int(failure), 0)
+            return self._begin(int(failure), 0, **({"Retry_After": str(RETRY_AFTER_S)} if failure == "429" else {}))
         if failure == "loops":
             return self._begin(302, 0, Location=self.path)
         if failure == "closes":
             return self.connection.shutdown(socket.SHUT_RDWR)
-        length = {"says too much": 2 * len(data), "never ends": None}.get(failure, len(data))
-        self._begin(200, length)
+        if failure == "sends a page":
+            self._begin(200, len(PAGE), Content_Type="text/html")
+            return self.wfile.write(PAGE) and None if has_body else None
+        length = {"says too much": 2 * len(data), "says too little": len(data) // 2, "never ends": None}
+        self._begin(200, length.get(failure, len(data)))
         if not has_body:
             return None
         self.wfile.write(data if failure == "says too much" else data[: len(data) // 2])
