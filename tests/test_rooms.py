@@ -72,5 +72,8 @@ def test_mlflow_is_imported_by_the_tracker_and_the_addresses_of_models_alone() -
     importers = {
         name for name, tree in sources().items() for module in imports(tree) if module.split(".")[0] == "mlflow"
     }
-    trackers = {f"pipeline/engine/tracking{part}.py" for part in ("", "_datasets", "_models", "_registry", "_runs")}
+    trackers = {
+        f"pipeline/engine/tracking{part}.py"
+        for part in ("", "_addresses", "_client", "_datasets", "_models", "_registry", "_runs")
+    }
     assert importers == {*trackers, "pipeline/core/model_uris.py"}

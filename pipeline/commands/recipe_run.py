@@ -17,7 +17,6 @@ from rich.console import Console
 
 from cluster.run_records import recorded
 from cluster.session import session
-from pipeline.commands.run_names import model_description, run_name
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
 from pipeline.engine.display import Display
@@ -29,6 +28,7 @@ from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking_values import RunDescription, flat
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.run_names import model_description, run_name
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
@@ -82,14 +82,18 @@ class RecipeRun:
                 view, report_uri = self._report(execution.steps, complete, tracker, started, started_at)
                 promotion = self._register(tracker, complete, run_note(view, report_uri))
             except BaseException as error:
-                tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
                 raise
-            tracker.end("FINISHED")
+            missing = tracker.end("FINISHED")
             display.status("")
         print_report(view, self.console)
-        if promotion:
-            self.console.print(promotion, highlight=False, markup=False)
+        self._say(promotion)
+        self._say(missing)
         return report_uri
+
+    def _say(self, line: str) -> None:
+        if line:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _open_tracker(self, display: Display) -> Tracker | NoTracker:
         options = self.options

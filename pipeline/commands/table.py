@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "compare": "compare runs: settings that differ, and results side by side",
     "ui": "open MLflow's pages on the runs of a store",
     "publish": "write a model and a card that describes it for others",
+    "track": "list what MLflow did not take of runs, and send it",
     "verify": "recount and rehash a store, and repair it",
     "compact": "merge small shards of percepts into larger files",
     "takedown": "remove a video's percepts, and list what was made of it",

@@ -5,11 +5,13 @@ Any package may import this. MLflow is imported only for an address of its own.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
+from pipeline.core.secrets import masked
 
 MODEL_SCHEMES: Final = ("models:/", "runs:/")
 MODEL_DIRECTORY: Final = "model"
@@ -17,6 +19,31 @@ MODEL_DIRECTORY: Final = "model"
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 HOME_STORE: Final = ".percepts"
 """The store whose MLflow is used where none is named: the default of --store."""
+
+QUIET: Final = ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.utils.rest_utils", "urllib3.connectionpool")
+"""Loggers that print a traceback or a line of their own for what is said here in one."""
+
+
+def limit_waiting() -> None:
+    """Makes MLflow try a server or database that does not answer for seconds, and print nothing of its own."""
+    import mlflow.store.db.utils
+
+    for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "30"), ("BACKOFF_FACTOR", "1")):
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 2  # it tries 15 times with growing pauses: almost an hour
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns one line on what MLflow, SQLAlchemy or a server said, without secrets."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    text = str(error).partition("\n[SQL")[0].partition("(Background on this error")[0]
+    return masked(" ".join(text.split()))[:200] or type(error).__name__
 
 
 def store_tracking_uri(store: str = HOME_STORE) -> str:
@@ -48,9 +75,11 @@ def resolve(uri: str, store: str = HOME_STORE) -> str:
         return uri
     tracking_uri = store_tracking_uri(store)
     import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
+    limit_waiting()
     try:
         path = mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri)
-    except mlflow.exceptions.MlflowException as error:
-        raise UsageError(f"MLflow at {tracking_uri} has no model {uri!r}: {' '.join(str(error).split())}") from error
+    except (mlflow.exceptions.MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"MLflow at {masked(tracking_uri)} has no model {uri!r}: {in_one_line(error)}") from error
     return join(path, "data", MODEL_DIRECTORY)

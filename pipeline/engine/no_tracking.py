@@ -57,5 +57,5 @@ class NoTracker:
     def report(self, directory_uri: str, name: str) -> None:
         return None
 
-    def end(self, status: str) -> None:
-        return None
+    def end(self, status: str) -> str:
+        return ""

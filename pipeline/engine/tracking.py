@@ -7,32 +7,26 @@ stage waits for a tracking server. No module but the `tracking` ones writes to M
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking import MlflowClient
 
-from pipeline.core.errors import UsageError
-from pipeline.core.files import is_local, join, local_copy
+from pipeline.core.files import join
+from pipeline.core.outbox import is_alive
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import config_dict
 from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
-from pipeline.engine.tracking_addresses import ARTIFACTS, follow_store
+from pipeline.engine.tracking_client import TrackingClient
 from pipeline.engine.tracking_datasets import dataset_inputs, for_parent
-from pipeline.engine.tracking_models import log_model
-from pipeline.engine.tracking_registry import TESTS_TAG, Registration, register, test_digests
+from pipeline.engine.tracking_registry import TESTS_TAG, Registration, test_digests
 from pipeline.engine.tracking_values import (
     EXPERIMENT_PREFIX,
     PARAM_CHARACTERS,
@@ -65,20 +59,11 @@ class Tracker:
     """The MLflow runs of one run of a recipe. Only one thread may use it at a time."""
 
     def __init__(self, store: Store, tracking_uri: str, recipe: str, experiment: str | None = None) -> None:
-        """Opens the experiment (default: of the recipe). Raises UsageError if no MLflow answers at `tracking_uri`."""
+        """Opens the experiment (default: of the recipe). Raises as `TrackingClient`, and nothing afterwards."""
         self._store = store
         self.uri = tracking_uri
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        if is_local(store.root) and tracking_uri == store.default_tracking_uri:
-            follow_store(store.root)
-        mlflow.set_tracking_uri(tracking_uri)
-        try:
-            self._client = MlflowClient(tracking_uri)
-            self.experiment_id = self._experiment(f"{EXPERIMENT_PREFIX}{experiment or recipe}")
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
+        self._client = TrackingClient(store, tracking_uri, f"{EXPERIMENT_PREFIX}{experiment or recipe}")
+        self.experiment_id = self._client.experiment_id
         self._killed_run_ids = self._end_killed_runs()
         self._recipe = recipe
         self.parent_id = ""
@@ -97,9 +82,10 @@ class Tracker:
             "commit": commit or "unknown",
         }
         name = description.name or self._recipe
-        run = self._client.create_run(self.experiment_id, run_name=name, tags=self._with_process_tag(tags))
-        self.parent_id = run.info.run_id
+        self.parent_id = self._client.create_run(name, self._with_process_tag(tags))
         self._log_params(self.parent_id, description.params)
+        if not self._client.is_open:
+            return self.parent_id
         monitor: Any = SystemMetricsMonitor  # it has no types
         self._monitor = monitor(self.parent_id, sampling_interval=SECONDS_BETWEEN_SYSTEM_METRICS, tracking_uri=self.uri)
         self._monitor.start()
@@ -107,7 +93,12 @@ class Tracker:
 
     @property
     def page(self) -> str:
-        """The page of the parent run, to be put behind the address at which MLflow's pages are served."""
+        """The page of the parent run, to be put behind the address at which MLflow's pages are served.
+
+        Empty where MLflow does not have the run yet.
+        """
+        if self._client.find_run(self.parent_id) is None:
+            return ""
         return f"#/experiments/{self.experiment_id}/runs/{self.parent_id}"
 
     def start_stage(self, node: Node, inputs: Sequence[Manifest], commit: str | None) -> str:
@@ -123,11 +114,12 @@ class Tracker:
         If the driver of the run that made it was killed between the manifest and the end of its logging, the rest is
         logged now.
         """
-        maker_id = manifest.mlflow_run_id
+        maker = self._client.find_run(manifest.mlflow_run_id)
+        maker_id = manifest.mlflow_run_id if maker is None else str(maker.info.run_id)
         if maker_id in self._killed_run_ids:
             self._log_made(node, manifest, maker_id)
             self._client.set_terminated(maker_id, "FINISHED")
-        maker = self._run(maker_id)
+            maker = self._client.find_run(maker_id)
         tags = {"state": "have", "made_by_run": maker_id or "unknown"}
         note = f"Reused: made by run `{maker_id}`."
         if maker is not None:
@@ -201,19 +193,19 @@ class Tracker:
         registration = Registration(
             manifest=manifest, target=target, run_id=run_id, description=description, if_better=if_better
         )
-        return register(self._client, registration)
+        return self._client.register(registration)
 
     def report(self, directory_uri: str, name: str) -> None:
         """Attaches the report to the parent run."""
-        with local_copy(join(directory_uri, name)) as path:
-            self._client.log_artifact(self.parent_id, str(path))
+        self._client.log_file(self.parent_id, join(directory_uri, name))
 
-    def end(self, status: str) -> None:
-        """Ends the parent run as FINISHED, FAILED or KILLED."""
+    def end(self, status: str) -> str:
+        """Ends the parent run as FINISHED, FAILED or KILLED; returns a line on what MLflow lacks, empty if nothing."""
         if self._monitor is not None:
             self._monitor.finish()
             self._monitor = None
         self._client.set_terminated(self.parent_id, status)
+        return self._client.close()
 
     def _log_made(self, node: Node, manifest: Manifest, run_id: str) -> None:
         words = [RunTag(allowed_name(k), str(v)) for k, v in manifest.facts.items() if isinstance(v, str)]
@@ -221,10 +213,9 @@ class Tracker:
         self._client.log_batch(run_id, tags=[*words, RunTag("artifact_uri", directory)])
         small = [name for name, output in manifest.outputs.items() if output.num_bytes <= SMALL_FILE_BYTES]
         for name in [MANIFEST, *(name for name in small if "/" not in name)]:
-            with local_copy(join(directory, name)) as path:
-                self._client.log_artifact(run_id, str(path))
+            self._client.log_file(run_id, join(directory, name))
         if node.stage.produces.model is not None:
-            log_model(run_id, node, node.stage.produces(directory, manifest.key))
+            self._client.log_model(run_id, node, node.stage.produces(directory, manifest.key))
 
     def _log_results(self, run_id: str, node: Node, manifest: Manifest, *, made: bool) -> None:
         artifact = node.stage.produces(self._store.directory(manifest.stage, manifest.key), manifest.key)
@@ -240,10 +231,7 @@ class Tracker:
         self.metrics(run_id, 0, {**facts, **costs, **results.values})
         self._log_curves(run_id, results.curves)
         if results.table:
-            with warnings.catch_warnings():
-                # MLflow 3.17 selects columns of strings as pandas 2 did.
-                warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
-                self._client.log_table(run_id, {k: list(v) for k, v in results.table.items()}, TABLE_FILE)
+            self._client.log_table(run_id, {k: list(v) for k, v in results.table.items()}, TABLE_FILE)
 
     def _log_curves(self, run_id: str, curves: Mapping[str, Mapping[int, float]]) -> None:
         now_ms = int(time.time() * 1000)
@@ -286,35 +274,12 @@ class Tracker:
             "cost/stages_reused": float(len(self._tracked) - len(made)),
         }
 
-    def _run(self, run_id: str | None) -> Any:
-        """Returns a run of this MLflow, None if it has no such run."""
-        if run_id is None:
-            return None
-        try:
-            return self._client.get_run(run_id)
-        except MlflowException:
-            return None
-
-    def _experiment(self, name: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        own_file = is_local(self._store.root) and self.uri == self._store.default_tracking_uri
-        location = join(self._store.root, ARTIFACTS, name) if own_file else self._location_beside_database(name)
-        return str(self._client.create_experiment(name, artifact_location=location))
-
-    def _location_beside_database(self, name: str) -> str | None:
-        """Returns where files go if another SQLite file than the store's tracks; None: a server decides."""
-        prefix = "sqlite:///"
-        return join(os.path.dirname(self.uri.removeprefix(prefix)), ARTIFACTS, name) if prefix in self.uri else None
-
     def _end_killed_runs(self) -> set[str]:
         """Ends as KILLED the runs that a killed driver of this machine has left as RUNNING; returns their ids."""
         ended_ids = set()
-        open_runs = self._client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
-        for run in open_runs:
+        for run in self._client.open_runs():
             host, _, pid = run.data.tags.get(PROCESS_TAG, "").partition(":")
-            if host == socket.gethostname() and not _alive(int(pid)):
+            if host == socket.gethostname() and not is_alive(int(pid)):
                 self._client.set_terminated(run.info.run_id, "KILLED")
                 ended_ids.add(str(run.info.run_id))
         return ended_ids
@@ -332,20 +297,9 @@ class Tracker:
         if note:
             named["mlflow.note.content"] = note
         tags = self._with_process_tag({**named, **tags})
-        run = self._client.create_run(self.experiment_id, run_name=node.name, tags=tags)
-        return str(run.info.run_id)
+        return self._client.create_run(node.name, tags)
 
 
 def _gpu_seconds(node: Node, manifest: Manifest) -> float:
     """Returns the time that GPUs were reserved for a stage, at most."""
     return manifest.seconds * node.resources.num_workers * node.resources.gpus_per_worker
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -12,10 +12,11 @@ from typing import Final
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import UsageError
 from pipeline.core.files import local_copy
-from pipeline.core.model_uris import MODEL_DIRECTORY
+from pipeline.core.model_uris import MODEL_DIRECTORY, in_one_line, limit_waiting
 from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
@@ -61,8 +62,10 @@ def key_of_model(tracking_uri: str, uri: str) -> str:
     Raises:
         UsageError: MLflow has no such model, or the model was not logged or registered by a run of a recipe.
     """
-    client, name = MlflowClient(tracking_uri), uri.removeprefix("models:/")
+    limit_waiting()
+    name = uri.removeprefix("models:/")
     try:
+        client = MlflowClient(tracking_uri)
         if "@" in name:
             key = client.get_model_version_by_alias(*name.rsplit("@", 1)).tags.get(KEY_TAG)
         elif "/" in name:
@@ -70,8 +73,8 @@ def key_of_model(tracking_uri: str, uri: str) -> str:
         else:
             model = client.get_logged_model(name)
             key = client.get_run(str(model.source_run_id)).data.tags.get("key")
-    except MlflowException as error:
-        raise UsageError(f"MLflow has no model {uri!r}: {' '.join(str(error).split())}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"MLflow has no model {uri!r}: {in_one_line(error)}") from error
     if key is None:
         raise UsageError(f"MLflow's model {uri!r} was not logged by a recipe: give the key of an artifact")
     return str(key)

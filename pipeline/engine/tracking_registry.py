@@ -19,6 +19,7 @@ from pipeline.core.result_metrics import ResultMetrics
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
 from pipeline.engine.tracking_datasets import context_of, is_data
+from pipeline.engine.tracking_runs import find_run
 from pipeline.engine.tracking_values import KEY_TAG, TAG_CHARACTERS, allowed_name, flat, lower_is_better
 
 RUNS_TAG: Final = "percepts.runs"
@@ -106,13 +107,10 @@ def register(client: MlflowClient, registration: Registration) -> str:
 def _model_of(client: MlflowClient, manifest: Manifest) -> str | None:
     if manifest.mlflow_run_id is None:
         return None
-    try:
-        run = client.get_run(manifest.mlflow_run_id)
-    except MlflowException:
+    run = find_run(client, manifest.mlflow_run_id)
+    if run is None:
         return None
-    logged = client.search_logged_models(
-        [run.info.experiment_id], filter_string=f"source_run_id = '{manifest.mlflow_run_id}'"
-    )
+    logged = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'")
     return str(logged[0].model_id) if logged else None
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import UsageError
+from pipeline.core.model_uris import in_one_line, limit_waiting
+from pipeline.core.secrets import public
 from pipeline.engine.tracking_values import EXPERIMENT_PREFIX
+
+SENT_TAG: Final = "percepts.run_id"
+"""Tag of a run that was sent later: the id that it had until then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
     Raises:
         UsageError: no tracking server or file answers.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    limit_waiting()
     try:
         client = MlflowClient(tracking_uri)
         experiments = [
@@ -52,9 +59,9 @@ def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
         models: dict[str, list[str]] = {}
         for model in pages(partial(client.search_logged_models, experiments)):
             models.setdefault(str(model.source_run_id), []).append(str(model.model_id))
-    except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"no MLflow answers at --tracking-uri {tracking_uri!r}: {reason}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        shown = public(tracking_uri)
+        raise UsageError(f"no MLflow answers at --tracking-uri {shown!r}: {in_one_line(error)}") from error
     return [
         TrackedRun(
             run_id=run.info.run_id,
@@ -67,6 +74,15 @@ def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
         )
         for run in runs
     ]
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Returns a run by its id, or by the one that it had until MLflow took it; None where there is none."""
+    with suppress(MlflowException):
+        return client.get_run(run_id)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`{SENT_TAG}` = '{run_id}'", max_results=1)
+    return runs[0] if runs else None
 
 
 def tag_runs(tracking_uri: str, runs: Sequence[TrackedRun], name: str, value: str) -> None:
@@ -111,16 +127,15 @@ def find_results(tracking_uri: str, names: Sequence[str]) -> list[RecipeResults]
     Raises:
         UsageError: no tracking server or file answers, or no run has a name.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    limit_waiting()
     try:
         client = MlflowClient(tracking_uri)
         ids = [e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)]
         search = partial(client.search_runs, ids, "tags.command LIKE '%'", order_by=["attributes.start_time DESC"])
         parents = list(pages(search)) if ids else []
         return [_results(_named(client, ids, parents, name, tracking_uri)) for name in names]
-    except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {reason}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
 
 
 def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: str, tracking_uri: str) -> Any:
@@ -128,7 +143,9 @@ def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: s
     if word == "latest" and (back or "0").isdigit():
         index = int(back or "0")
         if index >= len(parents):
-            raise UsageError(f"{name} names no run: MLflow at {tracking_uri} has {len(parents)} runs of recipes")
+            raise UsageError(
+                f"{name} names no run: MLflow at {public(tracking_uri)} has {len(parents)} runs of recipes"
+            )
         return parents[index]
     by_id = [run for run in parents if run.info.run_id.startswith(name)]
     if not by_id and ids:
@@ -137,7 +154,9 @@ def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: s
         by_id = [run for run in parents if run.info.run_id in makers]
     if len(by_id) != 1:
         problem = "no run has this id, key or place" if not by_id else f"{len(by_id)} runs have it"
-        raise UsageError(f"run {name!r}: {problem} in MLflow at {tracking_uri}; give a run id, a key, or latest~1")
+        raise UsageError(
+            f"run {name!r}: {problem} in MLflow at {public(tracking_uri)}; give a run id, a key, or latest~1"
+        )
     return by_id[0]
 
 

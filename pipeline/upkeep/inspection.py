@@ -32,7 +32,7 @@ from stages.video.probe_cache import PROBE_CACHE
 from stages.video.probe_cache import read_file as read_probe_cache_file
 from stages.video.record_table import digests
 
-NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", SET_ASIDE)
+NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", "runs", "tracking", SET_ASIDE)
 """Directories of the store that hold no artifact: only their unfinished writes are looked for."""
 
 

@@ -27,6 +27,8 @@ class Tracked:
 
     tracker: Tracker
     metrics: dict[str, float]
+    missing: str = ""
+    """What the end of the run says that MLflow lacks."""
 
     @property
     def client(self) -> MlflowClient:
@@ -50,8 +52,8 @@ def plan_of(skill: float) -> Plan:
     return plan
 
 
-def run(plan: Plan, store: Store) -> Tracked:
-    tracker = Tracker(store, store.default_tracking_uri, plan.recipe)
+def run(plan: Plan, store: Store, uri: str | None = None) -> Tracked:
+    tracker = Tracker(store, uri or store.default_tracking_uri, plan.recipe)
     tracker.start(
         RunDescription(
             command="percepts run toy --skill 1", name=f"toy {plan.nodes[-1].config}",
@@ -68,5 +70,4 @@ def run(plan: Plan, store: Store) -> Tracked:
         tracker.end("FAILED")
         raise
     tracker.describe("# what was found")
-    tracker.end("FINISHED")
-    return Tracked(tracker, metrics)
+    return Tracked(tracker, metrics, tracker.end("FINISHED"))
