@@ -57,21 +57,19 @@ def forecast(
 ) -> Forecast:
     """Measures the models on windows of `config.parts`; the same numbers for any number of workers.
 
+    Errors are those of percepts standardised by `statistics`, also of a model that was trained with others.
+
     Raises:
-        ConfigError: no model, one that was trained with other statistics, models that differ in the number of frames,
-          or no video is as long as a window.
+        ConfigError: no model, models that differ in the number of frames, or no video is as long as a window.
         SourceError: no video with frames is of `config.parts`.
     """
     from stages.datasets.dataset_factories import open_windows
     from stages.evaluation.forecasting import Measuring, predictor_names, total_errors
     from stages.models.pretrained import Pretrained
-    from stages.percepts.transforms import Standardisation, raw
+    from stages.percepts.transforms import Standardisation
 
     loaded = [Pretrained.load(encoder.uri) for encoder in encoders]
     standardise = Standardisation.of(statistics.moments())
-    others = [each.transform for each in loaded if isinstance(each.transform, Standardisation)]
-    if any(each not in (standardise, raw(each.dim)) for each in others):
-        raise ConfigError("the encoder was trained with other statistics: connect those that it was trained with")
     models = [each.composite.config for each in loaded]
     num_frames_in, num_frames_out = _lengths(models)
     measuring = Measuring(

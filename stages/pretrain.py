@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError
@@ -12,10 +12,12 @@ from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S
 from pipeline.core.stage import Context, Estimate, Work, stage
 from stages.datasets.artifacts import Digits, Patches
 from stages.models.artifacts import Encoder, passes_text
-from stages.models.config import CompositeConfig
+from stages.models.config import MODEL_FILE, CompositeConfig
+from stages.models.header import read_header
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import TransformConfig
 from stages.pretraining.config import TrainingConfig
+from stages.pretraining.warm_start import check_warm_start
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
@@ -113,7 +115,7 @@ def sequence_flop(model: CompositeConfig, dim: int) -> float:
     return float(total)
 
 
-@stage(version=2, estimate=_estimate)
+@stage(version=2, estimate=_estimate, late_edges=frozenset({"warm_start"}))
 def pretrain(
     config: PretrainConfig,
     context: Context,
@@ -122,24 +124,41 @@ def pretrain(
     statistics: Statistics | None = None,
     digits: Digits | None = None,
     patches: Patches | None = None,
+    warm_start: Encoder | None = None,
 ) -> Encoder:
     """Trains on `percepts` (with their `statistics`), on Moving MNIST of `digits`, or on `patches`; through Ray Train.
+
+    It goes on from the weights of `warm_start` where that is given, and keeps the transform that they read through.
 
     Writes model.safetensors (weights, config, transform, extractor) and history.json. The bytes are the same after any
     number of restarts on one worker; another number of workers changes the order of sums and nothing else.
 
     Raises:
-        ConfigError: not exactly one kind of input, or no video is as long as a window.
+        ConfigError: not exactly one kind of input, no video is as long as a window, or `warm_start` is another model.
         SourceError: no video with frames is of `config.parts`.
         TrainingDiverged, OutOfMemory, StoreError, CorruptArtifact: see `stages.pretraining.loop.pretraining_loop`; the
           last good checkpoint stays.
         WorkerDied: workers were lost time and again.
     """
     config.check_feedback()
+    from stages.datasets.dataset_factories import PerceptsFactory
+    from stages.models.pretrained import Pretrained
     from stages.pretraining.loop import is_finished, pretraining_loop
     from stages.pretraining.training_plan import TrainingPlan
 
     factory = _factory(config, percepts, statistics, digits, patches)
+    start = None if warm_start is None else warm_start.path(MODEL_FILE)
+    if start is not None:
+        extractor = factory.extractor()
+        check_warm_start(
+            read_header(start),
+            config.model,
+            config.training,
+            config.transform if percepts is not None else None,
+            extractor=None if extractor is None else extractor.fingerprint,
+        )
+        if isinstance(factory, PerceptsFactory):
+            factory = replace(factory, learned_transform=Pretrained.load(start).transform)
     plan = TrainingPlan(
         uri=context.uri,
         open_source=factory,
@@ -147,6 +166,7 @@ def pretrain(
         training=config.training,
         transform=factory.transform(),
         extractor=factory.extractor(),
+        warm_start=start,
         max_sequences_per_worker=context.resources.max_sequences_per_worker,
         num_checkpoints_kept=context.resources.num_checkpoints_kept,
     )

@@ -106,7 +106,9 @@ def _print_plan(plan: Plan, options: RunOptions) -> None:
 
 def _encoder_of(plan: Plan, register: str) -> str:
     """Returns the name of the one node that makes an encoder. Raises UsageError where there is not exactly one."""
-    encoders = [node.name for node in plan.nodes if node.stage.name in ENCODER_STAGES]
+    made = [node for node in plan.nodes if node.stage.name in ENCODER_STAGES]
+    started_from = {parent.name for node in made for parent in node.parents}
+    encoders = [node.name for node in made if node.name not in started_from]
     if len(encoders) != 1:
         raise UsageError(
             f"--register {register} names one encoder, and this recipe makes {len(encoders)} ({', '.join(encoders)}): "

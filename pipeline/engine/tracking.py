@@ -164,15 +164,17 @@ class Tracker:
 
         seconds: time that the run took.
         """
-        counts = Counter(name for one in self._tracked for name in (*one.results.values, *one.results.curves))
+        # The model that a training went on from has the results of another run.
+        tracked_here = [one for one in self._tracked if one.node.content is None]
+        counts = Counter(name for one in tracked_here for name in (*one.results.values, *one.results.curves))
 
         def named(name: str, node: Node) -> str:
             return name if counts[name] == 1 else f"{name}/{node.name}"
 
-        values = {named(name, t.node): v for t in self._tracked for name, v in t.results.values.items()}
+        values = {named(name, t.node): v for t in tracked_here for name, v in t.results.values.items()}
         values |= self._costs(seconds)
         self.metrics(self.parent_id, 0, values)
-        for tracked in self._tracked:
+        for tracked in tracked_here:
             self._log_curves(self.parent_id, {named(n, tracked.node): c for n, c in tracked.results.curves.items()})
         tests = test_digests((t.node, t.manifest, t.results) for t in self._tracked)
         self._client.set_tag(self.parent_id, TESTS_TAG, json.dumps(tests, sort_keys=True))

@@ -18,11 +18,13 @@ from pipeline.recipes.model_variants import (
     REFUSED,
     Model,
     pretrain_models,
+    variant,
 )
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
+from pipeline.recipes.warm_start import add_warm_start
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
 from stages.pretrain import PretrainConfig
@@ -45,6 +47,9 @@ class YoutubeOptions(VideoOptions):
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
     """Settings of every model; its decoders are those of --models."""
+    warm_start: str | None = None
+    """Pretraining goes on from this encoder instead of from random weights: a key of the store (pretrain-...), a model
+    of MLflow (models:/NAME@ALIAS), or the path or URL of one. It must have the settings of --pretrain and --extract."""
     forecast: ForecastConfig = ForecastConfig()
 
 
@@ -57,9 +62,16 @@ def build(options: YoutubeOptions) -> Plan:
     index = add_index(plan, options, options.videos, held_out=options.held_out)
     percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
-    encoders = pretrain_models(
-        plan, options.models, options.pretrain, options.to_train, percepts=percepts, statistics=statistics
-    )
+    source = {"percepts": percepts, "statistics": statistics}
+    if options.warm_start is not None:
+        source["warm_start"] = add_warm_start(
+            plan,
+            options.warm_start,
+            [variant(options.pretrain, model) for model in options.models],
+            store_uri=options.store,
+            percepts=percepts,
+        )
+    encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, **source)
     shown = VisualizeConfig()
     if options.held_out:
         plan.add(
@@ -84,7 +96,7 @@ RECIPE = Recipe(
             "extract.convnet.layer",
             "extract.decode.rate-fps",
         ),
-        "what is learned": ("models", *PRETRAIN_GROUP),
+        "what is learned": ("models", *PRETRAIN_GROUP, "warm-start"),
         "the run": RUN_GROUP,
     },
     examples=(

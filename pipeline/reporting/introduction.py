@@ -94,7 +94,9 @@ def _classification(scores: ScoreTable) -> str:
 
 
 def _models(results: Results) -> list[str]:
-    nodes = [node for node in results.view.nodes if isinstance(node.artifact, Encoder)]
+    encoders = {node.name: node for node in results.view.nodes if isinstance(node.artifact, Encoder)}
+    before = {parent for node in encoders.values() for parent in node.parents if parent in encoders}
+    nodes = [node for name, node in encoders.items() if name not in before]
     models, sizes = [], []
     for node in nodes:
         flat = {**node.config, **_mapping(node.config.get("model")), **_mapping(node.config.get("training"))}
@@ -106,7 +108,7 @@ def _models(results: Results) -> list[str]:
         sizes.append(
             f"{_count(model.num_layers, 'layer')} of {_count(model.num_units, 'unit')}, "
             f"{model.num_frames_in} frames in, {model.num_frames_out} ahead, "
-            f"{_training(node, flat)}"
+            f"{_training(node, flat)}" + "".join(f", from {encoders[p].key} on" for p in node.parents if p in before)
         )
     names = model_names(models)
     if len(set(sizes)) > 1:

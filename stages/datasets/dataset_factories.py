@@ -33,6 +33,8 @@ class PerceptsFactory:
     validation_fraction: float
     seed: int
     transform_config: TransformConfig = TransformConfig()
+    learned_transform: Transform | None = None
+    """The transform that a model to go on from reads through; None: that of `transform_config` and the statistics."""
 
     def __call__(self, log: Log = silent) -> PerceptSource:
         """Opens the store; a remote one is read into this node's cache first, which is reported to `log`.
@@ -62,8 +64,8 @@ class PerceptsFactory:
         return self.extractor().dim
 
     def transform(self) -> Transform:
-        """Builds the configured transform from the statistics."""
-        return self.transform_config.build(self.statistics.moments())
+        """Returns the learned transform, or builds the configured one from the statistics."""
+        return self.learned_transform or self.transform_config.build(self.statistics.moments())
 
 
 @dataclass(frozen=True, kw_only=True)

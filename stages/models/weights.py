@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from pipeline.core import files
-from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
+from stages.models.header import FORMAT_VERSION, METADATA_KEY, check_version
 
 Model = Composite | LSTMClassifier | SingleFrameClassifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)
 
-FORMAT_VERSION = 1
-METADATA_KEY = "percepts"
 
 _CLASSIFIERS: dict[str, tuple[type[LSTMClassifier] | type[SingleFrameClassifier], Literal["lstm", "frame"]]] = {
     "LSTMClassifier": (LSTMClassifier, "lstm"),
@@ -56,10 +55,7 @@ def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], d
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
-    if header["version"] > FORMAT_VERSION:
-        raise StoreError(
-            f"{uri} has model format {header['version']}; this percepts reads up to {FORMAT_VERSION}: upgrade percepts"
-        )
+    check_version(header, uri)
     return tensors, header
 
 

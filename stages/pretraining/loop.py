@@ -30,6 +30,7 @@ from stages.models.composite import Composite, Losses
 from stages.models.config import MODEL_FILE
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
+from stages.models.weights import load_model
 from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
 from stages.pretraining.cuda_graph import CapturedGradients, Gradients, capture_for
 from stages.pretraining.early_stopping import best_step, has_plateaued
@@ -319,6 +320,8 @@ class _Trainer:
 
     def _start(self) -> None:
         """Sets the weights before the first step; every worker computes the same mean, from whole first batches."""
+        if self.plan.warm_start is not None:
+            self.composite.load_state_dict(load_model(self.plan.warm_start, Composite).state_dict())
         if self.config.start_at_mean:
             num_batches = -(-NUM_MEAN_SEQUENCES // self.config.batch_size)
             means = [self.source.batch(step, self.config.batch_size).mean((0, 1)) for step in range(num_batches)]

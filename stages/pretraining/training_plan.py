@@ -29,6 +29,8 @@ class TrainingPlan:
     """The transform of the source's frames, to be kept with the weights."""
     extractor: Extractor | None = None
     """The extractor of the source's percepts, to be kept with the weights."""
+    warm_start: str | None = None
+    """File of the model whose weights the training goes on from; None: it starts from random ones."""
     max_sequences_per_worker: int | None = None
     """Largest micro-batch of a worker. A larger share is split and its gradients accumulated."""
     num_checkpoints_kept: int = 2

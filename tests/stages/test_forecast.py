@@ -97,12 +97,21 @@ def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
         forecast(ForecastConfig(parts=("nowhere",)), context, **inputs)
     with pytest.raises(ConfigError, match="the longest of 5 videos has 24 frames"):
         forecast(ForecastConfig(num_frames_ahead=19), context, **inputs)
-    moments = inputs["statistics"].moments()
-    write_moments(str(tmp_path / "others"), Moments(moments.mean_D + 1, moments.std_D, 9))
-    with pytest.raises(ConfigError, match="other statistics"):
-        forecast(ForecastConfig(), context, **{**inputs, "statistics": Statistics(str(tmp_path / "others"))})
     with pytest.raises(ConfigError, match="num_frames_ahead is 0"):
         replace(ForecastConfig(), num_frames_ahead=0)
+
+
+def test_a_model_of_other_statistics_is_measured_in_the_units_of_those_that_are_connected(
+    tmp_path: Path, inputs: Inputs
+) -> None:
+    moments = inputs["statistics"].moments()
+    write_moments(str(tmp_path / "others"), Moments(moments.mean_D + 1, 2 * moments.std_D, 9))
+    others = {**inputs, "statistics": Statistics(str(tmp_path / "others"))}
+    same, scaled = (
+        forecast(ForecastConfig(), Context.for_test(tmp_path), **given).read() for given in (inputs, others)
+    )
+    # Twice the deviation is a quarter of the squared error; the mean has no part in a difference.
+    assert scaled.predictors["composite LSTM"] == pytest.approx([e / 4 for e in same.predictors["composite LSTM"]])
 
 
 def test_the_encoder_edge_is_typed() -> None:

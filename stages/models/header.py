@@ -1,0 +1,51 @@
+"""The header of a model's file, read without its weights and without PyTorch.
+
+A safetensors file begins with the length of its header, 8 bytes, little-endian, and the header in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
+from pipeline.core.files import filesystem
+
+METADATA_KEY: Final = "percepts"
+"""Name of the one entry of a file's metadata: the settings that build the model again."""
+FORMAT_VERSION: Final = 1
+MAX_HEADER_BYTES: Final = 100_000_000
+"""The largest header that the safetensors format allows."""
+
+
+def read_header(uri: str) -> dict[str, Any]:
+    """Reads the settings beside the weights: class, config, transform and extractor.
+
+    Raises:
+        SourceError: there is no such file.
+        CorruptArtifact: it is no safetensors file, or was not written here.
+        StoreError: a newer version of percepts wrote it.
+    """
+    fs, path = filesystem(uri)
+    try:
+        with fs.open(path, "rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+            if num_bytes > MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {num_bytes} bytes")
+            header: dict[str, Any] = json.loads(json.loads(file.read(num_bytes))["__metadata__"][METADATA_KEY])
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise SourceError(f"there is no model file at {uri}: give a file, or a directory that holds one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
+    check_version(header, uri)
+    return header
+
+
+def check_version(header: Mapping[str, Any], uri: str) -> None:
+    """Raises StoreError where a newer version of percepts wrote the file at `uri`."""
+    if header["version"] > FORMAT_VERSION:
+        raise StoreError(
+            f"{uri} has model format {header['version']}; this percepts reads up to {FORMAT_VERSION}: upgrade percepts"
+        )
