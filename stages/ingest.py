@@ -56,6 +56,9 @@ DEFAULT_PART = "unlabelled"
 HELD_OUT_PART = "test"
 """The part of videos that are held out."""
 
+MAX_NOTES_CHARS = 2000
+"""Characters of what is kept in the manifest of what the listing left out."""
+
 INDEX_BYTES_A_VIDEO = 100
 """Bytes of a video in `index.parquet`, about."""
 
@@ -110,7 +113,10 @@ def ingest(
     corpora = tuple(source.manifest_uri for source in (corpus, unpacked) if source is not None)
     if not (corpora or config.videos):
         raise ConfigError("ingest was given neither videos nor a corpus; give --videos, or connect a corpus")
-    listing = IndexSources(_list_all(corpora, config, context), config.limits)
+    notes: list[str] = []
+    listing = IndexSources(_list_all(corpora, config, context, notes), config.limits)
+    for note in notes:
+        context.log(f"warning: {note}")
     results = _probe_all(listing, config, context)
     records = _IndexCounter(results, _final(listing, results, _held_out(listing, results, config), config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
@@ -118,21 +124,28 @@ def ingest(
     remove(join(context.uri, PARTS))
     records.record(context)
     if num_without_stamp := sum(
-        "://" in source.uri and not is_cacheable
+        "://" in source.uri and not is_cacheable and not source.problem
         for source, is_cacheable in zip(listing.sources, listing.is_cacheable_N, strict=True)
     ):
         context.record(**{NUM_WITHOUT_STAMP: num_without_stamp})
+    if notes:
+        context.record(left_out="; ".join(notes)[:MAX_NOTES_CHARS])
     return Index(context.uri, context.key)
 
 
-def _list_all(corpora: Sequence[str], config: IngestConfig, context: Context) -> Iterator[tuple[VideoSource, int]]:
-    """Yields the videos of the corpora and those of the listing, each with the time at which it was listed."""
+def _list_all(
+    corpora: Sequence[str], config: IngestConfig, context: Context, notes: list[str]
+) -> Iterator[tuple[VideoSource, int]]:
+    """Yields the videos of the corpora and those of the listing, each with the time at which it was listed.
+
+    notes: gets the sentences on what the listing left out.
+    """
     if corpora:
         listed_at_ns = time.time_ns()
         for source in iter_videos(corpora, None):
             yield source, listed_at_ns
     if config.videos:
-        yield from iter_listed(context, config.videos, config.list_rules)
+        yield from iter_listed(context, config.videos, config.list_rules, note=notes.append)
 
 
 def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) -> ProbeResults:

@@ -99,9 +99,13 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
 
 def _list_all(config: SelectClipsConfig, context: Context, unpacked: Corpus | None) -> list[VideoSource]:
     """Returns the videos that were unpacked and those that the key knows, each URI once."""
+
+    def log(note: str) -> None:
+        context.log(f"warning: {note}")
+
     sources = [] if unpacked is None else list_videos((unpacked.manifest_uri,), None)
     if config.videos:
-        sources += [source for source, _ in iter_listed(context, config.videos, config.list_rules)]
+        sources += [source for source, _ in iter_listed(context, config.videos, config.list_rules, note=log)]
     return list(unique_sources(sources, lambda source: source))
 
 

@@ -86,9 +86,10 @@ def summary(records: Sequence[VideoRecord]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Runs `percepts ledger`. Raises UsageError where there is no store to read."""
     options = parse_options(LedgerOptions, arguments, prog="percepts ledger")
-    from pipeline.upkeep.inventory import videos
+    from pipeline.upkeep.inventory import left_out, videos
 
-    records = videos(Store.open(options.store))
+    store = Store.open(options.store)
+    records = videos(store)
     if options.as_json:
         for record in records:
             sys.stdout.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
@@ -99,4 +100,6 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 240)
     console.print(table(records))
     console.print(summary(records), highlight=False)
+    for line in left_out(store):
+        console.print(f"left out: {line}", highlight=False, markup=False)
     return 0

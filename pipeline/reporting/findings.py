@@ -156,10 +156,14 @@ def _videos(results: Results) -> Finding:
     ok, partial, rejected = (videos.count(verdict) for verdict in ("ok", "partial", "rejected"))
     total = count_of(len(videos.records), "video")
     headline = f"Of {total}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
+    left_out = "".join(
+        f" Left out: {node.facts['left_out']}." for node in results.view.nodes if "left_out" in node.facts
+    )
     if not videos.decoded:
-        return Finding("note", headline, "Frames were not counted in this run.")
+        return Finding("note", headline, f"Frames were not counted in this run.{left_out}")
     parts = " + ".join(f"{videos.frames(kind):,} {kind}" for kind in ("decoded", "dropped", "missing"))
-    return Finding("note", headline, f"Every frame has its place: {videos.frames('expected'):,} expected = {parts}.")
+    account = f"Every frame has its place: {videos.frames('expected'):,} expected = {parts}."
+    return Finding("note", headline, account + left_out)
 
 
 def _reuse(results: Results) -> Finding:

@@ -29,3 +29,9 @@ def videos(store: Store) -> list[VideoRecord]:
         for _, records in iter_listings(store, manifests, (name,)):
             newest.update({(record.sha256, record.uri): record for record in records})
     return [newest[key] for key in sorted(newest, key=lambda key: (key[1], key[0]))]
+
+
+def left_out(store: Store) -> list[str]:
+    """Returns a sentence on every listing of videos that left something out, the newest last; each once."""
+    manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key))
+    return list(dict.fromkeys(str(m.facts["left_out"]) for m in manifests if "left_out" in m.facts))

@@ -31,6 +31,7 @@ from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
 from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord
 from stages.video.limits import Limits
+from stages.video.lists.published import Note
 from stages.video.lists.rows import STRANGERS, ListRules
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
 from stages.video.sources import VideoSource, hash_sources, iter_videos, unique_sources, with_stamp
@@ -114,28 +115,26 @@ def _decode(data: bytes | None) -> str | None:
 
 
 def iter_listed(
-    context: Context, videos: Sequence[str], rules: ListRules = STRANGERS
+    context: Context, videos: Sequence[str], rules: ListRules = STRANGERS, *, note: Note
 ) -> Iterator[tuple[VideoSource, int]]:
     """Yields the videos that the stage's key knows, each with the time at which it was listed, in nanoseconds.
 
-    Without a plan there is no listing yet, and `videos` are listed now. What is to be said of them is logged.
+    Without a plan there is no listing yet, and `videos` are listed now.
+
+    note: called with the sentences of `SourceListing.notes`.
 
     Raises:
         SourceError: see `stages.video.sources.list_videos`.
     """
-
-    def log(note: str) -> None:
-        context.log(f"warning: {note}")
-
     if context.listing_uri is None:
         listed_at_ns = time.time_ns()
-        for source in iter_videos(videos, rules, note=log):
+        for source in iter_videos(videos, rules, note=note):
             yield source, listed_at_ns
         return
     data = read_bytes(context.listing_uri)
     metadata = pq.read_metadata(pa.BufferReader(data)).metadata
-    for note in json.loads(metadata.get(_NOTES, b"[]")):
-        log(note)
+    for sentence in json.loads(metadata.get(_NOTES, b"[]")):
+        note(sentence)
     for table in iter_tables(data):
         for row in table.to_pylist():
             # A listing that an earlier version wrote has no column `problem`.

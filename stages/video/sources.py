@@ -15,6 +15,7 @@ import json
 import os
 import posixpath
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -27,11 +28,12 @@ from pipeline.core.files import absolute
 from stages.video.archives import is_archive
 from stages.video.fetch import check_file, error_in_words, fetched, open_filesystem
 from stages.video.limits import Limits
+from stages.video.lists.folders import FolderVideos, in_words
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
 from stages.video.lists.rows import STRANGERS, ListRules, without_query
 from stages.video.lists.seen import SeenTexts
-from stages.video.lists.suffixes import VIDEO_SUFFIXES, has_video_suffix, list_suffix
+from stages.video.lists.suffixes import has_video_suffix, list_suffix, suffix_of
 
 Item = TypeVar("Item")
 
@@ -91,7 +93,7 @@ def iter_videos(
     expanded = itertools.chain.from_iterable(_expand(given, rules, note) for given in videos)
     yield from unique_sources(expanded, lambda source: source, on_repeat=count)
     if num_repeated:
-        note(f"{num_repeated} times a video is named again (first {first_repeated}); it counts as it was named first")
+        note(f"videos that are named again: {num_repeated} (first {first_repeated}); each counts as it was named first")
 
 
 def unique_sources(
@@ -194,25 +196,32 @@ def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSo
     given = absolute(given) if given.startswith("file:/") else given
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
-    expand = _expand_local if is_plain_path(given) else _expand_remote
-    sources = expand(given, rules, note)
-    is_empty = True
-    for source in sources:
-        is_empty = False
+    left_out: Counter[str] = Counter()
+    first_problem, is_empty = "", True
+    expanded = _expand_local if is_plain_path(given) else _expand_remote
+    for source in expanded(given, rules, note, left_out):
+        is_empty = is_empty and bool(source.problem)
+        first_problem = first_problem or source.problem
         yield source
+    others = f"files that are no videos by name or content: {in_words(left_out)}" if left_out else ""
     if is_empty:
-        kinds = " ".join(sorted(VIDEO_SUFFIXES))
-        raise SourceError(f"{given!r} holds no videos; a folder's videos end in one of {kinds}, others need a manifest")
+        facts = "; ".join(filter(None, (first_problem, others)))
+        raise SourceError(f"{given!r} holds no videos{f' ({facts})' if facts else ''}; name other files in a list")
+    if others:
+        hint = "; archives are unpacked where --videos names them" if any(map(is_archive, left_out)) else ""
+        note(f"{without_query(given)}: {others} (left out{hint})")
 
 
-def _expand_local(given: str, rules: ListRules | None, note: Note) -> Iterable[VideoSource]:
+def _expand_local(given: str, rules: ListRules | None, note: Note, left_out: Counter[str]) -> Iterable[VideoSource]:
+    folders = FolderVideos(left_out=left_out)
     if os.path.isdir(given):
-        return map(_local, _walk(given))
+        folders.walk(given)
+        return _in_folders(folders, note)
     if os.path.lexists(given):
         if list_suffix(given):
             return _listed(given, rules, note)
         if not stat.S_ISREG(os.stat(given).st_mode if os.path.exists(given) else stat.S_IFREG):
-            raise SourceError(f"{given!r} is neither a file nor a folder; give a video file, a folder or a manifest")
+            raise SourceError(f"{given!r} is neither a file nor a folder; give a video file, a folder or a list")
         return [_local(given)]
     matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else None
     if matches is None:
@@ -221,21 +230,28 @@ def _expand_local(given: str, rules: ListRules | None, note: Note) -> Iterable[V
         )
     if not matches:
         raise SourceError(f"nothing matches {given!r}; give a pattern that does (in quotes, so the shell leaves it)")
-    paths: list[str] = []
     for match in _without_loops(matches):
         if os.path.isdir(match):
-            paths.extend(_walk(match))
-        elif _is_wanted(match, given):
-            paths.append(match)
-    return map(_local, paths)
+            folders.walk(match)
+        elif _spells_suffix(given) or folders.is_video(match):
+            folders.paths.append(match)
+    return _in_folders(folders, note)
 
 
-def _expand_remote(given: str, rules: ListRules | None, note: Note) -> Iterable[VideoSource]:
+def _in_folders(folders: FolderVideos, note: Note) -> Iterator[VideoSource]:
+    """Yields the videos of folders, and a source with a problem for each folder that cannot be read."""
+    yield from map(_local, folders.paths)
+    for folder, reason in folders.unreadable.items():
+        note(f"{folder}: {reason}; what is in it is left out")
+        yield VideoSource(uri=os.path.abspath(folder), problem=reason)
+
+
+def _expand_remote(given: str, rules: ListRules | None, note: Note, left_out: Counter[str]) -> Iterable[VideoSource]:
     is_list = bool(list_suffix(given))
     if given.startswith(("http://", "https://")) and is_list:
         return _listed(given, rules, note)
     if given.startswith(("http://", "https://")) and has_video_suffix(urlsplit(given).path):
-        return [VideoSource(uri=given)]  # a server's refusal is a row, as it is for the URLs of a manifest
+        return [VideoSource(uri=given)]  # a server's refusal is a row, as it is for the URLs of a list
     try:
         fs, path = open_filesystem(given)
         info = _info(fs, path)
@@ -243,9 +259,9 @@ def _expand_remote(given: str, rules: ListRules | None, note: Note) -> Iterable[
             return _listed(given, rules, note) if is_list else [_remote(fs, path, info)]
         fs.invalidate_cache()
         if info is not None:
-            infos = {n: i for n, i in fs.find(path, detail=True).items() if has_video_suffix(n)}
+            infos = fs.find(path, detail=True)
         elif glob.has_magic(path):
-            infos = {n: i for n, i in fs.glob(path, detail=True).items() if _is_wanted(n, path)}
+            infos = fs.glob(path, detail=True)
         else:
             raise SourceError(f"there is nothing at {given!r}; give an existing file, folder or bucket")
     except SourceError:
@@ -254,7 +270,10 @@ def _expand_remote(given: str, rules: ListRules | None, note: Note) -> Iterable[
         raise _unreachable(given, error) from error
     # fsspec's cache of a bucket would stay for as long as the process.
     fs.invalidate_cache()
-    names = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
+    files = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
+    takes_all = info is None and _spells_suffix(path)
+    names = [name for name in files if takes_all or has_video_suffix(name)]
+    left_out.update(suffix_of(name) for name in files if not (takes_all or has_video_suffix(name)))
     return (_remote(fs, name, infos[name]) for name in names)
 
 
@@ -275,26 +294,6 @@ def _unreachable(given: str, error: Exception) -> SourceError:
     return SourceError(f"cannot reach {given!r}: {reason}; check the URL, the region and the credentials")
 
 
-def _walk(folder: str) -> list[str]:
-    """Returns the videos below a folder, sorted, symlinks followed; no folder is entered twice."""
-    paths: list[str] = []
-    entered: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise SourceError(f"cannot read {error.filename!r}: {error.strerror}; check its permissions") from error
-
-    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = os.stat(directory)
-        if (status.st_dev, status.st_ino) in entered:
-            subfolders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        subfolders.sort()
-        paths.extend(os.path.join(directory, name) for name in names if has_video_suffix(name))
-    # A pipe or a device would block its reader; a broken link is a video that cannot be read.
-    return sorted(path for path in paths if os.path.isfile(path) or not os.path.exists(path))
-
-
 def _without_loops(matches: list[str]) -> list[str]:
     """Returns the shortest name of each file, sorted; a symlink loop gives names without end."""
     shortest: dict[str, str] = {}
@@ -303,10 +302,10 @@ def _without_loops(matches: list[str]) -> list[str]:
     return sorted(shortest.values())
 
 
-def _is_wanted(match: str, pattern: str) -> bool:
-    """Returns whether a pattern means a file: one that spells a suffix out does, any other needs a video's suffix."""
-    spelled = posixpath.splitext(pattern)[1]
-    return (bool(spelled) and not glob.has_magic(spelled)) or has_video_suffix(match)
+def _spells_suffix(pattern: str) -> bool:
+    """Returns whether a pattern spells a suffix out, and so means every file that it matches."""
+    suffix = posixpath.splitext(pattern)[1]
+    return bool(suffix) and not glob.has_magic(suffix)
 
 
 def _local(path: str) -> VideoSource:
@@ -337,6 +336,6 @@ def _listed(uri: str, rules: ListRules | None, note: Note) -> Iterator[VideoSour
         yield replace(source, label=row.label, part=row.part, group=row.group)
     shown = without_query(uri)
     if num_wrong:
-        note(f"{shown}: {num_wrong} lines name no usable video and are rejected; the first is {first_problem}")
+        note(f"{shown}: lines that name no usable video and are rejected: {num_wrong}; the first is {first_problem}")
     if num_clips:
-        note(f"{shown}: {num_clips} lines name seconds of a video, and whole videos are indexed")
+        note(f"{shown}: lines that name seconds of a video: {num_clips}; whole videos are indexed")

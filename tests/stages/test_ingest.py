@@ -127,6 +127,16 @@ def test_what_is_no_file_is_not_opened(films: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_that_names_no_video_is_a_row(films: Path, tmp_path: Path) -> None:
+    (films / "list.csv").write_text("uri,label,colour\nb.mkv,1.0,red\nnope://x,run,blue\n")
+    context = Context.for_test(tmp_path)
+    index = ingest(IngestConfig(videos=(str(films / "list.csv"),)), context)
+    assert [(record.verdict, record.label) for record in index.records()] == [("ok", "1"), ("rejected", None)]
+    assert index.records()[1].uri == f"{films / 'list.csv'}:3"
+    assert index.records()[1].reason.startswith("line 3: 'nope://x' has the scheme 'nope'")
+    assert "columns that are not used: colour; " in str(context.facts["left_out"])
+
+
 def test_what_may_be_given(films: Path, tmp_path: Path) -> None:
     context = Context.for_test(tmp_path)
     with pytest.raises(ConfigError, match="given neither"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.core.errors import SourceError
 from stages.video.listing import SourceListing
+from stages.video.lists.suffixes import START_BYTES, is_video_by_content
 from stages.video.sources import VideoSource, list_videos, local_video
 
 
@@ -155,3 +157,63 @@ def test_snapshot_sees_what_changes(folder: Path) -> None:
     (folder / os.fsdecode(b"\xff.mp4")).write_bytes(b"not UTF-8")
     seen.append(SourceListing(given).digest)
     assert len(set(seen)) == 5
+
+
+def test_nothing_is_left_out_in_silence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos under other names are known by their content; the rest is counted, a folder without rights is a line."""
+    (folder / "film").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    (folder / "film.mp4.part").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    (folder / "photo").write_bytes(b"\0\0\0\x20ftypavif" + bytes(100))
+    (folder / "more.zip").write_bytes(b"PK")
+    os.mkfifo(folder / "pipe")
+    notes: list[str] = []
+    sources = list_videos((str(folder),), note=notes.append)
+    assert names(sources, folder) == ["a.MKV", "b.mp4", "film", "sub/c.webm", "sub/deep/d.avi"]
+    assert notes == [
+        f"{folder}: files that are no videos by name or content: 2 no suffix, 1 .jpg, 1 .part, 1 .txt, 1 .zip (left "
+        "out; archives are unpacked where --videos names them)"
+    ]
+    assert SourceListing((str(folder),)).notes == tuple(notes)
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == refused:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused = "deep"
+    sources = list_videos((str(folder),), note=notes.append)
+    assert [source.uri for source in sources if source.problem] == [str(folder / "sub/deep")]
+    assert sources[-1].problem == "cannot read the folder: Permission denied; check its permissions"
+    assert sum("Permission denied; check its permissions; what is in it is left out" in note for note in notes) == 1
+    refused = "films"
+    with pytest.raises(SourceError, match="cannot read the folder: Permission denied"):
+        list_videos((str(folder),))
+    refused = ""
+    with pytest.raises(
+        SourceError, match=r"holds no videos \(files that are no videos by name or content: 1 .jpg, 1 .part, 1 .txt\)"
+    ):
+        list_videos((str(folder / "*[gt]"),))
+
+
+def test_reported_suffixes(shared_data: Path) -> None:
+    listed = names(list_videos((str(shared_data / "reported/suffixes"),)), shared_data / "reported/suffixes")
+    assert listed == ["Talk-634704007.unknown_video", "b.f4v", "c.mpe", "e.264", "ok.gif"]
+    for path in (shared_data / "reported/suffixes").iterdir():
+        assert is_video_by_content(path.read_bytes()[:START_BYTES])
+
+
+def test_a_list_names_a_video_again(folder: Path) -> None:
+    notes: list[str] = []
+    (folder / "list.csv").write_text("uri,label\nb.mp4,run\n./b.mp4,sit\nx\0,\n")
+    sources = list_videos((str(folder / "list.csv"),), note=notes.append)
+    assert [(source.uri, source.label) for source in sources] == [
+        (str(folder / "b.mp4"), "run"),
+        (f"{folder / 'list.csv'}:4", None),
+    ]
+    assert notes == [
+        f"{folder / 'list.csv'}: lines that name no usable video and are rejected: 1; the first is line 4: "
+        "holds a NUL byte",
+        f"videos that are named again: 1 (first {folder / 'b.mp4'}); each counts as it was named first",
+    ]
