@@ -48,8 +48,8 @@ class YoutubeOptions(VideoOptions):
     pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
     """Settings of every model; its decoders are those of --models."""
     warm_start: str | None = None
-    """Pretraining goes on from this encoder instead of from random weights: a key of the store (pretrain-...), a model
-    of MLflow (models:/NAME@ALIAS), or the path or URL of one. It must have the settings of --pretrain and --extract."""
+    """Encoder that pretraining goes on from. A key of the store (pretrain-...), a model of MLflow (models:/NAME@ALIAS),
+    or the path or URL of one; it must have the settings of --pretrain and --extract. Default: random weights."""
     forecast: ForecastConfig = ForecastConfig()
 
 

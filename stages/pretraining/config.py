@@ -89,7 +89,7 @@ class TrainingConfig:
     num_steps: Annotated[int | None, InsteadOf("num_passes")] = 1000
     """The training takes so many optimiser steps; this or num_passes."""
     num_passes: Annotated[float | None, InsteadOf("num_steps")] = field(default=None, metadata=CAME_LATER)
-    """The training sees every training sequence so many times, in as many steps as that takes; this or num_steps."""
+    """The training takes so many passes over its sequences, in as many steps as that needs; this or num_steps."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimiser and its learning rate. Gradients, and the norm they are clipped to, are those of the loss per
     dimension."""
