@@ -197,16 +197,14 @@ def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSo
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
     left_out: Counter[str] = Counter()
-    first_problem, is_empty = "", True
+    is_empty = True
     expanded = _expand_local if is_plain_path(given) else _expand_remote
     for source in expanded(given, rules, note, left_out):
-        is_empty = is_empty and bool(source.problem)
-        first_problem = first_problem or source.problem
+        is_empty = False
         yield source
     others = f"files that are no videos by name or content: {in_words(left_out)}" if left_out else ""
     if is_empty:
-        facts = "; ".join(filter(None, (first_problem, others)))
-        raise SourceError(f"{given!r} holds no videos{f' ({facts})' if facts else ''}; name other files in a list")
+        raise SourceError(f"{given!r} holds no videos{f' ({others})' if others else ''}; name other files in a list")
     if others:
         hint = "; archives are unpacked where --videos names them" if any(map(is_archive, left_out)) else ""
         note(f"{without_query(given)}: {others} (left out{hint})")
@@ -239,7 +237,14 @@ def _expand_local(given: str, rules: ListRules | None, note: Note, left_out: Cou
 
 
 def _in_folders(folders: FolderVideos, note: Note) -> Iterator[VideoSource]:
-    """Yields the videos of folders, and a source with a problem for each folder that cannot be read."""
+    """Yields the videos of folders, and a source with a problem for each folder that cannot be read.
+
+    Raises:
+        SourceError: there are no videos, and folders that cannot be read.
+    """
+    if folders.unreadable and not folders.paths:
+        folder, reason = next(iter(folders.unreadable.items()))
+        raise SourceError(f"no videos can be read: {folder!r}: {reason}")
     yield from map(_local, folders.paths)
     for folder, reason in folders.unreadable.items():
         note(f"{folder}: {reason}; what is in it is left out")

@@ -12,7 +12,7 @@
 | .txt | a path, URL or YouTube id a line; Sports-1M's `URL labels`; `path label` of TSN, mmaction and others |
 
 A line that cannot be used is a row with a `problem`, which has the line's number; a list is refused where it cannot be
-read at all, or where no line of it can be used. Memory does not grow with the list, .json apart.
+read at all, or where no line of it names a video. Memory does not grow with the list, .json apart.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def iter_rows(uri: str, rules: ListRules | None = STRANGERS, *, note: Note = dis
     note: called with a sentence on what is not used or is read in another way than a user may expect, once each.
 
     Raises:
-        SourceError: it cannot be reached or read, has no column that names videos, or no line that can be used.
+        SourceError: it cannot be reached or read, has no column that names videos, or no line that names a video.
     """
     shown = without_query(uri)
     said: set[str] = set()
@@ -82,7 +82,7 @@ def iter_rows(uri: str, rules: ListRules | None = STRANGERS, *, note: Note = dis
                 yield row
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"cannot read the list {shown!r}: {error}") from error
-    if not is_usable:
+    if not is_usable and not builder.num_refused:
         raise SourceError(f"no line of the list {shown!r} can be used: {first_problem or 'it is empty'}")
 
 
@@ -96,8 +96,10 @@ def _local_list(uri: str) -> Iterator[Path]:
             with fetched(uri, max_bytes=MAX_LIST_BYTES) as path:
                 yield path
     except OSError as error:
-        reason = error.strerror or error
-        raise SourceError(f"cannot read the list {without_query(uri)!r}: {reason}; check its address") from error
+        reason = f"{without_query(uri)!r}: {error.strerror or error}"
+        if is_url(uri):
+            raise SourceError(f"cannot reach {reason}; check the URL, the region and the credentials") from error
+        raise SourceError(f"cannot read the list {reason}; check its name and permissions") from error
 
 
 def _rows(path: Path, suffix: str, builder: RowBuilder, note: Note) -> Iterator[ListRow]:

@@ -17,7 +17,24 @@ YOUTUBE_ID: Final = re.compile(r"[A-Za-z0-9_-]{11}")
 WATCH_URL: Final = "https://www.youtube.com/watch?v="
 
 SCHEMES: Final = (
-    *("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "ftp", "sftp", "file", "memory"),
+    *(
+        "http",
+        "https",
+        "s3",
+        "s3a",
+        "gs",
+        "gcs",
+        "az",
+        "abfs",
+        "abfss",
+        "adl",
+        "hf",
+        "ftp",
+        "sftp",
+        "file",
+        "local",
+        "memory",
+    ),
 )
 """Schemes of URLs that every list may hold. fsspec knows others, which open what the address inside them names."""
 
@@ -93,6 +110,11 @@ STRANGERS: Final = ListRules()
 class WrongLine(Exception):
     """A line that names no video which may be used. Stays inside `stages.video.lists`: it becomes a row's problem."""
 
+    def __init__(self, problem: str, *, is_refused: bool = False) -> None:
+        super().__init__(problem)
+        self.is_refused = is_refused
+        """Whether it names a video, which the rules do not allow."""
+
 
 class RowBuilder:
     """Makes rows of the values of a list's lines."""
@@ -103,6 +125,8 @@ class RowBuilder:
         rules: None for a list that a stage wrote, which may name anything.
         """
         self.list_uri = without_query(list_uri)
+        self.num_refused = 0
+        """Lines so far that name a video which the rules do not allow."""
         self._is_remote = "://" in list_uri
         self.directory = posixpath.dirname(self.list_uri)
         self._schemes = None if rules is None else frozenset((*SCHEMES, *map(str.lower, rules.allow_scheme)))
@@ -113,6 +137,7 @@ class RowBuilder:
         try:
             return self._row(line, values)
         except WrongLine as error:
+            self.num_refused += error.is_refused
             return self.wrong(line, str(error))
 
     def wrong(self, line: int, problem: str) -> ListRow:
@@ -175,15 +200,16 @@ class RowBuilder:
         if self.has_local(uri):
             return self._local(os.path.join(self.directory, uri), uri)
         if self._schemes is not None and scheme not in self._schemes:
-            raise WrongLine(f"{uri.strip()!r} has the scheme {scheme!r}, which lists may not hold; see --allow-scheme")
+            rule = f"has the scheme {scheme!r}, which lists may not hold; see --allow-scheme"
+            raise WrongLine(f"{uri.strip()!r} {rule}", is_refused=True)
         return self._url(scheme, uri.strip())
 
     def _url(self, scheme: str, uri: str) -> str:
         if self._schemes is not None and re.search(r"::.*://", uri):
-            raise WrongLine(f"{uri!r} chains file systems; give the address of the file itself")
-        if scheme == "file":
+            raise WrongLine(f"{uri!r} chains file systems; give the address of the file itself", is_refused=True)
+        if scheme in ("file", "local"):  # the latter is fsspec's
             try:
-                return self._local(absolute(uri), uri)
+                return self._local(absolute(f"file{uri[len(scheme) :]}"), uri)
             except SourceError as error:
                 raise WrongLine(str(error)) from error
         if not is_utf8(uri):
@@ -194,11 +220,12 @@ class RowBuilder:
         path = os.path.abspath(path)
         if not self._roots:
             if self._is_remote:
-                raise WrongLine(f"{given!r} is a file of this machine, named by a list of another; see --allow-root")
+                rule = "is a file of this machine, named by a list of another; see --allow-root"
+                raise WrongLine(f"{given!r} {rule}", is_refused=True)
             return path
         real = os.path.realpath(path)
         if not any(os.path.commonpath((real, root)) == root for root in self._roots):
-            raise WrongLine(f"{given!r} is outside {', '.join(self._roots)} (--allow-root)")
+            raise WrongLine(f"{given!r} is outside {', '.join(self._roots)} (--allow-root)", is_refused=True)
         return path
 
 

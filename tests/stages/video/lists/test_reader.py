@@ -170,7 +170,7 @@ def test_wrong_lines_have_their_numbers(tmp_path: Path, name: str, text: str | b
         ("c.csv", "colour\nred\n", "its columns are 'colour'; one must be 'uri'"),
         ("d.csv", "uri\n", "no line of the list .* can be used: it is empty"),
         ("e.txt", "", "can be used: it is empty"),
-        ("f.txt", "nope://x\n", "can be used: line 1: 'nope://x' has the scheme"),
+        ("f.txt", "\0\n", "can be used: line 1: holds a NUL byte"),
         ("g.json", "{", "cannot read the list"),
         ("h.json", '{"a": 1}', "is no list of videos"),
         ("i.parquet", "PAR1", "cannot read the list"),
