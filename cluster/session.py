@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.exported_metrics import MetricsExport
 from cluster.placement import this_node
 from cluster.ray_private import is_ray_job
 from pipeline.core.errors import UsageError
@@ -58,6 +59,8 @@ class Session:
 
     event_queue: Any
     emit: Emit
+    exported: MetricsExport
+    """The metrics that Ray's endpoint shows of the tasks."""
     _running: dict[Any, _Task] = field(default_factory=dict)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
@@ -75,6 +78,7 @@ class Session:
         remote = ray.remote(num_cpus=0, max_retries=0)(task.function)
         reference = remote.options(name=task.name, scheduling_strategy=this_node()).remote(*task.args)
         self._running[reference] = task
+        self.exported.set_running(len(self._running))
 
     def finished(self, timeout_seconds: float) -> list[FinishedTask]:
         """Returns the tasks that ended since the last call; waits at most `timeout_seconds` for the first."""
@@ -93,6 +97,7 @@ class Session:
         from cluster.lost_nodes import LOSS_ERRORS, short_message
 
         task = self._running.pop(reference)
+        self.exported.set_running(len(self._running))
         try:
             return FinishedTask(name=task.name, value=ray.get(reference))
         except ray.exceptions.RayTaskError as error:
@@ -111,6 +116,8 @@ class Session:
         import ray
 
         drained: list[Event] = ray.get(self.event_queue.drain.remote())
+        for event in drained:
+            self.exported.handle(event)
         return drained
 
     def cancel(self) -> None:
@@ -166,7 +173,7 @@ def session(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         event_queue, emit = open_event_queue()
-        yield Session(event_queue, emit)
+        yield Session(event_queue, emit, MetricsExport())
     finally:
         ray.shutdown()
 
@@ -178,6 +185,11 @@ def cause_of(error: Any) -> BaseException:
 
 
 def _require_token() -> None:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        raise UsageError(
+            "RAY_AUTH_MODE is disabled, and a local Ray listens at all addresses of this machine: unset it, and every "
+            "session gets a token of its own; or give --in-process, which listens nowhere"
+        )
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -137,6 +137,7 @@ class _LedgerCounter:
         frames = ("num_frames", "num_frames_expected", "num_frames_dropped", "num_frames_missing")
         verdicts = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
         context.record(**{name: self._counts[name] for name in (*frames, *verdicts)})
+        context.metrics(0, **{name.removeprefix("num_"): self._counts[name] for name in verdicts})
         if num_rejected := self._counts[NUM_REJECTED_HERE]:
             context.record(**{NUM_REJECTED_HERE: num_rejected})
         if num_to_look_at := self._counts[TO_LOOK_AT]:

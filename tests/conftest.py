@@ -11,6 +11,8 @@ from pathlib import Path
 # Ray reads these when it is imported, which some tests do before they open a session.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+# A test of the metrics endpoint waits for them; the default is 10 s.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")
 
 import pytest
 import s3fs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,8 @@ from stages.video.processes import watchdog
 if TYPE_CHECKING:
     from stages.extraction.shard_extractor import ShardExtractor
 
+SECONDS_BETWEEN_REPORTS: Final = 1.0
+"""The least time between two points of the curves of queue and waiting."""
 MAX_DEATHS: Final = 10
 """Most workers that may die on one shard. From the second try on, its videos are decoded in isolated processes, where
 they cannot kill a worker: a worker that dies then was killed, or its machine was."""
@@ -145,6 +148,7 @@ class _OverallProgress:
 
     def __init__(self, context: Context, tasks: Sequence[ShardTask], *, worker: str) -> None:
         self.done: list[ShardDone] = []
+        self._context, self._reported_s = context, 0.0
         self._timings = Timings()
         self._num_frames = {task.path: task.num_frames for task in tasks}
         self.reporter = _ProgressReporter(context.name, context.emit, sum(self._num_frames.values()), worker)
@@ -154,3 +158,12 @@ class _OverallProgress:
         self.done.append(shard)
         self._timings = sum_timings((self._timings, shard.timings))
         self.reporter.report_progress(shard.path, self._num_frames[shard.path], self._timings)
+        if time.monotonic() - self._reported_s < SECONDS_BETWEEN_REPORTS and len(self.done) < len(self._num_frames):
+            return
+        self._reported_s = time.monotonic()
+        self._context.metrics(
+            len(self.done),
+            queue_length=len(self._num_frames) - len(self.done),
+            seconds_waited=self._timings.waited_s,
+            busy_share=self._timings.convnet_share,
+        )

@@ -36,6 +36,8 @@ class Telemetry:
         elapsed = max(now - before, 1e-9)
         values = {name: value for name, value in point.items() if name != "step" and value is not None}
         values["sequences_per_second"] = (num_done - done_before) * self._batch_size / elapsed
+        values["sequences"] = float(num_done * self._batch_size)
+        values["seconds_waited"] = seconds_waited
         values["waiting_for_data"] = (seconds_waited - waited_before) / elapsed
         if self._num_sequences is not None:
             values["passes"] = num_done * self._batch_size / self._num_sequences

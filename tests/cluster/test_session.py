@@ -111,6 +111,13 @@ def test_a_local_ray_asks_for_a_token(ray_session: Session) -> None:
     assert "auth" in (stranger.stderr + stranger.stdout).lower()
 
 
+def test_a_local_ray_without_a_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UsageError, match="listens at all addresses"), session(None, str(ROOT)):
+        pass
+
+
 def test_tasks_errors_and_events(ray_session: Session) -> None:
     def speak(emit: object, fail: bool) -> int:
         emit(Log(source="speak", line="hello"))  # type: ignore[operator]
