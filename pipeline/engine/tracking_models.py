@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from pipeline.core.model_uris import MODEL_DIRECTORY, in_one_line, limit_waiting
 from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
+from pipeline.engine.tracking_runs import pages
 from pipeline.engine.tracking_values import KEY_TAG, model_name
 
 SERVED_WITH: Final = (
@@ -54,6 +56,21 @@ def log_model(run_id: str, node: Node, artifact: Artifact) -> None:
                 signature=infer_signature(example_in, example_out),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],
             )
+
+
+def aliased_keys(tracking_uri: str) -> set[str]:
+    """Returns the keys of all artifacts whose models have an alias. Raises UsageError where no MLflow answers."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    client = MlflowClient(tracking_uri)
+    try:
+        versions = [
+            client.get_model_version(model.name, str(number))
+            for model in pages(client.search_registered_models)
+            for number in model.aliases.values()
+        ]
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {' '.join(str(error).split())[:200]}") from error
+    return {version.tags[KEY_TAG] for version in versions if KEY_TAG in version.tags}
 
 
 def key_of_model(tracking_uri: str, uri: str) -> str:
