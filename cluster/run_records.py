@@ -1,4 +1,4 @@
-"""Records of runs in the store: which runs go on, on any machine, and how the others ended.
+"""Records of runs in the store: which runs go on, on any machine, how far they are, and how the others ended.
 
 `<store>/runs/<id>.json` is written by the submitter, then by the run itself: when it starts, every `HEARTBEAT_S` while
 it goes on, and when it ends. A run whose process was killed stops to write; its record is then stale.
@@ -6,24 +6,45 @@ it goes on, and when it ends. A run whose process was killed stops to write; its
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Final
+from itertools import count
+from typing import Any, Final
 
-from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import absolute, join, list_files, read_json, write_json
+from pipeline.core.credentials import without_credentials
+from pipeline.core.errors import CorruptArtifact, PerceptsError
+from pipeline.core.files import absolute, join, list_files, read_bytes, read_many, write_json
 
 RUNS: Final = "runs"
 RUN_ID_VARIABLE: Final = "PERCEPTS_RUN_ID"
-"""Environment variable that names the record of a run; without it, a run keeps no record."""
+"""Environment variable that names the record of a run; without it, the id is made of name, date and plan."""
 HEARTBEAT_S: Final = 30.0
 STALE_S: Final = 180.0
 """Age of the last heartbeat after which a run is taken for dead, seconds: more than the clocks of machines differ."""
+QUEUED_S: Final = 86400.0
+"""Age of a submission that has not begun after which it is taken for lost with its head, seconds."""
+MAX_MESSAGE_CHARS: Final = 400
+SUBMITTING, SUBMITTED, RUNNING = "submitting", "submitted", "running"
+SUCCEEDED, FAILED, INTERRUPTED, LOST = "succeeded", "failed", "interrupted", "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """The progress of a run that goes on."""
+
+    num_made: int = 0
+    """Stages whose artifacts are complete, those of earlier runs among them."""
+    num_stages: int = 0
+    """Stages of the plan."""
+    doing: str = ""
+    """The running stages, each with the amount of its work that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +52,19 @@ class RunRecord:
     """One run of a store. Times are UTC in ISO 8601, empty where they have not come."""
 
     id: str
-    """The submission id."""
+    """The submission id, or the name, the date and the plan."""
     name: str
     """The name that two runs at a time must not share."""
+    recipe: str = ""
+    """The recipe; empty for what is no run of a recipe, such as a pruning."""
     plan: str = ""
-    """The digest of the plan's keys; empty for a run that was not submitted."""
+    """The digest of the plan's keys, or of the options where they identify the run."""
+    artifacts: tuple[str, ...] = ()
+    """The artifacts of the plan, each `stage/key`: those that the run uses or makes."""
     dashboard: str = ""
     """The address of the head that the run was submitted to."""
+    host: str = ""
+    """The name of the machine on which the driver runs."""
     submitted_at: str = ""
     """The time of the submission."""
     started_at: str = ""
@@ -46,85 +73,186 @@ class RunRecord:
     """The time of the last sign of life."""
     ended_at: str = ""
     """The time of the end."""
-    status: str = "submitted"
-    """One of submitted, running, succeeded, failed, interrupted."""
+    status: str = SUBMITTED
+    """One of submitting, submitted, running, succeeded, failed, interrupted."""
+    progress: RunProgress = RunProgress()
+    """The progress at the last heartbeat."""
+    report: str = ""
+    """The URI of the report."""
+    message: str = ""
+    """The cause of a failure, one line without passwords."""
+
+    @property
+    def begun_at(self) -> str:
+        """The time at which it started, or was submitted where it has not."""
+        return self.started_at or self.submitted_at
 
     def has_heartbeat(self, now: datetime) -> bool:
-        """Returns whether the run has written within the last `STALE_S` seconds and has not ended."""
-        if self.ended_at or not self.heartbeat_at:
-            return False
-        return (now - datetime.fromisoformat(self.heartbeat_at)).total_seconds() < STALE_S
+        """Returns whether there was a sign of life, or the submission, in the last `STALE_S` s, and no end."""
+        sign = self.heartbeat_at or self.submitted_at
+        return not self.ended_at and bool(sign) and (now - moment(sign)).total_seconds() < STALE_S
+
+    def state(self, now: datetime) -> str:
+        """Returns the status, or lost where a run has neither a sign of life nor an end, nor a place in a queue."""
+        is_queued = self.status == SUBMITTED and (now - moment(self.submitted_at)).total_seconds() < QUEUED_S
+        return self.status if self.ended_at or is_queued or self.has_heartbeat(now) else LOST
+
+
+def moment(time: str) -> datetime:
+    """Returns the time of a record, aware of its zone; UTC where it names none."""
+    parsed = datetime.fromisoformat(time)
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
 
 def write_record(store: str, record: RunRecord) -> None:
     """Writes the record into the store."""
-    write_json(_uri(store, record.id), asdict(record))
+    write_json(record_uri(store, record.id), asdict(record))
 
 
 def read_record(store: str, run_id: str) -> RunRecord | None:
-    """Returns the record of a run, or None where there is none.
-
-    Raises:
-        CorruptArtifact: the file is not a record.
-    """
-    uri = _uri(store, run_id)
+    """Returns the record of a run, or None where there is none. Raises CorruptArtifact where the file is another."""
+    uri = record_uri(store, run_id)
     try:
-        values = read_json(uri)
-        known = {field.name for field in fields(RunRecord)}
-        return RunRecord(**{name: value for name, value in values.items() if name in known})
+        return parse_record(read_bytes(uri), uri)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CorruptArtifact(f"{uri} is not the record of a run ({error}); remove it") from error
 
 
 def read_records(store: str) -> list[RunRecord]:
-    """Returns the records of all runs of a store, the oldest first."""
+    """Returns the records of all runs of a store, the oldest first. Raises CorruptArtifact."""
+    uris = [record_uri(store, run_id) for run_id in _ids(store)]
+    records = [parse_record(data, uri) for uri, data in read_many(uris).items()]
+    return sorted(records, key=lambda record: (record.submitted_at or record.started_at, record.id))
+
+
+def parse_record(data: bytes, uri: str) -> RunRecord:
+    """Parses the file of a record; fields that a newer version added are left out. Raises CorruptArtifact."""
+    try:
+        values = _known(RunRecord, json.loads(data))
+        values["artifacts"] = tuple(values.get("artifacts", ()))
+        values["progress"] = RunProgress(**_known(RunProgress, values.get("progress", {})))
+        record = RunRecord(**values)
+        for time in (record.submitted_at, record.started_at, record.heartbeat_at, record.ended_at):
+            _ = time and moment(time)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CorruptArtifact(f"{uri} is not the record of a run ({error}); remove it") from error
+    return record
+
+
+def _ids(store: str) -> list[str]:
     names = list_files(join(absolute(store), RUNS))
-    records = [read_record(store, name.removesuffix(".json")) for name in names if name.endswith(".json")]
-    present = [record for record in records if record is not None]
-    return sorted(present, key=lambda record: (record.submitted_at or record.started_at, record.id))
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def record_uri(store: str, run_id: str) -> str:
+    """Returns the URI of the file of a record."""
+    return join(absolute(store), RUNS, f"{run_id}.json")
+
+
+def unused_id(name: str, plan: str, taken: Collection[str]) -> str:
+    """Returns NAME-DATE-PLAN, with a number where it is taken: the same plan may run twice a day."""
+    first = "-".join(filter(None, (name, f"{datetime.now(UTC):%Y%m%d}", plan)))
+    candidates = (first if number == 1 else f"{first}-{number}" for number in count(1))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def going_on(store: str) -> list[RunRecord]:
+    """Returns the runs of a store that go on, by their heartbeats, the oldest first. Raises CorruptArtifact."""
+    now = datetime.now(UTC)
+    return [record for record in read_records(store) if record.has_heartbeat(now)]
+
+
+@dataclass
+class RunResult:
+    """The results of a run, which its record shows once it has ended."""
+
+    report: str = ""
+    artifacts: tuple[str, ...] = ()
+    """The artifacts that it made or used; empty: those of its plan."""
 
 
 @contextmanager
-def recorded(store: str, name: str) -> Iterator[None]:
-    """Keeps the record of this process's run while the body runs, if `PERCEPTS_RUN_ID` names one.
+def recorded(store: str, run: RunRecord, progress: Callable[[], RunProgress] = RunProgress) -> Iterator[RunResult]:
+    """Keeps the record of this process's run while the body runs.
 
-    A heartbeat that cannot be written is reported on stderr and does not end the run.
+    The id is that of `PERCEPTS_RUN_ID`, whose record the submitter has begun, or a new one where `run` has none. A
+    heartbeat that cannot be written is reported on stderr and does not end the run.
     """
-    run_id = os.environ.get(RUN_ID_VARIABLE)
+    run_id = os.environ.get(RUN_ID_VARIABLE) or run.id
     if not run_id:
-        yield
-        return
-    earlier = read_record(store, run_id) or RunRecord(id=run_id, name=name)
-    running = replace(earlier, status="running", started_at=_now(), heartbeat_at=_now(), ended_at="")
+        run_id = unused_id(run.name, run.plan, _ids(store))
+    earlier = read_record(store, run_id)
+    if earlier is not None:
+        run = replace(
+            run,
+            name=earlier.name,
+            plan=earlier.plan or run.plan,
+            dashboard=earlier.dashboard,
+            submitted_at=earlier.submitted_at,
+        )
+    now = _now()
+    running = replace(
+        run, id=run_id, status=RUNNING, started_at=now, heartbeat_at=now, host=socket.gethostname(), progress=progress()
+    )
     write_record(store, running)
     stop = threading.Event()
-    thread = threading.Thread(target=_beat, args=(store, running, stop), daemon=True)
+    thread = threading.Thread(target=_beat, args=(store, running, progress, stop), daemon=True)
     thread.start()
-    status = "failed"
+    status, message, result = FAILED, "", RunResult()
     try:
-        yield
-        status = "succeeded"
-    except KeyboardInterrupt:
-        status = "interrupted"
+        yield result
+        status = SUCCEEDED
+    except BaseException as error:
+        status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+        message = "" if status == INTERRUPTED else without_passwords(error)
         raise
     finally:
         stop.set()
         thread.join()
-        write_record(store, replace(running, status=status, heartbeat_at=_now(), ended_at=_now()))
+        now = _now()
+        ended = replace(running, status=status, message=message, report=result.report, heartbeat_at=now, ended_at=now)
+        ended = replace(ended, artifacts=result.artifacts or running.artifacts)
+        write_record(store, replace(ended, progress=progress()))
 
 
-def _beat(store: str, running: RunRecord, stop: threading.Event) -> None:
+def close_record(store: str, run_id: str, status: str, error: BaseException | str) -> None:
+    """Writes the end of a run that could not write it itself: it never began, or was killed."""
+    record = read_record(store, run_id)
+    if record is not None and not record.ended_at:
+        ended = replace(record, status=status, ended_at=_now(), message=without_passwords(error))
+        write_record(store, ended)
+
+
+@contextmanager
+def failures_recorded(store: str) -> Iterator[None]:
+    """Writes the end of a submitted run that fails before it begins: its plan cannot be built, or looked up."""
+    try:
+        yield
+    except BaseException as error:
+        if run_id := os.environ.get(RUN_ID_VARIABLE):
+            close_record(store, run_id, FAILED, error)
+        raise
+
+
+def without_passwords(error: BaseException | str) -> str:
+    """Returns the message of an error as one line of bounded length, without the passwords of addresses."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, PerceptsError | str):
+        text = f"{type(error).__name__}: {text}"
+    return without_credentials(text)[:MAX_MESSAGE_CHARS]
+
+
+def _beat(store: str, running: RunRecord, progress: Callable[[], RunProgress], stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         try:
-            write_record(store, replace(running, heartbeat_at=_now()))
+            write_record(store, replace(running, heartbeat_at=_now(), progress=progress()))
         except Exception as error:  # noqa: BLE001  # a store raises what its client library raises, and may come back
             sys.stderr.write(f"the run's heartbeat could not be written to {store}: {error}\n")
-
-
-def _uri(store: str, run_id: str) -> str:
-    return join(absolute(store), RUNS, f"{run_id}.json")
 
 
 def _now() -> str:

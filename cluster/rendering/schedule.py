@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -70,6 +70,12 @@ class Schedule:
         if len(times) < count:
             raise ConfigError(f"schedule {self.cron!r} never comes: check day and month; {EXAMPLE}")
         return times
+
+    def last_time(self, before: datetime) -> datetime:
+        """Returns the last time that is not after `before` (aware of its zone), in the schedule's time zone."""
+        # The parser's own reverse begins before its start; a minute later it returns the start itself, too.
+        start = before.astimezone(ZoneInfo(self.time_zone)).replace(second=0, microsecond=0) + timedelta(minutes=1)
+        return next(CronSim(self.cron, start, reverse=True))
 
     def on_calendar(self) -> list[str]:
         """Returns systemd's calendar events for the schedule, every number written out.

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
+from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
 from pipeline.options.flags import assemble, list_options, read_arguments
 from pipeline.options.help import full_help
@@ -63,7 +64,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             _say(f"\n{error.instructions}")
         status = 2
     except PerceptsError as error:
-        _say(f"failed: {error}")
+        _say(f"failed: {without_credentials(str(error))}")
         status = 1
     except BrokenPipeError:
         # The reader went away (`... | head`): point stdout elsewhere so that the interpreter's last flush is silent.
@@ -76,7 +77,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return without_credentials(" ".join(str(error).split()))
 
 
 def _say(message: str) -> None:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.run_records import recorded
+from cluster.run_records import RunRecord, recorded
 from cluster.session import session
+from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
+from pipeline.engine.json_display import JsonDisplay, write_line
 from pipeline.engine.no_tracking import NoTracker
-from pipeline.engine.plan import Node
+from pipeline.engine.plan import Node, digest_of
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
@@ -64,8 +66,8 @@ class RecipeRun:
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
-        nodes = [step.node.name for step in self.steps]
-        with recorded(self.store.root, self.recipe.name), Display(self.recipe.name, nodes, self.console) as display:
+        display = self._display()
+        with recorded(self.store.root, self._record(), display.progress) as result, display:
             tracker = self._open_tracker(display)
             tracker.start(self._description())
             try:
@@ -79,17 +81,34 @@ class RecipeRun:
                     complete = execution.run(open_session)
                 tracker.log_results(round(time.monotonic() - started, 1))
                 display.status("writing the report")
-                view, report_uri = self._report(execution.steps, complete, tracker, started, started_at)
-                promotion = self._register(tracker, complete, run_note(view, report_uri))
+                view, result.report = self._report(execution.steps, complete, tracker, started, started_at)
+                promotion = self._register(tracker, complete, run_note(view, result.report))
+                result.artifacts = _artifacts(execution.steps)
             except BaseException as error:
                 self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
                 raise
             missing = tracker.end("FINISHED")
             display.status("")
+            display.report(result.report)
         print_report(view, self.console)
         self._say(promotion)
         self._say(missing)
-        return report_uri
+        return result.report
+
+    def _display(self) -> Display:
+        names = [step.node.name for step in self.steps]
+        if self.options.log == "json":
+            return JsonDisplay(self.recipe.name, names, write_line)
+        return Display(self.recipe.name, names, self.console)
+
+    def _record(self) -> RunRecord:
+        return RunRecord(
+            id="",
+            name=self.recipe.name,
+            recipe=self.recipe.name,
+            plan=digest_of(step.node.key for step in self.steps),
+            artifacts=_artifacts(self.steps),
+        )
 
     def _say(self, line: str) -> None:
         if line:
@@ -108,13 +127,13 @@ class RecipeRun:
 
     def _description(self) -> RunDescription:
         values = asdict(self.options)
-        how = flat({f"option.{name}": values[name] for name in HOW_TO_RUN})
+        how = flat({f"option.{name}": _shown(values[name]) for name in HOW_TO_RUN})
         named = dict(tag.split("=", 1) for tag in self.options.tag)
         head, dirty = commit()
         return RunDescription(
             command=self.command,
             name=self.options.run_name or run_name(self.recipe, self.options),
-            params={name: value for name, value in values.items() if name not in HOW_TO_RUN},
+            params={name: _shown(value) for name, value in values.items() if name not in HOW_TO_RUN},
             tags={**how, **named},
             commit=head,
             dirty=dirty,
@@ -176,6 +195,16 @@ class RecipeRun:
         tracker.report(directory, "report.html")
         tracker.describe(run_note(view, report_uri))
         return view, report_uri
+
+
+def _artifacts(steps: Sequence[Step]) -> tuple[str, ...]:
+    return tuple(f"{step.node.stage.name}/{step.node.key}" for step in steps)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_shown(item) for item in value)
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cluster.run_records import failures_recorded
 from pipeline.commands.recipe_options import parse
+from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
 from pipeline.core.model_uris import TRACKING_VARIABLE
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # A wrong recipe or flag is answered without the libraries th
 
     from pipeline.engine.plan import Plan
     from pipeline.engine.store import Store
+    from pipeline.recipes.recipe import Recipe
 
 PROGRAM = "percepts run"
 ENCODER_STAGES = ("pretrain", "import_encoder")
@@ -46,6 +49,11 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
         return 0 if arguments else 2
     recipe = load_recipe(arguments[0])
     options = parse(recipe, arguments[1:], f"{program} {recipe.name}")
+    with failures_recorded(options.store):
+        return _run(recipe, options, without_credentials(shlex.join([*program.split(), *arguments])))
+
+
+def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
     with _mlflow_of(options):
         plan = recipe.build(options)
     if options.plan:
@@ -64,11 +72,13 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
         options=options,
         steps=look_up(plan, store, look_at_rejected=options.look_again),
         store=store,
-        command=shlex.join([*program.split(), *arguments]),
-        console=_console(),
+        command=command,
+        console=_console(is_log_json=options.log == "json"),
         encoder=encoder,
     )
-    print(run.make())
+    report_uri = run.make()
+    if options.log != "json":
+        print(report_uri)
     return 0
 
 
@@ -86,9 +96,11 @@ def _mlflow_of(options: RunOptions) -> Iterator[None]:
             os.environ[TRACKING_VARIABLE] = before
 
 
-def _console() -> Console:
+def _console(*, is_log_json: bool = False) -> Console:
     from rich.console import Console
 
+    if is_log_json:  # stdout holds JSON lines alone
+        return Console(stderr=True, width=PLAIN_COLUMNS)
     return Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
 
 

@@ -8,21 +8,22 @@ Takes every option of `percepts run RECIPE`. Submitting the same again joins the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from pipeline.commands.command_line import HELP, parse_options, print_help
 from pipeline.commands.recipe_options import parse
+from pipeline.core.credentials import has_credentials, without_credentials
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, is_local
+from pipeline.engine.plan import digest_of
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help
 from pipeline.recipes.registry import load_recipe
@@ -106,10 +107,10 @@ def main(arguments: Sequence[str]) -> int:
     job = _same_run(server, request)
     if job is not None:
         say(f"joining {job.id} on {server.address}, which makes the same")
-    elif not _may_start(server, request, options):
+    elif (record := _claim(server, request, options)) is None:
         return 0
     else:
-        job = _submit(server, request, options)
+        job = _submit(server, request, options, record)
         say(f"submitted {job.id} to {server.address}")
     return _follow(server, job, request, options)
 
@@ -141,6 +142,12 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
         UsageError: an option is wrong, the store would be lost with the job, or a video source cannot be listed here.
     """
     recipe = load_recipe(recipe_name)
+    if secret := next((word for word in arguments if has_credentials(word)), None):
+        raise UsageError(
+            f"{without_credentials(secret)!r} was given with a password, which a job's command shows to everyone: "
+            "leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a bucket, its own "
+            "variables) in the environment of the head"
+        )
     if "--plan" in arguments:
         raise UsageError(f"--plan starts nothing that could be submitted; use `percepts plan {recipe_name}`")
     parsed = parse(recipe, arguments, f"{PROGRAM} {recipe_name}")
@@ -149,14 +156,12 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
             f"--store is {parsed.store!r}, which a job would look for in its own directory, and lose; "
             "pass --store a URL, or the absolute path of a directory that the cluster shares"
         )
-    parts = [recipe_name, *arguments] if options.by_options else [node.key for node in recipe.build(parsed).nodes]
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
     return Request(
         recipe=recipe_name,
         arguments=tuple(arguments),
         name=options.name or recipe_name,
         store=absolute(parsed.store),
-        plan=digest,
+        plan=digest_of([recipe_name, *arguments]) if options.by_options else recipe.build(parsed).digest,
     )
 
 
@@ -168,103 +173,74 @@ def _same_run(server: JobServer, request: Request) -> SubmittedJob | None:
     return next((job for job in server.jobs() if not job.has_ended and wanted <= job.metadata.items()), None)
 
 
-def _may_start(server: JobServer, request: Request, options: SubmitOptions) -> bool:
-    """Returns whether the run is to be started now, after waiting for others if the options say so.
+def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRecord | None:
+    """Returns the record that the new run has in the store; None where another run goes on and this one is skipped.
 
     Raises:
-        UsageError: a run of the same name goes on.
+        UsageError: a run of the same name goes on, and is neither to be skipped nor waited for.
     """
+    from cluster.claims import claim, free_id
+    from cluster.run_records import RunRecord
     from cluster.submission import say
+    from pipeline.engine.store import Store
 
+    # The record lies in the store, which the job would otherwise find as a directory of other files.
+    Store.open(request.store, create=True)
+    is_exclusive, waited_for = options.if_running != "start", ""
     while True:
-        others = _going_on(server, request.store)
-        if not others:
-            return True
-        other = others[0]
+        record = RunRecord(
+            id=free_id(server, request.store, request.name, request.plan),
+            name=request.name,
+            recipe=request.recipe,
+            plan=request.plan,
+            dashboard=server.address,
+            submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        other = claim(server, request.store, record, lambda run: is_exclusive or run.name == request.name)
+        if other is None:
+            return record
         if options.if_running == "skip":
-            say(f"skipped: {other.id} goes on in {request.store} (since {other.started_at or other.submitted_at})")
-            return False
+            say(f"skipped: {other.id} goes on in {request.store} (since {other.begun_at})")
+            return None
         if options.if_running == "start":
-            same_name = next((record for record in others if record.name == request.name), None)
-            if same_name is None:
-                return True
+            which = "that makes the same" if other.plan == request.plan else "with another plan"
             raise UsageError(
-                f"a run named {request.name!r} with another plan goes on, {same_name.id}: wait for it by "
-                f"--if-running wait, stop it by `{server.stop(same_name.id)}`, or give another --name"
+                f"a run named {request.name!r} {which} goes on, {other.id}: wait for it by "
+                f"--if-running wait, stop it by `{server.stop(other.id)}`, or give another --name"
             )
-        say(f"waiting for {other.id}, which goes on in {request.store}")
+        if other.id != waited_for:
+            say(f"waiting for {other.id}, which goes on in {request.store}")
+            waited_for = other.id
         time.sleep(WAIT_S)
 
 
-def _going_on(server: JobServer, store: str) -> list[RunRecord]:
-    """Returns the runs of a store that go on: as their head says, or by their heartbeat where no head answers."""
-    from cluster.run_records import read_records
-
-    now = datetime.now(UTC)
-    records = [record for record in read_records(store) if not record.ended_at]
-    jobs = [_job_of(server, record) for record in records]
-    return [
-        record
-        for record, job in zip(records, jobs, strict=True)
-        if (record.has_heartbeat(now) if job is None else not job.has_ended)
-    ]
-
-
-def _job_of(server: JobServer, record: RunRecord) -> SubmittedJob | None:
-    """Returns the job of a record, or None where it has no head, or its head is out of reach or does not know it."""
-    from cluster.submission import JobServer, say
-
-    if not record.dashboard:
-        return None
-    try:
-        head = server if record.dashboard == server.address else JobServer.connect(record.dashboard)
-    except UsageError as error:
-        say(f"the head of {record.id} is out of reach; its heartbeat decides ({error})")
-        return None
-    return head.job(record.id)
-
-
-def _submit(server: JobServer, request: Request, options: SubmitOptions) -> SubmittedJob:
+def _submit(server: JobServer, request: Request, options: SubmitOptions, record: RunRecord) -> SubmittedJob:
     from cluster.code_package import code_package
-    from cluster.run_records import RUN_ID_VARIABLE, RunRecord, write_record
+    from cluster.run_records import FAILED, RUN_ID_VARIABLE, SUBMITTED, close_record, write_record
     from cluster.submission import Submission, say
     from pipeline.engine.provenance import COMMIT_VARIABLE, SOURCE_ROOT, commit
-    from pipeline.engine.store import Store
 
-    now = datetime.now(UTC)
-    job_id = _unused(f"{request.name}-{now:%Y%m%d}-{request.plan}", {job.id for job in server.jobs()})
     arguments, files = _with_config(request.arguments)
     head, is_dirty = commit()
-    environment = {RUN_ID_VARIABLE: job_id}
+    environment = {RUN_ID_VARIABLE: record.id}
     if head is not None:
         environment[COMMIT_VARIABLE] = head + ("+" if is_dirty else "")
-    with code_package(SOURCE_ROOT, files) as package:
-        say(f"{package.summary}; commit {environment.get(COMMIT_VARIABLE, 'unknown')}")
-        submission = Submission(
-            id=job_id,
-            entrypoint=shlex.join(["python", "-m", "pipeline.run", request.recipe, *arguments]),
-            working_dir=package.directory,
-            environment=environment,
-            metadata=request.metadata,
-            resources={"run": 1} if options.queue else {},
-        )
-        record = RunRecord(
-            id=job_id,
-            name=request.name,
-            plan=request.plan,
-            dashboard=server.address,
-            submitted_at=now.isoformat(timespec="seconds"),
-        )
-        # The record lies in the store, which the job would otherwise find as a directory of other files.
-        Store.open(request.store, create=True)
-        write_record(request.store, record)
-        return server.submit(submission)
-
-
-def _unused(job_id: str, taken: set[str]) -> str:
-    """Returns the id, with a number where a job of this id has ended: the same plan may run twice a day."""
-    candidates = (job_id if number == 1 else f"{job_id}-{number}" for number in range(1, len(taken) + 2))
-    return next(candidate for candidate in candidates if candidate not in taken)
+    try:
+        with code_package(SOURCE_ROOT, files) as package:
+            say(f"{package.summary}; commit {environment.get(COMMIT_VARIABLE, 'unknown')}")
+            submission = Submission(
+                id=record.id,
+                entrypoint=shlex.join(["python", "-m", "pipeline.run", request.recipe, *arguments]),
+                working_dir=package.directory,
+                environment=environment,
+                metadata=request.metadata,
+                resources={"run": 1} if options.queue else {},
+            )
+            write_record(request.store, replace(record, status=SUBMITTED))
+            return server.submit(submission)
+    except BaseException as error:
+        close_record(request.store, record.id, FAILED, error)
+        raise
 
 
 def _with_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -281,7 +257,8 @@ def _with_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _follow(server: JobServer, job: SubmittedJob, request: Request, options: SubmitOptions) -> int:
-    from cluster.submission import SUCCEEDED, say
+    from cluster.run_records import FAILED, INTERRUPTED, close_record
+    from cluster.submission import STOPPED, SUCCEEDED, say
 
     started = time.monotonic()
     try:
@@ -296,6 +273,9 @@ def _follow(server: JobServer, job: SubmittedJob, request: Request, options: Sub
     if ended.status == SUCCEEDED:
         say(line)
         return 0
+    # The driver writes this itself, unless it never began or was killed.
+    status = INTERRUPTED if ended.status == STOPPED else FAILED
+    close_record(request.store, job.id, status, ended.message)
     if options.on_failure is not None:
         _tell(options.on_failure, request, ended)
     if options.wait:

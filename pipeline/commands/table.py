@@ -25,8 +25,10 @@ COMMANDS: Final = {
     "track": "list what MLflow did not take of runs, and send it",
     "verify": "recount and rehash a store, and repair it",
     "compact": "merge small shards of percepts into larger files",
+    "prune": "remove artifacts that no kept run, alias or newer artifact needs",
     "takedown": "remove a video's percepts, and list what was made of it",
     "submit": "send a run to a cluster as a Ray job, and follow it",
+    "status": "show what runs in a store, what ran last, and what comes next",
     "cluster": "write files that start a cluster or a schedule",
 }
 """Name -> one line. Command x is `main` of module pipeline.commands.x, with underscores for dashes."""

@@ -50,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     port = _free_port(options.port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        [*command, "--backend-store-uri", uri], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
+    # No argument: that of a database may hold a password, and everyone sees the arguments of a process.
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait(server, port)
             address = f"http://{HOST}:{port}/{PAGE}"

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from cluster.run_records import RunProgress
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.engine.status import human_bytes, human_seconds
 
@@ -72,6 +73,16 @@ class Display:
             self._live.transient = kind is None  # after a failure the stages stay, to be read
             self._live.stop()
 
+    def progress(self) -> RunProgress:
+        """Returns how far the run is, for its record."""
+        lines = list(self._lines.values())
+        running = [" ".join(filter(None, (line.name, _amount(line)))) for line in lines if line.state == "running"]
+        return RunProgress(
+            num_made=sum(line.state in ("have", "made") for line in lines),
+            num_stages=len(lines),
+            doing=", ".join(running) or self._status,
+        )
+
     def status(self, text: str) -> None:
         """Shows what the run as a whole waits for; an empty text if it waits for nothing."""
         if text and text != self._status:
@@ -97,6 +108,9 @@ class Display:
         """Shows that the stage has raised an exception."""
         line = self._lines[name]
         self._end(name, "failed", "", time.monotonic() - line.started)
+
+    def report(self, uri: str) -> None:
+        """Shows nothing: the last line of the output is the report's URI."""
 
     def handle(self, event: Event) -> None:
         """Shows an event of a running stage. Lines of the log are printed above the stages, in full."""

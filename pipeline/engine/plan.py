@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,6 +67,11 @@ class Plan:
 
     recipe: str
     nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """The digest of all keys, by which two runs are known to make the same."""
+        return digest_of(node.key for node in self.nodes)
 
     def add(
         self,
@@ -138,6 +143,11 @@ class Plan:
             raise PlanError(
                 f"{end} was given {node.name!r}, which makes {made}; connect a node that makes {edge.artifact.__name__}"
             )
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """Returns the 8 hex digits that stand for these texts in this order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def with_inputs(node: Node, inputs: Inputs, look: int = 0) -> Node:

@@ -65,6 +65,8 @@ class RunOptions:
     """Name of the run in MLflow; default: the recipe with what differs from its defaults."""
     experiment: str | None = None
     """Experiment of MLflow that the run is in, below percepts/; default: the recipe's name."""
+    log: str = "text"
+    """Form of the progress: text, or json for one JSON object a line on stdout; everything else then goes to stderr."""
     tag: tuple[str, ...] = ()
     """Tags of the run in MLflow, each NAME=VALUE."""
     register: str | None = None
@@ -84,6 +86,8 @@ class RunOptions:
         for tag in self.tag:
             if not tag.partition("=")[0] or "=" not in tag:
                 raise ConfigError(f"tag is {tag!r}; give NAME=VALUE, such as team=vision")
+        if self.log not in ("text", "json"):
+            raise ConfigError(f"log is {self.log!r}; it must be text or json")
         check_register(self.register)
         if self.if_better is not None and "@" not in (self.register or ""):
             raise ConfigError("if_better moves an alias; give --register NAME@ALIAS with it")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.core.credentials import without_credentials
 from pipeline.core.stage import Artifact
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
@@ -89,7 +89,7 @@ class RunView:
     @property
     def tracking_address(self) -> str:
         """The tracking address without the user name and password that it may hold."""
-        return re.sub(r"(?<=://)[^/@]*@", "", self.tracking_uri)
+        return without_credentials(self.tracking_uri)
 
     @property
     def mlflow_url(self) -> str:

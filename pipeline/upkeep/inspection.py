@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
+from cluster.run_records import RUNS, parse_record
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
 from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
@@ -85,6 +86,7 @@ class Inspection:
         yield from self._sort_files(artifacts, shard_files)
         taken = yield from self._takedowns()
         yield from self._probed()
+        yield from self._runs()
         manifests: dict[str, Manifest] = {}
         for name, files in artifacts.items():
             yield from self._artifact(name, files, manifests)
@@ -104,7 +106,7 @@ class Inspection:
                 if self._is_old(name):
                     what = "an unfinished write of a process that was killed"
                     yield Fault(kind="temporary", path=name, what=what, repair="remove it", removes=(name,))
-            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBE_CACHE, STORE_FILE) or name.startswith("mlflow.db"):
+            elif parts[0] in (*NOT_CHECKED, DIRECTORY, PROBE_CACHE, RUNS, STORE_FILE) or name.startswith("mlflow.db"):
                 continue
             elif parts[0] == PERCEPTS and len(parts) == 3 and name.endswith((".json", ".parquet")):
                 shard_files.setdefault("/".join(parts[:2]), []).append(name)
@@ -135,6 +137,14 @@ class Inspection:
                     pass
             except CorruptArtifact as error:
                 repair = "remove it; the next listing with its videos hashes them again"
+                yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
+
+    def _runs(self) -> Iterator[Fault]:
+        for name in [name for name in self.states if name.startswith(f"{RUNS}/") and TEMPORARY_MARK not in name]:
+            try:
+                parse_record(read_bytes(join(self.store.root, name)), name)
+            except CorruptArtifact as error:
+                repair = "remove it; it is the record of one run, and no result"
                 yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
 
     def _hash(self, expected: dict[str, Output]) -> Iterator[tuple[str, Kind, str]]:

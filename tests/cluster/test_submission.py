@@ -15,12 +15,15 @@ from pipeline.core.errors import CorruptArtifact, UsageError
 from tests.conftest import ROOT
 
 
-def test_a_run_without_an_id_keeps_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_an_id_gets_one_of_name_date_and_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN_ID_VARIABLE, raising=False)
-    with recorded(str(tmp_path), "demo"):
-        pass
-    assert read_records(str(tmp_path)) == []
-    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        with recorded(str(tmp_path), RunRecord(id="", name="demo", plan="0123")) as result:
+            result.report = "report.html"
+    today = f"{datetime.now(UTC):%Y%m%d}"
+    records = read_records(str(tmp_path))
+    assert [record.id for record in records] == [f"demo-{today}-0123", f"demo-{today}-0123-2"]
+    assert {record.report for record in records} == {"report.html"}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_a_record_says_how_a_run_ended(
     write_record(store, submitted)
     monkeypatch.setenv(RUN_ID_VARIABLE, "rgb-1")
     try:
-        with recorded(store, "youtube"):
+        with recorded(store, RunRecord(id="", name="youtube", artifacts=("ingest/a",))):
             during = read_record(store, "rgb-1")
             if error is not None:
                 raise error
@@ -46,6 +49,7 @@ def test_a_record_says_how_a_run_ended(
     assert during.has_heartbeat(now)
     assert not during.has_heartbeat(now + timedelta(seconds=run_records.STALE_S + 1))
     (after,) = read_records(store)
+    assert after.artifacts == ("ingest/a",)
     assert (after.name, after.plan, after.submitted_at) == ("rgb", "0123", submitted.submitted_at)
     assert after.status == status
     assert not after.has_heartbeat(now)
@@ -65,7 +69,7 @@ def test_heartbeats_go_on_and_outlive_a_store_that_cannot_be_written(
         write_record(store, record)
 
     monkeypatch.setattr(run_records, "write_record", flaky)
-    with recorded(str(tmp_path), "rgb"):
+    with recorded(str(tmp_path), RunRecord(id="", name="rgb")):
         while len(written) < 4:
             pass
     assert "503 slow down" in capsys.readouterr().err

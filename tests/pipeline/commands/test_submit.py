@@ -75,6 +75,10 @@ def test_the_same_plan_is_the_same_run_and_another_is_not() -> None:
         (["demo"], "pass --store a URL"),
         (["demo", "--store", "here"], "pass --store a URL"),
         (["demo", "--store", "/s", "--plan"], "percepts plan demo"),
+        (
+            ["demo", "--store", "/s", "--tracking-uri", "http://me:secret@mlflow"],
+            r"^'http://mlflow' was given with a pass",
+        ),
         (["dem", "--store", "/s"], "did you mean 'demo'"),
         (["demo", "--store", "/s", "--wokers", "2"], "--workers"),
         (["demo", "--store", "/s", "--dashboard", "http://127.0.0.1:9"], "no head takes jobs at http://127.0.0.1:9"),

@@ -1,0 +1,149 @@
+"""Shows the runs of a store, from anywhere: what goes on, how far it is, how the last ones ended, what comes next.
+
+    percepts status --store s3://bucket/percepts
+    percepts status --settings cluster.toml      the store of the settings, and its schedule
+
+Reads the records that runs keep in the store, and needs neither a head nor MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
+from pipeline.commands.command_line import parse_options
+from pipeline.core.errors import ConfigError
+from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.flags import Flag
+
+GOING_ON: Final = (SUBMITTING, SUBMITTED, RUNNING)
+LATE: Final = timedelta(minutes=10)
+"""The time after which a scheduled run that has not begun counts as missed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Show what runs in a store, what ran last with what result, and what comes next."""
+
+    store: str | None = None
+    """Directory or fsspec URL of the store; default: that of --settings, else .percepts."""
+    settings: str | None = None
+    """TOML file or URL with the settings of a cluster, whose schedule says what comes next."""
+    limit: int = 5
+    """Number of ended runs that are shown, the newest first."""
+    as_json: Annotated[bool, Flag("json")] = False
+    """Print one JSON object with the records of all runs."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ConfigError(f"--limit is {self.limit}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComingRun:
+    """The next run of a schedule, and the last one if it did not begin."""
+
+    recipe: str
+    cron: str
+    time_zone: str
+    next: str
+    """The next time, ISO 8601 in the schedule's time zone."""
+    missed: str
+    """The last time at which a run should have begun and none has since; empty: none was missed."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts status`. Returns the exit status; raises UsageError where there is no store."""
+    options = parse_options(StatusOptions, arguments, prog="percepts status")
+    coming: ComingRun | None = None
+    now, uri = datetime.now(UTC), options.store
+    if options.settings is None:
+        records = read_records(store := Store.open(uri or DEFAULT_STORE).root)
+    else:
+        from cluster.rendering.settings import read_settings
+
+        settings = read_settings(options.settings)
+        records = read_records(store := Store.open(uri or settings.run.store).root)
+        schedule = settings.schedule.times
+        coming = ComingRun(
+            recipe=settings.run.recipe,
+            cron=schedule.cron,
+            time_zone=schedule.time_zone,
+            next=schedule.next_times(1, now)[0].isoformat(timespec="minutes"),
+            missed=_missed(schedule.last_time(now), records, settings.run.recipe, now),
+        )
+    records.sort(key=lambda record: (record.begun_at, record.id), reverse=True)
+    states = [(record, record.state(now)) for record in records]
+    if options.as_json:
+        runs = [asdict(record) | {"state": state} for record, state in states]
+        value = {"store": store, "runs": runs, "schedule": None if coming is None else asdict(coming)}
+        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        return 0
+    active = [record for record, state in states if state in GOING_ON]
+    ended = [(record, state) for record, state in states if state not in GOING_ON]
+    lines = [f"store  {store}", *(_active_line(record, now) for record in active)]
+    lines += [] if active else ["now    nothing runs"]
+    lines += [line for record, state in ended[: options.limit] for line in _ended_lines(record, state)]
+    lines += [] if ended else ["last   nothing has run"]
+    lines += _coming_lines(coming)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _missed(due: datetime, records: Sequence[RunRecord], recipe: str, now: datetime) -> str:
+    """Returns the time that was due if no run of the recipe began or went on since then; empty: one did."""
+    if now - due < LATE or not any(record.recipe == recipe for record in records):
+        return ""
+    since = [
+        record
+        for record in records
+        if record.recipe == recipe
+        and (moment(record.begun_at) >= due or (record.ended_at and moment(record.ended_at) >= due))
+    ]
+    is_running = any(record.recipe == recipe and record.state(now) in GOING_ON for record in records)
+    return "" if since or is_running else due.isoformat(timespec="minutes")
+
+
+def _active_line(record: RunRecord, now: datetime) -> str:
+    from pipeline.engine.status import human_seconds
+
+    age = human_seconds((now - moment(record.begun_at)).total_seconds())
+    line = f"now    {record.id}  {record.status}"
+    if record.status != RUNNING:
+        where = f" to {record.dashboard}" if record.dashboard else ""
+        return f"{line}{where}  {_time(record.begun_at)}, {age} ago, has not begun"
+    progress = record.progress
+    amount = f"{progress.num_made} of {progress.num_stages} stages made" if progress.num_stages else ""
+    heartbeat = f"seen {human_seconds((now - moment(record.heartbeat_at)).total_seconds())} ago"
+    parts = (f"{_time(record.begun_at)}, for {age} on {record.host}", amount, progress.doing, heartbeat)
+    return f"{line}  {'; '.join(filter(None, parts))}"
+
+
+def _ended_lines(record: RunRecord, state: str) -> Iterator[str]:
+    from pipeline.engine.status import human_seconds
+
+    end = record.ended_at or record.heartbeat_at or record.submitted_at
+    took = human_seconds((moment(end) - moment(record.begun_at)).total_seconds()) if record.begun_at else ""
+    parts = [_time(record.begun_at), f"took {took}" if state != LOST else f"no sign of life since {_time(end)}"]
+    progress = record.progress
+    if state != "succeeded" and progress.num_stages:
+        parts.append(f"{progress.num_made} of {progress.num_stages} stages made")
+    yield f"last   {record.id}  {state}  {', '.join(parts)}"
+    if record.report or record.message:
+        yield f"         {record.report or record.message}"
+
+
+def _coming_lines(coming: ComingRun | None) -> Iterator[str]:
+    if coming is not None:
+        if coming.missed:
+            yield f"missed {coming.recipe} at {coming.missed}: no run has begun since; submit it, which makes up for it"
+        yield f"next   {coming.recipe} at {coming.next} ('{coming.cron}' in {coming.time_zone})"
+
+
+def _time(time: str) -> str:
+    return f"{moment(time):%Y-%m-%d %H:%M:%S} UTC"
