@@ -19,6 +19,7 @@ from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
 from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
+from pipeline.engine.order import remaining_seconds, startable
 from pipeline.engine.plan import Node, Plan, with_inputs
 from pipeline.engine.provenance import commit, libraries
 from pipeline.engine.status import Step, human_bytes, look_up
@@ -152,6 +153,8 @@ class Execution:
     """Look again at every rejected video, also where its bytes were the reason."""
     complete: dict[str, Manifest] = field(default_factory=dict)
     _run_ids: dict[str, Any] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
+    """The names of stages that have said anything: they have their workers, or say what they wait for."""
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
     _commit: tuple[str | None, bool | None] = field(default_factory=commit)
 
@@ -201,9 +204,11 @@ class Execution:
 
     def _make_all(self, waiting: list[Node], session: AnySession, looked_at: Manifest | None = None) -> None:
         running: dict[str, Node] = {}
+        remaining = remaining_seconds(self.steps)
         try:
             while waiting or running:
-                ready = [n for n in waiting if all(parent.name in self.complete for parent in n.parents)]
+                not_begun = [node for name, node in running.items() if name not in self._begun]
+                ready = startable(waiting, self.complete, not_begun, remaining)
                 for node in ready[: self.max_in_flight - len(running)]:
                     waiting.remove(node)
                     running[node.name] = node
@@ -278,6 +283,7 @@ class Execution:
         """Shows events of running stages, and adds their metrics to the curves of their runs."""
         for event in events:
             self.display.handle(event)
+            self._begun.add(event.source)
             if isinstance(event, Metrics) and event.source in self._run_ids:
                 self.tracker.metrics(self._run_ids[event.source], event.step, event.values)
 
