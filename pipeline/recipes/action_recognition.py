@@ -22,6 +22,7 @@ from pipeline.recipes.model_variants import (
     PAPER_PERCEPTS,
     PASSES_OVER_A_CORPUS,
     PUBLISHED,
+    PUBLISHED_CLASSIFIER,
     REFUSED,
     Model,
     pretrain_encoders,
@@ -340,6 +341,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "scratch.precision": "bfloat16",
         "finetuned.precision": "bfloat16",
     },
-    "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"scratch.num-layers": 2},
+    "paper": PUBLISHED
+    | PAPER_PERCEPTS
+    | ONE_GPU
+    | {"scratch.num-layers": 2}
+    | {f"{arm}.{name}": value for arm in ("scratch", "finetuned") for name, value in PUBLISHED_CLASSIFIER.items()},
 }
 """The sizes of both data sets for a kind of machine."""

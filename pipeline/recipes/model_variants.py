@@ -140,9 +140,24 @@ PUBLISHED: Final = {
     "pretrain.optimizer.learning-rate": 1e-4,
     "pretrain.optimizer.final-fraction": 1.0,
     "pretrain.optimizer.num-warmup-steps": 0,
+    "pretrain.optimizer.weight-decay": 1e-4,
+    "pretrain.initial-weights": "published",
     "pretrain.feedback.probability": 0.0,
 }
 """The paper's models and optimiser, as its authors' code has them; conditional decoders read true frames."""
+PUBLISHED_CLASSIFIER: Final = {
+    "kind": "published",
+    "learning-rate": 1e-4,
+    "final-fraction": 1.0,
+    "num-warmup-steps": 0,
+    "momentum": 0.0,
+    "velocity-clamp": 0.0,
+    "weight-decay": 1e-5,
+    "initial-weights": "published",
+    "frozen-peepholes": True,
+    "selection.learning-rates": (1e-4,),
+}
+"""The training of the paper's classifiers, as its authors' code has it: plain gradient descent at a constant rate."""
 ONE_GPU: Final = {"gpus-per-worker": 1, "workers": "1"}
 """One worker with one GPU."""
 PAPER_PERCEPTS: Final = {"extract.convnet.name": "vgg16", "extract.convnet.layer": "fc6"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import count
 from typing import Any
 
 from pipeline.engine.status import human_bytes, human_seconds
@@ -96,21 +97,28 @@ def _classification(scores: ScoreTable) -> str:
 def _models(results: Results) -> list[str]:
     encoders = {node.name: node for node in results.view.nodes if isinstance(node.artifact, Encoder)}
     before = {parent for node in encoders.values() for parent in node.parents if parent in encoders}
+    seeds_of: dict[tuple[CompositeConfig, str, int], list[Any]] = {}
     nodes = [node for name, node in encoders.items() if name not in before]
-    models, sizes = [], []
     for node in nodes:
         flat = {**node.config, **_mapping(node.config.get("model")), **_mapping(node.config.get("training"))}
         if "num_steps" not in flat or "batch_size" not in flat:
             continue
         known = {field.name for field in fields(CompositeConfig)}
         model = CompositeConfig(**{name: value for name, value in flat.items() if name in known})
-        models.append(model)
-        sizes.append(
+        size = (
             f"{_count(model.num_layers, 'layer')} of {_count(model.num_units, 'unit')}, "
             f"{model.num_frames_in} frames in, {model.num_frames_out} ahead, "
             f"{_training(node, flat)}" + "".join(f", from {encoders[p].key} on" for p in node.parents if p in before)
         )
-    names = model_names(models)
+        # Models alike but for their seeds are one model; two of one seed differ by something else, such as percepts.
+        seed = flat.get("seed")
+        place = next(place for place in count() if seed not in seeds_of.get((model, size, place), []))
+        seeds_of.setdefault((model, size, place), []).append(seed)
+    models, sizes = [model for model, _, _ in seeds_of], [size for _, size, _ in seeds_of]
+    names = [
+        name if len(seeds) == 1 else f"{name} from {len(seeds)} seeds"
+        for name, seeds in zip(model_names(models), seeds_of.values(), strict=True)
+    ]
     if len(set(sizes)) > 1:
         return [f"{name}: {size}." for name, size in zip(names, sizes, strict=True)]
     return [f"LSTM encoder-decoder, {listed_words(names, 'and')}: {sizes[0]}."] if models else []

@@ -34,6 +34,7 @@ from pipeline.reporting.paper_numbers import (
     TEACHER_FORCED,
     PaperTable,
 )
+from pipeline.reporting.paper_settings import other_than_the_papers
 from pipeline.reporting.results import NodeResult, Results, missing_clips, read_results
 from pipeline.reporting.svg import percent, printable
 from pipeline.reporting.terminal import print_results
@@ -112,6 +113,7 @@ def page(results: Results) -> str:
         steps=_paper_steps(result.content for result in results.scores),
         has_tables=bool(tables or results.duplicates),
         action_tables=tables,
+        not_the_papers=other_than_the_papers(results),
         any_over_splits=any(result.content.num_splits > 1 for result in results.scores),
         selections=results.selections,
         duplicates=results.duplicates,

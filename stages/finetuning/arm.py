@@ -11,7 +11,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig
-from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.config import InitialWeights, OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,11 @@ class ArmConfig:
     """Frames of a training window."""
     crop_stride: int = 1
     """A clip's training window begins at a random multiple of this many frames; with 1, at any frame."""
+    initial_weights: InitialWeights = "fan-in"
+    """The first weights that no encoder gives. fan-in: uniform within 1 / sqrt(inputs); published: uniform within 0.01,
+    and within 0.001 where frames are read, as in the authors' code."""
+    frozen_peepholes: bool = False
+    """The peepholes of an lstm stay as they start: at zero, or at the encoder's, as in the authors' code."""
     zero_output: bool = False
     """Start the softmax's weights at zero instead of drawing them."""
     frozen: bool = False

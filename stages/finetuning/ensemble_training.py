@@ -16,8 +16,9 @@ from torch import Tensor
 
 from pipeline.core.errors import TrainingDiverged
 from stages.finetuning.arm import EnsembleTrainingConfig
-from stages.models.classifier import Classifier, classification_losses
-from stages.pretraining.optimisation import build_optimizer, clip_gradients, learning_rate
+from stages.models.classifier import IGNORED_LABEL, Classifier, classification_losses
+from stages.pretraining.optimisation import clip_gradients, learning_rate
+from stages.pretraining.published import published_optimizer
 
 
 class Batches(Protocol):
@@ -62,7 +63,11 @@ def train_ensemble(
             logits_GTBC = classifier(x_GTBD)
         loss_G = classification_losses(logits_GTBC, labels_GB)
         optimizer.zero_grad(set_to_none=True)
-        loss_G.sum().backward()  # type: ignore[no-untyped-call]
+        trained_G = loss_G
+        if settings.kind == "published":  # the gradient of a sum over clips and steps
+            num_clips_G = (labels_GB != IGNORED_LABEL).sum(1)
+            trained_G = loss_G * num_clips_G * logits_GTBC.shape[1]
+        trained_G.sum().backward()  # type: ignore[no-untyped-call]
         norm_G = clip_gradients(classifier, max_norm, num_groups=num_members)
         losses.append(loss_G.detach())
         _check_finite(losses[-1], norm_G, step)
@@ -83,7 +88,7 @@ def _optimizer(classifier: Classifier, config: EnsembleTrainingConfig) -> torch.
     """Builds fused AdamW, with separate settings for the softmax layer where given, or the published optimiser."""
     settings = config.optimizer
     if settings.kind == "published":
-        return build_optimizer(settings, classifier, batch_size=config.batch_clips)
+        return published_optimizer(settings, classifier)
     groups: list[dict[str, Any]] = []
     for name, parameter in classifier.named_parameters():
         if not parameter.requires_grad:

@@ -39,6 +39,7 @@ from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation, Transform
+from stages.pretraining.published import draw_published_weights_
 from stages.video.ledger import VideoRecord
 
 
@@ -254,11 +255,18 @@ def _classifier(config: ArmConfig, job: Job, dim: int, num_classes: int, encoder
     """Builds the job's classifiers with their first weights."""
     spec = config.classifier.spec(dim=dim, num_classes=num_classes, num_members=len(job.samplings))
     classifier = build_classifier(spec)
-    seed_weights(classifier, _seeds(config, "weights", job))
+    seeds = _seeds(config, "weights", job)
+    if config.initial_weights == "published":
+        seed_weights(classifier, seeds, draw_published_weights_)
+    else:
+        seed_weights(classifier, seeds)
     if config.zero_output:
         nn.init.zeros_(classifier.output.weight)
     if isinstance(classifier, LSTMClassifier):
         if encoder is not None:
             classifier.start_from(encoder)
         classifier.lstm.requires_grad_(not config.frozen)
+        if config.frozen_peepholes:
+            for layer in classifier.lstm.layers:
+                layer.peephole.requires_grad_(False)
     return classifier

@@ -5,7 +5,7 @@ Shapes: G groups, T steps, B clips, D frame dimensions, H units, C classes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -198,11 +198,17 @@ def seed_dropout(classifier: Classifier, seeds: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def seed_weights(classifier: Classifier, seeds: Sequence[int]) -> None:
+def seed_weights(
+    classifier: Classifier,
+    seeds: Sequence[int],
+    draw_weights: Callable[[Classifier, torch.Generator], None] = lambda single, generator: single.reset_parameters(
+        generator
+    ),
+) -> None:
     """Draws group g's weights as a classifier of one group draws them from a generator that starts from `seeds[g]`."""
     single = build_classifier(classifier.config.single())
     drawn = dict(single.named_parameters())
     for group, seed in enumerate(seeds):
-        single.reset_parameters(torch.Generator().manual_seed(seed))
+        draw_weights(single, torch.Generator().manual_seed(seed))
         for name, parameter in classifier.named_parameters():
             parameter[group] = drawn[name][0]

@@ -12,6 +12,8 @@ from pipeline.core.stage import CAME_LATER
 from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
 
+InitialWeights = Literal["fan-in", "published"]
+"""The draw of first weights: uniform within 1 / sqrt(inputs), or as the authors' code draws them."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """The number format of matrix products; auto is bfloat16 on a GPU and float32 on a CPU."""
 
@@ -21,7 +23,8 @@ class OptimizerConfig:
     """The optimiser, and the schedule of its learning rate: linear warm-up, then half a cosine."""
 
     kind: Literal["adamw", "published"] = "adamw"
-    """The optimiser: adamw, or the published one, momentum on batch-summed gradients with a clamped velocity."""
+    """The optimiser: adamw, or the published one, momentum with a clamped velocity on gradients that are summed over
+    sequences, frames and dimensions, of half the squared error."""
     learning_rate: float = 1e-3
     """The learning rate peaks at this value; the published one is 1e-4."""
     final_fraction: float = 0.05
@@ -29,13 +32,14 @@ class OptimizerConfig:
     num_warmup_steps: int = 50
     """The number of steps of linear warm-up."""
     weight_decay: float = 0.0
-    """The decoupled weight decay of adamw, on matrices only: never on biases and peepholes."""
+    """The decoupled weight decay of adamw, on matrices only; or the L2 of the published optimiser, added to the summed
+    gradient, on matrices and peepholes."""
     momentum: float = 0.9
     """The beta 1 of adamw, or the momentum of the published optimiser."""
     beta2: float = 0.99
     """The beta 2 of adamw: the decay of the squared gradient's mean."""
     velocity_clamp: float = 1e-4
-    """The largest change of a weight in one step of the published optimiser."""
+    """The largest change of a weight in one step of the published optimiser; 0 sets no limit."""
     max_grad_norm: float = 1.0
     """Gradients of a larger norm are scaled down to it, with adamw, each model by itself; 0 never scales them."""
 
@@ -44,8 +48,8 @@ class OptimizerConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1 and 0 <= self.final_fraction <= 1):
             raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
-        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm) < 0 or not self.velocity_clamp > 0:
-            raise ConfigError("num_warmup_steps, weight_decay and max_grad_norm are at least 0, velocity_clamp above 0")
+        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm, self.velocity_clamp) < 0:
+            raise ConfigError("num_warmup_steps, weight_decay, max_grad_norm and velocity_clamp are at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,9 @@ class TrainingConfig:
     precision: Precision = "auto"
     """The number format of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a
     CPU that has AVX512-BF16 or AMX, and is slow on any other; the rest is always float32."""
+    initial_weights: InitialWeights = "fan-in"
+    """The first weights. fan-in: uniform within 1 / sqrt(inputs), peepholes zero; published: uniform within 0.01, and
+    peepholes within 0.1, as in the authors' code."""
     start_at_mean: bool = False
     """The output biases start where the model predicts the mean frame of training, instead of at the paper's zero."""
     seed: int = 0

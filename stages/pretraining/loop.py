@@ -38,6 +38,7 @@ from stages.pretraining.ema import ExponentialMovingAverage
 from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
 from stages.pretraining.precision import autocast, slow_on
 from stages.pretraining.prefetcher import Prefetcher
+from stages.pretraining.published import draw_published_weights_, summed_loss
 from stages.pretraining.readback import start_reading
 from stages.pretraining.resource_errors import translate_resource_errors
 from stages.pretraining.telemetry import Telemetry
@@ -111,13 +112,10 @@ class _Trainer:
         self.source = plan.open_source(worker.log)
         torch.manual_seed(self.config.seed)
         self.composite = Composite(plan.model)
+        if self.config.initial_weights == "published":
+            draw_published_weights_(self.composite)
         self.model = worker.prepare(Objective(self.composite))
-        # The loss per dimension is trained, so that one clipping norm suits any D. The published optimiser needs
-        # gradients summed over the batch and the dimensions.
-        self.dim = plan.model.dim
-        self.optimizer = build_optimizer(
-            self.config.optimizer, self.composite, batch_size=self.config.batch_size * self.dim
-        )
+        self.optimizer = build_optimizer(self.config.optimizer, self.composite)
         self.max_grad_norm = self.config.optimizer.max_grad_norm if self.config.optimizer.kind == "adamw" else 0.0
         decay = self.config.weights.average_decay
         self.average = ExponentialMovingAverage(self.composite, decay) if decay else None
@@ -225,9 +223,16 @@ class _Trainer:
                     losses: Losses = self.model(part_TBD.contiguous(), feedback)
                 # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
                 # batch's mean.
-                (losses.total * (share * worker.world_size / self.dim)).backward()  # type: ignore[no-untyped-call]
+                (self._trained(losses) * (share * worker.world_size)).backward()  # type: ignore[no-untyped-call]
             values += _stack(losses).detach() * share
         return values
+
+    def _trained(self, losses: Losses) -> Tensor:
+        """Returns the scalar whose gradient is taken, of a global batch with these mean losses."""
+        if self.config.optimizer.kind == "published":
+            return summed_loss(losses, self.plan.model, num_sequences=self.config.batch_size)
+        # The loss per dimension, so that one clipping norm suits any D.
+        return losses.total / self.plan.model.dim
 
     def _gradients_stay_here(self, stay: bool) -> AbstractContextManager[None]:
         """Suspends DDP's sum of gradients over the workers while `stay`: it is made once, at the last part."""

@@ -1,7 +1,7 @@
 """Parts that training loops share: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import CorruptArtifact, TrainingDiverged
 from stages.models.weights import read_tensors, write_tensors
 from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.published import published_optimizer
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
@@ -22,44 +23,10 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * cosine)
 
 
-class ClampedMomentum(torch.optim.Optimizer):
-    """The published optimiser: v = clamp(momentum * v - lr * gradient_scale * gradient, +-clamp); w += v.
-
-    gradient_scale: sequences in the batch; our losses are means over sequences, the published gradients sums.
-    """
-
-    def __init__(
-        self, params: Iterable[Any], lr: float, *, momentum: float, clamp: float, gradient_scale: float
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "clamp": clamp, "gradient_scale": gradient_scale})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Moves every weight that has a gradient."""
-        assert closure is None, "gradients are computed before the step"
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                velocity = state.setdefault("velocity", torch.zeros_like(weight))
-                velocity.mul_(group["momentum"]).add_(weight.grad, alpha=-group["lr"] * group["gradient_scale"])
-                weight.add_(velocity.clamp_(-group["clamp"], group["clamp"]))
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module, *, batch_size: int) -> torch.optim.Optimizer:
-    """Builds the optimiser of `config` over all of the model's parameters.
-
-    batch_size: sequences in the global batch.
-    """
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Builds the optimiser of `config` over all of the model's parameters."""
     if config.kind == "published":
-        return ClampedMomentum(
-            model.parameters(),
-            config.learning_rate,
-            momentum=config.momentum,
-            clamp=config.velocity_clamp,
-            gradient_scale=float(batch_size),
-        )
+        return published_optimizer(config, model)
     named = list(model.named_parameters())
     matrices = [parameter for name, parameter in named if name.rsplit(".", 1)[-1].endswith("weight")]
     others = [parameter for name, parameter in named if not name.rsplit(".", 1)[-1].endswith("weight")]

@@ -99,7 +99,7 @@ def training_step(args: argparse.Namespace, x_TBD: torch.Tensor) -> Callable[[],
     torch.manual_seed(0)
     config = CompositeSpec(dim=args.dim, num_units=args.units, num_frames_in=NUM_IN, num_frames_out=NUM_OUT)
     composite = Composite(config)
-    objective, optimizer = Objective(composite), build_optimizer(OptimizerConfig(), composite, batch_size=args.batch)
+    objective, optimizer = Objective(composite), build_optimizer(OptimizerConfig(), composite)
 
     def step() -> None:
         (objective(x_TBD).total / args.dim).backward()

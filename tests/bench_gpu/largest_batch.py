@@ -39,7 +39,7 @@ def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
 def trains(config: CompositeSpec, batch: int, device: torch.device) -> bool:
     """Whether two training steps of this batch fit; the second has the optimiser's moments beside it."""
     model = Composite(config).to(device)
-    optimizer = build_optimizer(OptimizerConfig(), model, batch_size=batch)
+    optimizer = build_optimizer(OptimizerConfig(), model)
     for _ in range(2):
         past_TBD = torch.rand(config.num_frames_in, batch, config.dim, device=device)
         future_TBD = torch.rand(config.num_frames_out, batch, config.dim, device=device)

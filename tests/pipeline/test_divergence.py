@@ -43,9 +43,7 @@ def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkp
     checkpoints = sorted((root / "pretrain" / said["key"] / "checkpoints").glob("step-*.safetensors"))
     assert len(checkpoints) in (1, 2)
     model = Composite(CompositeSpec(dim=4096, num_units=NUM_UNITS, num_frames_in=10, num_frames_out=10))
-    found_step, extra = restore_training_state(
-        str(checkpoints[-1]), model, build_optimizer(OptimizerConfig(), model, batch_size=1)
-    )
+    found_step, extra = restore_training_state(str(checkpoints[-1]), model, build_optimizer(OptimizerConfig(), model))
     assert step - 2 <= found_step <= step
     assert extra["smallest_loss"] < float("inf")
     assert {manifest.stage for manifest in Store.open(str(root)).manifests()} == {"load_digits"}

@@ -59,3 +59,12 @@ def test_six_models_of_one_size_share_a_line(tmp_path: Path) -> None:
     config["model"]["num_units"] = 64
     run.add("pretrain small", kind=Encoder, config=config)
     assert lines(run)["Models"].count("layer") == 3
+
+
+def test_models_from_several_seeds_are_one_model(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    for seed in range(3):
+        config = asdict(PretrainConfig())
+        config["training"]["seed"] = seed
+        run.add(f"pretrain {seed}", kind=Encoder, config=config)
+    assert "composite from 3 seeds: 1 layer" in lines(run)["Models"]

@@ -47,17 +47,17 @@ def test_schedule_equals_torchs_cosine() -> None:
         peer.step()
 
 
-def test_published_optimizer_clamps_a_velocity_of_summed_gradients() -> None:
+def test_published_optimizer_clamps_a_velocity() -> None:
     model = torch.nn.Linear(3, 1, bias=False).double()
     config = OptimizerConfig(kind="published", learning_rate=1e-4, velocity_clamp=1e-4, momentum=0.9)
-    optimizer = build_optimizer(config, model, batch_size=80)
+    optimizer = build_optimizer(config, model)
     weight = model.weight.detach().numpy().copy()
     velocity = np.zeros_like(weight)
     for step in range(6):
-        gradient = np.array([[1.0, 1e-3 * (-1) ** step, -4e-3]])
+        gradient = np.array([[80.0, 8e-2 * (-1) ** step, -0.32]])
         model.weight.grad = torch.from_numpy(gradient.copy())
         optimizer.step()
-        velocity = np.clip(0.9 * velocity - 1e-4 * 80 * gradient, -1e-4, 1e-4)
+        velocity = np.clip(0.9 * velocity - 1e-4 * gradient, -1e-4, 1e-4)
         weight += velocity
         np.testing.assert_allclose(model.weight.detach(), weight, rtol=1e-12)
     assert velocity[0, 0] == -1e-4, "a large gradient moves a weight by the clamp"
@@ -66,7 +66,7 @@ def test_published_optimizer_clamps_a_velocity_of_summed_gradients() -> None:
 
 def test_weight_decay_spares_biases_and_peepholes() -> None:
     lstm = LSTM(3, 2)
-    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.1), lstm, batch_size=1)
+    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.1), lstm)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     expected = {"input_weight": 0.1, "recurrent_weight": 0.1, "bias": 0.0, "peephole": 0.0}
     assert {name.split(".")[-1]: decay[id(parameter)] for name, parameter in lstm.named_parameters()} == expected
@@ -124,14 +124,14 @@ def test_resume_is_bit_exact(kind: str, tmp_path: Path) -> None:
     uri = str(tmp_path / "state.safetensors")
     torch.manual_seed(0)
     model = Composite(settings)
-    optimizer = build_optimizer(config, model, batch_size=3)
+    optimizer = build_optimizer(config, model)
     train(model, optimizer, 0, 7, config)
     save_training_state(uri, model, optimizer, 7, {"best": 0.5, "names": ["a"]})
     train(model, optimizer, 7, 15, config)
 
     torch.manual_seed(99)
     resumed = Composite(settings)
-    other = build_optimizer(config, resumed, batch_size=3)
+    other = build_optimizer(config, resumed)
     step, extra = restore_training_state(uri, resumed, other)
     assert (step, extra) == (7, {"best": 0.5, "names": ["a"]})
     train(resumed, other, step, 15, config)
@@ -143,9 +143,9 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     uri = str(tmp_path / "state.safetensors")
     model, other = Composite(CompositeSpec(dim=5, num_units=4)), Composite(CompositeSpec(dim=6, num_units=4))
     config = OptimizerConfig()
-    save_training_state(uri, model, build_optimizer(config, model, batch_size=1), 0)
+    save_training_state(uri, model, build_optimizer(config, model), 0)
     with pytest.raises(CorruptArtifact, match="state of another model"):
-        restore_training_state(uri, other, build_optimizer(config, other, batch_size=1))
+        restore_training_state(uri, other, build_optimizer(config, other))
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"momentum": 1.0}, {"max_grad_norm": -1.0}])

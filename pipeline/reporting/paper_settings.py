@@ -1,0 +1,67 @@
+"""The settings of a run that are not the paper's, to stand beside every column of its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.reporting.claims import listed_words
+from pipeline.reporting.results import Results
+from stages.models.artifacts import Encoder
+
+PAPERS: Final[Mapping[str, Any]] = {
+    "num_units": 2048,
+    "num_layers": 2,
+    "forget_bias": 0.0,
+    "residual": False,
+    "start_at_mean": False,
+    "initial_weights": "published",
+    "optimizer.kind": "published",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.final_fraction": 1.0,
+    "optimizer.weight_decay": 1e-4,
+    "feedback.probability": 0.0,
+}
+"""Settings of a pretraining as the authors' code has them; the batch, 80 to 128 there, is not compared."""
+PERCEPTS: Final[Mapping[str, Any]] = {"name": "vgg16", "layer": "fc6"}
+
+
+def other_than_the_papers(results: Results) -> str:
+    """Returns a sentence that names each setting which differs from the paper's, with both values; empty if none does.
+
+    Of several models, one that has the paper's value and one that has not count as a difference.
+    """
+    differences: dict[str, list[str]] = {}
+    for node in results.view.nodes:
+        if isinstance(node.artifact, Encoder):
+            _compare(_flat(node.config), PAPERS, differences)
+    for node in results.extractions:
+        convnet = node.config.get("convnet")
+        if isinstance(convnet, dict):
+            _compare({f"percepts' {name}": value for name, value in convnet.items()}, _of_percepts(), differences)
+    named = [f"{name} {listed_words(values, 'and')}" for name, values in differences.items()]
+    return f"Not the paper's settings: {'; '.join(named)}." if named else ""
+
+
+def _of_percepts() -> dict[str, Any]:
+    return {f"percepts' {name}": value for name, value in PERCEPTS.items()}
+
+
+def _compare(settings: Mapping[str, Any], papers: Mapping[str, Any], differences: dict[str, list[str]]) -> None:
+    for name, value in papers.items():
+        if name in settings and settings[name] != value:
+            said = differences.setdefault(name.replace("_", " ").replace(".", "'s "), [])
+            text = f"{settings[name]} (there {value})"
+            if text not in said:
+                said.append(text)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by their names, those of model and training without a prefix, as older manifests have them."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, "" if name in ("model", "training") else f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
