@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.core.arrays import map_array
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, open_atomic, remove
+from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
 from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart, PlainMoments
 from stages.datasets.mnist import PARTS
@@ -42,6 +43,7 @@ class CutPatchesConfig(CuttingConfig):
             raise ConfigError(
                 "validation_portion and test_portion leave nothing to train on: give less than 1 together"
             )
+        check_numbers(self)
 
 
 @stage(version=1)

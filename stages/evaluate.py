@@ -29,6 +29,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, write_bytes
+from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
@@ -62,6 +63,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ConfigError(f"stride is {self.stride}; it must be at least 1")
+        check_numbers(self)
 
 
 @stage(version=4)

@@ -31,6 +31,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
+from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import FLOP_PER_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, count_text, draw
@@ -77,6 +78,7 @@ class FinetuneConfig(ArmConfig):
             raise ConfigError(
                 f"labels_per_class is {counts}; give one or more counts, each at least 1 (or 0: all) and named once"
             )
+        check_numbers(self)
 
     def samplings(self, labels_per_class: int) -> range:
         """Returns the numbers of the samplings at a label count."""

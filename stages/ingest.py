@@ -27,6 +27,7 @@ import numpy.typing as npt
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
+from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.video import probe_cache
@@ -80,6 +81,7 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
+        check_numbers(self)
 
 
 def list_sources(config: IngestConfig) -> SourceListing | None:

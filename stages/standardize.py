@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import SCANNED_BYTES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.splits import Splits
@@ -35,6 +36,7 @@ class StandardizeConfig:
     def __post_init__(self) -> None:
         if self.parts and self.splits:
             raise ConfigError("parts and splits cannot both be given: official splits know their own parts")
+        check_numbers(self)
 
 
 def moments_of(store: PerceptStore) -> Moments:

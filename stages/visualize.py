@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import VISUALIZE_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.artifacts import Digits, Patches
@@ -24,6 +25,9 @@ from stages.video.artifacts import TO_LOOK_AT
 @dataclass(frozen=True, kw_only=True)
 class VisualizeConfig(PictureConfig):
     """The pictures of a model, and the sequences that they show."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @stage(version=1, estimate=lambda config, inputs: Estimate(seconds=VISUALIZE_S))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
@@ -18,6 +18,8 @@ from pipeline.options.help import full_help
 
 Options = TypeVar("Options")
 
+MAX_WORD: Final = 256
+"""The longest word of a message about a wrong command: as long as the longest name of a file."""
 HELP = ("-h", "--help", "--help-all")
 
 
@@ -61,7 +63,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except UsageError as error:
         _say(f"error: {_one_line(error)}")
         if isinstance(error, DataSetError) and error.instructions:
-            _say(f"\n{error.instructions}")
+            print(error.instructions, flush=True)  # not an error but help, as of --help
         status = 2
     except PerceptsError as error:
         _say(f"failed: {without_credentials(str(error))}")
@@ -77,7 +79,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _one_line(error: BaseException) -> str:
-    return without_credentials(" ".join(str(error).split()))
+    """Returns a message on one line; words of it that fill lines by themselves, such as a wrong value, are cut."""
+    words = without_credentials(str(error)).split()
+    return " ".join(word if len(word) <= MAX_WORD else f"{word[: MAX_WORD // 4]}…" for word in words)
 
 
 def _say(message: str) -> None:

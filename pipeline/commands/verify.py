@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.flags import Flag
 
@@ -50,6 +51,7 @@ class VerifyOptions:
             raise ConfigError(f"--threads {self.threads} must be at least 1, --grace-minutes {self.grace_minutes} 0")
         if self.remove_unfinished and not self.repair:
             raise ConfigError("--remove-unfinished removes: give it with --repair")
+        check_numbers(self)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -40,6 +40,8 @@ CHUNK_BYTES = 1 << 20
 
 REQUESTS_AT_A_TIME: Final = 32
 """Requests to an object store in flight where many small files are read or removed."""
+BUCKETED: Final = ("s3", "s3a", "gs", "gcs", "abfs", "az")
+"""The protocols whose addresses begin with a bucket."""
 MAX_NAME_BYTES: Final = 255
 """The longest name of a file on the usual local file systems."""
 
@@ -69,7 +71,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         # `url_to_fs` takes any `::` for a chain of file systems; names may hold it.
         protocol = uri.partition("://")[0]
         kind = fsspec.get_filesystem_class(protocol)
-        return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
+        path = str(kind._strip_protocol(uri))
+        if protocol in BUCKETED and not path.strip("/"):
+            raise ValueError("it names no bucket")
+        return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), path
     except (ValueError, ImportError) as error:
         raise SourceError(f"cannot reach {uri!r}: {error}; give a local path or a URL that fsspec knows") from error
 

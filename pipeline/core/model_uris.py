@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from typing import Final
+from urllib.parse import unquote
 
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
@@ -63,6 +64,13 @@ def store_tracking_uri(store: str = HOME_STORE) -> str:
     return f"sqlite:///{database}"
 
 
+def check_there(tracking_uri: str, model: str) -> None:
+    """Raises UsageError for an SQLite file that does not exist: MLflow would begin one in order to look into it."""
+    database = unquote(tracking_uri.removeprefix("sqlite:///"))
+    if tracking_uri.startswith("sqlite:///") and not exists(database):
+        raise UsageError(f"there is no model {model!r}: {database} does not exist; give the MLflow that has it")
+
+
 def resolve(uri: str, store: str = HOME_STORE) -> str:
     """Returns the directory of an MLflow model's files (`models:/...`, `runs:/...`), and other addresses as they are.
 
@@ -74,6 +82,7 @@ def resolve(uri: str, store: str = HOME_STORE) -> str:
     if not uri.startswith(MODEL_SCHEMES):
         return uri
     tracking_uri = store_tracking_uri(store)
+    check_there(tracking_uri, uri)
     import mlflow
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpe
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
 from pipeline.core.files import join
+from pipeline.core.numbers import check_numbers
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.workers import InProcessWorkers, Workers
 
@@ -60,6 +61,7 @@ class Resources:
         for name in ("num_checkpoints_kept", "max_sequences_per_worker", "decoders_per_gpu"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_numbers(self)
 
     @property
     def num_devices(self) -> float:
@@ -69,7 +71,7 @@ class Resources:
     @classmethod
     def of_workers(cls, workers: str, **others: Any) -> Resources:
         """Parses "8", at most 8 workers, or "4:8", at most 8 and at least 4; takes other fields. Raises ConfigError."""
-        match = re.fullmatch(r"(?:(\d+):)?(\d+)", workers)
+        match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", workers, re.ASCII)
         if match is None:
             raise ConfigError(
                 f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"

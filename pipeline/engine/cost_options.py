@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Estimate
 
 
@@ -37,6 +38,7 @@ class CostOptions:
             is_price = field.name.startswith("price")
             if isinstance(value, float | int) and (value < 0 if is_price else value <= 0) and value is not False:
                 raise ConfigError(f"--{field.name.replace('_', '-')} is {value}; give a number above 0")
+        check_numbers(self)
 
     @property
     def on_gpus(self) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import UsageError
 from pipeline.core.files import local_copy
-from pipeline.core.model_uris import MODEL_DIRECTORY, in_one_line, limit_waiting
+from pipeline.core.model_uris import MODEL_DIRECTORY, check_there, in_one_line, limit_waiting
 from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
@@ -79,6 +79,7 @@ def key_of_model(tracking_uri: str, uri: str) -> str:
     Raises:
         UsageError: MLflow has no such model, or the model was not logged or registered by a run of a recipe.
     """
+    check_there(tracking_uri, uri)
     limit_waiting()
     name = uri.removeprefix("models:/")
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import read_bytes, write_bytes
+from pipeline.core.files import absolute, exists, is_local, read_bytes, write_bytes
 from pipeline.options.flags import Option
 from pipeline.options.values import NONE
 
@@ -21,6 +22,8 @@ def read_config(uri: str) -> dict[str, Any]:
         ConfigError: there is no such file, or it is not TOML.
         SourceError: its place cannot be reached.
     """
+    if is_local(uri) and exists(uri) and not os.path.isfile(absolute(uri)):
+        raise ConfigError(f"--config {uri} is no file; give a TOML file, such as --write-config FILE writes")
     try:
         return tomllib.loads(read_bytes(uri).decode())
     except FileNotFoundError as error:
@@ -33,6 +36,9 @@ def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str)
     """Writes the value of every option to a TOML file that `read_config` and flags understand.
 
     An option that has no value, and has none by default, is a comment.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     lines, table = [f"# {command}"], ""
     for option in sorted(options, key=lambda option: option.name.rpartition(".")[0]):
@@ -45,7 +51,10 @@ def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str)
             lines.append(f"# {name} =")
         else:
             lines.append(f"{name} = {_toml(NONE if value is None else value)}")
-    write_bytes(uri, ("\n".join(lines) + "\n").encode())
+    try:
+        write_bytes(uri, ("\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"--write-config {uri} cannot be written: {error.strerror or error}; name a file") from error
 
 
 def _toml(value: Any) -> str:

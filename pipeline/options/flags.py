@@ -13,12 +13,14 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.flags import INLINE, InsteadOf
+from pipeline.core.numbers import check_numbers
 from pipeline.options.values import is_many, parse_words, words_of
 
 Options = TypeVar("Options")
@@ -69,7 +71,7 @@ class Option:
 def list_options(kind: type[Any], default: Any = None, prefix: str = "", flag_prefix: str = "") -> list[Option]:
     """Returns the options of a dataclass and of those nested in it, in their order."""
     listed: list[Option] = []
-    for field, hint, marks in _fields(kind):
+    for field, hint, marks in _fields(typing.cast(Hashable, kind)):
         value = getattr(default, field.name) if default is not None else _default(field)
         path = f"{prefix}{field.name}"
         renamed = next((mark.name for mark in marks if isinstance(mark, Flag)), field.name)
@@ -90,7 +92,8 @@ def _is_config(hint: Any) -> TypeGuard[type[Any]]:
     return is_dataclass(hint)
 
 
-def _fields(kind: type[Any]) -> list[tuple[Field[Any], Any, tuple[Any, ...]]]:
+@cache
+def _fields(kind: Any) -> list[tuple[Field[Any], Any, tuple[Any, ...]]]:
     """Returns the fields of a dataclass with their types and the marks of `Annotated`."""
     hints = typing.get_type_hints(kind, include_extras=True)
     rows: list[tuple[Field[Any], Any, tuple[Any, ...]]] = []
@@ -116,7 +119,8 @@ def read_arguments(
     Raises:
         ConfigError: an option is unknown, refused, or has a value of another type.
     """
-    words, values, positional = list(arguments), {}, []
+    words, positional = list(arguments), list[str]()
+    values: dict[str, Any] = {}
     named = {option.name: option for option in options if not option.positional}
     while words:
         word = words.pop(0)
@@ -128,22 +132,31 @@ def read_arguments(
         if option is None:
             raise ConfigError(f"there is no option --{flag}{_nearest(flag, named, '--')}")
         if option.kind is bool and not has_value:
-            values[option.path] = not _is_negative(flag, named)
-            continue
-        given = [value] if has_value else _take(words, option.kind)
-        if not given and not is_many(option.kind):
-            raise ConfigError(f"--{option.name} needs a value")
-        if is_many(option.kind) and option.path in values:
-            raise ConfigError(f"--{option.name} is given twice; give its values after one of them")
-        values[option.path] = parse_words(option.kind, given, f"--{option.name}")
+            parsed: Any = not _is_negative(flag, named)
+        else:
+            given = [value] if has_value else _take(words, option.kind)
+            if not given and not is_many(option.kind):
+                raise ConfigError(f"--{option.name} needs a value")
+            parsed = _parse(option, given, f"--{option.name}")
+        if option.path in values and not (option.kind is bool and values[option.path] is parsed):
+            how = "give its values after one of them" if is_many(option.kind) else "leave one of them out"
+            raise ConfigError(f"--{option.name} is given twice; {how}")
+        values[option.path] = parsed
     for option in (option for option in options if option.positional):
         if positional:
             num_taken = len(positional) if is_many(option.kind) else 1
             taken, positional = positional[:num_taken], positional[num_taken:]
-            values[option.path] = parse_words(option.kind, taken, option.positional)
+            values[option.path] = _parse(option, taken, option.positional)
     if positional:
         raise ConfigError(f"{positional[0]!r} belongs to no option")
     return values
+
+
+def _parse(option: Option, words: Sequence[str], name: str) -> Any:
+    """Converts the words given for an option. An empty one is mostly a variable that is not set: it is refused."""
+    if any(not word.strip() for word in words):
+        raise ConfigError(f"{name} is empty; give a value, or leave it out")
+    return parse_words(option.kind, words, name)
 
 
 def find_option(flag: str, named: Mapping[str, Option], refused: Mapping[str, str]) -> Option | None:
@@ -201,7 +214,8 @@ def read_table(
             option = find_option(name, named, refused or {})
             if option is None or option.name != name.replace("_", "-"):
                 raise ConfigError(f"there is no option {name}{_nearest(name, named, '')}")
-            values[option.path] = parse_words(option.kind, words_of(value, name), name)
+            if value != "" or option.default != "":  # `write_config` writes the empty values of options that have them
+                values[option.path] = _parse(option, words_of(value, name), name)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
     return values
@@ -238,19 +252,21 @@ def assemble(kind: type[Options], values: Mapping[str, Any], options: Sequence[O
     return typing.cast(Options, _replaced(kind, None, values, ""))
 
 
-def _replaced(kind: type[Any], default: Any, values: Mapping[str, Any], prefix: str) -> Any:
+def _replaced(kind: type[Any], default: Any, values: Mapping[str, Any], prefix: str, flag_prefix: str = "") -> Any:
     changes: dict[str, Any] = {}
-    for field, hint, _ in _fields(kind):
+    for field, hint, marks in _fields(typing.cast(Hashable, kind)):
         path = f"{prefix}{field.name}"
         if path in values:
             changes[field.name] = values[path]
         elif _is_config(hint) and any(name.startswith(f"{path}.") for name in values):
             inner = getattr(default, field.name) if default is not None else _default(field)
-            changes[field.name] = _replaced(hint, None if inner is MISSING else inner, values, f"{path}.")
+            flag = flag_prefix if INLINE in marks else f"{flag_prefix}{field.name.replace('_', '-')}."
+            changes[field.name] = _replaced(hint, None if inner is MISSING else inner, values, f"{path}.", flag)
     try:
-        return kind(**changes) if default is None else replace(default, **changes)
+        built = kind(**changes) if default is None else replace(default, **changes)
+        check_numbers(built)
     except UsageError as error:
-        if not prefix or str(error).startswith("--"):
+        if not flag_prefix or str(error).startswith("--"):
             raise
-        flag = prefix.rstrip(".").replace("_", "-")
-        raise type(error)(f"--{flag}: {error}") from error
+        raise type(error)(f"--{flag_prefix.rstrip('.')}: {error}") from error
+    return built

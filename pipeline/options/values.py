@@ -1,6 +1,6 @@
 """Values of options: from the words of a command line, or from a TOML file, to what a field holds.
 
-One rule holds for every number: it is finite and of a size that a computer has.
+One rule holds for every number: `pipeline.core.numbers`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, Union
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_number
 
-MAX_WHOLE: Final = 2**31 - 1
-"""The largest whole number, counts of bytes and seeds aside."""
-MAX_WHOLE_64: Final = 2**63 - 1
-"""The largest count of bytes, and the largest seed."""
-MAX_REAL: Final = 1e15
 NONE: Final = "none"
 SWITCH: Final = {"true": True, "false": False}
 
@@ -101,12 +97,7 @@ def _parse_number(kind: Any, word: str, name: str) -> int | float:
         if math.isnan(number) and word.strip().lower().lstrip("+-") != "nan":
             what = "a whole number" if kind is int else "a number"
             raise ConfigError(f"{name} is {word!r}; give {what}") from None
-    if isinstance(number, float) and not math.isfinite(number):
-        raise ConfigError(f"{name} is {word}; give a finite number")
-    is_large = "bytes" in name or "seed" in name
-    largest: float = MAX_REAL if kind is float else MAX_WHOLE_64 if is_large else MAX_WHOLE
-    if abs(number) > largest:
-        raise ConfigError(f"{name} is {word}; give a number of at most {largest:,.0f}")
+    check_number(number, name, word)
     return number
 
 

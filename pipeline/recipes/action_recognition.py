@@ -105,6 +105,15 @@ class ActionOptions(VideoOptions):
     """Training of the classifiers that start from a pretrained model. They take its number of units and layers, and so
     does the LSTM from random weights that they are compared with."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ConfigError(f"validation_fraction is {self.validation_fraction}; give 0 to 0.5")
+        if not self.splits or not set(self.splits) <= {1, 2, 3} or len(set(self.splits)) < len(self.splits):
+            raise ConfigError(f"splits is {self.splits}; give any of 1, 2 and 3, each once")
+        if "curve" in self.tables and (not self.curve or min(self.curve) < 1):
+            raise ConfigError(f"curve is {self.curve}; give numbers of at least 1, or no curve in --tables")
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -56,14 +56,22 @@ class MovingMNISTOptions(RunOptions):
     train_threads: int = 2
     """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.score
+
+    @property
+    def score(self) -> ScorePixelsConfig:
+        """The settings of the scores."""
+        return ScorePixelsConfig(num_test_sequences=self.num_test_sequences)
+
 
 def build(options: MovingMNISTOptions) -> Plan:
     """Builds the plan."""
     plan = Plan("moving-mnist")
     made = plan.add(load_digits, options.digits)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, digits=made)
-    score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
-    plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, digits=made)
+    plan.add(score_pixels, options.score, resources=options.on_devices, encoders=encoders, digits=made)
     if options.pictures:
         plan.add(visualize, VisualizeConfig(), encoder=encoders[0], digits=made)
     return plan

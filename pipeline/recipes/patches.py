@@ -50,6 +50,15 @@ class PatchesOptions(VideoOptions):
     train_threads: int = 2
     """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.score
+
+    @property
+    def score(self) -> ScorePixelsConfig:
+        """The settings of the scores."""
+        return ScorePixelsConfig(num_test_sequences=self.num_test_sequences)
+
 
 def build(options: PatchesOptions) -> Plan:
     """Builds the plan."""
@@ -57,8 +66,7 @@ def build(options: PatchesOptions) -> Plan:
     index = add_index(plan, options, options.videos)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
-    score = ScorePixelsConfig(num_test_sequences=options.num_test_sequences)
-    plan.add(score_pixels, score, resources=options.on_devices, encoders=encoders, patches=made)
+    plan.add(score_pixels, options.score, resources=options.on_devices, encoders=encoders, patches=made)
     if options.pictures:
         plan.add(visualize, VisualizeConfig(), encoder=encoders[0], patches=made)
     return plan

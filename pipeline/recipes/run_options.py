@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -11,10 +12,14 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute
 from pipeline.core.flags import Inline
 from pipeline.core.model_uris import TRACKING_VARIABLE
+from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Resources
 from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import DEFAULT_STORE, Store
-from pipeline.engine.tracking_values import HIGHER_IS_BETTER, LOWER_IS_BETTER, lower_is_better
+from pipeline.engine.tracking_values import HIGHER_IS_BETTER, LOWER_IS_BETTER, allowed_name, lower_is_better
+
+MAX_NAME: Final = 240
+"""The longest name of a run, an experiment or a model: the columns of MLflow's database have 250 characters or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +82,18 @@ class RunOptions:
     costs: Inline[CostOptions] = CostOptions()
 
     def __post_init__(self) -> None:
-        if self.train_threads < 1:
-            raise ConfigError(f"train_threads is {self.train_threads}; it must be at least 1")
+        counts = ("train_threads", "num_cpus", "keep_checkpoints", "max_sequences_per_worker", "decoders_per_gpu")
+        for name in counts:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
         if self.cache_gigabytes is not None and not self.cache_gigabytes > 0:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be above 0")
         if self.register is not None and not self.tracking:
             raise ConfigError(f"--register {self.register} needs MLflow: leave out --no-tracking")
-        for tag in self.tag:
-            if not tag.partition("=")[0] or "=" not in tag:
-                raise ConfigError(f"tag is {tag!r}; give NAME=VALUE, such as team=vision")
         if self.log not in ("text", "json"):
             raise ConfigError(f"log is {self.log!r}; it must be text or json")
+        check_address(self.address)
+        check_names(self.run_name, self.experiment, self.tag)
         check_register(self.register)
         if self.if_better is not None and "@" not in (self.register or ""):
             raise ConfigError("if_better moves an alias; give --register NAME@ALIAS with it")
@@ -95,6 +101,7 @@ class RunOptions:
             known = ", ".join((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
             raise ConfigError(f"if_better is {self.if_better!r}; name a metric that begins with one of {known}")
         _ = self.on_devices
+        check_numbers(self)
 
     @property
     def on_cpus(self) -> Resources:
@@ -140,6 +147,27 @@ class RunOptions:
             TRACKING_VARIABLE: self.mlflow_of_models,
         }
         return {name: str(value) for name, value in named.items() if value is not None}
+
+
+def check_address(address: str | None) -> None:
+    """Raises ConfigError for what cannot be the address of a Ray cluster."""
+    if address is None or address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and re.fullmatch(r"[\w.:\[\]-]+", host) and port.isdecimal() and 0 < int(port[:9]) < 1 << 16):
+        raise ConfigError(f"address is {address!r}; give HOST:PORT of a Ray head, such as 10.0.0.5:6379")
+
+
+def check_names(run_name: str | None, experiment: str | None, tags: Sequence[str]) -> None:
+    """Raises ConfigError for names that MLflow, or the columns of its database, would refuse after the start."""
+    for what, name in (("run_name", run_name), ("experiment", experiment)):
+        if name is not None and (len(name) > MAX_NAME or not name.isprintable()):
+            raise ConfigError(f"{what} is {name!r}; give at most {MAX_NAME} characters, all of them printable")
+    for tag in tags:
+        name, equals, _ = tag.partition("=")
+        if not equals or not name.strip() or name != allowed_name(name):
+            rule = "a name has letters, digits, spaces and any of _ - . : /"
+            raise ConfigError(f"tag is {tag!r}; give NAME=VALUE, such as team=vision: {rule}")
 
 
 def check_register(target: str | None) -> None:

@@ -52,6 +52,11 @@ class YoutubeOptions(VideoOptions):
     or the path or URL of one; it must have the settings of --pretrain and --extract. Default: random weights."""
     forecast: ForecastConfig = ForecastConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
+
 
 def build(options: YoutubeOptions) -> Plan:
     """Builds the plan. Raises ConfigError where options do not fit together."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from stages.video.limits import Limits
 
 PATCH_PX: Final = 32
@@ -47,6 +48,7 @@ class CuttingConfig:
             )
         if self.short_side_px is not None and self.short_side_px < PATCH_PX:
             raise ConfigError(f"short_side_px is {self.short_side_px}; patches of {PATCH_PX} px must fit: give more")
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

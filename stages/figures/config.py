@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +41,4 @@ class PictureConfig:
             raise ConfigError("num_future and num_features count pictures; 0 leaves them out, less is not possible")
         if (self.fit_part is None) != (self.show_part is None):
             raise ConfigError("fit_part and show_part go together: name two parts, or none of both")
+        check_numbers(self)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
+from pipeline.core.numbers import check_numbers
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig
 from stages.pretraining.config import InitialWeights, OptimizerConfig
@@ -38,6 +39,7 @@ class SelectionConfig:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
         if self.num_checks < 1 or self.stride < 1:
             raise ConfigError(f"num_checks {self.num_checks}, stride {self.stride}: give at least 1 of each")
+        check_numbers(self)
 
     @property
     def is_on(self) -> bool:
@@ -95,6 +97,7 @@ class EnsembleTrainingConfig:
             raise ConfigError(f"output_weight_decay is {self.output_weight_decay}; it must be at least 0, or none")
         if self.optimizer.kind == "published" and (self.output_learning_rate, self.output_weight_decay) != (None, None):
             raise ConfigError("the published optimiser has one learning rate and no weight decay; use kind=adamw")
+        check_numbers(self)
 
     def steps(self, num_clips: int) -> int:
         """Returns S, the training steps of a classifier with `num_clips` labelled clips."""
@@ -143,6 +146,7 @@ class ArmConfig:
         for candidate in self.selection.candidates():
             if candidate.settings():
                 self.chosen(candidate)
+        check_numbers(self)
 
     def chosen(self, candidate: Candidate) -> ArmConfig:
         """Returns the arm with a candidate's settings. Raises ConfigError where one of them breaks its rule."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 
 MODEL_FILE = "model.safetensors"
 """Name of the file, in an artifact, that holds weights and config."""
@@ -57,6 +58,7 @@ class CompositeConfig:
             raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
         if self.residual and self.loss != "gaussian":
             raise ConfigError("residual adds to the last frame, which logits cannot: use loss=gaussian")
+        check_numbers(self)
 
     @property
     def reconstructs(self) -> bool:
@@ -184,6 +186,7 @@ class ClassifierConfig:
             raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
         if self.num_hidden_units < 0:
             raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
+        check_numbers(self)
 
     def spec(self, *, dim: int, num_classes: int, num_members: int = 1) -> ClassifierSpec:
         """Returns `num_members` classifiers of `num_classes` classes, of frames of `dim` dimensions."""

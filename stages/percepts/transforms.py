@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from stages.percepts.artifacts import Moments
 
 if TYPE_CHECKING:  # torch takes a second to import, and configs of recipes lie here
@@ -40,6 +41,7 @@ class TransformConfig:
     def __post_init__(self) -> None:
         if not self.squash_lambda > 0:
             raise ConfigError(f"squash_lambda is {self.squash_lambda}; it must be above 0")
+        check_numbers(self)
 
     def build(self, moments: Moments) -> Transform:
         """Builds the transform for percepts of these statistics."""

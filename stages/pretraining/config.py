@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import InsteadOf
+from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import CAME_LATER
 from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
@@ -50,6 +51,7 @@ class OptimizerConfig:
             raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
         if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm, self.velocity_clamp) < 0:
             raise ConfigError("num_warmup_steps, weight_decay, max_grad_norm and velocity_clamp are at least 0")
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from typing import IO, Final, Self
 import fsspec
 
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.numbers import check_numbers
 
 CHUNK_BYTES: Final = 1 << 20
 FOLDER_VARIABLE: Final = "PERCEPTS_VIDEO_FOLDER"
@@ -43,6 +44,7 @@ class FetchPolicy:
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or self.max_seconds <= 0:
             raise ConfigError("max_bytes and max_seconds of a video that is fetched must be positive")
+        check_numbers(self)
 
     @classmethod
     def of_environment(cls) -> Self:

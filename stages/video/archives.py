@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.numbers import check_numbers
 
 ZIP_SUFFIXES: Final = (".zip",)
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -63,6 +64,7 @@ class ArchiveLimits:
     def __post_init__(self) -> None:
         if min(self.max_bytes, self.max_files, self.max_depth) < 1 or self.max_ratio < 1:
             raise ConfigError("max_bytes, max_files, max_ratio and max_depth of an archive must be at least 1")
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import Damage, PacketReader, clock_of, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
@@ -75,6 +76,7 @@ class DecodeConfig:
                 f"crop_px is {self.crop_px} and short_side_px is {self.short_side_px}; the square must fit into the"
                 " scaled frame: give short_side_px >= crop_px"
             )
+        check_numbers(self)
 
     @property
     def num_channels(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +47,4 @@ class Limits:
                 raise ConfigError(f"{name} is {value}; a limit must be positive (raise it to effectively remove it)")
         if self.video_stream is not None and self.video_stream < 0:
             raise ConfigError(f"video_stream is {self.video_stream}; streams of a file are counted from 0")
+        check_numbers(self)

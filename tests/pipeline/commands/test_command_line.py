@@ -25,7 +25,7 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(ConfigError("a\n b"), capsys) == (2, "error: a b\n")
     assert ending(StageFailed("stage 'x' (key k): why"), capsys) == (1, "failed: stage 'x' (key k): why\n")
     missing = DataSetError("no clips\nhere", "Get them:\n    from there")
-    assert ending(missing, capsys) == (2, "error: no clips here\n\nGet them:\n    from there\n")
+    assert ending(missing, capsys) == (2, "error: no clips here\n")
     assert str(pickle.loads(pickle.dumps(missing))) == "no clips\nhere"
     status, said = ending(KeyboardInterrupt(), capsys)
     assert status == 130
