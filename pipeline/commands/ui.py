@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+from urllib.request import Request, urlopen
 
 from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError, UsageError
+from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, runs_page
 from pipeline.core.model_uris import store_tracking_uri
 from pipeline.engine.store import DEFAULT_STORE
 
 HOST: Final = "127.0.0.1"
-PAGE: Final = "?workflowType=machine_learning#/experiments"
+MAX_EXPERIMENTS: Final = 1000
+QUIET: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for language models' jobs
+    "PYTHONWARNINGS": "ignore",
+}
+"""Environment of the server."""
 START_SECONDS: Final = 120.0
 
 
@@ -43,25 +54,49 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_options(UiOptions, arguments, prog="percepts ui")
     uri = store_tracking_uri(options.store)
     if uri.startswith("http"):
-        print(f"{uri}/{PAGE}")
-        if options.browser:
-            webbrowser.open(f"{uri}/{PAGE}")
+        _open(f"{uri.rstrip('/')}/{runs_page(())}", options.browser)
         return 0
     port = _free_port(options.port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
     # No argument: that of a database may hold a password, and everyone sees the arguments of a process.
-    environment["MLFLOW_BACKEND_STORE_URI"] = uri
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    environment = {**os.environ, **QUIET, "MLFLOW_BACKEND_STORE_URI": uri}
+    signal.signal(signal.SIGTERM, _interrupt)  # or the server would outlive this process
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as server:
         try:
             _wait(server, port)
-            address = f"http://{HOST}:{port}/{PAGE}"
-            print(address, flush=True)
-            if options.browser:
-                webbrowser.open(address)
+            server_uri = f"http://{HOST}:{port}"
+            _open(f"{server_uri}/{runs_page(_experiments(server_uri))}", options.browser)
             return server.wait()
         finally:
-            server.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)  # it has processes of its own
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _open(address: str, browser: bool) -> None:
+    print(address, flush=True)
+    if browser:
+        webbrowser.open(address)
+
+
+def _experiments(server_uri: str) -> list[str]:
+    """Returns the ids of the experiments of recipes. Raises UsageError if the server does not answer as MLflow does."""
+    question = {"max_results": MAX_EXPERIMENTS, "filter": f"name LIKE '{EXPERIMENT_PREFIX}%'"}
+    request = Request(
+        f"{server_uri}/api/2.0/mlflow/experiments/search",
+        json.dumps(question).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urlopen(request, timeout=START_SECONDS) as answer:
+            return [str(experiment["experiment_id"]) for experiment in json.load(answer).get("experiments", [])]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no MLflow answers at {server_uri}: {error}") from error
 
 
 def _free_port(port: int) -> int:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
+from pipeline.core.mlflow_addresses import DATABASE, follow, sqlite_uri
 from pipeline.core.secrets import masked
 
 MODEL_SCHEMES: Final = ("models:/", "runs:/")
@@ -54,14 +55,14 @@ def store_tracking_uri(store: str = HOME_STORE) -> str:
         UsageError: the variable is not set, and the store has no MLflow file.
     """
     if named := os.environ.get(TRACKING_VARIABLE):
-        return named
-    database = join(absolute(store), "mlflow.db")
+        return follow(named)
+    database = join(absolute(store), DATABASE)
     if "://" in database or not exists(database):
         raise UsageError(
             f"there is no MLflow: {TRACKING_VARIABLE} is not set, and {database} does not exist; set the variable or "
             "give --store a store with runs"
         )
-    return f"sqlite:///{database}"
+    return follow(sqlite_uri(database))
 
 
 def check_there(tracking_uri: str, model: str) -> None:

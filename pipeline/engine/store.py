@@ -30,6 +30,7 @@ from pipeline.core.files import (
     write_bytes,
     write_json,
 )
+from pipeline.core.mlflow_addresses import DATABASE, sqlite_uri
 from pipeline.core.stage import Holding
 
 FORMAT = 1
@@ -248,9 +249,7 @@ class Store:
         """
         if not is_local(self.root):
             raise StoreError(f"store {self.root!r} is remote and cannot hold MLflow's SQLite file; pass --tracking-uri")
-        # SQLAlchemy decodes the path, and begins a query at a question mark.
-        path = join(self.root, "mlflow.db")
-        return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
+        return sqlite_uri(join(self.root, DATABASE))
 
 
 MEND_STORE_FILE: Final = (

@@ -19,6 +19,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pipeline.core.files import join
+from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, run_page
 from pipeline.core.outbox import is_alive
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import config_dict
@@ -28,7 +29,6 @@ from pipeline.engine.tracking_client import TrackingClient
 from pipeline.engine.tracking_datasets import dataset_inputs, for_parent
 from pipeline.engine.tracking_registry import TESTS_TAG, Registration, test_digests
 from pipeline.engine.tracking_values import (
-    EXPERIMENT_PREFIX,
     PARAM_CHARACTERS,
     TAG_CHARACTERS,
     RunDescription,
@@ -99,7 +99,7 @@ class Tracker:
         """
         if self._client.find_run(self.parent_id) is None:
             return ""
-        return f"#/experiments/{self.experiment_id}/runs/{self.parent_id}"
+        return run_page(self.experiment_id, self.parent_id)
 
     def start_stage(self, node: Node, inputs: Sequence[Manifest], commit: str | None) -> str:
         """Begins the nested run of a stage whose artifact is being made, and returns its id."""

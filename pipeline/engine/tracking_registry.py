@@ -66,7 +66,7 @@ def test_digests(measured: Iterable[tuple[Node, Manifest, ResultMetrics]]) -> di
     for node, manifest, results in stages:
         keys = [key for key in manifest.input_keys() if key in data_keys]
         if context_of(node.stage.produces) == "test" and keys:
-            for quantity in {name.split("/")[0] for name in results.values}:
+            for quantity in {name.split("/")[0] for name in results.values if lower_is_better(name) is not None}:
                 settings = sorted(item for item in flat(manifest.config).items() if item[0] not in OF_COMPARISON)
                 tests.setdefault(quantity, []).append((manifest.stage, settings, sorted(keys)))
     return {name: hashlib.sha256(repr(sorted(t, key=repr)).encode()).hexdigest()[:16] for name, t in tests.items()}

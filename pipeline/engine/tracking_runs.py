@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import UsageError
+from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, run_page
 from pipeline.core.model_uris import in_one_line, limit_waiting
 from pipeline.core.secrets import public
-from pipeline.engine.tracking_values import EXPERIMENT_PREFIX
 
 SENT_TAG: Final = "percepts.run_id"
 """Tag of a run that was sent later: the id that it had until then."""
@@ -166,7 +166,7 @@ def _results(run: Any) -> RecipeResults:
         name=run.info.run_name,
         status=run.info.status,
         started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
-        page=f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+        page=run_page(run.info.experiment_id, run.info.run_id),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-EXPERIMENT_PREFIX: Final = "percepts/"
-"""The beginning of the name of every experiment, before the name of the recipe."""
 KEY_TAG: Final = "percepts.key"
 """Tag of a model version: the key of its artifact."""
 PARAM_CHARACTERS: Final = 500

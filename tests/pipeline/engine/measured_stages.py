@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from pipeline.core.files import write_json
 from pipeline.core.stage import Context, stage
 from stages.evaluation.artifacts import (
     COPY_LAST,
@@ -15,7 +17,7 @@ from stages.evaluation.artifacts import (
     Scores,
 )
 from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable
-from tests.pipeline.engine.toy_stages import Numbers
+from tests.pipeline.engine.toy_stages import CountConfig, Numbers
 
 FRAME, LSTM = "single frame", "LSTM, pretrained"
 COUNTS = (1, 5, 0)
@@ -24,6 +26,19 @@ COUNTS = (1, 5, 0)
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
     skill: float = 0.1
+
+
+@dataclass(frozen=True)
+class Films(Numbers):
+    holds = "names"
+    columns = MappingProxyType({"uri": "string", "num_frames": "long"})
+
+
+@stage(version=1)
+def film(config: CountConfig, context: Context) -> Films:
+    write_json(f"{context.uri}/numbers.json", [config.num])
+    context.record(num_videos=config.num, num_frames=20 * config.num, seconds_of_video=3600)
+    return Films(context.uri, context.key)
 
 
 @stage(version=1)

@@ -18,16 +18,12 @@ from pipeline.engine.tracking_registry import RUNS_TAG, TESTS_TAG
 from pipeline.recipes.run_options import RunOptions, check_register
 from stages.evaluation.artifacts import Forecast, ForecastErrors
 from stages.models.artifacts import Encoder
-from tests.pipeline.engine.toy_stages import CountConfig, Numbers
+from tests.pipeline.engine.measured_stages import Films, film
+from tests.pipeline.engine.toy_stages import CountConfig
 from tests.pipeline.engine.tracked_runs import Tracked, run
 
 METRIC = "forecast_error/LSTM, composite"
 NAME = "forecast_error/LSTM composite"
-
-
-@dataclass(frozen=True)
-class Films(Numbers):
-    holds = "names"
 
 
 class Learned(Encoder):
@@ -43,12 +39,6 @@ class LearnConfig:
 class ForeseeConfig:
     num_windows: int = 3
     pairs: tuple[str, ...] = ()
-
-
-@stage(version=1)
-def film(config: CountConfig, context: Context) -> Films:
-    write_json(f"{context.uri}/numbers.json", [config.num])
-    return Films(context.uri, context.key)
 
 
 @stage(version=1)

@@ -14,11 +14,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cluster.session import FinishedTask
+from pipeline.core.mlflow_addresses import follow_store
+from pipeline.core.model_uris import store_tracking_uri
 from pipeline.engine.in_process import InProcessSession
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_addresses import follow_store
 from pipeline.engine.tracking_values import RunDescription
 from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
@@ -168,3 +169,20 @@ def test_a_store_that_was_copied_shows_and_writes_its_own_files(
     assert all(source.startswith(copy) for source in sources)
     assert follow_store(copy) == 0
     mlflow.set_tracking_uri(store.default_tracking_uri)
+
+
+def test_a_store_that_was_moved_shows_its_own_files_to_whoever_reads_it(
+    pair: tuple[Tracked, Tracked], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its MLflow is found by the store, and where it is named."""
+    run_id = pair[0].children()["judge"].info.run_id
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    moved, named = tmp_path / "moved 50%", tmp_path / "named"
+    for place in (moved, named):
+        shutil.copytree(store.root, place)
+    monkeypatch.chdir(tmp_path)
+    uris = [store_tracking_uri(str(moved))]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", Store.open(str(named)).default_tracking_uri)
+    uris.append(store_tracking_uri("elsewhere"))
+    for place, uri in zip((moved, named), uris, strict=True):
+        assert MlflowClient(uri).get_run(run_id).info.artifact_uri.startswith(f"{place}/mlartifacts/")

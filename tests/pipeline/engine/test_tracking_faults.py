@@ -24,11 +24,11 @@ from mlflow.tracking import MlflowClient
 from werkzeug.serving import make_server
 
 from pipeline.commands.track import main as track
+from pipeline.core import mlflow_addresses
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join, write_bytes
 from pipeline.core.outbox import unsent
 from pipeline.core.stage import Artifact, Context, Model, stage
-from pipeline.engine import tracking_addresses
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
@@ -221,7 +221,7 @@ def test_what_a_locked_file_does_not_take_is_sent_on_demand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tracking_addresses, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(mlflow_addresses, "LOCK_WAIT_S", 0.1)
     store = new_store(tmp_path / "store")
     shutil.copy(blank, store.root)
     holder = sqlite3.connect(tmp_path / "store" / "mlflow.db", isolation_level=None)

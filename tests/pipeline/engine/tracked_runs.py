@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from pipeline.core.stage import Stage
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.in_process import in_process_session, make_in_process
@@ -44,9 +46,9 @@ class Tracked:
         return {run.info.run_name: run for run in self.client.search_runs([self.tracker.experiment_id], query)}
 
 
-def plan_of(skill: float) -> Plan:
+def plan_of(skill: float, data: Stage[Any, ..., Any] = count) -> Plan:
     plan = Plan("toy")
-    numbers = plan.add(count, CountConfig(num=4))
+    numbers = plan.add(data, CountConfig(num=4))
     for stage in (judge, foresee, draw):
         plan.add(stage, MeasureConfig(skill=skill), numbers=numbers)
     return plan
