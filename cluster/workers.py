@@ -14,11 +14,13 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
+from cluster.network_limiter import RayLimiter
 from cluster.placement import alive_nodes, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Log, discard
+from pipeline.core.network import NetworkLimiter
 from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
 
 MAX_NODE_DEATHS = 10
@@ -70,6 +72,9 @@ class RayWorkers:
             for of_node in resources
             if of_node.get("CPU", 0) >= 1
         )
+
+    def limiter(self) -> NetworkLimiter:
+        return RayLimiter()
 
     def train(
         self,

@@ -11,7 +11,6 @@ Shapes: N sources.
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import time
 from collections import Counter
@@ -19,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,23 +28,21 @@ from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
+from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index
-from stages.video.fetch import NO_FILE, is_answer_in_words, unreadable_reason
-from stages.video.ledger import NOT_READ, VideoRecord, write_records
+from stages.video.ledger import VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.lists.rows import ListRules
-from stages.video.probe import Probe, probe
+from stages.video.probe import Probe, probe, probe_source, readable_name
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 from stages.video.record_table import DigestOrder
-from stages.video.sources import VideoSource, is_plain_path, iter_videos, local_video
+from stages.video.sources import VideoSource, iter_videos
 
 FILES_A_SHARD = 32
 """Few enough that a killed run repeats little, many enough that handing out shards costs nothing."""
-
-HASH_BYTES = 1 << 20
 
 PARTS = "parts"
 """Directory of what an unfinished run has found."""
@@ -119,7 +115,7 @@ def ingest(
     listing = IndexSources(_list_all(corpora, config, context, notes), config.limits)
     for note in notes:
         context.log(f"warning: {note}")
-    results = _probe_all(listing, config, context)
+    results = _probe_all(listing, config, context, corpus)
     records = _IndexCounter(results, _final(listing, results, _held_out(listing, results, config), config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
     _write_probe_cache(listing, results, context)
@@ -150,7 +146,7 @@ def _list_all(
         yield from iter_listed(context, config.videos, config.list_rules, note=notes.append)
 
 
-def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) -> ProbeResults:
+def _probe_all(listing: IndexSources, config: IngestConfig, context: Context, corpus: Corpus | None) -> ProbeResults:
     """Probes over the workers; records of the store's probe cache, or of an earlier attempt, are used."""
     results = ProbeResults(len(listing))
     for place, record in probe_cache.read_cached(join(context.store_uri, probe_cache.PROBE_CACHE), listing.digest_N):
@@ -158,6 +154,11 @@ def _probe_all(listing: IndexSources, config: IngestConfig, context: Context) ->
             results.add(place, record, is_new=False)
     for place, record in _known_before(listing, context):
         results.add(place, record, is_new=False)
+    if isinstance(corpus, Downloads):
+        # They were probed when they came, and may have been extracted and deleted since.
+        for place, record in enumerate(corpus.iter_records()):
+            if listing.sources[place].uri == record.uri:
+                results.add(place, record, is_new=False)
     for place, record in probe_cache.read_cached(join(context.uri, PARTS), listing.digest_N):
         results.add(place, record, is_new=True)
     missing = results.missing()
@@ -243,54 +244,6 @@ def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Pro
         return process.call(probe, path, limits)
     except ProcessDied as death:
         return Probe(verdict="rejected", reason=str(death))
-
-
-def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Limits], Probe] = probe) -> VideoRecord:
-    """Hashes and probes one video; whatever is wrong with it ends up in the record."""
-    rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
-    if source.problem:
-        return rejected(reason=source.problem)
-    if (uri := readable_name(source.uri)) != source.uri:
-        return replace(rejected(reason="its name is not UTF-8; rename it"), uri=uri)
-    try:
-        with local_video(source.uri, max_bytes=limits.max_bytes) as path:
-            digest = hashlib.sha256()
-            size_bytes = 0
-            with open(path, "rb") as file:
-                while piece := file.read(HASH_BYTES):
-                    digest.update(piece)
-                    size_bytes += len(piece)
-            result = probe(path, limits)
-            if result.verdict == "rejected" and is_answer_in_words(source.uri, path):
-                return rejected(reason=f"{NOT_READ}the server sends a page of text, and no video")
-    except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and is_plain_path(source.uri)
-        return rejected(reason=NO_FILE if is_gone else unreadable_reason(error, source.uri))
-    return _record(
-        source,
-        sha256=digest.hexdigest(),
-        size_bytes=size_bytes,
-        container=result.container,
-        codec=result.codec,
-        pixel_format=result.pixel_format,
-        width=result.width,
-        height=result.height,
-        rotation_degrees=result.rotation_degrees,
-        fps=result.fps,
-        duration_us=result.duration_us,
-        frames_expected=result.frames_expected,
-        verdict=result.verdict,
-        reason="; ".join(filter(None, (result.reason, result.other_streams))),
-    )
-
-
-def readable_name(uri: str) -> str:
-    """Returns the URI, with escapes for what is not UTF-8 in it."""
-    return uri.encode("utf-8", "backslashreplace").decode()
-
-
-def _record(source: VideoSource, **facts: Any) -> VideoRecord:
-    return VideoRecord(uri=source.uri, label=source.label, part=source.part, group=source.group, **facts)
 
 
 def _final(

@@ -2,6 +2,7 @@
 
     percepts ledger           a table
     percepts ledger --json    one JSON object a line
+    percepts ledger --why     the links and videos that gave no percepts, and the reason of each
 
 A video is listed once for each content and index URI: with the account of its newest extraction where it has been
 extracted, else with what ingest found.
@@ -36,6 +37,9 @@ class LedgerOptions:
     """Directory or fsspec URL of the store."""
     as_json: Annotated[bool, Flag("json")] = False
     """Print one JSON object a line instead of a table."""
+    why: bool = False
+    """List what is missing alone: links without a clip and videos without a frame, each with its reason, counted by
+    what became of them."""
 
 
 def table(records: Sequence[VideoRecord]) -> Table:
@@ -83,12 +87,55 @@ def summary(records: Sequence[VideoRecord]) -> str:
     )
 
 
+def missing(store: Store) -> list[dict[str, object]]:
+    """Returns a row for each link without a clip, of the newest download of each list, and each rejected video.
+
+    Raises:
+        CorruptArtifact: a ledger cannot be read.
+    """
+    from pipeline.upkeep.inventory import iter_links, videos
+
+    rows: list[dict[str, object]] = []
+    for link in iter_links(store):
+        if link.status != "downloaded":
+            names = ("uri", "line", "status", "reason", "asked_at")
+            rows.append({name: getattr(link, name) for name in names})
+    rejected = (record for record in videos(store) if record.verdict == "rejected")
+    rows += ({"uri": r.uri, "line": None, "status": "rejected", "reason": r.reason, "asked_at": ""} for r in rejected)
+    return rows
+
+
+def _print_missing(store: Store, *, as_json: bool) -> None:
+    rows = missing(store)
+    if as_json:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("link or video", "status", "asked at", "reason"):
+        drawn.add_column(heading, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(str(row[name] or "")) for name in ("uri", "status", "asked_at", "reason")))
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    console.print(drawn)
+    counts = Counter(str(row["status"]) for row in rows)
+    summed = ", ".join(f"{count:,} {status}" for status, count in counts.most_common()) or "nothing is missing"
+    console.print(f"{len(rows):,} without percepts: {summed}", highlight=False)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs `percepts ledger`. Raises UsageError where there is no store to read."""
     options = parse_options(LedgerOptions, arguments, prog="percepts ledger")
     from pipeline.upkeep.inventory import left_out, videos
 
     store = Store.open(options.store)
+    if options.why:
+        _print_missing(store, as_json=options.as_json)
+        return 0
     records = videos(store)
     if options.as_json:
         for record in records:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpe
 from pipeline.core.errors import ConfigError, PlanError
 from pipeline.core.events import Emit, Log, Metrics, Progress, discard
 from pipeline.core.files import join
+from pipeline.core.network import NetworkOptions
 from pipeline.core.numbers import check_numbers
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.workers import InProcessWorkers, Workers
@@ -48,6 +49,8 @@ class Resources:
     decoders_per_gpu: int | None = None
     """Cores that decode video for each GPU (for each worker if there is no GPU), on any node with free cores; default:
     all cores beside it. `stages.extraction.worker_allocation` has the rules."""
+    network: NetworkOptions = NetworkOptions()
+    """Manners of a stage that downloads."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:

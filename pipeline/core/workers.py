@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.core.events import Emit, EventSource, discard
+from pipeline.core.network import PROCESS_LIMITER, NetworkLimiter
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +159,10 @@ class Workers(Protocol):
         """Returns the machines that are alive now and have at least one core."""
         ...
 
+    def limiter(self) -> NetworkLimiter:
+        """Returns the account of requests to other hosts that all workers share. It may be handed to them."""
+        ...
+
     def train(
         self,
         loop: TrainLoop,
@@ -252,6 +257,9 @@ class InProcessWorkers:
 
     def nodes(self) -> tuple[ClusterNode, ...]:
         return (self.node,)
+
+    def limiter(self) -> NetworkLimiter:
+        return PROCESS_LIMITER
 
     def train(
         self,

@@ -1,6 +1,6 @@
 """Recipe youtube: representations of unlabelled videos of your own.
 
-(unpack ─) ingest ─ extract ─ standardize ─ pretrain, one a model ─ forecast, visualize
+(unpack, download ─) ingest ─ extract ─ standardize ─ pretrain, one a model ─ forecast, visualize
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.flags import Inline
 from pipeline.engine.plan import Plan
+from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
     ONE_GPU,
     PAPER_PERCEPTS,
@@ -36,9 +38,13 @@ from stages.visualize import VisualizeConfig, visualize
 class YoutubeOptions(VideoOptions):
     """Unlabelled videos of your own: index, extract, pretrain, and see what the models expect next."""
 
-    videos: tuple[str, ...]
-    """Videos to learn from: folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv,
-    .jsonl, .json, .parquet) and bucket URLs."""
+    videos: tuple[str, ...] = ()
+    """Folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv, .jsonl, .json, .parquet) and bucket
+    URLs of videos to learn from."""
+    links: tuple[str, ...] = ()
+    """Lists of links to download, of YouTube or any server. Their files are deleted once percepts are made of them;
+    docs/youtube.md has the options."""
+    link_options: Inline[LinkOptions] = LinkOptions()
     models: tuple[Model, ...] = ("composite",)
     """Models to train, any of the paper's six."""
     held_out: float = 0.1
@@ -62,10 +68,16 @@ def build(options: YoutubeOptions) -> Plan:
     """Builds the plan. Raises ConfigError where options do not fit together."""
     if not options.held_out and options.forecast != ForecastConfig():
         raise ConfigError("--forecast has no effect with --held-out 0, which scores nothing: leave one out")
+    if not (options.videos or options.links):
+        raise ConfigError("there is nothing to learn from: give --videos, such as clips/, or --links, such as list.csv")
     plan = Plan("youtube")
     run_gpu = options.on_devices
-    index = add_index(plan, options, options.videos, held_out=options.held_out)
-    percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
+    extraction = within_limits(options.extract, options.limits)
+    corpus = None
+    if options.links:
+        corpus = add_download(plan, options, options.links, options.link_options, extraction)
+    index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus)
+    percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     source = {"percepts": percepts, "statistics": statistics}
     if options.warm_start is not None:
@@ -96,6 +108,7 @@ RECIPE = Recipe(
     shown={
         "videos and percepts": (
             "videos",
+            "links",
             "held-out",
             "extract.convnet.name",
             "extract.convnet.layer",
@@ -106,7 +119,7 @@ RECIPE = Recipe(
     },
     examples=(
         "percepts run youtube --videos clips/ --preset laptop",
-        "percepts plan youtube --videos s3://bucket/clips --preset gpu --store s3://bucket/percepts",
+        "percepts run youtube --links sports-1m.txt --hours 300 --clip-seconds 10",
     ),
     presets={
         "laptop": {
@@ -127,6 +140,6 @@ RECIPE = Recipe(
         "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU,
     },
     refused=REFUSED | ONE_LIMITS,
-    only_with=NEEDS_PLAN,
-    not_with=NOT_WITH,
+    only_with=NEEDS_PLAN | ONLY_WITH_LINKS,
+    not_with=NOT_WITH | {"max-disk-gb": ("keep-videos",)},
 )

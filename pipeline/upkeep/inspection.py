@@ -16,6 +16,7 @@ from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, re
 from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
 from pipeline.upkeep.faults import MAKE_AGAIN, SET_ASIDE, Fault, Kind, broken_shard, foreign_file
 from pipeline.upkeep.lineage import KEY
+from stages.downloading.link_results import DOWNLOADED
 from stages.percepts.integrity import ACCOUNT, IntactShard, ledger_faults, shard_faults
 from stages.percepts.shards import (
     LEDGER_FILE,
@@ -33,7 +34,7 @@ from stages.video.probe_cache import PROBE_CACHE
 from stages.video.probe_cache import read_file as read_probe_cache_file
 from stages.video.record_table import digests
 
-NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", "runs", "tracking", SET_ASIDE)
+NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", DOWNLOADED, "runs", "tracking", SET_ASIDE)
 """Directories of the store that hold no artifact: only their unfinished writes are looked for."""
 
 

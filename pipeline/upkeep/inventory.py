@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
-from pipeline.core.files import join
+from pipeline.core.disk_list import DiskList
+from pipeline.core.files import exists, join, list_directories
 from pipeline.engine.store import Manifest, Store
+from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, iter_downloads
 from stages.percepts.shards import LEDGER_FILE
 from stages.video.artifacts import INDEX_NAME
 from stages.video.ledger import VideoRecord, iter_records
+
+DOWNLOAD: Final = "download"
+"""Name of the stage that downloads."""
 
 
 def iter_listings(
@@ -35,3 +41,22 @@ def left_out(store: Store) -> list[str]:
     """Returns a sentence on every listing of videos that left something out, the newest last; each once."""
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key))
     return list(dict.fromkeys(str(m.facts["left_out"]) for m in manifests if "left_out" in m.facts))
+
+
+def iter_links(store: Store) -> Iterator[DownloadRecord]:
+    """Yields what became of the links of every download, the last word on each; a download may be unfinished.
+
+    Raises:
+        CorruptArtifact: a ledger of links cannot be read.
+    """
+    latest: dict[tuple[str, str, int], tuple[str, int]] = {}
+    records: DiskList[DownloadRecord] = DiskList()
+    for key in list_directories(join(store.root, DOWNLOAD)):
+        uri = join(store.root, DOWNLOAD, key, DOWNLOADS_NAME)
+        for record in iter_downloads(uri) if exists(uri) else ():
+            name = (record.link, record.uri, record.line)
+            if record.asked_at >= latest.get(name, ("", 0))[0]:
+                latest[name] = record.asked_at, len(records)
+            records.append(record)
+    for _, place in latest.values():
+        yield records[place]

@@ -6,19 +6,28 @@ them is shown. Bad bytes never raise: they give a `Probe` whose verdict is `reje
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from stages.video.container import in_words, open_video
+from stages.video.fetch import NO_FILE, is_answer_in_words, unreadable_reason
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
-from stages.video.ledger import Verdict
+from stages.video.ledger import NOT_READ, Verdict, VideoRecord
 from stages.video.limits import Limits
 from stages.video.processes import watchdog
 from stages.video.scan import Scan
+from stages.video.sources import VideoSource, is_plain_path, local_video
 from stages.video.streams import DAMAGE, NoVideoError, others_in_words
 from stages.video.timeline import Timeline
+
+HASH_BYTES: Final = 1 << 20
 
 EMPTY = Timeline(np.empty(0, np.int64), np.empty(0, np.bool_), None)
 
@@ -115,3 +124,51 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
     if scan.num_errors:
         return replace(result, verdict="partial", reason=f"{scan.num_errors} errors while reading the file")
     return result
+
+
+def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Limits], Probe] = probe) -> VideoRecord:
+    """Hashes and probes one video; whatever is wrong with it ends up in the record."""
+    rejected = partial(_record, source, sha256="", size_bytes=source.size_bytes or 0, verdict="rejected")
+    if source.problem:
+        return rejected(reason=source.problem)
+    if (uri := readable_name(source.uri)) != source.uri:
+        return replace(rejected(reason="its name is not UTF-8; rename it"), uri=uri)
+    try:
+        with local_video(source.uri, max_bytes=limits.max_bytes) as path:
+            digest = hashlib.sha256()
+            size_bytes = 0
+            with open(path, "rb") as file:
+                while piece := file.read(HASH_BYTES):
+                    digest.update(piece)
+                    size_bytes += len(piece)
+            result = probe(path, limits)
+            if result.verdict == "rejected" and is_answer_in_words(source.uri, path):
+                return rejected(reason=f"{NOT_READ}the server sends a page of text, and no video")
+    except OSError as error:
+        is_gone = isinstance(error, FileNotFoundError) and is_plain_path(source.uri)
+        return rejected(reason=NO_FILE if is_gone else unreadable_reason(error, source.uri))
+    return _record(
+        source,
+        sha256=digest.hexdigest(),
+        size_bytes=size_bytes,
+        container=result.container,
+        codec=result.codec,
+        pixel_format=result.pixel_format,
+        width=result.width,
+        height=result.height,
+        rotation_degrees=result.rotation_degrees,
+        fps=result.fps,
+        duration_us=result.duration_us,
+        frames_expected=result.frames_expected,
+        verdict=result.verdict,
+        reason="; ".join(filter(None, (result.reason, result.other_streams))),
+    )
+
+
+def readable_name(uri: str) -> str:
+    """Returns the URI, with escapes for what is not UTF-8 in it."""
+    return uri.encode("utf-8", "backslashreplace").decode()
+
+
+def _record(source: VideoSource, **facts: Any) -> VideoRecord:
+    return VideoRecord(uri=source.uri, label=source.label, part=source.part, group=source.group, **facts)

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from stages.video.limits import Limits
-from stages.video.processes import shared_frames, watchdog
+from stages.video.processes import questions, shared_frames, watchdog
 from stages.video.processes.shared_frames import SharedFrames
 
 P = ParamSpec("P")
@@ -48,8 +48,17 @@ class ProcessDied(Exception):
 class IsolatedProcess:
     """A process for one call at a time."""
 
-    def __init__(self, limits: Limits, *, is_limited: bool = True, shared: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        is_limited: bool = True,
+        shared: tuple[int, int] | None = None,
+        answer: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Takes the limits, and `answer`, which answers the questions of the process (`questions.ask`)."""
         self._limits = limits
+        self._answer = answer
         self._is_limited = is_limited
         self._shared = shared
         self._frames: SharedFrames | None = None
@@ -113,6 +122,10 @@ class IsolatedProcess:
                 if kind == "raised":
                     is_whole = True
                     raise item
+                if kind == "ask":
+                    assert self._answer is not None, "nobody answers questions of this process"
+                    pipe.send(self._answer(item))
+                    continue
                 yield item
         except (EOFError, OSError) as error:
             if is_whole:
@@ -201,8 +214,10 @@ def main(descriptor: int, max_stall_s: float, max_memory_bytes: int, is_limited:
     if shared:
         shared_frames.use_memory(*shared)
     watchdog.arm(max_stall_s, max_memory_bytes)
+    pipe: Connection[Any, Any] = Connection(descriptor)
+    questions.connect(pipe)
     try:
-        _handle_requests(Connection(descriptor), max_memory_bytes, bool(is_limited))
+        _handle_requests(pipe, max_memory_bytes, bool(is_limited))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

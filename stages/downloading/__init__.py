@@ -1,0 +1,1 @@
+"""Downloads: clips of links, requested with manners, kept by content, and accounted for link by link."""

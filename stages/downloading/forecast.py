@@ -1,0 +1,48 @@
+"""An estimate of the links, requests, bytes and days of a download, before it begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from pipeline.core.network import NetworkOptions
+from pipeline.core.stage import Estimate
+from stages.downloading.clip_rules import ClipRules
+
+ALIVE_SHARE: Final = 0.7
+"""Share of the links of an old list that still give a video, about."""
+REQUESTS_PER_SITE_LINK: Final = 2
+"""Requests that yt-dlp makes of a site for a link, about: its page, and its player. The file is another host's."""
+BYTES_PER_S: Final = 60_000
+"""Bytes of a second of 360p video without sound, about."""
+FRAMES_PER_S: Final = 30
+DAY_S: Final = 86_400.0
+
+
+def forecast_download(
+    rules: ClipRules, hours: float | None, num_links: int, num_of_sites: int, network: NetworkOptions
+) -> Estimate:
+    """Estimates the download of lists with so many links, `num_of_sites` of them of sites such as YouTube."""
+    seconds, requested = hours and hours * 3600, num_links
+    if (each_s := rules.expected_s) is not None:
+        if seconds is not None:
+            requested = min(num_links, math.ceil(seconds / each_s / ALIVE_SHARE))
+        seconds = min(seconds or math.inf, requested * ALIVE_SHARE * each_s)
+    of_sites = round(requested * num_of_sites / max(1, num_links))
+    site_requests = of_sites * REQUESTS_PER_SITE_LINK
+    rate_s = max(1.5 * network.site_interval_s * site_requests, network.host_interval_s * requested)
+    low, high = network.site_interval_s, 2 * network.site_interval_s
+    video = f" for {seconds / 3600:,.1f} h, {seconds * BYTES_PER_S / 1e9:,.1f} GB of video" if seconds else ""
+    time = f"{rate_s / DAY_S:,.1f} days" if rate_s > DAY_S else f"{rate_s / 3600:,.1f} h"
+    note = (
+        f"about {requested:,} links{video}, {site_requests + requested:,} requests; at one to a site every "
+        f"{low:g}-{high:g} s and to any other host every {network.host_interval_s:g} s that takes {time}, "
+        "over the whole cluster"
+    )
+    return Estimate(
+        num_videos=requested,
+        num_frames=round(seconds * FRAMES_PER_S) if seconds else None,
+        num_bytes=round(seconds * BYTES_PER_S) if seconds else None,
+        seconds=rate_s,
+        note=note,
+    )

@@ -1,0 +1,197 @@
+"""The results of links, their statuses, and the store's memory of them, which makes resuming a matter of links.
+
+    <store>/downloaded/links/<16 digits>.json       a link that has been requested, written at once
+    <store>/downloaded/links/<16 digits>.parquet    those of a round
+    <store>/downloaded/clips/ab/<sha256>.mp4        clips, by content
+
+A link that was downloaded, or is gone for good, is not requested again by any run; one that was blocked or
+failed is, by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import CorruptArtifact
+from pipeline.core.files import join, list_files, open_atomic, read_bytes, read_many, remove, sha256_bytes, write_bytes
+from pipeline.core.parquet import iter_tables
+from stages.downloading.clip_rules import ClipRules, Span
+from stages.video.ledger import VideoRecord
+from stages.video.lists.rows import ListRow
+
+Status = Literal[
+    "downloaded", "gone", "private", "region", "age", "too short", "unusable", "duplicate", "blocked", "failed"
+]
+ASKED_AGAIN: Final = frozenset({"blocked", "failed"})
+"""Statuses of links that the next run requests again."""
+
+DOWNLOADED: Final = "downloaded"
+"""The directory of links and clips, below the store's root."""
+LINKS: Final = f"{DOWNLOADED}/links"
+CLIPS: Final = f"{DOWNLOADED}/clips"
+
+DIGEST_BYTES: Final = 16
+"""Bytes of the digest of a link."""
+SITES: Final = ("youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com")
+"""Hosts whose pages are requested through yt-dlp at once; of any other, yt-dlp reads what turns out to be a page."""
+
+_URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipResult:
+    """A clip that was downloaded."""
+
+    span: Span
+    record: VideoRecord
+    """The facts about its file, as ingest would find them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkResult:
+    """The result of a link, the last time that it was requested."""
+
+    status: Status
+    reason: str = ""
+    asked_at: str = ""
+    """Time in UTC, ISO 8601; empty where it was not requested, since its host had refused."""
+    num_requests: int = 0
+    num_bytes: int = 0
+    """Bytes that came over the network."""
+    clips: tuple[ClipResult, ...] = ()
+    refused_host: str = ""
+    """Host that this run requests no more since this link; it is said once, and not kept."""
+
+
+def link_digest(row: ListRow, rules: ClipRules, max_height: int, pinned: Sequence[Span] | None = None) -> bytes:
+    """Returns the digest of all that decides what is downloaded for a link."""
+    chosen = rules.identity if pinned is None else ["pinned", *pinned]
+    value = [row.uri, row.start_s, row.end_s, chosen, max_height]
+    return bytes.fromhex(sha256_bytes(json.dumps(value).encode()))[:DIGEST_BYTES]
+
+
+def link_id(row: ListRow) -> str:
+    """Returns hex digits that stand for the line's video and seconds, by which ledgers are matched with lists."""
+    return sha256_bytes(json.dumps([row.uri, row.start_s, row.end_s]).encode())[: 2 * DIGEST_BYTES]
+
+
+def host_of(uri: str) -> tuple[str, bool]:
+    """Returns the host that a link is requested of, with its port if it has one, and whether that is a known site."""
+    parts = urlsplit(uri)
+    name = (parts.hostname or "").lower()
+    for site in SITES:
+        if name == site or name.endswith(f".{site}"):
+            return ("youtube.com" if site.startswith("you") else site), True
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return (f"{name}:{port}" if port else name), False
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text whose URLs have no passwords and no queries, except a known site's, which name the video."""
+    return _URL.sub(lambda match: _bare(match[0]), text)
+
+
+def _bare(url: str) -> str:
+    head, _, query = url.partition("?")
+    scheme, _, rest = head.partition("://")
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    try:
+        is_site = host_of(url)[1]
+    except ValueError:
+        is_site = False
+    video = re.search(r"(?:^|&)(v=[A-Za-z0-9_-]+)", query) if is_site else None
+    kept = f"?{video[1]}" if video else "?..." if query else ""
+    return f"{scheme}://{host}{slash}{path.partition('#')[0]}{kept}"
+
+
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("link", pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field("result", pa.string(), nullable=False),
+    ]
+)
+
+
+def write_result(store_uri: str, digest: bytes, result: LinkResult) -> None:
+    """Writes what became of a link, at once and atomically."""
+    value = {"link": digest.hex(), "result": _to_json(result, store_uri)}
+    write_bytes(join(store_uri, LINKS, f"{digest.hex()[:16]}.json"), json.dumps(value).encode())
+
+
+def write_round(store_uri: str, results: Sequence[tuple[bytes, LinkResult]]) -> None:
+    """Writes the results of a round as one file, and removes the files of its single links."""
+    if not results:
+        return
+    digests = [digest for digest, _ in results]
+    columns = {"link": digests, "result": [json.dumps(_to_json(each, store_uri)) for _, each in results]}
+    name = sha256_bytes(b"".join(digests) + json.dumps(columns["result"]).encode())[:16]
+    with open_atomic(join(store_uri, LINKS, f"{name}.parquet")) as file:
+        pq.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), file, compression="zstd")
+    for digest in digests:
+        remove(join(store_uri, LINKS, f"{digest.hex()[:16]}.json"))
+
+
+def read_results(store_uri: str) -> Iterator[tuple[bytes, LinkResult]]:
+    """Yields every link that the store knows, with its result; several where it was requested several times.
+
+    Raises:
+        CorruptArtifact: a file is damaged.
+    """
+    directory = join(store_uri, LINKS)
+    names = list_files(directory)
+    for name in names:
+        if name.endswith(".parquet"):
+            try:
+                for table in iter_tables(read_bytes(join(directory, name))):
+                    for row in table.to_pylist():
+                        yield row["link"], _from_json(json.loads(row["result"]), store_uri)
+            except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+                raise CorruptArtifact(f"{join(directory, name)} is damaged ({error}); remove it") from error
+    singles = [join(directory, name) for name in names if name.endswith(".json")]
+    for uri, data in read_many(singles).items():
+        try:
+            value = json.loads(data)
+            yield bytes.fromhex(value["link"]), _from_json(value["result"], store_uri)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifact(f"{uri} is damaged ({error}); remove it") from error
+
+
+def _to_json(result: LinkResult, store_uri: str) -> dict[str, Any]:
+    value = asdict(result)
+    del value["refused_host"]
+    for clip in value["clips"]:
+        # Relative, so that a store may be moved.
+        clip["record"]["uri"] = clip["record"]["uri"].removeprefix(join(store_uri, CLIPS) + "/")
+    return value
+
+
+def _from_json(value: dict[str, Any], store_uri: str) -> LinkResult:
+    clips = []
+    for clip in value["clips"]:
+        record, span = VideoRecord(**clip["record"]), clip["span"]
+        if "://" not in record.uri and not record.uri.startswith("/"):
+            record = replace(record, uri=join(store_uri, CLIPS, record.uri))
+        clips.append(ClipResult(span=None if span is None else (span[0], span[1]), record=record))
+    return LinkResult(**{**value, "clips": tuple(clips)})
+
+
+def clip_uri(store_uri: str, sha256: str, suffix: str) -> str:
+    """Returns the place of a clip in the store."""
+    return join(store_uri, CLIPS, sha256[:2], sha256 + suffix)
+
+
+def is_kept_clip(store_uri: str, uri: str) -> bool:
+    """Returns whether a clip's file lies in the store, and not where a list named it."""
+    return uri.startswith(join(store_uri, CLIPS) + "/")

@@ -1,0 +1,201 @@
+"""Lists of links: read once when a run is planned, kept in a file, and looked up by number afterwards.
+
+Shapes: N links.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.disk_list import DiskList
+from pipeline.core.errors import SourceError
+from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
+from pipeline.core.network import NetworkOptions
+from pipeline.core.parquet import iter_tables
+from pipeline.core.stage import Estimate, Listing
+from stages.downloading.clip_rules import ClipRules, Span
+from stages.downloading.forecast import forecast_download
+from stages.downloading.link_results import DIGEST_BYTES, LinkResult, host_of, link_digest, link_id
+from stages.video.ledger import ROW_GROUP_ROWS
+from stages.video.lists.published import Note
+from stages.video.lists.reader import discard_note, iter_rows
+from stages.video.lists.rows import ListRow, ListRules
+from stages.video.record_table import DigestOrder
+
+_NUMBERS: Final = {"line": pa.int64(), "start_s": pa.float64(), "end_s": pa.float64()}
+_NAMES: Final = tuple(field.name for field in fields(ListRow))
+_SCHEMA: Final = pa.schema([(name, _NUMBERS.get(name, pa.binary())) for name in _NAMES])
+"""Columns of a listing. Text is binary, because names need not be UTF-8."""
+_NOTES: Final = b"percepts.notes"
+
+
+class LinkListing(Listing):
+    """The rows of lists in a temporary Parquet file; its memory use does not grow with them.
+
+    Raises:
+        SourceError: a list cannot be read, or has no line that can be used.
+    """
+
+    network = NetworkOptions()
+    """Manners that the estimate counts with; a recipe sets those of its run."""
+
+    def __init__(
+        self,
+        links: Sequence[str],
+        list_rules: ListRules,
+        *,
+        salt: str = "",
+        rules: ClipRules | None = None,
+        hours: float | None = None,
+    ) -> None:
+        """Reads the lists; the digest also depends on `salt`, which stands for further inputs of the key.
+
+        `rules` and `hours` decide how many of the links are wanted, for the estimate.
+        """
+        self._rules, self._hours = rules or ClipRules(), hours
+        self._file = tempfile.NamedTemporaryFile(prefix="percepts-", suffix=".parquet")  # noqa: SIM115
+        self.num_links = self.num_wrong = self.num_of_sites = 0
+        self._notes: list[str] = []
+        digest = hashlib.sha256(salt.encode())
+        rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
+        with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
+            while batch := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+                for row in batch:
+                    digest.update(json.dumps(asdict(row), sort_keys=True).encode())
+                    self.num_links += not row.problem
+                    self.num_wrong += bool(row.problem)
+                    self.num_of_sites += not row.problem and host_of(row.uri)[1]
+                columns = {name: [_encoded(getattr(row, name)) for row in batch] for name in _NAMES}
+                writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA))
+            writer.add_key_value_metadata({_NOTES: json.dumps(self._notes).encode()})
+        self._file.flush()
+        self._digest = digest.hexdigest()
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._notes)
+
+    @property
+    def estimate(self) -> Estimate:
+        return forecast_download(self._rules, self._hours, self.num_links, self.num_of_sites, self.network)
+
+    def write(self, uri: str) -> None:
+        with open(self._file.name, "rb") as source, open_atomic(uri) as target:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+
+def _encoded(value: Any) -> Any:
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def read_listing(uri: str, note: Note = discard_note) -> Iterator[ListRow]:
+    """Yields the rows that a listing wrote; `note` is called with what is to be said of the lists."""
+    data = read_bytes(uri)
+    for line in json.loads(pq.read_metadata(pa.BufferReader(data)).metadata[_NOTES]):
+        note(line)
+    for table in iter_tables(data):
+        for row in table.to_pylist():
+            yield ListRow(**{name: _decoded(value) for name, value in row.items()})
+
+
+class LinkTable:
+    """Links on this machine's disk, each once, with some forty bytes of each in memory."""
+
+    def __init__(
+        self,
+        rows: Iterable[ListRow],
+        rules: ClipRules,
+        *,
+        max_height: int,
+        pinned: Mapping[str, tuple[Span, ...]] | None,
+        by_seed: bool,
+    ) -> None:
+        """Keeps the rows that can be used: with `pinned` (by `link_id`), those alone.
+
+        Raises:
+            SourceError: a pinned link is not in the lists.
+        """
+        self._rows: DiskList[ListRow] = DiskList()
+        self.wrong: DiskList[ListRow] = DiskList()
+        """Rows with a problem."""
+        self.pinned = pinned
+        self._rules, self._max_height = rules, max_height
+        raw, ranks, seen = bytearray(), array("Q"), set[bytes]()
+        for row in rows:
+            if row.problem:
+                self.wrong.append(row)
+                continue
+            if pinned is not None and link_id(row) not in pinned:
+                continue
+            digest = link_digest(row, rules, max_height, self.pinned_spans(row))
+            if digest in seen:
+                continue
+            seen.add(digest)
+            self._rows.append(row)
+            raw += digest
+            ranks.append(int(sha256_bytes(f"{rules.seed} {digest.hex()}".encode())[:16], 16))
+        self.digest_N = np.frombuffer(bytes(raw), f"S{DIGEST_BYTES}")
+        self.order_N: npt.NDArray[np.int64] = (
+            np.argsort(np.frombuffer(ranks, np.uint64), kind="stable")
+            if by_seed and len(ranks)
+            else np.arange(len(ranks))
+        )
+        """Numbers of the links in the order in which they are requested."""
+        if pinned is not None and len(self._rows) < len(pinned):
+            raise SourceError(
+                f"{len(pinned) - len(self._rows)} of the {len(pinned)} links of --pin are not in the lists: give the "
+                "lists of that run with --links"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> ListRow:
+        return self._rows[number]
+
+    def pinned_spans(self, row: ListRow) -> tuple[Span, ...] | None:
+        """Returns the clips that an earlier run took of a link; None where none are pinned."""
+        return self.pinned[link_id(row)] if self.pinned is not None else None
+
+    def digest(self, number: int) -> bytes:
+        """Returns the digest of a link (`results.link_digest`)."""
+        return self.digest_N[number : number + 1].tobytes()
+
+    def recalled(self, known: Iterable[tuple[bytes, LinkResult]]) -> Iterator[tuple[int, LinkResult]]:
+        """Yields (number, result) of the links among `known`, each once: as it was when it was last requested."""
+        order, remaining = DigestOrder(self.digest_N), iter(known)
+        latest: dict[int, str] = {}
+        results: DiskList[LinkResult] = DiskList()
+        place_of: dict[int, int] = {}
+        while batch := list(itertools.islice(remaining, ROW_GROUP_ROWS)):
+            digest_U = np.frombuffer(b"".join(digest for digest, _ in batch), f"S{DIGEST_BYTES}")
+            for number, (_, result) in zip(order.find(digest_U).tolist(), batch, strict=True):
+                if number >= 0 and result.asked_at >= latest.get(number, ""):
+                    latest[number], place_of[number] = result.asked_at, len(results)
+                    results.append(result)
+        for number, place in place_of.items():
+            yield number, results[place]

@@ -1,0 +1,174 @@
+"""Sites such as YouTube, and web pages with a video, through yt-dlp: where the video's file lies, and what it says.
+
+yt-dlp only finds the file and its format; the bytes are fetched as those of any server, the chosen seconds alone where
+the server allows. What it can only fetch itself, such as the pieces of a stream, it fetches whole; that is cut later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from stages.downloading.address_guard import PrivateAddressError
+from stages.downloading.link_results import host_of, without_secrets
+from stages.downloading.problems import LinkError, Problem, problem_of_site
+
+MISSING: Final = "links of sites and pages need yt-dlp: pip install 'percepts[youtube]'"
+DIRECT: Final = ("http", "https")
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """The place of a video's file."""
+
+    url: str
+    headers: dict[str, str]
+    """Headers of its request, cookies among them."""
+    duration_s: float | None
+    is_direct: bool
+    """True if it is one file of a web server."""
+    info: dict[str, Any]
+    """The facts that yt-dlp gives."""
+
+
+@cache
+def _user_options(path: str | None) -> dict[str, Any]:
+    """Returns the options of a user's own file of yt-dlp's command line, as `YoutubeDL` takes them."""
+    if path is None:
+        return {}
+    import yt_dlp
+
+    given = ["--ignore-config", "--config-locations", path]
+    options: dict[str, Any] = yt_dlp.parse_options(given).ydl_opts
+    return options
+
+
+class Site:
+    """yt-dlp with the manners of this project."""
+
+    def __init__(
+        self,
+        *,
+        max_height: int,
+        options_file: str | None,
+        stall_s: float,
+        permit: Callable[[str], None],
+        beat: Callable[[], None],
+    ) -> None:
+        """Takes `permit`, called before each request with the host of the link, and `beat`, called after it.
+
+        Raises:
+            LinkError: yt-dlp is not installed, or cannot read its options.
+        """
+        try:
+            from yt_dlp import YoutubeDL
+        except ImportError as error:
+            raise LinkError(Problem(status="failed", reason=MISSING)) from error
+
+        class PoliteYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
+            """The downloader of yt-dlp, with a permit for each request."""
+
+            host = ""
+
+            def urlopen(self, req: Any) -> Any:
+                """Makes a request."""
+                permit(self.host)
+                beat()
+                return super().urlopen(req)
+
+        small = f"[height<=?{max_height}]"
+        try:
+            user = dict(_user_options(options_file))
+        except SystemExit as error:
+            reason = f"yt-dlp cannot read its options in {options_file}"
+            raise LinkError(Problem(status="failed", reason=reason)) from error
+        self._options = {
+            **user,
+            "format": "/".join(f"{kind}{small}{form}" for form in ("[protocol^=http]", "") for kind in ("bv*", "b"))
+            + "/worstvideo*/worst",
+            "quiet": True,
+            "no_warnings": True,
+            "noprogress": True,
+            "logger": _Silence(),
+            "noplaylist": True,
+            "playlist_items": "1",
+            "socket_timeout": stall_s,
+            "retries": 0,
+            "extractor_retries": 0,
+            "fragment_retries": 2,
+            "cachedir": user.get("cachedir"),
+            "postprocessors": [],
+            "writesubtitles": False,
+            "overwrites": True,
+        }
+        self._kind = PoliteYoutubeDL
+        self._beat = beat
+
+    def find(self, url: str) -> SiteFile:
+        """Finds the file of a site's video. Raises LinkError with what the site says."""
+        with self._open(url) as ydl:
+            info = self._run(url, lambda: ydl.extract_info(url, download=False))
+            while info and info.get("_type") in ("playlist", "multi_video"):
+                info = next(iter(info.get("entries") or ()), None)
+            if not info:
+                raise LinkError(Problem(status="unusable", reason="the page holds no video"))
+            if info.get("is_live") or info.get("live_status") == "is_upcoming":
+                raise LinkError(Problem(status="failed", reason="it is live, or still to come"))
+            headers = {str(name): str(value) for name, value in (info.get("http_headers") or {}).items()}
+            cookies = ydl.cookiejar.get_cookie_header(info["url"]) if info.get("url") else None
+            if cookies:
+                headers["Cookie"] = cookies
+            return SiteFile(
+                url=str(info.get("url") or ""),
+                headers=headers,
+                duration_s=float(info["duration"]) if info.get("duration") else None,
+                is_direct=info.get("protocol") in DIRECT and bool(info.get("url")),
+                info=info,
+            )
+
+    def fetch(self, url: str, file: SiteFile, path: Path, max_bytes: int) -> None:
+        """Fetches a video that is no single file, whole. Raises LinkError."""
+
+        def check(progress: dict[str, Any]) -> None:
+            self._beat()
+            if (progress.get("downloaded_bytes") or 0) > max_bytes:
+                raise LinkError(Problem(status="unusable", reason=f"has more than {max_bytes} bytes"))
+
+        own = {"outtmpl": {"default": str(path)}, "progress_hooks": [check], "hls_prefer_native": True}
+        with self._open(url, **own) as ydl:
+            self._run(url, lambda: ydl.process_info(file.info))
+        if not path.exists():
+            raise LinkError(Problem(status="failed", reason="yt-dlp left no file", may_pass=True))
+
+    def _open(self, url: str, **own: Any) -> Any:
+        ydl = self._kind({**self._options, **own})
+        ydl.host = host_of(url)[0]
+        return ydl
+
+    def _run(self, url: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except LinkError:
+            raise
+        except Exception as error:  # by place: a thousand extractors raise what they like
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, LinkError):
+                    raise cause from None
+                if isinstance(cause, PrivateAddressError):
+                    raise LinkError(Problem(status="blocked", reason=cause.strerror or str(cause))) from error
+                details = getattr(cause, "exc_info", None)
+                cause = cause.__cause__ or cause.__context__ or (details[1] if details else None)
+            raise LinkError(problem_of_site(without_secrets(str(error)), host_of(url)[0])) from error
+
+
+class _Silence:
+    """A logger of yt-dlp's that says nothing: its lines may hold cookies and signed addresses."""
+
+    def debug(self, line: str) -> None:
+        """Drops a line."""
+
+    info = warning = error = debug

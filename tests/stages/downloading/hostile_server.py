@@ -1,0 +1,177 @@
+"""A server of real videos with every bad manner of the web, which writes down when it was asked for what."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+MANNERS = {
+    "good": "downloaded",
+    "noranges": "downloaded",
+    "slow": "downloaded",
+    "truncating": "downloaded",
+    "broken": "failed",
+    "toolong": "downloaded",
+    "redirect": "downloaded",
+    "loop": "failed",
+    "403": "blocked",
+    "401": "private",
+    "404": "gone",
+    "410": "gone",
+    "451": "region",
+    "busy": "downloaded",
+    "burst": "downloaded",
+    "500": "failed",
+    "lying": "downloaded",
+    "page": "downloaded",
+    "emptypage": "unusable",
+    "liar": "unusable",
+    "hang": "failed",
+    "rubbish": "unusable",
+    "ftp": "unusable",
+}
+"""First part of a path -> what becomes of a link to it."""
+
+
+@dataclass(frozen=True)
+class SeenRequest:
+    """A request that came."""
+
+    at_s: float
+    path: str
+    range: str
+
+
+class HostileServer(ThreadingHTTPServer):
+    """Serves `files` at /<manner>/<name>; all that came is in `requests`."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = files
+        self.requests: list[SeenRequest] = []
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+        self.is_well = False
+        """All manners are good from now on."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps a client that hung up out of the test's output."""
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def paths(self) -> list[str]:
+        """Returns the paths that were asked for, in order."""
+        return [request.path for request in self.requests]
+
+    def gaps_s(self) -> list[float]:
+        """Returns the seconds between one request and the next."""
+        times = sorted(request.at_s for request in self.requests)
+        return [after - before for before, after in pairwise(times)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HostileServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps requests out of the test's output."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        server = self.server
+        asked = self.headers.get("Range", "")
+        with server.lock:
+            num_before = server.paths().count(self.path)
+            server.requests.append(SeenRequest(time.monotonic(), self.path, asked))
+        self.close_connection = True
+        manner, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
+        data = server.files.get(name)
+        if server.is_well and manner not in ("page", "media"):
+            manner = "good"
+        if data is None:
+            return self._begin(404, 0)
+        if re.fullmatch(r"4\d\d|5\d\d", manner):
+            return self._begin(int(manner), 0)
+        if manner == "redirect":
+            return self._begin(302, 0, Location=f"/good/{name}")
+        if manner == "loop":
+            return self._begin(302, 0, Location=self.path)
+        if manner == "ftp":
+            return self._begin(302, 0, Location="ftp://127.0.0.1/a.mp4")
+        if manner == "busy" and num_before < 1:
+            return self._begin(429, 0, **{"Retry-After": "1"})
+        if manner == "429":
+            return self._begin(429, 0)
+        if manner == "burst" and num_before < 2:
+            return self._begin(503, 0)
+        if manner in ("page", "emptypage", "liar"):
+            media = f'<video src="/media/{name}"></video>' if manner == "page" else ""
+            text = f"<!DOCTYPE html><html><head><title>A page</title></head><body>{media}</body></html>".encode()
+            self._begin(200, len(text), **{"Content-Type": "video/mp4" if manner == "liar" else "text/html"})
+            self._send(text)
+            return None
+        if manner == "rubbish":
+            self._begin(200, 1 << 16)
+            return self._send(bytes(range(256)) * 256)
+        return self._serve(manner, data, asked, num_before)
+
+    def _serve(self, manner: str, data: bytes, asked: str, num_before: int) -> None:
+        first = int(asked.removeprefix("bytes=").partition("-")[0] or 0) if asked and manner != "noranges" else 0
+        body = data[first:]
+        headers = {"ETag": f'"{len(data)}"', "Content-Type": "text/html" if manner == "lying" else "video/mp4"}
+        if asked and manner != "noranges":
+            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        length = 2 * len(body) if manner == "toolong" else len(body)
+        self._begin(206 if asked and manner != "noranges" else 200, length, **headers)
+        if manner == "hang":
+            self._send(body[: len(body) // 4])
+            self.server.stopping.wait()
+        elif manner == "broken" or (manner == "truncating" and num_before < 2):
+            self._send(body[: len(body) // 3] if manner == "truncating" else b"")
+        elif manner == "slow":
+            for start in range(0, len(body), max(1, len(body) // 8)):
+                self._send(body[start : start + max(1, len(body) // 8)])
+                time.sleep(0.05)
+        else:
+            self._send(body)
+
+    def _send(self, data: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(data)
+            self.wfile.flush()
+
+    def _begin(self, status: int, length: int, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+
+@contextmanager
+def hostile_server(files: Mapping[str, bytes]) -> Iterator[HostileServer]:
+    """Yields a running server."""
+    with HostileServer(files) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stopping.set()
+            server.shutdown()
+            thread.join()

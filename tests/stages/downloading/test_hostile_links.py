@@ -1,0 +1,181 @@
+"""The download of links from a server with every bad manner of the web, over plain HTTP and through yt-dlp."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import RunError, SourceError
+from pipeline.core.events import Event, Log
+from pipeline.core.network import NetworkOptions
+from pipeline.core.stage import Context, Resources
+from stages.download import DownloadConfig, download
+from stages.downloading import link_worker
+from stages.downloading.artifacts import DownloadRecord, Downloads
+from stages.downloading.link_results import read_results
+from stages.ingest import IngestConfig, ingest
+from tests.conftest import ROOT
+from tests.stages.downloading.hostile_server import MANNERS, HostileServer, hostile_server
+
+WEB = ROOT.parent / "shared/data/web"
+pytestmark = pytest.mark.skipif(not WEB.is_dir(), reason="no ../shared/data/web")
+
+FAST = NetworkOptions(
+    host_interval_s=0.01, site_interval_s=0.01, stall_s=1.0, tries=3, allow_private=True, max_unanswered=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """Small real videos, of 30 contents: what differs is a box behind them."""
+    small = sorted(WEB.glob("*.mp4"), key=lambda path: path.stat().st_size)[:5]
+    names = [f"{number}.mp4" for number in range(30)]
+    return {
+        name: small[n % len(small)].read_bytes() + b"\0\0\0\x10free" + n.to_bytes(8) for n, name in enumerate(names)
+    }
+
+
+@pytest.fixture
+def server(files: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileServer]:
+    monkeypatch.setattr(link_worker, "FIRST_PAUSE_S", 0.05)
+    with hostile_server(files) as running:
+        yield running
+
+
+def context(tmp_path: Path, key: str, lines: list[str] | None = None, network: NetworkOptions = FAST) -> Context:
+    def emit(event: Event) -> None:
+        if isinstance(event, Log) and lines is not None:
+            lines.append(event.line)
+
+    store = tmp_path / "store"
+    resources = Resources(num_workers=1, network=network)
+    return Context(f"{store}/download/{key}", str(store), key=key, resources=resources, emit=emit)
+
+
+def write_list(tmp_path: Path, uris: list[str]) -> DownloadConfig:
+    path = tmp_path / "links.txt"
+    path.write_text("\n".join(uris) + "\n")
+    return DownloadConfig(links=(str(path),))
+
+
+def by_manner(downloads: Downloads) -> dict[str, DownloadRecord]:
+    return {record.uri.split("/")[3]: record for record in downloads.iter_links() if record.link}
+
+
+def test_every_link_is_accounted_for_and_only_blocked_and_failed_are_requested_again(
+    server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    names = list(files)
+    uris = [f"{server.url}/{manner}/{names[n]}" for n, manner in enumerate(MANNERS)]
+    config = write_list(tmp_path, [*uris, "no-such://scheme"])
+    first = download(config, context(tmp_path, "first"))
+
+    records = list(first.iter_links())
+    assert len(records) == len(uris) + 1
+    assert {manner: record.status for manner, record in by_manner(first).items()} == MANNERS
+    assert [record.line for record in records if "no-such" in record.reason] == [len(uris) + 1]
+    assert all(record.reason for record in records if record.status != "downloaded")
+    whole = [record for record in records if record.status == "downloaded"]
+    assert {record.size_bytes for record in whole} <= {len(data) for data in files.values()}
+
+    answered = {record.uri for record in records if record.status not in ("blocked", "failed")}
+    server.requests.clear()
+    server.is_well = True
+    second = download(config, context(tmp_path, "second"))
+    assert not answered & {f"{server.url}{path}" for path in server.paths()}
+    again = {record.uri: record for record in second.iter_links()}
+    assert {again[record.uri].status for record in records if record.status in ("blocked", "failed")} == {"downloaded"}
+
+    index = ingest(IngestConfig(), Context(f"{tmp_path}/store/ingest/x", f"{tmp_path}/store"), corpus=second)
+    assert all(record.verdict != "rejected" for record in index.iter_records())
+
+
+def test_clips_are_cut_from_ranges_of_a_file_and_from_pages(
+    server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    large = "a_large_file.mp4"
+    server.files = {**files, large: (WEB / "moviepy_second_vid.mp4").read_bytes()}
+    uris = [f"{server.url}/{manner}/{large}" for manner in ("good", "page", "noranges")]
+    list_path = tmp_path / "links.csv"
+    list_path.write_text("uri,start,end\n" + "".join(f"{uri},30,32\n" for uri in uris))
+    downloads = download(DownloadConfig(links=(str(list_path),)), context(tmp_path, "clips"))
+    ranged, page, unranged = downloads.iter_links()
+    size = len(server.files[large])
+    assert ranged.status == "downloaded"
+    assert (ranged.start_s, ranged.end_s) == (30.0, 32.0)
+    assert ranged.bytes_fetched < size / 2 <= size <= unranged.bytes_fetched
+    # The same packets, whichever way they came.
+    assert {page.sha256, unranged.sha256} == {ranged.sha256}
+    assert [page.status, unranged.status] == ["duplicate", "duplicate"]
+    (record,) = downloads.iter_records()
+    assert record.duration_us == pytest.approx(2e6, abs=2e5)
+
+
+def test_a_host_that_says_no_is_not_requested_again_in_the_run(server: HostileServer, tmp_path: Path) -> None:
+    uris = [f"{server.url}/429/clip-{n}.mp4" for n in range(30)]
+    server.files = {**server.files, **{uri.rpartition("/")[2]: b"x" for uri in uris}}
+    lines: list[str] = []
+    network = replace(FAST, tries=2, downloads_at_a_time=2, max_unanswered=0.1)
+    with pytest.raises(RunError, match="30 of 30 links are blocked or failed"):
+        download(write_list(tmp_path, uris), context(tmp_path, "no", lines, network))
+    assert len(server.requests) <= 4
+    assert [line for line in lines if "no further request" in line] == [
+        f"{server.url.removeprefix('http://')} gets no further request of this run: the server answers 429: too many "
+        "requests"
+    ]
+
+
+def test_private_addresses_are_refused_and_nothing_private_is_written(
+    server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    name = next(iter(files))
+    uri = f"{server.url.replace('://', '://user:HIDDEN@')}/good/{name}?signature=HIDDEN"
+    lines: list[str] = []
+    network = replace(FAST, allow_private=False)
+    with pytest.raises(SourceError, match="1 blocked"):
+        download(write_list(tmp_path, [uri]), context(tmp_path, "private", lines, network))
+    assert not server.requests
+    downloads = download(write_list(tmp_path, [uri, f"{server.url}/500/{name}?HIDDEN"]), context(tmp_path, "x", lines))
+    assert [record.status for record in downloads.iter_links()] == ["downloaded", "failed"]
+    records = [str(record) for record in (*downloads.iter_links(), *downloads.iter_records(), *lines)]
+    assert not [text for text in records if "HIDDEN" in text]
+    assert "HIDDEN" not in Path(downloads.manifest_uri).read_text()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.stages.downloading.test_hostile_links import DownloadConfig, context, download
+download(DownloadConfig(links=(sys.argv[1],)), context(Path(sys.argv[2]), "killed"))
+"""
+
+
+def test_a_run_that_is_killed_fetches_nothing_twice(
+    server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    names = list(files)
+    uris = [f"{server.url}/slow/{names[n]}" for n in range(14)]
+    config = write_list(tmp_path, uris)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, config.links[0], str(tmp_path)], env=environment)
+    store = str(tmp_path / "store")
+    while sum(1 for _ in read_results(store)) < 4:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    num_known = sum(1 for _ in read_results(store))
+    num_before = len(server.requests)
+    downloads = download(config, context(tmp_path, "killed"))
+    assert {record.status for record in downloads.iter_links()} <= {"downloaded", "duplicate"}
+    assert len(server.requests) - num_before == len(uris) - num_known
+    twice = {path for path in server.paths() if server.paths().count(path) > 1}
+    assert len(twice) <= FAST.downloads_at_a_time, "only what was in flight"

@@ -1,0 +1,215 @@
+"""The choice of clips, the bound on the disk and the memory of links, on a network that a function plays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.core.errors import ConfigError, RunError, SourceError
+from pipeline.core.network import NetworkOptions
+from pipeline.core.stage import Context, Resources
+from stages import download as module
+from stages.download import DownloadConfig, download
+from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, Downloads
+from stages.downloading.clip_rules import ClipRules
+from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask
+from stages.downloading.problems import LinkError, Problem
+from stages.downloading.rounds import Rounds
+from stages.extraction.config import ExtractionConfig
+from stages.video.ledger import VideoRecord
+
+TEN = ClipRules(clip_seconds=10.0)
+PATIENT = NetworkOptions(host_interval_s=0.0, site_interval_s=0.0, tries=1, max_unanswered=1.0)
+
+
+@dataclass
+class PlayedNetwork:
+    """A network on which every link has a clip of ten seconds, unless it is dead; a maker of fetchers."""
+
+    store: Path
+    dead: set[str] = field(default_factory=set)
+    refusing: set[str] = field(default_factory=set)
+    clip_bytes: int = 100
+    requests: list[str] = field(default_factory=list)
+    most_bytes: int = 0
+
+    def __call__(self, limits: object, answer: object) -> PlayedNetwork:
+        return self
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def fetch(self, task: LinkTask, directory: Path) -> Fetched:
+        uri = task.row.uri
+        self.requests.append(uri)
+        if uri in self.dead:
+            raise LinkError(Problem(status="gone", reason="it is gone", host="h"))
+        if uri in self.refusing:
+            raise LinkError(Problem(status="failed", reason="the server answers 500", host="h"))
+        data = uri.encode().ljust(self.clip_bytes, b".")
+        path = directory / "clip"
+        path.write_bytes(data)
+        folders = os.walk(self.store / "downloaded")
+        files = [Path(folder, name) for folder, _, names in folders if not folder.endswith("links") for name in names]
+        self.most_bytes = max(self.most_bytes, sum(map(_size, files)))
+        sha256 = hashlib.sha256(data).hexdigest()
+        facts: dict[str, Any] = {"size_bytes": len(data), "duration_us": 10_000_000, "frames_expected": 300}
+        record = VideoRecord(uri=str(path), sha256=sha256, container="mov,mp4", verdict="ok", **facts)
+        spans = task.pinned or task.rules.choose(uri, None, None, 60.0)
+        return Fetched(clips=(FetchedClip(path=path, is_own=True, span=spans[0], record=record),), num_bytes=len(data))
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlayedNetwork:
+    played = PlayedNetwork(tmp_path / "store")
+    monkeypatch.setattr(PlayedNetwork, "__call__", lambda self, *given: _Fetcher(self))
+    monkeypatch.setattr(module, "Rounds", lambda **given: Rounds(**given, make_fetcher=played))
+    return played
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another thread has moved it
+        return 0
+
+
+@dataclass
+class _Fetcher:
+    network: PlayedNetwork
+
+    def __call__(self, task: LinkTask, directory: Path) -> Fetched:
+        return self.network.fetch(task, directory)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def run(tmp_path: Path, config: DownloadConfig, key: str = "x", network: NetworkOptions = PATIENT) -> Downloads:
+    store = tmp_path / "store"
+    resources = Resources(num_workers=1, network=network)
+    return download(config, Context(f"{store}/download/{key}", str(store), key=key, resources=resources))
+
+
+def list_of(tmp_path: Path, num_links: int, **settings: Any) -> DownloadConfig:
+    path = tmp_path / "list.csv"
+    path.write_text("uri\n" + "".join(f"http://host/{n}.mp4\n" for n in range(num_links)))
+    return DownloadConfig(links=(str(path),), **settings)
+
+
+def used(downloads: Downloads) -> list[DownloadRecord]:
+    return [record for record in downloads.iter_links() if record.is_used]
+
+
+def test_hours_are_filled_in_the_order_of_the_seed_and_the_next_replace_the_dead(
+    network: PlayedNetwork, tmp_path: Path
+) -> None:
+    config = list_of(tmp_path, 100, hours=0.05, rules=TEN)  # 18 clips
+    first = used(run(tmp_path, config))
+    assert len(first) == len(network.requests) == 18
+    assert [record.uri for record in first] != sorted(record.uri for record in first)
+
+    dead = {first[3].uri, first[7].uri}
+    other = PlayedNetwork(tmp_path / "other/store", dead=dead)
+    network.dead, network.requests = dead, other.requests
+    (tmp_path / "other").mkdir()
+    second = used(run(tmp_path / "other", config))
+    assert [r.uri for r in second[:16]] == [r.uri for r in first if r.uri not in dead]
+    assert len(second) == 18
+    assert len(other.requests) == 20, "no link is requested that is not needed"
+
+    third = used(run(tmp_path / "third", replace(config, rules=replace(TEN, seed=1))))
+    assert {record.uri for record in third} != {record.uri for record in first}
+
+
+def test_what_was_downloaded_is_not_requested_by_a_longer_run_and_pinned_clips_are_those_of_the_earlier(
+    network: PlayedNetwork, tmp_path: Path
+) -> None:
+    config = list_of(tmp_path, 60, hours=0.05, rules=TEN)
+    first = run(tmp_path, config)
+    network.requests.clear()
+    longer = used(run(tmp_path, replace(config, hours=0.1), "longer"))
+    assert [r.sha256 for r in longer[:18]] == [r.sha256 for r in used(first)]
+    assert len(network.requests) == 18
+
+    elsewhere = tmp_path / "elsewhere"
+    pinned = replace(config, hours=None, rules=ClipRules(), pin=first.path(DOWNLOADS_NAME))
+    again = used(run(elsewhere, pinned))
+    facts = {(r.uri, r.start_s, r.end_s, r.sha256) for r in used(first)}
+    assert {(r.uri, r.start_s, r.end_s, r.sha256) for r in again} == facts
+
+    (tmp_path / "list.csv").write_text("uri\nhttp://host/0.mp4\n")
+    with pytest.raises(SourceError, match="are not in the lists"):
+        run(tmp_path / "shorter", pinned)
+
+
+class PlayedExtraction:
+    """Percepts that are made of every clip whose file is there."""
+
+    def __init__(self, *given: object) -> None:
+        self.rounds: list[int] = []
+
+    def has(self, sha256: list[str]) -> list[bool]:
+        return [False] * len(sha256)
+
+    def __call__(self, records: Iterable[VideoRecord]) -> None:
+        files = [Path(record.uri) for record in records]
+        assert all(file.is_file() for file in files)
+        self.rounds.append(len(files))
+
+
+def test_the_disk_stays_below_its_bound_and_files_are_deleted_once_extracted(
+    network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extraction = PlayedExtraction()
+    monkeypatch.setattr(module, "RoundExtraction", lambda *given: extraction)
+    network.clip_bytes = 10_000
+    bound = replace(PATIENT, max_disk_gb=200e-6, downloads_at_a_time=4)  # 200 kB: 8 shares of 25 kB
+    downloads = run(tmp_path, list_of(tmp_path, 60, extraction=ExtractionConfig()), network=bound)
+    assert len(used(downloads)) == 60
+    assert sorted(network.requests) == sorted({record.uri for record in downloads.iter_links()})
+    assert len(extraction.rounds) > 3, "one round would have needed 600 kB"
+    assert sum(extraction.rounds) == 60
+    assert network.most_bytes <= 200_000
+    assert not [path for path in (tmp_path / "store/downloaded/clips").rglob("*") if path.is_file()]
+
+
+def test_too_many_unanswered_links_end_the_run_and_the_next_requests_those_alone(
+    network: PlayedNetwork, tmp_path: Path
+) -> None:
+    config = list_of(tmp_path, 10)
+    network.refusing = {f"http://host/{n}.mp4" for n in range(4)}
+    with pytest.raises(RunError, match="4 of 10 links are blocked or failed"):
+        run(tmp_path, config, network=replace(PATIENT, max_unanswered=0.1))
+    assert not (tmp_path / "store/download/x/manifest.csv").exists()
+    refused, network.refusing = network.refusing, set()
+    network.requests.clear()
+    assert len(used(run(tmp_path, config, network=replace(PATIENT, max_unanswered=0.1)))) == 10
+    assert set(network.requests) == refused
+
+
+def test_clips_at_random_places_lie_in_the_video_do_not_overlap_and_depend_on_seed_and_link() -> None:
+    rules = ClipRules(clip_seconds=10, clips_per_video=3)
+    spans = rules.choose("a", None, None, 95.0)
+    assert spans == rules.choose("a", None, None, 95.0) != rules.choose("b", None, None, 95.0)
+    assert spans != replace(rules, seed=1).choose("a", None, None, 95.0)
+    edges = [edge for span in spans for edge in span or ()]
+    assert edges == sorted(edges)
+    assert edges[0] >= 0
+    assert edges[-1] <= 95.001
+    assert all(0 <= start >= 30 for start, _ in filter(None, rules.choose("a", 30.0, 70.0, 95.0)))
+    assert rules.choose("a", None, None, 9.0) == []
+    assert rules.choose("a", None, None, 9.9) == [(0.0, 10.0)], "headers round"
+    assert ClipRules(clip_seconds=10, clips="consecutive").choose("a", 5.0, None, 40.0) == [
+        (5.0, 15.0),
+        (15.0, 25.0),
+        (25.0, 35.0),
+    ]
+    with pytest.raises(ConfigError, match="needs a length"):
+        ClipRules(clips="random")
