@@ -12,13 +12,14 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.run_records import failures_recorded
 from pipeline.commands.recipe_options import parse
 from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import UsageError
-from pipeline.core.files import absolute, exists, join
+from pipeline.core.files import absolute, exists, is_local, join
 from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.recipes.registry import RECIPES, load_recipe
@@ -78,7 +79,8 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
     )
     report_uri = run.make()
     if options.log != "json":
-        print(report_uri)
+        # A terminal opens a link; a program reads an address.
+        print(Path(report_uri).as_uri() if sys.stdout.isatty() and is_local(report_uri) else report_uri)
     return 0
 
 

@@ -189,7 +189,8 @@ def _amount(line: _Line) -> str:
 
 def _rate(line: _Line) -> str:
     rate = line.rate()
-    return ", ".join(filter(None, (f"{rate:,.0f}/s" if rate else "", _time_left(line))))
+    shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s" if rate else ""
+    return ", ".join(filter(None, (shown, _time_left(line))))
 
 
 def _time_left(line: _Line) -> str:

@@ -186,7 +186,7 @@ class Execution:
                 inputs = [self.complete[parent.name] for parent in step.node.parents if parent.name in self.complete]
                 self.tracker.reuse(step.node, step.manifest, inputs)
                 self.on_tracked(step.node)
-                self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes))
+                self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes_made))
 
     def _look_again(self, session: AnySession) -> None:
         """Looks again at what could not be read, inputs before what is made of them, and reuses what is complete."""
@@ -304,7 +304,7 @@ class Execution:
             return
         self.complete[node.name] = manifest
         self._untracked.append((node, manifest))
-        self.display.done(node.name, manifest.num_bytes)
+        self.display.done(node.name, manifest.num_bytes_made)
 
     def _track_finished(self) -> None:
         """Logs finished stages to MLflow. Logging a model takes seconds, so the next stages are started first."""

@@ -79,6 +79,12 @@ class Manifest:
         """Bytes of the artifact's own files."""
         return sum(output.num_bytes for output in self.outputs.values())
 
+    @property
+    def num_bytes_made(self) -> int:
+        """Bytes that the stage made: the artifact's own files, and the percepts that it put beside those of others."""
+        extracted, each = self.facts.get("num_frames_extracted", 0), self.facts.get("bytes_per_frame", 0.0)
+        return self.num_bytes + round(float(extracted) * float(each))
+
     def input_keys(self) -> list[str]:
         """Returns the keys of all artifacts from which this one was made."""
         keys: list[str] = []

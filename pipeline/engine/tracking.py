@@ -271,7 +271,7 @@ class Tracker:
             "cost/stage_seconds": sum(t.manifest.seconds for t in made),
             "cost/stage_seconds_of_reused": sum(t.manifest.seconds for t in self._tracked if not t.made),
             "cost/gpu_seconds": sum(_gpu_seconds(t.node, t.manifest) for t in made),
-            "cost/bytes_made": float(sum(t.manifest.num_bytes for t in made)),
+            "cost/bytes_made": float(sum(t.manifest.num_bytes_made for t in made)),
             "cost/stages_made": float(len(made)),
             "cost/stages_reused": float(len(self._tracked) - len(made)),
         }

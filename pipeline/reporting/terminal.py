@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.files import absolute
 from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.engine.store import DEFAULT_STORE
 from pipeline.reporting.claims import Finding, number_of, points
 from pipeline.reporting.findings import findings
 from pipeline.reporting.results import Results, count_name, missing_clips
 from pipeline.reporting.svg import percent, printable
-from pipeline.reporting.view import NodeView
+from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import ForecastErrors, PixelScoreTable
 from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable
+from stages.finetuning.artifacts import Classifiers
+from stages.models.artifacts import Encoder
+from stages.percepts.artifacts import Percepts
 
 MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
 PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}
@@ -25,6 +32,8 @@ MAX_BAD_VIDEOS = 4
 def print_results(results: Results, console: Console) -> None:
     """Prints sentences, then tables. Names from outside are printed without markup or control characters."""
     console.print()
+    console.print(_stages(results.view.nodes))  # first, so that a screen ends with what was found
+    console.print()
     for finding in findings(results):
         console.print(_sentence(finding))
     tables: list[Table] = []
@@ -33,9 +42,28 @@ def print_results(results: Results, console: Console) -> None:
     tables += [_forecast(forecast.content) for forecast in results.forecasts]
     tables += [_pixels(pixels.content) for pixels in results.pixel_scores]
     tables += [_bad_videos(results)] if results.bad_videos else []
-    for table in [*tables, _stages(results.view.nodes)]:
+    for table in tables:
         console.print()
         console.print(table)
+    console.print()
+    for command in next_commands(results.view):
+        console.print(Text(command), soft_wrap=True)
+
+
+def next_commands(view: RunView) -> list[str]:
+    """Returns commands to go on with: MLflow's page of the run, and what its models do with a video."""
+    commands = []
+    if view.has_mlflow_server:
+        commands.append(view.mlflow_url)
+    elif view.mlflow_page:
+        is_default = view.store_uri == absolute(DEFAULT_STORE)
+        commands.append(shlex.join(["percepts", "ui", *([] if is_default else ["--store", view.store_uri])]))
+    has_percepts = any(isinstance(node.artifact, Percepts) for node in view.nodes)
+    for kind, command in ((Encoder, "predict"), (Classifiers, "classify")):
+        models = [node for node in view.nodes if isinstance(node.artifact, kind)]
+        if has_percepts and models:
+            commands.append(f"{shlex.join(['percepts', command, printable(models[-1].uri)])} VIDEO")
+    return commands
 
 
 def _sentence(finding: Finding) -> Text:

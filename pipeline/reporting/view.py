@@ -47,7 +47,7 @@ class NodeView:
             reason=step.reason,
             artifact=step.node.stage.produces(store.directory(manifest.stage, manifest.key), manifest.key),
             seconds=manifest.seconds,
-            num_bytes=manifest.num_bytes,
+            num_bytes=manifest.num_bytes_made,
             num_files=len(manifest.outputs),
             facts=dict(manifest.facts),
             mlflow_run_id=manifest.mlflow_run_id,

@@ -85,3 +85,29 @@ def test_log_lines_stand_above_the_stages_on_a_terminal() -> None:
     last_screen = file.getvalue().rpartition("demo")[2]
     assert f"extract: {LOG}" in file.getvalue()
     assert LOG not in last_screen
+
+
+@pytest.mark.parametrize(("per_second", "shown"), [(0.6, "0.6/s"), (3.0, "3/s"), (12.4, "12/s"), (1234.0, "1,234/s")])
+def test_slow_work_has_a_rate(per_second: float, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("pipeline.engine.display.time.monotonic", lambda: now)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=200)
+    display = Display("demo", NAMES, console)
+    display.start("extract")
+    display.handle(Progress(source="extract", done=0, total=10_000_000, unit="frames"))
+    now += 1000.0
+    display.handle(Progress(source="extract", done=round(1000 * per_second), total=10_000_000, unit="frames"))
+    with console.capture() as capture:
+        console.print(display._render())
+    assert f" {shown}, " in capture.get()
+
+
+def test_the_live_part_goes_when_the_work_is_done_and_stays_when_it_failed() -> None:
+    left = []
+    for error in (None, ValueError("asked to fail")):
+        console = Console(file=io.StringIO(), force_terminal=True, width=80)
+        display = Display("demo", NAMES, console)
+        display.__enter__()
+        display.__exit__(type(error) if error else None, error, None)
+        left.append(display._live.transient)
+    assert left == [True, False]

@@ -343,7 +343,17 @@ def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
 def test_the_terminal_shows_a_screen_or_two(run: FakeRun, width: int) -> None:
     lines = terminal(run.view, width).splitlines()
     assert len(lines) <= 60
-    assert max(map(len, lines)) <= width
+    assert max(len(line) for line in lines if not line.startswith("percepts ")) <= width  # commands are to be copied
+
+
+def test_a_screen_ends_with_what_was_found_and_what_to_do_next(run: FakeRun) -> None:
+    *_, last = screen = terminal(replace(run.view, mlflow_page="#/a/page"), 80).splitlines()[-39:]
+    text = "\n".join(screen)
+    assert "✓ With 5 labels a class" in text
+    assert "Accuracy, 240 test clips" in text
+    assert screen[-3] == "percepts ui --store /data/store"
+    assert screen[-2] == f"percepts predict {run.root}/pretrain VIDEO"
+    assert last == f"percepts classify {run.root}/finetune-pretrained VIDEO"
 
 
 def test_a_wide_plan_is_summed_up(tmp_path: Path) -> None:
