@@ -31,6 +31,7 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, write_bytes
 from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
+from stages.datasets.arrow_of_time import reversal_pairs, with_reversals
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
 from stages.datasets.splits import Splits
@@ -57,6 +58,11 @@ class EvaluateConfig:
     """Frames between the beginnings of two windows of a clip; windows are as long as in training."""
     splits: tuple[int, ...] = ()
     """Official splits whose coverage stands beside the scores; empty: all of them."""
+    arrow: bool = False
+    """Each test clip is evaluated a second time, played backwards, as one of its class's reversal."""
+    reversals: tuple[tuple[str, str], ...] = ()
+    """(class, class) that have the same frames in reverse order: how often each arm takes one for the other is
+    measured. With arrow they are the classes and their reversals."""
     pairs: tuple[tuple[str, str], ...] = ()
     """(worse, better) names of arms whose difference is measured; none: each arm and the next."""
 
@@ -107,12 +113,16 @@ def evaluate(
     evaluated = [answers for answers in ordered if isinstance(answers, Predictions)]
     records = percepts.records()
     clips = {
-        number: evaluated_clips(records, splits, number, config.part)
+        number: evaluated_clips(records, splits, number, config.part, arrow=config.arrow)
         for number in sorted({answers.split for answers in evaluated})
     }
     labels = {number: [str(clip.label) for clip in members] for number, members in clips.items()}
     groups = {number: [clip.group or clip.sha256 for clip in members] for number, members in clips.items()}
-    table = scores_of(ordered, labels, pairs=config.pairs, groups=groups if splits is not None else None)
+    reversals = reversal_pairs(ordered[0].class_names) if config.arrow else config.reversals
+    table = scores_of(
+        ordered, labels, pairs=config.pairs, groups=groups if splits is not None else None, reversals=reversals
+    )
+    table = replace(table, arrow=config.arrow)
     if splits is not None:
         table = _with_coverage(table, splits, config.splits, records, context)
     scores = Scores(context.uri, context.key)
@@ -147,11 +157,14 @@ def _with_coverage(
     )
 
 
-def evaluated_clips(records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str) -> list[VideoRecord]:
+def evaluated_clips(
+    records: Sequence[VideoRecord], splits: Splits | None, number: int, part: str, *, arrow: bool = False
+) -> list[VideoRecord]:
     """Returns the clips that a split is evaluated by. Raises SourceError (`labelled`, `refuse_leaks`)."""
     clips = records_of(records, splits, number)
     refuse_leaks([record for record in clips if record.label is not None], part)
-    return labelled(clips, part)
+    evaluated = labelled(clips, part)
+    return with_reversals(evaluated) if arrow else evaluated
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,8 @@ class EvaluateFile:
         from stages.finetuning.trained_classifiers import TrainedClassifiers
 
         finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
-        clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, self.config.part))
+        arrow, part = self.config.arrow, self.config.part
+        clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, part, arrow=arrow))
 
         def evaluate_file(uri: str) -> Predictions | NotEvaluable:
             trained = TrainedClassifiers.load(uri, device=self.device)

@@ -90,6 +90,9 @@ class ActionOptions(VideoOptions):
     """Key (extract-...) of a second stream of percepts of the same clips, such as optical flow's, for Table 4."""
     flow_pretrained: tuple[str, ...] = ()
     """Composite of the stream of --flow-percepts for Table 4, named as in --pretrained."""
+    arrow: bool = False
+    """Each class is there a second time, its clips played backwards: what pools frames is then at chance between a
+    class and its reversal. The figures are beside no published ones, and Table 4 is not measured with it."""
     curve: tuple[int, ...] = (1, 2, 4, 10, 20, 50)
     """Numbers of labelled clips a class at which the label curve is measured."""
     single_frame: FinetuneConfig = FinetuneConfig(
@@ -155,6 +158,8 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
 
 def build(options: ActionOptions) -> Plan:
     """Builds the plan of either data set. Raises UsageError where options do not fit together."""
+    if options.arrow and "4" in options.tables:
+        raise ConfigError("--arrow does not go with table 4: leave 4 out of --tables")
     plan = Plan(options.dataset)
     prepared = prepare(plan, options)
     splits, percepts = prepared.splits, prepared.percepts
@@ -229,7 +234,7 @@ def _arms(
 ) -> Arms:
     fewer = options.allow_missing
     single_frame, scratch, finetuned = (
-        replace(config, allow_fewer=fewer or config.allow_fewer)
+        replace(config, allow_fewer=fewer or config.allow_fewer, arrow=options.arrow)
         for config in (options.single_frame, options.scratch, options.finetuned)
     )
     if size is not None:
@@ -298,6 +303,7 @@ def recipe(options: type[ActionOptions]) -> Recipe:
         "labels-per-class": "--tables and --curve decide it",
         "selection.validation-fraction": "--validation-fraction decides it",
         "part": "the splits decide it",
+        "arrow": "--arrow decides it",
     }
     return Recipe(
         name=name,

@@ -104,12 +104,14 @@ def add_arms(
     numbers: tuple[int, ...] = (),
     resources: Resources,
     stream: str = "",
+    reversals: tuple[tuple[str, str], ...] = (),
 ) -> Arms:
     """Adds a finetune node for every row that a table needs, and one that evaluates them all.
 
     encoders: pretrained models by their name on the command line, each from one or more seeds; the rows of the others
       are left out.
     stream: put before the nodes' names, where a plan has arms of more than one kind of percepts.
+    reversals: classes of the same frames in reverse order; with arms of --arrow they follow from the classes.
     """
     rows: dict[str, tuple[FinetuneConfig, Sequence[Node | None]]] = {
         SINGLE_FRAME: (configs.single_frame, (None,)),
@@ -140,7 +142,7 @@ def add_arms(
     pairs = tuple((worse, better) for worse, better in COMPARED if worse in finetuned and better in finetuned)
     scores = plan.add(
         evaluate,
-        EvaluateConfig(pairs=pairs, splits=numbers),
+        EvaluateConfig(pairs=pairs, splits=numbers, arrow=configs.scratch.arrow, reversals=reversals),
         name=f"{stream}evaluate",
         resources=resources,
         classifiers=classifiers,

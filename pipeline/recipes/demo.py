@@ -82,6 +82,9 @@ class DemoOptions(VideoOptions):
             LSTM_CLASSIFIER.training, optimizer=replace(LSTM_CLASSIFIER.training.optimizer, learning_rate=3e-4)
         ),
     )
+    arrow: bool = False
+    """Each class is there a second time, its clips played backwards. Half of the demo's motions are the other half's
+    reversals already, which is measured without this."""
     tables: bool = False
     """Measure all seven rows of Table 3 and the label curve up to 50 clips a class, on a corpus with at least 60 clips
     a class to train on. Every arm's learning rate and when it stops are chosen on some of those; this takes several
@@ -115,6 +118,7 @@ def build(options: DemoOptions) -> Plan:
         return plan
 
     def arm(name: str, config: FinetuneConfig, start: Node | None = None) -> Node:
+        config = replace(config, arrow=options.arrow)
         return plan.add(finetune, config, name=name, resources=run, encoder=start, **source)
 
     encoders = [encoder]
@@ -129,7 +133,8 @@ def build(options: DemoOptions) -> Plan:
             for number, start in enumerate(encoders)
         ),
     ]
-    plan.add(evaluate, EvaluateConfig(), resources=run, classifiers=arms, percepts=percepts)
+    judged = EvaluateConfig(arrow=options.arrow, reversals=() if options.arrow else REVERSALS)
+    plan.add(evaluate, judged, resources=run, classifiers=arms, percepts=percepts)
     return plan
 
 
@@ -146,6 +151,8 @@ def _check(options: DemoOptions) -> None:
         )
 
 
+REVERSALS = tuple(zip(MOTIONS[::2], MOTIONS[1::2], strict=True))
+"""Motions that are each other's time reversal."""
 DEMO_CURVE = (1, 2, 4, 10, 20, 50)
 DEMO_CLIPS_PER_CLASS = 60
 """The number of clips that the samplings of the curve are drawn from, so that those of 50 clips differ."""
@@ -176,6 +183,7 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
             arm,
             training=replace(arm.training, num_epochs=15),
             num_full_samplings=10,
+            arrow=options.arrow,
             selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
         )
         for arm in arms
@@ -189,6 +197,7 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
         statistics=statistics,
         splits=None,
         resources=options.on_cpus,
+        reversals=() if options.arrow else REVERSALS,
     )
 
 
@@ -218,7 +227,11 @@ RECIPE = Recipe(
     | {
         f"{arm}.{name}": reason
         for arm, model in (("single-frame", "frame"), ("scratch", "lstm"), ("pretrained", "lstm"))
-        for name, reason in (("splits", "the corpus has one split"), ("model", f"its row is that of the {model} model"))
+        for name, reason in (
+            ("arrow", "--arrow decides it"),
+            ("splits", "the corpus has one split"),
+            ("model", f"its row is that of the {model} model"),
+        )
     },
     only_with=NEEDS_PLAN,
     not_with=NOT_WITH

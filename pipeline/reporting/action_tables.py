@@ -68,7 +68,7 @@ class ActionTable:
 
     @property
     def is_same_data(self) -> bool:
-        return self.scores.dataset is not None
+        return self.scores.dataset is not None and not self.scores.arrow
 
     @property
     def has_paper(self) -> bool:
@@ -139,7 +139,7 @@ def _table(
         return TableCell(
             score=scores.score(row, count),
             seconds=seconds_of(nodes.get(row, ()), count),
-            paper=paper.confirmed(rows[row], column) if column and scores.dataset else None,
+            paper=paper.confirmed(rows[row], column) if column and scores.dataset and not scores.arrow else None,
             gain=_against(scores, reference, row, count),
         )
 

@@ -25,6 +25,7 @@ from pipeline.reporting.svg import percent
 from stages.evaluation.artifacts import PixelScoreTable
 from stages.evaluation.score_table import PairedDifference, ScoreTable
 
+CHANCE_OF_ORDER = 0.5
 HEADLINE_LABELS = 5
 """The label count that the first sentence is about, where it was measured; else the middle one."""
 
@@ -35,7 +36,7 @@ def findings(results: Results) -> tuple[Finding, ...]:
     for scores in (result.content for result in results.scores):
         is_table = COMPOSITE in scores.models or scores.dataset is not None or scores.weights is not None
         claims = paper_findings(scores) if is_table else _ordering(scores)
-        sentences += [*claims[:1], _best(scores), *claims[1:]]
+        sentences += [*claims[:1], _best(scores), *claims[1:], *_order(scores)]
     for forecast in results.forecasts:
         sentences += forecast_findings(results, forecast)
     for pixels in results.pixel_scores:
@@ -128,6 +129,24 @@ def _best(scores: ScoreTable) -> Finding:
     if best.low <= scores.chance:
         return Finding("open", headline, f"{detail}: that is not above chance.")
     return Finding("note", headline, f"{detail}.")
+
+
+def _order(scores: ScoreTable) -> list[Finding]:
+    """Says how often each model takes a class for its time reversal, with the most labels."""
+    most = scores.label_counts[-1]
+    rows = sorted((row for row in scores.order if row.labels_per_class == most), key=lambda row: -row.mean)
+    if not rows:
+        return []
+    best = rows[0]
+    verdict: Verdict = "open" if not best.has_interval or best.low <= CHANCE_OF_ORDER else "holds"
+    does = "tells" if verdict == "holds" else "is not shown to tell"
+    headline = f"With {_labels(most)}, {best.model} {does} a class from its time reversal{best.limits}"
+    details = "; ".join(
+        f"{row.model} {percent(row.mean)}"
+        + (f" ({percent(row.low)} to {percent(row.high)})" if row.has_interval else "")
+        for row in rows
+    )
+    return [Finding(verdict, f"{headline}.", f"Of clips taken for either, right, where order alone tells: {details}.")]
 
 
 def _pixels(pixels: PixelScoreTable) -> list[Finding]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError, SourceError
+from stages.datasets.arrow_of_time import ReversedClip, clip_identity
 from stages.percepts.reader import PerceptStore
 from stages.percepts.transforms import Transform
 from stages.video.ledger import VideoRecord
@@ -172,12 +173,14 @@ class ClipFinder:
         """
         from stages.percepts.windows import window_starts
 
-        key = (clip.sha256, num_frames, stride)
+        key = (clip_identity(clip), num_frames, stride)
         if key not in self._cache:
             try:
                 segment_F, percepts_FD = self.store.segment_of_rows(clip.sha256), self.store.percepts(clip.sha256)
             except KeyError:
                 raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
+            if isinstance(clip, ReversedClip):
+                segment_F, percepts_FD = segment_F[::-1], percepts_FD[::-1]
             starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)
             is_padded = not len(starts)
             if is_padded:

@@ -25,10 +25,10 @@ Run = tuple[int, int, int]
 class Cell:
     """One place of the table: an arm at a label count."""
 
-    confusion_CC: npt.NDArray[np.int64]
-    """Counts by true class (rows) and predicted class (columns), summed over splits, samplings and encoders."""
     accuracy: dict[Run, float] = field(default_factory=dict)
     """Share of test clips that are classified correctly."""
+    confusions: dict[Run, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Counts by true class (rows) and predicted class (columns), (C, C)."""
     is_correct: dict[Run, npt.NDArray[np.bool_]] = field(default_factory=dict)
     """For each test clip of the split, True if it is classified correctly."""
     clips: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
@@ -37,6 +37,10 @@ class Cell:
     """Key of an encoder -> its number; the key of classifiers that start from none is empty."""
     overlap: dict[int, float] = field(default_factory=dict)
     """Split -> test clips per clip learned from; all clips only."""
+
+    def total_confusion(self) -> npt.NDArray[np.int64]:
+        """Returns the counts (C, C) of all runs together: over splits, samplings and encoders."""
+        return np.asarray(np.sum(list(self.confusions.values()), axis=0))
 
     @property
     def num_encoders(self) -> int:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.core.files import write_json
 from pipeline.core.records import read_record
 from pipeline.core.result_metrics import ResultMetrics, columns, finite
 from stages.datasets.splits import Coverage
 
+INTERVALS: Final = ("summary", "paired", "gains", "order")
+"""Fields whose rows have bounds."""
 Verdict = Literal["holds", "reversed", "unclear"]
 
 
@@ -132,9 +134,13 @@ class ScoreTable:
     confusion: dict[str, tuple[tuple[int, ...], ...]]
     """Model -> clips by class (rows) and predicted class (columns), at the most labels, summed over samplings."""
     gains: tuple[GainChange, ...] = ()
+    order: tuple[MeanAccuracy, ...] = ()
+    """Accuracy between classes and their time reversals, of clips that are taken for either; chance is a half."""
     splits: tuple[SplitSize, ...] = ()
     num_train_clips: int = 0
     """Labelled clips that samplings were drawn from and that any classifier learned from."""
+    arrow: bool = False
+    """True if every class is there a second time, its clips played backwards: no published figure is of that task."""
     dataset: str | None = None
     """UCF-101 or HMDB-51; None: not by official splits."""
     num_clips: int = 0
@@ -149,7 +155,7 @@ class ScoreTable:
         content: dict[str, Any] = {"num_classes": len(self.class_names), **asdict(self)}
         content["cells"] = [{"model": model, "labels_per_class": count} for model, count in self.cells]
         content["rows"] = content.pop("samplings")
-        for name in ("summary", "paired", "gains"):
+        for name in INTERVALS:
             for row in content[name]:
                 row |= {bound: row[bound] if math.isfinite(row[bound]) else None for bound in ("low", "high")}
         if self.dataset is None:
@@ -222,6 +228,8 @@ class ScoreTable:
             labels = _labels(pair.labels_per_class)
             values |= _with_ends("difference", f"{pair.better} over {pair.worse}/{labels}", pair.difference, pair)
             rows.append({"model": pair.better, "over": pair.worse, "labels": labels, **_row(pair.difference, pair)})
+        for score in self.order:
+            values |= _with_ends("order", f"{score.model}/{_labels(score.labels_per_class)}", score.mean, score)
         return ResultMetrics(values=finite(values), curves=curves, table=columns(rows))
 
 
@@ -248,7 +256,7 @@ def _prepared(content: Any) -> Any:
         **content,
         "cells": [[cell["model"], cell["labels_per_class"]] for cell in content["cells"]],
         "samplings": content["rows"],
-        **{name: [_with_bounds(row) for row in content.get(name, ())] for name in ("summary", "paired", "gains")},
+        **{name: [_with_bounds(row) for row in content.get(name, ())] for name in INTERVALS},
     }
 
 

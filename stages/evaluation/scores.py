@@ -76,16 +76,18 @@ def scores_of(
     *,
     pairs: Pairs = (),
     groups: Mapping[int, Sequence[str]] | None = None,
+    reversals: Pairs = (),
 ) -> ScoreTable:
     """Builds the table of all arms. `predictions`: in the order of the arms; `labels`: split -> test clips' classes.
 
     groups: split -> test clips' groups, which differences are bootstrapped over; None: they are not.
+    reversals: classes of the same frames in reverse order, between which accuracy is measured, too.
     Accuracies are fractions; an interval over a single value has bounds of None. `pairs` empty: each arm and the next.
     `cells` names every arm and label count that has classifiers: those that no split could evaluate are only there.
 
     Raises:
         ConfigError: arms of other classes or splits, one sampling of an encoder twice, other labelled clips in the same
-          sampling, arms of other numbers of encoders, or a pair that names an arm that is not there.
+          sampling, arms of other numbers of encoders, or a pair that names an arm or class that is not there.
     """
     class_names = predictions[0].class_names
     index = {name: number for number, name in enumerate(class_names)}
@@ -100,7 +102,11 @@ def scores_of(
     unknown = {arm for pair in pairs for arm in pair} - set(arms)
     if unknown:
         raise ConfigError(f"pairs names {min(unknown)!r}; the arms here are {', '.join(arms)}")
+    unknown = {name for pair in reversals for name in pair} - set(class_names)
+    if unknown:
+        raise ConfigError(f"reversals names {min(unknown)!r}; the classes here are {', '.join(class_names)}")
     compared = list(pairs) or list(pairwise(arms))
+    order = _order(cells, [(index[name], index[other]) for name, other in reversals])
     return ScoreTable(
         class_names=class_names,
         num_test_clips=sum(len(named) for named in labels.values()),
@@ -137,12 +143,32 @@ def scores_of(
                 if (worse, count) in cells and (better, count) in cells
             ]
         ),
+        order=order,
         gains=tuple(gain for pair in compared if (gain := _gain_change(pair, counts, cells)) is not None),
         confusion={
-            arm: _rows(cells[arm, max((c for a, c in cells if a == arm), key=by_count)].confusion_CC)
+            arm: _rows(cells[arm, max((c for a, c in cells if a == arm), key=by_count)].total_confusion())
             for arm in dict.fromkeys(arm for arm, _ in cells)
         },
     )
+
+
+def _order(cells: Mapping[tuple[str, int], Cell], reversals: Sequence[tuple[int, int]]) -> tuple[MeanAccuracy, ...]:
+    """Computes how often clips that are taken for their class or its reversal are taken for their class.
+
+    A run that takes no clip for either counts as chance, a half.
+    """
+    if not reversals:
+        return ()
+    rows = []
+    for (arm, count), cell in cells.items():
+        accuracies: dict[Run, float] = {}
+        for run, confusion_CC in cell.confusions.items():
+            right = sum(confusion_CC[c, c] + confusion_CC[r, r] for c, r in reversals)
+            wrong = sum(confusion_CC[c, r] + confusion_CC[r, c] for c, r in reversals)
+            accuracies[run] = float(right / (right + wrong)) if right + wrong else 0.5
+        figures = _figures("mean", cell, accuracies)
+        rows.append(MeanAccuracy(model=arm, labels_per_class=count, **figures, num_encoders=cell.num_encoders))
+    return tuple(rows)
 
 
 def _rows(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
@@ -155,8 +181,7 @@ def _cells(
     """Builds the cells by arm, in the order given, and label count, rising."""
     gathered: dict[tuple[str, int], Cell] = {}
     for prediction in predictions:
-        empty = Cell(np.zeros((num_classes, num_classes), np.int64))
-        cell = gathered.setdefault((prediction.arm, prediction.labels_per_class), empty)
+        cell = gathered.setdefault((prediction.arm, prediction.labels_per_class), Cell())
         truth_N = truth[prediction.split]
         if prediction.labels_per_class == ALL_CLIPS:
             cell.overlap[prediction.split] = len(truth_N) / len(prediction.clips[0])
@@ -174,7 +199,9 @@ def _cells(
                     f"the encoders of arm {prediction.arm!r} were finetuned on different clips in sampling {sampling}; "
                     "finetune them with the same part, splits, seed and num_samplings"
                 )
-            np.add.at(cell.confusion_CC, (truth_N, predicted_N), 1)
+            confusion_CC = np.zeros((num_classes, num_classes), np.int64)
+            np.add.at(confusion_CC, (truth_N, predicted_N), 1)
+            cell.confusions[run] = confusion_CC
     arms = list(dict.fromkeys(arm for arm, _ in gathered))
     return {key: gathered[key] for key in sorted(gathered, key=lambda key: (arms.index(key[0]), by_count(key[1])))}
 

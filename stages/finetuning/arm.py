@@ -112,6 +112,8 @@ class ArmConfig:
     """Name of this model in tables, such as "LSTM pretrained"."""
     classifier: Inline[ClassifierConfig] = ClassifierConfig()
     training: Inline[EnsembleTrainingConfig] = EnsembleTrainingConfig()
+    arrow: bool = False
+    """Each class is there a second time, its clips played backwards: the task is then also the order of frames."""
     part: str = "train"
     """Part of the ledger that the labelled clips are drawn from."""
     num_frames: int = 16

@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
+from stages.datasets.arrow_of_time import clip_identity, with_reversals, with_reversed_names
 from stages.datasets.labelled import ClipFinder, count_text, draw, load_windows
 from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, split_subsets_of
 from stages.datasets.splits import Splits
@@ -211,7 +212,7 @@ class _Bench:
         self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
     ) -> ClipBatches:
         """Maps the clips of all samplings, and lays out every step. Raises ConfigError."""
-        clips = list({clip.sha256: clip for sampling in drawn for clip in sampling}.values())
+        clips = list({clip_identity(clip): clip for sampling in drawn for clip in sampling}.values())
         windows = load_windows(
             self.finder,
             clips,
@@ -222,10 +223,10 @@ class _Bench:
         )
         if windows.num_padded == len(clips):
             raise ConfigError(f"num_frames is {config.num_frames}, longer than every clip: ask for shorter windows")
-        position = {clip.sha256: number for number, clip in enumerate(clips)}
+        position = {clip_identity(clip): number for number, clip in enumerate(clips)}
         return clip_batches(
             windows,
-            np.array([[position[clip.sha256] for clip in sampling] for sampling in drawn]),
+            np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn]),
             np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
             seeds=_seeds(config, "batches", job),
             num_steps=config.training.steps(len(drawn[0])),
@@ -235,7 +236,7 @@ class _Bench:
 
 def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:
     """Returns the clips of a split that the arm may learn from. Raises as `split_subsets_of`."""
-    return split_subsets_of(
+    subsets = split_subsets_of(
         records,
         splits,
         number,
@@ -244,6 +245,10 @@ def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Split
         validation_fraction=config.selection.validation_fraction,
         allow_none=config.allow_fewer,
     )
+    if not config.arrow:
+        return subsets
+    fit, validation = with_reversals(subsets.fit), with_reversals(subsets.validation)
+    return SplitSubsets(number, fit, validation, with_reversed_names(subsets.class_names))
 
 
 def _seeds(config: ArmConfig, purpose: str, job: Job) -> list[int]:
