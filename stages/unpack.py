@@ -16,7 +16,9 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import (
     exists,
     join,
+    list_states,
     local_copy,
     open_atomic,
     read_json,
@@ -33,9 +36,12 @@ from pipeline.core.files import (
     write_json,
 )
 from pipeline.core.stage import Context, Estimate, stage
-from stages.video.archives import ArchiveLimits, ArchiveMember, iter_members
+from stages.video.archives import ArchiveLimits, ArchiveMember
 from stages.video.artifacts import MANIFEST_NAME, Corpus
-from stages.video.lists.suffixes import has_video_suffix
+from stages.video.lists.folders import in_words
+from stages.video.lists.sidecars import MARKS, MAX_BYTES, Sidecars, is_video_or_sidecar
+from stages.video.lists.suffixes import has_video_suffix, suffix_of
+from stages.video.processes.isolated_archive import iter_isolated_members
 from stages.video.sources import archive_snapshot
 
 UNPACKED = "unpacked"
@@ -72,27 +78,30 @@ def _estimate(config: UnpackConfig, inputs: object) -> Estimate:
 def unpack(config: UnpackConfig, context: Context) -> Corpus:
     """Unpacks what the store does not have yet, and writes `manifest.csv`: the videos, in the order of the archives.
 
+    What files beside the videos say of them (`stages.video.lists.sidecars`) is in its columns label, part and group.
+
     Raises:
         SourceError: an archive is missing, cannot be read, holds no video, or holds something that is refused
             (`stages.video.archives`).
     """
-    paths: list[str] = []
+    rows: list[dict[str, str]] = []
     for number, archive in enumerate(config.archives):
         context.progress(number, len(config.archives), "archives", posixpath.basename(archive))
-        paths += _unpacked(archive, config.limits, context)
+        rows += _unpacked(archive, config.limits, context)
     manifest = io.StringIO(newline="")
-    writer = csv.writer(manifest, lineterminator="\n")
-    writer.writerow(["uri"])
+    columns = ["uri", *(mark for mark in MARKS if any(mark in row for row in rows))]
+    writer = csv.DictWriter(manifest, columns, restval="", lineterminator="\n")
+    writer.writeheader()
     # Relative to the manifest, so that a store may be moved.
     up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
-    writer.writerows([posixpath.join(up, path)] for path in paths)
+    writer.writerows({**row, "uri": posixpath.join(up, row["uri"])} for row in rows)
     write_bytes(join(context.uri, MANIFEST_NAME), manifest.getvalue().encode())
-    context.record(num_archives=len(config.archives), num_videos=len(paths))
+    context.record(num_archives=len(config.archives), num_videos=len(rows))
     return Corpus(context.uri, context.key)
 
 
-def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[str]:
-    """Returns the paths of the archive's videos, relative to the store's root, in the archive's order."""
+def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[dict[str, str]]:
+    """Returns rows of the archive's videos, with paths relative to the store's root, in the archive's order."""
     with local_copy(archive) as path:
         if not path.is_file():
             raise SourceError(f"there is no archive {archive!r}; give an existing file")
@@ -100,24 +109,65 @@ def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[str
         home = join(UNPACKED, sha256_file(str(path))[:DIGITS])
         contents = join(context.store_uri, home, CONTENTS)
         if not exists(contents):
-            names = list(_write(path, join(context.store_uri, home, FILES), limits, context))
+            files = _Unpacking(path, join(context.store_uri, home, FILES), limits, context)
+            names = list(files.write())
             if not names:
-                raise SourceError(f"{archive!r} holds no videos")
-            write_json(contents, {"archive": posixpath.basename(archive), "videos": names})
-    return [join(home, FILES, name) for name in read_json(contents)["videos"]]
+                raise SourceError(f"{archive!r} holds no videos{files.left_out_in_words(' (others: {})')}")
+            write_json(contents, {"archive": posixpath.basename(archive), "videos": names, "marks": files.marks(names)})
+    unpacked = read_json(contents)
+    marks = unpacked.get("marks", {})  # an earlier version read none
+    return [{"uri": join(home, FILES, name), **marks.get(name, {})} for name in unpacked["videos"]]
 
 
-def _write(path: Path, home: str, limits: ArchiveLimits, context: Context) -> Iterator[str]:
-    """Writes each video below `home`; yields its name. What an earlier attempt left is kept."""
-    num_kept = 0
-    for number, member in enumerate(iter_members(path, has_video_suffix, limits)):
-        target = join(home, member.path)
-        if member.size_bytes is not None and exists(target) and size_bytes(target) == member.size_bytes:
-            num_kept += 1
-        else:
-            _write_one(member, target, path)
-        context.progress(number + 1, 0, "videos", f"{path.name}: {num_kept} were there" if num_kept else path.name)
-        yield member.path
+class _Unpacking:
+    """The unpacking of one archive: its videos to files, what is said of them to memory."""
+
+    def __init__(self, path: Path, home: str, limits: ArchiveLimits, context: Context) -> None:
+        self._path, self._home, self._limits, self._context = path, home, limits, context
+        self._sidecars = Sidecars()
+        self._left_out: Counter[str] = Counter()
+
+    def write(self) -> Iterator[str]:
+        """Writes each video below the home; yields its name. What an earlier attempt left is kept."""
+        kept = {name: state.num_bytes for name, state in list_states(self._home).items()} if exists(self._home) else {}
+        num_kept = num_videos = 0
+        reading = iter_isolated_members(
+            self._path, is_video_or_sidecar, self._limits, kept=kept, left_out=self._left_out
+        )
+        with closing(reading) as members:
+            for member in members:
+                if not has_video_suffix(member.path):
+                    self._read_sidecar(member)
+                    continue
+                num_videos += 1
+                if member.size_bytes is not None and kept.get(member.path) == member.size_bytes:
+                    num_kept += 1
+                else:
+                    _write_one(member, join(self._home, member.path), self._path)
+                shown = f"{self._path.name}: {num_kept} were there" if num_kept else self._path.name
+                self._context.progress(num_videos, 0, "videos", shown)
+                yield member.path
+
+    def _read_sidecar(self, member: ArchiveMember) -> None:
+        data = b""
+        for chunk in member.chunks:
+            data += chunk
+            if len(data) > MAX_BYTES:
+                self._left_out[suffix_of(member.path)] += 1
+                return
+        self._sidecars.add(member.path, data)
+
+    def marks(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Returns what is said of the videos, once all are written; logs what is left out."""
+        if self._sidecars.has_captions(names):
+            self._context.log(f"warning: {self._path.name}: texts beside videos are captions, and no labels")
+        if words := self.left_out_in_words("{}"):
+            self._context.log(f"warning: {self._path.name}: members that are no videos, left out: {words}")
+        return self._sidecars.marks(names)
+
+    def left_out_in_words(self, form: str) -> str:
+        """Returns the numbers of members that are no videos, by suffix; empty where all are."""
+        return form.format(in_words(self._left_out)) if self._left_out else ""
 
 
 def _write_one(member: ArchiveMember, target: str, path: Path) -> None:

@@ -21,6 +21,7 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ from typing import IO, Any, Final, cast
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.numbers import check_numbers
+from pipeline.core.stage import CAME_LATER
+from stages.video.lists.suffixes import suffix_of
 
 ZIP_SUFFIXES: Final = (".zip",)
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -60,10 +63,12 @@ class ArchiveLimits:
     """Unpacked bytes to bytes of the outermost archive. Video hardly shrinks: 1 is usual."""
     max_depth: int = 3
     """Archives inside each other: 1 allows none inside the given one; HMDB-51 has 2."""
+    max_memory_bytes: int = field(default=256 << 20, metadata=CAME_LATER)
+    """Memory that reading an archive may take. One that was packed with a larger dictionary needs more."""
 
     def __post_init__(self) -> None:
-        if min(self.max_bytes, self.max_files, self.max_depth) < 1 or self.max_ratio < 1:
-            raise ConfigError("max_bytes, max_files, max_ratio and max_depth of an archive must be at least 1")
+        if min(self.max_bytes, self.max_files, self.max_depth, self.max_memory_bytes) < 1 or self.max_ratio < 1:
+            raise ConfigError("max_bytes, max_files, max_ratio, max_depth and max_memory_bytes must be at least 1")
         check_numbers(self)
 
 
@@ -94,17 +99,29 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def iter_members(path: Path, wanted: Callable[[str], bool], limits: ArchiveLimits) -> Iterator[ArchiveMember]:
+def iter_members(
+    path: Path,
+    wanted: Callable[[str], bool],
+    limits: ArchiveLimits,
+    *,
+    directory: str | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[ArchiveMember]:
     """Yields the wanted files of the archive `path` and of the archives in it, in the order in which they lie there.
 
     wanted: whether a file is wanted, by its path; others are passed over, archives are always entered.
+    directory: of temporary copies of archives inside the archive; by default the system's.
+    left_out: gets the number of members that are not wanted, by suffix.
 
     Raises:
         SourceError: no archive that can be read, or one with something in it that is refused (see the head of this
             file); the message names the member and the rule.
     """
     taken = _Taken()
-    for member in _entered(path, path.name, "", wanted, _Budget(limits, path.stat().st_size, path.name), 1):
+    reader = _Reader(
+        wanted, _Budget(limits, path.stat().st_size, path.name), directory, Counter() if left_out is None else left_out
+    )
+    for member in reader.members(path, path.name, "", 1):
         taken.check(member.path, path.name)
         yield member
 
@@ -130,34 +147,48 @@ class _Taken:
         self._folders |= folders
 
 
-def _entered(
-    path: Path, shown: str, prefix: str, wanted: Callable[[str], bool], budget: _Budget, depth: int
-) -> Iterator[ArchiveMember]:
-    seen: set[str] = set()
-    for raw in _raw_members(path, shown):
-        where = f"{shown}: member {raw.name!r}"
-        budget.count_file()
-        clean = _clean(raw.name, where)
-        if raw.kind not in ("file", "folder"):
-            raise SourceError(f"{where} is a {raw.kind}; only plain files and folders are unpacked")
-        if raw.kind == "folder":
-            continue
-        if clean in seen:
-            raise SourceError(f"{where} is there twice; unpack the archive by hand and give the folder")
-        seen.add(clean)
-        if is_archive(clean):
-            if depth == budget.limits.max_depth:
-                raise SourceError(
-                    f"{where} is an archive inside {depth} others, max_depth is {budget.limits.max_depth}"
-                )
-            with tempfile.NamedTemporaryFile(prefix="percepts-", suffix=_suffix(clean)) as inner_file:
-                for chunk in budget.counted(raw.chunks):
-                    inner_file.write(chunk)
-                inner_file.flush()
-                inner = prefix + clean[: -len(_suffix(clean))] + "/"
-                yield from _entered(Path(inner_file.name), f"{shown}/{clean}", inner, wanted, budget, depth + 1)
-        elif wanted(clean):
-            yield ArchiveMember(prefix + clean, raw.size_bytes, budget.counted(raw.chunks))
+@dataclass(frozen=True)
+class _Reader:
+    """The reading of an archive and of those inside it."""
+
+    wanted: Callable[[str], bool]
+    budget: _Budget
+    directory: str | None
+    left_out: Counter[str]
+
+    def members(self, path: Path, shown: str, prefix: str, depth: int) -> Iterator[ArchiveMember]:
+        seen: set[str] = set()
+        for raw in _raw_members(path, shown, self.budget):
+            where = f"{shown}: member {raw.name!r}"
+            self.budget.count_file()
+            clean = _clean(raw.name, where)
+            if raw.kind not in ("file", "folder"):
+                raise SourceError(f"{where} is a {raw.kind}; only plain files and folders are unpacked")
+            if raw.kind == "folder":
+                continue
+            if clean in seen:
+                raise SourceError(f"{where} is there twice; unpack the archive by hand and give the folder")
+            seen.add(clean)
+            if is_archive(clean):
+                yield from self._inner_members(raw, clean, shown, prefix, depth)
+            elif self.wanted(clean):
+                yield ArchiveMember(prefix + clean, raw.size_bytes, self.budget.counted(raw.chunks))
+            else:
+                self.left_out[suffix_of(clean)] += 1
+
+    def _inner_members(
+        self, raw: _RawMember, clean: str, shown: str, prefix: str, depth: int
+    ) -> Iterator[ArchiveMember]:
+        if depth == self.budget.limits.max_depth:
+            where = f"{shown}: member {raw.name!r}"
+            raise SourceError(f"{where} is an archive inside {depth} others, max_depth is {depth}")
+        suffix = _suffix(clean)
+        with tempfile.NamedTemporaryFile(prefix="percepts-", suffix=suffix, dir=self.directory) as file:
+            for chunk in self.budget.counted(raw.chunks):
+                file.write(chunk)
+            file.flush()
+            inner = prefix + clean[: -len(suffix)] + "/"
+            yield from self.members(Path(file.name), f"{shown}/{clean}", inner, depth + 1)
 
 
 def _clean(name: str, where: str) -> str:
@@ -208,26 +239,30 @@ class _Budget:
     def counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self._num_bytes += len(chunk)
-            if self._num_bytes > self._most_bytes:
-                raise SourceError(
-                    f"{self._shown} unpacks to more than {self._most_bytes} bytes "
-                    f"(max_bytes = {self.limits.max_bytes}, max_ratio = {self.limits.max_ratio:g}); "
-                    "unpack it by hand if you trust it"
-                )
+            self.check(self._num_bytes)
             yield chunk
+
+    def check(self, num_bytes: int) -> None:
+        """Checks the bytes that came out so far, of members or of one compressed stream. Raises SourceError."""
+        if num_bytes > self._most_bytes:
+            raise SourceError(
+                f"{self._shown} unpacks to more than {self._most_bytes} bytes "
+                f"(max_bytes = {self.limits.max_bytes}, max_ratio = {self.limits.max_ratio:g}); "
+                "unpack it by hand if you trust it"
+            )
 
 
 DAMAGE: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 """The exceptions of Python's modules where an archive is broken, or compressed in a way that they do not know."""
 
 
-def _raw_members(path: Path, shown: str) -> Iterator[_RawMember]:
+def _raw_members(path: Path, shown: str, budget: _Budget) -> Iterator[_RawMember]:
     name = path.name.lower()
     if name.endswith(RAR_SUFFIXES):
         yield from _rar(path, shown)
         return
     try:
-        yield from (_zip if name.endswith(ZIP_SUFFIXES) else _tar)(path, shown)
+        yield from _zip(path, shown) if name.endswith(ZIP_SUFFIXES) else _tar(path, shown, budget)
     except DAMAGE as error:
         raise _unreadable(shown, error) from error
 
@@ -281,10 +316,26 @@ def _uncompressed(path: Path) -> IO[bytes]:
     return open(path, "rb") if opener is None else opener(path)
 
 
-def _tar(path: Path, shown: str) -> Iterator[_RawMember]:
+class _CountedStream:
+    """A stream whose bytes count, those of members that are passed over, too."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self._stream, self._budget, self._num_bytes = stream, budget, 0
+
+    def read(self, num_bytes: int) -> bytes:
+        """Reads bytes. Raises SourceError beyond the limits."""
+        data = self._stream.read(num_bytes)
+        self._num_bytes += len(data)
+        self._budget.check(self._num_bytes)
+        return data
+
+
+def _tar(path: Path, shown: str, budget: _Budget) -> Iterator[_RawMember]:
     with (
         _uncompressed(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedHeader) as archive,
+        tarfile.open(
+            fileobj=cast(IO[bytes], _CountedStream(stream, budget)), mode="r|", tarinfo=_BoundedHeader
+        ) as archive,
     ):
         for info in archive:
             if info.isdir():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -94,6 +96,41 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "open_atomic", lambda uri: (written.append(uri), real(uri))[1])
     assert contents(unpack(config, context_of(store, "1"))) == files
     assert [Path(uri).name for uri in written] == list(files)  # each of them once, over both runs
+
+
+@pytest.mark.parametrize("label", ["cls", "json", "txt", "captions"])
+def test_shards_of_webdataset_and_video2dataset(tmp_path: Path, label: str) -> None:
+    """Files beside a video say its class; texts that repeat are classes, others captions."""
+    files: dict[str, bytes] = {}
+    for number in range(4):
+        name, kind = f"00000/{number:09}", ("walk", "run")[number % 2]
+        files[f"{name}.mp4"] = bytes([number])
+        text = f"caption {number}" if label == "captions" else kind
+        values: dict[str, object] = {
+            "key": f"{number:09}",
+            "url": f"https://host/{number // 2}.mp4",
+            "status": "success",
+        }
+        if label == "json":
+            values |= {"label": kind, "split": "val"}
+        if label == "cls":
+            files[f"{name}.cls"] = f"{number % 2}".encode()
+        files[f"{name}.json"] = json.dumps(values).encode()
+        files[f"{name}.txt"] = text.encode()
+    files["README.md"] = b"x"
+    (tmp_path / "00000.tar").write_bytes(make_tar(files))
+    logged: list[str] = []
+    context = replace(context_of(tmp_path / "store", "1"), emit=lambda event: logged.append(getattr(event, "line", "")))
+    corpus = unpack(UnpackConfig(archives=(str(tmp_path / "00000.tar"),)), context)
+    sources = list_videos((corpus.manifest_uri,))
+    expected = {"cls": ["0", "1"], "json": ["walk", "run"], "txt": ["walk", "run"], "captions": [None, None]}
+    assert [source.label for source in sources] == 2 * expected[label]
+    assert {source.part for source in sources} == {"validation" if label == "json" else None}
+    assert [source.group for source in sources] == [f"https://host/{number // 2}.mp4" for number in range(4)]
+    assert ("captions" in " ".join(logged)) == (label != "txt")
+    assert "members that are no videos, left out: 1 .md" in " ".join(logged)
+    again = unpack(UnpackConfig(archives=(str(tmp_path / "00000.tar"),)), context_of(tmp_path / "store", "2"))
+    assert [source.label for source in list_videos((again.manifest_uri,))] == [source.label for source in sources]
 
 
 def test_a_bad_archive_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
