@@ -14,7 +14,7 @@ class ConvnetConfig:
     torchvision/NAME (where installed), or one that a plugin registers."""
     layer: str = "features"
     """Layer to take percepts from. Lite: stem, blocks.K, features; VGG: pool5, fc6, fc7; pixels: rgb, gray;
-    timm and torchvision: any submodule, and timm's `pooled`."""
+    timm and torchvision: any submodule, and timm's `pooled`; tokens: blocks.K:mean, blocks.K:class."""
     grid: int = 1
     """Average the layer's map to grid x grid cells; percepts have channels * grid * grid values."""
     input_px: int = 224
@@ -22,9 +22,10 @@ class ConvnetConfig:
     in_channels: int = 3
     """3 for RGB; twice the decoder's flow_stack for a network that takes optical flow."""
     weights: str | None = None
-    """URI of the weights (.safetensors or .pth); none: those that an installed package ships."""
+    """Weights (.safetensors or .pth): a path, a URL (https, s3 ...) or hf://OWNER/NAME/FILE; default: those that an
+    installed package ships."""
     weights_sha256: str | None = None
-    """sha256 that the weights file must have, 64 hex digits; required with `weights`."""
+    """sha256 that the weights file must have, 64 hex digits; without it, the run prints that of the file and stops."""
     plugin: str | None = None
     """Python module that registers further convnets, imported first."""
 
@@ -35,5 +36,5 @@ class ConvnetConfig:
             raise ConfigError(f"in_channels is {self.in_channels}; RGB has 3, stacks of L flow fields have 2 L")
         if not 8 <= self.input_px <= 2048:
             raise ConfigError(f"input_px is {self.input_px}; frames must be 8 to 2048 pixels wide")
-        if (self.weights is None) != (self.weights_sha256 is None):
-            raise ConfigError("weights and weights_sha256 go together: name the file and the digest that it must have")
+        if self.weights is None and self.weights_sha256 is not None:
+            raise ConfigError("weights_sha256 is the digest of weights, and none are named: give both")

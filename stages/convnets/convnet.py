@@ -34,6 +34,12 @@ def _architecture(config: ConvnetConfig) -> registry.RegisteredArchitecture:
 def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weights | None:
     if not architecture.needs_weights():
         return None
+    if config.weights is not None and config.weights_sha256 is None:
+        sha256 = digest(config.weights)
+        raise ConfigError(
+            f"weights {config.weights} need the sha256 that they must have: that file has {sha256}; "
+            "give it as weights_sha256 if you trust the file"
+        )
     if config.weights is not None and config.weights_sha256 is not None:
         return Weights(config.weights, config.weights_sha256.lower())
     shipped = architecture.default_weights()

@@ -1,12 +1,17 @@
-"""Weights of convnets: from a URI, checked by sha256 before anything reads them, never unpickled.
+"""Weights of convnets: from a path, a URL or hf://, checked by sha256 before anything reads them, never unpickled.
 
 `.safetensors` files, and published `.pth` files through torch's `weights_only` reader, which builds tensors and
 nothing else.
 """
 
+import os
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +20,9 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.files import local_copy, sha256_file
+
+HUB: Final = "hf://"
+HUB_EXAMPLE: Final = "hf://timm/vit_small_patch14_dinov2.lvd142m/model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,9 @@ class Weights:
             DigestError: other bytes than promised.
             SourceError: no such file.
         """
-        actual = digest(self.uri)
+        self._compare(digest(self.uri))
+
+    def _compare(self, actual: str) -> None:
         if actual != self.sha256:
             raise DigestError(
                 f"weights {self.uri} have sha256 {actual}, not {self.sha256}; "
@@ -39,14 +49,14 @@ class Weights:
             )
 
     def load(self) -> Mapping[str, Tensor]:
-        """Loads the checkpoint's tensors by name, on the CPU, after `check`.
+        """Loads the checkpoint's tensors by name, on the CPU; what is read is what `check` would have checked.
 
         Raises:
             DigestError, SourceError: as `check`.
             ConfigError: neither a safetensors file nor a checkpoint that holds tensors alone.
         """
-        self.check()
-        with local_copy(self.uri) as path:
+        with _weights_file(self.uri) as path:
+            self._compare(sha256_file(str(path)))
             try:
                 if path.suffix == ".safetensors":
                     return load_file(path)
@@ -64,9 +74,36 @@ def digest(uri: str) -> str:
     """Returns the sha256 of a weights file.
 
     Raises:
-        SourceError: no such file.
+        SourceError: no such file, or it cannot be reached.
     """
-    try:
-        return sha256_file(uri)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise SourceError(f"there are no weights at {uri}; give a .safetensors or .pth file") from error
+    with _weights_file(uri) as path:
+        return sha256_file(str(path))
+
+
+@contextmanager
+def _weights_file(uri: str) -> Iterator[Path]:
+    """Yields a local path of the file, fetched once. Raises SourceError."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_copy(address(uri)))
+            path.open("rb").close()
+        except FileNotFoundError as error:
+            raise SourceError(f"there are no weights at {uri}; give a .safetensors or .pth file") from error
+        except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
+            raise SourceError(f"weights {uri} cannot be read: {str(error) or type(error).__name__}") from error
+        yield path
+
+
+def address(uri: str) -> str:
+    """Returns where a file is fetched: `hf://OWNER/NAME[@REVISION]/FILE` lies on HF_ENDPOINT, by default the hub.
+
+    Raises:
+        ConfigError: an address on the hub that is not of this form.
+    """
+    if not uri.startswith(HUB):
+        return uri
+    match = re.fullmatch(r"([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", uri.removeprefix(HUB))
+    if match is None:
+        raise ConfigError(f"weights {uri} name no file of the hub; give hf://OWNER/NAME/FILE, such as {HUB_EXAMPLE}")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"

@@ -3,16 +3,24 @@
     --convnet.name timm/resnet18 --convnet.layer layer3 --convnet.weights URI --convnet.weights-sha256 HEX
 
 A layer is the name of any submodule whose output is a map (B, C, h, w) or a vector (B, D); timm's models also have
-`pooled`, the vector in front of the classifier. What lies behind the layer does not run. Weights are the model's own
-state dict, by URI and sha256 as for every convnet: neither library downloads anything here. Frames are normalised by
-the mean and standard deviation that timm names for the model, or by ImageNet's.
+`pooled`, the vector in front of the classifier. Of timm's vision transformers (DINOv2, DINOv3, SigLIP, CLIP ...) a
+layer may be tokens (B, N, C): their patches are a map, `blocks.11:mean` is the mean of all patches, `blocks.11:class`
+the class token. What lies behind the layer does not run. Weights are the model's own state dict, or a published one
+that timm converts, by URI and sha256 as for every convnet: neither library downloads anything here. Frames are
+normalised by the mean and standard deviation that timm names for the model (with its tag:
+`vit_base_patch16_clip_224.openai`), or by ImageNet's; a transformer is built for the frames' size, and its position
+embedding is resampled as timm does.
 
-Shapes: B frames, C channels, D vector values.
+Shapes: B frames, C channels, D vector values, N tokens.
 """
 
 import difflib
 import importlib
+import math
+import re
+import sys
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, cast
 
@@ -26,6 +34,9 @@ from stages.convnets.vgg16 import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB
 
 POOLED: Final = "pooled"
 ZOOS: Final = ("timm", "torchvision")
+CLASS, MEAN = ":class", ":mean"
+"""Ends of the name of a layer of tokens: the class token alone, or the mean of all patches."""
+TOKEN_LAYERS: Final = re.compile(r"blocks\.\d+|norm")
 
 
 class _Reached(Exception):
@@ -42,7 +53,10 @@ class CutAt(Opaque):
     def __init__(self, model: nn.Module, layer: str) -> None:
         super().__init__()
         self.model = model
-        self.layer = layer
+        self.layer, self.part = layer, ""
+        for part in (CLASS, MEAN):
+            if layer.endswith(part):
+                self.layer, self.part = layer.removesuffix(part), part
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if self.layer == POOLED:
@@ -74,12 +88,30 @@ class CutAt(Opaque):
         return self._checked(outputs[0])
 
     def _checked(self, output: Any) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim not in (2, 4):
+        num_prefix = getattr(self.model, "num_prefix_tokens", None)
+        if isinstance(output, Tensor) and output.ndim == 3 and isinstance(num_prefix, int):
+            return self._of_tokens(output, num_prefix)
+        if not isinstance(output, Tensor) or output.ndim not in (2, 4) or self.part:
             what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ConfigError(
-                f"layer {self.layer} gives {what}, neither a map (B, C, h, w) nor a vector (B, D); choose another one"
-            )
+            wanted = "tokens of timm's" if self.part else "a map (B, C, h, w) nor a vector (B, D)"
+            said = f"layer {self.layer} gives {what}, "
+            raise ConfigError(f"{said}{'not' if self.part else 'neither'} {wanted}; choose another one")
         return output
+
+    def _of_tokens(self, tokens_BNC: Tensor, num_prefix: int) -> Tensor:
+        """Returns the class token or the mean of the patches, (B, C), or the patches as a square map."""
+        if self.part == CLASS:
+            if not num_prefix or getattr(self.model, "cls_token", None) is None:
+                raise ConfigError(f"this model has no class token; choose {self.layer}{MEAN} or {POOLED}")
+            return tokens_BNC[:, 0]
+        patches_BNC = tokens_BNC[:, num_prefix:]
+        if self.part == MEAN:
+            return patches_BNC.mean(1)
+        batch, num_patches, channels = patches_BNC.shape
+        side = math.isqrt(num_patches)
+        if side**2 != num_patches:
+            raise ConfigError(f"layer {self.layer} has {num_patches} patches, no square map; choose {self.layer}{MEAN}")
+        return patches_BNC.transpose(1, 2).reshape(batch, channels, side, side)
 
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -94,27 +126,49 @@ class ZooModel(Architecture):
         self._library = _library(zoo)
         # Another version of the library may build another network for the name.
         self.version = f"{zoo} {self._library.__version__}"
-        known = self._known()
+        known = self._known(with_tags="." in model)
         if model not in known:
             near = difflib.get_close_matches(model, known, n=4, cutoff=0.3)
             raise ConfigError(f"{zoo} has no model {model!r}; near it are {', '.join(near) or 'none'}")
 
-    def _known(self) -> list[str]:
-        return list(self._library.list_models() if self._zoo == "timm" else self._library.models.list_models())
-
-    def _model(self) -> nn.Module:
+    def _known(self, *, with_tags: bool) -> list[str]:
         if self._zoo == "timm":
-            # Without a classifier: its size depends on labels.
-            return cast(nn.Module, self._library.create_model(self._name, pretrained=False, num_classes=0))
-        return cast(nn.Module, self._library.models.get_model(self._name, weights=None))
+            return list(self._library.list_models(pretrained=True) if with_tags else self._library.list_models())
+        return list(self._library.models.list_models())
+
+    def _model(self, input_px: int | None = None) -> nn.Module:
+        """Builds the model, for square frames of this size where its position embedding depends on it."""
+        if self._zoo != "timm":
+            return cast(nn.Module, self._library.models.get_model(self._name, weights=None))
+        # Without a classifier: its size depends on labels.
+        make = partial(self._library.create_model, self._name, pretrained=False, num_classes=0)
+        if input_px is None:
+            return cast(nn.Module, make())
+        with torch.device("meta"):
+            model: Any = make()
+        settings = getattr(model, "pretrained_cfg", None) or {}
+        patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+        if input_px % patch_px:
+            near = max(1, round(input_px / patch_px)) * patch_px
+            raise ConfigError(
+                f"{self._name} has patches of {patch_px} px, and input_px {input_px} is no multiple: {near} is"
+            )
+        is_native = input_px == settings.get("input_size", (3, input_px, input_px))[-1]
+        is_transformer = getattr(model, "num_prefix_tokens", None) is not None
+        return cast(nn.Module, make() if is_native or not is_transformer else make(img_size=input_px))
 
     def layers(self) -> tuple[str, ...]:
         with torch.device("meta"):
-            names = [name for name, _ in self._model().named_modules() if name]
-        return (*names, POOLED) if self._zoo == "timm" else tuple(names)
+            model = self._model()
+        names = [name for name, _ in model.named_modules() if name]
+        if self._zoo != "timm":
+            return tuple(names)
+        has_tokens = getattr(model, "num_prefix_tokens", None) is not None
+        token_layers = [name for name in names if has_tokens and TOKEN_LAYERS.fullmatch(name)]
+        return (*names, POOLED, *(f"{name}{part}" for name in token_layers for part in (MEAN, CLASS)))
 
     def network(self, layer: str, input_px: int) -> nn.Module:
-        model = self._model()
+        model = self._model(input_px)
         settings = getattr(model, "pretrained_cfg", None) or {}
         means = tuple(settings.get("mean") or IMAGENET_MEAN_RGB)
         deviations = tuple(settings.get("std") or IMAGENET_STD_RGB)
@@ -127,6 +181,8 @@ class ZooModel(Architecture):
         cut = network[-1]
         assert isinstance(cut, CutAt)
         wanted = cut.model.state_dict()
+        if any(name not in state or state[name].shape != tensor.shape for name, tensor in wanted.items()):
+            state = self._converted(state, cut.model)
         for name, tensor in wanted.items():
             if name not in state or state[name].shape != tensor.shape:
                 actual = tuple(state[name].shape) if name in state else "nothing"
@@ -135,6 +191,16 @@ class ZooModel(Architecture):
                     "give the state dict of that very model"
                 )
         cut.model.load_state_dict({name: state[name] for name in wanted})
+
+    def _converted(self, state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+        """Returns a published checkpoint in the names and shapes of the model, as far as timm knows how."""
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return state
+        try:
+            return cast(Mapping[str, Tensor], convert(dict(state), model))
+        except Exception as error:  # timm's converters assume the checkpoints that they are for
+            raise ConfigError(f"weights of {self._zoo}/{self._name} cannot be converted: {error!r}") from error
 
 
 def _library(zoo: str) -> ModuleType:

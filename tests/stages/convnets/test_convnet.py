@@ -187,8 +187,8 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         percept_dim(ConvnetConfig(layer="fc6"))
     with pytest.raises(ConfigError, match="finer than the layer's 2x2 map; choose grid <= 2"):
         percept_dim(ConvnetConfig(grid=4, input_px=64))
-    with pytest.raises(ConfigError, match="go together"):
-        ConvnetConfig(weights="x.pth")
+    with pytest.raises(ConfigError, match="none are named: give both"):
+        ConvnetConfig(weights_sha256="0" * 64)
     with pytest.raises(ConfigError, match="plugin 'no_such_module' cannot be imported"):
         percept_dim(ConvnetConfig(plugin="no_such_module"))
     with pytest.raises(SourceError, match="there are no weights at"):
