@@ -11,6 +11,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, sha256_file
 from pipeline.core.model_uris import resolve
 from pipeline.core.stage import Context, stage
+from stages.extraction.config import ExtractionConfig
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
 
@@ -39,6 +40,30 @@ def _digest(config: ImportEncoderConfig) -> str:
     uri = _file(config.encoder)
     Pretrained.load(uri)
     return sha256_file(uri)
+
+
+def size_of_encoder(config: ImportEncoderConfig, extraction: ExtractionConfig) -> tuple[int, int]:
+    """Returns the units and layers of the encoder, which a classifier that starts from it has, too.
+
+    Raises:
+        ConfigError: the encoder learned from pixels, or from percepts of another network, layer or size.
+        SourceError, CorruptArtifact, UsageError: see `stages.models.pretrained.Pretrained.load`.
+    """
+    from stages.convnets.convnet import percept_dim
+    from stages.models.pretrained import Pretrained
+
+    pretrained = Pretrained.load(_file(config.encoder))
+    if pretrained.transform is None or pretrained.extractor is None:
+        raise ConfigError(f"--encoder {config.encoder} learned from pixels, and clips come as percepts; give another")
+    dim, model = percept_dim(extraction.convnet), pretrained.composite.config
+    of_encoder = pretrained.extractor.settings.get("convnet", {})
+    names = (of_encoder.get("name"), of_encoder.get("layer"))
+    if model.dim != dim or (all(names) and names != (extraction.convnet.name, extraction.convnet.layer)):
+        raise ConfigError(
+            f"--encoder {config.encoder} reads percepts of {model.dim} values of {' '.join(filter(None, names))}, and "
+            f"--extract gives {dim} of {extraction.convnet.name} {extraction.convnet.layer}: give --extract the same"
+        )
+    return model.num_units, model.num_layers
 
 
 @stage(version=1, snapshot=_digest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -60,16 +59,16 @@ def log_model(run_id: str, node: Node, artifact: Artifact) -> None:
 
 def aliased_keys(tracking_uri: str) -> set[str]:
     """Returns the keys of all artifacts whose models have an alias. Raises UsageError where no MLflow answers."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    client = MlflowClient(tracking_uri)
+    limit_waiting()
     try:
+        client = MlflowClient(tracking_uri)
         versions = [
             client.get_model_version(model.name, str(number))
             for model in pages(client.search_registered_models)
             for number in model.aliases.values()
         ]
-    except (MlflowException, OSError) as error:
-        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {' '.join(str(error).split())[:200]}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {in_one_line(error)}") from error
     return {version.tags[KEY_TAG] for version in versions if KEY_TAG in version.tags}
 
 

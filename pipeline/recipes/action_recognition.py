@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.agreement import check_alike, check_labels, check_loss, check_selection
 from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Measured, Table, add_arms
 from pipeline.recipes.existing_models import PretrainedNodes, add_existing_models
 from pipeline.recipes.model_variants import (
@@ -50,6 +51,11 @@ ACTION_LSTM = FinetuneConfig(
     classifier=ClassifierConfig(num_units=2048, dropout=0.5),
     training=EnsembleTrainingConfig(optimizer=OptimizerConfig(num_warmup_steps=20), batch_clips=128, num_epochs=20),
     selection=SelectionConfig(learning_rates=(1e-4, 3e-4, 1e-3), dropouts=(0.5, 0.8), num_checks=4),
+)
+
+NEEDED_BY_TABLE_4: Final = (
+    "Table 4 needs a composite of each stream: --pretrained or --unlabelled, --flow-percepts and --flow-pretrained; "
+    "or leave 4 out of --tables"
 )
 
 
@@ -161,6 +167,7 @@ def build(options: ActionOptions) -> Plan:
     if options.arrow and "4" in options.tables:
         raise ConfigError("--arrow does not go with table 4: leave 4 out of --tables")
     plan = Plan(options.dataset)
+    _check(options)
     prepared = prepare(plan, options)
     splits, percepts = prepared.splits, prepared.percepts
     source = _pretrained(plan, options)
@@ -185,6 +192,25 @@ def build(options: ActionOptions) -> Plan:
     if "4" in options.tables:
         _table_4(plan, options, prepared, arms)
     return plan
+
+
+def _check(options: ActionOptions) -> None:
+    """Raises ConfigError for settings of two stages that do not fit together."""
+    if options.unlabelled:
+        check_loss(options.pretrain)
+    if not options.tables:
+        return
+    has_source = options.pretrained or options.unlabelled
+    if "4" in options.tables and not (options.flow_percepts and options.flow_pretrained and has_source):
+        raise ConfigError(NEEDED_BY_TABLE_4)
+    arms = {"single-frame": options.single_frame, "scratch": options.scratch, "finetuned": options.finetuned}
+    check_alike(arms)
+    if not options.allow_missing:
+        check_selection(arms, options.validation_fraction)
+    if options.videos and options.lists and not options.allow_missing:
+        data = ActionSetConfig(dataset=options.dataset, lists=options.lists)
+        curve = options.curve if "curve" in options.tables else ()
+        check_labels(data, options.splits, curve, options.validation_fraction, "curve")
 
 
 def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
@@ -258,11 +284,8 @@ def _arms(
 
 def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) -> None:
     """Adds the composite on a second stream of percepts, and both streams together."""
-    if not (options.flow_percepts and options.flow_pretrained and COMPOSITE in rgb.finetuned):
-        raise ConfigError(
-            "Table 4 needs a composite of each stream: --pretrained or --unlabelled, --flow-percepts and "
-            "--flow-pretrained; or leave 4 out of --tables"
-        )
+    if COMPOSITE not in rgb.finetuned:
+        raise ConfigError(NEEDED_BY_TABLE_4)
     flow = add_existing_models(
         plan,
         options.flow_pretrained,

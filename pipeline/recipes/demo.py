@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
+from pipeline.recipes.agreement import check_alike, check_corpus, check_loss, sized
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix, of_encoder, pretrain_models, pretrain_more
 from pipeline.recipes.recipe import Recipe
@@ -23,7 +24,7 @@ from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.forecast import ForecastConfig, forecast
-from stages.import_encoder import ImportEncoderConfig, import_encoder
+from stages.import_encoder import ImportEncoderConfig, import_encoder, size_of_encoder
 from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
@@ -75,6 +76,8 @@ class DemoOptions(VideoOptions):
         ),
     )
     scratch: FinetuneConfig = LSTM_CLASSIFIER
+    """Training of the LSTM from random weights. It has the encoder's number of units and layers, if it is given no
+    other."""
     pretrained: FinetuneConfig = replace(
         LSTM_CLASSIFIER,
         arm="LSTM pretrained",
@@ -82,6 +85,7 @@ class DemoOptions(VideoOptions):
             LSTM_CLASSIFIER.training, optimizer=replace(LSTM_CLASSIFIER.training.optimizer, learning_rate=3e-4)
         ),
     )
+    """Training of the LSTM that starts from the encoder, whose number of units and layers it has."""
     arrow: bool = False
     """Each class is there a second time, its clips played backwards. Half of the demo's motions are the other half's
     reversals already, which is measured without this."""
@@ -98,6 +102,7 @@ class DemoOptions(VideoOptions):
 def build(options: DemoOptions) -> Plan:
     """Builds the plan: from video files to a comparison table. Raises ConfigError where options do not fit together."""
     _check(options)
+    options = _sized(options)
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
@@ -142,13 +147,33 @@ def _check(options: DemoOptions) -> None:
     options.pretrain.check_feedback()
     if options.num_encoders is not None and options.num_encoders < 1:
         raise ConfigError(f"--num-encoders is {options.num_encoders}; give at least 1")
-    model, classifier = options.pretrain.model, options.pretrained.classifier
-    sizes = [(config.num_units, config.num_layers) for config in (model, classifier)]
-    if options.encoder is None and sizes[0] != sizes[1]:
-        raise ConfigError(
-            f"the pretrained encoder has {sizes[0][0]} units in {sizes[0][1]} layers, and the classifier that starts "
-            f"from it {sizes[1][0]} in {sizes[1][1]}: give --pretrained.num-units and --pretrained.num-layers, too"
-        )
+    check_loss(options.pretrain)
+    arms = {"single-frame": options.single_frame, "scratch": options.scratch, "pretrained": options.pretrained}
+    if options.tables:
+        arms = {flag: _of_tables(arm) for flag, arm in arms.items()}
+    elif len({arm.arm for arm in arms.values()}) < len(arms):
+        raise ConfigError("two arms have one name: give --single-frame.arm, --scratch.arm and --pretrained.arm apart")
+    check_alike(arms)
+    if not options.videos:  # a list of videos may bring parts of its own, and longer videos
+        corpus = _with_clips_to_train_on(options) if options.tables else options.corpus
+        check_corpus(corpus, options.extract.decode, options.pretrain if options.encoder is None else None, arms)
+
+
+def _sized(options: DemoOptions) -> DemoOptions:
+    """Returns the options with both LSTM classifiers of the encoder's size, unless the one from scratch has its own."""
+    if options.encoder is None:
+        size = (options.pretrain.model.num_units, options.pretrain.model.num_layers)
+    else:
+        size = size_of_encoder(ImportEncoderConfig(encoder=options.encoder), options.extract)
+    default, classifier = LSTM_CLASSIFIER.classifier, options.scratch.classifier
+    follows = (classifier.num_units, classifier.num_layers) == (default.num_units, default.num_layers)
+    model = replace(options.pretrain.model, num_units=size[0], num_layers=size[1])
+    return replace(
+        options,
+        pretrain=replace(options.pretrain, model=model),
+        pretrained=sized(options.pretrained, size, "pretrained", LSTM_CLASSIFIER),
+        scratch=sized(options.scratch, size, "scratch", LSTM_CLASSIFIER) if follows else options.scratch,
+    )
 
 
 REVERSALS = tuple(zip(MOTIONS[::2], MOTIONS[1::2], strict=True))
@@ -166,6 +191,16 @@ def _with_clips_to_train_on(options: DemoOptions) -> SynthesizeConfig:
     return replace(options.corpus, num_train=max(options.corpus.num_train, DEMO_CLIPS_PER_CLASS * len(MOTIONS)))
 
 
+def _of_tables(arm: FinetuneConfig) -> FinetuneConfig:
+    return replace(
+        arm,
+        training=replace(arm.training, num_epochs=15),
+        num_full_samplings=10,
+        labels_per_class=DEMO_CURVE,
+        selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
+    )
+
+
 def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: Node, statistics: Node) -> None:
     """Adds the other five models, and an arm a row. More labels train for more steps."""
     encoders: dict[Model, list[Node]] = {"composite": [composite]}
@@ -177,16 +212,9 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     more = pretrain_more(plan, tuple(MODELS), options.pretrain, options.to_train, numbers=numbers, **source)
     for name, nodes in more.items():
         encoders[name] += nodes
-    arms = (options.single_frame, options.scratch, options.pretrained)
     frame, scratch, pretrained = (
-        replace(
-            arm,
-            training=replace(arm.training, num_epochs=15),
-            num_full_samplings=10,
-            arrow=options.arrow,
-            selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
-        )
-        for arm in arms
+        replace(_of_tables(arm), arrow=options.arrow)
+        for arm in (options.single_frame, options.scratch, options.pretrained)
     )
     add_arms(
         plan,
@@ -217,7 +245,6 @@ RECIPE = Recipe(
             "pretrain.num-units",
             "pretrain.num-steps",
             "pretrain.optimizer.learning-rate",
-            "pretrained.num-units",
             "pretrained.learning-rate",
         ),
         "the run": RUN_GROUP,

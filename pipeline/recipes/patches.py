@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
+from pipeline.recipes.agreement import check_patches
 from pipeline.recipes.model_variants import (
     OF_PERCEPTS,
     PIXELS_ON_A_GPU,
@@ -62,6 +63,7 @@ class PatchesOptions(VideoOptions):
 
 def build(options: PatchesOptions) -> Plan:
     """Builds the plan."""
+    check_patches(options.cut.num_frames, options.pretrain)
     plan = Plan("patches")
     index = add_index(plan, options, options.videos)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.engine.plan import Plan
+from pipeline.recipes.agreement import check_enough, check_loss
 from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
     ONE_GPU,
@@ -70,6 +71,7 @@ def build(options: YoutubeOptions) -> Plan:
         raise ConfigError("--forecast has no effect with --held-out 0, which scores nothing: leave one out")
     if not (options.videos or options.links):
         raise ConfigError("there is nothing to learn from: give --videos, such as clips/, or --links, such as list.csv")
+    check_loss(options.pretrain)
     plan = Plan("youtube")
     run_gpu = options.on_devices
     extraction = within_limits(options.extract, options.limits)
@@ -77,6 +79,7 @@ def build(options: YoutubeOptions) -> Plan:
     if options.links:
         corpus = add_download(plan, options, options.links, options.link_options, extraction)
     index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus)
+    check_enough(index, options.held_out)
     percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     source = {"percepts": percepts, "statistics": statistics}
