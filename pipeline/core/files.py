@@ -4,6 +4,9 @@ A `uri` is a local path or any URL that fsspec knows (`s3://bucket/key`, `memory
 with a scheme; otherwise it is a path, and every character of it is literal. Nothing here reads a pattern: fsspec's
 plural calls (`rm`, `cat` of a list, `mv`, `glob`) expand `*`, `?` and `[`, and none of them is used.
 
+Where a server refuses or does not answer (credentials, a region, an endpoint), every function raises SourceError with
+its words: each file system has exceptions of its own, which are caught by place.
+
 A file appears under its name only once it is complete: on a local disk by a temporary name and a rename, on an object
 store by one PUT, which is atomic there.
 """
@@ -30,7 +33,8 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.core.errors import SourceError
+from pipeline.core.error_words import error_in_words
+from pipeline.core.errors import PerceptsError, SourceError
 
 TEMPORARY_MARK = ".tmp-"
 """Part of the names of unfinished writes, which `list_files` leaves out."""
@@ -60,7 +64,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     A path may begin with `~/`. A `file:` URL is decoded (`%20`) unless a file has its literal name.
 
     Raises:
-        SourceError: fsspec does not know the protocol, or its package is not installed; a path holds a NUL.
+        SourceError: fsspec does not know the protocol, its package is not installed, or it finds no credentials; a path
+            holds a NUL.
     """
     if not is_url(uri) or uri.startswith("file:"):
         return LocalFileSystem(), _local_path(uri)
@@ -77,6 +82,30 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), path
     except (ValueError, ImportError) as error:
         raise SourceError(f"cannot reach {uri!r}: {error}; give a local path or a URL that fsspec knows") from error
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+@contextmanager
+def reaching(uri: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns what a remote file system raises into one line, unless it says that there is no such file.
+
+    but: exceptions of whatever reads the file, which stay as they are.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PerceptsError):
+        raise
+    except Exception as error:
+        if isinstance(error, but) or is_local(uri):
+            raise
+        raise _unreachable(uri, error) from error
+
+
+def _unreachable(uri: str, error: BaseException) -> SourceError:
+    return SourceError(
+        f"cannot reach {uri!r}: {error_in_words(error)}; check the address, the region and the credentials"
+    )
 
 
 def _local_path(uri: str) -> str:
@@ -110,19 +139,22 @@ def absolute(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Returns whether there is a file or a directory at `uri`."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with reaching(uri):
+        return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
     """Returns the size of the file in bytes."""
     fs, path = filesystem(uri)
-    return int(fs.size(path))
+    with reaching(uri):
+        return int(fs.size(path))
 
 
 def read_bytes(uri: str) -> bytes:
     """Reads the whole file. Raises FileNotFoundError."""
     fs, path = filesystem(uri)
-    return cast(bytes, fs.cat_file(path))
+    with reaching(uri):
+        return cast(bytes, fs.cat_file(path))
 
 
 def read_json(uri: str) -> Any:
@@ -155,10 +187,11 @@ def _read_if_there(uri: str) -> bytes | None:
 def list_files(uri: str) -> list[str]:
     """Returns the sorted names, relative to `uri`, of all finished files below it; empty if there is no directory."""
     fs, path = filesystem(uri)
-    if not fs.exists(path):
-        return []
-    fs.invalidate_cache(path)
-    names = [_relative(str(name), path) for name in fs.find(path)]
+    with reaching(uri):
+        if not fs.exists(path):
+            return []
+        fs.invalidate_cache(path)
+        names = [_relative(str(name), path) for name in fs.find(path)]
     return sorted(name for name in names if TEMPORARY_MARK not in name)
 
 
@@ -167,7 +200,8 @@ def list_directories(uri: str) -> list[str]:
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     try:
-        entries = fs.ls(path, detail=True)
+        with reaching(uri):
+            entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     names = [_relative(str(entry["name"]), path) for entry in entries if entry["type"] == "directory"]
@@ -192,7 +226,8 @@ def list_states(uri: str) -> dict[str, FileState]:
     """Returns relative name -> state of every file below `uri`, sorted, with unfinished writes. Makes one listing."""
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    infos = fs.find(path, detail=True)
+    with reaching(uri):
+        infos = fs.find(path, detail=True)
     return {_relative(str(name), path): _state(infos[name]) for name in sorted(infos)}
 
 
@@ -213,15 +248,16 @@ def remove(uri: str) -> None:
             os.remove(path)
         return
     fs.invalidate_cache(path)
-    is_directory = fs.isdir(path)
-    names = [str(name) for name in fs.find(path)] if is_directory else []
-    if fs.isfile(path):
-        names.append(path)
-    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
-        for _ in threads.map(fs.rm_file, dict.fromkeys(names)):
-            pass
-    if is_directory and fs.exists(path):
-        _remove_empty(fs, path)
+    with reaching(uri):
+        is_directory = fs.isdir(path)
+        names = [str(name) for name in fs.find(path)] if is_directory else []
+        if fs.isfile(path):
+            names.append(path)
+        with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as threads:
+            for _ in threads.map(fs.rm_file, dict.fromkeys(names)):
+                pass
+        if is_directory and fs.exists(path):
+            _remove_empty(fs, path)
     fs.invalidate_cache(path)
 
 
@@ -242,7 +278,7 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as buffer:
             yield cast(BinaryIO, buffer)
             buffer.seek(0)
-            with fs.open(path, "wb") as remote:
+            with reaching(uri), fs.open(path, "wb") as remote:
                 shutil.copyfileobj(buffer, remote, CHUNK_BYTES)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -306,7 +342,7 @@ def sha256_file(uri: str, advance: Callable[[int], object] | None = None) -> str
     """
     digest = hashlib.sha256()
     fs, path = filesystem(uri)
-    with fs.open(path, "rb") as file:
+    with reaching(uri), fs.open(path, "rb") as file:
         while piece := file.read(CHUNK_BYTES):
             digest.update(piece)
             if advance is not None:
@@ -325,5 +361,6 @@ def local_copy(uri: str) -> Iterator[Path]:
         # The end of the name: readers go by the suffix.
         name = os.fsdecode(os.path.basename(path).encode("utf-8", "surrogateescape")[-MAX_NAME_BYTES:])
         target = Path(directory) / (name or "file")
-        fs.get_file(path, str(target))
+        with reaching(uri):
+            fs.get_file(path, str(target))
         yield target

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from pipeline.core.files import absolute, exists, filesystem, join, list_directories, sha256_file
+from pipeline.core.files import absolute, exists, filesystem, join, list_directories, reaching, sha256_file
 from pipeline.core.stage import Holding
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.upkeep.inventory import iter_listings
@@ -189,8 +189,12 @@ def digests_of(store: Store, given: str) -> set[str]:
         if record.sha256 and (record.uri in uris or _stored(store, record.uri) == given)
     }
     by_uri |= {t.video for t in read_takedowns(store.root).values() if uris & set(t.uris)}
-    if by_uri or not exists(given) or filesystem(given)[0].isdir(filesystem(given)[1]):
+    if by_uri or not exists(given):
         return by_uri
+    fs, path = filesystem(given)
+    with reaching(given):
+        if fs.isdir(path):
+            return by_uri
     digest = sha256_file(given)
     return {digest} if _knows(store, digest) else set()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.core.errors import SourceError
-from pipeline.core.files import filesystem, local_copy
+from pipeline.core.files import filesystem, local_copy, reaching
 from stages.video.archives import ArchiveLimits, is_archive, iter_members
 from stages.video.ledger import VideoRecord
 
@@ -94,9 +94,10 @@ def list_files(uri: str, wanted: re.Pattern[str]) -> dict[str, str]:
 
 def _in_folder(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:
     fs, path = filesystem(uri)
-    if not fs.isdir(path):
-        raise SourceError(f"there is no folder {uri!r}; {RULE}")
-    return [(name, fs.cat_file(name, end=MAX_LIST_BYTES + 1)) for name in sorted(filter(is_wanted, fs.find(path)))]
+    with reaching(uri):
+        if not fs.isdir(path):
+            raise SourceError(f"there is no folder {uri!r}; {RULE}")
+        return [(name, fs.cat_file(name, end=MAX_LIST_BYTES + 1)) for name in sorted(filter(is_wanted, fs.find(path)))]
 
 
 def _in_archive(uri: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, bytes]]:

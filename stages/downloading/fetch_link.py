@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline.core.error_words import NO_FILE
 from pipeline.core.network import NetworkOptions
 from stages.downloading.address_guard import refuse_private
 from stages.downloading.clip_rules import ClipRules, Span
@@ -22,7 +23,7 @@ from stages.downloading.http_files import HttpClient, RangeFile, fetch_file
 from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem
 from stages.downloading.sites import Site, SiteFile
-from stages.video.fetch import NO_FILE, UnreadableError, fetched
+from stages.video.fetch import UnreadableError, fetched
 from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
 from stages.video.lists.rows import ListRow

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
-from pipeline.core.files import filesystem
+from pipeline.core.files import filesystem, reaching
 
 METADATA_KEY: Final = "percepts"
 """Name of the one entry of a file's metadata: the settings that build the model again."""
@@ -29,7 +29,7 @@ def read_header(uri: str) -> dict[str, Any]:
     """
     fs, path = filesystem(uri)
     try:
-        with fs.open(path, "rb") as file:
+        with reaching(uri, but=(ValueError, KeyError, TypeError)), fs.open(path, "rb") as file:
             num_bytes = int.from_bytes(file.read(8), "little")
             if num_bytes > MAX_HEADER_BYTES:
                 raise ValueError(f"a header of {num_bytes} bytes")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import filesystem, join
+from pipeline.core.files import filesystem, join, reaching
 from stages.percepts.schema import read_extractor
 from stages.percepts.shards import Shard, VideoResult
 from stages.video.record_table import DigestOrder, Digests, digests, first_of_each, hex_digits
@@ -32,7 +32,7 @@ def shard_faults(store_uri: str, shard: Shard) -> Iterator[str]:
     uri = join(store_uri, shard.path)
     fs, path = filesystem(uri)
     try:
-        with fs.open(path, "rb") as file:
+        with reaching(uri, but=(pa.ArrowInvalid,)), fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
             extractor = read_extractor(parquet.schema_arrow.metadata, uri)
             rows = _rows(parquet)

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
-from pipeline.core.files import CHUNK_BYTES, filesystem, sha256_bytes
+from pipeline.core.files import CHUNK_BYTES, filesystem, reaching, sha256_bytes
 
 DIRECTORY_VARIABLE: Final = "PERCEPTS_CACHE"
 GIGABYTES_VARIABLE: Final = "PERCEPTS_CACHE_GIGABYTES"
@@ -68,7 +68,9 @@ class RemoteFile:
         if self.sha256 is not None:
             return self.sha256 + suffix
         fs, path = filesystem(self.uri)
-        return sha256_bytes(f"{self.uri} {fs.ukey(path)}".encode()) + suffix
+        with reaching(self.uri):
+            state = fs.ukey(path)
+        return sha256_bytes(f"{self.uri} {state}".encode()) + suffix
 
 
 class CacheEntry:
@@ -306,7 +308,7 @@ def _download(file: RemoteFile, target: BinaryIO) -> str:
     """Copies the remote file; returns its digest, which must be the promised one."""
     fs, path = filesystem(file.uri)
     digest = hashlib.sha256()
-    with fs.open(path, "rb", block_size=16 * CHUNK_BYTES, cache_type="readahead") as source:
+    with reaching(file.uri), fs.open(path, "rb", block_size=16 * CHUNK_BYTES, cache_type="readahead") as source:
         while piece := source.read(16 * CHUNK_BYTES):
             digest.update(piece)
             target.write(piece)

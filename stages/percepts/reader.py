@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact, SourceError
-from pipeline.core.files import exists, filesystem, is_local, join, list_files, sha256_file, size_bytes
+from pipeline.core.files import exists, filesystem, is_local, join, list_files, reaching, sha256_file, size_bytes
 from stages.percepts import shards
 from stages.percepts.memory_map import Percepts
 from stages.percepts.node_cache import CacheEntry, NodeCache, RemoteFile
@@ -262,7 +262,7 @@ def read_store_extractor(uri: str) -> Extractor:
     part = _parts(uri)[0][0]
     fs, path = filesystem(part.uri)
     try:
-        with fs.open(path, "rb") as file:
+        with reaching(part.uri, but=(pa.ArrowInvalid,)), fs.open(path, "rb") as file:
             return read_extractor(pq.read_schema(file).metadata, part.uri)
     except FileNotFoundError as error:
         raise SourceError(f"{part.uri} is missing: {MAKE_AGAIN}") from error

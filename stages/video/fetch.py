@@ -23,6 +23,7 @@ import fsspec
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.core.error_words import NO_FILE, error_in_words
 from stages.video.ledger import NOT_READ
 
 STALL_S: Final = 30.0
@@ -37,17 +38,12 @@ CHECK_S: Final = 0.2
 MAX_PAUSE_S: Final = 30.0
 """The longest pause between two tries, whatever the `Retry-After` of a server."""
 
-NO_FILE: Final = "there is no such file"
-
 FINAL_ERRNOS: Final = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 )
 """Errors of a local file that stay until the listing shows another file."""
 
 TEXT_BYTES: Final = 512
-
-MAX_WORDS: Final = 300
-"""Characters of a reason."""
 
 
 class UnreadableError(OSError):
@@ -134,22 +130,6 @@ def is_answer_in_words(uri: str, path: Path) -> bool:
     with open(path, "rb") as file:
         text = file.read(TEXT_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
     return not text or text.startswith((b"<", b"{"))
-
-
-def error_in_words(error: BaseException) -> str:
-    """Returns one line that says what is wrong, in the words of whatever raised it; never an empty one."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and cause is not None and getattr(cause, "status", None):
-        error = cause
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and status:
-        message = str(getattr(error, "message", "")).partition("\n")[0]  # bytes that came may follow
-        return f"the server answers {status} {message}".strip(": ")[:MAX_WORDS]
-    if isinstance(error, FileNotFoundError):
-        return NO_FILE
-    words = " ".join((getattr(error, "strerror", None) or str(error)).split())
-    name = type(error).__name__
-    return (words if name in ("OSError", "UnreadableError") and words else f"{name}: {words}".rstrip(": "))[:MAX_WORDS]
 
 
 def _try_once(uri: str, directory: Path, max_bytes: int) -> Path:

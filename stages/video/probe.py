@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.core.error_words import NO_FILE
 from stages.video.container import in_words, open_video
-from stages.video.fetch import NO_FILE, is_answer_in_words, unreadable_reason
+from stages.video.fetch import is_answer_in_words, unreadable_reason
 from stages.video.filters import Orientation, orientation_of, rotation_degrees
 from stages.video.ledger import NOT_READ, Verdict, VideoRecord
 from stages.video.limits import Limits

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import SourceError
 from pipeline.core.files import absolute
 from stages.video.archives import is_archive
-from stages.video.fetch import check_file, error_in_words, fetched, open_filesystem
+from stages.video.fetch import check_file, fetched, open_filesystem
 from stages.video.limits import Limits
 from stages.video.lists.folders import FolderVideos, in_words
 from stages.video.lists.published import Note
