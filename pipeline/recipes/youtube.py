@@ -43,7 +43,7 @@ class YoutubeOptions(VideoOptions):
     """Folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv, .jsonl, .json, .parquet) and bucket
     URLs of videos to learn from."""
     links: tuple[str, ...] = ()
-    """Lists of links to download, of YouTube or any server. Their files are deleted once percepts are made of them;
+    """Lists of links (YouTube, any server) to download. Their files are deleted once percepts are made of them;
     docs/youtube.md has the options."""
     link_options: Inline[LinkOptions] = LinkOptions()
     models: tuple[Model, ...] = ("composite",)

@@ -1,6 +1,6 @@
 """The results of links, their statuses, and the store's memory of them, which makes resuming a matter of links.
 
-    <store>/downloaded/links/<16 digits>.json       a link that has been requested, written at once
+    <store>/downloaded/links/<digits>.jsonl         links of a batch, each written as soon as it is known
     <store>/downloaded/links/<16 digits>.parquet    those of a round
     <store>/downloaded/clips/ab/<sha256>.mp4        clips, by content
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,10 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import join, list_files, open_atomic, read_bytes, read_many, remove, sha256_bytes, write_bytes
+from pipeline.core.files import (
+    absolute,
+    exists,
+    is_local,
+    join,
+    list_files,
+    open_atomic,
+    read_bytes,
+    read_many,
+    remove,
+    sha256_bytes,
+    write_bytes,
+)
 from pipeline.core.parquet import iter_tables
 from stages.downloading.clip_rules import ClipRules, Span
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import SCHEMA, VideoRecord
 from stages.video.lists.rows import ListRow
 
 Status = Literal[
@@ -116,6 +130,7 @@ def _bare(url: str) -> str:
     return f"{scheme}://{host}{slash}{path.partition('#')[0]}{kept}"
 
 
+_KEPT: Final = tuple(field.name for field in fields(LinkResult) if field.name not in ("clips", "refused_host"))
 _SCHEMA: Final = pa.schema(
     [
         pa.field("link", pa.binary(DIGEST_BYTES), nullable=False),
@@ -124,23 +139,56 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def write_result(store_uri: str, digest: bytes, result: LinkResult) -> None:
-    """Writes what became of a link, at once and atomically."""
-    value = {"link": digest.hex(), "result": _to_json(result, store_uri)}
-    write_bytes(join(store_uri, LINKS, f"{digest.hex()[:16]}.json"), json.dumps(value).encode())
+class BatchLog:
+    """The results of a batch of links, written as each is known: a process that is killed loses none of them."""
+
+    def __init__(self, store_uri: str, name: str) -> None:
+        """Opens the log of a batch, with what a worker that died has written to it."""
+        self._store_uri = store_uri
+        self._uri = join(store_uri, LINKS, f"{name}.jsonl")
+        self._path = Path(absolute(self._uri)) if is_local(store_uri) else None
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        data = read_bytes(self._uri) if exists(self._uri) else b""
+        self._lines = [line + b"\n" for line in data.splitlines() if _is_whole(line)]
+        self._lock = threading.Lock()
+
+    def known(self) -> dict[bytes, LinkResult]:
+        """Returns the results that are there."""
+        return dict(_parsed(line, self._store_uri) for line in self._lines)
+
+    def add(self, digest: bytes, result: LinkResult) -> None:
+        """Writes what became of a link, at once. Any thread may call it."""
+        value = {"link": digest.hex(), "result": _to_json(result, self._store_uri)}
+        line = json.dumps(value).encode() + b"\n"
+        with self._lock:
+            self._lines.append(line)
+            if self._path is None:
+                write_bytes(self._uri, b"".join(self._lines))
+                return
+            with open(self._path, "ab") as file:
+                file.write(line)
 
 
-def write_round(store_uri: str, results: Sequence[tuple[bytes, LinkResult]]) -> None:
-    """Writes the results of a round as one file, and removes the files of its single links."""
-    if not results:
-        return
-    digests = [digest for digest, _ in results]
-    columns = {"link": digests, "result": [json.dumps(_to_json(each, store_uri)) for _, each in results]}
-    name = sha256_bytes(b"".join(digests) + json.dumps(columns["result"]).encode())[:16]
-    with open_atomic(join(store_uri, LINKS, f"{name}.parquet")) as file:
-        pq.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), file, compression="zstd")
-    for digest in digests:
-        remove(join(store_uri, LINKS, f"{digest.hex()[:16]}.json"))
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"}}")
+
+
+def _parsed(line: bytes, store_uri: str) -> tuple[bytes, LinkResult]:
+    value = json.loads(line)
+    return bytes.fromhex(value["link"]), _from_json(value["result"], store_uri)
+
+
+def write_round(store_uri: str, results: Sequence[tuple[bytes, LinkResult]], batches: Iterable[str]) -> None:
+    """Writes the results of a round as one file, and removes the logs of its batches."""
+    if results:
+        digests = [digest for digest, _ in results]
+        columns = {"link": digests, "result": [json.dumps(_to_json(each, store_uri)) for _, each in results]}
+        name = sha256_bytes(b"".join(digests) + json.dumps(columns["result"]).encode())[:16]
+        with open_atomic(join(store_uri, LINKS, f"{name}.parquet")) as file:
+            pq.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), file, compression="zstd")
+    for batch in batches:
+        remove(join(store_uri, LINKS, f"{batch}.jsonl"))
 
 
 def read_results(store_uri: str) -> Iterator[tuple[bytes, LinkResult]]:
@@ -159,18 +207,22 @@ def read_results(store_uri: str) -> Iterator[tuple[bytes, LinkResult]]:
                         yield row["link"], _from_json(json.loads(row["result"]), store_uri)
             except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
                 raise CorruptArtifact(f"{join(directory, name)} is damaged ({error}); remove it") from error
-    singles = [join(directory, name) for name in names if name.endswith(".json")]
-    for uri, data in read_many(singles).items():
+    logs = [join(directory, name) for name in names if name.endswith(".jsonl")]
+    for uri, data in read_many(logs).items():
         try:
-            value = json.loads(data)
-            yield bytes.fromhex(value["link"]), _from_json(value["result"], store_uri)
+            # A last line without its end is of a process that was killed while it wrote.
+            yield from (_parsed(line, store_uri) for line in data.splitlines() if _is_whole(line))
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptArtifact(f"{uri} is damaged ({error}); remove it") from error
 
 
 def _to_json(result: LinkResult, store_uri: str) -> dict[str, Any]:
-    value = asdict(result)
-    del value["refused_host"]
+    # By hand: dataclasses.asdict takes a millisecond.
+    value = {name: getattr(result, name) for name in _KEPT}
+    value["clips"] = [
+        {"span": clip.span, "record": {name: getattr(clip.record, name) for name in SCHEMA.names}}
+        for clip in result.clips
+    ]
     for clip in value["clips"]:
         # Relative, so that a store may be moved.
         clip["record"]["uri"] = clip["record"]["uri"].removeprefix(join(store_uri, CLIPS) + "/")

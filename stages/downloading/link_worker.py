@@ -28,13 +28,13 @@ from pipeline.core.network import NetworkLimiter, NetworkOptions
 from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask, fetch_link, suffix_of
 from stages.downloading.link_results import (
     DOWNLOADED,
+    BatchLog,
     ClipResult,
     LinkResult,
     clip_uri,
     host_of,
     is_kept_clip,
     without_secrets,
-    write_result,
 )
 from stages.downloading.problems import LinkError, Problem
 from stages.video.limits import Limits
@@ -110,6 +110,8 @@ class WorkerSettings:
 class LinkBatch:
     """Links that a worker is handed at a time."""
 
+    name: str
+    """Name of its log, unlike that of any other batch."""
     tasks: tuple[LinkTask, ...]
 
     def __str__(self) -> str:
@@ -128,12 +130,18 @@ class LinkWorker:
         self._settings = settings
         self._lock = threading.Lock()
         self._strikes: Counter[str] = Counter()
+        self._root = Path(absolute(settings.store_uri)) if is_local(settings.store_uri) else None
+        """The store, where it is on this machine."""
 
     def __call__(self, batch: LinkBatch) -> list[LinkResult | None]:
         fetcher = self._settings.make_fetcher(self._settings.limits, self.answer)
+        log = BatchLog(self._settings.store_uri, batch.name)
+        known = log.known()
         try:
             with ThreadPoolExecutor(self._settings.network.downloads_at_a_time) as threads:
-                return list(threads.map(lambda task: self._one(task, fetcher), batch.tasks))
+                return list(
+                    threads.map(lambda task: known.get(task.digest) or self._one(task, fetcher, log), batch.tasks)
+                )
         finally:
             fetcher.close()
 
@@ -148,7 +156,7 @@ class LinkWorker:
         # It may have refused somebody else meanwhile.
         return settings.limiter.refusal(settings.run, host)
 
-    def _one(self, task: LinkTask, fetcher: Fetcher) -> LinkResult | None:
+    def _one(self, task: LinkTask, fetcher: Fetcher, log: BatchLog) -> LinkResult | None:
         settings, kept = self._settings, 0
         bound = settings.bound_bytes
         if bound is not None and not settings.limiter.reserve(settings.quota, settings.share_bytes, bound):
@@ -157,7 +165,7 @@ class LinkWorker:
             with self._directory(task) as directory:
                 result = self._tried(task, fetcher, directory)
             kept = sum(c.record.size_bytes for c in result.clips if is_kept_clip(settings.store_uri, c.record.uri))
-            write_result(settings.store_uri, task.digest, result)
+            log.add(task.digest, result)
             return result
         finally:
             if bound is not None:
@@ -227,11 +235,8 @@ class LinkWorker:
     @contextmanager
     def _directory(self, task: LinkTask) -> Iterator[Path]:
         """Yields the link's directory for files in flight. Where a process is killed, the next run goes on with it."""
-        root = self._settings.store_uri
-        if is_local(root):
-            directory = Path(absolute(root)) / UNFINISHED / task.digest.hex()
-        else:
-            directory = Path(tempfile.gettempdir()) / "percepts-unfinished" / task.digest.hex()
+        home = Path(tempfile.gettempdir()) / "percepts-unfinished" if self._root is None else self._root / UNFINISHED
+        directory = home / task.digest.hex()
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
         shutil.rmtree(directory, ignore_errors=True)
@@ -240,17 +245,16 @@ class LinkWorker:
         """Moves a clip into the store, under the name of its content."""
         if not clip.is_own:
             return clip
-        root = self._settings.store_uri
-        target = clip_uri(root, clip.record.sha256, suffix_of(clip, task.row.uri))
-        if not exists(target):
-            if is_local(root):
-                os.makedirs(os.path.dirname(absolute(target)), exist_ok=True)
-                with open(clip.path, "rb") as written:
-                    os.fsync(written.fileno())
-                os.replace(clip.path, absolute(target))
-            else:
-                with open(clip.path, "rb") as source, open_atomic(target) as file:
-                    shutil.copyfileobj(source, cast(Any, file), CHUNK_BYTES)
+        target = clip_uri(self._settings.store_uri, clip.record.sha256, suffix_of(clip, task.row.uri))
+        if self._root is not None:
+            path = Path(absolute(target))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(clip.path, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(clip.path, path)
+        elif not exists(target):
+            with open(clip.path, "rb") as source, open_atomic(target) as file:
+                shutil.copyfileobj(source, cast(Any, file), CHUNK_BYTES)
         return replace(clip, record=replace(clip.record, uri=target))
 
 

@@ -205,7 +205,9 @@ class Rounds:
         # Small enough that every worker has some.
         per_batch = max(1, min(BATCHES_A_THREAD * at_a_time, math.ceil(len(numbers) / resources.num_workers)))
         parts = [numbers[first : first + per_batch] for first in range(0, len(numbers), per_batch)]
-        batches = [LinkBatch(tuple(self._task(number, max_bytes) for number in part)) for part in parts]
+        batches = [
+            LinkBatch(uuid.uuid4().hex[:16], tuple(self._task(number, max_bytes) for number in part)) for part in parts
+        ]
         answered = self.context.workers.map(
             partial(link_worker, settings),
             batches,
@@ -225,7 +227,7 @@ class Rounds:
                     self._refusals[result.refused_host] = reason
                     self.context.log(reason)
             self._report(requested=len(to_keep))
-        write_round(self.context.store_uri, to_keep)
+        write_round(self.context.store_uri, to_keep, (batch.name for batch in batches))
         assert to_keep, "no link of the round found room on the disk"
         return records
 
