@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from pipeline.commands.command_line import parse_options
@@ -46,23 +47,33 @@ def main(arguments: Sequence[str]) -> int:
     uri = options.tracking_uri or store_tracking_uri(options.store)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pipeline.engine.tracking_runs import find_results
+        from pipeline.engine.tracking_registry import tests_of
+        from pipeline.engine.tracking_runs import download_results, find_results
     from rich.console import Console
 
     from pipeline.reporting.comparison import ComparedRun, compare, comparison_page, comparison_tables
+    from stages.evaluation.artifacts import SCORES_FILE
+    from stages.evaluation.score_table import ScoreTable
 
-    comparison = compare(
-        [
-            ComparedRun(
-                run_id=run.run_id,
-                name=run.name,
-                started_at=run.started_at,
-                params=run.params,
-                metrics=run.metrics,
-            )
-            for run in find_results(uri, options.runs)
-        ]
-    )
+    with TemporaryDirectory(prefix="percepts-") as directory:
+        comparison = compare(
+            [
+                ComparedRun(
+                    run_id=run.run_id,
+                    name=run.name,
+                    started_at=run.started_at,
+                    params=run.params,
+                    metrics=run.metrics,
+                    recipe=run.tags.get("recipe", ""),
+                    tests=str(tests_of(run.tags).get("accuracy", "")),
+                    scores=tuple(
+                        ScoreTable.read(path)
+                        for path in download_results(uri, run.run_id, SCORES_FILE, f"{directory}/{number}")
+                    ),
+                )
+                for number, run in enumerate(find_results(uri, options.runs))
+            ]
+        )
     console = Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
     for table in comparison_tables(comparison):
         console.print(table)

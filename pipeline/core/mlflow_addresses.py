@@ -6,6 +6,7 @@ A store that was copied would otherwise show the artifacts of the one that it wa
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -63,7 +64,7 @@ def follow(tracking_uri: str) -> str:
     """
     path = Path(unquote(tracking_uri.removeprefix(SQLITE)))
     if tracking_uri.startswith(SQLITE) and path.name == DATABASE:
-        follow_store(str(path.parent))
+        follow_store(os.path.abspath(path.parent))
     return tracking_uri
 
 

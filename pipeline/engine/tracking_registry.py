@@ -163,9 +163,14 @@ def _compare(client: MlflowClient, name: str, alias: str, number: str, registrat
     return _Comparison(moves=is_beaten, reason=f"{new}, {had} on the same test")
 
 
-def _test_of(tags: Mapping[str, str], metric: str) -> str | None:
+def tests_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns the digests of a parent run's tests by quantity, from its tags."""
     digests: dict[str, str] = json.loads(tags.get(TESTS_TAG, "{}"))
-    return digests.get(metric.split("/")[0])
+    return digests
+
+
+def _test_of(tags: Mapping[str, str], metric: str) -> str | None:
+    return tests_of(tags).get(metric.split("/")[0])
 
 
 def _metrics_and_tags(client: MlflowClient, run_id: str) -> tuple[dict[str, float], dict[str, str]] | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from mlflow.entities import Run
@@ -136,6 +137,29 @@ def find_results(tracking_uri: str, names: Sequence[str]) -> list[RecipeResults]
         return [_results(_named(client, ids, parents, name, tracking_uri)) for name in names]
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
+
+
+def download_results(tracking_uri: str, run_id: str, file_name: str, directory: str) -> list[str]:
+    """Downloads the files of one name that the stages of a run made, or the runs whose artifacts it reused.
+
+    Returns the paths of the files, below `directory`.
+
+    Raises:
+        UsageError: MLflow does not answer.
+    """
+    client, paths = MlflowClient(tracking_uri), []
+    try:
+        experiment_id = client.get_run(run_id).info.experiment_id
+        stages = pages(partial(client.search_runs, [experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"))
+        makers = dict.fromkeys(one.data.tags.get("made_by_run", one.info.run_id) for one in stages)
+        for maker in makers:
+            if maker != "unknown" and any(one.path == file_name for one in client.list_artifacts(maker)):
+                place = Path(directory) / maker
+                place.mkdir(parents=True, exist_ok=True)
+                paths.append(str(client.download_artifacts(maker, file_name, str(place))))
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
+    return paths
 
 
 def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: str, tracking_uri: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,10 +12,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.reporting.claims import points
+from pipeline.reporting.paper_numbers import paper_number
+from pipeline.reporting.results import count_name
 from pipeline.reporting.svg import printable
+from stages.evaluation.metrics import paired_interval
+from stages.evaluation.score_table import ScoreTable
 
 ENDS = ("_low", "_high")
 NOT_RESULTS = ("system/",)
+MIN_SAMPLINGS = 2
+OF_SAMPLINGS = ("seed", "part", "splits", "num_samplings", "num_full_samplings", "samplings_per_job")
+"""Settings by which labelled clips are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,23 @@ class ComparedRun:
     started_at: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+    recipe: str = ""
+    tests: str = ""
+    """The digests of its tests; runs of equal ones were measured by the same data and settings."""
+    scores: tuple[ScoreTable, ...] = ()
+    """The accuracies of each sampling, where the run has any."""
+
+    def shares_samplings(self, other: ComparedRun) -> bool:
+        """Returns whether both runs drew the same labelled clips, and were measured by the same test clips."""
+        drawn = [
+            {
+                name: text
+                for name, text in run.params.items()
+                if name.rpartition(".")[2] in OF_SAMPLINGS and not name.startswith("pretrain.")
+            }
+            for run in (self, other)
+        ]
+        return drawn[0] == drawn[1] and bool(self.tests) and self.tests == other.tests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,32 +69,92 @@ class Comparison:
     runs: tuple[ComparedRun, ...]
     settings: tuple[ComparedValue, ...]
     results: tuple[ComparedValue, ...]
+    paired: tuple[ComparedValue, ...] = ()
+    """Differences of accuracy from the first run, in points, over the samplings that both share."""
+    has_paper: bool = False
+    """True if the results have a cell more: what the paper has, as far as it is confirmed."""
+
+    @property
+    def parts(self) -> tuple[tuple[str, str, tuple[str, ...], tuple[ComparedValue, ...]], ...]:
+        """The title, a sentence, the further headings and the rows of each table."""
+        paper = ("the paper",) if self.has_paper else ()
+        parts = [
+            ("Settings that differ", "", (), self.settings),
+            ("Results", "Values in parentheses are the ends of 95% intervals.", paper, self.results),
+        ]
+        if self.paired:
+            said = "Points of accuracy, with 95% intervals over the samplings of labelled clips, which both runs share."
+            parts.append(("Paired differences from the first run", said, (), self.paired))
+        return tuple(parts)
 
 
 def compare(runs: Sequence[ComparedRun]) -> Comparison:
     """Compares runs: settings that are not equal in all of them, and every result that one of them has."""
     names = sorted({name for run in runs for name in run.params})
     settings = [ComparedValue(name=name, cells=tuple(run.params.get(name, "–") for run in runs)) for name in names]
-    metrics = sorted({name for run in runs for name in run.metrics if not name.startswith(NOT_RESULTS)})
+    measured = {name for run in runs for name in run.metrics if not name.startswith(NOT_RESULTS)}
+    metrics = sorted(measured, key=_with_numbers)
     results = [
         ComparedValue(name=name, cells=tuple(_measured(run.metrics, name) for run in runs))
         for name in metrics
         if not _is_end(name, metrics) and "_by_" not in name.partition("/")[0]
     ]
+    published = {row.name: paper_number(runs[0].recipe, row.name) for row in results}
+    has_paper = len({run.recipe for run in runs}) == 1 and any(published.values())
+    if has_paper:
+        results = [replace(row, cells=(*row.cells, published[row.name] or "")) for row in results]
     return Comparison(
-        runs=tuple(runs), settings=tuple(row for row in settings if len(set(row.cells)) > 1), results=tuple(results)
+        runs=tuple(runs),
+        settings=tuple(row for row in settings if len(set(row.cells)) > 1),
+        results=tuple(results),
+        paired=tuple(_paired(runs)),
+        has_paper=has_paper,
     )
+
+
+def _paired(runs: Sequence[ComparedRun]) -> list[ComparedValue]:
+    """Returns differences from the first run in each cell that two runs have, of one split and the same samplings."""
+    first, *others = ([values for table in run.scores for values in _by_cell(table).items()] for run in runs)
+    rows = []
+    for cell, before in first:
+        cells = [
+            _difference(before, dict(after).get(cell, {})) if run.shares_samplings(runs[0]) else "–"
+            for run, after in zip(runs[1:], others, strict=True)
+        ]
+        if set(cells) != {"–"}:
+            rows.append(ComparedValue(name=cell, cells=("–", *cells)))
+    return rows
+
+
+def _by_cell(table: ScoreTable) -> dict[str, dict[int, float]]:
+    """Returns model and label count -> sampling -> accuracy, the mean over encoders; nothing of several splits."""
+    if table.num_splits > 1:
+        return {}
+    values: dict[str, dict[int, list[float]]] = {}
+    for row in table.samplings:
+        cell = values.setdefault(f"{row.model}, {count_name(row.labels_per_class)} labels a class", {})
+        cell.setdefault(row.sampling, []).append(row.accuracy)
+    return {name: {sampling: sum(each) / len(each) for sampling, each in cell.items()} for name, cell in values.items()}
+
+
+def _difference(before: Mapping[int, float], after: Mapping[int, float]) -> str:
+    shared = sorted(before.keys() & after.keys())
+    if len(shared) < MIN_SAMPLINGS:
+        return "–"
+    interval = paired_interval([before[s] for s in shared], [after[s] for s in shared])
+    return f"{points(interval.mean)} ({points(interval.low)} to {points(interval.high)})"
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Returns the comparison as tables for the terminal."""
     headings = [f"{run.name}\n{run.run_id[:8]}, {run.started_at[:16].replace('T', ' ')}" for run in comparison.runs]
-    parts = (("Settings that differ", comparison.settings), ("Results, with 95% intervals", comparison.results))
     tables = []
-    for title, rows in parts:
+    for title, said, more, rows in comparison.parts:
         table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        if said:
+            table.caption, table.caption_justify = Text(said), "left"
         table.add_column("", overflow="fold")
-        for heading in headings:
+        for heading in (*headings, *more):
             table.add_column(Text(_lines(heading)), justify="right", overflow="fold")
         for row in rows:
             table.add_row(Text(printable(row.name)), *(Text(printable(cell)) for cell in row.cells))
@@ -93,6 +179,11 @@ def _measured(metrics: Mapping[str, float], name: str) -> str:
     low, high = (metrics.get(f"{quantity}{end}{slash}{rest}") for end in ENDS)
     text = _number(metrics[name])
     return text if low is None or high is None else f"{text} ({_number(low)} to {_number(high)})"
+
+
+def _with_numbers(name: str) -> list[str]:
+    """Returns a key by which `2 labels` comes before `10 labels`."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _is_end(name: str, names: Sequence[str]) -> bool:

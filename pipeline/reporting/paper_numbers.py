@@ -151,3 +151,23 @@ STEPS = (
     ("LSTM from scratch", "LSTM pretrained", TABLE_3, "LSTM, no pretraining", "composite"),
 )
 """Our arms (worse, better) and the rows of the paper whose difference is the same question on other data."""
+
+
+def paper_number(recipe: str, metric: str) -> str | None:
+    """Returns what the paper has for a metric of a recipe, if it is confirmed; None for any other."""
+    quantity, _, rest = metric.partition("/")
+    model, _, labels = rest.rpartition("/")
+    table, column = {
+        ("moving-mnist", "nats"): (TABLE_2, MNIST_COLUMN),
+        ("ucf101", "accuracy"): (TABLE_3, "UCF-101"),
+        ("hmdb51", "accuracy"): (TABLE_4, "HMDB-51"),
+    }.get((recipe, quantity), (None, ""))
+    if table is None or (quantity == "accuracy" and labels != "all labels"):
+        return None
+    names = {"composite": "composite LSTM, RGB"} if table is TABLE_4 else {}
+    wanted = model if quantity == "accuracy" else rest
+    rows = [row for row in table.rows if row.replace(",", "") == names.get(wanted, wanted).replace(",", "")]
+    number = table.confirmed(rows[0], column) if rows else None
+    if number is None:
+        return None
+    return str(number) if quantity == "nats" else f"{number.value / 100:.3f}"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.commands import compare as compare_command
 from pipeline.core.errors import UsageError
 from pipeline.core.model_uris import resolve, store_tracking_uri
 from pipeline.engine.store import Store
+from pipeline.engine.tracking_runs import download_results
+from pipeline.reporting.comparison import ComparedRun, compare, comparison_page
+from stages.evaluation.score_table import ScoreTable
+from tests.pipeline.engine.measured_stages import accuracies
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
 
 
@@ -69,3 +76,62 @@ def test_no_mlflow_is_begun_where_there_is_none(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example")
     assert store_tracking_uri(str(tmp_path)) == "http://tracking.example"
+
+
+def test_differences_are_paired_where_samplings_are_shared(
+    pair: tuple[Tracked, Tracked], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By SciPy's interval of the differences; where a seed, or a test, is another, nothing is paired."""
+    values = [[row.accuracy for row in accuracies(skill) if row.labels_per_class == 5] for skill in (0.1, 0.2)]
+    low, high = stats.ttest_rel(values[1], values[0]).confidence_interval(0.95)
+    said = f"+{100 * (np.mean(values[1]) - np.mean(values[0])):.1f} (+{100 * low:.1f} to +{100 * high:.1f})"
+    first, second = (compared(tracked, skill) for tracked, skill in zip(pair, (0.1, 0.2), strict=True))
+    rows = {row.name: row.cells for row in compare([first, second]).paired}
+    assert rows["LSTM, pretrained, 5 labels a class"] == ("–", said)
+    for other in (
+        replace(second, params={"scratch.seed": "7"}),
+        replace(second, tests="other"),
+        replace(second, tests=""),
+    ):
+        assert compare([first, other]).paired == ()
+    assert capsys.readouterr().out == ""
+
+
+def compared(tracked: Tracked, skill: float) -> ComparedRun:
+    """Returns a run as `percepts compare` reads it, measured by the same test."""
+    table = ScoreTable(
+        class_names=("up", "down"), num_test_clips=20, chance=0.5, cells=(), samplings=accuracies(skill),
+        summary=(), paired=(), confusion={},
+    )  # fmt: skip
+    return ComparedRun(
+        run_id=tracked.tracker.parent_id, name="toy", started_at="2026-01-01T00:00:00", params={},
+        metrics=tracked.metrics, tests="one", scores=(table,),
+    )  # fmt: skip
+
+
+def test_scores_are_downloaded_of_the_runs_that_made_them(
+    pair: tuple[Tracked, Tracked], store: Store, tmp_path: Path
+) -> None:
+    del pair
+    again = run(plan_of(0.1), store)
+    (path,) = download_results(again.tracker.uri, again.tracker.parent_id, "scores.json", str(tmp_path))
+    assert ScoreTable.read(path).samplings == accuracies(0.1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "metric", "paper"),
+    [
+        ("moving-mnist", "nats/composite conditional future", "341.2"),
+        ("moving-mnist", "nats/composite", None),
+        ("ucf101", "accuracy/composite/all labels", "0.758"),
+        ("ucf101", "accuracy/composite/10 labels", None),
+        ("hmdb51", "accuracy/composite/all labels", "0.440"),
+        ("demo", "accuracy/composite/all labels", None),
+    ],
+)
+def test_what_the_paper_has_stands_beside(recipe: str, metric: str, paper: str | None) -> None:
+    """Only what is confirmed elsewhere, and only for the data that it was measured on."""
+    one = ComparedRun(run_id="1", name="a", started_at="2026-01-01", params={}, metrics={metric: 0.5}, recipe=recipe)
+    comparison = compare([one, replace(one, run_id="2")])
+    assert comparison.results[0].cells == (("0.5", "0.5", paper) if paper else ("0.5", "0.5"))
+    assert ("<th>the paper</th>" in comparison_page(comparison)) == (paper is not None)

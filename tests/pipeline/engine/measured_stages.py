@@ -16,7 +16,7 @@ from stages.evaluation.artifacts import (
     PixelScoreTable,
     Scores,
 )
-from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable
+from stages.evaluation.score_table import MeanAccuracy, PairedDifference, SamplingAccuracy, ScoreTable
 from tests.pipeline.engine.toy_stages import CountConfig, Numbers
 
 FRAME, LSTM = "single frame", "LSTM, pretrained"
@@ -41,6 +41,15 @@ def film(config: CountConfig, context: Context) -> Films:
     return Films(context.uri, context.key)
 
 
+def accuracies(skill: float) -> tuple[SamplingAccuracy, ...]:
+    """Returns those of three samplings, which grow with skill, and not all by as much."""
+    return tuple(
+        SamplingAccuracy(model=LSTM, labels_per_class=n, sampling=i, accuracy=0.2 + skill * (1 + 0.1 * i))
+        for n in COUNTS
+        for i in range(3)
+    )
+
+
 @stage(version=1)
 def judge(config: MeasureConfig, context: Context, *, numbers: Numbers) -> Scores:
     def interval(mean: float) -> dict[str, float]:
@@ -48,7 +57,8 @@ def judge(config: MeasureConfig, context: Context, *, numbers: Numbers) -> Score
 
     means = {(model, n): 0.2 + config.skill * (model == LSTM) + 0.01 * n for model in (FRAME, LSTM) for n in COUNTS}
     table = ScoreTable(
-        class_names=("up", "down"), num_test_clips=20, chance=0.5, cells=tuple(means), samplings=(),
+        class_names=("up", "down"), num_test_clips=20, chance=0.5, cells=tuple(means),
+        samplings=accuracies(config.skill),
         summary=tuple(
             MeanAccuracy(model=model, labels_per_class=n, mean=mean, num_samplings=2, **interval(mean))
             for (model, n), mean in means.items()
