@@ -8,14 +8,15 @@
         -d '{"dataframe_records": [{"video": "https://example.org/clip.mp4"}]}'
 
 A video is an http(s), s3 or `data:` URL. Local paths are refused, since a server answers every client that reaches it;
-set PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and
-PERCEPTS_CONVNET_WEIGHTS names the convnet's weights where they are those of no package.
+set PERCEPTS_VIDEO_FOLDER to a folder to allow those below it. So are hosts of this machine and of private networks,
+unless PERCEPTS_ALLOW_PRIVATE is 1. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 GiB), and PERCEPTS_CONVNET_WEIGHTS names
+the convnet's weights where they are those of no package.
 """
 
 import os
 from typing import Any
 
-from pipeline.core.errors import ConfigError, UsageError
+from pipeline.core.errors import ConfigError, PerceptsError
 from pipeline.core.files import join
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
@@ -51,26 +52,28 @@ class ServedClassifier:
         policy = FetchPolicy.of_environment()
         return [self._answer(address, policy) for address in _addresses(model_input)]
 
-    def _answer(self, address: str, policy: FetchPolicy) -> dict[str, Any]:
+    def _answer(self, address: Any, policy: FetchPolicy) -> dict[str, Any]:
         if self._classifier is None:
             self._classifier = VideoClassifier(self.trained, weights=os.environ.get(WEIGHTS_VARIABLE))
         nothing = {"action": "", "probability": 0.0, "actions": [], "timeline": []}
-        named = address if not address.startswith("data:") else "data:"
+        if not isinstance(address, str):
+            return {"video": "", "error": f"a video is named by a string, and not by {address!r}", **nothing}
+        named = "data:" if address[:5].lower() == "data:" else address
         try:
             with fetched(address, policy) as path:
                 return {"video": named, "error": "", **self._classifier(path).to_json(NUM_TOP)}
-        except UsageError as error:
+        except PerceptsError as error:
             return {"video": named, "error": str(error), **nothing}
 
 
-def _addresses(model_input: Any) -> list[str]:
+def _addresses(model_input: Any) -> list[Any]:
     columns = getattr(model_input, "columns", None)
     if columns is not None:
         if COLUMN not in columns:
             raise ConfigError(f"the input has columns {list(columns)}; the classifier reads the column {COLUMN!r}")
         model_input = model_input[COLUMN]
     addresses = [model_input] if isinstance(model_input, str) else list(model_input)
-    if not addresses or not all(isinstance(address, str) for address in addresses):
+    if not any(isinstance(address, str) for address in addresses):
         raise ConfigError("the classifier reads addresses of videos: strings, at least one")
     return addresses
 

@@ -286,6 +286,17 @@ def test_the_server_says_what_it_cannot_read_and_reads_the_rest(server: str, roo
         assert answer.code == 400
 
 
+def test_a_bad_address_takes_nothing_from_the_others(server: str, root: Path) -> None:
+    good = f"DATA:video/mp4;base64,{base64.b64encode((root / 'clips' / '1.mp4').read_bytes()).decode()}"
+    private = ("http://127.0.0.1:1/x.mp4", "http://[::1]/x.mp4", "http://2130706433/x", "https://localhost/x")
+    bad = ("a\0b", "http://h\0/x", "x" * 300, "http://" + "x" * 300, "", "data:nothing", "http://", *private)
+    answers = ask(server, {"dataframe_records": [{"video": address} for address in (good, *bad, good)]})
+    assert [bool(answer["error"]) for answer in answers] == [False, *[True] * len(bad), False]
+    assert answers[0]["video"] == "data:"
+    for answer in answers[-1 - len(private) : -1]:
+        assert "PERCEPTS_ALLOW_PRIVATE" in answer["error"]
+
+
 def test_in_ones_own_python(saved: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERCEPTS_VIDEO_FOLDER", str(root / "clips"))
     model = mlflow.pyfunc.load_model(str(saved))
