@@ -46,15 +46,15 @@ def resolved(host: str, port: int, *, allow_private: bool) -> list[str]:
         SourceError: one of them is not public, and `allow_private` is false.
         OSError: it has none.
     """
-    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not allow_private and not all(map(is_public, found)):
+    ips = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not allow_private and not all(map(is_public, ips)):
         raise SourceError("is on this machine or in a private network, which is not opened here")
-    return found
+    return ips
 
 
 @contextmanager
 def _connection(url: str, *, allow_private: bool, stall_s: float) -> Iterator[tuple[http.client.HTTPConnection, str]]:
-    """Connects to the host of a URL; gives the connection and the path that is asked for."""
+    """Connects to the host of a URL; gives the connection, and the path to request."""
     parts = urlsplit(url)
     is_tls = parts.scheme.lower() == "https"
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
