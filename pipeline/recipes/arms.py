@@ -20,10 +20,14 @@ from pipeline.recipes.model_variants import Model, encoder_suffix
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.finetune import FinetuneConfig, finetune
+from stages.finetuning.arm import SelectionConfig
+from stages.models.config import ClassifierConfig
 
 Table = Literal["1", "3", "4", "curve"]
 
 SINGLE_FRAME: Final = "single frame"
+MEAN_FRAMES: Final = "mean of frames, logistic regression"
+ATTENTION: Final = "attention over frames"
 SCRATCH: Final = "LSTM from scratch"
 COMPOSITE: Final = "composite"
 TABLE_3_ROWS: Final[dict[Model, str]] = {
@@ -37,6 +41,7 @@ TABLE_3_ROWS: Final[dict[Model, str]] = {
 """The six models of the command line and the rows of Table 3 that start from them, in the paper's order."""
 COMPARED: Final = (
     (SINGLE_FRAME, SCRATCH),
+    *((neighbour, row) for neighbour in (MEAN_FRAMES, ATTENTION) for row in (SCRATCH, COMPOSITE)),
     *((SCRATCH, row) for row in TABLE_3_ROWS.values()),
     ("autoencoder", COMPOSITE),
     ("future predictor", COMPOSITE),
@@ -44,7 +49,9 @@ COMPARED: Final = (
     ("future predictor", "conditional future predictor"),
     (COMPOSITE, "composite, conditional future"),
 )
-"""(worse, better) as the paper has them: every difference that one of its findings is about."""
+"""(worse, better) as the paper has them: every difference that one of its findings is about, and those to neighbours
+that know no order of frames."""
+MEAN_FRAMES_C: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,16 @@ class ArmConfigs:
     single_frame: FinetuneConfig
     scratch: FinetuneConfig
     pretrained: FinetuneConfig
+
+
+def _of_mean_frames(single_frame: FinetuneConfig) -> FinetuneConfig:
+    """Returns the arm of the mean of frames: its C is chosen on the clips on which other arms choose, if they do."""
+    selection = SelectionConfig(
+        inverse_regularizations=MEAN_FRAMES_C if single_frame.selection.is_on else (),
+        stride=single_frame.selection.stride,
+        validation_fraction=single_frame.selection.validation_fraction,
+    )
+    return replace(single_frame, classifier=ClassifierConfig(model="mean"), selection=selection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +90,12 @@ class Measured:
     def label_counts(self, row: str) -> tuple[int, ...]:
         """Returns the label counts that a row is measured at; none where no table has the row."""
         counts: set[int] = set()
-        if row in (SINGLE_FRAME, SCRATCH, COMPOSITE):
+        if row in (SINGLE_FRAME, MEAN_FRAMES, ATTENTION, SCRATCH, COMPOSITE):
             counts |= {ALL_CLIPS} if "1" in self.tables else set()
             counts |= set(self.curve) if "curve" in self.tables else set()
         if row == COMPOSITE and "4" in self.tables:
             counts |= {ALL_CLIPS}
-        if row != SINGLE_FRAME and "3" in self.tables:
+        if row not in (SINGLE_FRAME, MEAN_FRAMES, ATTENTION) and "3" in self.tables:
             counts |= {self.small, ALL_CLIPS}
         return tuple(sorted(counts, key=lambda count: (count == ALL_CLIPS, count)))
 
@@ -115,6 +132,8 @@ def add_arms(
     """
     rows: dict[str, tuple[FinetuneConfig, Sequence[Node | None]]] = {
         SINGLE_FRAME: (configs.single_frame, (None,)),
+        MEAN_FRAMES: (_of_mean_frames(configs.single_frame), (None,)),
+        ATTENTION: (replace(configs.single_frame, classifier=ClassifierConfig(model="attention")), (None,)),
         SCRATCH: (configs.scratch, (None,)),
     }
     for model, row in TABLE_3_ROWS.items():

@@ -27,6 +27,7 @@ from pipeline.reporting.paper_numbers import (
     LATER,
     MNIST_COLUMN,
     OPEN_LOOP,
+    OTHER_SYSTEMS,
     PATCHES_COLUMN,
     STEPS,
     TABLE_2,
@@ -113,6 +114,12 @@ def page(results: Results) -> str:
         steps=_paper_steps(result.content for result in results.scores),
         has_tables=bool(tables or results.duplicates),
         action_tables=tables,
+        other_systems=[
+            (f"{system.name} on {table.scores.dataset}", system.accuracy[table.scores.dataset], system.source)
+            for table in tables[:1]
+            if table.is_same_data and table.scores.dataset is not None
+            for system in OTHER_SYSTEMS
+        ],
         not_the_papers=other_than_the_papers(results),
         any_over_splits=any(result.content.num_splits > 1 for result in results.scores),
         selections=results.selections,

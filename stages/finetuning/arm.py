@@ -27,6 +27,8 @@ class SelectionConfig:
     """Input dropouts to try; an empty list keeps the configured one."""
     weight_decays: tuple[float, ...] = ()
     """Weight decays to try; an empty list keeps the configured one."""
+    inverse_regularizations: tuple[float, ...] = ()
+    """Values of C to try, for model=mean; an empty list keeps the configured one."""
     num_checks: int = 1
     """Early stopping: the number of validations in a training, evenly spaced, the last one at its end."""
     stride: int = 8
@@ -48,7 +50,9 @@ class SelectionConfig:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Returns every combination, in the order given: the first of equals wins."""
-        grids = (self.learning_rates, self.dropouts, self.input_dropouts, self.weight_decays)
+        grids = (
+            self.learning_rates, self.dropouts, self.input_dropouts, self.weight_decays, self.inverse_regularizations
+        )  # fmt: skip
         return tuple(Candidate(*values) for values in itertools.product(*(grid or (None,) for grid in grids)))
 
 
@@ -60,6 +64,7 @@ class Candidate:
     dropout: float | None = None
     input_dropout: float | None = None
     weight_decay: float | None = None
+    inverse_regularization: float | None = None
 
     def settings(self) -> dict[str, float]:
         """Returns the settings that differ from the configured ones, by name."""
@@ -143,8 +148,8 @@ class ArmConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.arm:
             raise ConfigError("arm is empty; give the model a name for tables")
-        if self.frozen and self.classifier.model == "frame":
-            raise ConfigError("frozen leaves a frame classifier nothing to train; use it with model=lstm")
+        if (self.frozen or self.frozen_peepholes) and self.classifier.model != "lstm":
+            raise ConfigError(f"frozen weights are an lstm's, and model is {self.classifier.model}; use model=lstm")
         for candidate in self.selection.candidates():
             if candidate.settings():
                 self.chosen(candidate)
@@ -169,8 +174,11 @@ def check_encoder(config: ArmConfig, encoder: Encoder) -> None:
     Raises:
         ConfigError: the model is "frame", or the encoder has another size or reads no percepts.
     """
-    if config.classifier.model == "frame":
-        raise ConfigError(f"arm {config.arm!r}: a frame classifier cannot start from an encoder; leave the encoder out")
+    if config.classifier.model != "lstm":
+        raise ConfigError(
+            f"arm {config.arm!r}: a classifier of kind {config.classifier.model} cannot start from an encoder; leave "
+            "the encoder out"
+        )
     from stages.models.pretrained import Pretrained
 
     pretrained = Pretrained.load(encoder.uri)

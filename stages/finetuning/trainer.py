@@ -12,12 +12,13 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
 from stages.datasets.arrow_of_time import clip_identity, with_reversals, with_reversed_names
-from stages.datasets.labelled import ClipFinder, count_text, draw, load_windows
+from stages.datasets.labelled import ClipFinder, ClipWindows, Rows, count_text, draw, load_windows
 from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, split_subsets_of
 from stages.datasets.splits import Splits
 from stages.evaluation.clip_inference import infer_clips
@@ -25,11 +26,13 @@ from stages.finetuning.arm import ArmConfig, Candidate
 from stages.finetuning.clip_batches import ClipBatches, clip_batches
 from stages.finetuning.ensemble_training import train_ensemble
 from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.logistic_regression import fit, mean_frames
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
 from stages.models.classifier import (
     Classifier,
     LSTMClassifier,
+    MeanFramesClassifier,
     build_classifier,
     clip_probabilities,
     derived_seed,
@@ -143,9 +146,11 @@ class _Bench:
         batches = self._batches(config, job, drawn, subsets.class_names)
         classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
-        losses_SG = train_ensemble(
-            classifier, batches, config.training, num_steps=max(1, round(job.stop * len(batches)))
-        )
+        if isinstance(classifier, MeanFramesClassifier):
+            losses_SG = self._fit(classifier, batches.windows, drawn, subsets.class_names)
+        else:
+            num_steps = max(1, round(job.stop * len(batches)))
+            losses_SG = train_ensemble(classifier, batches, config.training, num_steps=num_steps)
         seen = {(clip.sha256, clip.group) for sampling in drawn for clip in sampling} | set(job.search_clips)
         TrainedClassifiers(
             classifier,
@@ -192,8 +197,13 @@ class _Bench:
                 best_NC[:] = [probabilities_GNC[0]]
             accuracies.append(accuracy)
 
-        ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
-        train_ensemble(classifier, batches, config.training, checks=ends, on_check=check)
+        if isinstance(classifier, MeanFramesClassifier):
+            self._fit(classifier, batches.windows, [drawn], subsets.class_names)
+            with torch.no_grad():
+                check()
+        else:
+            ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
+            train_ensemble(classifier, batches, config.training, checks=ends, on_check=check)
         search_clips = {clip.sha256: clip.group for clip in (*drawn, *subsets.validation)}
         TrialResult(
             accuracies=tuple(accuracies),
@@ -204,6 +214,16 @@ class _Bench:
             probabilities_NC=best_NC[0],
         ).save(join(self.uri, trial.file))
 
+    def _fit(
+        self,
+        classifier: MeanFramesClassifier,
+        windows: ClipWindows,
+        drawn: Sequence[Sequence[VideoRecord]],
+        class_names: Sequence[str],
+    ) -> npt.NDArray[np.float32]:
+        """Fits a classifier of the mean of frames, whose solver takes all clips at once; returns losses (1, G)."""
+        return fit(classifier, mean_frames(windows), _positions(drawn), _labels(drawn, class_names))
+
     def _draw(self, clips: Sequence[VideoRecord], labels_per_class: int, sampling: int) -> list[VideoRecord]:
         seed, fewer = self.config.seed, self.config.allow_fewer
         return draw(clips, labels_per_class=labels_per_class, sampling=sampling, seed=seed, allow_fewer=fewer)
@@ -212,7 +232,7 @@ class _Bench:
         self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
     ) -> ClipBatches:
         """Maps the clips of all samplings, and lays out every step. Raises ConfigError."""
-        clips = list({clip_identity(clip): clip for sampling in drawn for clip in sampling}.values())
+        clips = _distinct(drawn)
         windows = load_windows(
             self.finder,
             clips,
@@ -223,15 +243,30 @@ class _Bench:
         )
         if windows.num_padded == len(clips):
             raise ConfigError(f"num_frames is {config.num_frames}, longer than every clip: ask for shorter windows")
-        position = {clip_identity(clip): number for number, clip in enumerate(clips)}
         return clip_batches(
             windows,
-            np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn]),
-            np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
+            _positions(drawn),
+            _labels(drawn, class_names),
             seeds=_seeds(config, "batches", job),
             num_steps=config.training.steps(len(drawn[0])),
             batch_clips=config.training.batch_clips,
         )
+
+
+def _distinct(drawn: Sequence[Sequence[VideoRecord]]) -> list[VideoRecord]:
+    """Returns every clip of the samplings once, in the order in which they come."""
+    return list({clip_identity(clip): clip for sampling in drawn for clip in sampling}.values())
+
+
+def _positions(drawn: Sequence[Sequence[VideoRecord]]) -> Rows:
+    """Returns the places (G, N) of each sampling's clips in `_distinct`."""
+    position = {clip_identity(clip): number for number, clip in enumerate(_distinct(drawn))}
+    return np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn])
+
+
+def _labels(drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]) -> Rows:
+    """Returns the numbers (G, N) of the classes of each sampling's clips."""
+    return np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn])
 
 
 def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:

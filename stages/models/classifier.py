@@ -1,4 +1,4 @@
-"""Action classifiers (sections 3.2 and 4.2): an LSTM with a softmax at every step, and one that sees single frames.
+"""Action classifiers (sections 3.2 and 4.2): an LSTM with a softmax at every step, and its neighbours without order.
 
 Both hold G independent classifiers of one shape (samplings, label counts, starts), which train as one batched job.
 Shapes: G groups, T steps, B clips, D frame dimensions, H units, C classes.
@@ -6,6 +6,7 @@ Shapes: G groups, T steps, B clips, D frame dimensions, H units, C classes.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.core.errors import ConfigError
 from stages.models.composite import Composite
-from stages.models.config import ClassifierSpec
+from stages.models.config import ClassifierKind, ClassifierSpec
 from stages.models.lstm import LSTM, compute_dtype, uniform_fan_in_
 
 IGNORED_LABEL = -100
@@ -119,7 +120,62 @@ class SingleFrameClassifier(nn.Module):
         return logits_GTBC
 
 
-Classifier = LSTMClassifier | SingleFrameClassifier
+class MeanFramesClassifier(nn.Module):
+    """The mean of a window's frames -> a softmax: all that frames say without their order, in one vector."""
+
+    def __init__(self, config: ClassifierSpec) -> None:
+        super().__init__()
+        assert config.model == "mean", config
+        self.config = config
+        self.output = EnsembleLinear(config.dim, config.num_classes, num_members=config.num_members)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew: every group another draw."""
+        self.output.reset_parameters(generator)
+
+    def forward(self, x_GTBD: Tensor) -> Tensor:
+        """Returns logits of each window as those of one step, (G, 1, B, C), of frames (G or 1, T, B, D)."""
+        logits_G1BC: Tensor = self.output(_each_member(x_GTBD, self).mean(1, keepdim=True))
+        return logits_G1BC
+
+
+class AttentionClassifier(nn.Module):
+    """A mean of a window's frames, weighted by a softmax over their products with a learned query -> a softmax.
+
+    The query starts at zero, where the weights are equal.
+    """
+
+    def __init__(self, config: ClassifierSpec) -> None:
+        super().__init__()
+        assert config.model == "attention", config
+        self.config = config
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.query = nn.Parameter(torch.zeros(config.num_members, config.dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = EnsembleLinear(config.dim, config.num_classes, num_members=config.num_members)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew: every group another draw; the query is zero."""
+        nn.init.zeros_(self.query)
+        self.output.reset_parameters(generator)
+
+    def forward(self, x_GTBD: Tensor) -> Tensor:
+        """Returns logits of each window as those of one step, (G, 1, B, C), of frames (G or 1, T, B, D)."""
+        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
+        scale = self.config.dim**-0.5
+        weight_GTB = (torch.einsum("gtbd,gd->gtb", x_GTBD, self.query) * scale).softmax(1)
+        pooled_G1BD = torch.einsum("gtb,gtbd->gbd", weight_GTB, x_GTBD).unsqueeze(1)
+        logits_G1BC: Tensor = self.output(self.dropout(pooled_G1BD))
+        return logits_G1BC
+
+
+Classifier = LSTMClassifier | SingleFrameClassifier | MeanFramesClassifier | AttentionClassifier
+CLASSIFIERS: Final[dict[ClassifierKind, type[Classifier]]] = {
+    "lstm": LSTMClassifier,
+    "frame": SingleFrameClassifier,
+    "mean": MeanFramesClassifier,
+    "attention": AttentionClassifier,
+}
 
 
 def _each_member(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
@@ -163,7 +219,7 @@ def derived_seed(*parts: int | str) -> int:
 
 def build_classifier(config: ClassifierSpec) -> Classifier:
     """Builds the classifier that a spec describes, weights drawn from torch's global generator."""
-    return LSTMClassifier(config) if config.model == "lstm" else SingleFrameClassifier(config)
+    return CLASSIFIERS[config.model](config)
 
 
 class MemberDropout(nn.Dropout):
@@ -188,7 +244,7 @@ def seed_dropout(classifier: Classifier, seeds: Sequence[int]) -> None:
     """Gives every dropout of the classifier one random stream a group: group g's starts from `seeds[g]`."""
     device = next(classifier.parameters()).device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    owners: list[LSTMClassifier | SingleFrameClassifier | nn.Module] = [classifier]
+    owners: list[nn.Module] = [classifier]
     if isinstance(classifier, LSTMClassifier):
         owners.append(classifier.lstm)
     for owner in owners:

@@ -126,11 +126,11 @@ class FeedbackConfig:
     probability: float = 0.0
     """Conditional decoders read their own output instead of the true frame with this probability, from step `end` on;
     0 is the paper's training."""
-    begin: float = 0.2
+    begin: float = 0.0
     """The probability rises from 0 after this share of the training's steps, and linearly."""
-    end: float = 0.6
+    end: float = 0.2
     """The probability has reached its value after this share of the training's steps."""
-    num_passes: int = 2
+    num_passes: int = 4
     """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
     the result of so many of the decoder's own steps."""
 
@@ -159,12 +159,17 @@ class FeedbackConfig:
         return self.probability * (share_done - self.begin) / (self.end - self.begin)
 
 
+ClassifierKind = Literal["frame", "lstm", "mean", "attention"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """An action classifier: an LSTM that names the action at every step, or one that sees a frame at a time."""
+    """An action classifier: an LSTM that names the action at every step, or one that knows no order of frames."""
 
-    model: Literal["frame", "lstm"] = "lstm"
-    """The kind of classifier. frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step."""
+    model: ClassifierKind = "lstm"
+    """The kind of classifier. frame: softmax on each frame by itself; lstm: the paper's LSTM, softmax at every step;
+    mean: logistic regression on the mean of a window's frames, by scikit-learn; attention: softmax on a mean of frames
+    that is weighted by learned attention."""
     num_units: int = 256
     """The number of units of every layer of an lstm; the encoder's, where it starts from one."""
     num_layers: int = 1
@@ -177,6 +182,8 @@ class ClassifierConfig:
     """Probability of dropping a unit between layers and below the softmax; never on recurrent connections."""
     input_dropout: float = 0.0
     """Probability of dropping a dimension of a frame."""
+    inverse_regularization: float = 1.0
+    """The C of scikit-learn's LogisticRegression, for mean: smaller values hold the weights closer to zero."""
 
     def __post_init__(self) -> None:
         probabilities = (self.dropout, self.input_dropout)
@@ -184,6 +191,8 @@ class ClassifierConfig:
             raise ConfigError(f"dropout is {probabilities}; each is a probability: give 0 <= dropout < 1")
         if self.num_units < 1 or self.num_layers < 1:
             raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
+        if not self.inverse_regularization > 0:
+            raise ConfigError(f"inverse_regularization is {self.inverse_regularization}; it must be above 0")
         if self.num_hidden_units < 0:
             raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
         check_numbers(self)
@@ -219,11 +228,15 @@ class ClassifierSpec(ClassifierConfig):
     def to_header(self) -> dict[str, Any]:
         """Returns what a file holds of the classifier: sizes, and the settings of its kind."""
         common = ("dim", "num_classes", "dropout", "input_dropout")
-        names = ("num_units", "num_layers", "forget_bias") if self.model == "lstm" else ("num_hidden_units",)
+        names: tuple[str, ...] = ()
+        if self.model == "lstm":
+            names = ("num_units", "num_layers", "forget_bias")
+        elif self.model == "frame":
+            names = ("num_hidden_units",)
         return {"num_groups": self.num_members, **{name: getattr(self, name) for name in (*common, *names)}}
 
     @classmethod
-    def of_header(cls, model: Literal["frame", "lstm"], header: Mapping[str, Any]) -> ClassifierSpec:
+    def of_header(cls, model: ClassifierKind, header: Mapping[str, Any]) -> ClassifierSpec:
         """Builds the spec of what `to_header` wrote. Raises TypeError, ConfigError where it is something else."""
         settings = dict(header)
         return cls(model=model, num_members=settings.pop("num_groups", 1), **settings)

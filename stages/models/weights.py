@@ -6,7 +6,7 @@ The header's metadata has a single entry, so that equal models give equal bytes.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -15,20 +15,23 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
-from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
+from stages.models.classifier import (
+    CLASSIFIERS,
+    AttentionClassifier,
+    Classifier,
+    LSTMClassifier,
+    MeanFramesClassifier,
+    SingleFrameClassifier,
+)
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
 from stages.models.header import FORMAT_VERSION, METADATA_KEY, check_version
 
-Model = Composite | LSTMClassifier | SingleFrameClassifier
-M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier)
+Model = Composite | Classifier
+M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier, MeanFramesClassifier, AttentionClassifier)
 
-
-_CLASSIFIERS: dict[str, tuple[type[LSTMClassifier] | type[SingleFrameClassifier], Literal["lstm", "frame"]]] = {
-    "LSTMClassifier": (LSTMClassifier, "lstm"),
-    "SingleFrameClassifier": (SingleFrameClassifier, "frame"),
-}
-"""The class that a header names, and the kind of classifier that it is."""
+_KINDS = {model_class.__name__: kind for kind, model_class in CLASSIFIERS.items()}
+"""The class that a header names -> the kind of classifier that it is."""
 
 
 def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -74,8 +77,8 @@ def build_from_header(class_name: str, config: Mapping[str, Any]) -> Model:
     with torch.device("meta"):
         if class_name == Composite.__name__:
             return Composite(CompositeSpec(**config))
-        model_class, kind = _CLASSIFIERS[class_name]
-        return model_class(ClassifierSpec.of_header(kind, config))
+        kind = _KINDS[class_name]
+        return CLASSIFIERS[kind](ClassifierSpec.of_header(kind, config))
 
 
 def save_model(uri: str, model: Model, *, dtype: torch.dtype | None = None) -> None:

@@ -113,7 +113,7 @@ class TrainingConfig:
     precision: Precision = "auto"
     """The number format of matrix products. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 doubles the speed of a
     CPU that has AVX512-BF16 or AMX, and is slow on any other; the rest is always float32."""
-    initial_weights: InitialWeights = "fan-in"
+    initial_weights: InitialWeights = field(default="fan-in", metadata=CAME_LATER)
     """The first weights. fan-in: uniform within 1 / sqrt(inputs), peepholes zero; published: uniform within 0.01, and
     peepholes within 0.1, as in the authors' code."""
     start_at_mean: bool = False

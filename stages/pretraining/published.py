@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from stages.models.classifier import EnsembleLinear, LSTMClassifier, SingleFrameClassifier
+from stages.models.classifier import Classifier, EnsembleLinear
 from stages.models.composite import Losses
 from stages.models.config import CompositeConfig
 from stages.models.lstm import PeepholeLayer
@@ -81,7 +81,7 @@ def draw_published_weights_(model: nn.Module, generator: torch.Generator | None 
 
     The LSTMs of classifiers, whose layers are ensembles, have input matrices U(-0.001, 0.001) and peepholes zero.
     """
-    is_classifier = isinstance(model, LSTMClassifier | SingleFrameClassifier)
+    is_classifier = isinstance(model, Classifier)
     input_bound = CLASSIFIER_INPUT_BOUND if is_classifier else WEIGHT_BOUND
     peephole_bound = 0.0 if is_classifier else PEEPHOLE_BOUND
     for module in model.modules():

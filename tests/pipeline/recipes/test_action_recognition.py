@@ -10,10 +10,13 @@ import pytest
 from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.recipes.arms import TABLE_3_ROWS
+from pipeline.recipes.arms import ATTENTION, MEAN_FRAMES, SINGLE_FRAME, TABLE_3_ROWS
 from pipeline.recipes.model_variants import MODELS
 from pipeline.recipes.registry import load_recipe
 from pipeline.run import main
+
+NEIGHBOURS = (SINGLE_FRAME, MEAN_FRAMES, ATTENTION)
+"""Rows that know no order of frames."""
 
 
 @pytest.mark.parametrize(("recipe", "size"), [("ucf101", "6,932,971,618 bytes"), ("hmdb51", "51 rars")])
@@ -50,7 +53,7 @@ def test_an_arm_is_a_node_with_all_that_its_tables_need(shared_data: Path) -> No
     unlabelled = (str(shared_data / "web"),)
     plan = build("hmdb51", shared_data, unlabelled=unlabelled, models=tuple(MODELS), allow_missing=True)
     arms = {node.config.arm: node for node in plan.nodes if node.stage.name == "finetune"}
-    assert list(arms) == ["single frame", "LSTM from scratch", *TABLE_3_ROWS.values()]
+    assert list(arms) == [*NEIGHBOURS, "LSTM from scratch", *TABLE_3_ROWS.values()]
     assert arms["single frame"].config.labels_per_class == (1, 2, 4, 10, 20, 50, 0)
     assert arms["composite"].config.labels_per_class == (1, 2, 4, 10, 20, 50, 0)
     assert arms["autoencoder"].config.labels_per_class == (4, 0)
@@ -61,7 +64,10 @@ def test_an_arm_is_a_node_with_all_that_its_tables_need(shared_data: Path) -> No
         assert encoder.name == f"pretrain {model}"
     nodes = {node.name: node for node in plan.nodes}
     assert nodes["evaluate"].config.pairs[0] == ("single frame", "LSTM from scratch")
-    assert len(nodes["evaluate"].config.pairs) == 12
+    assert len(nodes["evaluate"].config.pairs) == 12 + 4
+    assert {row: arms[row].config.classifier.model for row in NEIGHBOURS} == dict(
+        zip(NEIGHBOURS, ("frame", "mean", "attention"), strict=True)
+    )
     assert nodes["evaluate"].config.splits == (1, 2, 3)
     assert nodes["near_duplicates"].inputs["pretraining"] is nodes["extract unlabelled"]
     assert {node.inputs["statistics"] for node in arms.values()} == {nodes["standardize unlabelled"]}
@@ -98,7 +104,7 @@ def test_models_of_the_store_are_what_arms_start_from(shared_data: Path, tmp_pat
 
     found = plan("pretrain-1", "pretrain-2")
     arms = {node.config.arm: node for node in found.nodes if node.stage.name == "finetune"}
-    assert list(arms) == ["single frame", "LSTM from scratch", "conditional future predictor", "composite"]
+    assert list(arms) == [*NEIGHBOURS, "LSTM from scratch", "conditional future predictor", "composite"]
     assert arms["composite"].input_keys()["encoder"] == "pretrain-1"
     assert {node.input_keys()["statistics"] for node in arms.values()} == {"standardize-a"}
     assert (arms["composite"].config.classifier.num_units, arms["LSTM from scratch"].config.classifier.num_layers) == (
@@ -144,10 +150,11 @@ def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
     plain = [node.name for node in demo.build(demo.options()).nodes]
     plan = demo.build(demo.options(tables=True))
     arms = {node.config.arm: node.config for node in plan.nodes if node.stage.name == "finetune"}
-    assert list(arms) == ["single frame", "LSTM from scratch", *TABLE_3_ROWS.values()]
+    assert list(arms) == [*NEIGHBOURS, "LSTM from scratch", *TABLE_3_ROWS.values()]
     assert arms["composite"].labels_per_class == (1, 2, 4, 10, 20, 50, 0)
     choices = {(arm.selection.learning_rates, arm.selection.num_checks) for arm in arms.values()}
-    assert choices == {((3e-4, 1e-3), 4)}
+    assert choices == {((3e-4, 1e-3), 4), ((), 1)}  # of the mean of frames, C
+    assert len(arms[MEAN_FRAMES].selection.candidates()) == 6
     assert not any(n.config.selection.is_on for n in demo.build(demo.options()).nodes if n.stage.name == "finetune")
     assert arms["conditional autoencoder"].labels_per_class == (4, 0)
     seeds = [node.config.training.seed for node in plan.nodes if node.stage.name == "pretrain"]
@@ -155,6 +162,6 @@ def test_the_demo_has_the_seven_rows_and_the_curve_for_the_asking() -> None:
     one = demo.build(demo.options(tables=True, num_encoders=1))
     assert len([node for node in one.nodes if node.stage.name == "pretrain"]) == 6
     assert len(plain) == 11
-    # Five more models, eight arms and one evaluation instead of four nodes; two more encoders a model, an arm for each.
-    assert len(one.nodes) == 11 - 4 + 5 + 8 + 1
+    # Five more models, ten arms and one evaluation instead of four nodes; two more encoders a model, an arm for each.
+    assert len(one.nodes) == 11 - 4 + 5 + 10 + 1
     assert len(plan.nodes) == len(one.nodes) + 2 * 6 * 2
