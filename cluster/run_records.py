@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 
-from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import CorruptArtifact, PerceptsError
 from pipeline.core.files import absolute, join, list_files, read_bytes, read_many, write_json
+from pipeline.core.secrets import masked
 
 RUNS: Final = "runs"
 RUN_ID_VARIABLE: Final = "PERCEPTS_RUN_ID"
@@ -244,7 +244,7 @@ def without_passwords(error: BaseException | str) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, PerceptsError | str):
         text = f"{type(error).__name__}: {text}"
-    return without_credentials(text)[:MAX_MESSAGE_CHARS]
+    return masked(text)[:MAX_MESSAGE_CHARS]
 
 
 def _beat(store: str, running: RunRecord, progress: Callable[[], RunProgress], stop: threading.Event) -> None:

@@ -5,7 +5,7 @@ Values travel as Ray objects: through shared memory on one node, over the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 import ray
@@ -15,6 +15,7 @@ from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.ray_private import stream_options
 from cluster.session import cause_of
 from pipeline.core.errors import WorkerDied
+from pipeline.core.secrets import known, learn
 from pipeline.core.workers import Item, Result
 
 MAX_DEATHS: Final = 2
@@ -32,7 +33,7 @@ def stream(
     task: Any = ray.remote(num_cpus=1, max_retries=0, **stream_options(ahead))(_skip)
     num_yielded = num_deaths = num_node_deaths = 0
     while True:
-        references = task.remote(function, item, num_yielded)
+        references = task.remote(function, item, num_yielded, known())
         try:
             if not num_yielded and not ray.wait([references], timeout=FIRST_VALUE_TIMEOUT_S)[0]:
                 log(
@@ -60,8 +61,11 @@ def stream(
             ray.cancel(references, force=True)
 
 
-def _skip(function: Callable[[Any], Iterator[Any]], item: Any, num_yielded: int) -> Iterator[Any]:
+def _skip(
+    function: Callable[[Any], Iterator[Any]], item: Any, num_yielded: int, addresses: Mapping[str, str]
+) -> Iterator[Any]:
     """Yields the values of `function` without the first `num_yielded`; runs in the other process."""
+    learn(addresses)
     for position, value in enumerate(function(item)):
         if position >= num_yielded:
             yield value

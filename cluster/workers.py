@@ -6,7 +6,7 @@ All of it works inside a Ray task, where stages run.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
@@ -21,6 +21,7 @@ from cluster.streams import stream
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Log, discard
 from pipeline.core.network import NetworkLimiter
+from pipeline.core.secrets import known, learn
 from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
 
 MAX_NODE_DEATHS = 10
@@ -53,7 +54,7 @@ class RayWorkers:
     ) -> Iterator[tuple[int, Result]]:
         actor_class = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
         pool: _Pool[Item, Result] = _Pool(
-            lambda: actor_class.remote(factory), items, describe, on_retry, continuation, max_deaths, self._log
+            lambda: actor_class.remote(factory, known()), items, describe, on_retry, continuation, max_deaths, self._log
         )
         try:
             yield from pool.run(num_workers if items and continuation else min(num_workers, len(items)))
@@ -110,7 +111,8 @@ class RayWorkers:
 class _WorkerActor:
     """An actor that builds the worker's function once and applies it to each item."""
 
-    def __init__(self, factory: Factory[Any, Any]) -> None:
+    def __init__(self, factory: Factory[Any, Any], addresses: Mapping[str, str]) -> None:
+        learn(addresses)
         self._factory = factory
 
     def ready(self) -> str:

@@ -35,6 +35,7 @@ from pipeline.core.files import (
     write_bytes,
     write_json,
 )
+from pipeline.core.secrets import public
 from pipeline.core.stage import Context, Estimate, stage
 from stages.video.archives import ArchiveLimits, ArchiveMember
 from stages.video.artifacts import MANIFEST_NAME, Corpus
@@ -86,7 +87,7 @@ def unpack(config: UnpackConfig, context: Context) -> Corpus:
     """
     rows: list[dict[str, str]] = []
     for number, archive in enumerate(config.archives):
-        context.progress(number, len(config.archives), "archives", posixpath.basename(archive))
+        context.progress(number, len(config.archives), "archives", posixpath.basename(public(archive)))
         rows += _unpacked(archive, config.limits, context)
     manifest = io.StringIO(newline="")
     columns = ["uri", *(mark for mark in MARKS if any(mark in row for row in rows))]
@@ -113,7 +114,9 @@ def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[dic
             names = list(files.write())
             if not names:
                 raise SourceError(f"{archive!r} holds no videos{files.left_out_in_words(' (others: {})')}")
-            write_json(contents, {"archive": posixpath.basename(archive), "videos": names, "marks": files.marks(names)})
+            write_json(
+                contents, {"archive": posixpath.basename(public(archive)), "videos": names, "marks": files.marks(names)}
+            )
     unpacked = read_json(contents)
     marks = unpacked.get("marks", {})  # an earlier version read none
     return [{"uri": join(home, FILES, name), **marks.get(name, {})} for name in unpacked["videos"]]

@@ -20,6 +20,7 @@ from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.model_uris import HOME_STORE, resolve
+from pipeline.core.secrets import public
 from pipeline.options.flags import Word
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
@@ -74,7 +75,7 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
         answer = classifier(path)
     if options.out is not None:
         write_bytes(join(options.out, "timeline.png"), timeline_picture(answer))
-        write_json(join(options.out, "answer.json"), {"video": options.video, **answer.to_json(options.top)})
+        write_json(join(options.out, "answer.json"), {"video": public(options.video), **answer.to_json(options.top)})
     return answer
 
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_options(ClassifyOptions, arguments, prog="percepts classify")
     answer = classify(options)
     if options.json:
-        answer_json = {"video": options.video, **answer.to_json(options.top)}
+        answer_json = {"video": public(options.video), **answer.to_json(options.top)}
         sys.stdout.write(json.dumps(answer_json, ensure_ascii=False) + "\n")
         return 0
     shown = min(options.top, len(answer.class_names))

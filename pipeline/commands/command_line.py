@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
-from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
+from pipeline.core.secrets import hide_in_title, masked
 from pipeline.options.flags import assemble, list_options, read_arguments
 from pipeline.options.help import full_help
 
@@ -56,8 +57,11 @@ def print_help(text: str) -> NoReturn:
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and leaves the process with its status; a PerceptsError is a message and never a traceback.
 
-    A bug (any exception that is not a PerceptsError) keeps its traceback.
+    A bug (any exception that is not a PerceptsError) keeps its traceback. Nothing shows passwords or signatures of
+    addresses, and neither does this process's title.
     """
+    hide_in_title()
+    sys.excepthook = lambda *bug: _say("".join(traceback.format_exception(*bug)).rstrip())
     try:
         status = main() or 0
     except UsageError as error:
@@ -66,7 +70,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             print(error.instructions, flush=True)  # not an error but help, as of --help
         status = 2
     except PerceptsError as error:
-        _say(f"failed: {without_credentials(str(error))}")
+        _say(f"failed: {error}")
         status = 1
     except BrokenPipeError:
         # The reader went away (`... | head`): point stdout elsewhere so that the interpreter's last flush is silent.
@@ -80,9 +84,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 def _one_line(error: BaseException) -> str:
     """Returns a message on one line; words of it that fill lines by themselves, such as a wrong value, are cut."""
-    words = without_credentials(str(error)).split()
+    words = masked(str(error)).split()  # before a cut could hide where a password ends
     return " ".join(word if len(word) <= MAX_WORD else f"{word[: MAX_WORD // 4]}…" for word in words)
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(masked(message), file=sys.stderr, flush=True)

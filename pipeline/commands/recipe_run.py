@@ -17,9 +17,9 @@ from rich.console import Console
 
 from cluster.run_records import RunRecord, recorded
 from cluster.session import session
-from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
+from pipeline.core.secrets import masked, public
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.json_display import JsonDisplay, write_line
@@ -184,7 +184,7 @@ class RecipeRun:
             seconds=round(time.monotonic() - started, 1),
             commit=head,
             dirty=dirty,
-            store_uri=self.store.root,
+            store_uri=public(self.store.root),
             tracking_uri=tracker.uri,
             mlflow_page=tracker.page,
             nodes=nodes,
@@ -204,7 +204,7 @@ def _artifacts(steps: Sequence[Step]) -> tuple[str, ...]:
 def _shown(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_shown(item) for item in value)
-    return without_credentials(value) if isinstance(value, str) else value
+    return masked(value) if isinstance(value, str) else value
 
 
 def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:

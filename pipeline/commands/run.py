@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from cluster.run_records import failures_recorded
 from pipeline.commands.recipe_options import parse
-from pipeline.core.credentials import without_credentials
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, is_local, join
 from pipeline.core.model_uris import TRACKING_VARIABLE
+from pipeline.core.secrets import masked, public
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.recipes.registry import RECIPES, load_recipe
 from pipeline.recipes.run_options import RunOptions
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     recipe = load_recipe(arguments[0])
     options = parse(recipe, arguments[1:], f"{program} {recipe.name}")
     with failures_recorded(options.store):
-        return _run(recipe, options, without_credentials(shlex.join([*program.split(), *arguments])))
+        return _run(recipe, options, masked(shlex.join([*program.split(), *arguments])))
 
 
 def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
@@ -80,7 +80,7 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
     report_uri = run.make()
     if options.log != "json":
         # A terminal opens a link; a program reads an address.
-        print(Path(report_uri).as_uri() if sys.stdout.isatty() and is_local(report_uri) else report_uri)
+        print(Path(report_uri).as_uri() if sys.stdout.isatty() and is_local(report_uri) else public(report_uri))
     return 0
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.commands.command_line import HELP, parse_options, print_help
 from pipeline.commands.recipe_options import parse
-from pipeline.core.credentials import has_credentials, without_credentials
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, is_local
+from pipeline.core.secrets import has_secrets, masked
 from pipeline.engine.plan import digest_of
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help
@@ -142,11 +142,11 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
         UsageError: an option is wrong, the store would be lost with the job, or a video source cannot be listed here.
     """
     recipe = load_recipe(recipe_name)
-    if secret := next((word for word in arguments if has_credentials(word)), None):
+    if secret := next((word for word in arguments if has_secrets(word)), None):
         raise UsageError(
-            f"{without_credentials(secret)!r} was given with a password, which a job's command shows to everyone: "
-            "leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a bucket, its own "
-            "variables) in the environment of the head"
+            f"{masked(secret)!r} was given with a password or a signature, which a job's command shows to "
+            "everyone: leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a bucket, its "
+            "own variables) in the environment of the head; name signed videos in a list"
         )
     if "--plan" in arguments:
         raise UsageError(f"--plan starts nothing that could be submitted; use `percepts plan {recipe_name}`")

@@ -20,6 +20,7 @@ from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, runs_page
 from pipeline.core.model_uris import store_tracking_uri
+from pipeline.core.secrets import public
 from pipeline.engine.store import DEFAULT_STORE
 
 HOST: Final = "127.0.0.1"
@@ -79,7 +80,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _open(address: str, browser: bool) -> None:
-    print(address, flush=True)
+    print(public(address), flush=True)
     if browser:
         webbrowser.open(address)
 

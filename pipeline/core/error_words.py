@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeline.core.secrets import masked
+
 NO_FILE: Final = "there is no such file"
 
 MAX_CHARACTERS: Final = 300
@@ -11,17 +13,17 @@ MAX_CHARACTERS: Final = 300
 
 
 def error_in_words(error: BaseException) -> str:
-    """Returns one line that says what is wrong, in the words of whatever raised it; never an empty one."""
+    """Returns one line that says what is wrong, in the words of whatever raised it; never an empty one, and no secret."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and getattr(cause, "status", None):
         error = cause
     status = getattr(error, "status", None)
     if isinstance(status, int) and status:
         message = str(getattr(error, "message", "")).partition("\n")[0]  # bytes that came may follow
-        return f"the server answers {status} {message}".strip(": ")[:MAX_CHARACTERS]
+        return masked(f"the server answers {status} {message}").strip(": ")[:MAX_CHARACTERS]
     if isinstance(error, FileNotFoundError):
         return NO_FILE
-    words = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    words = masked(" ".join((getattr(error, "strerror", None) or str(error)).split()))
     name = type(error).__name__
     is_plain = name in ("OSError", "UnreadableError") and words
     return (words if is_plain else f"{name}: {words}".rstrip(": "))[:MAX_CHARACTERS]

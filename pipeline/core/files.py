@@ -35,6 +35,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import PerceptsError, SourceError
+from pipeline.core.secrets import public
 
 TEMPORARY_MARK = ".tmp-"
 """Part of the names of unfinished writes, which `list_files` leaves out."""
@@ -359,7 +360,7 @@ def local_copy(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="percepts-") as directory:
         # The end of the name: readers go by the suffix.
-        name = os.fsdecode(os.path.basename(path).encode("utf-8", "surrogateescape")[-MAX_NAME_BYTES:])
+        name = os.fsdecode(os.path.basename(public(path)).encode("utf-8", "surrogateescape")[-MAX_NAME_BYTES:])
         target = Path(directory) / (name or "file")
         with reaching(uri):
             fs.get_file(path, str(target))

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
 from pipeline.core.mlflow_addresses import DATABASE, follow, sqlite_uri
-from pipeline.core.secrets import masked
+from pipeline.core.secrets import masked, real
 
 MODEL_SCHEMES: Final = ("models:/", "runs:/")
 MODEL_DIRECTORY: Final = "model"
@@ -32,6 +32,7 @@ def limit_waiting() -> None:
 
     for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "30"), ("BACKOFF_FACTOR", "1")):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password that it may hold
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     mlflow.store.db.utils.MAX_RETRY_COUNT = 2  # it tries 15 times with growing pauses: almost an hour
@@ -55,7 +56,7 @@ def store_tracking_uri(store: str = HOME_STORE) -> str:
         UsageError: the variable is not set, and the store has no MLflow file.
     """
     if named := os.environ.get(TRACKING_VARIABLE):
-        return follow(named)
+        return follow(real(named))
     database = join(absolute(store), DATABASE)
     if "://" in database or not exists(database):
         raise UsageError(

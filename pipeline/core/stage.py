@@ -27,6 +27,7 @@ from pipeline.core.files import join
 from pipeline.core.network import NetworkOptions
 from pipeline.core.numbers import check_numbers
 from pipeline.core.result_metrics import ResultMetrics
+from pipeline.core.secrets import public
 from pipeline.core.workers import InProcessWorkers, Workers
 
 
@@ -354,7 +355,7 @@ what was made without the choice is found again."""
 
 
 def config_dict(config: Any) -> dict[str, Any]:
-    """Returns a config as plain JSON values, which enter the key and are MLflow's parameters."""
+    """Returns a config as plain JSON values, which enter the key and are MLflow's parameters; addresses are public."""
     values = ((field, getattr(config, field.name)) for field in fields(config))
     return {
         field.name: _plain(value)
@@ -371,4 +372,4 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     assert value is None or isinstance(value, bool | int | float | str), f"{value!r} cannot be part of a key"
-    return value
+    return public(value) if isinstance(value, str) else value

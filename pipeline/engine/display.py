@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cluster.run_records import RunProgress
 from pipeline.core.events import Event, Log, Metrics, Progress
+from pipeline.core.secrets import masked
 from pipeline.engine.status import human_bytes, human_seconds
 
 PLAIN_INTERVAL_SECONDS: Final = 10.0
@@ -144,7 +145,7 @@ class Display:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(masked(text), highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         width = self._console.width

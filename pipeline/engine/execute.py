@@ -6,7 +6,7 @@ import os
 import resource
 import time
 import uuid
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Metrics
 from pipeline.core.files import TEMPORARY_MARK, join, remove
+from pipeline.core.secrets import known, learn
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
 from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
@@ -75,6 +76,8 @@ class StageTask:
     looked_at: Manifest | None = None
     """The artifact of which what could not be read is looked at again."""
     looks_at_rejected: bool = False
+    addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Addresses with their secrets, by the public ones that are written down."""
 
 
 def make(task: StageTask) -> Manifest:
@@ -90,6 +93,7 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
 
     A renewed look that finds nothing leaves no artifact: the manifest is that of the one that it looked at.
     """
+    learn(task.addresses)
     store, draft, looked_at = Store(task.store_root), task.manifest, task.looked_at
     uri = store.directory(draft.stage, draft.key)
     context = Context(
@@ -267,6 +271,7 @@ class Execution:
             emit=session.emit,
             manifest=manifest,
             listing_uri=listing_uri,
+            addresses=known(),
             looked_at=looked_at,
             looks_at_rejected=self.look_at_rejected,
         )

@@ -12,6 +12,7 @@ from types import TracebackType
 from rich.console import Console
 
 from pipeline.core.events import Event, Log, Metrics
+from pipeline.core.secrets import masked
 from pipeline.engine.display import Display
 
 
@@ -79,4 +80,5 @@ class JsonDisplay(Display):
 
     def _event(self, event: str, **fields: object) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        fields = {name: masked(value) if isinstance(value, str) else value for name, value in fields.items()}
         self._write(json.dumps({"time": time, "event": event, "recipe": self._recipe, **fields}) + "\n")

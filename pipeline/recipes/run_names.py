@@ -8,6 +8,7 @@ from dataclasses import MISSING
 from functools import reduce
 from typing import Any, Final
 
+from pipeline.core.secrets import public
 from pipeline.engine.store import Manifest
 from pipeline.options.flags import list_options
 from pipeline.recipes.recipe import Recipe
@@ -53,7 +54,7 @@ def model_description(recipe: str, manifest: Manifest, complete: Mapping[str, Ma
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
-        text = ",".join(str(entry) for entry in value)
+        text = ",".join(public(str(entry)) for entry in value)
     else:
-        text = str(value).rstrip("/").rpartition("/")[2] or str(value)
+        text = public(str(value)).rstrip("/").rpartition("/")[2] or str(value)
     return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 1]}…"

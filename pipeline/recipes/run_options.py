@@ -13,6 +13,7 @@ from pipeline.core.files import absolute
 from pipeline.core.flags import Inline
 from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.core.numbers import check_numbers
+from pipeline.core.secrets import remember
 from pipeline.core.stage import Resources
 from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import DEFAULT_STORE, Store
@@ -144,7 +145,7 @@ class RunOptions:
         named = {
             "PERCEPTS_CACHE": self.cache,
             "PERCEPTS_CACHE_GIGABYTES": self.cache_gigabytes,
-            TRACKING_VARIABLE: self.mlflow_of_models,
+            TRACKING_VARIABLE: None if self.mlflow_of_models is None else remember(self.mlflow_of_models),
         }
         return {name: str(value) for name, value in named.items() if value is not None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.core.credentials import without_credentials
+from pipeline.core.secrets import public
 from pipeline.core.stage import Artifact
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
@@ -88,8 +88,8 @@ class RunView:
 
     @property
     def tracking_address(self) -> str:
-        """The tracking address without the user name and password that it may hold."""
-        return without_credentials(self.tracking_uri)
+        """The tracking address without the secrets that it may hold."""
+        return public(self.tracking_uri)
 
     @property
     def mlflow_url(self) -> str:

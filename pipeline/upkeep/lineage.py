@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pipeline.core.files import absolute, exists, filesystem, join, list_directories, reaching, sha256_file
+from pipeline.core.secrets import public
 from pipeline.core.stage import Holding
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.upkeep.inventory import iter_listings
@@ -182,7 +183,7 @@ def digests_of(store: Store, given: str) -> set[str]:
     """Returns the sha256 of the videos of the store that a file, a URI or a sha256 stands for."""
     if _knows(store, given):
         return {given}
-    uris = {given, absolute(given)}
+    uris = {given, absolute(given), public(given)}
     by_uri = {
         record.sha256
         for record in _records(store)

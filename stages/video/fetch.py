@@ -24,6 +24,7 @@ from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.core.error_words import NO_FILE, error_in_words
+from pipeline.core.secrets import public, real
 from stages.video.ledger import NOT_READ
 
 STALL_S: Final = 30.0
@@ -72,6 +73,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     Raises:
         Exception: the scheme is unknown, its package missing, credentials are broken, and whatever else fsspec raises.
     """
+    uri = real(uri)
     options: dict[str, Any] = {}
     if uri.startswith(("http://", "https://")):
         import aiohttp  # needed for these schemes alone, and slow to import
@@ -140,7 +142,7 @@ def _try_once(uri: str, directory: Path, max_bytes: int) -> Path:
     if isinstance(fs, LocalFileSystem):
         check_file(path)
         return Path(path)
-    target = directory / (os.path.basename(path)[-100:] or "file")
+    target = directory / (os.path.basename(public(path))[-100:] or "file")
     transfer = _Transfer(fs, path, target, max_bytes)
     transfer.run()
     return target
@@ -171,7 +173,7 @@ class _Transfer(Callback):  # type: ignore[misc]  # fsspec has no types
             raise self._error
         reason = error_in_words(self._error)
         if reason == NO_FILE:
-            raise FileNotFoundError(errno.ENOENT, reason, self._path) from self._error
+            raise FileNotFoundError(errno.ENOENT, reason, public(self._path)) from self._error
         may_pass = not isinstance(self._error, ImportError)
         raise UnreadableError(reason, may_pass=may_pass, retry_after_s=_retry_after_s(self._error)) from self._error
 

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import SourceError
 from pipeline.core.files import absolute
+from pipeline.core.secrets import public, remember
 from stages.video.archives import is_archive
 from stages.video.fetch import check_file, fetched, open_filesystem
 from stages.video.limits import Limits
@@ -91,10 +92,28 @@ def iter_videos(
         first_repeated = first_repeated or source.uri
         num_repeated += 1
 
-    expanded = itertools.chain.from_iterable(_expand(given, rules, note) for given in videos)
+    expanded = _with_public_addresses(itertools.chain.from_iterable(_expand(given, rules, note) for given in videos))
     yield from unique_sources(expanded, lambda source: source, on_repeat=count)
     if num_repeated:
         note(f"videos that are named again: {num_repeated} (first {first_repeated}); each counts as it was named first")
+
+
+def _with_public_addresses(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
+    """Puts public addresses in place of those with secrets, which this process remembers.
+
+    Two that differ in their secrets alone may be two videos: the second has a number at its end.
+    """
+    kept: dict[str, list[str]] = {}
+    for source in sources:
+        shown = public(source.uri)
+        if shown == source.uri:
+            yield source
+            continue
+        same = kept.setdefault(shown, [])
+        if source.uri not in same:
+            same.append(source.uri)
+        number = 1 + same.index(source.uri)
+        yield replace(source, uri=remember(source.uri, shown if number == 1 else f"{shown}#{number}"))
 
 
 def unique_sources(
@@ -157,7 +176,8 @@ def archive_snapshot(archives: Sequence[str]) -> str:
     Raises:
         SourceError: one of them is not there.
     """
-    return hash_sources(_archive(given) for given in archives)
+    sources = (_archive(given) for given in archives)
+    return hash_sources(replace(source, uri=public(source.uri)) for source in sources)
 
 
 def _archive(given: str) -> VideoSource:

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from pipeline.core.secrets import known, learn
 from stages.video.limits import Limits
 from stages.video.processes import questions, shared_frames, watchdog
 from stages.video.processes.shared_frames import SharedFrames
@@ -99,7 +100,7 @@ class IsolatedProcess:
         is_second, num_received = False, 0
         while True:
             try:
-                for number, item in enumerate(self._attempt((function, args, kwargs, is_stream))):
+                for number, item in enumerate(self._attempt((known(), function, args, kwargs, is_stream))):
                     # A second attempt gives the same items again.
                     if number >= num_received:
                         num_received += 1
@@ -176,7 +177,8 @@ class _KilledExternally(Exception):
 def _handle_requests(pipe: Connection[Any, Any], max_memory_bytes: int, is_limited: bool) -> None:
     """Serves requests in the isolated process until the parent is gone."""
     while True:
-        function, args, kwargs, is_stream = pipe.recv()
+        addresses, function, args, kwargs, is_stream = pipe.recv()
+        learn(addresses)
         if is_limited:
             # Not before: receiving a function imports its module and all that this needs.
             _limit_memory(max_memory_bytes)

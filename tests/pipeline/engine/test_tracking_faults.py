@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import signal
-import socket
 import sqlite3
 import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import mlflow.server
 import numpy as np
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from werkzeug.serving import make_server
 
 from pipeline.commands.track import main as track
 from pipeline.core import mlflow_addresses
@@ -33,6 +26,7 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import Tracker
 from tests.pipeline.engine.measured_stages import MeasureConfig, judge
+from tests.pipeline.engine.mlflow_server import Server
 from tests.pipeline.engine.toy_stages import CountConfig, Numbers, count
 from tests.pipeline.engine.tracked_runs import Tracked, run
 
@@ -66,45 +60,6 @@ def plan_of() -> Plan:
     plan.add(thing, MeasureConfig(), numbers=numbers)
     plan.add(judge, MeasureConfig(), numbers=numbers)
     return plan
-
-
-@dataclass
-class Server:
-    """A real MLflow server in a process of its own, which can be killed and started again at the same port."""
-
-    directory: Path
-    port: int = 0
-    pids: list[int] = field(default_factory=list)
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = int(probe.getsockname()[1])
-        pid = os.fork()
-        if pid == 0:
-            os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{self.directory}/mlflow.db"
-            os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = str(self.directory / "artifacts")
-            os.environ.pop("PYTEST_CURRENT_TEST", None)
-            warnings.simplefilter("ignore")
-            logging.disable()
-            make_server("127.0.0.1", self.port, mlflow.server.app, threaded=True).serve_forever()
-        self.pids.append(pid)
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-
-    def kill(self) -> None:
-        pid = self.pids.pop()
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 @pytest.fixture(scope="module")
