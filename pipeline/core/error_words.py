@@ -13,7 +13,7 @@ MAX_CHARACTERS: Final = 300
 
 
 def error_in_words(error: BaseException) -> str:
-    """Returns one line that says what is wrong, in the words of whatever raised it; never an empty one, and no secret."""
+    """Returns one line, without secrets, that says what is wrong in the words of whatever raised it; never none."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and getattr(cause, "status", None):
         error = cause
