@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from stages.video.clock import DELTA_THRESHOLD_S, NEIGHBOURS, find_outliers
 from stages.video.container import Damage, PacketReader, clock_of, decode_packet, in_words, shows_no_picture
 from stages.video.limits import Limits
-from stages.video.timeline import Timeline, to_us
+from stages.video.timeline import Timeline, spread_repeats, to_us
 
 COUNTED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu"})
 """Formats that store no presentation times: what FFmpeg makes up for them does not identify a frame."""
@@ -68,6 +68,8 @@ class Scan:
         self._clock = clock_of(container, stream)
         self._unshown = 0
         """Ticks between packets in which no frame is shown: those of a gap beyond 10 s and its frame's duration."""
+        self._shown = 0
+        """Ticks from packet to packet in the order of decoding, each with 10 s at most."""
         self._last_duration = 0
         self.num_errors = self._read(PacketReader(container, beat=beat, clock=self._clock))
 
@@ -90,7 +92,8 @@ class Scan:
         limits = self._limits
         if max(self.num_packets, self.stream.frames) > limits.max_frames:
             return f"holds more than max_frames = {limits.max_frames} frames"
-        if self.duration_us > limits.max_duration_s * 1e6:
+        shown = self._shown + min(self._last_duration, self._ticks(DELTA_THRESHOLD_S))
+        if to_us(shown, self.time_base) > limits.max_duration_s * 1e6:
             return f"lasts longer than max_duration_s = {limits.max_duration_s:g} s"
         return f"took longer to read than min_decode_s = {limits.min_decode_s:g} s" if is_late else ""
 
@@ -115,8 +118,10 @@ class Scan:
         self._has_all_pts &= packet.pts is not None
         dts = self._decoding_time(packet)
         if self._dts:
-            longest = max(self._ticks(DELTA_THRESHOLD_S), self._last_duration)
+            usual = self._ticks(DELTA_THRESHOLD_S)
+            longest = max(usual, self._last_duration)
             self._unshown += max(0, dts - self._dts[-1] - longest)
+            self._shown += min(max(0, dts - self._dts[-1]), usual)
         self._last_duration = packet.duration or 0
         self._pts.append(packet.pts or 0)
         self._dts.append(dts)
@@ -156,6 +161,7 @@ class Scan:
         is_exact = self._has_all_pts and self.container.format.name not in COUNTED and bool(np.all(np.diff(stamps) > 0))
         # Through Python's integers: ticks times a million do not always fit 64 bits.
         times_us = np.array([to_us(stamp, self.time_base) for stamp in stamps.tolist()], np.int64)
+        times_us = spread_repeats(times_us, to_us(self._clock.nominal_step, self.time_base))
         ends_of_clocks = np.array(sorted(set(self._clock.seams)), np.int64)
         seams = sorted(set(np.searchsorted(stamps, ends_of_clocks, "right").tolist()))
         return Timeline(

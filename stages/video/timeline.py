@@ -77,6 +77,21 @@ def to_us(stamp: int, time_base: Fraction) -> int:
     return whole + (2 * rest + (whole & 1) > time_base.denominator)
 
 
+def spread_repeats(times_us: npt.NDArray[np.int64], step_us: int) -> npt.NDArray[np.int64]:
+    """Spreads frames of one time evenly over a step, or over the time until the next if that is shorter.
+
+    times_us: (n,) sorted.
+    """
+    distinct, first, count = np.unique(times_us, return_index=True, return_counts=True)
+    if len(distinct) == len(times_us):
+        return times_us
+    longest = max(step_us, int(count.max()))
+    gap = np.minimum(np.diff(distinct, append=distinct[-1] + longest), longest)
+    run = np.repeat(np.arange(len(distinct)), count)
+    nth = np.arange(len(times_us)) - first[run]
+    return np.asarray(times_us + nth * gap[run] // count[run], np.int64)
+
+
 class Grid:
     """Picks frames at a target rate: the first frame of every tick, counted from the first slot's time.
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stages.video.clock import WRAP_BITS, Clock, find_outliers
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.probe import probe
+from tests.stages.video.clips import encode, moving_square
 
 HZ = 90_000
 STEP = 3600
@@ -204,3 +205,23 @@ def test_gaps_do_not_make_a_video_long(reported: Path) -> None:
     assert found.verdict == "ok"
     assert found.duration_us is not None
     assert found.duration_us < 60 * SECOND_US
+
+
+def test_a_frame_that_is_shown_for_hours_does_not_make_a_video_too_long(tmp_path: Path) -> None:
+    """An MP4 whose last timestamp is wrong says of the frame before that it is shown for 11 hours."""
+    frames = moving_square(20)
+    path = encode(tmp_path / "far.mp4", frames, pts=[*range(19), 11 * 3600 * 25])
+    decoder, times_us, _ = decoded(path, None)
+    assert (decoder.report.verdict, len(times_us)) == ("ok", 20)
+
+
+def test_parts_that_overlap_by_a_frame_have_times_that_rise(tmp_path: Path) -> None:
+    """FFmpeg takes so small a step back for no discontinuity, and two frames have one timestamp."""
+    first, second = (
+        encode(tmp_path / f"{start}.ts", moving_square(25), pts=list(range(start, start + 25))) for start in (0, 24)
+    )
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    decoder, times_us, _ = decoded(joined, None)
+    assert (decoder.report.verdict, len(times_us)) == ("ok", 50)
+    assert np.all(np.diff(times_us) > 0)

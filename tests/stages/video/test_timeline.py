@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.video.timeline import FrameAccount, Grid, Timeline, to_us
+from stages.video.timeline import FrameAccount, Grid, Timeline, spread_repeats, to_us
 
 STEP_US = 40_000
 
@@ -160,3 +160,13 @@ def test_frames_out_of_order_can_be_kept_by_themselves() -> None:
     assert [place.segment for place in places] == [0, 1, 2, 3, 4]
     assert np.all(np.diff([place.index for place in places]) > 1)
     assert (account.expected, account.decoded, account.dropped, account.missing) == (5, 5, 0, 0)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 40_000))
+def test_frames_of_one_time_are_spread_until_the_next(ticks: list[int], step_us: int) -> None:
+    times_us = np.sort(np.array(ticks, np.int64)) * 40_000
+    spread_us = spread_repeats(times_us, step_us)
+    assert np.all(np.diff(spread_us) > 0)
+    first = np.flatnonzero(np.diff(times_us, prepend=-1))
+    assert np.array_equal(spread_us[first], times_us[first])
+    assert np.all(spread_us - times_us <= max(step_us, len(ticks)))
