@@ -4,14 +4,11 @@
 nothing else.
 """
 
-import os
 import pickle
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +17,7 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.files import local_copy, sha256_file
-
-HUB: Final = "hf://"
-HUB_EXAMPLE: Final = "hf://timm/vit_small_patch14_dinov2.lvd142m/model.safetensors"
+from pipeline.core.hub import hub_address
 
 
 @dataclass(frozen=True)
@@ -85,25 +80,10 @@ def _weights_file(uri: str) -> Iterator[Path]:
     """Yields a local path of the file, fetched once. Raises SourceError."""
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(local_copy(address(uri)))
+            path = stack.enter_context(local_copy(hub_address(uri)))
             path.open("rb").close()
         except FileNotFoundError as error:
             raise SourceError(f"there are no weights at {uri}; give a .safetensors or .pth file") from error
         except Exception as error:  # fsspec's back ends raise the exceptions of their client libraries
             raise SourceError(f"weights {uri} cannot be read: {str(error) or type(error).__name__}") from error
         yield path
-
-
-def address(uri: str) -> str:
-    """Returns where a file is fetched: `hf://OWNER/NAME[@REVISION]/FILE` lies on HF_ENDPOINT, by default the hub.
-
-    Raises:
-        ConfigError: an address on the hub that is not of this form.
-    """
-    if not uri.startswith(HUB):
-        return uri
-    match = re.fullmatch(r"([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", uri.removeprefix(HUB))
-    if match is None:
-        raise ConfigError(f"weights {uri} name no file of the hub; give hf://OWNER/NAME/FILE, such as {HUB_EXAMPLE}")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{endpoint}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"

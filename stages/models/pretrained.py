@@ -18,11 +18,12 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.files import join
+from pipeline.core.hub import hub_address
 from pipeline.core.model_uris import resolve
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE
 from stages.models.lstm import State
-from stages.models.weights import config_header, load_model, read_tensors, write_tensors
+from stages.models.weights import built, config_header, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 from stages.percepts.windows import window_starts
@@ -63,8 +64,8 @@ class Pretrained:
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
         """Reads a file that `save` wrote.
 
-        uri: the file, a directory that holds model.safetensors, or an MLflow model: a path, any fsspec URL,
-          `models:/...` or `runs:/...`.
+        uri: the file, a directory that holds model.safetensors, a model of a hub (`hf://OWNER/NAME[@REVISION]`), or an
+          MLflow model: a path, any fsspec URL, `models:/...` or `runs:/...`.
 
         Raises:
             SourceError: there is no such file.
@@ -73,9 +74,9 @@ class Pretrained:
             UsageError: MLflow has no such model.
         """
         uri = resolve(uri)
-        uri = uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
-        composite = load_model(uri, Composite, device=device)
-        header = read_tensors(uri)[1]
+        uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
+        tensors, header = read_tensors(uri, device=device)
+        composite = built(tensors, header, Composite, uri)
         made_by: dict[str, Any] | None = header.get(EXTRACTOR_KEY)
         try:
             transform = of_header(header[TRANSFORM_KEY]) if TRANSFORM_KEY in header else None
@@ -142,7 +143,8 @@ class Pretrained:
 def load_encoder(uri: str, *, device: str = "cpu") -> Pretrained:
     """Loads the pretrained encoder at `uri`, on `device`. Raises what `Pretrained.load` raises.
 
-    uri: `models:/NAME@ALIAS`, `models:/m-<id>`, or a path or fsspec URL of its file or of the directory that holds it.
+    uri: `models:/NAME@ALIAS`, `models:/m-<id>`, `hf://OWNER/NAME[@REVISION]` as `percepts publish` and an upload make
+      it, or a path or fsspec URL of its file or of the directory that holds it.
       The MLflow server is the one at `MLFLOW_TRACKING_URI`.
     """
     return Pretrained.load(uri, device=device)

@@ -98,8 +98,12 @@ def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
         CorruptArtifact: it is no model file, holds another kind of model, or weights that do not fit its config.
     """
     uri = uri if uri.endswith(".safetensors") else files.join(uri, MODEL_FILE)
-    tensors, header = read_tensors(uri, device=device)
-    class_name = header.get("class")
+    return built(*read_tensors(uri, device=device), expected, uri)
+
+
+def built(tensors: Mapping[str, Tensor], header: Mapping[str, Any], expected: type[M], uri: str) -> M:
+    """Builds the model of a file's tensors and header, float32, in evaluation mode. Raises CorruptArtifact."""
+    class_name = str(header.get("class"))
     if class_name != expected.__name__:
         raise CorruptArtifact(f"{uri} holds a {class_name}, not a {expected.__name__}: give the file of one")
     try:

@@ -16,7 +16,7 @@ from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.files import sha256_file
 from stages.convnets.config import ConvnetConfig
 from stages.convnets.convnet import identity
-from stages.convnets.weights import Weights, address, digest
+from stages.convnets.weights import Weights, digest
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -59,16 +59,3 @@ def test_a_missing_digest_is_told(tmp_path: Path) -> None:
     weights = str(tmp_path / "net.safetensors")
     with pytest.raises(ConfigError, match=f"has {sha256_file(weights)}; give it as weights_sha256"):
         identity(ConvnetConfig(weights=weights))
-
-
-def test_addresses_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    assert (
-        address("hf://timm/net.tag/a/b.safetensors")
-        == "https://huggingface.co/timm/net.tag/resolve/main/a/b.safetensors"
-    )
-    assert address("hf://o/n@v1/m.pth") == "https://huggingface.co/o/n/resolve/v1/m.pth"
-    assert address("/local/hf.pth") == "/local/hf.pth"
-    for wrong in ("hf://", "hf://name", "hf://owner/name", "hf://owner/name/"):
-        with pytest.raises(ConfigError, match="name no file of the hub"):
-            address(wrong)
