@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.rates import FORECAST_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.evaluation.artifacts import Forecast
@@ -60,11 +60,12 @@ def forecast(
     Errors are those of percepts standardised by `statistics`, also of a model that was trained with others.
 
     Raises:
-        ConfigError: no model, models that differ in the number of frames, or no video is as long as a window.
-        SourceError: no video with frames is of `config.parts`.
+        ConfigError: no model, models that differ in the number of frames, or no video is as long as a window with
+            `config.num_frames_ahead`. Without that setting nothing is scored then, which is said.
+        SourceError: no video is of `config.parts`.
     """
     from stages.datasets.dataset_factories import open_windows
-    from stages.evaluation.forecasting import Measuring, predictor_names, total_errors
+    from stages.evaluation.forecasting import Measuring, no_errors, predictor_names, total_errors
     from stages.models.pretrained import Pretrained
     from stages.percepts.transforms import Standardisation
 
@@ -83,11 +84,21 @@ def forecast(
         device="cuda" if context.resources.gpus_per_worker else "cpu",
     )
     num_frames = num_frames_in + measuring.num_frames_ahead
-    store = percepts.open(parts=config.parts)
-    num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
+    artifact = Forecast(context.uri, context.key)
+    try:
+        store = percepts.open(parts=config.parts)
+        num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
+    except (SourceError, ConfigError) as error:
+        is_setting = config.num_frames_ahead is not None
+        if is_setting or all(record.part not in config.parts for record in percepts.iter_records()):
+            raise
+        # The models are trained: videos that are too short, or rejected, leave their scores out and end nothing.
+        artifact.write(no_errors(dim=models[0].dim))
+        context.record(num_windows=0, num_videos=0, left_out=f"nothing is scored: {error}")
+        context.log(f"warning: nothing is scored: {error}")
+        return artifact
     sums_by_item = _measure_all(measuring, num_windows, context)
     errors = total_errors(sums_by_item, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
-    artifact = Forecast(context.uri, context.key)
     artifact.write(errors)
     means = {f"{name} error": mean for name, mean in errors.means.items()}
     context.record(num_windows=num_windows, num_videos=len(store.videos), **means)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
-from pipeline.core.events import Emit, Event, Metrics
+from pipeline.core.events import Emit, Event, Log, Metrics
 from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.secrets import known, learn
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
@@ -189,6 +189,7 @@ class Execution:
                 self.complete[step.node.name] = step.manifest
                 inputs = [self.complete[parent.name] for parent in step.node.parents if parent.name in self.complete]
                 self.tracker.reuse(step.node, step.manifest, inputs)
+                self._check(step.node)
                 self.on_tracked(step.node)
                 self.display.reused(step.node.name, human_bytes(step.manifest.num_bytes_made))
 
@@ -310,6 +311,11 @@ class Execution:
         self.complete[node.name] = manifest
         self._untracked.append((node, manifest))
         self.display.done(node.name, manifest.num_bytes_made)
+        try:
+            self._check(node)
+        except UsageError:
+            self._track_finished()  # the artifact is good; what is planned of it is not
+            raise
 
     def _track_finished(self) -> None:
         """Logs finished stages to MLflow. Logging a model takes seconds, so the next stages are started first."""
@@ -317,6 +323,11 @@ class Execution:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])
             self.on_tracked(node)
+
+    def _check(self, node: Node) -> None:
+        """Runs the node's own check of its artifact, made now or reused. Raises UsageError."""
+        for line in node.check(self._artifacts(node)) if node.check is not None else ():
+            self.display.handle(Log(source=node.name, line=f"warning: {line}"))
 
 
 def _first_look(steps: Sequence[Step], seen: Container[str]) -> int | None:

@@ -21,6 +21,7 @@ from pipeline.core.stage import Edge, Listing, Resources, Stage, config_dict
 
 KEY_DIGITS = 16
 Inputs = Mapping[str, "Node | tuple[Node, ...] | None"]
+Check = Callable[[Any], Iterable[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,9 @@ class Node:
     different ways then make one artifact."""
     look: int = 0
     """Number of the renewed looks at what could not be read before; each makes an artifact of its own."""
+    check: Check | None = None
+    """(artifact) -> warnings about what else is planned for it. It may raise UsageError, which ends the run before that
+    is begun; it is no part of the key."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -113,6 +117,12 @@ class Plan:
         node = Node(name, stage, ExistingArtifactConfig(), {}, Resources(), key)
         self.nodes.append(node)
         return node
+
+    def checked_by(self, node: Node, check: Check) -> Node:
+        """Returns the node with a check of its artifact, in the place of the one without."""
+        checked = replace(node, check=check)
+        self.nodes[self.nodes.index(node)] = checked
+        return checked
 
     def known_by(self, node: Node, content: str) -> Node:
         """Returns `node`, which nothing reads yet, as one that is known by its content; see `Node`."""

@@ -10,6 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.window_check import WindowCheck
 from stages.datasets.patches import CuttingConfig
 from stages.extraction.config import ExtractionConfig
 from stages.ingest import IngestConfig, ingest
@@ -58,12 +59,22 @@ def add_unpacked(plan: Plan, videos: Sequence[str], limits: ArchiveLimits) -> tu
 
 
 def add_index(
-    plan: Plan, options: VideoOptions, videos: Sequence[str], *, held_out: float = 0.0, corpus: Node | None = None
+    plan: Plan,
+    options: VideoOptions,
+    videos: Sequence[str],
+    *,
+    held_out: float = 0.0,
+    corpus: Node | None = None,
+    check: WindowCheck | None = None,
 ) -> Node:
-    """Adds the index of `videos` (folders, archives, globs, lists, buckets) and of a made `corpus`."""
+    """Adds the index of `videos` (folders, archives, globs, lists, buckets) and of a made `corpus`.
+
+    check: the windows that are needed of the videos, where too short ones end the run before anything is decoded.
+    """
     unpacked, others = add_unpacked(plan, videos, options.archive_limits)
     config = IngestConfig(videos=others, held_out=held_out, limits=options.limits, list_rules=options.list_rules)
-    return plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
+    index = plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
+    return index if check is None else plan.checked_by(index, check)
 
 
 ONE_LIMITS: Final = dict.fromkeys(("extract.limits.", "cut.limits."), "--limits decides it for every stage")

@@ -28,6 +28,7 @@ from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from pipeline.recipes.warm_start import add_warm_start
+from pipeline.recipes.window_check import WindowCheck
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
 from stages.pretrain import PretrainConfig
@@ -78,7 +79,8 @@ def build(options: YoutubeOptions) -> Plan:
     corpus = None
     if options.links:
         corpus = add_download(plan, options, options.links, options.link_options, extraction)
-    index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus)
+    check = _window_check(options)
+    index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus, check=check)
     check_enough(index, options.held_out)
     percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
@@ -101,6 +103,18 @@ def build(options: YoutubeOptions) -> Plan:
         shown = VisualizeConfig(fit_part=None, show_part=None)
     plan.add(visualize, shown, encoder=encoders[0], percepts=percepts)
     return plan
+
+
+def _window_check(options: YoutubeOptions) -> WindowCheck:
+    models = [variant(options.pretrain, model).model for model in options.models]
+    return WindowCheck(
+        num_frames=max(model.num_frames for model in models),
+        num_frames_scored=models[0].num_frames_in + (options.forecast.num_frames_ahead or models[0].num_frames_out),
+        rate_fps=options.extract.decode.rate_fps,
+        learned=options.pretrain.parts,
+        scored=options.forecast.parts if options.held_out else (),
+        must_score=options.forecast.num_frames_ahead is not None,
+    )
 
 
 RECIPE = Recipe(

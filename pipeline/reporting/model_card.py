@@ -78,7 +78,11 @@ def describe(store: Store, key: str) -> PublishedModel:
         data=tuple(_ancestors(model, manifests)),
         arms=tuple(dict.fromkeys(str(made.config["arm"]) for made in classifiers)),
         scores=tuple(Scores(directory(m), m.key).read() for m in of_classifiers if m.stage == "evaluate"),
-        forecasts=tuple(Forecast(directory(m), m.key).read() for m in users if m.stage == "forecast"),
+        forecasts=tuple(
+            Forecast(directory(m), m.key).read()
+            for m in users
+            if m.stage == "forecast" and m.facts.get("num_windows") != 0  # nothing was scored
+        ),
         pixels=tuple(PixelScores(directory(m), m.key).read() for m in users if m.stage == "score_pixels"),
         results=results,
     )

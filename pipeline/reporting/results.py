@@ -134,7 +134,7 @@ def read_results(view: RunView) -> Results:
         view=view,
         scores=read(Scores, Scores.read),
         histories=tuple(NodeResult(r.node, r.content) for r in histories if r.content is not None),
-        forecasts=read(Forecast, Forecast.read),
+        forecasts=tuple(result for result in read(Forecast, Forecast.read) if result.content.num_windows),
         pixel_scores=read(PixelScores, PixelScores.read),
         galleries=tuple(result.content for result in read(Gallery, _pictures)),
         ledgers=_ledgers(read(Percepts, Percepts.records), read(Index, Index.records)),

@@ -124,5 +124,12 @@ def total_errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: i
     )
 
 
+def no_errors(*, dim: int) -> ForecastErrors:
+    """Returns the errors of no window at all."""
+    return ForecastErrors(
+        unit=UNIT, num_windows=0, num_dims=dim, frames_ahead=(), predictors={}, means={}, reconstruction={}
+    )
+
+
 def _mean(parts: list[Errors], num_windows: int) -> Errors:
     return {name: np.sum([part[name] for part in parts], axis=0) / num_windows for name in parts[0]}

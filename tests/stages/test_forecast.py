@@ -101,6 +101,14 @@ def test_bad_inputs_are_named(tmp_path: Path, inputs: Inputs) -> None:
         replace(ForecastConfig(), num_frames_ahead=0)
 
 
+def test_a_part_that_is_too_short_is_left_out_and_ends_nothing(tmp_path: Path, inputs: Inputs) -> None:
+    context = Context.for_test(tmp_path)
+    short, _ = make_percepts(tmp_path / "short", {"unlabelled": 2, "test": 2}, num_frames=8)
+    made = forecast(ForecastConfig(), context, **{**inputs, "percepts": short})
+    assert (made.read().num_windows, made.metrics(context.facts).values) == (0, {})
+    assert "nothing is scored: a window is 10 frames long" in str(context.facts["left_out"])
+
+
 def test_a_model_of_other_statistics_is_measured_in_the_units_of_those_that_are_connected(
     tmp_path: Path, inputs: Inputs
 ) -> None:

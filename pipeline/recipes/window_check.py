@@ -1,0 +1,70 @@
+"""A check, before anything is decoded, that the videos of an index are as long as the windows to learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from pipeline.core.errors import SourceError
+from stages.video.artifacts import Index
+from stages.video.ledger import VideoRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowCheck:
+    """The windows that a recipe needs of the videos of an index."""
+
+    num_frames: int
+    """Frames of a window to learn from."""
+    num_frames_scored: int
+    """Frames of a window that is scored."""
+    rate_fps: float | None
+    """Frames per second that are extracted; None: all."""
+    learned: Collection[str]
+    """Parts of the videos that are learned from."""
+    scored: Collection[str] = ()
+    """Parts of the videos that are scored."""
+    must_score: bool = False
+    """True where videos too short to score end the run: the frames ahead are then a setting that does not fit them."""
+
+    def __call__(self, index: Index) -> Iterator[str]:
+        """Yields a sentence for each kind of video that is too short for a window.
+
+        Raises:
+            SourceError: no usable video is of the parts that are learned from, or none is as long as a window to learn
+            from, or to score where `must_score`.
+        """
+        usable = [record for record in index.iter_records() if record.verdict != "rejected"]
+        to_learn = [self._most_frames(record) for record in usable if record.part in self.learned]
+        rate = f" at {self.rate_fps:g} frames/s" if self.rate_fps else ""
+        if not to_learn:
+            parts = ", ".join(sorted({str(record.part) for record in usable})) or "none: every video is rejected"
+            raise SourceError(
+                f"no usable video is of part {' or '.join(sorted(self.learned))}, which is learned from; parts here: "
+                f"{parts}; leave the column part (or split) out of the list, or name the part in --pretrain.parts"
+            )
+        num_short = sum(frames < self.num_frames for frames in to_learn)
+        if num_short == len(to_learn):
+            raise SourceError(
+                f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} videos to learn from "
+                f"has at most {max(to_learn)}{rate}: give fewer num_frames_in or num_frames_out, or longer videos"
+            )
+        if num_short:
+            window = f"a window of {self.num_frames} frames{rate}"
+            yield f"{num_short} of {len(to_learn)} videos are shorter than {window}; nothing is learned from them"
+        to_score = [self._most_frames(record) for record in usable if record.part in self.scored]
+        if self.scored and all(frames < self.num_frames_scored for frames in to_score):
+            window = f"a window of {self.num_frames_scored} frames{rate}"
+            part = " or ".join(sorted(self.scored))
+            if self.must_score:
+                raise SourceError(
+                    f"no video of part {part} is as long as {window}: give fewer forecast.num_frames_ahead"
+                )
+            yield f"no video of part {part} is as long as {window}: nothing will be scored"
+
+    def _most_frames(self, record: VideoRecord) -> int:
+        """Returns an upper bound of the frames that are extracted of a video."""
+        if self.rate_fps is None or record.duration_us is None:
+            return record.frames_expected
+        return min(record.frames_expected, math.floor(record.duration_us / 1e6 * self.rate_fps) + 1)
