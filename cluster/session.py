@@ -10,12 +10,14 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
 from cluster.placement import this_node
 from cluster.ray_private import is_ray_job
@@ -25,7 +27,6 @@ from pipeline.core.events import Emit, Event, Log
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_RESTARTS = 2
 """Restarts of a task after the loss of its process."""
-EXCLUDED_FROM_UPLOAD = [".git", ".venv", ".percepts", "docs", "tests", "**/__pycache__"]
 
 
 THREAD_SETTINGS = {"OMP_WAIT_POLICY": "passive"}
@@ -142,7 +143,7 @@ def session(
         environment: variables for every worker, on every node.
 
     Raises:
-        UsageError: nothing answers at the address, or it refuses the token.
+        UsageError: nothing answers at the address, it refuses the token, or more than code would be sent.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
@@ -160,14 +161,14 @@ def session(
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     else:
         _check_reachable(address)
-        options |= {"address": address} | _upload(source_root)
-    if environment:
-        options["runtime_env"] = {**options.get("runtime_env", {}), "env_vars": dict(environment)}
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
+        options["address"] = address
+    with _upload(source_root) if address is not None else nullcontext({}) as sent:
+        runtime_env = {**sent, "env_vars": {**sent.get("env_vars", {}), **(environment or {})}}
+        try:
+            ray.init(**options, runtime_env=runtime_env if sent or environment else None)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -201,10 +202,15 @@ def _put_on_python_path(source_root: str) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([source_root, *filter(None, known)])
 
 
-def _upload(source_root: str) -> dict[str, Any]:
+@contextmanager
+def _upload(source_root: str) -> Iterator[dict[str, Any]]:
+    """Yields the runtime environment with the code that Ray sends when it is joined, unless a job has brought it."""
     if is_ray_job():
-        return {}
-    return {"runtime_env": {"working_dir": source_root, "excludes": EXCLUDED_FROM_UPLOAD, "env_vars": THREAD_SETTINGS}}
+        yield {}
+        return
+    with code_package(source_root, {}) as package:
+        sys.stderr.write(f"{package.summary}\n")
+        yield ({"working_dir": package.directory} if package.directory else {}) | {"env_vars": THREAD_SETTINGS}
 
 
 def _check_reachable(address: str) -> None:

@@ -88,7 +88,7 @@ def drive(address: str, store: Path) -> None:
     """The driver's process."""
     # The nodes of one machine share the folder that code is unpacked into, and clear it away under each other when a
     # job ends. They have the code on their PYTHONPATH.
-    cluster.session._upload = lambda _: {}
+    cluster.session._upload = lambda _: contextlib.nullcontext({})
     with session(address, str(ROOT)) as opened:
         opened.start("extract", extract_on_ray, store)
         while not (ended := opened.finished(0.5)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import code_package, run_records
+from cluster import session as session_module
 from cluster.code_package import SENT
 from cluster.run_records import RUN_ID_VARIABLE, RunRecord, read_record, read_records, recorded, write_record
 from cluster.submission import DEFAULT_DASHBOARD, SubmittedJob, _LogFrom, _web_address
@@ -142,3 +143,22 @@ def test_a_job_has_ended_in_rays_three_ways() -> None:
 def test_an_address_for_drivers_takes_no_jobs(address: str | None) -> None:
     assert _web_address(address) == DEFAULT_DASHBOARD
     assert _web_address("http://10.0.0.7:8265") == "http://10.0.0.7:8265"
+
+
+def test_a_cluster_that_is_joined_gets_the_code_of_a_job_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pyproject.toml", "stages/a.py", "clips.tar", "store/percepts.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    with session_module._upload(str(tmp_path)) as sent:
+        directory = Path(sent["working_dir"])
+        assert sorted(str(path.relative_to(directory)) for path in directory.rglob("*.*")) == [
+            "pyproject.toml",
+            "stages/a.py",
+        ]
+    assert "left out: clips.tar, store" in capsys.readouterr().err
+    (tmp_path / "stages" / "big.bin").write_bytes(bytes(2000))
+    monkeypatch.setattr(code_package, "MAX_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"stages/big.bin"), session_module._upload(str(tmp_path)):
+        pass
