@@ -38,3 +38,12 @@ class ConvnetConfig:
             raise ConfigError(f"input_px is {self.input_px}; frames must be 8 to 2048 pixels wide")
         if self.weights is None and self.weights_sha256 is not None:
             raise ConfigError("weights_sha256 is the digest of weights, and none are named: give both")
+
+
+def check_grid(height: int, width: int, grid: int) -> None:
+    """Raises ConfigError where a map of `height` x `width` cells is coarser than the grid."""
+    if grid > min(height, width):
+        raise ConfigError(
+            f"grid {grid} is finer than the layer's {height}x{width} map; choose grid <= {min(height, width)}, "
+            "an earlier layer or more input pixels"
+        )

@@ -6,21 +6,24 @@
 Shapes: N frames, H x W pixels (both input_px), C channels, G x G grid cells, D = C * G * G, channel-major.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from pipeline.core.errors import ConfigError, RunError
-from stages.convnets import engines, registry
-from stages.convnets.config import ConvnetConfig
-from stages.convnets.engines import Frames, Percepts
-from stages.convnets.layers import grid_pooling
+from stages.convnets import registry
+from stages.convnets.config import ConvnetConfig, check_grid
 from stages.convnets.weights import Weights, digest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs dimensions and digests alone
+    from torch import nn
+
+    from stages.convnets.engines import Engine, Frames, Percepts
 
 
 def _architecture(config: ConvnetConfig) -> registry.RegisteredArchitecture:
@@ -60,16 +63,30 @@ def _network(config: ConvnetConfig, architecture: registry.Architecture) -> nn.M
     return network.eval().requires_grad_(False)
 
 
-def _pooling(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[nn.Module, int]:
-    """Builds the module that flattens the layer's output to y_BD; returns it and D, from a dry run without memory."""
+def _output_shape(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[int, ...]:
+    """Returns what the network gives for a frame, (C, h, w) or (D,): as it is known, or from a dry run without memory.
+
+    Raises ConfigError where the grid does not fit it.
+    """
+    known = architecture.output_shape(config.layer, config.input_px) if config.in_channels == 3 else None
+    shape = _dry_run(config, architecture) if known is None else known
+    if len(shape) == 3:
+        check_grid(*shape[1:], config.grid)
+    elif config.grid != 1:
+        raise ConfigError(f"layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1")
+    return shape
+
+
+def _dry_run(config: ConvnetConfig, architecture: registry.Architecture) -> tuple[int, ...]:
+    import torch
+
     with torch.device("meta"):
         y = _network(config, architecture)(torch.empty(1, config.in_channels, config.input_px, config.input_px))
-    if y.ndim == 2:
-        if config.grid != 1:
-            raise ConfigError(f"layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1")
-        return nn.Identity(), y.shape[1]
-    _, channels, height, width = y.shape
-    return grid_pooling(height, width, config.grid), channels * config.grid**2
+    return tuple(y.shape[1:])
+
+
+def _dim(config: ConvnetConfig, shape: tuple[int, ...]) -> int:
+    return shape[0] * (config.grid**2 if len(shape) == 3 else 1)
 
 
 def percept_dim(config: ConvnetConfig) -> int:
@@ -78,7 +95,7 @@ def percept_dim(config: ConvnetConfig) -> int:
     Raises:
         ConfigError: no such convnet or layer, or a grid finer than the layer's map.
     """
-    return _pooling(config, _architecture(config).architecture)[1]
+    return _dim(config, _output_shape(config, _architecture(config).architecture))
 
 
 def identity(config: ConvnetConfig) -> dict[str, Any]:
@@ -111,7 +128,7 @@ class Convnet:
     """D, values in a percept."""
     weights_sha256: str | None
     """Digest of the weights file; None for a network without weights."""
-    engine: engines.Engine
+    engine: Engine
 
     @property
     def input_px(self) -> int:
@@ -178,13 +195,18 @@ def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
     Raises:
         ConfigError, DigestError, SourceError: as `build`.
     """
+    from torch import nn
+
+    from stages.convnets.layers import grid_pooling
+
     architecture = _architecture(config).architecture
-    pooling, dim = _pooling(config, architecture)
+    shape = _output_shape(config, architecture)
+    pooling = grid_pooling(*shape[1:], config.grid) if len(shape) == 3 else nn.Identity()
     network = _network(config, architecture)
     weights = _weights(config, architecture)
     if weights is not None:
         architecture.load(network, weights.load())
-    return nn.Sequential(network, pooling).eval(), dim, None if weights is None else weights.sha256
+    return nn.Sequential(network, pooling).eval(), _dim(config, shape), None if weights is None else weights.sha256
 
 
 def build(
@@ -202,6 +224,10 @@ def build(
         SourceError: there are no weights at the URI.
         RunError: the engine does not agree with plain torch.
     """
+    import torch
+
+    from stages.convnets import engines
+
     network, dim, weights_sha256 = load_network(config)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     engine = engines.choose_engine(

@@ -6,7 +6,7 @@ Shapes: B frames, C channels, H x W pixels or cells, G x G grid cells, D = C * G
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError
+from stages.convnets.config import check_grid
 
 
 class Opaque(nn.Module):
@@ -71,11 +71,7 @@ def grid_pooling(height: int, width: int, grid: int) -> nn.Module:
     Raises:
         ConfigError: the map has fewer cells than the grid.
     """
-    if grid > min(height, width):
-        raise ConfigError(
-            f"grid {grid} is finer than the layer's {height}x{width} map; choose grid <= {min(height, width)}, "
-            "an earlier layer or more input pixels"
-        )
+    check_grid(height, width, grid)
     if height % grid or width % grid:
         return nn.Sequential(AverageGrid(height, width, grid), nn.Flatten())
     if (height, width) == (grid, grid):

@@ -3,13 +3,14 @@
 Layers: `rgb` (3 channels), `gray` (BT.601 luma, 1 channel). With grid = input_px every pixel is kept.
 """
 
-from typing import Final
+from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Final
 
-from stages.convnets.layers import Normalize
 from stages.convnets.registry import Architecture, register
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LUMA_RGB: Final = (0.299, 0.587, 0.114)
 """Weights of R, G and B in luma (ITU-R BT.601-7, 2.5.1)."""
@@ -23,6 +24,11 @@ class Pixels(Architecture):
         return ("rgb", "gray")
 
     def network(self, layer: str, input_px: int) -> nn.Module:
+        import torch
+        from torch import nn
+
+        from stages.convnets.layers import Normalize
+
         to_unit = Normalize((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
         if layer == "rgb":
             return to_unit
@@ -30,6 +36,9 @@ class Pixels(Architecture):
         with torch.no_grad():
             luma.weight.copy_(torch.tensor(LUMA_RGB).reshape(1, 3, 1, 1))
         return nn.Sequential(to_unit, luma)
+
+    def output_shape(self, layer: str, input_px: int) -> tuple[int, ...]:
+        return 3 if layer == "rgb" else 1, input_px, input_px
 
     def needs_weights(self) -> bool:
         return False

@@ -11,18 +11,24 @@
 and names both: `--convnet.plugin my_convnets --convnet.name my_net`.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import sha256_file
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs no network
+    from torch import Tensor, nn
+
+BUILT_IN: Final = ("efficientnet_lite", "vgg16", "pixels")
+"""Modules of this package that register architectures."""
 
 
 class Architecture(ABC):
@@ -55,6 +61,16 @@ class Architecture(ABC):
             f"this convnet takes RGB frames and not {in_channels} channels of flow; choose vgg16_flow, or "
             "set in_channels=3"
         )
+
+    def output_shape(self, layer: str, input_px: int) -> tuple[int, ...] | None:
+        """Returns the shape that `network` gives for a frame, (C, h, w) or (D,), without building it; None: unknown.
+
+        For plans. Where it is unknown, the network is built without memory.
+
+        Raises:
+            ConfigError: the layer needs another `input_px`.
+        """
+        return None
 
     def default_weights(self) -> Path | None:
         """Returns weights that an installed package ships, or None: then the user names a URI and its sha256."""
@@ -97,16 +113,17 @@ def find_architecture(name: str, plugin: str | None) -> RegisteredArchitecture:
     Raises:
         ConfigError: no such module, or no architecture of that name; the message lists those that are known.
     """
-    for builtin in ("efficientnet_lite", "vgg16", "pixels"):
-        importlib.import_module(f"stages.convnets.{builtin}")
+    for module_name in BUILT_IN:
+        importlib.import_module(f"stages.convnets.{module_name}")
     if plugin is not None:
         try:
             importlib.import_module(plugin)
         except ImportError as error:
             raise ConfigError(f"convnet plugin {plugin!r} cannot be imported: {error}; put it on PYTHONPATH") from error
-    zoo_model = importlib.import_module("stages.convnets.zoo").find_in_zoo(name)
-    if zoo_model is not None:
-        return RegisteredArchitecture(zoo_model, None)
+    if "/" in name:  # the zoo imports torch
+        zoo_model = importlib.import_module("stages.convnets.zoo").find_in_zoo(name)
+        if zoo_model is not None:
+            return RegisteredArchitecture(zoo_model, None)
     if name not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise ConfigError(

@@ -13,15 +13,17 @@ Three names, for three ways of training, which expect other inputs:
   `stages.video.flow`) minus 128, the byte of no movement.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Final
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Final
 
 from pipeline.core.errors import ConfigError
-from stages.convnets.layers import Normalize, ReverseChannels
 from stages.convnets.registry import Architecture, register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 STAGES: Final = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, 3x3 convolutions) of each stage; a 2x2 maximum follows each."""
@@ -44,6 +46,8 @@ def vgg16_layers(
     `stages`, `fc_units` and `cells` are parameters so that a test can check the arithmetic on a small network.
     Parameter names are torchvision's: `features.K` and `classifier.K`.
     """
+    from torch import nn
+
     features: list[nn.Module] = []
     for channels, num_convs in stages:
         for _ in range(num_convs):
@@ -88,12 +92,20 @@ class _Vgg16(Architecture):
         return LAYERS
 
     def load(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+        from torch import nn
+
         assert isinstance(network, nn.Sequential)
         load_torchvision(network[-1], state)
 
 
 class _RgbVgg16(_Vgg16):
+    def output_shape(self, layer: str, input_px: int) -> tuple[int, ...]:
+        _check_size(layer, input_px)
+        return (STAGES[-1][0], input_px // 32, input_px // 32) if layer == "pool5" else (FC_UNITS,)
+
     def network(self, layer: str, input_px: int) -> nn.Module:
+        from torch import nn
+
         _check_size(layer, input_px)
         return nn.Sequential(self.prepare(), vgg16_layers(layer, STAGES, FC_UNITS, POOL5_CELLS))
 
@@ -107,6 +119,10 @@ class Vgg16(_RgbVgg16):
     """The paper's: Caffe weights."""
 
     def prepare(self) -> nn.Module:
+        from torch import nn
+
+        from stages.convnets.layers import Normalize, ReverseChannels
+
         return nn.Sequential(ReverseChannels(), Normalize(CAFFE_MEAN_BGR, (1.0, 1.0, 1.0)))
 
 
@@ -115,6 +131,8 @@ class Vgg16Torchvision(_RgbVgg16):
     """Weights trained on RGB in 0..1, normalised by ImageNet's mean and standard deviation."""
 
     def prepare(self) -> nn.Module:
+        from stages.convnets.layers import Normalize
+
         red, green, blue = IMAGENET_MEAN_RGB
         std_red, std_green, std_blue = IMAGENET_STD_RGB
         return Normalize(
@@ -132,6 +150,10 @@ class Vgg16Flow(_Vgg16):
         )
 
     def flow_network(self, layer: str, input_px: int, in_channels: int) -> nn.Module:
+        from torch import nn
+
+        from stages.convnets.layers import Normalize
+
         _check_size(layer, input_px)
         network = vgg16_layers(layer, STAGES, FC_UNITS, POOL5_CELLS, in_channels)
         return nn.Sequential(Normalize((FLOW_MEAN,) * in_channels, (1.0,) * in_channels), network)

@@ -4,20 +4,21 @@
 nothing else.
 """
 
+from __future__ import annotations
+
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.files import local_copy, sha256_file
 from pipeline.core.hub import hub_address
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a digest needs none
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Weights:
             DigestError, SourceError: as `check`.
             ConfigError: neither a safetensors file nor a checkpoint that holds tensors alone.
         """
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         with _weights_file(self.uri) as path:
             self._compare(sha256_file(str(path)))
             try:
@@ -60,7 +65,7 @@ class Weights:
                 raise ConfigError(
                     f"weights {self.uri} cannot be read: give .safetensors, or a .pth that holds a dict of tensors"
                 ) from error
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ConfigError(f"weights {self.uri} are not a dict of tensors; save the state_dict() and name that")
         return state
 

@@ -86,7 +86,7 @@ class RecordTable:
         """Reads the columns `COLUMNS` of an index, in its order."""
         columns = [_numbers(table) for table in tables]
         digest_R, is_usable_R, frames_R = (
-            np.concatenate(column) for column in zip(_numbers(NO_ROWS), *columns, strict=True)
+            np.concatenate(column) for column in zip(_numbers(_no_rows()), *columns, strict=True)
         )
         is_usable_R &= (digest_R != digests([""])) & (DigestOrder(digests(taken_down)).find(digest_R) < 0)
         row_R = np.flatnonzero(is_usable_R)
@@ -113,7 +113,9 @@ class RecordTable:
         return np.where(number_U >= 0, np.r_[self.videos, -1][number_U], -1)
 
 
-NO_ROWS: Final = pa.table({"sha256": pa.array([], pa.string()), "verdict": [], "frames_expected": []})
+def _no_rows() -> pa.Table:
+    # Not a constant: making an array imports pandas, half a second of every command.
+    return pa.table({"sha256": pa.array([], pa.string()), "verdict": [], "frames_expected": []})
 
 
 def _numbers(table: pa.Table) -> tuple[Digests, npt.NDArray[np.bool_], Numbers]:

