@@ -29,12 +29,11 @@ from stages.datasets.patches import ChannelMoments
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
-from stages.models.config import FeedbackConfig
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
-from stages.pretraining.config import OptimizerConfig, WeightsConfig
+from stages.pretraining.config import OptimizerConfig
 from stages.serving.encoder import _load_pyfunc, example
 from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, make_percepts
@@ -339,29 +338,6 @@ def test_a_residual_model_starts_at_copying(tmp_path: Path, inputs: Inputs) -> N
     assert history["validation"][-1]["predict_loss"] < copied
     with pytest.raises(ConfigError, match="leave start_at_mean"):
         SMALL(residual=True, start_at_mean=True)
-
-
-def test_with_feedback_what_is_kept_is_best_in_open_loop(tmp_path: Path, inputs: Inputs) -> None:
-    config = SMALL(
-        predict_conditional=True, dropout=0.0, feedback=FeedbackConfig(probability=1.0, begin=0.0, end=0.5),
-        weights=WeightsConfig(keep="best"),
-    )  # fmt: skip
-    encoder = pretrain(config, Context.for_test(tmp_path), **inputs)
-    source, model = opener(config, **inputs)(print), encoder.load()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for x in source.validation_batches():
-        x_TBD = torch.from_numpy(np.ascontiguousarray(x))
-        past_TBD, future_TBD = x_TBD[:6], x_TBD[6:]
-        errors = [
-            (model.reconstruct(past_TBD).flip(0) - past_TBD).square().sum(-1).mean(0),
-            (model.extrapolate(past_TBD) - future_TBD).square().sum(-1).mean(0),
-        ]
-        sums += torch.tensor([sum(error.sum().item() for error in errors), x_TBD.shape[1]])
-    history = encoder.history()
-    assert history is not None
-    losses = [point["loss"] for point in history.validation]
-    assert history.kept_loss == pytest.approx(sums[0].item() / sums[1].item(), rel=1e-4)
-    assert history.kept_loss == min(losses)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "published"])
