@@ -12,8 +12,9 @@ The kernel's file locks coordinate the processes, and a process that is killed l
 | `<name>.partial` | exclusive | the one that fills it, the others wait; unlocked, it is the leftover of a killed one |
 | `.admission` | exclusive | the one that counts bytes and makes room |
 
-`<name>.checked` says which state of `<name>` (size, times of change) had the right digest, so that a file is hashed
-once and again whenever something has written to it; its own time of change is when the file was last opened.
+`<name>.checked` says which state of `<name>` (size, times of change) had the right digest since this machine started,
+so that a file is hashed once a start, and again whenever something has written to it; nobody but this user may write
+either. Its own time of change is when the file was last opened.
 """
 
 import errno
@@ -35,6 +36,7 @@ from typing import BinaryIO, Final
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
 from pipeline.core.files import CHUNK_BYTES, filesystem, reaching, sha256_bytes
+from pipeline.core.own_directory import boot_id, check_own
 
 DIRECTORY_VARIABLE: Final = "PERCEPTS_CACHE"
 GIGABYTES_VARIABLE: Final = "PERCEPTS_CACHE_GIGABYTES"
@@ -111,7 +113,10 @@ class NodeCache:
     @property
     def compiled_code(self) -> Path:
         """Directory beside the cache for compiled code, which neither counts as its bytes nor is evicted with them."""
-        return self.directory.with_name(f"{self.directory.name}-compiled")
+        directory = self.directory.with_name(f"{self.directory.name}-compiled")
+        if directory.exists():
+            check_own(directory, "--cache")
+        return directory
 
     def fetch_all(self, files: Sequence[RemoteFile]) -> list[CacheEntry]:
         """Returns an entry for each file, in their order; missing files are read, several at a time.
@@ -176,6 +181,7 @@ class NodeCache:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "not writable")
+            check_own(self.directory, "--cache")
         except OSError as error:
             raise StoreError(
                 f"the node's cache {self.directory} cannot be used ({error.strerror}): give another --cache"
@@ -330,10 +336,10 @@ def _allow_descriptors(num_more: int) -> None:
         )
 
 
-def _state(descriptor: int) -> list[int]:
+def _state(descriptor: int) -> list[int | str]:
     """Changes whenever a file is written to, in whatever way."""
     stat = os.fstat(descriptor)
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return [boot_id(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _write_stamp(path: Path, descriptor: int, digest: str) -> None:

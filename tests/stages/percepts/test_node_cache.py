@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
 from pipeline.core.files import sha256_bytes, write_bytes
-from stages.percepts import open_store
+from stages.percepts import node_cache, open_store
 from stages.percepts.node_cache import NodeCache, RemoteFile
 from tests.stages.percepts.made_store import values, video_name, write_shard
 
@@ -191,3 +192,43 @@ def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv("PERCEPTS_CACHE_GIGABYTES", wrong)
         with pytest.raises(ConfigError, match="gigabytes above 0"):
             NodeCache.of_environment()
+
+
+def test_a_directory_that_others_may_change_is_refused_in_one_line(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path / "cache")
+    cache.entry("a", 3, filler(b"abc"), what="a")
+    for mode in (0o770, 0o707):
+        cache.directory.chmod(mode)
+        with pytest.raises(StoreError, match=r"other users may write to .*cache, .* chmod go-w it, or give another"):
+            cache.entry("a", 3, filler(b"abc"), what="a")
+        (tmp_path / "cache-compiled").mkdir(exist_ok=True)
+        (tmp_path / "cache-compiled").chmod(mode)
+        with pytest.raises(StoreError, match=r"other users may write to .*cache-compiled"):
+            _ = cache.compiled_code
+    cache.directory.chmod(0o755)
+    assert cache.entry("a", 3, filler(b"abc"), what="a").path.read_bytes() == b"abc"
+
+
+@pytest.mark.root
+def test_another_users_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    os.chown(tmp_path / "cache", 12345, 12345)
+    with pytest.raises(StoreError, match="cache belongs to another user, who can change what it holds"):
+        NodeCache(tmp_path / "cache").entry("a", 3, filler(b"abc"), what="a")
+
+
+def test_a_flipped_bit_is_found_once_the_machine_has_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = NodeCache(tmp_path / "cache")
+    path = cache.entry("a", 3, filler(b"abc"), sha256=sha256_bytes(b"abc"), what="a").path
+    before = path.stat()
+    path.chmod(0o600)
+    path.write_bytes(b"abd")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    stamp = Path(f"{path}.checked")
+    state = json.loads(stamp.read_text())
+    state["state"][-2:] = [path.stat().st_mtime_ns, path.stat().st_ctime_ns]  # as if no time told of the change
+    stamp.write_text(json.dumps(state))
+    monkeypatch.setattr(node_cache, "boot_id", lambda: "another start")
+    assert cache.entry("a", 3, filler(b"abc"), sha256=sha256_bytes(b"abc"), what="a").path.read_bytes() == b"abc"
