@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -162,7 +162,8 @@ def session(
     else:
         _check_reachable(address)
         options["address"] = address
-    with _upload(source_root) if address is not None else nullcontext({}) as sent:
+    upload: AbstractContextManager[dict[str, Any]] = nullcontext({}) if address is None else _upload(source_root)
+    with upload as sent:
         runtime_env = {**sent, "env_vars": {**sent.get("env_vars", {}), **(environment or {})}}
         try:
             ray.init(**options, runtime_env=runtime_env if sent or environment else None)
