@@ -255,7 +255,7 @@ class Rounds:
                 remove(uri)
 
     def _report(self, requested: int = 0) -> None:
-        hours = self._selection.seconds / 3600
+        hours = self._alive_s / 3600
         num_known = int(np.count_nonzero(self._result_N >= 0))
         note = f"{hours:.2f} h of video so far"
         self.context.progress(num_known, len(self.table) if self.target_s is None else 0, "links", note)
