@@ -68,7 +68,8 @@ def test_published_lists_become_percepts(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "train_partition.txt").write_text(SPORTS)
     (tmp_path / "labels.txt").write_text("rowing\nchess\nrugby\n")
     store = str(tmp_path / "store")
-    settings = {"convnet": ConvnetConfig(name="pixels", layer="gray", input_px=32), "decode": DecodeConfig(short_side_px=32, crop_px=32)}
+    convnet = ConvnetConfig(name="pixels", layer="gray", input_px=32)
+    settings = {"convnet": convnet, "decode": DecodeConfig(short_side_px=32, crop_px=32)}
     resources = Resources(num_workers=1, network=NetworkOptions(site_interval_s=0.0))
 
     def make(key: str) -> Context:
