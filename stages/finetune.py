@@ -86,9 +86,12 @@ class FinetuneConfig(ArmConfig):
 
     def chunks(self) -> dict[int, list[tuple[int, ...]]]:
         """Returns the samplings that train side by side, by label count, rising."""
-        size = self.samplings_per_job
+
+        def size(count: int) -> int:
+            return 1 if self.selection.num_folds(count) else self.samplings_per_job  # each has settings of its own
+
         return {
-            count: [tuple(self.samplings(count)[first : first + size]) for first in range(0, num, size)]
+            count: [tuple(self.samplings(count)[first : first + size(count)]) for first in range(0, num, size(count))]
             for count in self.rising_counts
             if (num := len(self.samplings(count)))
         }

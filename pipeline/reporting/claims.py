@@ -76,5 +76,5 @@ def validation_clips(scores: ScoreTable, numbers: Sequence[int]) -> str:
     per_class = number(max(numbers) / len(scores.class_names))
     return (
         f"Settings were chosen on up to {per_class} further labelled clips a class, which the horizontal axis does not "
-        "count."
+        "count; selection.labels-only chooses within those that it counts."
     )

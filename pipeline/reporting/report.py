@@ -169,7 +169,9 @@ def _accuracy(results: Results, result: NodeResult[ScoreTable]) -> dict[str, Any
         "curve": label_curve(scores)
         if scores.is_evaluated and len([n for n in scores.label_counts if n]) > 1
         else None,
-        "chosen_on": validation_clips(scores, [choice.num_validation_clips for choice in choices]),
+        "chosen_on": validation_clips(
+            scores, [one.num_validation_clips for one in choices if one.labels_per_class and one.sampling is None]
+        ),
         "confusions": figures if len(scores.class_names) <= MAX_CONFUSION_CLASSES else figures[:1],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
@@ -13,6 +13,8 @@ from pipeline.core.numbers import check_numbers
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig
 from stages.pretraining.config import InitialWeights, OptimizerConfig
+
+MAX_FOLDS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,9 @@ class SelectionConfig:
     """Early stopping: the number of validations in a training, evenly spaced, the last one at its end."""
     stride: int = 8
     """Frames between the starts of the windows of a validation clip; give that of the evaluation."""
+    labels_only: bool = False
+    """With k labels a class each sampling chooses within its own k, by cross-validation in up to five folds, and not on
+    further labelled clips; with 1 label the configured settings stay. With all labels the held-out clips decide."""
     validation_fraction: float = 0.0
     """Share of each class's training clips, held out in whole groups where no clip is of part `validation`."""
 
@@ -42,6 +47,15 @@ class SelectionConfig:
         if self.num_checks < 1 or self.stride < 1:
             raise ConfigError(f"num_checks {self.num_checks}, stride {self.stride}: give at least 1 of each")
         check_numbers(self)
+
+    def num_folds(self, labels_per_class: int) -> int:
+        """Returns the folds of a cross-validation within so many labels a class: a divisor of it; 0 if there is none.
+
+        The folds are of one size, so that they train side by side. A prime number of labels above 5 has as many folds.
+        """
+        if not self.labels_only or labels_per_class < 2:
+            return 0
+        return max((n for n in range(2, MAX_FOLDS + 1) if labels_per_class % n == 0), default=labels_per_class)
 
     @property
     def is_on(self) -> bool:

@@ -9,13 +9,13 @@ the others. The files of an earlier, killed attempt are kept and not made again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
 from pipeline.core.stage import Context
-from stages.datasets.labelled import count_text
+from stages.datasets.labelled import ALL_CLIPS, count_text
 from stages.datasets.split_subsets import SplitSubsets
 from stages.finetuning.arm import ArmConfig
 from stages.finetuning.hyperparameter_search import TrialResult
@@ -92,33 +92,43 @@ class TrainingSchedule:
     def trials(self, cell: Cell) -> list[Trial]:
         """Returns a trial of every candidate; none where nothing is selected."""
         split, count = cell
+        selection, numbers = self.config.selection, range(len(self.config.selection.candidates()))
         held_out = next(subset.validation for subset in self.subsets if subset.number == split)
-        if not (self.config.selection.is_on and held_out):
+        if not selection.is_on:
             return []
-        return [Trial(count, split, number) for number in range(len(self.config.selection.candidates()))]
+        if selection.labels_only and count != ALL_CLIPS:
+            samplings = [sampling for chunk in self.chunks[count] for sampling in chunk]
+            within = samplings if selection.num_folds(count) else []
+            return [Trial(count, split, number, sampling) for sampling in within for number in numbers]
+        return [Trial(count, split, number) for number in numbers] if held_out else []
 
     def write_choices(self) -> None:
         """Writes selection.json once every trial is done: the settings selected for each cell, and those tried."""
-        rows = tuple(self._choice_row(cell) for cell in sorted(self._cells()) if self.trials(cell))
+        rows = tuple(
+            self._choice_row(cell, sampling)
+            for cell in sorted(self._cells())
+            for sampling in dict.fromkeys(trial.sampling for trial in self.trials(cell))
+        )
         Selection(arm=self.config.arm, choices=rows).write(join(self.uri, SELECTION_FILE))
 
     def _cells(self) -> list[Cell]:
         return [(subset.number, count) for count in self.chunks for subset in self.subsets]
 
-    def _bare_jobs(self, cell: Cell, **chosen: Any) -> list[Job]:
+    def _bare_jobs(self, cell: Cell) -> list[Job]:
         split, count = cell
-        return [Job(count, chunk, split, **chosen) for chunk in self.chunks[count]]
+        return [Job(count, chunk, split) for chunk in self.chunks[count]]
 
     def _missing_jobs(self, cell: Cell) -> list[Job]:
         """Returns the jobs of a cell, with the selected settings, that no earlier attempt has finished."""
-        jobs = self._bare_jobs(cell, **self._choice(cell))
+        jobs = [replace(job, **self._choice(cell, job.samplings[0])) for job in self._bare_jobs(cell)]
         missing = [job for job in jobs if not self._is_finished(job)]
         self._kept |= {cell[1]} if len(missing) < len(jobs) else set()
         return missing
 
-    def _choice(self, cell: Cell) -> dict[str, Any]:
-        """Returns the fields of a job that come from the cell's trials: those of the best one, and the clips of all."""
-        results = [TrialResult.load(join(self.uri, trial.file)) for trial in self.trials(cell)]
+    def _choice(self, cell: Cell, sampling: int | None) -> dict[str, Any]:
+        """Returns the fields of a job that come from its trials: those of the best one, and the clips of all."""
+        trials = [trial for trial in self.trials(cell) if trial.sampling in (None, sampling)]
+        results = [TrialResult.load(join(self.uri, trial.file)) for trial in trials]
         if not results:
             return {}
         best = _best(results)
@@ -128,13 +138,15 @@ class TrainingSchedule:
             "search_clips": tuple(sorted({seen for result in results for seen in result.search_clips})),
         }
 
-    def _choice_row(self, cell: Cell) -> SelectedSettings:
-        candidates, trials = self.config.selection.candidates(), self.trials(cell)
+    def _choice_row(self, cell: Cell, sampling: int | None) -> SelectedSettings:
+        candidates = self.config.selection.candidates()
+        trials = [trial for trial in self.trials(cell) if trial.sampling == sampling]
         results = [TrialResult.load(join(self.uri, trial.file)) for trial in trials]
-        best, choice = _best(results), self._choice(cell)
+        best, choice = _best(results), self._choice(cell, sampling)
         return SelectedSettings(
             split=cell[0],
             labels_per_class=cell[1],
+            sampling=sampling,
             num_validation_clips=len(results[best].videos),
             chosen={**candidates[best].settings(), "stop": choice["stop"]},
             accuracy=max(results[best].accuracies),

@@ -28,6 +28,8 @@ class SelectedSettings:
     num_validation_clips: int
     chosen: dict[str, float]
     """The candidate's settings, and `stop`: the share of the training steps after which training ends."""
+    sampling: int | None = None
+    """The sampling whose own labels decided; None: clips that were held out, for all samplings."""
     accuracy: float
     """The candidate's best accuracy on the validation clips."""
     trial: str = ""

@@ -5,10 +5,12 @@ classifier whichever samplings train beside it. Clips and batches do not depend 
 compared sampling by sampling.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,20 +76,30 @@ class Job:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate, trained on the clips that are not held out and evaluated on those that are."""
+    """A candidate, trained on clips that are not held out and evaluated on those that are."""
 
     labels_per_class: int
     split: int
     number: int
     """Number of the candidate, among `ArmConfig.selection.candidates()`."""
+    sampling: int | None = None
+    """The sampling within whose labels it is cross-validated; None: the split's held-out clips decide."""
 
     def __str__(self) -> str:
-        return f"trial-split-{self.split}-labels-{count_text(self.labels_per_class)}-{self.number:02d}"
+        within = "" if self.sampling is None else f"-sampling-{self.sampling:03d}"
+        return f"trial-split-{self.split}-labels-{count_text(self.labels_per_class)}{within}-{self.number:02d}"
 
     @property
     def file(self) -> str:
         """Name of the file that is written when it is done."""
         return f"{self}.safetensors"
+
+
+class Fold(NamedTuple):
+    """The clips that one classifier of a trial learns from, and those that it is judged by."""
+
+    fit: list[VideoRecord]
+    held_out: list[VideoRecord]
 
 
 @dataclass(frozen=True)
@@ -170,49 +182,76 @@ class _Bench:
         ).save(join(self.uri, job.file))
 
     def _try(self, trial: Trial) -> None:
-        """Tries a candidate: accuracy on the held-out clips at every check, probabilities at the best of them."""
+        """Tries a candidate: accuracy on the held-out clips at every check, probabilities at the best of them.
+
+        The folds of a cross-validation train side by side, and each clip is judged by the one that has not seen it.
+        """
         selection, subsets = self.config.selection, self.subsets(trial.split)
         config = self.config.chosen(selection.candidates()[trial.number])
-        job = Job(trial.labels_per_class, (0,), trial.split)
-        drawn = self._draw(subsets.fit, trial.labels_per_class, 0)
-        batches = self._batches(config, job, [drawn], subsets.class_names)
+        folds = self._folds(trial, subsets)
+        job = Job(trial.labels_per_class, tuple(range(len(folds))), trial.split)
+        drawn = [fold.fit for fold in folds]
+        judged = [clip for fold in folds for clip in fold.held_out]
+        fold_N = np.repeat(range(len(folds)), [len(fold.held_out) for fold in folds])
+        batches = self._batches(config, job, drawn, subsets.class_names)
         classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
-        truth_N = np.array([subsets.class_names.index(str(clip.label)) for clip in subsets.validation])
+        truth_N = np.array([subsets.class_names.index(str(clip.label)) for clip in judged])
         accuracies: list[float] = []
         best_NC: list[npt.NDArray[np.float32]] = []
 
         def check() -> None:
             probabilities_GNC, _ = infer_clips(
                 lambda x_TND: clip_probabilities(classifier(x_TND[None])),
-                subsets.validation,
+                judged,
                 self.finder,
                 self.transform,
                 num_frames=config.num_frames,
                 stride=selection.stride,
                 device=self.device,
             )
-            accuracy = float((probabilities_GNC[0].argmax(1) == truth_N).mean())
+            probabilities_NC = probabilities_GNC[fold_N, np.arange(len(judged))]
+            accuracy = float((probabilities_NC.argmax(1) == truth_N).mean())
             if accuracy > max(accuracies, default=-1.0):
-                best_NC[:] = [probabilities_GNC[0]]
+                best_NC[:] = [probabilities_NC]
             accuracies.append(accuracy)
 
         if isinstance(classifier, MeanFramesClassifier):
-            self._fit(classifier, batches.windows, [drawn], subsets.class_names)
+            self._fit(classifier, batches.windows, drawn, subsets.class_names)
             with torch.no_grad():
                 check()
         else:
             ends = [max(1, round(len(batches) * (n + 1) / selection.num_checks)) for n in range(selection.num_checks)]
             train_ensemble(classifier, batches, config.training, checks=ends, on_check=check)
-        search_clips = {clip.sha256: clip.group for clip in (*drawn, *subsets.validation)}
+        search_clips = {clip.sha256: clip.group for clip in (*(c for fit in drawn for c in fit), *judged)}
         TrialResult(
             accuracies=tuple(accuracies),
             search_clips=tuple(sorted(search_clips.items())),
-            videos=tuple(clip.sha256 for clip in subsets.validation),
-            labels=tuple(str(clip.label) for clip in subsets.validation),
+            videos=tuple(clip.sha256 for clip in judged),
+            labels=tuple(str(clip.label) for clip in judged),
             class_names=subsets.class_names,
             probabilities_NC=best_NC[0],
         ).save(join(self.uri, trial.file))
+
+    def _folds(self, trial: Trial, subsets: SplitSubsets) -> list[Fold]:
+        """Returns what a trial learns from and is judged by: the held-out clips, or folds within a sampling's labels.
+
+        The clips of a class come in the order of their ranks, so that every fold has as many of each class.
+        """
+        count = trial.labels_per_class
+        if trial.sampling is None:
+            return [Fold(self._draw(subsets.fit, count, 0), subsets.validation)]
+        drawn = self._draw(subsets.learn, count, trial.sampling)
+        num_folds = self.config.selection.num_folds(count)
+        place = {name: itertools.count() for name in subsets.class_names}
+        fold_of = [next(place[str(clip.label)]) % num_folds for clip in drawn]
+        parts = [
+            [[clip for clip, fold in zip(drawn, fold_of, strict=True) if (fold == n) == held] for held in (False, True)]
+            for n in range(num_folds)
+        ]
+        # Of classes with fewer clips, some folds would have more: they train side by side, on as many.
+        size = min(len(fit) for fit, _ in parts)
+        return [Fold(fit[:size], held_out) for fit, held_out in parts]
 
     def _fit(
         self,
