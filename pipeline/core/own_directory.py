@@ -11,7 +11,7 @@ from pipeline.core.errors import StoreError
 
 
 def check_own(directory: Path, option: str) -> None:
-    """Checks that a directory is this user's (or root's), and that nobody else may write to it.
+    """Checks that a directory is this user's (or root's), and that no other may write to it.
 
     option: what to give another directory by.
 

@@ -15,11 +15,12 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import UsageError
-from pipeline.core.files import local_copy
+from pipeline.core.files import local_copy, sha256_file, write_json
 from pipeline.core.model_uris import MODEL_DIRECTORY, check_there, in_one_line, limit_waiting
 from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
+from pipeline.engine.store import MANIFEST
 from pipeline.engine.tracking_runs import pages
 from pipeline.engine.tracking_values import KEY_TAG, model_name
 
@@ -43,9 +44,12 @@ def log_model(run_id: str, node: Node, artifact: Artifact) -> None:
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         data = Path(directory) / MODEL_DIRECTORY
         data.mkdir()
+        outputs = {}
         for name in model.files:
             with local_copy(artifact.path(name)) as path:
                 (data / name).write_bytes(path.read_bytes())
+            outputs[name] = {"sha256": sha256_file(str(data / name))}
+        write_json(str(data / MANIFEST), {"outputs": outputs})  # loaders compare with it
         with mlflow.start_run(run_id=run_id):
             mlflow.pyfunc.log_model(
                 name=model_name(type(artifact).__name__.lower(), node.stage.name, node.name),

@@ -6,7 +6,8 @@ The header's metadata has a single entry, so that equal models give equal bytes.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -30,6 +31,10 @@ from stages.models.header import FORMAT_VERSION, METADATA_KEY, check_version
 Model = Composite | Classifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier, MeanFramesClassifier, AttentionClassifier)
 
+MANIFEST: Final = "manifest.json"
+"""Name of the manifest of an artifact, and of what is kept of it beside a model in MLflow."""
+MEND: Final = "run `percepts verify --repair` on its store and the recipe again, or get the model from MLflow again"
+
 _KINDS = {model_class.__name__: kind for kind, model_class in CLASSIFIERS.items()}
 """The class that a header names -> the kind of classifier that it is."""
 
@@ -41,20 +46,38 @@ def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, 
     files.write_bytes(uri, safetensors.torch.save(whole, metadata=metadata))
 
 
+def _check_promised(uri: str, path: Path) -> None:
+    """Compares a file's digest with that of the manifest in its directory, if it has one. Raises CorruptArtifact."""
+    directory, _, name = uri.rpartition("/")
+    try:
+        manifest = files.read_json(files.join(directory or ".", MANIFEST))
+        if "outputs" not in manifest:
+            return  # a file of that name in another's directory
+        promised = manifest["outputs"][name]["sha256"]
+    except (FileNotFoundError, NotADirectoryError):
+        return  # a copy outside a store, of which nothing is promised
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{directory}/{MANIFEST} says nothing of {name}: {MEND}") from error
+    if files.sha256_file(str(path)) != promised:
+        raise CorruptArtifact(f"{uri} is damaged: its sha256 is not that of the manifest beside it; {MEND}")
+
+
 def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads tensors and header of a file that `write_tensors` made.
 
     Raises:
         SourceError: there is no such file.
-        CorruptArtifact: it is no safetensors file, or was not written here.
+        CorruptArtifact: it is no safetensors file, was not written here, or is not what the manifest beside it says.
         StoreError: a newer version of percepts wrote it.
     """
     if not files.exists(uri):
         raise SourceError(f"there is no model file at {uri}: give a file, or a directory that holds {MODEL_FILE}")
     try:
-        with files.local_copy(uri) as path, safetensors.safe_open(str(path), framework="pt", device=device) as archive:
-            header = json.loads((archive.metadata() or {})[METADATA_KEY])
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+        with files.local_copy(uri) as path:
+            _check_promised(uri, path)
+            with safetensors.safe_open(str(path), framework="pt", device=device) as archive:
+                header = json.loads((archive.metadata() or {})[METADATA_KEY])
+                tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error

@@ -13,7 +13,7 @@ The kernel's file locks coordinate the processes, and a process that is killed l
 | `.admission` | exclusive | the one that counts bytes and makes room |
 
 `<name>.checked` says which state of `<name>` (size, times of change) had the right digest since this machine started,
-so that a file is hashed once a start, and again whenever something has written to it; nobody but this user may write
+so that a file is hashed once a start, and again whenever something has written to it; no other user may write to
 either. Its own time of change is when the file was last opened.
 """
 

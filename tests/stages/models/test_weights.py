@@ -9,12 +9,14 @@ import safetensors.torch
 import torch
 
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
+from pipeline.core.files import sha256_file, write_json
+from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models import load_encoder
 from stages.models.artifacts import Encoder
 from stages.models.classifier import LSTMClassifier, SingleFrameClassifier
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
-from stages.models.weights import METADATA_KEY, Model, load_model, save_model
+from stages.models.weights import METADATA_KEY, Model, load_model, read_tensors, save_model, write_tensors
 
 MODELS: list[Model] = [
     Composite(CompositeSpec(dim=5, num_units=4, num_layers=2, predict_conditional=True, loss="bernoulli")),
@@ -109,3 +111,18 @@ def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
     save_model(uri, MODELS[1])
     with pytest.raises(CorruptArtifact, match="holds a LSTMClassifier, not a Composite"):
         load_encoder(uri)
+
+
+def test_a_flipped_bit_of_a_weight_is_said_by_every_loader(tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    write_tensors(str(path), {"w": torch.ones(4)}, {"class": "Composite"})
+    write_json(str(tmp_path / "manifest.json"), {"outputs": {MODEL_FILE: {"sha256": sha256_file(str(path))}}})
+    assert read_tensors(str(path))[0]["w"].tolist() == [1.0] * 4
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for load in (read_tensors, load_encoder, TrainedClassifiers.load):
+        with pytest.raises(CorruptArtifact, match=r"model\.safetensors is damaged: its sha256 .* verify --repair"):
+            load(str(path))
+    (tmp_path / "manifest.json").unlink()
+    assert read_tensors(str(path))[0]["w"].tolist() != [1.0] * 4  # of a copy nothing is promised
