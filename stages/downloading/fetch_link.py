@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pipeline.core.error_words import NO_FILE
 from pipeline.core.network import NetworkOptions
+from pipeline.core.secrets import public, real
 from stages.downloading.address_guard import refuse_private
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.cutting import cut, duration_s, opened
@@ -89,6 +90,7 @@ def fetch_link(task: LinkTask, directory: Path) -> Fetched:
     Raises:
         LinkError: it ended without a clip; the reason is in words for the ledger.
     """
+    task = replace(task, row=replace(task.row, uri=real(task.row.uri)))
     is_web = task.row.uri.startswith(("http://", "https://"))
     # Buckets have endpoints in private networks.
     refuse_private(is_web and not task.network.allow_private)
@@ -199,7 +201,7 @@ class _Attempt:
             spans: Sequence[Span] | None = task.pinned
             if spans is None:
                 duration = duration_s(container, stream)
-                spans = task.rules.choose(task.row.uri, task.row.start_s, task.row.end_s, duration)
+                spans = task.rules.choose(public(task.row.uri), task.row.start_s, task.row.end_s, duration)
             wanted = [span for span in spans if span is not None]
             beat = self._heartbeat.beat
             clips = cut(container, stream, wanted, self._directory, max_bytes=task.max_bytes, beat=beat)

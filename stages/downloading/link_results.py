@@ -11,7 +11,6 @@ failed is, by the next run.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -56,8 +55,6 @@ DIGEST_BYTES: Final = 16
 """Bytes of the digest of a link."""
 SITES: Final = ("youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com")
 """Hosts whose pages are requested through yt-dlp at once; of any other, yt-dlp reads what turns out to be a page."""
-
-_URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,25 +106,6 @@ def host_of(uri: str) -> tuple[str, bool]:
     except ValueError:
         port = None
     return (f"{name}:{port}" if port else name), False
-
-
-def without_secrets(text: str) -> str:
-    """Returns a text whose URLs have no passwords and no queries, except a known site's, which name the video."""
-    return _URL.sub(lambda match: _bare(match[0]), text)
-
-
-def _bare(url: str) -> str:
-    head, _, query = url.partition("?")
-    scheme, _, rest = head.partition("://")
-    authority, slash, path = rest.partition("/")
-    host = authority.rpartition("@")[2]
-    try:
-        is_site = host_of(url)[1]
-    except ValueError:
-        is_site = False
-    video = re.search(r"(?:^|&)(v=[A-Za-z0-9_-]+)", query) if is_site else None
-    kept = f"?{video[1]}" if video else "?..." if query else ""
-    return f"{scheme}://{host}{slash}{path.partition('#')[0]}{kept}"
 
 
 _KEPT: Final = tuple(field.name for field in fields(LinkResult) if field.name not in ("clips", "refused_host"))

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol, cast
 from pipeline.core.errors import SourceError
 from pipeline.core.files import CHUNK_BYTES, TEMPORARY_MARK, absolute, exists, is_local, open_atomic
 from pipeline.core.network import NetworkLimiter, NetworkOptions
+from pipeline.core.secrets import masked
 from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask, fetch_link, suffix_of
 from stages.downloading.link_results import (
     DOWNLOADED,
@@ -34,7 +35,6 @@ from stages.downloading.link_results import (
     clip_uri,
     host_of,
     is_kept_clip,
-    without_secrets,
 )
 from stages.downloading.problems import LinkError, Problem
 from stages.video.limits import Limits
@@ -115,7 +115,7 @@ class LinkBatch:
     tasks: tuple[LinkTask, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.tasks)} links from {without_secrets(self.tasks[0].row.uri)} on"
+        return f"{len(self.tasks)} links from {self.tasks[0].row.uri} on"
 
 
 def link_worker(settings: WorkerSettings) -> Callable[[LinkBatch], list[LinkResult | None]]:
@@ -195,7 +195,7 @@ class LinkWorker:
             if not problem.may_pass or number == self._settings.network.tries or not self._pause(problem, number):
                 break
         tried = f" ({number} attempts)" if number > 1 else ""
-        reason = without_secrets(problem.reason)
+        reason = masked(problem.reason)
         return LinkResult(
             status=problem.status,
             reason=reason + tried,

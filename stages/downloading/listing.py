@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
 from pipeline.core.network import NetworkOptions
 from pipeline.core.parquet import iter_tables
+from pipeline.core.secrets import remember
 from pipeline.core.stage import Estimate, Listing
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.forecast import forecast_download
@@ -73,6 +74,8 @@ class LinkListing(Listing):
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
         with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
             while batch := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+                # What is signed anew is the same link, and no signature is written to the listing.
+                batch = [row if row.problem else replace(row, uri=remember(row.uri)) for row in batch]
                 for row in batch:
                     digest.update(json.dumps(asdict(row), sort_keys=True).encode())
                     self.num_links += not row.problem

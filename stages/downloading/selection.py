@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from stages.downloading.artifacts import DownloadRecord
-from stages.downloading.link_results import ClipResult, LinkResult, link_id, without_secrets
+from stages.downloading.link_results import ClipResult, LinkResult, link_id
 from stages.downloading.listing import LinkTable
 from stages.video.ledger import VideoRecord
 
@@ -66,7 +66,7 @@ def ledger_rows(
             continue
         about_link = DownloadRecord(
             link=link_id(row),
-            uri=without_secrets(row.uri),
+            uri=row.uri,
             line=row.line,
             status=result.status,
             reason=result.reason,
@@ -99,8 +99,7 @@ def ledger_rows(
                 is_used=verdict == "downloaded",
             )
     for row in table.wrong:
-        uri = without_secrets(row.uri)
-        yield DownloadRecord(link="", uri=uri, line=row.line, status="unusable", reason=row.problem)
+        yield DownloadRecord(link="", uri=row.uri, line=row.line, status="unusable", reason=row.problem)
 
 
 def _group(uri: str, clip: ClipResult) -> str | None:

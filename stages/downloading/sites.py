@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.core.secrets import masked
 from stages.downloading.address_guard import PrivateAddressError
-from stages.downloading.link_results import host_of, without_secrets
+from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem, problem_of_site
 
 MISSING: Final = "links of sites and pages need yt-dlp: pip install 'percepts[youtube]'"
@@ -162,7 +163,7 @@ class Site:
                     raise LinkError(Problem(status="blocked", reason=cause.strerror or str(cause))) from error
                 details = getattr(cause, "exc_info", None)
                 cause = cause.__cause__ or cause.__context__ or (details[1] if details else None)
-            raise LinkError(problem_of_site(without_secrets(str(error)), host_of(url)[0])) from error
+            raise LinkError(problem_of_site(masked(str(error)), host_of(url)[0])) from error
 
 
 class _Silence:

@@ -143,11 +143,14 @@ def test_private_addresses_are_refused_and_nothing_private_is_written(
     with pytest.raises(SourceError, match="1 blocked"):
         download(write_list(tmp_path, [uri]), context(tmp_path, "private", lines, network))
     assert not server.requests
-    downloads = download(write_list(tmp_path, [uri, f"{server.url}/500/{name}?HIDDEN"]), context(tmp_path, "x", lines))
+    downloads = download(
+        write_list(tmp_path, [uri, f"{server.url}/500/{name}?token=HIDDEN"]), context(tmp_path, "x", lines)
+    )
     assert [record.status for record in downloads.iter_links()] == ["downloaded", "failed"]
     records = [str(record) for record in (*downloads.iter_links(), *downloads.iter_records(), *lines)]
     assert not [text for text in records if "HIDDEN" in text]
-    assert "HIDDEN" not in Path(downloads.manifest_uri).read_text()
+    written = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert not [path for path in written if b"HIDDEN" in path.read_bytes()]
 
 
 KILLED = """
