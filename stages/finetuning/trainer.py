@@ -246,7 +246,10 @@ class _Bench:
         place = {name: itertools.count() for name in subsets.class_names}
         fold_of = [next(place[str(clip.label)]) % num_folds for clip in drawn]
         parts = [
-            [[clip for clip, fold in zip(drawn, fold_of, strict=True) if (fold == n) == held] for held in (False, True)]
+            [
+                [clip for clip, fold in zip(drawn, fold_of, strict=True) if (fold == n) == is_out]
+                for is_out in (False, True)
+            ]
             for n in range(num_folds)
         ]
         # Of classes with fewer clips, some folds would have more: they train side by side, on as many.
