@@ -82,12 +82,17 @@ def bill_lines(extraction: Bill, options: CostOptions) -> list[str]:
         f"{hours}{extraction.num_frames:,} frames, about {human_bytes(extraction.video_bytes)} of compressed video",
         f"convnet {extraction.convnet.frames_per_s:,.0f} frames/s a {device} ({extraction.convnet.source}); "
         f"decoder {extraction.decoder.frames_per_s:,.0f} frames/s a core ({extraction.decoder.source})",
-        f"extract: {extraction.gpu_hours:,.1f} GPU-hours, {extraction.core_hours:,.1f} core-hours, "
+        f"extract: {_hours(extraction.gpu_hours)} GPU-hours, {_hours(extraction.core_hours)} core-hours, "
         f"{human_bytes(extraction.percept_bytes)} of percepts",
     ]
     if extraction.on_gpus:
         lines.append(f"one GPU is fed by {extraction.cores_per_gpu:.1f} cores that decode")
     return lines
+
+
+def _hours(hours: float) -> str:
+    """Formats hours; what is not nothing never reads as nothing."""
+    return f"{hours:,.1f}" if hours >= 0.05 or not hours else f"{hours:.1g}"
 
 
 def with_bill(
@@ -143,13 +148,13 @@ def _training_line(step: Step, resources: Resources, gpu_hours: float, core_hour
     work = step.estimate.work
     assert work is not None
     if not resources.gpus_per_worker:
-        return f"{step.node.name}: {core_hours:,.1f} core-hours on {resources.num_devices:g} cores"
+        return f"{step.node.name}: {_hours(core_hours)} core-hours on {resources.num_devices:g} cores"
     source = "as the last one of this store"
     if resources != step.node.resources or not step.estimate.is_measured:
         rate = f"{work.per_gpu_s / 1e12:,.0f} TFLOP/s"
         source = f"default: {rate}, an H100 with 2 x 2048 units at batch 512, tests/RESULTS.md; smaller ones are slower"
     gpus = f"{resources.num_devices:g} GPU{'' if resources.num_devices == 1 else 's'}"
-    return f"{step.node.name}: {gpu_hours:,.1f} GPU-hours on {gpus} ({source})"
+    return f"{step.node.name}: {_hours(gpu_hours)} GPU-hours on {gpus} ({source})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +190,7 @@ class Total:
     def lines(self, options: CostOptions) -> list[str]:
         """Formats the sum, the price if there is one, and what both leave out."""
         lines = [
-            f"all stages: {self.gpu_hours:,.1f} GPU-hours, {self.core_hours:,.1f} core-hours, "
+            f"all stages: {_hours(self.gpu_hours)} GPU-hours, {_hours(self.core_hours)} core-hours, "
             f"{human_bytes(self.num_bytes)}"
         ]
         left_out = [f"the time of {', '.join(self.unknown)}, not known yet"] if self.unknown else []
@@ -196,7 +201,8 @@ class Total:
                 lines.append(f"no price: it needs --price-per-{device}-hour")
             else:
                 month = ", the first month of storage included" if options.price_per_tb_month is not None else ""
-                lines.append(f"price: {price:,.2f}{month}")
+                amount = f"{price:,.2f}" if price >= 0.005 or not price else "less than 0.01"
+                lines.append(f"price: {amount}{month}")
                 if options.price_per_core_hour is None:
                     left_out.append("cores (--price-per-core-hour), as if they came with the GPUs")
                 if options.price_per_tb_month is None:

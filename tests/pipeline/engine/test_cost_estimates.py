@@ -101,8 +101,7 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (clip, _) = encode_clips(tmp_path, 2)
-    arguments = ["youtube", "--videos", clip, "--store", str(tmp_path / "store"), "--plan"]
+    arguments = ["youtube", "--videos", *encode_clips(tmp_path, 3), "--store", str(tmp_path / "store"), "--plan"]
 
     def said(*more: str) -> str:
         assert main([*arguments, *more]) == 0
@@ -121,6 +120,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     default = said(*hours)
     assert "convnet 21,080 frames/s a GPU (default: an H100" in default
     assert "price: 1.10" in default
+    few = said("--price-per-gpu-hour", "2")  # three clips of less than a second
+    assert "price: less than 0.01" in few
     layers = ("--pretrain.num-layers", "2", "--gpus-per-worker", "1", "--workers")
     seconds = [said(*hours, *layers, num).partition("pretrain composite")[2].splitlines()[0] for num in ("1", "8")]
     assert "19 min 42 s" in seconds[0]

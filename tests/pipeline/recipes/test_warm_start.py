@@ -21,13 +21,16 @@ SMALL = (
     *("--extract.convnet.input-px", "32", "--extract.decode.crop-px", "32", "--extract.decode.short-side-px", "32"),
     *("--pretrain.num-units", "6", "--pretrain.num-frames-in", "4", "--pretrain.num-frames-out", "3"),
     *("--pretrain.batch-size", "4", "--pretrain.num-passes", "2", "--pretrain.window-stride", "1"),
-    *("--in-process", "--no-tracking", "--workers", "1", "--held-out", "0", "--pretrain.validation-fraction", "0.4"),
+    *("--workers", "1", "--held-out", "0", "--pretrain.validation-fraction", "0.4"),
+    *("--in-process", "--no-tracking"),
 )
 
 
 def planned(store: Path, *flags: str) -> dict[str, Node]:
     recipe = load_recipe("youtube")
-    plan: Plan = recipe.build(parse(recipe, ["--store", str(store), *SMALL, *flags]))
+    small = [SMALL[place : place + 2] for place in range(0, len(SMALL), 2)]
+    others = [word for pair in small if pair[0] not in flags for word in pair]
+    plan: Plan = recipe.build(parse(recipe, ["--store", str(store), *others, *flags]))
     return {node.name: node for node in plan.nodes}
 
 
