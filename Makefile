@@ -36,7 +36,7 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python -m tests.bench_gpu $(if $(MNIST),--mnist $(MNIST)) $(ARGS)
 
-# Harms videos at random: make fuzz MINUTES=10 SEED=7.
+# Harms videos, lists and archives at random: make fuzz MINUTES=10 SEED=7.
 MINUTES ?= 5
 SEED ?= 0
 

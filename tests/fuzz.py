@@ -1,4 +1,4 @@
-"""Harms videos at random for as long as you like, and decodes each in an isolated process.
+"""Harms videos, lists and archives at random for as long as you like, and decodes each video in an isolated process.
 
     python -m tests.fuzz --minutes 10 --seed 7 --videos ../shared/data/odd ../shared/data/web
     make fuzz MINUTES=10
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from stages.video.decode import DecodeConfig
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
+from tests.fuzz_inputs import InputFuzz
 from tests.stages.video.clips import encode, moving_square
 from tests.stages.video.damage import LIMITS, Decoded, decode_and_check, write_harmed
 
@@ -65,6 +66,7 @@ class Fuzz:
         self.verdicts: Counter[str] = Counter()
         self.failures: list[str] = []
         self.slowest_s = 0.0
+        self.inputs = InputFuzz()
 
     def case(self, seed: int) -> None:
         """Harm a video and decode it twice, in two processes."""
@@ -85,6 +87,11 @@ class Fuzz:
         if outcomes[0] != outcomes[1]:
             self._fail(seed, path, f"decoded twice, differs: {outcomes[0].report} {outcomes[1].report}")
         path.unlink(missing_ok=True)
+        if (broken := self.inputs.case(seed)) is not None:
+            name, data, fault = broken
+            path = self.folder / name
+            path.write_bytes(data)
+            self._fail(seed, path, fault)
 
     def _fail(self, seed: int, path: Path, why: str) -> None:
         self.keep.mkdir(parents=True, exist_ok=True)
@@ -125,6 +132,7 @@ def main() -> int:
         "files": num_files,
         "sources": len(sources),
         "verdicts": dict(fuzz.verdicts),
+        "lists and archives": dict(fuzz.inputs.counts),
         "failures": len(fuzz.failures),
         "slowest_s": round(fuzz.slowest_s, 2),
         "seed": options.seed,

@@ -382,7 +382,8 @@ def _blocks(entry: Any, archive_error: type[Exception], shown: str) -> Iterator[
     try:
         yield from entry.get_blocks(CHUNK_BYTES)
     except archive_error as error:
-        raise _unreadable(shown, str(error)) from error
+        # Not str(error), which holds an address in memory.
+        raise _unreadable(shown, str(getattr(error, "msg", error))) from error
 
 
 def _libarchive() -> Any:

@@ -81,7 +81,8 @@ def iter_rows(uri: str, rules: ListRules | None = STRANGERS, *, note: Note = dis
                 first_problem = first_problem or row.problem
                 yield row
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"cannot read the list {shown!r}: {error}") from error
+            reason = " ".join(str(error).split())  # Arrow's words may take several lines
+            raise SourceError(f"cannot read the list {shown!r}: {reason}") from error
     if not is_usable and not builder.num_refused:
         raise SourceError(f"no line of the list {shown!r} can be used: {first_problem or 'it is empty'}")
 
