@@ -38,6 +38,9 @@ TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz"
 RAR_SUFFIXES: Final = (".rar",)
 ARCHIVE_SUFFIXES: Final = ZIP_SUFFIXES + TAR_SUFFIXES + RAR_SUFFIXES
 
+UNREAD_SUFFIXES: Final = (".7z", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z", ".cab", ".ace", ".iso")
+"""Suffixes of archives that nothing here reads."""
+
 RAR_MARKS: Final = {b"Rar!\x1a\x07\x00": "rar", b"Rar!\x1a\x07\x01\x00": "rar5"}
 """The first bytes of rar files, with libarchive's names of the two formats."""
 

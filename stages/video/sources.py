@@ -27,7 +27,7 @@ from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import SourceError
 from pipeline.core.files import absolute
 from pipeline.core.secrets import public, remember
-from stages.video.archives import is_archive
+from stages.video.archives import UNREAD_SUFFIXES, is_archive
 from stages.video.fetch import check_file, fetched, open_filesystem
 from stages.video.limits import Limits
 from stages.video.lists.folders import FolderVideos, in_words
@@ -217,6 +217,8 @@ def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSo
     given = absolute(given) if given.startswith("file:/") else given
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
+    if without_query(given).lower().endswith(UNREAD_SUFFIXES) and not os.path.isdir(given):
+        raise SourceError(f"{given!r} is an archive of a kind that is not read; unpack it and give the folder")
     left_out: Counter[str] = Counter()
     is_empty = True
     expanded = _expand_local if is_plain_path(given) else _expand_remote

@@ -125,6 +125,7 @@ def test_bucket() -> None:
         (("nowhere",), "there is no file or folder 'nowhere'"),
         (("*.nothing",), "nothing matches"),
         (("empty",), "holds no videos"),
+        (("films.7z",), "an archive of a kind that is not read; unpack it"),
         (("bad.csv",), r"it has no column 'uri'; rename its column 'path' to uri"),
         (("bad.jsonl",), "no line of the list 'bad.jsonl' can be used: line 1: is not JSON"),
         (("bad.parquet",), "cannot read the list"),
