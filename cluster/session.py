@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from cluster.code_package import code_package
@@ -166,24 +168,40 @@ def session(
     with upload as sent:
         runtime_env = {**sent, "env_vars": {**sent.get("env_vars", {}), **(environment or {})}}
         try:
-            ray.init(**options, runtime_env=runtime_env if sent or environment else None)
+            # Ray types it as a base class without the address.
+            context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    has_failed = True
     try:
         event_queue, emit = open_event_queue()
         yield Session(event_queue, emit, MetricsExport())
+        has_failed = False
+    except KeyboardInterrupt:
+        has_failed = False
+        raise
     finally:
         ray.shutdown()
+        if address is None and not has_failed:
+            _remove_files(Path(context.address_info["session_dir"]))
 
 
 def cause_of(error: Any) -> BaseException:
     """Returns the exception that a task raised, without Ray's wrapping."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
+
+
+def _remove_files(session_dir: Path) -> None:
+    """Removes what a local Ray leaves: logs and sockets, which nothing reads any more. After a failure they stay."""
+    shutil.rmtree(session_dir, ignore_errors=True)
+    latest = session_dir.with_name("session_latest")
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink(missing_ok=True)
 
 
 def _require_token() -> None:

@@ -193,9 +193,12 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
         ),
     )
     before = group.token.read()
-    with wait_messages(_range(group.min_workers, group.num_workers), lambda: group.token.read() != before, group.log):
+    with wait_messages(_awaited(group), lambda: group.token.read() != before, group.log):
         trainer.fit()
 
 
-def _range(low: int, high: int) -> str:
-    return f"{high}" if low == high else f"{low} to {high}"
+def _awaited(group: Group) -> str:
+    """Returns `1 to 4 training workers of 2 CPUs each`: a worker begins where one node has all that it needs."""
+    low, high = group.min_workers, group.num_workers
+    needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in group.resources.items())
+    return f"{high if low == high else f'{low} to {high}'} training workers of {needs} each on one node"

@@ -23,7 +23,7 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
         lines.append(line)
         is_logged.set()
 
-    with waiting.wait_messages("1 to 2", is_logged.is_set, log):
+    with waiting.wait_messages("1 to 2 training workers", is_logged.is_set, log):
         assert is_logged.wait(30)
     assert lines == [lines[0]]
     assert lines[0].startswith("waiting for 1 to 2 training workers to begin; ")
