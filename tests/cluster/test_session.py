@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,8 +82,41 @@ STOPPED = """
 """
 
 
-def test_a_driver_that_is_told_to_stop_leaves_as_after_ctrl_c() -> None:
+@contextmanager
+def leaves_nothing() -> Iterator[dict[str, str]]:
+    """Yields variables for a command, of which neither a process, and so no port, nor a temporary file may be left."""
+    # Sockets below a long path do not fit into 107 characters: Ray's directory must be a short one.
+    mark, folder = secrets.token_hex(8), Path(tempfile.mkdtemp(prefix="p-", dir="/tmp"))
+    try:
+        yield {"PERCEPTS_TEST_MARK": mark, "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+        deadline = time.monotonic() + 60
+        while (left := processes_with(mark)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not left
+        assert [path for path in folder.rglob("*") if not path.is_dir()] == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def processes_with(mark: str) -> list[str]:
+    """Returns the command lines of processes in whose environment the mark is."""
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                left.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it ended while we looked
+            continue
+    return left
+
+
+def test_a_driver_that_is_told_to_stop_leaves_as_after_ctrl_c_and_leaves_nothing() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    with leaves_nothing() as variables:
+        stop_a_driver(environment | variables)
+
+
+def stop_a_driver(environment: dict[str, str]) -> None:
     driver = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(STOPPED.format(root=str(ROOT)))],
         stdout=subprocess.PIPE,
@@ -88,6 +126,7 @@ def test_a_driver_that_is_told_to_stop_leaves_as_after_ctrl_c() -> None:
     )
     assert driver.stdout is not None
     assert driver.stdout.readline() == "up\n"
+    assert len(processes_with(environment["PERCEPTS_TEST_MARK"])) > 3, "Ray's processes do not carry the mark"
     driver.send_signal(signal.SIGTERM)
     assert driver.communicate(timeout=60)[0] == "interrupted\n"
     assert driver.returncode == 0

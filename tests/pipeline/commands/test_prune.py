@@ -17,6 +17,7 @@ from cluster.run_records import RUNNING, RunRecord, recorded, write_record
 from pipeline.commands import prune, verify
 from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.files import sha256_file
+from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine import tracking_models
 from pipeline.engine.store import Manifest, Store
 from pipeline.upkeep import compaction, pruning
@@ -63,6 +64,12 @@ def weeks(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Weeks:
     shard = next(iter_complete(root, folders(root)[0]))
     left = [clip for clip in clips if sha256_file(clip) not in shard.results]
     return Weeks(Path(root), [*made, run(root, left, 2)], left, len(shard.results))
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No MLflow is known, whatever another test has left in the environment."""
+    monkeypatch.delenv(TRACKING_VARIABLE, raising=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import time_machine
 
@@ -19,6 +20,7 @@ from cluster.submission import JobServer, Submission, SubmittedJob
 from pipeline.commands.command_line import run_command
 from pipeline.commands.table import main
 from pipeline.core.errors import PerceptsError, RunError, UsageError
+from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine.provenance import COMMIT_VARIABLE
 from pipeline.engine.store import Store
 from pipeline.recipes.registry import RECIPES
@@ -268,9 +270,13 @@ def test_a_password_of_an_address_is_shown_nowhere(
 ) -> None:
     monkeypatch.setitem(RECIPES, "toy", ("tests.pipeline.commands.toy_recipe", "a toy"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv(TRACKING_VARIABLE, "")  # MLflow sets it, for this process and those that it starts
     run = ["run", "toy", "--store", weekly.store, "--in-process", "--tracking-uri", "http://me:secret@127.0.0.1:9"]
-    with pytest.raises(SystemExit, match="2"):
-        run_command(lambda: main(run))
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            run_command(lambda: main(run))
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     (record,) = read_records(weekly.store)
     assert record.status == "failed"
     said = capsys.readouterr()
