@@ -39,6 +39,12 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: encode(folder / name, moving_square(5 + number)).read_bytes() for number, name in enumerate(names)}
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in this process sets variables: they go with the test."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+
+
 @pytest.fixture
 def server(films: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
     monkeypatch.setattr(fetch, "PAUSES_S", (0.01,))

@@ -52,7 +52,8 @@ NOT_REACHED = ("compare", "ui")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("places")
     (root / "clips").mkdir()
-    encode(root / "clips" / "a.mp4", moving_square(4))
+    for number, name in enumerate("abc"):
+        encode(root / "clips" / f"{name}.mp4", moving_square(40 + number))
     Store.open(str(root / "store"), create=True)
     return {"clips": str(root / "clips"), "store": str(root / "store")}
 
@@ -63,6 +64,7 @@ def answer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with refusing_bucket(request.param) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         s3fs.S3FileSystem.clear_instance_cache()
