@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, Metrics, Progress
-from pipeline.core.stage import Context, Estimate, Resources
+from pipeline.core.stage import Context, Estimate, Resources, config_dict
 from pipeline.core.workers import InProcessWorkers
-from pipeline.engine.plan import Plan
+from pipeline.engine.plan import Plan, _key
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder, passes_text
 from stages.models.config import CompositeConfig
@@ -99,14 +99,15 @@ def test_what_cannot_be_is_refused() -> None:
             TrainingConfig(num_steps=None, num_passes=passes)
 
 
-def test_a_pretraining_by_steps_keeps_the_key_from_before_there_were_passes() -> None:
-    by_steps, by_passes = PretrainConfig(), TWO_PASSES
-    keys = [Plan("test").add(pretrain, config).key for config in (by_steps, by_passes)]
-    assert keys[0] == "pretrain-f19d2ecbc7597bac"
-    assert (
-        keys[1]
-        != Plan("test").add(pretrain, replace(by_passes, training=replace(by_passes.training, num_passes=3.0))).key
-    )
+def test_choices_that_were_not_made_are_in_no_key() -> None:
+    """So that what was trained before there were passes and warm starts is found again."""
+    by_steps = PretrainConfig()
+    assert "num_passes" not in config_dict(by_steps)["training"]
+    assert config_dict(TWO_PASSES)["training"]["num_passes"] == 2.5
+    before = dict.fromkeys(("percepts", "statistics", "digits", "patches"))
+    assert Plan("test").add(pretrain, by_steps).key == _key(pretrain, by_steps, None, before)
+    by_three = replace(TWO_PASSES, training=replace(TWO_PASSES.training, num_passes=3.0))
+    assert Plan("test").add(pretrain, TWO_PASSES).key != Plan("test").add(pretrain, by_three).key
 
 
 def test_a_plan_knows_the_steps_and_what_devices_change() -> None:
