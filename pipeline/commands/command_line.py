@@ -76,6 +76,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         # The reader went away (`... | head`): point stdout elsewhere so that the interpreter's last flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        status = 0  # rich leaves with 1 where the reader went away, and has pointed stdout elsewhere
     except KeyboardInterrupt:
         _say("interrupted: what was finished stays finished; run the same command again to go on")
         status = 130

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
@@ -19,6 +19,10 @@ from pipeline.core.files import absolute, write_bytes
 from pipeline.core.model_uris import store_tracking_uri
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.options.flags import Word
+
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from pipeline.engine.tracking_runs import RecipeResults
+    from pipeline.reporting.comparison import Comparison
 
 PLAIN_COLUMNS = 150
 
@@ -41,22 +45,21 @@ class CompareOptions:
             raise ConfigError(f"{len(self.runs)} run was given; a comparison takes at least 2, such as latest~1 latest")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs `percepts compare`. Returns the exit status."""
-    options = parse_options(CompareOptions, arguments, prog="percepts compare")
-    uri = options.tracking_uri or store_tracking_uri(options.store)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pipeline.engine.tracking_registry import tests_of
-        from pipeline.engine.tracking_runs import download_results, find_results
-    from rich.console import Console
+def comparison_of(tracking_uri: str, runs: Sequence[RecipeResults]) -> Comparison:
+    """Compares runs of one MLflow, with the accuracies of each sampling that their stages logged.
 
-    from pipeline.reporting.comparison import ComparedRun, compare, comparison_page, comparison_tables
+    Raises:
+        UsageError: MLflow does not answer.
+        CorruptArtifact: a file of scores does not hold what its name promises.
+    """
+    from pipeline.engine.tracking_registry import tests_of
+    from pipeline.engine.tracking_runs import download_results
+    from pipeline.reporting.comparison import ComparedRun, compare
     from stages.evaluation.artifacts import SCORES_FILE
     from stages.evaluation.score_table import ScoreTable
 
     with TemporaryDirectory(prefix="percepts-") as directory:
-        comparison = compare(
+        return compare(
             [
                 ComparedRun(
                     run_id=run.run_id,
@@ -65,15 +68,29 @@ def main(arguments: Sequence[str]) -> int:
                     params=run.params,
                     metrics=run.metrics,
                     recipe=run.tags.get("recipe", ""),
-                    tests=str(tests_of(run.tags).get("accuracy", "")),
+                    tests=tests_of(run.tags).get("accuracy", ""),
                     scores=tuple(
                         ScoreTable.read(path)
-                        for path in download_results(uri, run.run_id, SCORES_FILE, f"{directory}/{number}")
+                        for path in download_results(tracking_uri, run.run_id, SCORES_FILE, f"{directory}/{number}")
                     ),
                 )
-                for number, run in enumerate(find_results(uri, options.runs))
+                for number, run in enumerate(runs)
             ]
         )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs `percepts compare`. Returns the exit status."""
+    options = parse_options(CompareOptions, arguments, prog="percepts compare")
+    uri = options.tracking_uri or store_tracking_uri(options.store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pipeline.engine.tracking_runs import find_results
+    from rich.console import Console
+
+    from pipeline.reporting.comparison import comparison_page, comparison_tables
+
+    comparison = comparison_of(uri, find_results(uri, options.runs))
     console = Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
     for table in comparison_tables(comparison):
         console.print(table)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cluster.run_records import RunRecord, recorded
 from cluster.session import session
+from pipeline.commands.compare import comparison_of
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
 from pipeline.core.secrets import masked, public
@@ -35,6 +36,7 @@ from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from pipeline.engine.tracking import Tracker
+    from pipeline.reporting.comparison import Comparison
     from pipeline.reporting.view import RunView
 
 REPORTS = "reports"
@@ -85,7 +87,7 @@ class RecipeRun:
                 promotion = self._register(tracker, complete, run_note(view, result.report))
                 result.artifacts = _artifacts(execution.steps)
             except BaseException as error:
-                self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
+                self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"))
                 raise
             missing = tracker.end("FINISHED")
             display.status("")
@@ -191,10 +193,23 @@ class RecipeRun:
         )
         name = f"{self.recipe.name}-{started_at:%Y%m%dT%H%M%S}-{tracker.parent_id[:8]}"
         directory = join(self.store.root, REPORTS, name)
-        report_uri = write_report(view, directory)
+        report_uri = write_report(view, directory, self._since_the_run_before(tracker))
         tracker.report(directory, "report.html")
         tracker.describe(run_note(view, report_uri))
         return view, report_uri
+
+    def _since_the_run_before(self, tracker: Tracker | NoTracker) -> Comparison | None:
+        """Compares the run with that of its recipe before it; None where MLflow has none, or does not say."""
+        if not tracker.page:
+            return None
+        from pipeline.engine.tracking_runs import results_and_those_before
+
+        try:
+            runs = results_and_those_before(tracker.uri, tracker.parent_id)
+            return comparison_of(tracker.uri, runs) if len(runs) > 1 else None
+        except UsageError as error:  # MLflow observes, and a report is written without it
+            self._say(f"the report does not compare the run with the one before: {error}")
+            return None
 
 
 def _artifacts(steps: Sequence[Step]) -> tuple[str, ...]:

@@ -139,6 +139,25 @@ def find_results(tracking_uri: str, names: Sequence[str]) -> list[RecipeResults]
         raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
 
 
+def results_and_those_before(tracking_uri: str, run_id: str) -> list[RecipeResults]:
+    """Returns the run of the same recipe that finished before a run, and that run; fewer than two if there is none.
+
+    Raises:
+        UsageError: MLflow does not answer, or has no such run.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        same = f"tags.command LIKE '%' AND tags.recipe = '{run.data.tags.get('recipe', '')}'"
+        ended = f"attributes.status = 'FINISHED' AND attributes.start_time < {run.info.start_time}"
+        before = client.search_runs(
+            [run.info.experiment_id], f"{same} AND {ended}", max_results=1, order_by=["attributes.start_time DESC"]
+        )
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
+    return [_results(one) for one in (*before, run)]
+
+
 def download_results(tracking_uri: str, run_id: str, file_name: str, directory: str) -> list[str]:
     """Downloads the files of one name that the stages of a run made, or the runs whose artifacts it reused.
 

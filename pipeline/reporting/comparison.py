@@ -22,6 +22,7 @@ from stages.evaluation.score_table import ScoreTable
 ENDS = ("_low", "_high")
 NOT_RESULTS = ("system/",)
 MIN_SAMPLINGS = 2
+SAME = "+0.0 (+0.0 to +0.0)"
 OF_SAMPLINGS = ("seed", "part", "splits", "num_samplings", "num_full_samplings", "samplings_per_job")
 """Settings by which labelled clips are drawn."""
 
@@ -73,6 +74,19 @@ class Comparison:
     """Differences of accuracy from the first run, in points, over the samplings that both share."""
     has_paper: bool = False
     """True if the results have a cell more: what the paper has, as far as it is confirmed."""
+
+    @property
+    def changes(self) -> Comparison:
+        """The same without costs, and without results and differences that are equal in all runs."""
+        return replace(
+            self,
+            results=tuple(
+                row
+                for row in self.results
+                if not row.name.startswith("cost/") and len(set(row.cells[: len(self.runs)])) > 1
+            ),
+            paired=tuple(row for row in self.paired if set(row.cells[1:]) - {"–", SAME}),
+        )
 
     @property
     def parts(self) -> tuple[tuple[str, str, tuple[str, ...], tuple[ComparedValue, ...]], ...]:

@@ -18,6 +18,7 @@ from pipeline.core.files import join, write_bytes
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
 from pipeline.reporting.claims import interval_scope, number_of, points, sentence, validation_clips
+from pipeline.reporting.comparison import Comparison
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings
 from pipeline.reporting.introduction import introduction, percept_sentences
@@ -55,14 +56,16 @@ MAX_BAD_VIDEOS = 200
 """Longer lists are cut, with a count: `percepts ledger` lists them all."""
 
 
-def write_report(view: RunView, directory_uri: str) -> str:
+def write_report(view: RunView, directory_uri: str, comparison: Comparison | None = None) -> str:
     """Writes `report.html` into the directory and returns its URI.
+
+    comparison: the run against that of the same recipe before it, if there is one.
 
     Raises:
         CorruptArtifact: a result file of the run does not hold what its name promises.
     """
     uri = join(directory_uri, PAGE)
-    write_bytes(uri, page(read_results(view)).encode())
+    write_bytes(uri, page(read_results(view), comparison).encode())
     return uri
 
 
@@ -80,7 +83,7 @@ def run_note(view: RunView, report_uri: str) -> str:
     return note(read_results(view), report_uri)
 
 
-def page(results: Results) -> str:
+def page(results: Results, comparison: Comparison | None = None) -> str:
     """Renders the HTML page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -99,6 +102,7 @@ def page(results: Results) -> str:
     return environment.get_template("report.html.j2").render(
         view=results.view,
         results=results,
+        comparison=comparison,
         introduction=introduction(results),
         findings=findings(results),
         percepts=[(node.name, percept_sentences(node)) for node in results.extractions],

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
 from pipeline.core.stage import Context
-from stages.datasets.labelled import ALL_CLIPS, count_text
+from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.split_subsets import SplitSubsets
 from stages.finetuning.arm import ArmConfig
 from stages.finetuning.hyperparameter_search import TrialResult
@@ -194,7 +194,8 @@ class ScheduleProgress:
         jobs = self._schedule.next_jobs(item, seconds)
         self._done += num_trainings(item)
         kind = "" if isinstance(item, Job) else ", choosing settings"
-        note = f"{count_text(item.labels_per_class)} labels a class{kind}"
+        count = "all" if item.labels_per_class == ALL_CLIPS else str(item.labels_per_class)
+        note = f"{count} labels a class{kind}"
         self._context.progress(self._done, self._total, "trainings", note)
         return jobs
 

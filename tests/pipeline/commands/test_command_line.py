@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.commands.command_line import run_command
 from pipeline.core.errors import ConfigError, DataSetError, StageFailed
+from tests.conftest import ROOT
 
 
 def ending(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str]:
@@ -35,3 +39,18 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("write", ["print('a line')", "Console().print('a line')"])
+def test_a_reader_that_goes_away_is_no_error(write: str) -> None:
+    """As `percepts ledger | head` is: rich would leave with 1."""
+    program = (
+        "from rich.console import Console; from pipeline.commands.command_line import run_command;"
+        f"run_command(lambda: [{write} for _ in range(100_000)] and 0)"
+    )
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=write_end, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(write_end)
+    os.close(read_end)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 from scipy import stats
 
 from pipeline.commands import compare as compare_command
+from pipeline.commands.compare import comparison_of
 from pipeline.core.errors import UsageError
 from pipeline.core.model_uris import resolve, store_tracking_uri
 from pipeline.engine.store import Store
-from pipeline.engine.tracking_runs import download_results
+from pipeline.engine.tracking_runs import download_results, results_and_those_before
 from pipeline.reporting.comparison import ComparedRun, compare, comparison_page
+from pipeline.reporting.report import write_report
 from stages.evaluation.score_table import ScoreTable
 from tests.pipeline.engine.measured_stages import accuracies
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
+from tests.pipeline.reporting.fake_run import demo
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,18 @@ def test_what_the_paper_has_stands_beside(recipe: str, metric: str, paper: str |
     comparison = compare([one, replace(one, run_id="2")])
     assert comparison.results[0].cells == (("0.5", "0.5", paper) if paper else ("0.5", "0.5"))
     assert ("<th>the paper</th>" in comparison_page(comparison)) == (paper is not None)
+
+
+def test_the_report_compares_a_run_with_the_one_before_it(pair: tuple[Tracked, Tracked], tmp_path: Path) -> None:
+    uri, ids = pair[1].tracker.uri, [tracked.tracker.parent_id for tracked in pair]
+    runs = results_and_those_before(uri, ids[1])
+    assert [one.run_id for one in runs] == ids
+    assert [one.run_id for one in results_and_those_before(uri, ids[0])] == ids[:1]
+    view = demo(tmp_path / "store").view
+    text = Path(write_report(view, str(tmp_path), comparison_of(uri, runs))).read_text()
+    (section,) = re.findall(r'<section id="before">.*?</section>', text, re.DOTALL)
+    assert "<td>0.35 (0.3 to 0.4)</td><td>0.45 (0.4 to 0.5)</td>" in section
+    assert "<td>accuracy/single frame/5 labels" not in section  # equal in both
+    assert "cost/" not in section
+    assert 'href="#before"' in text
+    assert 'id="before"' not in Path(write_report(view, str(tmp_path))).read_text()
