@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -46,6 +48,25 @@ TRAIN_SETTINGS: Final = {
 def is_ray_job() -> bool:
     """Returns whether this process is the entry point of a Ray job, whose working directory Ray has uploaded."""
     return bool(os.environ.get(JOB_VARIABLE))
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Lets the Ray that is started meanwhile take the loopback address for its node: its processes listen there alone.
+
+    Ray does so by itself on macOS and Windows, and has a variable against that, which is read when Ray is imported.
+    """
+    from ray._private import ray_constants
+
+    before = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        os.environ.pop(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+        if before[0] is not None:
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def apply_train_settings() -> None:

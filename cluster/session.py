@@ -22,7 +22,7 @@ from typing import Any
 from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
 from cluster.placement import this_node
-from cluster.ray_private import is_ray_job
+from cluster.ray_private import is_ray_job, on_loopback
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 
@@ -168,8 +168,9 @@ def session(
     with upload as sent:
         runtime_env = {**sent, "env_vars": {**sent.get("env_vars", {}), **(environment or {})}}
         try:
-            # Ray types it as a base class without the address.
-            context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
+            with on_loopback() if address is None else nullcontext():
+                # Ray types it as a base class without the address.
+                context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
@@ -207,7 +208,7 @@ def _remove_files(session_dir: Path) -> None:
 def _require_token() -> None:
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         raise UsageError(
-            "RAY_AUTH_MODE is disabled, and a local Ray listens at all addresses of this machine: unset it, and every "
+            "RAY_AUTH_MODE is disabled, and anybody on this machine reaches a local Ray: unset it, and every "
             "session gets a token of its own; or give --in-process, which listens nowhere"
         )
     if "RAY_AUTH_MODE" not in os.environ:

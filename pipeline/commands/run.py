@@ -61,6 +61,7 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
         _print_plan(plan, options)
         return 0
     _refuse_to_lose(options)
+    _check_machine(options)
     encoder = None if options.register is None else _encoder_of(plan, options.register)
     from pipeline.commands.recipe_run import RecipeRun
     from pipeline.engine.status import look_up
@@ -147,6 +148,19 @@ def _store_to_look_at(options: RunOptions) -> Store:
         return Store.open(options.store)
     check_new(options.store)
     return Store(absolute(options.store))
+
+
+def _check_machine(options: RunOptions) -> None:
+    """Raises UsageError for what a local Ray of this machine could not give."""
+    if options.in_process or options.address is not None or os.environ.get("RAY_ADDRESS"):
+        return
+    from cluster.local_machine import check_local
+
+    check_local(
+        num_cpus=options.num_cpus,
+        cpus_per_worker=options.to_train.cpus_per_worker,
+        gpus_per_worker=options.gpus_per_worker,
+    )
 
 
 def _refuse_to_lose(options: RunOptions) -> None:
