@@ -92,7 +92,9 @@ class TrainedClassifiers:
         tensors = {_WEIGHTS + name: tensor for name, tensor in self.classifier.state_dict().items()}
         tensors[_LOSSES] = torch.from_numpy(self.losses_SG)
         header: dict[str, Any] = {key: getattr(self, name) for name, key in _FACTS.items()}
-        header |= {"transform": to_header(self.transform), "encoder": self.encoder}
+        header["transform"] = to_header(self.transform)
+        if self.encoder:
+            header["encoder"] = self.encoder
         model = {"name": type(self.classifier).__name__, "config": config_header(self.classifier)}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}

@@ -29,6 +29,7 @@ MAY_BE_ZERO = {
     "contrast", "crf", "dropout", "dropouts", "input-dropout", "input-dropouts", "final-fraction", "momentum", "beta2",
     "max-grad-norm", "weight-decay", "weight-decays", "output-weight-decay", "forget-bias", "offset-std", "scale-std",
     "velocity-clamp",
+    "end",
     "begin", "probability", "average-decay", "min-improvement", "held-out", "validation-fraction", "grace-minutes",
     "price-per-gpu-hour", "price-per-core-hour", "price-per-tb-month", "gpus-per-worker",
     # Counts and numbers that begin at 0.
