@@ -151,7 +151,7 @@ def test_a_frozen_lstm_is_the_encoder(tmp_path: Path, store: tuple[Percepts, Sta
 def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
     with pytest.raises(ConfigError, match=r"the encoder has 12 units in 1 layers, the classifier 10 in 1"):
         run(SMALL, tmp_path, store, make_encoder(tmp_path / "a", store[1], num_units=12))
-    with pytest.raises(ConfigError, match="a frame classifier cannot start from an encoder"):
+    with pytest.raises(ConfigError, match="a classifier of kind frame cannot start from an encoder"):
         run(
             replace(SMALL, classifier=replace(SMALL.classifier, model="frame")),
             tmp_path,
