@@ -42,6 +42,12 @@ def fit(
     losses = []
     output = classifier.output
     for group, (members_N, labels_N) in enumerate(zip(members_GN, labels_GN, strict=True)):
+        output.weight[group].zero_()
+        output.bias[group].fill_(-torch.inf)
+        if len(set(labels_N.tolist())) == 1:  # nothing to tell apart: the one class is the answer, at no loss
+            output.bias[group, labels_N[0]] = 0.0
+            losses.append(torch.zeros(1))
+            continue
         model = LogisticRegression(C=classifier.config.inverse_regularization, max_iter=MAX_ITERATIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
@@ -55,8 +61,6 @@ def fit(
         weight_CD, bias_C = model.coef_, model.intercept_
         if len(model.classes_) == 2:  # one row of log-odds: half of it for, half against
             weight_CD, bias_C = np.concatenate([-weight_CD, weight_CD]) / 2, np.concatenate([-bias_C, bias_C]) / 2
-        output.weight[group].zero_()
-        output.bias[group].fill_(-torch.inf)
         output.weight[group, model.classes_] = torch.from_numpy(weight_CD).to(output.weight)
         output.bias[group, model.classes_] = torch.from_numpy(bias_C).to(output.bias)
         logits_BC: Tensor = (

@@ -14,6 +14,7 @@ from pipeline.core.stage import Context
 from stages.datasets.labelled import draw, labelled
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
+from stages.finetuning.logistic_regression import fit
 from stages.models.classifier import AttentionClassifier, MeanFramesClassifier
 from stages.models.config import ClassifierConfig
 from stages.models.weights import load_model, save_model
@@ -100,3 +101,10 @@ def test_an_encoder_is_nothing_to_them() -> None:
         FinetuneConfig(arm="a", classifier=ClassifierConfig(model="mean"), frozen=True)
     with pytest.raises(ConfigError, match="inverse_regularization is 0"):
         ClassifierConfig(model="mean", inverse_regularization=0)
+
+
+def test_a_single_class_is_the_answer_without_a_fit() -> None:
+    model = MeanFramesClassifier(ClassifierConfig(model="mean").spec(dim=3, num_classes=4))
+    losses = fit(model, np.ones((2, 3), np.float32), np.array([[0, 1]]), np.array([[2, 2]]))
+    assert losses.tolist() == [[0.0]]
+    assert model(torch.zeros(1, 5, 1, 3)).softmax(-1)[0, 0, 0].tolist() == [0.0, 0.0, 1.0, 0.0]
