@@ -132,7 +132,8 @@ def test_a_run_is_submitted_once_joined_left_skipped_and_stopped(head: dict[str,
     root = str(tmp_path / "store")
     # A head of 2 CPUs never has five workers: the training waits for them for as long as this test takes.
     run = [*SMALL, "--store", root, "--workers", "5:5"]
-    other = [*run, "--pretrain.num-steps", "13"]
+    other = [*run]
+    other[other.index("--pretrain.num-steps") + 1] = "13"
     with submitted([*run, "--wait"], head) as (first, line):
         (record,) = read_records(root)
         assert line.startswith(f"submitted {record.id} to {head['RAY_API_SERVER_ADDRESS']}")
