@@ -78,7 +78,7 @@ def test_a_model_carries_its_transform(kind: str, tmp_path: Path) -> None:
 
 
 def test_flags_that_do_not_fit_say_so() -> None:
-    with pytest.raises(UsageError, match="num_checkpoints_kept is 0"):
+    with pytest.raises(UsageError, match="keep_checkpoints is 0"):
         options_of("--keep-checkpoints", "0")
     with pytest.raises(UsageError, match="cache_gigabytes is -1"):
         options_of("--cache-gigabytes", "-1")

@@ -135,7 +135,11 @@ def test_a_bucket(
     assert probed[3:] == ["c.mp4"]
     # A manifest tells no more than names: the store is asked for the rest.
     (tmp_path / "list.txt").write_text(f"{s3_bucket}/c.mp4\n{s3_bucket}/a.mp4\n{s3_bucket}/gone.mp4\n")
-    assert [record.reason for record in index_of(str(tmp_path / "list.txt"))] == ["", "", "there is no such file"]
+    assert [record.reason for record in index_of(str(tmp_path / "list.txt"))] == [
+        "",
+        "",
+        "could not be read: there is no such file",
+    ]
     assert probed[4:] == ["gone.mp4"]
 
 

@@ -79,7 +79,7 @@ def test_the_stream_that_is_named_is_taken_and_the_others_are_said(tmp_path: Pat
 def test_the_option_of_a_recipe_reaches_every_stage() -> None:
     options = RECIPE.options(videos=("clips/",), video_stream=1)
     assert options.limits == Limits(video_stream=1)
-    with pytest.raises(ConfigError, match="counted from 0"):
+    with pytest.raises(ConfigError, match="video_stream is -1; it cannot be negative"):
         RECIPE.options(videos=("clips/",), video_stream=-1)
 
 
