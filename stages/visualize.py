@@ -27,6 +27,7 @@ class VisualizeConfig(PictureConfig):
     """The pictures of a model, and the sequences that they show."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_numbers(self)
 
 
