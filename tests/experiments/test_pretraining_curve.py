@@ -20,6 +20,7 @@ def small() -> DemoOptions:
             training=replace(options.pretrain.training, batch_size=8),
             validation_fraction=0.3,
         ),
+        single_frame=replace(options.single_frame, num_samplings=2),
         scratch=replace(
             options.scratch,
             classifier=replace(options.scratch.classifier, num_units=8),
