@@ -109,6 +109,10 @@ def read_public(url: str, *, allow_private: bool, max_seconds: float, stall_s: f
                         raise TimeoutError("the connection ended early")
                     return
                 url = urljoin(url, location)
+            except OSError as error:
+                if time.monotonic() > deadline:  # a connection that was cut fails in whatever it was doing
+                    raise TimeoutError("the connection was cut") from error
+                raise
             finally:
                 cut.cancel()
     raise SourceError(f"leads from one address to the next more than {MAX_REDIRECTS} times")

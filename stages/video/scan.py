@@ -69,7 +69,9 @@ class Scan:
         self._unshown = 0
         """Ticks between packets in which no frame is shown: those of a gap beyond 10 s and its frame's duration."""
         self._shown = 0
-        """Ticks from packet to packet in the order of decoding, each with 10 s at most."""
+        """Ticks from packet to packet in the order of decoding, each with `_longest_step` at most."""
+        self._longest_step = max(self._ticks(DELTA_THRESHOLD_S), self._clock.nominal_step)
+        """Ticks that a frame is believed to be shown: 10 s, or the stream's own step where that is longer."""
         self._last_duration = 0
         self.num_errors = self._read(PacketReader(container, beat=beat, clock=self._clock))
 
@@ -92,7 +94,7 @@ class Scan:
         limits = self._limits
         if max(self.num_packets, self.stream.frames) > limits.max_frames:
             return f"holds more than max_frames = {limits.max_frames} frames"
-        shown = self._shown + min(self._last_duration, self._ticks(DELTA_THRESHOLD_S))
+        shown = self._shown + min(self._last_duration, self._longest_step)
         if to_us(shown, self.time_base) > limits.max_duration_s * 1e6:
             return f"lasts longer than max_duration_s = {limits.max_duration_s:g} s"
         return f"took longer to read than min_decode_s = {limits.min_decode_s:g} s" if is_late else ""
@@ -118,10 +120,9 @@ class Scan:
         self._has_all_pts &= packet.pts is not None
         dts = self._decoding_time(packet)
         if self._dts:
-            usual = self._ticks(DELTA_THRESHOLD_S)
-            longest = max(usual, self._last_duration)
+            longest = max(self._ticks(DELTA_THRESHOLD_S), self._last_duration)
             self._unshown += max(0, dts - self._dts[-1] - longest)
-            self._shown += min(max(0, dts - self._dts[-1]), usual)
+            self._shown += min(max(0, dts - self._dts[-1]), self._longest_step)
         self._last_duration = packet.duration or 0
         self._pts.append(packet.pts or 0)
         self._dts.append(dts)

@@ -20,18 +20,20 @@ def small() -> DemoOptions:
             training=replace(options.pretrain.training, batch_size=8),
             validation_fraction=0.3,
         ),
-        single_frame=replace(options.single_frame, num_samplings=2),
+        single_frame=replace(options.single_frame, num_samplings=2, labels_per_class=(5,)),
         scratch=replace(
             options.scratch,
             classifier=replace(options.scratch.classifier, num_units=8),
             training=replace(options.scratch.training, num_steps=2),
             num_samplings=2,
+            labels_per_class=(5,),
         ),
         pretrained=replace(
             options.pretrained,
             classifier=replace(options.pretrained.classifier, num_units=8),
             training=replace(options.pretrained.training, num_steps=2),
             num_samplings=2,
+            labels_per_class=(5,),
         ),
     )
 

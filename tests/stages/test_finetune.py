@@ -173,8 +173,7 @@ def test_a_group_on_both_sides_is_refused(tmp_path: Path) -> None:
 
 
 def test_divergence_names_the_job(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
-    optimizer = replace(SMALL.training.optimizer, max_grad_norm=0.0)
-    object.__setattr__(optimizer, "learning_rate", 1e38)  # more than a config may have
+    optimizer = replace(SMALL.training.optimizer, learning_rate=1e9, weight_decay=1e9, max_grad_norm=0.0)
     config = replace(SMALL, training=replace(SMALL.training, optimizer=optimizer), labels_per_class=(1,))
     with pytest.raises(TrainingDiverged, match=r"^small, labels-001-samplings-000-002: training diverged at step \d"):
         run(config, tmp_path, store)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,21 @@ def run(store: Store, shared_data: Path) -> Run:
         has_encoder = {"--pretrained", "--unlabelled"} & set(arguments)
         size = [] if has_encoder else ["--scratch.num-units", "8"]
         with redirect_stdout(io.StringIO()) as said:
-            assert main([recipe, *data, *CHEAP, *size, *arguments, "--in-process", "--store", store.root]) == 0
+            options = [*data, *_unless_given(CHEAP, arguments), *size, *arguments, "--in-process"]
+            assert main([recipe, *options, "--store", store.root]) == 0
         made = [manifest for manifest in store.manifests() if manifest.key not in before]
         return said.getvalue(), {manifest.name: manifest for manifest in made}
 
     return run
+
+
+def _unless_given(options: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Drops the flags, with their values, that are given otherwise: an option may be there once."""
+    flag, kept = "", []
+    for word in options:
+        flag = word if word.startswith("--") else flag
+        kept += [] if flag in given else [word]
+    return kept
 
 
 def scores_of(store: Store, evaluated: Manifest) -> dict[str, Any]:

@@ -225,10 +225,10 @@ def bombs(folder: Path) -> Iterator[Path]:
     yield written(folder, "dictionary.tar.xz", xz_with_dictionary_of_1_gib(headers["member"] + zeros))
     names = b"".join(
         struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0) + b"%08d.x" % n
-        for n in range(500_000)
+        for n in range(700_000)
     ).replace(b"\x09\x00\x00\x00", b"\x0a\x00\x00\x00")
     end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 65535, 65535, len(names), 0, 0)
-    zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 500_000, 500_000, len(names), 0)
+    zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 700_000, 700_000, len(names), 0)
     locator = struct.pack("<IIQI", 0x07064B50, 0, len(names), 1)
     yield written(folder, "directory.zip", names + zip64 + locator + end)
 
