@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
+
+from tests.stages.loopback_server import LoopbackServer, running
 
 STATUSES = (401, 403, 404, 410, 429, 500, 503)
 
@@ -20,29 +21,17 @@ RETRY_AFTER_S = 1
 PAGE = b"<!DOCTYPE html><title>Sign in</title>\n"
 
 
-class FailingServer(ThreadingHTTPServer):
+class FailingServer(LoopbackServer):
     """Serves `files` below /good/<name>, and fails at /<number of a failure>/<name> until it `is_well`."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files = files
         self.is_well = False
         self.is_down = False
         self.tells_etags = True
         self.num_requests: dict[str, int] = {}
         """Path -> bodies that were asked for."""
-        self.stopping = threading.Event()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Keeps a client that hung up out of the test's output."""
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def failing(self, name: str) -> list[str]:
         """URLs of a file that fail, one for each of `FAILURES`."""
@@ -113,15 +102,6 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
 
-@contextmanager
-def failing_server(files: Mapping[str, bytes]) -> Iterator[FailingServer]:
-    """Yields a running server."""
-    with FailingServer(files) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stopping.set()
-            server.shutdown()
-            thread.join()
+def failing_server(files: Mapping[str, bytes]) -> AbstractContextManager[FailingServer]:
+    """Runs a server of these files."""
+    return running(FailingServer(files))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
+
+from tests.stages.loopback_server import LoopbackServer, running
 
 MANNERS = {
     "good": "downloaded",
@@ -48,28 +50,16 @@ class SeenRequest:
     range: str
 
 
-class HostileServer(ThreadingHTTPServer):
+class HostileServer(LoopbackServer):
     """Serves `files` at /<manner>/<name>; all that came is in `requests`."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files = files
         self.requests: list[SeenRequest] = []
         self.lock = threading.Lock()
-        self.stopping = threading.Event()
         self.is_well = False
         """All manners are good from now on."""
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Keeps a client that hung up out of the test's output."""
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def paths(self) -> list[str]:
         """Returns the paths that were asked for, in order."""
@@ -163,15 +153,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-@contextmanager
-def hostile_server(files: Mapping[str, bytes]) -> Iterator[HostileServer]:
-    """Yields a running server."""
-    with HostileServer(files) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stopping.set()
-            server.shutdown()
-            thread.join()
+def hostile_server(files: Mapping[str, bytes]) -> AbstractContextManager[HostileServer]:
+    """Runs a server of these files."""
+    return running(HostileServer(files))
