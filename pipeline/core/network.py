@@ -6,6 +6,7 @@ single process is here; on Ray it is an actor (`cluster.network_limiter`), so th
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import threading
 import time
@@ -15,6 +16,24 @@ from typing import Final, Protocol
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
+
+NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Returns whether an IP address is one of the public internet, also where it is an IPv4 address within IPv6.
+
+    Raises:
+        ValueError: it is no IP address.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 @dataclass(frozen=True, kw_only=True)

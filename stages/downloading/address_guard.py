@@ -6,9 +6,10 @@ address is looked at when a socket connects, behind every redirect and every nam
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from typing import Any
+
+from pipeline.core.network import is_public
 
 _is_installed = False
 _is_on = False
@@ -28,14 +29,11 @@ def refuse_private(is_on: bool) -> None:
 
 
 def is_private(address: str) -> bool:
-    """Returns whether an IP address is not of the public internet."""
+    """Returns whether an IP address is not of the public internet; false for a name, which is looked up first."""
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        return not is_public(address)
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return not ip.is_global or ip.is_multicast
 
 
 def _check(event: str, arguments: tuple[Any, ...]) -> None:

@@ -8,7 +8,6 @@ resolves to another address the next time (DNS rebinding) gains nothing. The sam
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -19,24 +18,12 @@ from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from pipeline.core.errors import SourceError
+from pipeline.core.network import is_public
 
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = (301, 302, 303, 307, 308)
-NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 CHUNK_BYTES: Final = 1 << 20
 HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "percepts"}
-
-
-def is_public(address: str) -> bool:
-    """Returns whether an IP address is one of the public internet, also where it is an IPv4 address within IPv6."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 def resolved(host: str, port: int, *, allow_private: bool) -> list[str]:

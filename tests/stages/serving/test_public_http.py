@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import SourceError
+from pipeline.core.network import is_public
 from stages.serving import public_http
 from stages.serving.fetching import MAX_FETCHES, FetchPolicy, fetched
-from stages.serving.public_http import is_public, resolved
+from stages.serving.public_http import resolved
 
 HERE = FetchPolicy(allow_private=True, max_seconds=2.0, max_stall_s=0.5, max_waiting_s=0.2)
 
