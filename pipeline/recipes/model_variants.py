@@ -46,10 +46,8 @@ def pretrain_models(
         raise ConfigError(f"--models names one twice: {', '.join(models)}; name each once")
     if config.training.feedback and not any(is_conditional(variant(config, model)) for model in models):
         raise ConfigError("--pretrain.feedback is for conditional decoders, and no model of --models has one")
-    return [
-        plan.add(pretrain, variant(config, model), name=f"pretrain {model}", resources=resources, **source)
-        for model in models
-    ]
+    nodes = pretrain_more(plan, models, config, resources, numbers=range(1), **source)
+    return [node for (node,) in nodes.values()]
 
 
 def pretrain_encoders(
