@@ -56,9 +56,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
     store = Store.open(str(root / "store"), create=True)
     runs = run(plan_of(0.1, film), store), run(plan_of(0.2, film), store)
-    write_report(demo(root / "demo").view, str(root))
+    reports = f"{store.root}/reports"  # of a run they lie in its store
+    write_report(demo(root / "demo").view, reports)
     for tracked in runs:
-        tracked.tracker.report(str(root), "report.html")
+        tracked.tracker.report(reports, "report.html")
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     command = [sys.executable, "-m", "pipeline.commands", "ui", "--store", store.root, "--port", "0", "--no-browser"]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
