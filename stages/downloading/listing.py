@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -22,15 +20,16 @@ import pyarrow.parquet as pq
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import SourceError
-from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
+from pipeline.core.files import read_bytes, sha256_bytes
 from pipeline.core.network import NetworkOptions
 from pipeline.core.parquet import iter_tables
 from pipeline.core.secrets import remember
-from pipeline.core.stage import Estimate, Listing
+from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.forecast import forecast_download
 from stages.downloading.link_results import DIGEST_BYTES, LinkResult, host_of, link_digest, link_id
 from stages.video.ledger import ROW_GROUP_ROWS
+from stages.video.listing import ParquetListing
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
 from stages.video.lists.rows import ListRow, ListRules
@@ -43,8 +42,8 @@ _SCHEMA: Final = pa.schema([(name, _NUMBERS.get(name, pa.binary())) for name in 
 _NOTES: Final = b"percepts.notes"
 
 
-class LinkListing(Listing):
-    """The rows of lists in a temporary Parquet file; its memory use does not grow with them.
+class LinkListing(ParquetListing):
+    """The rows of lists; its memory use does not grow with them.
 
     Raises:
         SourceError: a list cannot be read, or has no line that can be used.
@@ -66,10 +65,9 @@ class LinkListing(Listing):
 
         `rules` and `hours` decide how many of the links are wanted, for the estimate.
         """
+        super().__init__()
         self._rules, self._hours = rules or ClipRules(), hours
-        self._file = tempfile.NamedTemporaryFile(prefix="percepts-", suffix=".parquet")  # noqa: SIM115
         self.num_links = self.num_wrong = self.num_of_sites = 0
-        self._notes: list[str] = []
         digest = hashlib.sha256(salt.encode())
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
         with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
@@ -84,27 +82,11 @@ class LinkListing(Listing):
                 columns = {name: [_encoded(getattr(row, name)) for row in batch] for name in _NAMES}
                 writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA))
             writer.add_key_value_metadata({_NOTES: json.dumps(self._notes).encode()})
-        self._file.flush()
         self._digest = digest.hexdigest()
-
-    def __del__(self) -> None:
-        self._file.close()
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(self._notes)
 
     @property
     def estimate(self) -> Estimate:
         return forecast_download(self._rules, self._hours, self.num_links, self.num_of_sites, self.network)
-
-    def write(self, uri: str) -> None:
-        with open(self._file.name, "rb") as source, open_atomic(uri) as target:
-            shutil.copyfileobj(source, target, CHUNK_BYTES)
 
 
 def _encoded(value: Any) -> Any:

@@ -47,8 +47,36 @@ _LISTED_AT: Final = b"percepts.listed_at_ns"
 _NOTES: Final = b"percepts.notes"
 
 
-class SourceListing(Listing):
-    """A listing of videos in a temporary Parquet file, some tens of bytes a video; its memory use is constant.
+class ParquetListing(Listing):
+    """A listing in a temporary file without a name: nothing of it is left, and no forked process removes it."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="percepts-")  # noqa: SIM115
+        self._digest = ""
+        self._notes: list[str] = []
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that was listed."""
+        return self._digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was left out of the listing, or read in another way than may be expected."""
+        return tuple(self._notes)
+
+    def write(self, uri: str) -> None:
+        """Copies the listing to `uri`, atomically."""
+        self._file.seek(0)
+        with open_atomic(uri) as target:
+            shutil.copyfileobj(self._file, target, CHUNK_BYTES)
+
+
+class SourceListing(ParquetListing):
+    """A listing of videos, some tens of bytes each; its memory use is constant.
 
     Raises:
         SourceError: see `stages.video.sources.list_videos`.
@@ -56,18 +84,13 @@ class SourceListing(Listing):
 
     def __init__(self, places: Sequence[str], rules: ListRules = STRANGERS, *, salt: str = "") -> None:
         """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key."""
+        super().__init__()
         self._num_videos = self._num_bytes = 0
-        self._notes: list[str] = []
-        self._file = tempfile.NamedTemporaryFile(prefix="percepts-", suffix=".parquet")  # noqa: SIM115
         schema = _SCHEMA.with_metadata({_LISTED_AT: str(time.time_ns()).encode()})
         with pq.ParquetWriter(self._file, schema, compression="zstd") as writer:
             digest = hash_sources(self._written(iter_videos(places, rules, note=self._notes.append), writer))
             writer.add_key_value_metadata({_NOTES: json.dumps(self._notes).encode()})
-        self._file.flush()
         self._digest = sha256_bytes(f"{salt} {digest}".encode()) if salt else digest
-
-    def __del__(self) -> None:
-        self._file.close()
 
     def _written(self, sources: Iterable[VideoSource], writer: pq.ParquetWriter) -> Iterator[VideoSource]:
         remaining = iter(sources)
@@ -80,16 +103,6 @@ class SourceListing(Listing):
             yield from batch
 
     @property
-    def digest(self) -> str:
-        """Digest of the names, sizes, stamps and labels that were listed."""
-        return self._digest
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences on what was left out of the listing, or read in another way than may be expected."""
-        return tuple(self._notes)
-
-    @property
     def estimate(self) -> Estimate:
         """Number and bytes of the videos, and about how many frames they have and how long probing them takes."""
         return Estimate(
@@ -98,11 +111,6 @@ class SourceListing(Listing):
             num_frames=self._num_bytes // BYTES_PER_FRAME,
             seconds=self._num_videos / PROBED_VIDEOS_PER_S,
         )
-
-    def write(self, uri: str) -> None:
-        """Copies the listing to `uri`, atomically."""
-        with open(self._file.name, "rb") as source, open_atomic(uri) as target:
-            shutil.copyfileobj(source, target, CHUNK_BYTES)
 
 
 def _encode(text: str | None) -> bytes | None:

@@ -218,3 +218,14 @@ def test_a_list_names_a_video_again(folder: Path) -> None:
         "holds a NUL byte",
         f"videos that are named again: 1 (first {folder / 'b.mp4'}); each counts as it was named first",
     ]
+
+
+def test_a_forked_process_takes_no_listing_away(folder: Path, tmp_path: Path) -> None:
+    listing = SourceListing([str(folder)])
+    pid = os.fork()
+    if pid == 0:
+        del listing
+        os._exit(0)
+    os.waitpid(pid, 0)
+    listing.write(str(tmp_path / "listing.parquet"))
+    assert pq.read_table(tmp_path / "listing.parquet").num_rows == len(list_videos([str(folder)]))
