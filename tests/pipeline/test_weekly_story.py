@@ -24,7 +24,8 @@ SMALL = (
 )
 
 
-def test_three_weeks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_weeks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it, for all tests of this process
     root, clips = str(tmp_path / "store"), encode_clips(tmp_path, 7)
     store = ["--store", root]
     made: list[Manifest] = []
