@@ -88,7 +88,10 @@ class RayWorkers:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
-        from cluster.training_group import Group, train_group  # torch and Ray Train take seconds: only to train
+        from cluster.training.training_group import (  # torch and Ray Train take seconds: only to train
+            Group,
+            train_group,
+        )
 
         group = Group(
             loop=loop,

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry).resolve() != here)]
 
 from pipeline.commands import run
-from pipeline.commands.command_line import run_command
+from pipeline.options.command_line import run_command
 
 PROGRAM = "python pipeline/run.py"
 

@@ -15,8 +15,8 @@ from typing import Any
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_json
 from pipeline.core.stage import Context, stage
-from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
-from stages.datasets.official import DataSet, Match, match
+from stages.datasets.official.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
+from stages.datasets.official.clips import DataSet, Match, match
 from stages.datasets.splits import Splits, write_splits
 from stages.video.artifacts import Index
 

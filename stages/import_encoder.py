@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, sha256_file
-from pipeline.core.model_uris import resolve
 from pipeline.core.stage import Context, stage
 from stages.extraction.config import ExtractionConfig
 from stages.models.artifacts import Encoder

@@ -21,8 +21,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
-from stages.datasets.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
-from stages.datasets.official import name_of
+from stages.datasets.official.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
+from stages.datasets.official.clips import name_of
 from stages.video.artifacts import MANIFEST_NAME, Corpus
 from stages.video.listing import SourceListing, iter_listed
 from stages.video.lists.rows import ListRules

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.recipes.model_variants import MODELS, variant
 from pipeline.recipes.registry import load_recipe
 from pipeline.reporting.paper_numbers import TABLE_2

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 VERBS = sorted(f"stages.{path.stem}" for path in (ROOT / "stages").glob("[a-z]*.py"))
-TRACKING = {"mlflow", "pipeline.engine.tracking", "pipeline.engine.tracking_runs"}
+TRACKING = {"mlflow", "pipeline.engine.tracking.tracker", "pipeline.engine.tracking.runs"}
 REPORT = {"pipeline.reporting", "pipeline.recipes", "pipeline.commands", "matplotlib", "rich.live"}
 SLOW = {"torch", "sklearn", "scipy", "onnxruntime"}
 
@@ -23,7 +23,7 @@ def imported(*modules: str) -> set[str]:
 
 
 def test_the_worker_of_any_stage_needs_neither_mlflow_nor_the_report() -> None:
-    modules = imported("pipeline.engine.execute", "cluster.workers", "cluster.training_group", *VERBS)
+    modules = imported("pipeline.engine.execute", "cluster.workers", "cluster.training.training_group", *VERBS)
     assert {"torch", "ray", "stages.finetune"} <= modules, "the worker's own modules were not imported"
     assert not modules & TRACKING
     assert not modules & (REPORT - {"matplotlib", "rich.live"})
@@ -32,7 +32,11 @@ def test_the_worker_of_any_stage_needs_neither_mlflow_nor_the_report() -> None:
 @pytest.mark.parametrize(
     ("process", "modules", "unneeded"),
     [
-        ("the core", ("pipeline.core.stage", "pipeline.core.workers", "pipeline.core.model_uris"), SLOW | {"ray"}),
+        (
+            "the core",
+            ("pipeline.core.stage", "pipeline.core.workers", "pipeline.core.addresses.model_uris"),
+            SLOW | {"ray"},
+        ),
         ("a driver", ("pipeline.run", "pipeline.engine.execute", "cluster.session"), SLOW | {"ray"}),
         ("a coordinator", ("pipeline.engine.execute", "cluster.workers"), SLOW | REPORT - {"rich.live"}),
         ("a prober", ("cluster.workers", "stages.ingest"), SLOW | REPORT),

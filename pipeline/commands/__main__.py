@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.commands.command_line import run_command
 from pipeline.commands.table import main
+from pipeline.options.command_line import run_command
 
 
 def entry() -> None:

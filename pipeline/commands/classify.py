@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pipeline.commands.command_line import parse_options
+from pipeline.core.addresses.model_uris import HOME_STORE, resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
-from pipeline.core.model_uris import HOME_STORE, resolve
 from pipeline.core.secrets import public
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture

@@ -18,8 +18,8 @@ from typing import Annotated
 
 from cluster.rendering.render import RENDERERS, SCHEDULED, Files
 from cluster.rendering.settings import DEFAULTS, read_settings
-from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import UsageError
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 
 PROG = "percepts cluster"

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
-from pipeline.commands.command_line import parse_options
+from pipeline.core.addresses.model_uris import store_tracking_uri
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, write_bytes
-from pipeline.core.model_uris import store_tracking_uri
 from pipeline.engine.store import DEFAULT_STORE
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from pipeline.engine.tracking_runs import RecipeResults
+    from pipeline.engine.tracking.runs import RecipeResults
     from pipeline.reporting.comparison import Comparison
 
 PLAIN_COLUMNS = 150
@@ -52,8 +52,8 @@ def comparison_of(tracking_uri: str, runs: Sequence[RecipeResults]) -> Compariso
         UsageError: MLflow does not answer.
         CorruptArtifact: a file of scores does not hold what its name promises.
     """
-    from pipeline.engine.tracking_registry import tests_of
-    from pipeline.engine.tracking_runs import download_results
+    from pipeline.engine.tracking.registry import tests_of
+    from pipeline.engine.tracking.runs import download_results
     from pipeline.reporting.comparison import ComparedRun, compare
     from stages.evaluation.artifacts import SCORES_FILE
     from stages.evaluation.score_table import ScoreTable
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     uri = options.tracking_uri or store_tracking_uri(options.store)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pipeline.engine.tracking_runs import find_results
+        from pipeline.engine.tracking.runs import find_results
     from rich.console import Console
 
     from pipeline.reporting.comparison import comparison_page, comparison_tables

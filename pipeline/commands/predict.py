@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.commands.command_line import parse_options
+from pipeline.core.addresses.model_uris import HOME_STORE, resolve
 from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
-from pipeline.core.model_uris import HOME_STORE, resolve
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
-from pipeline.commands.command_line import parse_options
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import exists, is_local, join
-from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _aliased(store: Store, options: PruneOptions) -> set[str]:
                 "--no-aliases"
             )
         return set()
-    from pipeline.engine.tracking_models import aliased_keys
+    from pipeline.engine.tracking.models import aliased_keys
 
     return aliased_keys(uri)
 

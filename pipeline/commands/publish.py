@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, list_files, read_bytes, sha256_bytes, write_bytes
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 
 LICENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.run_records import failures_recorded
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, is_local, join
-from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.core.secrets import masked, public
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.recipes.registry import RECIPES, load_recipe
@@ -63,7 +63,7 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
     _refuse_to_lose(options)
     _check_machine(options)
     encoder = None if options.register is None else _encoder_of(plan, options.register)
-    from pipeline.commands.recipe_run import RecipeRun
+    from pipeline.commands.running.recipe_run import RecipeRun
     from pipeline.engine.status import look_up
     from pipeline.engine.store import Store
 

@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
-from pipeline.commands.command_line import parse_options
 from pipeline.core.errors import ConfigError
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
 
 GOING_ON: Final = (SUBMITTING, SUBMITTED, RUNNING)

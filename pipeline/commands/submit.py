@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from pipeline.commands.command_line import HELP, parse_options, print_help
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, is_local
 from pipeline.core.secrets import has_secrets, masked
 from pipeline.engine.plan import digest_of
+from pipeline.options.command_line import HELP, parse_options, print_help
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help
 from pipeline.recipes.registry import load_recipe

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.commands.command_line import parse_options
-from pipeline.core.model_uris import TRACKING_VARIABLE
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.secrets import public
 from pipeline.engine.store import DEFAULT_STORE, Store
+from pipeline.options.command_line import parse_options
 
 if TYPE_CHECKING:
     from pipeline.core.outbox import OutboxHead
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pipeline.engine.tracking_client import resend
+        from pipeline.engine.tracking.client import resend
     ended = {uri: (box, _address(store, box, options)) for uri, box in boxes.items() if not box.lives}
     line = resend(store, ended)
     if len(ended) < len(boxes):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.request import Request, urlopen
 
-from pipeline.commands.command_line import parse_options
+from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX, runs_page
+from pipeline.core.addresses.model_uris import store_tracking_uri
 from pipeline.core.errors import ConfigError, UsageError
-from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, runs_page
-from pipeline.core.model_uris import store_tracking_uri
 from pipeline.core.secrets import public
 from pipeline.engine.store import DEFAULT_STORE
+from pipeline.options.command_line import parse_options
 
 HOST: Final = "127.0.0.1"
 MAX_EXPERIMENTS: Final = 1000

@@ -27,8 +27,8 @@ from pipeline.engine.status import Step, human_bytes, look_up
 from pipeline.engine.store import Manifest, Store
 
 if TYPE_CHECKING:  # workers import this module and must not import MLflow
-    from pipeline.engine.no_tracking import NoTracker
-    from pipeline.engine.tracking import Tracker
+    from pipeline.engine.tracking.no_tracking import NoTracker
+    from pipeline.engine.tracking.tracker import Tracker
 
 POLL_SECONDS = 0.25
 MAX_IN_FLIGHT = max(4, os.cpu_count() or 1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from pipeline.core.addresses.mlflow_addresses import DATABASE, sqlite_uri
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.core.files import (
     TEMPORARY_MARK,
@@ -30,7 +31,6 @@ from pipeline.core.files import (
     write_bytes,
     write_json,
 )
-from pipeline.core.mlflow_addresses import DATABASE, sqlite_uri
 from pipeline.core.stage import Holding
 
 FORMAT = 1

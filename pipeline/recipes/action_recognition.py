@@ -33,7 +33,7 @@ from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
 from stages.assign_splits import AssignSplitsConfig, assign_splits
-from stages.datasets.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
+from stages.datasets.official.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig

@@ -13,7 +13,7 @@ from math import ceil
 
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node
-from stages.datasets.action_sets import ActionSetConfig
+from stages.datasets.official.action_sets import ActionSetConfig
 from stages.datasets.synthetic_clips import MOTIONS, PARTS
 from stages.finetune import FinetuneConfig
 from stages.pretrain import PretrainConfig

@@ -90,7 +90,7 @@ def add_existing_models(
 def _manifest(store: Store, name: str, tracking_uri: str) -> Manifest:
     key = name
     if name.startswith(MLFLOW_MODEL):
-        from pipeline.engine.tracking_models import key_of_model  # MLflow takes seconds to import
+        from pipeline.engine.tracking.models import key_of_model  # MLflow takes seconds to import
 
         key = key_of_model(tracking_uri, name)
     manifest = store.find("pretrain", key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.recipes.action_recognition import ActionOptions, recipe
-from stages.datasets.action_sets import DataSetKey
+from stages.datasets.official.action_sets import DataSetKey
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute
 from pipeline.core.flags import Inline
-from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.core.numbers import check_numbers
 from pipeline.core.secrets import remember
 from pipeline.core.stage import Resources
 from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import DEFAULT_STORE, Store
-from pipeline.engine.tracking_values import HIGHER_IS_BETTER, LOWER_IS_BETTER, allowed_name, lower_is_better
+from pipeline.engine.tracking.values import HIGHER_IS_BETTER, LOWER_IS_BETTER, allowed_name, lower_is_better
 
 MAX_NAME: Final = 240
 """The longest name of a run, an experiment or a model: the columns of MLflow's database have 250 characters or more."""

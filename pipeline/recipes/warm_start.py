@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, join, sha256_file
-from pipeline.core.model_uris import resolve
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from stages.import_encoder import ImportEncoderConfig, import_encoder

@@ -27,7 +27,7 @@ from stages.video.artifacts import INDEX_NAME, MANIFEST_NAME
 from stages.video.ledger import VideoRecord
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from pipeline.engine.tracking_runs import TrackedRun
+    from pipeline.engine.tracking.runs import TrackedRun
 
 KEY: Final = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
 """Name of the directory of an artifact."""
@@ -85,7 +85,7 @@ def lineage(
     names = dict.fromkeys([*seen, *(before.seen_by if before else ())])
     runs: list[TrackedRun] = []
     if tracking_uri is not None and names:
-        from pipeline.engine.tracking_runs import runs_of
+        from pipeline.engine.tracking.runs import runs_of
 
         runs = runs_of(tracking_uri, {name.partition("/")[2] for name in names})
     entries = []

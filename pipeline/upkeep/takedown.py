@@ -113,7 +113,7 @@ def _own_tracking(store: Store) -> str | None:
 def _tag(tracking_uri: str | None, entries: Sequence[LineageEntry], video: str, at: str) -> None:
     runs = [run for entry in entries for run in entry.runs]
     if tracking_uri is not None and runs:
-        from pipeline.engine.tracking_runs import tag_runs
+        from pipeline.engine.tracking.runs import tag_runs
 
         tag_runs(tracking_uri, runs, f"percepts.takedown.{video[:16]}", at)
 

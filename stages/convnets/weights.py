@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.addresses.hub import hub_address
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.files import local_copy, sha256_file
-from pipeline.core.hub import hub_address
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a digest needs none
     from torch import Tensor

@@ -18,7 +18,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import write_json
 from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact
-from stages.datasets.official import DataSet, OfficialClip, name_of
+from stages.datasets.official.clips import DataSet, OfficialClip, name_of
 from stages.datasets.validation import hold_out_sources
 from stages.video.ledger import VideoRecord
 

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from stages.datasets.official import OfficialClip
+from stages.datasets.official.clips import OfficialClip
 
 
 def hold_out_sources(clips: Sequence[OfficialClip], *, fraction: float, seed: int) -> frozenset[str]:

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.core.addresses.hub import hub_address
+from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.files import join
-from pipeline.core.hub import hub_address
-from pipeline.core.model_uris import resolve
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE
 from stages.models.lstm import State

@@ -39,13 +39,13 @@ from pipeline.engine.execute import Execution
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, variant
 from stages.assign_splits import AssignSplitsConfig, assign_splits
-from stages.datasets.action_sets import ActionSetConfig
 from stages.datasets.labelled import ALL_CLIPS
+from stages.datasets.official.action_sets import ActionSetConfig
 from stages.datasets.split_subsets import split_subsets_of
 from stages.datasets.splits import Splits
 from stages.finetune import FinetuneConfig

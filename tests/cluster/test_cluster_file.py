@@ -10,9 +10,9 @@ import yaml
 
 from cluster.rendering.render import RENDERERS
 from pipeline.commands.cluster import main as cluster
-from pipeline.commands.command_line import parse_options
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.commands.submit import SubmitOptions, split
+from pipeline.options.command_line import parse_options
 from pipeline.recipes.registry import load_recipe
 from tests.conftest import ROOT
 

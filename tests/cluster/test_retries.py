@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cluster import training_group
-from cluster.failures import describe_loss
-from cluster.fencing import Regroup
-from cluster.training_group import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
+from cluster.training import training_group
+from cluster.training.failures import describe_loss
+from cluster.training.fencing import Regroup
+from cluster.training.training_group import GROW_AFTER_SECONDS, MAX_RESTARTS, Group, train_group
 from pipeline.core.errors import GroupReplaced, TrainingDiverged, WorkerDied
 from pipeline.core.events import Log
 

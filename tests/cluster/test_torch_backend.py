@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from cluster.torch_backend import interface_of
+from cluster.training.torch_backend import interface_of
 
 
 def test_the_loopback_address_is_on_the_loopback_interface() -> None:

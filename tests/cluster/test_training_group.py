@@ -43,7 +43,7 @@ def test_the_loops_own_error_is_separated_from_those_of_a_lost_worker(
     # Ray reads its authentication mode when it is first imported: the session comes first.
     from ray.exceptions import RayActorError
 
-    from cluster.failures import error_of_loop
+    from cluster.training.failures import error_of_loop
 
     raised = {rank: RayActorError("killed") if failure is DIED else failure for rank, failure in enumerate(failures)}
     error = error_of_loop(list(raised.values()))
@@ -122,7 +122,7 @@ def test_an_exception_of_the_loop_comes_through_and_is_not_retried(tmp_path: Pat
 
 
 def test_a_group_that_was_replaced_may_not_write(tmp_path: Path, ray_session: Session) -> None:
-    from cluster.fencing import FencingToken, RayTrainWorker
+    from cluster.training.fencing import FencingToken, RayTrainWorker
 
     def member() -> RayTrainWorker:
         mark = FencingToken(str(tmp_path / "writer.json"))

@@ -15,10 +15,10 @@ from pipeline.core.events import discard
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.in_process import in_process_session, make_in_process
-from pipeline.engine.no_tracking import NoTracker
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import MANIFEST, Store
+from pipeline.engine.tracking.no_tracking import NoTracker
 from tests.pipeline.small_store import all_bytes, clips, plan_of
 
 __all__ = ["clips"]

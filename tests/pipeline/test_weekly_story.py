@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.commands.table import main
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking_models import aliased_keys
+from pipeline.engine.tracking.models import aliased_keys
 from tests.pipeline.small_store import encode_clips
 
 METRIC = "forecast_error/composite"

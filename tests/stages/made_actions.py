@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, open_atomic, sha256_file, size_bytes
 from pipeline.core.stage import Context, stage
-from stages.datasets.ucf101 import read_clips
+from stages.datasets.official.ucf101 import read_clips
 from stages.percepts.artifacts import Percepts
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references

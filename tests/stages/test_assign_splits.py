@@ -14,9 +14,9 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import read_json
 from pipeline.core.stage import Context
 from stages.assign_splits import AssignSplitsConfig, assign_splits
-from stages.datasets import hmdb51, ucf101
-from stages.datasets.action_sets import ActionSetConfig, DataSetKey
-from stages.datasets.official import OfficialClip
+from stages.datasets.official import hmdb51, ucf101
+from stages.datasets.official.action_sets import ActionSetConfig, DataSetKey
+from stages.datasets.official.clips import OfficialClip
 from stages.datasets.splits import Splits
 from stages.ingest import IngestConfig, ingest
 from stages.video.artifacts import INDEX_NAME, Index

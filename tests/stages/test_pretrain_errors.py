@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pipeline.commands.command_line import run_command
 from pipeline.core.errors import ConfigError, CorruptArtifact, OutOfMemory, PerceptsError, TrainingDiverged
 from pipeline.core.stage import Context
+from pipeline.options.command_line import run_command
 from stages.datasets.sequences import PerceptSource
 from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts

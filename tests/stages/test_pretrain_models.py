@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Context
 from pipeline.recipes.demo import DemoOptions

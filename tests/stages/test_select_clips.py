@@ -12,8 +12,8 @@ import pytest
 from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.core.files import read_json
 from pipeline.core.stage import Context
-from stages.datasets import ucf101
-from stages.datasets.action_sets import ActionSetConfig
+from stages.datasets.official import ucf101
+from stages.datasets.official.action_sets import ActionSetConfig
 from stages.ingest import IngestConfig, ingest
 from stages.select_clips import SelectClipsConfig, select_clips
 from stages.unpack import UnpackConfig, unpack

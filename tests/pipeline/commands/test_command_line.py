@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from pipeline.commands.command_line import run_command
 from pipeline.core.errors import ConfigError, DataSetError, StageFailed
+from pipeline.options.command_line import run_command
 from tests.conftest import ROOT
 
 
@@ -45,7 +45,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 def test_a_reader_that_goes_away_is_no_error(write: str) -> None:
     """As `percepts ledger | head` is: rich would leave with 1."""
     program = (
-        "from rich.console import Console; from pipeline.commands.command_line import run_command;"
+        "from rich.console import Console; from pipeline.options.command_line import run_command;"
         f"run_command(lambda: [{write} for _ in range(100_000)] and 0)"
     )
     read_end, write_end = os.pipe()

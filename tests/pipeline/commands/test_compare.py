@@ -12,10 +12,10 @@ from scipy import stats
 
 from pipeline.commands import compare as compare_command
 from pipeline.commands.compare import comparison_of
+from pipeline.core.addresses.model_uris import resolve, store_tracking_uri
 from pipeline.core.errors import UsageError
-from pipeline.core.model_uris import resolve, store_tracking_uri
 from pipeline.engine.store import Store
-from pipeline.engine.tracking_runs import download_results, results_and_those_before
+from pipeline.engine.tracking.runs import download_results, results_and_those_before
 from pipeline.reporting.comparison import ComparedRun, compare, comparison_page
 from pipeline.reporting.report import write_report
 from stages.evaluation.score_table import ScoreTable

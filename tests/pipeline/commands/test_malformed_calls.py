@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.commands import table
-from pipeline.commands.command_line import run_command
-from pipeline.commands.recipe_options import OF_FILES
-from pipeline.commands.recipe_run import RecipeRun
+from pipeline.commands.running.recipe_options import OF_FILES
+from pipeline.commands.running.recipe_run import RecipeRun
 from pipeline.core.errors import ConfigError
 from pipeline.engine.store import Store
+from pipeline.options.command_line import run_command
 from pipeline.options.flags import Option, list_options, rules_of
 from pipeline.options.values import is_many, optional
 from pipeline.recipes.registry import RECIPES, load_recipe

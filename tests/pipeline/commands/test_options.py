@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.options.config_file import write_config
 from pipeline.options.flags import list_options, rules_of

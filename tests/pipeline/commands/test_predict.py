@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.commands.command_line import run_command
 from pipeline.commands.predict import PredictOptions, main, predict
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.options.command_line import run_command
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import read_digits
 from stages.datasets.patches import ChannelMoments

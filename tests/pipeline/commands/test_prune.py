@@ -15,11 +15,11 @@ import time_machine
 
 from cluster.run_records import RUNNING, RunRecord, recorded, write_record
 from pipeline.commands import prune, verify
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.files import sha256_file
-from pipeline.core.model_uris import TRACKING_VARIABLE
-from pipeline.engine import tracking_models
 from pipeline.engine.store import Manifest, Store
+from pipeline.engine.tracking import models as tracking_models
 from pipeline.upkeep import compaction, pruning
 from stages.percepts import open_store
 from stages.percepts.shards import folders, iter_complete

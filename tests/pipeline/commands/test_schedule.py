@@ -17,12 +17,12 @@ import time_machine
 from cluster import claims
 from cluster.run_records import RUN_ID_VARIABLE, RUNNING, RunRecord, read_record, read_records, write_record
 from cluster.submission import JobServer, Submission, SubmittedJob
-from pipeline.commands.command_line import run_command
 from pipeline.commands.table import main
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import PerceptsError, RunError, UsageError
-from pipeline.core.model_uris import TRACKING_VARIABLE
 from pipeline.engine.provenance import COMMIT_VARIABLE
 from pipeline.engine.store import Store
+from pipeline.options.command_line import run_command
 from pipeline.recipes.registry import RECIPES
 
 MONDAY = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)

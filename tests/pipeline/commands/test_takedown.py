@@ -15,8 +15,8 @@ from pipeline.commands import compact, takedown, verify
 from pipeline.core.errors import StoreError, UsageError
 from pipeline.core.files import read_json, sha256_file
 from pipeline.engine.store import Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from pipeline.upkeep import compaction
 from pipeline.upkeep import takedown as upkeep_takedown
 from stages.cut_patches import CutPatchesConfig, cut_patches

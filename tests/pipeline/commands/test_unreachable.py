@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from pipeline.commands.command_line import run_command
 from pipeline.commands.table import COMMANDS, main
 from pipeline.engine.store import Store
+from pipeline.options.command_line import run_command
 from tests.pipeline.refusing_bucket import ANSWERS, RefusingBucket, refusing_bucket
 from tests.stages.video.clips import encode, moving_square
 

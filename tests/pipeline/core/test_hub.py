@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 import torch
 
+from pipeline.core.addresses.hub import hub_address
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.hub import hub_address
 from stages.models.composite import Composite
 from stages.models.config import CompositeConfig
 from stages.models.pretrained import Pretrained, load_encoder

@@ -20,8 +20,8 @@ from pipeline.engine.execute import Execution
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from tests.pipeline.engine.toy_stages import CountConfig, FolderConfig, SumConfig, add, count, double, list_names
 
 pytestmark = pytest.mark.ray

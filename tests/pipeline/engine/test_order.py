@@ -14,11 +14,11 @@ from pipeline.core.stage import Context, Estimate, Resources, stage
 from pipeline.core.workers import InProcessWorkers
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution, StageTask, make_with
-from pipeline.engine.no_tracking import NoTracker
 from pipeline.engine.order import remaining_seconds
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Manifest, Store
+from pipeline.engine.tracking.no_tracking import NoTracker
 from tests.pipeline.engine.toy_stages import CountConfig, Numbers, SumConfig, add, count
 
 

@@ -14,7 +14,7 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.stage import Context, stage
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking_registry import RUNS_TAG, TESTS_TAG
+from pipeline.engine.tracking.registry import RUNS_TAG, TESTS_TAG
 from pipeline.recipes.run_options import RunOptions, check_register
 from stages.evaluation.artifacts import Forecast, ForecastErrors
 from stages.models.artifacts import Encoder

@@ -14,13 +14,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cluster.session import FinishedTask
-from pipeline.core.mlflow_addresses import follow_store
-from pipeline.core.model_uris import store_tracking_uri
+from pipeline.core.addresses.mlflow_addresses import follow_store
+from pipeline.core.addresses.model_uris import store_tracking_uri
 from pipeline.engine.in_process import InProcessSession
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run

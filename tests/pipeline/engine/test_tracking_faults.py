@@ -17,14 +17,14 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.commands.track import main as track
-from pipeline.core import mlflow_addresses
+from pipeline.core.addresses import mlflow_addresses
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join, write_bytes
 from pipeline.core.outbox import unsent
 from pipeline.core.stage import Artifact, Context, Model, stage
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
-from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking.tracker import Tracker
 from tests.pipeline.engine.measured_stages import MeasureConfig, judge
 from tests.pipeline.engine.mlflow_server import Server
 from tests.pipeline.engine.toy_stages import CountConfig, Numbers, count

@@ -17,8 +17,8 @@ from pipeline.engine.in_process import in_process_session, make_in_process
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from tests.pipeline.engine.measured_stages import MeasureConfig, draw, foresee, judge
 from tests.pipeline.engine.toy_stages import CountConfig, count
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from pipeline.core.errors import DataSetError, UsageError
 from pipeline.core.files import sha256_file
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking import Tracker
+from pipeline.engine.tracking.tracker import Tracker
 from pipeline.run import main
 from stages.convnets import vgg16
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Plan
 from pipeline.recipes.registry import load_recipe

@@ -14,8 +14,8 @@ from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.stage import Context
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking import Tracker
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import RunDescription
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.artifacts import Encoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Store

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.recipes.registry import load_recipe
 from pipeline.reporting.paper_settings import other_than_the_papers
 from pipeline.reporting.results import read_results

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.recipe_options import parse
+from pipeline.commands.running.recipe_options import parse
 from pipeline.core.stage import Artifact, Context, config_dict
 from pipeline.engine.plan import Node
 from pipeline.recipes.registry import load_recipe

@@ -16,7 +16,7 @@ import re
 from typing import Final
 
 from pipeline.core.errors import SourceError
-from stages.datasets.official import DataSet, OfficialClip, Subset, check_official, list_files, numbered
+from stages.datasets.official.clips import DataSet, OfficialClip, Subset, check_official, list_files, numbered
 
 INSTRUCTIONS: Final = """\
 UCF-101 is distributed at https://www.crcv.ucf.edu/data/UCF101.php:

@@ -18,9 +18,9 @@ from pipeline.core.errors import UsageError
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
-from pipeline.engine.tracking_datasets import context_of, is_data
-from pipeline.engine.tracking_runs import find_run
-from pipeline.engine.tracking_values import KEY_TAG, TAG_CHARACTERS, allowed_name, flat, lower_is_better
+from pipeline.engine.tracking.datasets import context_of, is_data
+from pipeline.engine.tracking.runs import find_run
+from pipeline.engine.tracking.values import KEY_TAG, TAG_CHARACTERS, allowed_name, flat, lower_is_better
 
 RUNS_TAG: Final = "percepts.runs"
 """Tag of a model version: ids of the parent runs whose results are its own, the newest first."""

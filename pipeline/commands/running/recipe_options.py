@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, Final
 
-from pipeline.commands.command_line import print_help, with_hint
 from pipeline.core.errors import ConfigError, UsageError
+from pipeline.options.command_line import print_help, with_hint
 from pipeline.options.config_file import read_config, write_config
 from pipeline.options.flags import Option, assemble, list_options, merge, read_arguments, read_table, rules_of
 from pipeline.options.help import full_help, short_help

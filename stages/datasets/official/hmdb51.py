@@ -16,7 +16,7 @@ import re
 from typing import Final
 
 from pipeline.core.errors import SourceError
-from stages.datasets.official import DataSet, OfficialClip, Subset, check_official, list_files, numbered
+from stages.datasets.official.clips import DataSet, OfficialClip, Subset, check_official, list_files, numbered
 
 INSTRUCTIONS: Final = """\
 HMDB-51 is distributed at https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/:

@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX, run_page
+from pipeline.core.addresses.model_uris import in_one_line, limit_waiting
 from pipeline.core.errors import UsageError
-from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, run_page
-from pipeline.core.model_uris import in_one_line, limit_waiting
 from pipeline.core.secrets import public
 
 SENT_TAG: Final = "percepts.run_id"

@@ -24,18 +24,18 @@ from pipeline.core.secrets import masked, public
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.json_display import JsonDisplay, write_line
-from pipeline.engine.no_tracking import NoTracker
 from pipeline.engine.plan import Node, digest_of
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking_values import RunDescription, flat
+from pipeline.engine.tracking.no_tracking import NoTracker
+from pipeline.engine.tracking.values import RunDescription, flat
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_names import model_description, run_name
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from pipeline.engine.tracking import Tracker
+    from pipeline.engine.tracking.tracker import Tracker
     from pipeline.reporting.comparison import Comparison
     from pipeline.reporting.view import RunView
 
@@ -202,7 +202,7 @@ class RecipeRun:
         """Compares the run with that of its recipe before it; None where MLflow has none, or does not say."""
         if not tracker.page:
             return None
-        from pipeline.engine.tracking_runs import results_and_those_before
+        from pipeline.engine.tracking.runs import results_and_those_before
 
         try:
             runs = results_and_those_before(tracker.uri, tracker.parent_id)
@@ -235,7 +235,7 @@ def _open_mlflow(store: Store, options: RunOptions, recipe_name: str) -> Tracker
     def open_tracker() -> Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pipeline.engine.tracking import Tracker
+            from pipeline.engine.tracking.tracker import Tracker
 
         uri = options.tracking_uri or store.default_tracking_uri
         return Tracker(store, uri, recipe_name, options.experiment)

@@ -10,9 +10,9 @@ import os
 from typing import Final
 from urllib.parse import unquote
 
+from pipeline.core.addresses.mlflow_addresses import DATABASE, follow, sqlite_uri
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
-from pipeline.core.mlflow_addresses import DATABASE, follow, sqlite_uri
 from pipeline.core.secrets import masked, real
 
 MODEL_SCHEMES: Final = ("models:/", "runs:/")

@@ -11,9 +11,9 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.addresses.mlflow_addresses import ARTIFACTS, SQLITE, follow_store
+from pipeline.core.addresses.model_uris import limit_waiting
 from pipeline.core.files import is_local, join
-from pipeline.core.mlflow_addresses import ARTIFACTS, SQLITE, follow_store
-from pipeline.core.model_uris import limit_waiting
 from pipeline.engine.store import Store
 
 

@@ -18,17 +18,17 @@ from typing import Any, Final
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX, run_page
 from pipeline.core.files import join
-from pipeline.core.mlflow_addresses import EXPERIMENT_PREFIX, run_page
 from pipeline.core.outbox import is_alive
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import config_dict
 from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
-from pipeline.engine.tracking_client import TrackingClient
-from pipeline.engine.tracking_datasets import dataset_inputs, for_parent
-from pipeline.engine.tracking_registry import TESTS_TAG, Registration, test_digests
-from pipeline.engine.tracking_values import (
+from pipeline.engine.tracking.client import TrackingClient
+from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
+from pipeline.engine.tracking.registry import TESTS_TAG, Registration, test_digests
+from pipeline.engine.tracking.values import (
     PARAM_CHARACTERS,
     TAG_CHARACTERS,
     RunDescription,
@@ -187,7 +187,7 @@ class Tracker:
     def register(
         self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None, done: bool = True
     ) -> str:
-        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `tracking_registry.register`.
+        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `registry.register`.
 
         done: the parent run has its results.
         """

@@ -14,15 +14,15 @@ from mlflow.models import infer_signature
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.core.addresses.model_uris import MODEL_DIRECTORY, check_there, in_one_line, limit_waiting
 from pipeline.core.errors import UsageError
 from pipeline.core.files import local_copy, sha256_file, write_json
-from pipeline.core.model_uris import MODEL_DIRECTORY, check_there, in_one_line, limit_waiting
 from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
 from pipeline.engine.store import MANIFEST
-from pipeline.engine.tracking_runs import pages
-from pipeline.engine.tracking_values import KEY_TAG, model_name
+from pipeline.engine.tracking.runs import pages
+from pipeline.engine.tracking.values import KEY_TAG, model_name
 
 SERVED_WITH: Final = (
     *("torch", "numpy", "safetensors", "fsspec", "mlflow", "pandas", "pyarrow", "av", "onnx", "onnxruntime"),

@@ -7,7 +7,7 @@ global batch between them, so that the trained model does not depend on their nu
 Restarts and growth:
 
 - Ray Train's own retries are off (`FailureConfig`): it retries a bug of the loop as often as the loss of a node. Here
-  the two are separated (`cluster.failures`). An exception of the loop is never retried, since it would be raised again.
+  the two are separated (`cluster.training.failures`). An exception of the loop is never retried.
   The loss of a worker, node or controller is, up to `MAX_RESTARTS` times in a row. A checkpoint resets the count: on
   preemptible machines a night has many losses, and only losses without progress are a reason to stop. A node that the
   cloud takes back after a notice (Ray's "preemption") does not count.
@@ -38,12 +38,12 @@ from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig, ScalingConfig  # ray.train's own, which mypy takes for version 1
 
-from cluster.failures import describe_loss, error_of_loop
-from cluster.fencing import FencingToken, RayTrainWorker, Regroup
 from cluster.lost_nodes import short_message
 from cluster.ray_private import apply_train_settings, backoff_callback, cancel_reservation, training_run_id
 from cluster.session import cause_of
-from cluster.torch_backend import NodeInterfaceConfig
+from cluster.training.failures import describe_loss, error_of_loop
+from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup
+from cluster.training.torch_backend import NodeInterfaceConfig
 from cluster.waiting import wait_messages
 from pipeline.core.errors import GroupReplaced, WorkerDied
 from pipeline.core.events import Emit, Log

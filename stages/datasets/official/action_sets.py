@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from pipeline.core.errors import ConfigError, DataSetError
 from pipeline.core.files import sha256_bytes
-from stages.datasets import hmdb51, ucf101
-from stages.datasets.official import DataSet, OfficialClip
+from stages.datasets.official import hmdb51, ucf101
+from stages.datasets.official.clips import DataSet, OfficialClip
 
 DataSetKey = Literal["ucf101", "hmdb51"]
 DATA_SETS: Final[dict[str, tuple[DataSet, Callable[[str], tuple[OfficialClip, ...]]]]] = {

@@ -27,9 +27,9 @@ from mlflow.entities import (
 )
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.addresses.model_uris import in_one_line
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join, local_copy, read_json, write_json
-from pipeline.core.model_uris import in_one_line
 from pipeline.core.outbox import (
     TRACKING,
     Call,
@@ -44,10 +44,10 @@ from pipeline.core.secrets import masked, public
 from pipeline.core.stage import Artifact, Resources
 from pipeline.engine.plan import ExistingArtifactConfig, Node
 from pipeline.engine.store import Store
-from pipeline.engine.tracking_addresses import is_own, open_mlflow
-from pipeline.engine.tracking_models import log_model
-from pipeline.engine.tracking_registry import Registration, register
-from pipeline.engine.tracking_runs import SENT_TAG, find_run
+from pipeline.engine.tracking.addresses import is_own, open_mlflow
+from pipeline.engine.tracking.models import log_model
+from pipeline.engine.tracking.registry import Registration, register
+from pipeline.engine.tracking.runs import SENT_TAG, find_run
 
 ANSWERED_FILE: Final = "answered.json"
 """File of the store: addresses at which an MLflow has answered to it."""
@@ -145,7 +145,7 @@ class TrackingClient:
         self._call(Call("log_model", run_id, {"stage": stage, "name": node.name, "key": artifact.key}))
 
     def register(self, registration: Registration) -> str:
-        """Registers a model; returns what became of it. Raises as `tracking_registry.register`."""
+        """Registers a model; returns what became of it. Raises as `pipeline.engine.tracking.registry.register`."""
         if self._client is not None:
             try:
                 return register(self._client, registration)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
-from pipeline.engine.tracking_values import RunDescription
+from pipeline.engine.tracking.values import RunDescription
 
 
 class NoTracker:
-    """A tracker that records nothing; it has the methods of `pipeline.engine.tracking.Tracker` that a run calls."""
+    """A tracker that records nothing; it has the methods of `tracker.Tracker` that a run calls."""
 
     uri = ""
 
