@@ -17,7 +17,9 @@ from stages.downloading.address_guard import PrivateAddressError
 from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem, problem_of_site
 
-MISSING: Final = "links of sites and pages need yt-dlp: pip install '.[youtube]' where percepts' source lies, or yt-dlp itself"
+MISSING: Final = (
+    "links of sites and pages need yt-dlp: pip install '.[youtube]' where percepts' source lies, or yt-dlp itself"
+)
 DIRECT: Final = ("http", "https")
 
 
