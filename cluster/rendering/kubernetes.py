@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -19,6 +19,8 @@ USER_ID = 1000
 """The image's user: cluster/Dockerfile makes it."""
 DASHBOARD_PORT = 8265
 GPU_RESOURCE = "nvidia.com/gpu"
+STAYS: Final = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations of the head, with which every run would go: no autoscaler of machines moves it to save one."""
 Manifest = dict[str, Any]
 
 PREPARE = """\
@@ -145,6 +147,7 @@ def _job_spec(settings: ClusterSettings) -> Manifest:
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": kubernetes.ttl_s,
         "backoffLimit": kubernetes.backoff_limit,
+        "submitterPodTemplate": _submitter_pod(settings),
         "rayClusterSpec": _cluster_spec(settings),
     }
 
@@ -166,14 +169,34 @@ def _cluster_spec(settings: ClusterSettings) -> Manifest:
         "rayVersion": version("ray"),
         "authOptions": {"mode": "token", "secretName": settings.kubernetes.token_secret},
         "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 60 * ray.idle_minutes},
+        "autoscalerOptions": {
+            "version": "v2",
+            "idleTimeoutSeconds": 60 * ray.idle_minutes,
+            "securityContext": _unprivileged(),
+        },
         "headGroupSpec": {
             # No CPU of the head is lent to workers. `run` is a queue: a job that asks for one waits for its turn.
             "rayStartParams": {"num-cpus": "0", "resources": "'" + json.dumps({"run": 1}) + "'"},
-            "template": _ray_pod(settings, settings.head, head),
+            "template": _with_annotations(_ray_pod(settings, settings.head, head), STAYS),
         },
         "workerGroupSpecs": [_worker_group(settings, kind, node) for kind, node in settings.workers.items()],
     }
+
+
+def _with_annotations(pod: Manifest, annotations: dict[str, str]) -> Manifest:
+    return {**pod, "metadata": {**pod["metadata"], "annotations": dict(annotations)}}
+
+
+def _submitter_pod(settings: ClusterSettings) -> Manifest:
+    """Returns the pod that submits a RayJob: KubeRay's own would not know the secret of the registry."""
+    container = {
+        "name": "ray-job-submitter",
+        "image": settings.image.cpu,
+        "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": _unprivileged(),
+    }
+    pod = {**_pod(settings), "restartPolicy": "Never", "containers": [container]}
+    return {"metadata": {"labels": _labels(settings)}, "spec": pod}
 
 
 def _worker_group(settings: ClusterSettings, kind: str, node: NodeSettings) -> Manifest:
@@ -191,7 +214,7 @@ def _ray_container(name: str, settings: ClusterSettings, node: NodeSettings, env
     kubernetes = settings.kubernetes
     resources = {
         "cpu": str(node.cpus - kubernetes.reserved_cpus),
-        "memory": f"{node.memory_gib - kubernetes.reserved_memory_gib}Gi",
+        "memory": f"{kubernetes.pod_memory_gib(node)}Gi",
         **({GPU_RESOURCE: str(node.gpus)} if node.gpus else {}),
     }
     return {
@@ -226,7 +249,11 @@ def _pod(settings: ClusterSettings) -> Manifest:
     secret = settings.image.pull_secret
     return {
         "serviceAccountName": settings.kubernetes.service_account,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID},
+        "securityContext": {
+            "runAsNonRoot": True,
+            **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), USER_ID),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         **({"imagePullSecrets": [{"name": secret}]} if secret else {}),
     }
 

@@ -197,8 +197,8 @@ class KubernetesSettings:
     """Secret whose keys become environment variables of every pod (passwords, keys of a bucket); it may be absent."""
     reserved_cpus: int = 1
     """Cores of a machine that pods leave to Kubernetes."""
-    reserved_memory_gib: int = 4
-    """Memory of a machine that pods leave to Kubernetes, GiB."""
+    reserved_memory_gib: int = 2
+    """Memory of a machine that pods leave to Kubernetes, GiB, beside the tenth that firmware and kernel may take."""
     ttl_s: int = 86400
     """Seconds after which a finished job is removed."""
     backoff_limit: int = 2
@@ -211,6 +211,10 @@ class KubernetesSettings:
             check_name(name, getattr(self, name))
         for name in ("reserved_cpus", "reserved_memory_gib", "ttl_s", "backoff_limit"):
             _check_at_least(name, getattr(self, name), 0)
+
+    def pod_memory_gib(self, node: NodeSettings) -> int:
+        """Returns the memory that a pod asks for which has a machine to itself, GiB: what can be had of it."""
+        return node.memory_gib * 9 // 10 - self.reserved_memory_gib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +298,7 @@ class ClusterSettings:
             raise ConfigError("no kind of [workers] has max_workers above 0, and the head takes no work; add one")
         for kind, node in self.workers.items():
             check_name(f"workers.{kind}", kind)
-            if node.cpus <= self.kubernetes.reserved_cpus or node.memory_gib <= self.kubernetes.reserved_memory_gib:
+            if node.cpus <= self.kubernetes.reserved_cpus or self.kubernetes.pod_memory_gib(node) < 1:
                 raise ConfigError(
                     f"workers.{kind} has {node.cpus} cores and {node.memory_gib} GiB; it must have more than "
                     "kubernetes.reserved_cpus and reserved_memory_gib"

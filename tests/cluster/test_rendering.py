@@ -124,6 +124,43 @@ def test_gpu_nodes_are_tolerated_and_the_head_takes_no_work(settings: ClusterSet
     assert groups["gpu8"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
 
 
+def test_pods_fit_on_the_machines_that_they_ask_for(settings: ClusterSettings) -> None:
+    spec = yaml.safe_load(only_text("raycluster", settings))["spec"]
+    nodes = {"headgroup": settings.head, **settings.workers}
+    groups = [{"groupName": "headgroup", **spec["headGroupSpec"]}, *spec["workerGroupSpecs"]]
+    for node, group in ((nodes[group["groupName"]], group) for group in groups):
+        asked = group["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
+        # Karpenter takes 7.5% for firmware and kernel, EKS 255 MiB and 11 MiB for each of at most 737 pods, and both
+        # 0.1 GiB for eviction.
+        num_pods = 737 if node.cpus > 64 else 234
+        free_gib = node.memory_gib * 0.925 - (255 + 11 * num_pods) / 1024 - 0.1
+        assert int(asked.removesuffix("Gi")) <= free_gib, group["groupName"]
+
+
+def test_only_machines_move_the_workers_and_nothing_the_head(settings: ClusterSettings) -> None:
+    spec = yaml.safe_load(only_text("raycluster", settings))["spec"]
+    assert spec["headGroupSpec"]["template"]["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+    assert all("annotations" not in group["template"]["metadata"] for group in spec["workerGroupSpecs"])
+
+
+def test_whatever_pulls_the_image_knows_the_secret_of_the_registry(settings: ClusterSettings) -> None:
+    job = yaml.safe_load(only_text("rayjob", settings))["spec"]
+    cluster = job["rayClusterSpec"]
+    pods = [job["submitterPodTemplate"], cluster["headGroupSpec"]["template"]]
+    pods += [group["template"] for group in cluster["workerGroupSpecs"]]
+    for pod in pods:
+        kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **pod}, TESTED_KUBERNETES, strict=True)
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_containers_of_gpu_machines_are_shown_their_gpus(settings: ClusterSettings) -> None:
+    config = yaml.safe_load(only_text("ray-up", settings))
+    for kind, node in settings.workers.items():
+        docker = config["available_node_types"][kind].get("docker", {})
+        assert ("--gpus=all" in docker.get("worker_run_options", [])) == (node.gpus > 0), kind
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     program = tmp_path / "percepts/.venv/bin/percepts"
