@@ -213,7 +213,7 @@ class KubernetesSettings:
             _check_at_least(name, getattr(self, name), 0)
 
     def pod_memory_gib(self, node: NodeSettings) -> int:
-        """Returns the memory that a pod asks for which has a machine to itself, GiB: what can be had of it."""
+        """Returns the memory request of a pod that has a machine to itself, GiB."""
         return node.memory_gib * 9 // 10 - self.reserved_memory_gib
 
 
