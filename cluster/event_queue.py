@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ class _EventQueue:
         self._events: list[Event] = []
 
     def put(self, event: Event) -> None:
-        self._events.append(event)
+        self._events.append(replace(event, at=time.monotonic()))
 
     def drain(self) -> list[Event]:
         drained, self._events = self._events, []
@@ -34,7 +35,7 @@ class _EventSender:
 def open_event_queue() -> tuple[Any, Emit]:
     """Starts the queue's actor; returns its handle and a picklable function that any process of the cluster can call.
 
-    The actor runs on the driver's node, since only the driver reads it.
+    The actor runs on the driver's node, since only the driver reads it, and so that both have one monotonic clock.
     """
     event_queue = ray.remote(num_cpus=0, scheduling_strategy=this_node())(_EventQueue).remote()
     return event_queue, _EventSender(event_queue)

@@ -85,7 +85,7 @@ class MetricsExport:
             self._progress(event)
         elif isinstance(event, Log):
             self._metrics["percepts_log_lines"].inc(1, stage)
-        else:
+        elif isinstance(event, Metrics):
             self._curves(event)
 
     def _progress(self, event: Progress) -> None:

@@ -45,6 +45,8 @@ class RunProgress:
     """Stages of the plan."""
     doing: str = ""
     """The running stages, each with the amount of its work that is done."""
+    seconds_left: float | None = None
+    """The estimated time until all stages are made; None while it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
+from cluster.node_usage import NodeSampler
 from cluster.placement import this_node
 from cluster.ray_private import is_ray_job, on_loopback
 from pipeline.core.errors import UsageError
@@ -64,6 +65,7 @@ class Session:
     emit: Emit
     exported: MetricsExport
     """The metrics that Ray's endpoint shows of the tasks."""
+    nodes: NodeSampler
     _running: dict[Any, _Task] = field(default_factory=dict)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
@@ -121,7 +123,7 @@ class Session:
         drained: list[Event] = ray.get(self.event_queue.drain.remote())
         for event in drained:
             self.exported.handle(event)
-        return drained
+        return drained + self.nodes.take()
 
     def cancel(self) -> None:
         """Stops every task in flight. Finished files stay in the store."""
@@ -180,7 +182,8 @@ def session(
     has_failed = True
     try:
         event_queue, emit = open_event_queue()
-        yield Session(event_queue, emit, MetricsExport())
+        with closing(NodeSampler()) as nodes:
+            yield Session(event_queue, emit, MetricsExport(), nodes)
         has_failed = False
     except KeyboardInterrupt:
         has_failed = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cluster.ray_private import NO_AGENT
 from pipeline.core.errors import RunError, UsageError
+from pipeline.core.printable import printable_lines
 
 if TYPE_CHECKING:  # Ray takes a second to import
     from ray.job_submission import JobSubmissionClient
@@ -222,7 +223,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 def say(line: str) -> None:
     """Writes a line of our own, beside the log, to stderr."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable_lines(line) + "\n")
     sys.stderr.flush()
 
 

@@ -1,4 +1,4 @@
-"""Messages of a training that waits for its workers."""
+"""Reports of a training that waits for its workers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MESSAGE_INTERVAL_SECONDS = 15.0
 
 
 @contextmanager
-def wait_messages(workers: str, has_begun: Callable[[], bool], log: Callable[[str], None]) -> Iterator[None]:
-    """Logs at intervals which workers are awaited and what is free, until `has_begun` or the end of the block."""
+def wait_messages(workers: str, has_begun: Callable[[], bool], wait: Callable[[str], None]) -> Iterator[None]:
+    """Reports at intervals which workers are awaited and what is free, until `has_begun` or the end of the block."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(MESSAGE_INTERVAL_SECONDS):
             if has_begun():
                 return
-            log(f"waiting for {workers} to begin; {free_resources()}")
+            wait(f"waiting for {workers} to begin; {free_resources()}")
 
     thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
     thread.start()

@@ -19,7 +19,7 @@ from cluster.placement import alive_nodes, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
 from pipeline.core.errors import WorkerDied
-from pipeline.core.events import Emit, Log, discard
+from pipeline.core.events import Emit, Log, Waiting, discard
 from pipeline.core.network import NetworkLimiter
 from pipeline.core.secrets import known, learn
 from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
@@ -54,7 +54,14 @@ class RayWorkers:
     ) -> Iterator[tuple[int, Result]]:
         actor_class = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
         pool: _Pool[Item, Result] = _Pool(
-            lambda: actor_class.remote(factory, known()), items, describe, on_retry, continuation, max_deaths, self._log
+            lambda: actor_class.remote(factory, known()),
+            items,
+            describe,
+            on_retry,
+            continuation,
+            max_deaths,
+            self._log,
+            self._wait,
         )
         try:
             yield from pool.run(num_workers if items and continuation else min(num_workers, len(items)))
@@ -110,6 +117,9 @@ class RayWorkers:
     def _log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))
 
+    def _wait(self, reason: str) -> None:
+        self.emit(Waiting(source=self.source, reason=reason))
+
 
 class _WorkerActor:
     """An actor that builds the worker's function once and applies it to each item."""
@@ -155,6 +165,8 @@ class _Pool(Generic[Item, Result]):
     continuation: Continuation[Item, Result] | None
     max_deaths: int
     log: Callable[[str], None]
+    wait: Callable[[str], None]
+    """Reports what is waited for, and with an empty text that the work begins."""
     changed_items: dict[int, Item] = field(default_factory=dict)
     """Position -> item that `on_retry` has replaced or `continuation` has added."""
     num_items: int = field(init=False)
@@ -178,7 +190,7 @@ class _Pool(Generic[Item, Result]):
         while num_left:
             done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_MESSAGE_SECONDS)
             if not done and all(call.node is None for call in self.in_flight.values()):
-                self.log(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
+                self.wait(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
             for reference in done:
                 call = self.in_flight.pop(reference)
                 try:
@@ -194,6 +206,8 @@ class _Pool(Generic[Item, Result]):
                     self._next_item(call)
                 elif call.position is None:
                     self.failed_starts = 0
+                    if all(other.node is None for other in self.in_flight.values()):
+                        self.wait("")
                     self._next_item(replace(call, node=value))
                 else:
                     num_left += self._add(call.position, value) - 1

@@ -46,7 +46,7 @@ from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup
 from cluster.training.torch_backend import NodeInterfaceConfig
 from cluster.waiting import wait_messages
 from pipeline.core.errors import GroupReplaced, WorkerDied
-from pipeline.core.events import Emit, Log
+from pipeline.core.events import Emit, Log, Waiting
 from pipeline.core.files import join, remove
 from pipeline.core.workers import TrainLoop
 
@@ -87,6 +87,9 @@ class Group:
 
     def log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))
+
+    def wait(self, reason: str) -> None:
+        self.emit(Waiting(source=self.source, reason=reason))
 
 
 def train_group(group: Group) -> None:
@@ -193,7 +196,7 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
         ),
     )
     before = group.token.read()
-    with wait_messages(_awaited(group), lambda: group.token.read() != before, group.log):
+    with wait_messages(_awaited(group), lambda: group.token.read() != before, group.wait):
         trainer.fit()
 
 

@@ -10,7 +10,6 @@ Prints the actions with their probabilities and a line over time for each of the
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Annotated
 from pipeline.core.addresses.model_uris import HOME_STORE, resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
+from pipeline.core.printable import printable, printable_json
 from pipeline.core.secrets import public
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
@@ -85,11 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     answer = classify(options)
     if options.json:
         answer_json = {"video": public(options.video), **answer.to_json(options.top)}
-        sys.stdout.write(json.dumps(answer_json, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable_json(answer_json) + "\n")
         return 0
     shown = min(options.top, len(answer.class_names))
     lines = [f"{answer.action}  {answer.probability:.1%}", "", *timeline_lines(answer, num_top=shown)]
     if options.out is not None:
         lines += ["", join(options.out, "timeline.png")]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(map(printable, lines)) + "\n")
     return 0

@@ -10,13 +10,13 @@ extracted, else with what ingest found.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -44,8 +44,8 @@ class LedgerOptions:
 
 def table(records: Sequence[VideoRecord]) -> Table:
     """Returns the rows for the terminal."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     drawn.add_column("video", overflow="fold", ratio=3)
@@ -59,7 +59,7 @@ def table(records: Sequence[VideoRecord]) -> Table:
     drawn.add_column("reason", overflow="fold", ratio=2)
     for record in records:
         drawn.add_row(
-            escape(record.uri),
+            Text(printable(record.uri)),
             record.sha256[:12],
             record.codec or "",
             f"{record.width}x{record.height}" if record.width else "",
@@ -67,7 +67,7 @@ def table(records: Sequence[VideoRecord]) -> Table:
             f"{record.frames_expected:,}",
             "" if record.frames_decoded is None else f"{record.frames_decoded:,}",
             f"[{COLOURS[record.verdict]}]{record.verdict}[/]",
-            escape(record.reason),
+            Text(printable(record.reason)),
         )
     return drawn
 
@@ -109,17 +109,17 @@ def _print_missing(store: Store, *, as_json: bool) -> None:
     rows = missing(store)
     if as_json:
         for row in rows:
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            sys.stdout.write(printable_json(row) + "\n")
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("link or video", "status", "asked at", "reason"):
         drawn.add_column(heading, overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(str(row[name] or "")) for name in ("uri", "status", "asked_at", "reason")))
+        drawn.add_row(*(Text(printable(str(row[name] or ""))) for name in ("uri", "status", "asked_at", "reason")))
     console = Console(width=None if sys.stdout.isatty() else 240)
     console.print(drawn)
     counts = Counter(str(row["status"]) for row in rows)
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     records = videos(store)
     if options.as_json:
         for record in records:
-            sys.stdout.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            sys.stdout.write(printable_json(asdict(record)) + "\n")
         return 0
     from rich.console import Console
 
@@ -148,5 +148,5 @@ def main(arguments: Sequence[str]) -> int:
     console.print(table(records))
     console.print(summary(records), highlight=False)
     for line in left_out(store):
-        console.print(f"left out: {line}", highlight=False, markup=False)
+        console.print(f"left out: {printable(line)}", highlight=False, markup=False, emoji=False)
     return 0

@@ -9,7 +9,6 @@ MLflow's own runs and models are left alone.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import exists, is_local, join
+from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str]) -> int:
             prune(store, pruning)
     if options.as_json:
         value = asdict(pruning) | {"num_bytes": pruning.num_bytes, "removed": options.remove}
-        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable_json(value, indent=1) + "\n")
     else:
-        sys.stdout.write("\n".join(_lines(pruning, options)) + "\n")
+        sys.stdout.write("\n".join(map(printable, _lines(pruning, options))) + "\n")
     return 0
 
 

@@ -103,8 +103,11 @@ def _console(*, is_log_json: bool = False) -> Console:
     from rich.console import Console
 
     if is_log_json:  # stdout holds JSON lines alone
-        return Console(stderr=True, width=PLAIN_COLUMNS)
-    return Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
+        return Console(stderr=True, width=PLAIN_COLUMNS, emoji=False)
+    if sys.stdout.isatty():
+        return Console(emoji=False)
+    # Not a terminal, whatever FORCE_COLOR says, which continuous integration sets: nothing there can move a cursor.
+    return Console(width=PLAIN_COLUMNS, emoji=False, force_terminal=False, color_system=None)
 
 
 def _print_plan(plan: Plan, options: RunOptions) -> None:

@@ -8,7 +8,6 @@ Reads the records that runs keep in the store, and needs neither a head nor MLfl
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Annotated, Final
 
 from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
 from pipeline.core.errors import ConfigError
+from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.as_json:
         runs = [asdict(record) | {"state": state} for record, state in states]
         value = {"store": store, "runs": runs, "schedule": None if coming is None else asdict(coming)}
-        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable_json(value, indent=1) + "\n")
         return 0
     active = [record for record, state in states if state in GOING_ON]
     ended = [(record, state) for record, state in states if state not in GOING_ON]
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     lines += [line for record, state in ended[: options.limit] for line in _ended_lines(record, state)]
     lines += [] if ended else ["last   nothing has run"]
     lines += _coming_lines(coming)
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(map(printable, lines)) + "\n")
     return 0
 
 
@@ -119,8 +119,9 @@ def _active_line(record: RunRecord, now: datetime) -> str:
         return f"{line}{where}  {_time(record.begun_at)}, {age} ago, has not begun"
     progress = record.progress
     amount = f"{progress.num_made} of {progress.num_stages} stages made" if progress.num_stages else ""
+    left = "" if progress.seconds_left is None else f"about {human_seconds(progress.seconds_left)} left"
     heartbeat = f"seen {human_seconds((now - moment(record.heartbeat_at)).total_seconds())} ago"
-    parts = (f"{_time(record.begun_at)}, for {age} on {record.host}", amount, progress.doing, heartbeat)
+    parts = (f"{_time(record.begun_at)}, for {age} on {record.host}", amount, progress.doing, left, heartbeat)
     return f"{line}  {'; '.join(filter(None, parts))}"
 
 

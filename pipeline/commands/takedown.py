@@ -9,12 +9,12 @@ listed; `--remove-artifacts` removes it from the store, and the next run of its 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag, Word
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         tracking_uri=options.tracking_uri,
     )
     if options.as_json:
-        sys.stdout.write(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(printable_json(asdict(report), indent=1) + "\n")
     else:
         _print(report, options)
     return 0
@@ -66,15 +66,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _print(report: TakedownReport, options: TakedownOptions) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
     from pipeline.engine.status import human_bytes
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(f"video {report.video}")
     for uri in report.uris:
         is_inside = "://" not in uri and not uri.startswith("/")
-        console.print(f"  {escape(uri)}{' (a file of this store: delete it)' if is_inside else ''}")
+        console.print(f"  {printable(uri)}{' (a file of this store: delete it)' if is_inside else ''}")
     verb = "would remove" if report.is_plan else "removed"
     console.print(
         f"{verb} {report.num_rows:,} percepts from {len(report.shards)} shards "

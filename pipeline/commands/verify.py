@@ -11,7 +11,6 @@ never touched. Do not repair while a run writes to the store.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
+from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -96,10 +96,11 @@ def _print(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[F
 
     from pipeline.engine.status import human_bytes
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True, emoji=False)
     for fault in faults:
         how = "repaired" if fault in repaired else fault.repair
-        console.print(f"[yellow]{fault.kind}[/]  {escape(fault.path)}: {escape(fault.what)}\n    {escape(how)}")
+        path, what, how = (escape(printable(text)) for text in (fault.path, fault.what, how))
+        console.print(f"[yellow]{fault.kind}[/]  {path}: {what}\n    {how}")
     for path in inspection.unused:
         console.print(f"[dim]not used by any artifact: {path}[/]")
     if inspection.unused:
@@ -118,7 +119,7 @@ def _print(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[F
 def _print_json(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[Fault]) -> None:
     for fault in faults:
         row = asdict(fault) | {"repaired": fault in repaired}
-        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable_json(row) + "\n")
     summary = {
         "num_findings": len(faults),
         "num_repaired": len(repaired),
@@ -130,4 +131,4 @@ def _print_json(inspection: Inspection, faults: Sequence[Fault], repaired: Seque
         "unused_shards": inspection.unused,
         "unused_bytes": inspection.unused_bytes,
     }
-    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+    sys.stdout.write(printable_json(summary) + "\n")

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """An amount of finished work: `done` of `total` units; `total` is 0 while it is unknown."""
+class _Reported:
+    """The fields of every event."""
 
     source: str
+    """The stage that reports; the node, where it is the use of one."""
+    at: float | None = None
+    """The time at which the driver's machine received it, in seconds of its monotonic clock; None: just now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(_Reported):
+    """An amount of finished work: `done` of `total` units; `total` is 0 while it is unknown."""
+
     done: int
     total: int
     unit: str
@@ -20,23 +29,36 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
+class Metrics(_Reported):
     """The values of some curves at a step."""
 
-    source: str
     step: int
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
-    """A line for the log that a user should read: a retry, a resume, a wait."""
+class Log(_Reported):
+    """A line for the log that a user should read: a retry, a resume."""
 
-    source: str
     line: str
 
 
-Event = Progress | Metrics | Log
+@dataclass(frozen=True, kw_only=True)
+class Waiting(_Reported):
+    """A wait of a stage for its workers, said at intervals while it lasts."""
+
+    reason: str
+    """The workers that are awaited, and what is free; empty where the wait is over and the work begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeUsage(_Reported):
+    """The use of a machine of the cluster: name, as MLflow has it for system metrics -> value."""
+
+    values: Mapping[str, float]
+
+
+Event = Progress | Metrics | Log | Waiting | NodeUsage
 Emit = Callable[[Event], None]
 
 

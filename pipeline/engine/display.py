@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final
@@ -15,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.run_records import RunProgress
-from pipeline.core.events import Event, Log, Metrics, Progress
+from pipeline.core.events import Event, Log, Metrics, Progress, Waiting
+from pipeline.core.printable import printable
 from pipeline.core.secrets import masked
 from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.engine.time_left import Pace, StageTime, run_seconds_left
 
 PLAIN_INTERVAL_SECONDS: Final = 10.0
 NUM_CURVES: Final = 3
@@ -32,31 +35,63 @@ MARKS: Final = {"waiting": ("·", "dim"), "have": ("=", "blue"), "made": ("✓",
 @dataclass
 class _Line:
     name: str
+    expected_s: float | None = None
+    """The plan's estimate of the stage's duration."""
     state: str = "waiting"
     started: float = 0.0
     seconds: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     progress: Progress | None = None
-    first: Progress | None = None
-    first_at: float = 0.0
     metrics: Metrics | None = None
+    waits_for: str = ""
+    waits_since: float = 0.0
+    seconds_waited: float = 0.0
     detail: str = ""
     printed_at: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)
     """Part of the work -> units done, if the stage's workers report separately."""
 
-    def rate(self) -> float:
-        """Returns units per second since the first report."""
-        if self.progress is None or self.first is None or self.progress.done <= self.first.done:
-            return 0.0
-        return (self.progress.done - self.first.done) / max(time.monotonic() - self.first_at, 1e-6)
+    def wait(self, reason: str, at: float) -> None:
+        """Begins a wait, or goes on with one."""
+        if not self.waits_for:
+            self.waits_since = at
+            self.pace.stop()
+        self.waits_for = reason
+
+    def end_wait(self, at: float) -> None:
+        """Ends a wait, if there is one."""
+        if self.waits_for:
+            self.seconds_waited += at - self.waits_since
+        self.waits_for = ""
+
+    def time(self, now: float) -> StageTime:
+        """Returns how far the stage is, for the estimate of the run's end."""
+        if self.state in ("made", "failed"):
+            return StageTime(
+                expected_s=self.expected_s, worked_s=self.seconds - self.seconds_waited, left_s=0.0, share=1.0
+            )
+        if self.state != "running":
+            return StageTime(expected_s=self.expected_s)
+        waiting_s = now - self.waits_since if self.waits_for else 0.0
+        return StageTime(
+            expected_s=self.expected_s,
+            worked_s=now - self.started - self.seconds_waited - waiting_s,
+            left_s=None if self.waits_for else self.pace.seconds_left(now),
+            share=self.pace.done / self.pace.total if self.pace.total else 0.0,
+            is_running=True,
+        )
 
 
 class Display:
     """A context manager that shows the progress of a recipe's stages."""
 
-    def __init__(self, recipe: str, names: list[str], console: Console) -> None:
+    def __init__(
+        self, recipe: str, names: Sequence[str], console: Console, expected_s: Mapping[str, float | None] | None = None
+    ) -> None:
+        """Shows the stages as waiting. expected_s: name -> seconds that the plan estimates, of those to be made."""
+        expected_s = expected_s or {}
         self._recipe = recipe
-        self._lines = {name: _Line(name) for name in names}
+        self._lines = {name: _Line(name, expected_s.get(name)) for name in names}
         self._console = console
         self._status = ""
         self._started = time.monotonic()
@@ -82,7 +117,15 @@ class Display:
             num_made=sum(line.state in ("have", "made") for line in lines),
             num_stages=len(lines),
             doing=", ".join(running) or self._status,
+            seconds_left=self.seconds_left(),
         )
+
+    def seconds_left(self) -> float | None:
+        """Returns the time until the end of all stages; None while it is not known."""
+        now, lines = time.monotonic(), self._lines.values()
+        if not any(line.state == "running" for line in lines):
+            return None
+        return run_seconds_left([line.time(now) for line in lines if line.state != "have"])
 
     def status(self, text: str) -> None:
         """Shows what the run as a whole waits for; an empty text if it waits for nothing."""
@@ -118,34 +161,55 @@ class Display:
         line = self._lines.get(event.source)
         if line is None:
             return
-        now = time.monotonic()
+        now = time.monotonic() if event.at is None else event.at
         if isinstance(event, Log):
+            line.end_wait(now)
             self._print(f"{event.source}: {event.line}")
+        elif isinstance(event, Waiting):
+            self._wait(line, event.reason, now)
         elif isinstance(event, Metrics):
             line.metrics = event
-        else:
-            if event.part:
-                line.parts[event.part] = event.done
-                event = replace(event, done=sum(line.parts.values()))
-            if line.first is None or event.unit != line.first.unit or event.done < line.first.done:
-                line.first, line.first_at = event, now
-            line.progress = event
-            if now - line.printed_at > PLAIN_INTERVAL_SECONDS:
-                line.printed_at = now
-                self._print_plain(f"{line.name}: {_amount(line)} {_rate(line)} {_note(line)}".rstrip())
+        elif isinstance(event, Progress):
+            self._progress(line, event, now)
+
+    def _wait(self, line: _Line, reason: str, now: float) -> None:
+        """Shows a wait in the stage's line; in a pipe once, when it begins."""
+        if not reason:
+            line.end_wait(now)
+            line.pace.begin(now)
+            return
+        if not line.waits_for:
+            self._print_plain(f"{line.name}: {reason}")
+        line.wait(reason, now)
+
+    def _progress(self, line: _Line, event: Progress, now: float) -> None:
+        line.end_wait(now)
+        if event.part:
+            line.parts[event.part] = event.done
+            event = replace(event, done=sum(line.parts.values()))
+        line.progress = event
+        line.pace.report(event.done, event.total, event.unit, now)
+        if now - line.printed_at > PLAIN_INTERVAL_SECONDS:
+            line.printed_at = now
+            self._print_plain(f"{line.name}: {_amount(line)} {_rate(line)} {_note(line)}".rstrip())
 
     def _end(self, name: str, state: str, detail: str, seconds: float) -> None:
         line = self._lines[name]
         line.state, line.detail, line.seconds = state, detail, seconds
         took = f" in {human_seconds(seconds)}" if seconds else ""
-        self._print_plain(f"{name}: {state}{took}{f' ({detail})' if detail else ''}")
+        left = f"; {self._left()}" if state == "made" and self._left() else ""
+        self._print_plain(f"{name}: {state}{took}{f' ({detail})' if detail else ''}{left}")
+
+    def _left(self) -> str:
+        seconds = self.seconds_left()
+        return f"about {human_seconds(seconds)} left" if seconds is not None and seconds >= 1 else ""
 
     def _print_plain(self, text: str) -> None:
         if not self._console.is_terminal:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(masked(text), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(Text(printable(masked(text))), highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         width = self._console.width
@@ -156,7 +220,8 @@ class Display:
         for line in self._lines.values():
             table.add_row(*_cells(line, width))
         elapsed = human_seconds(time.monotonic() - self._started)
-        head = Text.assemble((self._recipe, "bold"), f"  {elapsed}  ", (self._status, "dim"))
+        left = f", {self._left()}" if self._left() else ""
+        head = Text.assemble((self._recipe, "bold"), f"  {elapsed}{left}  ", (printable(self._status), "dim"))
         head.truncate(width, overflow="ellipsis")
         return Group(head, table)
 
@@ -169,7 +234,7 @@ def _cells(line: _Line, width: int) -> tuple[RenderableType, ...]:
         done = line.progress.done if line.progress else 0
         bar = ProgressBar(total=total or None, completed=done, width=24 if is_wide else 8, pulse=not total)
         took = human_seconds(time.monotonic() - line.started)
-        rate, note = (_rate(line), _note(line)) if is_wide else (_time_left(line), "")
+        rate, note = (_rate(line), _note(line)) if is_wide else (_time_left(line), "waiting" if line.waits_for else "")
         amount = f"{done / total:.0%}" if total and width < NARROW else _amount(line)
         return Spinner("dots"), _one_line(line.name, "bold"), bar, took, amount, rate, _one_line(note)
     mark, style = MARKS[line.state]
@@ -178,7 +243,7 @@ def _cells(line: _Line, width: int) -> tuple[RenderableType, ...]:
 
 
 def _one_line(text: str, style: str = "") -> Text:
-    return Text(text, style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
 def _amount(line: _Line) -> str:
@@ -189,20 +254,19 @@ def _amount(line: _Line) -> str:
 
 
 def _rate(line: _Line) -> str:
-    rate = line.rate()
+    rate = line.pace.rate(time.monotonic())
     shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s" if rate else ""
     return ", ".join(filter(None, (shown, _time_left(line))))
 
 
 def _time_left(line: _Line) -> str:
-    rate = line.rate()
-    if not rate or line.progress is None or not line.progress.total:
-        return ""
-    seconds = (line.progress.total - line.progress.done) / rate
-    return f"{human_seconds(seconds)} left" if seconds >= 1 else ""
+    seconds = line.pace.seconds_left(time.monotonic())
+    return f"{human_seconds(seconds)} left" if seconds is not None and seconds >= 1 else ""
 
 
 def _note(line: _Line) -> str:
+    if line.waits_for:
+        return line.waits_for
     if line.progress is not None and line.progress.note:
         return line.progress.note
     if line.metrics is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
-from pipeline.core.events import Emit, Event, Log, Metrics
+from pipeline.core.events import Emit, Event, Log, Metrics, NodeUsage
 from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.secrets import known, learn
 from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
@@ -286,8 +286,11 @@ class Execution:
         return value.stage.produces(self.store.directory(value.stage.name, value.key), value.key)
 
     def handle_events(self, events: list[Event]) -> None:
-        """Shows events of running stages, and adds their metrics to the curves of their runs."""
+        """Shows events of running stages, and adds their metrics, and those of machines, to the curves of runs."""
         for event in events:
+            if isinstance(event, NodeUsage):
+                self.tracker.node_usage(event.source, event.values)
+                continue
             self.display.handle(event)
             self._begun.add(event.source)
             if isinstance(event, Metrics) and event.source in self._run_ids:

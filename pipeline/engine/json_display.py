@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
 
 from rich.console import Console
 
-from pipeline.core.events import Event, Log, Metrics
+from pipeline.core.events import Event, Waiting
 from pipeline.core.secrets import masked
 from pipeline.engine.display import Display
 
@@ -25,11 +25,17 @@ def write_line(line: str) -> None:
 class JsonDisplay(Display):
     """A display that writes a JSON object a line, each with `time` (UTC), `event`, `recipe`, and `stage` if it has one.
 
-    Events are status, reused, started, progress, metrics, log, made, failed and report.
+    Events are status, reused, started, waiting, progress, metrics, log, made, failed and report.
     """
 
-    def __init__(self, recipe: str, names: list[str], write: Callable[[str], object]) -> None:
-        super().__init__(recipe, names, Console(quiet=True))
+    def __init__(
+        self,
+        recipe: str,
+        names: Sequence[str],
+        write: Callable[[str], object],
+        expected_s: Mapping[str, float | None] | None = None,
+    ) -> None:
+        super().__init__(recipe, names, Console(quiet=True), expected_s)
         self._write = write
 
     def __enter__(self) -> JsonDisplay:
@@ -68,11 +74,13 @@ class JsonDisplay(Display):
 
     def handle(self, event: Event) -> None:
         """Writes an event of a running stage with all of its fields."""
+        before = self._lines[event.source].waits_for if event.source in self._lines else ""
         super().handle(event)
+        if isinstance(event, Waiting) and (not before) == (not event.reason):
+            return  # a wait is an event when it begins and when it ends
         fields = asdict(event)
-        stage = fields.pop("source")
-        kind = "log" if isinstance(event, Log) else "metrics" if isinstance(event, Metrics) else "progress"
-        self._event(kind, stage=stage, **fields)
+        stage, _ = fields.pop("source"), fields.pop("at")
+        self._event(type(event).__name__.lower(), stage=stage, **fields)
 
     def report(self, uri: str) -> None:
         """Writes where the report lies."""

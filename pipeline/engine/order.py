@@ -7,13 +7,10 @@ would keep it waiting, and with it all that is made of its model. So they start 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
 
 from pipeline.engine.plan import Node
 from pipeline.engine.status import Step
-
-UNKNOWN_S: Final = 1.0
-"""The duration of a stage for which there is no estimate."""
+from pipeline.engine.time_left import UNKNOWN_S
 
 
 def remaining_seconds(steps: Sequence[Step]) -> dict[str, float]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.core.printable import printable
 from pipeline.core.rates import PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Estimate, Resources, config_dict
 from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
@@ -143,9 +145,9 @@ def plan_table(recipe: str, steps: list[Step]) -> Table:
     for step in steps:
         frames, num_bytes = step.estimate.num_frames, step.estimate.num_bytes
         table.add_row(
-            step.node.name,
+            Text(printable(step.node.name)),
             "[yellow]look[/]" if step.num_to_look_at else "[green]have[/]" if step.have else "[yellow]make[/]",
-            step.reason,
+            Text(printable(step.reason)),
             step.node.key,
             "" if frames is None else f"{frames:,}",
             "" if num_bytes is None else human_bytes(num_bytes),
@@ -165,7 +167,8 @@ def plan_notes(steps: list[Step]) -> list[str]:
         for step in steps
         if step.num_to_look_at
     ]
-    return notes + [f"warning: {note}" for listing in listings for note in listing.notes]
+    notes += [f"warning: {note}" for listing in listings for note in listing.notes]
+    return [printable(note) for note in notes]
 
 
 def human_bytes(num_bytes: float) -> str:

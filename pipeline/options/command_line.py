@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
 from pipeline.core.errors import DataSetError, PerceptsError, UsageError
+from pipeline.core.printable import printable_lines
 from pipeline.core.secrets import hide_in_title, masked
 from pipeline.options.flags import assemble, list_options, read_arguments
 from pipeline.options.help import full_help
@@ -93,4 +94,4 @@ def _one_line(error: BaseException) -> str:
 
 
 def _say(message: str) -> None:
-    print(masked(message), file=sys.stderr, flush=True)
+    print(printable_lines(masked(message)), file=sys.stderr, flush=True)

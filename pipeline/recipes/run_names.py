@@ -8,6 +8,7 @@ from dataclasses import MISSING
 from functools import reduce
 from typing import Any, Final
 
+from pipeline.core.printable import printable
 from pipeline.core.secrets import public
 from pipeline.engine.store import Manifest
 from pipeline.options.flags import list_options
@@ -57,4 +58,5 @@ def _short(value: Any) -> str:
         text = ",".join(public(str(entry)) for entry in value)
     else:
         text = public(str(value)).rstrip("/").rpartition("/")[2] or str(value)
+    text = printable(text)
     return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 1]}…"

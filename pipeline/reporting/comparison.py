@@ -12,10 +12,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.printable import printable, printable_lines
 from pipeline.reporting.claims import points
 from pipeline.reporting.paper_numbers import paper_number
 from pipeline.reporting.results import count_name
-from pipeline.reporting.svg import printable
 from stages.evaluation.metrics import paired_interval
 from stages.evaluation.score_table import ScoreTable
 
@@ -169,7 +169,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             table.caption, table.caption_justify = Text(said), "left"
         table.add_column("", overflow="fold")
         for heading in (*headings, *more):
-            table.add_column(Text(_lines(heading)), justify="right", overflow="fold")
+            table.add_column(Text(printable_lines(heading)), justify="right", overflow="fold")
         for row in rows:
             table.add_row(Text(printable(row.name)), *(Text(printable(cell)) for cell in row.cells))
         tables.append(table)
@@ -208,7 +208,3 @@ def _is_end(name: str, names: Sequence[str]) -> bool:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:,.4g}"
-
-
-def _lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))

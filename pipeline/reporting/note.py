@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeline.core.printable import printable
 from pipeline.reporting.claims import interval_scope
 from pipeline.reporting.findings import findings
 from pipeline.reporting.results import Results, count_name
-from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.svg import percent
 from stages.evaluation.score_table import MeanAccuracy, ScoreTable
 
 MARKS: Final = {"holds": "✓", "fails": "✗", "open": "?", "note": "·"}
@@ -22,14 +23,14 @@ def note(results: Results, report_uri: str) -> str:
     ]
     for scores in (result.content for result in results.scores):
         lines += ["", *_accuracies(scores), "", interval_scope(scores)]
-    address = f"file://{report_uri}" if report_uri.startswith("/") else report_uri
+    address = printable(f"file://{report_uri}" if report_uri.startswith("/") else report_uri)
     # Pages of a web server may not link to local files, so that the address stands there to be copied.
     lines += [
         "",
         f"Report: `{address}`, and `report.html` among the artifacts.",
         "",
         "```",
-        results.view.command,
+        printable(results.view.command),
         "```",
     ]
     return "\n".join(lines)

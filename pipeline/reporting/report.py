@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
 from pipeline.core.files import join, write_bytes
+from pipeline.core.printable import printable
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
 from pipeline.reporting.claims import interval_scope, number_of, points, sentence, validation_clips
@@ -38,7 +39,7 @@ from pipeline.reporting.paper_numbers import (
 )
 from pipeline.reporting.paper_settings import other_than_the_papers
 from pipeline.reporting.results import NodeResult, Results, missing_clips, read_results
-from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.svg import percent
 from pipeline.reporting.terminal import print_results
 from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import PixelScoreRow, PixelScoreTable

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pipeline.core.printable import printable
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -71,11 +73,6 @@ def percent(fraction: float) -> str:
 def number(value: float) -> str:
     """Writes a number with at most three significant digits, or a whole number: 0.25, 12.5, 3,400."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def printable(text: str) -> str:
-    """Escapes line breaks, control and direction characters: names from outside cannot rearrange a page or terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def px(value: float) -> str:

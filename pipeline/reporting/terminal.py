@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.files import absolute
+from pipeline.core.printable import printable
 from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.reporting.claims import Finding, number_of, points
 from pipeline.reporting.findings import findings
 from pipeline.reporting.results import Results, count_name, missing_clips
-from pipeline.reporting.svg import percent, printable
+from pipeline.reporting.svg import percent
 from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import ForecastErrors, PixelScoreTable
 from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreTable

@@ -20,6 +20,7 @@ from cluster.session import session
 from pipeline.commands.compare import comparison_of
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join
+from pipeline.core.printable import printable_lines
 from pipeline.core.secrets import masked, public
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
@@ -99,9 +100,10 @@ class RecipeRun:
 
     def _display(self) -> Display:
         names = [step.node.name for step in self.steps]
+        expected_s = {step.node.name: step.estimate.seconds for step in self.steps if not step.have}
         if self.options.log == "json":
-            return JsonDisplay(self.recipe.name, names, write_line)
-        return Display(self.recipe.name, names, self.console)
+            return JsonDisplay(self.recipe.name, names, write_line, expected_s)
+        return Display(self.recipe.name, names, self.console, expected_s)
 
     def _record(self) -> RunRecord:
         return RunRecord(
@@ -114,7 +116,7 @@ class RecipeRun:
 
     def _say(self, line: str) -> None:
         if line:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)
 
     def _open_tracker(self, display: Display) -> Tracker | NoTracker:
         options = self.options

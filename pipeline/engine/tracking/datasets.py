@@ -17,6 +17,8 @@ DIGEST_CHARACTERS: Final = 36
 CONTEXT: Final = "mlflow.data.context"
 COUNTED: Final = ("num_videos", "num_frames", "num_bytes", "num_clips", "fingerprint")
 """The beginnings of facts that describe data."""
+HELD_OUT: Final = "validation_fraction"
+"""The field of a training's config that says which share of the videos is held out."""
 DATA: Final = ("names", "files", "percepts", "pixels")
 """Content of artifacts that are data, not results or models."""
 
@@ -26,19 +28,24 @@ def dataset_inputs(
 ) -> list[DatasetInput]:
     """Returns the inputs of a stage as datasets.
 
-    Data from which a model is made has the context `training`, data by which results are measured `test`.
+    Data from which a model is made has the context `training`, data by which results are measured `test`. The
+    part of its data that a training holds out is a data set of its own, with the context `validation`.
 
     known: key -> manifest of the run's artifacts, which say from how many hours of video data was made.
     """
     kinds = {parent.stage.name: parent.stage.produces for parent in node.parents}
     use = context_of(node.stage.produces)
-    return [
-        DatasetInput(
-            _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known),
-            [InputTag(CONTEXT, use if is_data(manifest) and use else manifest.stage)],
-        )
-        for manifest in inputs
-    ]
+    held_out = getattr(node.config, HELD_OUT, None) if use == "training" else None
+    datasets = []
+    for manifest in inputs:
+        dataset = _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known)
+        own_use = use if is_data(manifest) and use else manifest.stage
+        datasets.append(DatasetInput(dataset, [InputTag(CONTEXT, own_use)]))
+        if held_out and own_use == "training":
+            profile = json.dumps({"share_of_videos": held_out})
+            part = _renamed(dataset, f"{dataset.name} (validation)", profile)
+            datasets.append(DatasetInput(part, [InputTag(CONTEXT, "validation")]))
+    return datasets
 
 
 def is_data(manifest: Manifest) -> bool:
@@ -55,16 +62,21 @@ def context_of(kind: type[Artifact]) -> str | None:
 
 
 def for_parent(dataset: DatasetInput) -> DatasetInput | None:
-    """Returns a data set of a training or a test as the parent run has it; None for any other.
+    """Returns a data set of a training, its validation or a test as the parent run has it; None for any other.
 
     A run has each data set once, so that its name says what it is for.
     """
     use = next((tag.value for tag in dataset.tags if tag.key == CONTEXT), "")
+    if use == "validation":
+        return dataset
     if use not in ("training", "test"):
         return None
-    of, name = dataset.dataset, f"{dataset.dataset.name} ({use})"
-    named = Dataset(name, of.digest, of.source_type, of.source, of.schema, of.profile)
-    return DatasetInput(named, dataset.tags)
+    of = dataset.dataset
+    return DatasetInput(_renamed(of, f"{of.name} ({use})", of.profile), dataset.tags)
+
+
+def _renamed(of: Dataset, name: str, profile: str | None) -> Dataset:
+    return Dataset(name, of.digest, of.source_type, of.source, of.schema, profile)
 
 
 def _dataset(store: Store, manifest: Manifest, kind: type[Artifact], known: Mapping[str, Manifest]) -> Dataset:

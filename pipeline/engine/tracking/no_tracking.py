@@ -33,6 +33,9 @@ class NoTracker:
     def metrics(self, run_id: str | None, step: int, values: Mapping[str, float]) -> None:
         return None
 
+    def node_usage(self, node: str, values: Mapping[str, float]) -> None:
+        return None
+
     def finish_stage(self, node: Node, manifest: Manifest, run_id: str | None) -> None:
         return None
 

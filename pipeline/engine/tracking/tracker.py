@@ -21,6 +21,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX, run_page
 from pipeline.core.files import join
 from pipeline.core.outbox import is_alive
+from pipeline.core.printable import printable
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import config_dict
 from pipeline.engine.plan import Node
@@ -69,6 +70,7 @@ class Tracker:
         self.parent_id = ""
         self._monitor: Any = None
         self._tracked: list[_Tracked] = []
+        self._num_samples: Counter[str] = Counter()
 
     def start(self, description: RunDescription) -> str:
         """Begins the parent run and the measurement of this machine's CPUs, memory, disk and GPUs; returns its id."""
@@ -78,7 +80,7 @@ class Tracker:
             **{allowed_name(name): value[:TAG_CHARACTERS] for name, value in description.tags.items()},
             "recipe": self._recipe,
             "store": self._store.root,
-            "command": description.command[:TAG_CHARACTERS],
+            "command": printable(description.command)[:TAG_CHARACTERS],
             "commit": commit or "unknown",
         }
         name = description.name or self._recipe
@@ -141,6 +143,15 @@ class Tracker:
         self._log_points(
             run_id, [Metric(allowed_name(name), float(value), now_ms, step) for name, value in values.items()]
         )
+
+    def node_usage(self, node: str, values: Mapping[str, float]) -> None:
+        """Logs what another machine of the cluster uses, as MLflow logs it of this one; nothing while MLflow is away.
+
+        values: name, as MLflow has it, without `system/` -> value.
+        """
+        if self._client.is_open:
+            self._num_samples[node] += 1
+            self.metrics(self.parent_id, self._num_samples[node], {f"system/{node}/{k}": v for k, v in values.items()})
 
     def finish_stage(self, node: Node, manifest: Manifest, run_id: str) -> None:
         """Ends the stage's run with its results, facts, small files, the artifact's URI and the logged model."""

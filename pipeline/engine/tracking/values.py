@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.core.printable import printable
+
 KEY_TAG: Final = "percepts.key"
 """Tag of a model version: the key of its artifact."""
 PARAM_CHARACTERS: Final = 500
@@ -94,4 +96,4 @@ def _user() -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(entry) for entry in value)
-    return ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    return printable(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,15 @@ def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str
     root = str(tmp_path / "store")
     submit = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--"]
     command = ["python", "pipeline/run.py", *SMALL_DEMO, "--store", root]
-    done = submitted([*submit, "env", "PERCEPTS_COMMIT=0123abc", *command], head)
+    done = submitted([*submit, "env", "PERCEPTS_COMMIT=0123abc", "FORCE_COLOR=1", *command], head)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     manifests = list(Store.open(root).manifests())
     assert len(manifests) == 11
     assert {manifest.commit for manifest in manifests} == {"0123abc"}
-    assert "report.html" in done.stdout
+    log = done.stdout[done.stdout.index("opening MLflow") : done.stdout.index("report.html")]
+    assert all(character.isprintable() for line in log.split("\n") for character in line)
+    lines = log.splitlines()
+    assert max(Counter(line for line in lines if ": " in line).values()) == 1  # an event is one line
 
     stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
     listing = [str(BIN / "ray"), "job", "list"]

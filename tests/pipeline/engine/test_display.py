@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from pipeline.core.events import Log, Metrics, Progress
+from pipeline.core.events import Log, Metrics, Progress, Waiting
 from pipeline.engine.display import Display
+from pipeline.engine.json_display import JsonDisplay
 
 NAMES = ["ingest", "extract", "pretrain composite", "finetune composite on percepts", "evaluate"]
 LOG = "a worker died on videos/a class/a video with a long name.mp4; trying it once more on a new one"
@@ -111,3 +113,76 @@ def test_the_live_part_goes_when_the_work_is_done_and_stays_when_it_failed() -> 
         display.__exit__(type(error) if error else None, error, None)
         left.append(display._live.transient)
     assert left == [True, False]
+
+
+WAIT = "waiting for a free worker of 2: 0 of 2 CPUs free"
+
+
+def wait(display: Display) -> None:
+    """Plays a stage that waits for its workers, says so three times, and works."""
+    display.start("extract")
+    for at in (15.0, 30.0, 45.0):
+        display.handle(Waiting(source="extract", reason=f"{WAIT} at {at}", at=at))
+
+
+def test_a_wait_is_one_line_in_a_pipe_and_one_event_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.display.time.monotonic", lambda: 51.0)
+    file, lines = io.StringIO(), list[str]()
+    for display in (Display("demo", NAMES, Console(file=file, width=60)), JsonDisplay("demo", NAMES, lines.append)):
+        wait(display)
+        display.handle(Waiting(source="extract", reason="", at=50.0))
+        display.handle(Progress(source="extract", done=1, total=2, unit="frames", at=51.0))
+    assert file.getvalue().splitlines() == [
+        "extract: started",
+        f"extract: {WAIT} at 15.0",
+        "extract: 1/2 frames 1/s, 1.0 s left",
+    ]
+    events = [json.loads(line) for line in lines]
+    assert [(e["event"], e.get("reason")) for e in events] == [
+        ("started", None), ("waiting", f"{WAIT} at 15.0"), ("waiting", ""), ("progress", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_wait_vanishes_from_a_terminal_when_it_is_over(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=40)
+    display, shown = Display("demo", NAMES, console), list[str]()
+    wait(display)
+    for event in (None, Progress(source="extract", done=1, total=2, unit="frames")):
+        if event is not None:
+            display.handle(event)
+        with console.capture() as capture:
+            console.print(display._render())
+        shown.append(next(line for line in capture.get().splitlines() if "extract" in line))
+    assert "waiting" in shown[0]
+    assert "waiting" not in shown[1]
+    assert not console.file.getvalue()  # type: ignore[attr-defined]  # no line is printed above the stages
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m\x1b[2J.mp4", "line\nbreak.mp4", "rtl\u202emoc.mp4", ":smile:[red]x[/].mp4"])
+def test_names_from_outside_do_nothing_to_the_display(name: str) -> None:
+    escaped = name.encode("unicode_escape").decode()
+    for is_terminal in (False, True):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=is_terminal, color_system=None, width=200, height=40)
+        with Display("demo", NAMES, console) as display:
+            display.status(f"reading {name}")
+            display.start("ingest")
+            display.handle(Log(source="ingest", line=f"passing over {name}"))
+            display.handle(Waiting(source="ingest", reason=f"waiting for {name}"))
+            display.handle(Progress(source="ingest", done=1, total=2, unit="archives", note=name))
+            with console.capture() as capture:
+                console.print(display._render())
+        written = file.getvalue() + capture.get()
+        assert f"ingest: passing over {escaped}\n" in written.replace("\r", "")
+        assert f"reading {escaped}" in written
+        assert name not in written or name == escaped
+
+
+def test_a_pipe_gets_no_control_sequence() -> None:
+    file = io.StringIO()
+    with Display("demo", NAMES, Console(file=file, width=150)) as display:
+        play(display)
+        wait(display)
+        display.done("extract", 10)
+    assert all(character.isprintable() for line in file.getvalue().split("\n") for character in line)

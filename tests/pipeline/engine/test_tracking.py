@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -16,11 +17,15 @@ from mlflow.tracking import MlflowClient
 from cluster.session import FinishedTask
 from pipeline.core.addresses.mlflow_addresses import follow_store
 from pipeline.core.addresses.model_uris import store_tracking_uri
+from pipeline.core.events import NodeUsage
 from pipeline.engine.in_process import InProcessSession
 from pipeline.engine.plan import Plan
-from pipeline.engine.store import Store
+from pipeline.engine.store import Manifest, Store
+from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
 from pipeline.engine.tracking.tracker import Tracker
 from pipeline.engine.tracking.values import RunDescription
+from stages.models.artifacts import Encoder
+from stages.pretrain import PretrainConfig
 from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
@@ -111,6 +116,24 @@ def test_the_parent_says_who_ran_what_and_what_was_found(pair: tuple[Tracked, Tr
     assert data.keys() == {"count"}
 
 
+def test_what_a_training_holds_out_is_a_data_set_of_its_own(store: Store) -> None:
+    node: Any = SimpleNamespace(
+        parents=[], stage=SimpleNamespace(produces=Encoder), config=PretrainConfig(validation_fraction=0.1)
+    )
+    videos = Manifest(
+        stage="extract", version=1, key="extract-1", name="extract", recipe="r", config={}, inputs={}, holds="percepts",
+        facts={"num_frames": 500},
+    )  # fmt: skip
+    datasets = dataset_inputs(store, node, [videos], {})
+    named = {d.dataset.name: (d.tags[0].value, json.loads(d.dataset.profile)) for d in datasets}
+    assert named == {
+        "extract": ("training", {"num_frames": 500}),
+        "extract (validation)": ("validation", {"share_of_videos": 0.1}),
+    }
+    of_parent = [one.dataset.name for dataset in datasets if (one := for_parent(dataset)) is not None]
+    assert of_parent == ["extract (training)", "extract (validation)"]
+
+
 def test_the_machine_is_measured_while_it_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     tracker = Tracker(store, store.default_tracking_uri, "toy")
@@ -122,6 +145,16 @@ def test_the_machine_is_measured_while_it_works(store: Store, monkeypatch: pytes
     tracker.end("FINISHED")
     assert 0 < metrics["system/system_memory_usage_percentage"] <= 100
     assert metrics["system/disk_usage_percentage"] > 0
+
+
+def test_other_machines_are_measured_on_the_parent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [NodeUsage(source="node-2", values={"cpu_utilization_percentage": value}) for value in (50.0, 75.0)]
+    monkeypatch.setattr(
+        "pipeline.engine.in_process.InProcessSession.events", lambda self: samples[:1] and [samples.pop(0)]
+    )
+    tracked = run(plan_of(0.7), store)
+    points = tracked.client.get_metric_history(tracked.tracker.parent_id, "system/node-2/cpu_utilization_percentage")
+    assert [(point.step, point.value) for point in points] == [(1, 50.0), (2, 75.0)]
 
 
 class Interrupted(InProcessSession):

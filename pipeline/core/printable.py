@@ -1,0 +1,39 @@
+"""Text from outside, such as the name of a file, as a terminal, a log line or a page may show it.
+
+A name may hold a line break, the sequence that colours or clears a terminal, or a mark that reverses the direction of
+what follows. All of these are shown escaped, and everything else as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Any, Final
+
+JOINERS: Final = "\u200c\u200d"
+"""Zero-width characters that words of Persian and Indic scripts, and emoji, are spelt with."""
+_ESCAPED: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control and format characters, bytes that are no UTF-8, and separators of lines."""
+_NOT_PLAIN: Final = re.compile(r"[^ -~]")
+
+
+def is_printable(character: str) -> bool:
+    """Returns whether a character is shown as it is."""
+    return character in JOINERS or unicodedata.category(character) not in _ESCAPED
+
+
+def printable(text: str) -> str:
+    """Returns a text on one line, with control characters escaped as in Python: a line break becomes `\\n`."""
+    return _NOT_PLAIN.sub(lambda m: m[0] if is_printable(m[0]) else m[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """Returns a text in which the lines stay, and each of them is printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_json(value: Any, indent: int | None = None) -> str:
+    """Returns JSON that a terminal can show: the same value, with control characters escaped as JSON escapes them."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _NOT_PLAIN.sub(lambda m: m[0] if m[0] == "\n" or is_printable(m[0]) else json.dumps(m[0])[1:-1], text)

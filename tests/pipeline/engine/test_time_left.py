@@ -1,0 +1,172 @@
+"""Estimates of the time left: within a factor of two after a tenth of the work, of stages and of whole runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pipeline.core.events import Event, Log, Progress, Waiting
+from pipeline.engine.display import Display
+from pipeline.engine.time_left import Pace, StageTime, run_seconds_left
+
+TRACE = Path(__file__).parent / "demo_trace.csv"
+"""The events of a real run of the demo on two cores that other programs used, too (seconds, event, stage, ...)."""
+ESTIMATES: dict[str, float | None] = {
+    **{"synthesize": 17.0, "ingest": 2.0, "extract": 21.0, "standardize": 0.3, "pretrain": 51.0, "forecast": 7.0},
+    **{
+        "visualize": 5.0,
+        "finetune frame": 0.2,
+        "finetune scratch": 61.0,
+        "finetune pretrained": 61.0,
+        "evaluate": None,
+    },
+}
+"""What the plan of that run, on an empty store, estimated in seconds."""
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """An estimate while a trace is played, and what came."""
+
+    stage: str
+    share: float
+    seconds: float
+    true_seconds: float
+
+
+def event_of(row: list[str]) -> Event:
+    at, kind, stage, *values = row
+    if kind == "waiting":
+        return Waiting(source=stage, at=float(at), reason=values[0])
+    if kind == "log":
+        return Log(source=stage, at=float(at), line="")
+    done, total, unit, part = values
+    return Progress(source=stage, at=float(at), done=int(done), total=int(total), unit=unit, part=part)
+
+
+def play(clock: Clock) -> Iterator[Estimated]:
+    """Plays the real run; yields the estimates of the run (stage empty) and of its stages after each event."""
+    rows = list(csv.reader(TRACE.read_text().splitlines()))
+    ends = {stage: float(at) for at, kind, stage, *_ in rows if kind == "made"}
+    start, end = float(rows[0][0]), max(ends.values())
+    display = Display("demo", list(ESTIMATES), Console(file=io.StringIO()), ESTIMATES)
+    for row in rows:
+        clock.now, stage = float(row[0]), row[2]
+        if row[1] == "started":
+            display.start(stage)
+        elif row[1] == "made":
+            display.done(stage, 0)
+        else:
+            display.handle(event_of(row))
+        left = display.seconds_left()
+        if left is not None:
+            yield Estimated("", (clock.now - start) / (end - start), left, end - clock.now)
+        pace = display._lines[stage].pace
+        left = pace.seconds_left(clock.now)
+        if left is not None and row[1] == "progress":
+            yield Estimated(stage, pace.done / pace.total, left, ends[stage] - clock.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("pipeline.engine.display.time", clock)
+    return clock
+
+
+def test_a_real_run_ends_when_it_was_said_to(clock: Clock) -> None:
+    """Until the last stage, whose time no plan on an empty store knows."""
+    of_run = [one for one in play(clock) if not one.stage and 0.1 <= one.share < 0.85]
+    assert len(of_run) > 100
+    for one in of_run:
+        assert one.true_seconds / 2 <= one.seconds <= one.true_seconds * 2, one
+
+
+def test_stages_of_a_real_run_end_when_they_were_said_to(clock: Clock) -> None:
+    """Give or take the seconds in which a stage writes what it has made."""
+    stages = {"synthesize", "ingest", "extract", "pretrain"}
+    of_stages = [one for one in play(clock) if one.stage in stages and one.share >= 0.1]
+    assert {one.stage for one in of_stages} == stages
+    for one in of_stages:
+        assert one.true_seconds / 2 - 3 <= one.seconds <= one.true_seconds * 2 + 3, one
+
+
+@given(
+    rate=st.floats(0.01, 1000.0),
+    total=st.integers(20, 1000),
+    wait=st.floats(0.0, 500.0),
+    num_before=st.integers(0, 5),
+    random=st.randoms(use_true_random=False),
+)
+@settings(max_examples=50, deadline=None)
+def test_steady_work_is_foreseen_after_a_tenth(
+    rate: float, total: int, wait: float, num_before: int, random: Random
+) -> None:
+    """Units take up to 1.7 times as long as others; the stage waited before, and had units of an earlier run."""
+    durations = [random.uniform(0.75, 1.25) / rate for _ in range(total - num_before)]
+    pace, now = Pace(), 100.0
+    pace.report(num_before, total, "units", now)
+    pace.stop()
+    now += wait
+    pace.begin(now)
+    for number, duration in enumerate(durations, start=1):
+        now += duration
+        pace.report(num_before + number, total, "units", now)
+        left = sum(durations[number:])
+        if number >= 0.1 * total and left:
+            assert left / 2 <= (pace.seconds_left(now) or 0.0) <= 2 * left
+
+
+def test_a_wait_is_no_work_and_late_reports_lower_the_rate() -> None:
+    pace = Pace()
+    for at in range(11):
+        pace.report(10 * at, 1000, "steps", float(at))
+    assert pace.rate(10.0) == pytest.approx(10.0)
+    assert pace.seconds_left(10.5) == pytest.approx(89.5)  # nothing is late yet
+    assert pace.rate(110.0) == pytest.approx(1.0)
+    pace.stop()
+    assert pace.seconds_left(500.0) is None
+    pace.report(100, 1000, "steps", 1000.0)
+    pace.report(120, 1000, "steps", 1001.0)
+    assert pace.rate(1001.0) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
+def test_a_chain_on_a_machine_of_another_speed(factor: float) -> None:
+    """A tenth into a run whose every stage takes `factor` times what the plan said."""
+    expected = [200.0, 400.0, 900.0, 500.0]
+    worked = 0.1 * factor * sum(expected)
+    first = factor * expected[0]
+    share = worked / first
+    stages = [StageTime(expected_s=200.0, worked_s=worked, left_s=first - worked, share=share, is_running=True)]
+    stages += [StageTime(expected_s=seconds) for seconds in expected[1:]]
+    left = factor * sum(expected) - worked
+    assert left / 2 <= (run_seconds_left(stages) or 0.0) <= 2 * left
+
+
+def test_stages_beside_each_other_do_not_add_up_and_what_is_unknown_is_not_said() -> None:
+    beside = [
+        StageTime(expected_s=30.0, worked_s=10.0, left_s=50.0, share=0.2, is_running=True),
+        StageTime(expected_s=30.0, worked_s=20.0, left_s=40.0, share=0.3, is_running=True),
+    ]
+    assert run_seconds_left(beside) == 50.0
+    unknown = StageTime(expected_s=None, worked_s=5.0, is_running=True)
+    assert run_seconds_left([*beside, unknown]) is None
+    assert run_seconds_left([]) == 0.0
