@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.core.events import Emit, Event, Progress
+from pipeline.core.events import Emit, Event, Progress, Waiting
 from pipeline.core.files import join, remove
 from pipeline.core.stage import Context
 from stages.extraction.config import ExtractionConfig, extractor_of
@@ -31,7 +31,8 @@ class _WithoutProgress:
     emit: Emit
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, Progress):
+        is_start = isinstance(event, Waiting) and not event.reason  # of a round, and the download began long before
+        if not isinstance(event, Progress) and not is_start:
             self.emit(event)
 
 

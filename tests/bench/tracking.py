@@ -78,7 +78,7 @@ def copy_plainly(source: MlflowClient, target: MlflowClient, experiment_id: str)
         metrics = [Metric(name, value, info.start_time, 0) for name, value in data.metrics.items()]
         params = [Param(name, value) for name, value in data.params.items()]
         target.log_batch(new, metrics, params, [RunTag("copied", "yes")])
-        if one.inputs.dataset_inputs:
+        if one.inputs is not None and one.inputs.dataset_inputs:
             target.log_inputs(new, one.inputs.dataset_inputs)
         target.set_terminated(new, "FINISHED", info.end_time)
     return copied, len(runs)

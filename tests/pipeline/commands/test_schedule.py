@@ -15,7 +15,15 @@ import pytest
 import time_machine
 
 from cluster import claims
-from cluster.run_records import RUN_ID_VARIABLE, RUNNING, RunRecord, read_record, read_records, write_record
+from cluster.run_records import (
+    RUN_ID_VARIABLE,
+    RUNNING,
+    RunProgress,
+    RunRecord,
+    read_record,
+    read_records,
+    write_record,
+)
 from cluster.submission import JobServer, Submission, SubmittedJob
 from pipeline.commands.table import main
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
@@ -209,12 +217,15 @@ def test_a_machine_that_stopped_is_known_by_its_heartbeat(
 ) -> None:
     Store.open(weekly.store, create=True)
     times = {"submitted_at": now(), "started_at": now(), "heartbeat_at": now()}
-    record = RunRecord(id="toy-of-box", name="toy", dashboard=head.address, host="box", status=RUNNING, **times)
+    progress = RunProgress(num_made=1, num_stages=3, doing="count 1/2 steps", seconds_left=180.0)
+    record = RunRecord(
+        id="toy-of-box", name="toy", dashboard=head.address, host="box", status=RUNNING, progress=progress, **times
+    )
     write_record(weekly.store, record)  # and the head, which stopped with it, knows nothing of it
 
     clock.shift(170)
     assert weekly.states() == ["running"]
-    assert "on box" in weekly.text()
+    assert "on box; 1 of 3 stages made; count 1/2 steps; about 3 min 0 s left; seen" in weekly.text()
     assert weekly.call() == 0
     assert len(read_records(weekly.store)) == 1, "a run that may go on was not left alone"
     clock.shift(20)
