@@ -69,6 +69,16 @@ def on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
+def silence_raylets() -> None:
+    """Keeps what Ray prints to stdout about lost processes, in colours, out of the driver's output.
+
+    `log_to_driver=False` does not. Stages log the loss of their workers themselves, and stdout may hold JSON alone.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+
+
 def apply_train_settings() -> None:
     """Sets `TRAIN_SETTINGS` in this process's environment. Variables that the user has set keep their values."""
     for variable, value in TRAIN_SETTINGS.items():

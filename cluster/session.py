@@ -23,7 +23,7 @@ from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
 from cluster.node_usage import NodeSampler
 from cluster.placement import this_node
-from cluster.ray_private import is_ray_job, on_loopback
+from cluster.ray_private import is_ray_job, on_loopback, silence_raylets
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 
@@ -179,6 +179,7 @@ def session(
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    silence_raylets()
     has_failed = True
     try:
         event_queue, emit = open_event_queue()

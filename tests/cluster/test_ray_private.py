@@ -183,3 +183,22 @@ def test_the_module_names_the_version_that_it_was_checked_against() -> None:
 
     series = ".".join(ray.__version__.split(".")[:2])
     assert f"Ray {series}" in (ray_private.__doc__ or ""), "name the new version in cluster/ray_private.py"
+
+
+def test_messages_of_raylets_are_printed_where_a_variable_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    from ray._private import worker
+
+    message = {"lines": ["A worker died or was killed"], "pid": "raylet", "ip": "10.0.0.1", "is_err": False}
+    printed = []
+    for is_enabled in (True, False):
+        monkeypatch.setattr(worker, "_worker_logs_enabled", is_enabled)
+        worker.print_worker_logs(message, sys.stdout)
+        printed.append("A worker died" in capsys.readouterr().out)
+    assert printed == [True, False], "Ray prints what its raylets say by another switch"
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    ray_private.silence_raylets()
+    assert worker._worker_logs_enabled is False

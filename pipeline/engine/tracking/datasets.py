@@ -19,6 +19,8 @@ COUNTED: Final = ("num_videos", "num_frames", "num_bytes", "num_clips", "fingerp
 """The beginnings of facts that describe data."""
 HELD_OUT: Final = "validation_fraction"
 """The field of a training's config that says which share of the videos is held out."""
+BY_VERDICT: Final = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
+"""Facts that add up to the number of videos."""
 DATA: Final = ("names", "files", "percepts", "pixels")
 """Content of artifacts that are data, not results or models."""
 
@@ -101,6 +103,9 @@ def _profile(manifest: Manifest, known: Mapping[str, Manifest]) -> dict[str, flo
     """Returns the counts of an artifact: videos, frames, bytes, and hours, which those that it was made of may know."""
     facts = manifest.facts
     profile = {name: value for name, value in facts.items() if name.startswith(COUNTED)}
+    by_verdict = [int(facts[name]) for name in BY_VERDICT if name in facts]
+    if by_verdict:
+        profile.setdefault("num_videos", sum(by_verdict))
     sources = (manifest, *(known[key] for key in manifest.input_keys() if key in known))
     seconds = [float(m.facts["seconds_of_video"]) for m in sources if "seconds_of_video" in m.facts]
     return {**profile, "hours": round(sum(seconds) / 3600, 4)} if seconds else profile

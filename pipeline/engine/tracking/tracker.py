@@ -262,7 +262,7 @@ class Tracker:
             self._client.log_batch(run_id, metrics=points[first : first + POINTS_PER_REQUEST])
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        params = [Param(name, text[:PARAM_CHARACTERS]) for name, text in flat(values).items()]
+        params = [Param(name, text[:PARAM_CHARACTERS]) for name, text in flat(values).items() if text]
         for first in range(0, len(params), PARAMS_PER_REQUEST):
             self._client.log_batch(run_id, params=params[first : first + PARAMS_PER_REQUEST])
 

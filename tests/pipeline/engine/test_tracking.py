@@ -122,12 +122,15 @@ def test_what_a_training_holds_out_is_a_data_set_of_its_own(store: Store) -> Non
     )
     videos = Manifest(
         stage="extract", version=1, key="extract-1", name="extract", recipe="r", config={}, inputs={}, holds="percepts",
-        facts={"num_frames": 500},
+        facts={"num_frames": 500, "num_videos_ok": 7, "num_videos_rejected": 2},
     )  # fmt: skip
     datasets = dataset_inputs(store, node, [videos], {})
     named = {d.dataset.name: (d.tags[0].value, json.loads(d.dataset.profile)) for d in datasets}
     assert named == {
-        "extract": ("training", {"num_frames": 500}),
+        "extract": (
+            "training",
+            {"num_frames": 500, "num_videos_ok": 7, "num_videos_rejected": 2, "num_videos": 9},
+        ),
         "extract (validation)": ("validation", {"share_of_videos": 0.1}),
     }
     of_parent = [one.dataset.name for dataset in datasets if (one := for_parent(dataset)) is not None]

@@ -59,7 +59,7 @@ def run(plan: Plan, store: Store, uri: str | None = None) -> Tracked:
     tracker.start(
         RunDescription(
             command="percepts run toy --skill 1", name=f"toy {plan.nodes[-1].config}",
-            params={"a": 1, "b": None, "config": str(plan.nodes[-1].config)},
+            params={"a": 1, "b": None, "c": (), "d": "", "config": str(plan.nodes[-1].config)},
             tags={"team": "vision"}, commit="abc", dirty=False,
         )
     )  # fmt: skip
