@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S, REFERENCE_CORES, TRAIN_START_S
-from pipeline.core.stage import Context, Estimate, Work, stage
+from pipeline.core.stage import CAME_LATER, Context, Estimate, Work, stage
 from stages.datasets.artifacts import Digits, Patches
+from stages.datasets.augmentation import AugmentationConfig
 from stages.models.artifacts import Encoder, passes_text
 from stages.models.config import MODEL_FILE, CompositeConfig
 from stages.models.header import read_header
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
     from stages.pretraining.training_plan import TrainingPlan
 
+OF_FEW_VIDEOS: Final = AugmentationConfig(offset_std=1.0, flip_signs=True)
+"""The augmentation where videos are few."""
 PIXELS = 4096
 """Dimensions of a frame of Moving MNIST, for estimates."""
 
@@ -40,6 +43,10 @@ class PretrainConfig:
     """A window of frames begins every so many frames of a video (percepts only)."""
     validation_fraction: float = 0.05
     """Share of the videos, in whole groups, that is held out to validate on (percepts only)."""
+    few_videos: int = field(default=0, metadata=CAME_LATER)
+    """Of fewer videos than this a model learns how percepts change, and not by heart what they show. It is residual and
+    autoregressive, and reads sequences with offsets of standard deviation 1 and turned signs, unless one of these is
+    set; the log says so. 0: never (percepts only)."""
 
     def __post_init__(self) -> None:
         if self.window_stride < 1:
@@ -48,10 +55,32 @@ class PretrainConfig:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
+        if self.few_videos < 0:
+            raise ConfigError(f"few_videos is {self.few_videos}; it must be at least 0")
         if self.training.augmentation and self.model.loss == "bernoulli":
             raise ConfigError("augmentation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.model.residual and self.training.start_at_mean:
             raise ConfigError("a residual model starts at the last frame, not at the mean: leave start_at_mean")
+
+    def for_videos(self, num_videos: int, start: Mapping[str, Any] | None = None) -> PretrainConfig:
+        """Returns the settings of a training on so many videos, as `few_videos` decides them.
+
+        start: header of the model that is gone on from; whether it is residual and autoregressive stays as it is.
+        """
+        model, training = self.model, self.training
+        is_set = model.residual or model.autoregressive or training.augmentation or training.start_at_mean
+        if not self.few_videos or is_set or model.loss == "bernoulli":
+            return self
+        is_few = num_videos < self.few_videos
+        flags = dict.fromkeys(("residual", "autoregressive"), is_few)
+        if start is not None:
+            flags = {name: bool(start["config"].get(name)) for name in flags}
+        augmentation = OF_FEW_VIDEOS if is_few and flags["residual"] else training.augmentation
+        return replace(
+            self,
+            model=replace(model, **flags),
+            training=replace(training, augmentation=augmentation),
+        )
 
     def check_feedback(self) -> None:
         """Raises ConfigError if feedback is on and no decoder is conditional.
@@ -148,10 +177,13 @@ def pretrain(
 
     factory = _factory(config, percepts, statistics, digits, patches)
     start = None if warm_start is None else warm_start.path(MODEL_FILE)
-    if start is not None:
+    header = None if start is None else read_header(start)
+    if percepts is not None:
+        config = _for_videos(config, percepts, header, context)
+    if start is not None and header is not None:
         extractor = factory.extractor()
         check_warm_start(
-            read_header(start),
+            header,
             config.model,
             config.training,
             config.transform if percepts is not None else None,
@@ -183,6 +215,24 @@ def pretrain(
     encoder = Encoder(context.uri, context.key)
     _record(encoder, plan, context)
     return encoder
+
+
+def _for_videos(
+    config: PretrainConfig, percepts: Percepts, start: Mapping[str, Any] | None, context: Context
+) -> PretrainConfig:
+    """Returns the settings for the number of videos that there are, and says what it has decided."""
+    if not config.few_videos:
+        return config
+    num_videos = sum(record.part in config.parts and record.verdict != "rejected" for record in percepts.iter_records())
+    decided = config.for_videos(num_videos, start)
+    if decided != config:
+        added = [name for name in ("residual", "autoregressive") if getattr(decided.model, name)]
+        if decided.training.augmentation:
+            added.append("reads sequences with offsets and turned signs")
+        number = f"{num_videos} videos to learn from, fewer than few_videos={config.few_videos}"
+        context.log(f"{number}: the model is {', '.join(added)}")
+    context.record(residual=int(decided.model.residual), autoregressive=int(decided.model.autoregressive))
+    return decided
 
 
 def _factory(

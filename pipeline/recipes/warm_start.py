@@ -49,6 +49,7 @@ def add_warm_start(
     header = read_header(uri)
     for config in configs:
         try:
+            config = config.for_videos(0, header)  # what is decided of a model, a warm start keeps
             check_warm_start(header, config.model, config.training, config.transform, extractor=percepts.snapshot)
         except ConfigError as error:
             raise ConfigError(f"--warm-start {source}: {error}") from error

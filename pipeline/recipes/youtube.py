@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
@@ -32,6 +32,7 @@ from pipeline.recipes.window_check import WindowCheck
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
 from stages.pretrain import PretrainConfig
+from stages.pretraining.config import FEW_VIDEOS
 from stages.standardize import StandardizeConfig, standardize
 from stages.visualize import VisualizeConfig, visualize
 
@@ -53,7 +54,7 @@ class YoutubeOptions(VideoOptions):
     """Share of the videos that nothing is learned from; the models' forecasts are scored on them. They are chosen by
     content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway."""
     extract: ExtractConfig = ExtractConfig()
-    pretrain: PretrainConfig = PASSES_OVER_A_CORPUS
+    pretrain: PretrainConfig = replace(PASSES_OVER_A_CORPUS, few_videos=FEW_VIDEOS)
     """Settings of every model; its decoders are those of --models."""
     warm_start: str | None = None
     """Encoder that pretraining goes on from. A key of the store (pretrain-...), a model of MLflow (models:/NAME@ALIAS),
@@ -154,7 +155,7 @@ RECIPE = Recipe(
             "pretrain.batch-size": 512,
             "pretrain.optimizer.num-warmup-steps": 300,
         },
-        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU,
+        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"pretrain.few-videos": 0},
     },
     refused=REFUSED | ONE_LIMITS,
     only_with=NEEDS_PLAN | ONLY_WITH_LINKS,

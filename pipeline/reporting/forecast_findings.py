@@ -12,9 +12,8 @@ from pipeline.reporting.svg import number, percent
 from pipeline.reporting.view import NodeView
 from stages.evaluation.artifacts import BASELINES, COPY_LAST, ForecastErrors
 from stages.models.artifacts import Encoder, TrainingHistory
+from stages.pretraining.config import FEW_VIDEOS
 
-FEW_VIDEOS: Final = 100
-"""Fewer videos than this are named as a reason for which a model does not beat copying."""
 ENOUGH_PASSES: Final = 3.0
 """Fewer passes over the training sequences than this are named as a reason."""
 STILL_FALLING: Final = 0.02
@@ -94,9 +93,9 @@ def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     elif any(_is_falling(histories.get(node.name)) for node in pretrained):
         reasons.append("the validation loss was still falling when training ended")
         options.append("more --pretrain.num-steps")
-    if pretrained and not any(_setting(node, "residual") for node in pretrained):
+    if pretrained and not any(node.facts.get("residual") or _setting(node, "residual") for node in pretrained):
         reasons.append("a model that is not residual must carry through its state what copying has for nothing")
-        options.append("--pretrain.residual, whose untrained model copies the last frame")
+        options.append("--pretrain.residual --pretrain.autoregressive, whose untrained model is a linear forecast")
     if not reasons:
         reasons.append("nothing in the run's settings explains it")
         options.append("a larger model (--pretrain.num-units) and another --pretrain.optimizer.learning-rate")

@@ -14,6 +14,7 @@ PAPERS: Final[Mapping[str, Any]] = {
     "num_layers": 2,
     "forget_bias": 0.0,
     "residual": False,
+    "autoregressive": False,
     "start_at_mean": False,
     "initial_weights": "published",
     "optimizer.kind": "published",
@@ -34,7 +35,8 @@ def other_than_the_papers(results: Results) -> str:
     differences: dict[str, list[str]] = {}
     for node in results.view.nodes:
         if isinstance(node.artifact, Encoder):
-            _compare(_flat(node.config), PAPERS, differences)
+            decided = {name: bool(node.facts[name]) for name in ("residual", "autoregressive") if name in node.facts}
+            _compare(_flat(node.config) | decided, PAPERS, differences)
     for node in results.extractions:
         convnet = node.config.get("convnet")
         if isinstance(convnet, dict):

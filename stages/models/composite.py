@@ -3,11 +3,13 @@
 Shapes: T steps, B batch, D frame dimensions, H units. Time comes first: a batch of sequences is (T, B, D).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from stages.models.autoregression import Autoregression
 from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
 from stages.models.losses import bernoulli_loss, gaussian_loss
@@ -39,10 +41,11 @@ class Losses(NamedTuple):
 class Decoder(nn.Module):
     """An LSTM that starts from the encoder's state, with an output matrix on its top layer."""
 
-    def __init__(self, config: CompositeSpec, *, conditional: bool) -> None:
+    def __init__(self, config: CompositeSpec, *, conditional: bool, autoregressive: bool = False) -> None:
         super().__init__()
         self.conditional = conditional
         self.residual = config.residual
+        self.autoregression = Autoregression(config.num_frames_in, config.num_frames_out) if autoregressive else None
         self.is_bernoulli = config.loss == "bernoulli"
         self.lstm = LSTM(
             config.dim if conditional else 0,
@@ -62,18 +65,35 @@ class Decoder(nn.Module):
         if self.residual:
             nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+        if self.autoregression is not None:
+            nn.init.zeros_(self.autoregression.weight)
 
-    def forward(self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None = None) -> Tensor:
+    def forward(self, state: State, target_TBD: Tensor, x_TBD: Tensor, feedback: Feedback | None = None) -> Tensor:
         """Returns teacher-forced outputs (T, B, D).
 
         The decoder reads nothing at step 0, then, where it is conditional, the previous true frame.
-        last_BD: the last frame that the encoder read. feedback: which of the previous frames are the decoder's own
+        x_TBD: the frames that the encoder read. feedback: which of the previous frames are the decoder's own
         outputs instead, of earlier passes without gradient (`stages.models.feedback`).
         """
-        return self._run(self.frames_to_read(state, target_TBD, last_BD, feedback), state, len(target_TBD), last_BD)
+        base_TBD = self.base(x_TBD, len(target_TBD))
+        return self._run(self.frames_to_read(state, target_TBD, base_TBD, feedback), state, len(target_TBD), base_TBD)
+
+    def base(self, x_TBD: Tensor | None, num_steps: int) -> Tensor | None:
+        """Returns what a residual model's outputs are added to, (num_steps, B, D); None where it is not residual.
+
+        x_TBD: the frames read. Raises ValueError if a residual model is not given them.
+        """
+        if not self.residual:
+            return None
+        if x_TBD is None:
+            raise ValueError("a residual model adds to the last frame read: give the frames, not their encoding")
+        if self.autoregression is None:
+            return x_TBD[-1:].expand(num_steps, -1, -1)
+        forecast_TBD: Tensor = self.autoregression(x_TBD, num_steps)
+        return forecast_TBD
 
     def frames_to_read(
-        self, state: State, target_TBD: Tensor, last_BD: Tensor, feedback: Feedback | None
+        self, state: State, target_TBD: Tensor, base_TBD: Tensor | None, feedback: Feedback | None
     ) -> Tensor | None:
         """Returns what `forward` reads at steps 1 to T - 1, (T - 1, B, D); None where it is not conditional."""
         if not self.conditional:
@@ -82,25 +102,21 @@ class Decoder(nn.Module):
         if feedback is None:
             return previous_SBD
         return feedback.mix(
-            previous_SBD, lambda read_SBD: self.means(self._run(read_SBD[:-1], state, len(read_SBD), last_BD))
+            previous_SBD, lambda read_SBD: self.means(self._run(read_SBD[:-1], state, len(read_SBD), base_TBD))
         )
 
-    def _run(self, previous_SBD: Tensor | None, state: State, num_steps: int, last_BD: Tensor) -> Tensor:
+    def _run(self, previous_SBD: Tensor | None, state: State, num_steps: int, base_TBD: Tensor | None) -> Tensor:
         h_GTBH, _ = self.lstm(None if previous_SBD is None else previous_SBD[None], state, num_steps=num_steps)
-        return self.read_out(self.dropout(h_GTBH[0]), last_BD)
+        return self.read_out(self.dropout(h_GTBH[0]), base_TBD)
 
     def means(self, output: Tensor) -> Tensor:
         """Returns frames from outputs: the mean of the Bernoulli (sigmoid) or of the Gaussian (as it is)."""
         return output.sigmoid() if self.is_bernoulli else output
 
-    def read_out(self, h_TBH: Tensor, last_BD: Tensor | None) -> Tensor:
-        """Returns outputs (T, B, D) of the top layer's h. Raises ValueError if a residual model has no last frame."""
+    def read_out(self, h_TBH: Tensor, base_TBD: Tensor | None) -> Tensor:
+        """Returns outputs (T, B, D) of the top layer's h, added to the first T frames of `base`, if there is one."""
         output_TBD: Tensor = self.output(h_TBH)
-        if not self.residual:
-            return output_TBD
-        if last_BD is None:
-            raise ValueError("a residual model adds to the last frame read: give the frames, not their encoding")
-        return output_TBD + last_BD
+        return output_TBD if base_TBD is None else output_TBD + base_TBD[: len(output_TBD)]
 
 
 class Composite(nn.Module):
@@ -115,7 +131,11 @@ class Composite(nn.Module):
         self.reconstruct_decoder = (
             Decoder(config, conditional=config.reconstruct_conditional) if config.reconstructs else None
         )
-        self.predict_decoder = Decoder(config, conditional=config.predict_conditional) if config.predicts else None
+        self.predict_decoder = (
+            Decoder(config, conditional=config.predict_conditional, autoregressive=config.autoregressive)
+            if config.predicts
+            else None
+        )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
@@ -136,6 +156,11 @@ class Composite(nn.Module):
             if decoder is not None:
                 decoder.output.bias.copy_(mean_D)
 
+    def fit_autoregression(self, sequences: Iterable[Tensor]) -> None:
+        """Sets the autoregression, if there is one, to the least squares of training sequences (T, B, D)."""
+        if self.predict_decoder is not None and self.predict_decoder.autoregression is not None:
+            self.predict_decoder.autoregression.fit(sequences)
+
     def encode(self, x_TBD: Tensor) -> State:
         """Returns the representation of each sequence: final h and c, (1, B, H), of every layer, lowest first."""
         state: State = self.encoder(x_TBD[None])[1]
@@ -150,7 +175,7 @@ class Composite(nn.Module):
         """
         if self.predict_decoder is not None and future_TBD is None:
             raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
-        state, last_BD = self.encode(x_TBD), x_TBD[-1]
+        state = self.encode(x_TBD)
         present: list[tuple[Decoder, Tensor]] = []
         if self.reconstruct_decoder is not None:
             # An unconditional decoder takes no more from its target than the number of steps.
@@ -159,23 +184,25 @@ class Composite(nn.Module):
         if self.predict_decoder is not None and future_TBD is not None:
             present.append((self.predict_decoder, future_TBD))
         if self.training and self.config.dropout:
-            outputs = [decoder(state, target_TBD, last_BD, feedback) for decoder, target_TBD in present]
+            outputs = [decoder(state, target_TBD, x_TBD, feedback) for decoder, target_TBD in present]
         else:
-            outputs = self._side_by_side(present, state, last_BD, feedback)
+            outputs = self._side_by_side(present, state, x_TBD, feedback)
         reconstruction = outputs.pop(0) if self.reconstruct_decoder is not None else None
         return Outputs(reconstruction, outputs.pop(0) if self.predict_decoder is not None else None)
 
     def _side_by_side(
-        self, decoders: list[tuple[Decoder, Tensor]], state: State, last_BD: Tensor, feedback: Feedback | None
+        self, decoders: list[tuple[Decoder, Tensor]], state: State, x_TBD: Tensor, feedback: Feedback | None
     ) -> list[Tensor]:
         """Returns the outputs of each decoder for its target; their recurrences run at the same time."""
-        planned = []
+        planned, bases = [], []
         for decoder, target_TBD in decoders:
-            read_SBD = decoder.frames_to_read(state, target_TBD, last_BD, feedback)
+            bases.append(decoder.base(x_TBD, len(target_TBD)))
+            read_SBD = decoder.frames_to_read(state, target_TBD, bases[-1], feedback)
             planned.append(Planned(decoder.lstm, None if read_SBD is None else read_SBD[None], state, len(target_TBD)))
         results = run_together(planned)
         return [
-            decoder.read_out(h_GTBH[0], last_BD) for (decoder, _), (h_GTBH, _) in zip(decoders, results, strict=True)
+            decoder.read_out(h_GTBH[0], base_TBD)
+            for (decoder, _), base_TBD, (h_GTBH, _) in zip(decoders, bases, results, strict=True)
         ]
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
@@ -203,13 +230,13 @@ class Composite(nn.Module):
 
         num_steps: frames to predict; default `config.num_frames_out`, and with 0 no prediction.
         """
-        state, last_BD = self.encode(x_TBD), x_TBD[-1]
+        state = self.encode(x_TBD)
         num_steps = self.config.num_frames_out if num_steps is None else num_steps
         reconstruction = prediction = None
         if self.reconstruct_decoder is not None:
-            reconstruction, _ = self._run(self.reconstruct_decoder, state, last_BD, len(x_TBD))
+            reconstruction, _ = self._run(self.reconstruct_decoder, state, x_TBD, len(x_TBD))
         if self.predict_decoder is not None and num_steps:
-            prediction, _ = self._run(self.predict_decoder, state, last_BD, num_steps)
+            prediction, _ = self._run(self.predict_decoder, state, x_TBD, num_steps)
         return Outputs(reconstruction, prediction)
 
     def open_loop_means(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
@@ -247,22 +274,23 @@ class Composite(nn.Module):
 
     @torch.no_grad()
     def _encoded(self, source: Tensor | State) -> tuple[State, Tensor | None]:
-        return (self.encode(source), source[-1]) if isinstance(source, Tensor) else (source, None)
+        return (self.encode(source), source) if isinstance(source, Tensor) else (source, None)
 
     @torch.no_grad()
     def _run(
-        self, decoder: Decoder, state: State, last_BD: Tensor | None, num_steps: int
+        self, decoder: Decoder, state: State, x_TBD: Tensor | None, num_steps: int
     ) -> tuple[Tensor, tuple[Trace, ...]]:
         """Returns outputs (T, B, D), natural parameters; a conditional decoder reads their means."""
+        base_TBD = decoder.base(x_TBD, num_steps)
         if not decoder.conditional:
             traces, _ = decoder.lstm.trace(None, state, num_steps=num_steps)
-            return decoder.read_out(traces[-1].h[0], last_BD), traces
+            return decoder.read_out(traces[-1].h[0], base_TBD), traces
         outputs: list[Tensor] = []
         steps: list[tuple[Trace, ...]] = []
-        for _ in range(num_steps):
+        for step in range(num_steps):
             previous_GSBD = self.means(outputs[-1])[None] if outputs else None
             traces, state = decoder.lstm.trace(previous_GSBD, state, num_steps=1)
-            outputs.append(decoder.read_out(traces[-1].h[0], last_BD))
+            outputs.append(decoder.read_out(traces[-1].h[0], None if base_TBD is None else base_TBD[step:]))
             steps.append(traces)
         layers = zip(*steps, strict=True)
         return torch.cat(outputs), tuple(

@@ -6,11 +6,12 @@ Nothing here needs PyTorch, so that options can be listed without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
+from pipeline.core.stage import CAME_LATER
 
 MODEL_FILE = "model.safetensors"
 """Name of the file, in an artifact, that holds weights and config."""
@@ -45,6 +46,10 @@ class CompositeConfig:
     residual: bool = False
     """The outputs are added to the last frame read, so that no decoder need carry through its state what a video looks
     like; an untrained model copies that frame. Gaussian loss only; the paper's models are not residual."""
+    autoregressive: bool = field(default=False, metadata=CAME_LATER)
+    """The future decoder's outputs are added to a linear autoregression of the frames read, with weights that all
+    dimensions share (LSTNet's), instead of to the last frame alone. It starts as the least squares of the training
+    sequences. Needs residual; the paper's models have none."""
 
     def __post_init__(self) -> None:
         for name in ("num_units", "num_layers", "num_frames_in", "num_frames_out"):
@@ -58,6 +63,8 @@ class CompositeConfig:
             raise ConfigError("predict_conditional needs a future decoder: use decoders=future or composite")
         if self.residual and self.loss != "gaussian":
             raise ConfigError("residual adds to the last frame, which logits cannot: use loss=gaussian")
+        if self.autoregressive and not self.residual:
+            raise ConfigError("autoregressive adds to what residual adds to: set residual, too, or neither")
         check_numbers(self)
 
     @property

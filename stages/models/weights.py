@@ -3,7 +3,6 @@
 The header's metadata has a single entry, so that equal models give equal bytes.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
+from pipeline.core.stage import config_dict
 from stages.models.classifier import (
     CLASSIFIERS,
     AttentionClassifier,
@@ -87,7 +87,7 @@ def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], d
 
 def config_header(model: Model) -> dict[str, Any]:
     """Returns the settings that a file's header keeps of a model: those that build it again, without its weights."""
-    return dataclasses.asdict(model.config) if isinstance(model, Composite) else model.config.to_header()
+    return config_dict(model.config) if isinstance(model, Composite) else model.config.to_header()
 
 
 def build_from_header(class_name: str, config: Mapping[str, Any]) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import InsteadOf
@@ -13,6 +13,8 @@ from pipeline.core.stage import CAME_LATER
 from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
 
+FEW_VIDEOS: Final = 100
+"""Fewer videos than this are few to learn motion from."""
 InitialWeights = Literal["fan-in", "published"]
 """The draw of first weights: uniform within 1 / sqrt(inputs), or as the authors' code draws them."""
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -9,7 +9,7 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
@@ -24,6 +24,7 @@ from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
 from pipeline.core.files import exists, join, remove
 from pipeline.core.workers import TrainWorker
 from stages.datasets.augmentation import augment
+from stages.datasets.sequences import Frames
 from stages.datasets.sequences import share as share_of
 from stages.models.artifacts import HISTORY_FILE, TrainingHistory
 from stages.models.composite import Composite, Losses
@@ -46,8 +47,8 @@ from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
 
 NUM_CURVE_POINTS = 500
 """The approximate number of points of a training curve, however long the training."""
-NUM_MEAN_SEQUENCES = 512
-"""The approximate number of training sequences in the mean frame that output biases may start at."""
+NUM_FIRST_SEQUENCES = 512
+"""The approximate number of training sequences behind weights that do not start at random: a mean, a regression."""
 
 
 class Objective(nn.Module):
@@ -324,15 +325,21 @@ class _Trainer:
         return step
 
     def _start(self) -> None:
-        """Sets the weights before the first step; every worker computes the same mean, from whole first batches."""
+        """Sets the weights before the first step; every worker computes the same ones, from whole first batches."""
         if self.plan.warm_start is not None:
             self.composite.load_state_dict(load_model(self.plan.warm_start, Composite).state_dict())
+        else:
+            self.composite.fit_autoregression(torch.from_numpy(x_TBD) for x_TBD in self._first_batches())
         if self.config.start_at_mean:
-            num_batches = -(-NUM_MEAN_SEQUENCES // self.config.batch_size)
-            means = [self.source.batch(step, self.config.batch_size).mean((0, 1)) for step in range(num_batches)]
+            means = [x_TBD.mean((0, 1)) for x_TBD in self._first_batches()]
             self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))
         if self.averaged is not None:
             self.averaged.load_state_dict(self.composite.state_dict())
+
+    def _first_batches(self) -> Iterator[Frames]:
+        """Yields the whole first batches of training, of about NUM_FIRST_SEQUENCES sequences."""
+        for step in range(-(-NUM_FIRST_SEQUENCES // self.config.batch_size)):
+            yield self.source.batch(step, self.config.batch_size)
 
     def _log(self, line: str) -> None:
         if self.worker.rank == 0:

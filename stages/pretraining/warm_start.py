@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OF_WEIGHTS: Final = (
     *("num_units", "num_layers", "decoders", "reconstruct_conditional", "predict_conditional", "loss", "residual"),
+    "autoregressive",
 )
 """The settings of a model that its weights depend on."""
 
@@ -38,7 +39,7 @@ def check_warm_start(
     """
     if header.get("class") != "Composite":
         raise ConfigError(f"a warm start goes on from a pretrained encoder, and this is a {header.get('class')}")
-    config = {"residual": False, **header["config"]}
+    config = {"residual": False, "autoregressive": False, **header["config"]}
     others = [name for name in OF_WEIGHTS if config.get(name) != getattr(model, name)]
     if others:
         source = ", ".join(f"{name} {config.get(name)}" for name in others)

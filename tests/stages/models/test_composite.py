@@ -26,6 +26,8 @@ SIX: list[dict[str, Any]] = [
 BY_LOSS = [
     *((loss, kind) for loss in ("bernoulli", "gaussian") for kind in SIX),
     ("gaussian", SIX[5] | {"residual": True}),
+    ("gaussian", SIX[4] | {"residual": True, "autoregressive": True}),
+    ("gaussian", SIX[5] | {"residual": True, "autoregressive": True}),
 ]
 
 
@@ -77,6 +79,10 @@ def transcribed(model: Composite, x: Tensor, future: Tensor) -> dict[str, tuple[
             inputs = [step["h"] for step in steps]
         weight, bias = (parameter.detach().numpy() for parameter in decoder.output.parameters())
         out = np.stack([h @ weight.T + bias for h in inputs]) + (x[-1].numpy() if model.config.residual else 0)
+        if model.config.autoregressive and name == "prediction":
+            weight_PS = decoder.autoregression.weight.detach().numpy()
+            for p, s in np.ndindex(weight_PS.shape):
+                out[p] += weight_PS[p, s] * (x[s] - x[-1]).numpy()
         if model.config.loss == "bernoulli":
             p = sigmoid(out)
             errors = -(target * np.log(p) + (1 - target) * np.log(1 - p))
@@ -118,7 +124,7 @@ def test_each_decoder_sends_its_gradient_into_the_encoders_h_and_c(decoder: str)
     state = tuple(LayerState(*(part.detach().requires_grad_() for part in layer)) for layer in encoded)
     target = frames(T_OUT, 2)
     leaves = {f"layer {m} {name}": getattr(layer, name) for m, layer in enumerate(state) for name in "hc"}
-    check_gradients(lambda: getattr(model, decoder)(state, target, target[0]).square().sum(), leaves)
+    check_gradients(lambda: getattr(model, decoder)(state, target, target).square().sum(), leaves)
 
 
 def test_both_decoders_gradients_add_in_the_encoder() -> None:
@@ -194,13 +200,35 @@ def test_an_untrained_residual_model_copies_the_last_frame() -> None:
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_a_residual_decoder_runs_on_from_the_last_frame(conditional: bool) -> None:
-    model = small(loss="gaussian", predict_conditional=conditional, residual=True)
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_a_residual_decoder_runs_on_from_the_last_frame(conditional: bool, autoregressive: bool) -> None:
+    model = small(loss="gaussian", predict_conditional=conditional, residual=True, autoregressive=autoregressive)
     x = frames(T_IN, 1)
     own = model.extrapolate(x)
     torch.testing.assert_close(model(x, own).prediction, own)
     with pytest.raises(ValueError, match="give the frames"):
         model.extrapolate(model.encode(x))
+
+
+def test_an_untrained_autoregressive_model_is_the_least_squares_forecast() -> None:
+    """Dimensions share the weights, each frame ahead has its own: a regression on T_IN - 1 columns, by NumPy."""
+    config = CompositeSpec(
+        dim=D, num_units=H, num_frames_in=T_IN, num_frames_out=T_OUT, residual=True, autoregressive=True
+    )
+    model = Composite(config).double()
+    sequences = [frames(T_IN + T_OUT, seed).cumsum(0) for seed in range(40)]
+    model.fit_autoregression(iter(sequences))
+    from_last = np.concatenate([(x - x[T_IN - 1]).flatten(1).T.numpy() for x in sequences])
+    past, ahead = from_last[:, : T_IN - 1], from_last[:, T_IN:]
+    columns = T_IN - 1
+    ridge = np.sqrt(1e-3 * np.square(past).sum() / columns) * np.eye(columns)
+    weight, *_ = np.linalg.lstsq(np.vstack([past, ridge]), np.vstack([ahead, np.zeros((columns, T_OUT))]), rcond=None)
+    x = frames(T_IN, 99)
+    expected = x[-1] + torch.einsum("sbd,sp->pbd", x[:-1] - x[-1], torch.from_numpy(weight))
+    torch.testing.assert_close(model.extrapolate(x), expected)
+    # Beyond what was trained the last forecast stays; of a shorter past only the weights of its frames count.
+    torch.testing.assert_close(model.extrapolate(x, T_OUT + 2)[T_OUT:], expected[-1:].expand(2, B, D))
+    torch.testing.assert_close(model.extrapolate(x[-1:])[0], x[-1])
 
 
 def test_a_missing_decoder_is_named() -> None:
@@ -215,7 +243,8 @@ def test_a_missing_decoder_is_named() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"num_units": 0}, {"dropout": 1.0}, {"decoders": "autoencoder", "predict_conditional": True},
-     {"decoders": "future", "reconstruct_conditional": True}, {"loss": "bernoulli", "residual": True}],
+     {"decoders": "future", "reconstruct_conditional": True}, {"loss": "bernoulli", "residual": True},
+     {"autoregressive": True}],
 )  # fmt: skip
 def test_settings_that_break_a_rule(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -78,14 +78,14 @@ def test_gradients_flow_through_the_training_pass_alone(model: Composite, frames
     with torch.no_grad():
         read_SBD = feedback.mix(
             future_TBD[:-1],
-            lambda read: decoder.means(decoder._run(read[:-1], model.encode(past_TBD), len(read), past_TBD[-1])),
+            lambda read: decoder.means(decoder._run(read[:-1], model.encode(past_TBD), len(read), None)),
         )
         own_TBD = torch.cat([read_SBD, future_TBD[-1:]])
         weight, place, change = decoder.output.weight, (2, 3), 1e-6
 
         def loss(delta: float) -> float:
             weight[place] += delta
-            output = decoder(model.encode(past_TBD), own_TBD, past_TBD[-1])
+            output = decoder(model.encode(past_TBD), own_TBD, past_TBD)
             weight[place] -= delta
             outputs = model(past_TBD, future_TBD)._replace(prediction=output)
             value = model.losses(outputs, past_TBD, future_TBD).prediction
