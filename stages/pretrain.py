@@ -44,9 +44,9 @@ class PretrainConfig:
     validation_fraction: float = 0.05
     """Share of the videos, in whole groups, that is held out to validate on (percepts only)."""
     few_videos: int = field(default=0, metadata=CAME_LATER)
-    """Of fewer videos than this a model learns how percepts change, and not by heart what they show. It is residual and
-    autoregressive, and reads sequences with offsets of standard deviation 1 and turned signs, unless one of these is
-    set; the log says so. 0: never (percepts only)."""
+    """The number of videos to learn from below which a model is residual and autoregressive, and reads sequences with
+    offsets of standard deviation 1 and turned signs, unless one of these is set: it learns how percepts change, and not
+    by heart what the videos show. The log says so; 0: never (percepts only)."""
 
     def __post_init__(self) -> None:
         if self.window_stride < 1:
@@ -72,13 +72,12 @@ class PretrainConfig:
         if not self.few_videos or is_set or model.loss == "bernoulli":
             return self
         is_few = num_videos < self.few_videos
-        flags = dict.fromkeys(("residual", "autoregressive"), is_few)
-        if start is not None:
-            flags = {name: bool(start["config"].get(name)) for name in flags}
-        augmentation = OF_FEW_VIDEOS if is_few and flags["residual"] else training.augmentation
+        settings = {"residual": is_few, "autoregressive": is_few} if start is None else start["config"]
+        residual, autoregressive = (bool(settings.get(name)) for name in ("residual", "autoregressive"))
+        augmentation = OF_FEW_VIDEOS if is_few and residual else training.augmentation
         return replace(
             self,
-            model=replace(model, **flags),
+            model=replace(model, residual=residual, autoregressive=autoregressive),
             training=replace(training, augmentation=augmentation),
         )
 

@@ -195,7 +195,7 @@ def _of_tables(arm: FinetuneConfig) -> FinetuneConfig:
     return replace(
         arm,
         training=replace(arm.training, num_epochs=15),
-        num_full_samplings=10,
+        num_full_samplings=5,
         labels_per_class=DEMO_CURVE,
         selection=arm.selection if arm.selection.is_on else DEMO_CHOICES,
     )
