@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.reporting.action_tables import SCRATCH, SINGLE_FRAME, action_tables
+from pipeline.reporting.action_tables import PRETRAINED, SCRATCH, SINGLE_FRAME, action_tables
 from pipeline.reporting.findings import findings
+from pipeline.reporting.note import note
 from pipeline.reporting.paper_findings import LITTLE, paper_findings, verdict_of
 from pipeline.reporting.report import print_report, write_report
 from pipeline.reporting.results import Results, read_results
@@ -97,6 +98,33 @@ def test_findings_follow_the_numbers(results: Results, tmp_path: Path) -> None:
     found = verdicts(scores_of_run(tmp_path / "same", action_scores(same, same)))
     assert found["single frames"] == found["from scratch"] == found["alone"] == "open"
     assert LITTLE == 0.01
+
+
+@pytest.mark.parametrize("num_encoders", [1, 3])
+def test_one_encoder_is_spoken_of_as_one(tmp_path: Path, num_encoders: int) -> None:
+    """Every sentence about a pretrained row, the line below its table and the note of MLflow are limited to it."""
+    table = action_scores()
+    summary = tuple(
+        replace(score, num_encoders=num_encoders) if score.model in PRETRAINED else score for score in table.summary
+    )
+    paired = tuple(
+        replace(pair, num_encoders=num_encoders) if {pair.worse, pair.better} & {*PRETRAINED} else pair
+        for pair in table.paired
+    )
+    gains = tuple(replace(gain, num_encoders=num_encoders) for gain in table.gains)
+    run = actions(tmp_path, replace(table, summary=summary, paired=paired, gains=gains))
+    said = [
+        f.headline for f in findings(read_results(run.view)) if f.headline.startswith(("In this run", "Not in this"))
+    ]
+    about_frames = [headline for headline in said if "single frames" in headline]
+    others = [headline for headline in said if headline not in about_frames]
+    assert len(others) >= 4
+    assert about_frames
+    assert not any("for this encoder" in headline for headline in about_frames), "nothing was pretrained there"
+    assert {"for this encoder" in headline for headline in others} == {num_encoders == 1}
+    in_note = note(read_results(run.view), "/report.html")
+    assert ("for this encoder" in in_note) == (num_encoders == 1)
+    assert ("stand for one encoder each" in in_note) == (num_encoders == 1)
 
 
 @pytest.mark.parametrize(
