@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from stages.datasets.dataset_factories import DigitsFactory, PatchesFactory, PerceptsFactory
     from stages.pretraining.training_plan import TrainingPlan
 
-OF_FEW_VIDEOS: Final = AugmentationConfig(offset_std=1.0, flip_signs=True)
+OF_FEW_VIDEOS: Final = AugmentationConfig(flip_signs=True)
 """The augmentation where videos are few."""
 PIXELS = 4096
 """Dimensions of a frame of Moving MNIST, for estimates."""
@@ -45,8 +45,8 @@ class PretrainConfig:
     """Share of the videos, in whole groups, that is held out to validate on (percepts only)."""
     few_videos: int = field(default=0, metadata=CAME_LATER)
     """The number of videos to learn from below which a model is residual and autoregressive, and reads sequences with
-    offsets of standard deviation 1 and turned signs, unless one of these is set: it learns how percepts change, and not
-    by heart what the videos show. The log says so; 0: never (percepts only)."""
+    turned signs, unless one of these is set: it learns how percepts change, and not by heart what the videos show. The
+    log says so; 0: never (percepts only)."""
 
     def __post_init__(self) -> None:
         if self.window_stride < 1:
@@ -227,7 +227,7 @@ def _for_videos(
     if decided != config:
         added = [name for name in ("residual", "autoregressive") if getattr(decided.model, name)]
         if decided.training.augmentation:
-            added.append("reads sequences with offsets and turned signs")
+            added.append("reads sequences with turned signs")
         number = f"{num_videos} videos to learn from, fewer than few_videos={config.few_videos}"
         context.log(f"{number}: the model is {', '.join(added)}")
     context.record(residual=int(decided.model.residual), autoregressive=int(decided.model.autoregressive))

@@ -84,9 +84,7 @@ def test_settings_that_are_given_are_not_decided() -> None:
     assert given.for_videos(3) == given
     augmented = SMALL(few_videos=100, augmentation=AugmentationConfig(scale_std=0.1))
     assert augmented.for_videos(3) == augmented
-    assert SMALL(few_videos=100).for_videos(99).training.augmentation == AugmentationConfig(
-        offset_std=1.0, flip_signs=True
-    )
+    assert SMALL(few_videos=100).for_videos(99).training.augmentation == AugmentationConfig(flip_signs=True)
     with pytest.raises(ConfigError, match="few_videos is -1"):
         SMALL(few_videos=-1)
     assert "few_videos" not in config_dict(SMALL()), "keys of models that were trained before stay"

@@ -82,7 +82,7 @@ def transcribed(model: Composite, x: Tensor, future: Tensor) -> dict[str, tuple[
         if model.config.autoregressive and name == "prediction":
             weight_PS = decoder.autoregression.weight.detach().numpy()
             for p, s in np.ndindex(weight_PS.shape):
-                out[p] += weight_PS[p, s] * (x[s] - x[-1]).numpy()
+                out[p] += weight_PS[p, s] * (x[s] - (x[-1] if s + 1 < T_IN else 0)).numpy()
         if model.config.loss == "bernoulli":
             p = sigmoid(out)
             errors = -(target * np.log(p) + (1 - target) * np.log(1 - p))
@@ -211,24 +211,27 @@ def test_a_residual_decoder_runs_on_from_the_last_frame(conditional: bool, autor
 
 
 def test_an_untrained_autoregressive_model_is_the_least_squares_forecast() -> None:
-    """Dimensions share the weights, each frame ahead has its own: a regression on T_IN - 1 columns, by NumPy."""
+    """Dimensions share the weights, each frame ahead has its own: a regression on T_IN columns, by NumPy."""
     config = CompositeSpec(
         dim=D, num_units=H, num_frames_in=T_IN, num_frames_out=T_OUT, residual=True, autoregressive=True
     )
     model = Composite(config).double()
     sequences = [frames(T_IN + T_OUT, seed).cumsum(0) for seed in range(40)]
     model.fit_autoregression(iter(sequences))
-    from_last = np.concatenate([(x - x[T_IN - 1]).flatten(1).T.numpy() for x in sequences])
-    past, ahead = from_last[:, : T_IN - 1], from_last[:, T_IN:]
-    columns = T_IN - 1
-    ridge = np.sqrt(1e-3 * np.square(past).sum() / columns) * np.eye(columns)
-    weight, *_ = np.linalg.lstsq(np.vstack([past, ridge]), np.vstack([ahead, np.zeros((columns, T_OUT))]), rcond=None)
+
+    def columns(x: Tensor) -> Tensor:
+        return torch.cat([x[: T_IN - 1] - x[T_IN - 1], x[T_IN - 1 : T_IN]])
+
+    past = np.concatenate([columns(x).flatten(1).T.numpy() for x in sequences])
+    ahead = np.concatenate([(x[T_IN:] - x[T_IN - 1]).flatten(1).T.numpy() for x in sequences])
+    ridge = np.diag(np.sqrt(1e-3 * np.square(past).sum(0)))
+    weight, *_ = np.linalg.lstsq(np.vstack([past, ridge]), np.vstack([ahead, np.zeros((T_IN, T_OUT))]), rcond=None)
     x = frames(T_IN, 99)
-    expected = x[-1] + torch.einsum("sbd,sp->pbd", x[:-1] - x[-1], torch.from_numpy(weight))
+    expected = x[-1] + torch.einsum("sbd,sp->pbd", columns(x), torch.from_numpy(weight))
     torch.testing.assert_close(model.extrapolate(x), expected)
     # Beyond what was trained the last forecast stays; of a shorter past only the weights of its frames count.
     torch.testing.assert_close(model.extrapolate(x, T_OUT + 2)[T_OUT:], expected[-1:].expand(2, B, D))
-    torch.testing.assert_close(model.extrapolate(x[-1:])[0], x[-1])
+    torch.testing.assert_close(model.extrapolate(x[-1:])[0], x[-1] * (1 + weight[-1, 0]))
 
 
 def test_a_missing_decoder_is_named() -> None:
