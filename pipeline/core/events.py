@@ -26,6 +26,8 @@ class Progress(_Reported):
     note: str = ""
     part: str = ""
     """The part of the work that `done` counts, if workers report separately; the display adds all parts up."""
+    share: float | None = None
+    """The share of the time that the finished units take, where units are not alike; None: they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,9 +166,9 @@ class Context:
         root = str(directory)
         return cls(**{"uri": join(root, "out"), "store_uri": root, "key": "test", "name": "test", **changes})
 
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Reports that `done` of `total` units are finished; a `total` of 0 is unknown."""
-        self.emit(Progress(source=self.name, done=done, total=total, unit=unit, note=note))
+    def progress(self, done: int, total: int, unit: str, note: str = "", share: float | None = None) -> None:
+        """Reports that `done` of `total` units are finished; a `total` of 0 is unknown. share: see `Progress`."""
+        self.emit(Progress(source=self.name, done=done, total=total, unit=unit, note=note, share=share))
 
     def metrics(self, step: int, **values: float) -> None:
         """Adds a point to every curve in `values` (MLflow metrics)."""

@@ -77,7 +77,7 @@ class _Line:
             expected_s=self.expected_s,
             worked_s=now - self.started - self.seconds_waited - waiting_s,
             left_s=None if self.waits_for else self.pace.seconds_left(now),
-            share=self.pace.done / self.pace.total if self.pace.total else 0.0,
+            share=self.pace.share,
             is_running=True,
         )
 
@@ -188,7 +188,7 @@ class Display:
             line.parts[event.part] = event.done
             event = replace(event, done=sum(line.parts.values()))
         line.progress = event
-        line.pace.report(event.done, event.total, event.unit, now)
+        line.pace.report(event.done, event.total, event.unit, now, event.share)
         if now - line.printed_at > PLAIN_INTERVAL_SECONDS:
             line.printed_at = now
             self._print_plain(f"{line.name}: {_amount(line)} {_rate(line)} {_note(line)}".rstrip())

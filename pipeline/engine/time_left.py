@@ -26,23 +26,28 @@ class Pace:
     total: int = 0
     """The number of units in all; 0 while it is unknown."""
     unit: str = ""
+    share: float = 0.0
+    """The share of the time that the finished units take."""
     _first_done: int = 0
+    _first_share: float = 0.0
     _first_at: float | None = None
     _last_at: float = 0.0
     _num_reports: int = 0
 
     def begin(self, at: float) -> None:
         """Starts the clock: the work begins, or goes on after a wait."""
-        self._first_done, self._first_at, self._last_at, self._num_reports = self.done, at, at, 0
+        self._first_done, self._first_share = self.done, self.share
+        self._first_at, self._last_at, self._num_reports = at, at, 0
 
     def stop(self) -> None:
         """Forgets when the work began; the next report starts the clock."""
         self._first_at = None
 
-    def report(self, done: int, total: int, unit: str, at: float) -> None:
-        """Adds a report that `done` of `total` units are finished."""
+    def report(self, done: int, total: int, unit: str, at: float, share: float | None = None) -> None:
+        """Adds a report that `done` of `total` units are finished, which are `share` of the work, or done / total."""
         is_new = self._first_at is None or done < self._first_done or (unit != self.unit and bool(self.unit))
         self.done, self.total, self.unit = done, total, unit
+        self.share = share if share is not None else done / total if total else 0.0
         if is_new:
             self.begin(at)
             return
@@ -50,22 +55,22 @@ class Pace:
         self._last_at = at
 
     def rate(self, now: float) -> float:
-        """Returns the units per second since the work began; 0 while there is nothing to tell it by.
-
-        Between two reports it falls only when the next one is late.
-        """
-        num_done = self.done - self._first_done
-        if self._first_at is None or num_done <= 0:
-            return 0.0
-        expected = num_done * (1 + 1 / max(self._num_reports, 1))
-        return min(num_done / max(self._last_at - self._first_at, 1e-6), expected / max(now - self._first_at, 1e-6))
+        """Returns the units per second since the work began; 0 while there is nothing to tell it by."""
+        return self._per_second(self.done - self._first_done, now)
 
     def seconds_left(self, now: float) -> float | None:
         """Returns the time until all is done; None while it is not known."""
-        rate = self.rate(now)
-        if not rate or not self.total:
+        speed = self._per_second(self.share - self._first_share, now)
+        if not speed or not self.total:
             return None
-        return max((self.total - self.done) / rate - (now - self._last_at), 0.0)
+        return max((1 - self.share) / speed - (now - self._last_at), 0.0)
+
+    def _per_second(self, gained: float, now: float) -> float:
+        """Divides a gain by the time that it took; between two reports this falls only when the next one is late."""
+        if self._first_at is None or gained <= 0:
+            return 0.0
+        expected = gained * (1 + 1 / max(self._num_reports, 1))
+        return min(gained / max(self._last_at - self._first_at, 1e-6), expected / max(now - self._first_at, 1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ Trials and classifiers go to the same workers: a split and label count whose set
 the others. The files of an earlier, killed attempt are kept and not made again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import exists, join
@@ -23,6 +23,8 @@ from stages.finetuning.selection import SELECTION_FILE, SelectedSettings, Select
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.finetuning.trainer import Job, Trial
 
+START_CLIPS: Final = 3
+"""The time of a training beside that of its clips, in clips of each class: measured with 1 to 10 (tests/RESULTS.md)."""
 Cell = tuple[int, int]
 """(split, labelled clips a class)."""
 
@@ -73,8 +75,24 @@ class TrainingSchedule:
 
         Classifiers that wait for trials count in full.
         """
+        return sum(map(num_trainings, self._left()))
+
+    def work(self, items: Iterable[Job | Trial]) -> float:
+        """Returns the time of trainings, in that of reading a clip of each class: it grows with the clips."""
+        most = max((len(s.fit) + len(s.validation)) / len(s.class_names) for s in self.subsets)
+        return sum(num_trainings(i) * (START_CLIPS + (i.labels_per_class or most)) for i in items)
+
+    def all_work(self) -> float:
+        """Returns the `work` of all trials and classifiers."""
+        return sum(self.work([*self.trials(cell), *self._bare_jobs(cell)]) for cell in self._cells())
+
+    def work_left(self) -> float:
+        """Returns the `work` of the trainings that were not done at `begin`."""
+        return self.work(self._left())
+
+    def _left(self) -> list[Job | Trial]:
         waiting = [job for cell, trials in self._awaited.items() if trials for job in self._bare_jobs(cell)]
-        return sum(num_trainings(item) for item in (*self._first, *waiting))
+        return [*self._first, *waiting]
 
     def num_trials(self) -> int:
         """Counts the trials of all cells."""
@@ -187,17 +205,24 @@ class ScheduleProgress:
         self._schedule, self._context = schedule, context
         self._total = schedule.num_trials() + schedule.num_classifiers()
         self._done = self._total - schedule.num_left()
-        context.progress(self._done, self._total, "trainings")
+        self._all_work = schedule.all_work()
+        self._work_left = schedule.work_left()
+        self._report()
 
     def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
         """Returns the jobs that a finished one has made possible."""
         jobs = self._schedule.next_jobs(item, seconds)
         self._done += num_trainings(item)
+        self._work_left -= self._schedule.work([item])
         kind = "" if isinstance(item, Job) else ", choosing settings"
         count = "all" if item.labels_per_class == ALL_CLIPS else str(item.labels_per_class)
         note = f"{count} labels a class{kind}"
-        self._context.progress(self._done, self._total, "trainings", note)
+        self._report(note)
         return jobs
+
+    def _report(self, note: str = "") -> None:
+        share = 1 - self._work_left / self._all_work if self._all_work else 1.0
+        self._context.progress(self._done, self._total, "trainings", note, share)
 
     def may_continue(self, item: Job | Trial) -> bool:
         """Returns True for a trial, whose result may lead to jobs."""

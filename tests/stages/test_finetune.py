@@ -12,6 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.core.errors import ConfigError, SourceError, TrainingDiverged
+from pipeline.core.events import Emit, Event, Progress, discard
 from pipeline.core.files import read_bytes, write_bytes
 from pipeline.core.stage import Context, config_dict
 from stages.finetune import FinetuneConfig, finetune
@@ -46,10 +47,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Percepts, Statistic
 
 
 def run(
-    config: FinetuneConfig, directory: Path, store: tuple[Percepts, Statistics], encoder: Encoder | None = None
+    config: FinetuneConfig,
+    directory: Path,
+    store: tuple[Percepts, Statistics],
+    encoder: Encoder | None = None,
+    emit: Emit = discard,
 ) -> Classifiers:
     percepts, statistics = store
-    return finetune(config, Context.for_test(directory), percepts=percepts, statistics=statistics, encoder=encoder)
+    context = Context.for_test(directory, emit=emit)
+    return finetune(config, context, percepts=percepts, statistics=statistics, encoder=encoder)
+
+
+def shares(events: list[Event]) -> list[float | None]:
+    return [event.share for event in events if isinstance(event, Progress)]
 
 
 def trained(classifiers: Classifiers) -> dict[tuple[int, int], TrainedClassifiers]:
@@ -105,7 +115,9 @@ def test_arms_of_one_seed_learn_from_the_same_clips(tmp_path: Path, store: tuple
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, store: tuple[Percepts, Statistics]) -> None:
     config = replace(SMALL, samplings_per_job=2)
-    classifiers = run(config, tmp_path, store)
+    events: list[Event] = []
+    classifiers = run(config, tmp_path, store, emit=events.append)
+    assert shares(events) == pytest.approx([0, 12 / 30, 18 / 30, 26 / 30, 1])  # 3 + 3 and 3 + 1 clips a training
     names = [*classifiers.files(), "model.safetensors"]
     assert len(names) == 5
     bytes_before = {name: read_bytes(classifiers.path(name)) for name in names}
@@ -113,7 +125,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, store: tuple[Percepts
     write_bytes(classifiers.path(cut), bytes_before[cut][:-100])
     os.remove(classifiers.path(lost))
     kept_at = os.stat(classifiers.path(kept)).st_mtime_ns
-    run(config, tmp_path, store)
+    events.clear()
+    run(config, tmp_path, store, emit=events.append)
+    assert shares(events) == pytest.approx([14 / 30, 26 / 30, 1])
     assert os.stat(classifiers.path(kept)).st_mtime_ns == kept_at
     assert {name: read_bytes(classifiers.path(name)) for name in names} == bytes_before
 

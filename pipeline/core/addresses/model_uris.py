@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from urllib.parse import unquote
 
@@ -32,6 +34,7 @@ def limit_waiting() -> None:
 
     for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "30"), ("BACKOFF_FACTOR", "1")):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password that it may hold
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -73,6 +76,25 @@ def check_there(tracking_uri: str, model: str) -> None:
         raise UsageError(f"there is no model {model!r}: {database} does not exist; give the MLflow that has it")
 
 
+@contextmanager
+def _made_default(tracking_uri: str) -> Iterator[None]:
+    """Makes an MLflow the default meanwhile.
+
+    MLflow looks up models in the registry of its default, whatever `tracking_uri` a call is given. Without a default it
+    would begin a file in the working directory, and find nothing there.
+    """
+    import mlflow
+
+    before = os.environ.get(TRACKING_VARIABLE)
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # which also removes the variable
+        if before is not None:
+            os.environ[TRACKING_VARIABLE] = before
+
+
 def resolve(uri: str, store: str = HOME_STORE) -> str:
     """Returns the directory of an MLflow model's files (`models:/...`, `runs:/...`), and other addresses as they are.
 
@@ -90,7 +112,8 @@ def resolve(uri: str, store: str = HOME_STORE) -> str:
 
     limit_waiting()
     try:
-        path = mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri)
+        with _made_default(tracking_uri):
+            path = mlflow.artifacts.download_artifacts(uri)
     except (mlflow.exceptions.MlflowException, SQLAlchemyError, OSError) as error:
         raise UsageError(f"MLflow at {masked(tracking_uri)} has no model {uri!r}: {in_one_line(error)}") from error
     return join(path, "data", MODEL_DIRECTORY)

@@ -122,7 +122,8 @@ class Tracker:
             self._log_made(node, manifest, maker_id)
             self._client.set_terminated(maker_id, "FINISHED")
             maker = self._client.find_run(maker_id)
-        tags = {"state": "have", "made_by_run": maker_id or "unknown"}
+        directory = self._store.directory(manifest.stage, manifest.key)
+        tags = {"state": "have", "made_by_run": maker_id or "unknown", "artifact_uri": directory}
         note = f"Reused: made by run `{maker_id}`."
         if maker is not None:
             note = f"Reused: made by [run {maker_id}](#/experiments/{maker.info.experiment_id}/runs/{maker_id})."

@@ -170,3 +170,13 @@ def test_stages_beside_each_other_do_not_add_up_and_what_is_unknown_is_not_said(
     unknown = StageTime(expected_s=None, worked_s=5.0, is_running=True)
     assert run_seconds_left([*beside, unknown]) is None
     assert run_seconds_left([]) == 0.0
+
+
+def test_units_that_are_not_alike_are_weighed() -> None:
+    """The first of two halves of the units takes nine tenths of the time."""
+    pace = Pace()
+    pace.report(0, 20, "trainings", 0.0, 0.0)
+    for number in range(1, 11):
+        pace.report(number, 20, "trainings", 9.0 * number, 0.09 * number)
+        assert pace.seconds_left(9.0 * number) == pytest.approx(100.0 - 9.0 * number)
+    assert pace.rate(90.0) == pytest.approx(1 / 9)

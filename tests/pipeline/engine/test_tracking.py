@@ -96,6 +96,7 @@ def test_a_reused_stage_carries_what_the_run_that_made_it_carries(pair: tuple[Tr
         assert reused[name].data.metrics == maker.data.metrics
         assert reused[name].data.params == maker.data.params
         assert reused[name].data.tags["made_by_run"] == maker.info.run_id
+        assert reused[name].data.tags["artifact_uri"] == maker.data.tags["artifact_uri"]
         assert maker.info.run_id in reused[name].data.tags["mlflow.note.content"]
         names = [[i.dataset.name for i in one.inputs.dataset_inputs] for one in (maker, reused[name])]
         assert names[0] == names[1]

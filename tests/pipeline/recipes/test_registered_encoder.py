@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.commands import predict as predict_command
+from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.stage import Context
 from pipeline.engine.plan import Plan
@@ -108,6 +110,30 @@ def test_the_lines_of_the_readme(in_mlflow: Registered) -> None:
 def test_predict_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
     options = predict_command.PredictOptions(checkpoint="models:/walks@best", input=in_mlflow.clip, out=str(tmp_path))
     assert predict_command.predict(options) == ["reconstruction.npy", "prediction.npy", "prediction.png"]
+
+
+@pytest.mark.parametrize("kind", ["alias", "version", "model"])
+def test_a_store_is_enough_to_find_its_models(
+    registered: Registered,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Where no variable names an MLflow, and without a file of MLflow in the working directory."""
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    client = mlflow.MlflowClient(registered.tracker.uri)
+    model_id = client.search_logged_models([registered.tracker.experiment_id])[0].model_id
+    name = {"alias": "walks@best", "version": "walks/1", "model": model_id}[kind]
+    capfd.readouterr()
+    path = resolve(f"models:/{name}", str(Path(registered.tracker.uri.removeprefix("sqlite:///")).parent))
+    trained = Path(registered.encoder.path("model.safetensors"))
+    assert (Path(path) / "model.safetensors").read_bytes() == trained.read_bytes()
+    assert list(tmp_path.iterdir()) == []
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert capfd.readouterr() == ("", "")
 
 
 def test_finetune_takes_the_name(in_mlflow: Registered, tmp_path: Path) -> None:
