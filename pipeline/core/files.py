@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,10 @@ REQUESTS_AT_A_TIME: Final = 32
 """Requests to an object store in flight where many small files are read or removed."""
 BUCKETED: Final = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 """The protocols whose addresses begin with a bucket."""
+ATTEMPTS_VARIABLE: Final = "AWS_MAX_ATTEMPTS"
+"""The environment variable by which AWS's own library, and MLflow with it, counts the attempts at a request."""
+ATTEMPTS: Final = "8"
+"""Attempts at a request to S3 while a run goes on: pauses that double make it a minute, on average."""
 MAX_NAME_BYTES: Final = 255
 """The longest name of a file on the usual local file systems."""
 
@@ -120,6 +125,17 @@ def _local_path(uri: str) -> str:
     if "\0" in path:
         raise SourceError(f"{uri!r} holds a NUL character; no file can have such a name")
     return os.path.abspath(path)
+
+
+def wait_for_buckets() -> None:
+    """Tries requests to S3 for about a minute from now on, in this process and in those that it starts.
+
+    For a run whose store has answered: what cannot be reached from the start is said within seconds. AWS_MAX_ATTEMPTS
+    has its say where it is set.
+    """
+    os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
+    if "s3fs" in sys.modules:  # its connections have read the variable already
+        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
 
 
 def is_local(uri: str) -> bool:

@@ -109,6 +109,10 @@ class Display:
             self._live.transient = kind is None  # after a failure the stages stay, to be read
             self._live.stop()
 
+    def add(self, names: Sequence[str]) -> None:
+        """Shows further stages, below the others."""
+        self._lines |= {name: _Line(name) for name in names}
+
     def progress(self) -> RunProgress:
         """Returns how far the run is, for its record."""
         lines = list(self._lines.values())

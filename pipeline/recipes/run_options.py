@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import absolute
+from pipeline.core.files import ATTEMPTS_VARIABLE, absolute
 from pipeline.core.flags import Inline
 from pipeline.core.numbers import check_numbers
 from pipeline.core.secrets import remember
@@ -78,8 +78,9 @@ class RunOptions:
     register: str | None = None
     """Register the pretrained encoder with MLflow as NAME or NAME@ALIAS; models:/NAME@ALIAS then loads it."""
     if_better: str | None = None
-    """Metric by which --register moves the alias: only if this run beats the model that holds it, on the same test,
-    such as forecast_error/composite LSTM. The model is registered either way."""
+    """Metric by which --register moves the alias: only if this run beats the model that holds it, such as
+    forecast_error/composite LSTM. Where the holder was tested on other data, the run measures it by its own test, too.
+    The model is registered either way."""
     costs: Inline[CostOptions] = CostOptions()
 
     def __post_init__(self) -> None:
@@ -145,6 +146,7 @@ class RunOptions:
         named = {
             "PERCEPTS_CACHE": self.cache,
             "PERCEPTS_CACHE_GIGABYTES": self.cache_gigabytes,
+            ATTEMPTS_VARIABLE: os.environ.get(ATTEMPTS_VARIABLE),
             TRACKING_VARIABLE: None if self.mlflow_of_models is None else remember(self.mlflow_of_models),
         }
         return {name: str(value) for name, value in named.items() if value is not None}

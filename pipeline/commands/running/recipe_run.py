@@ -18,8 +18,8 @@ from rich.console import Console
 from cluster.run_records import RunRecord, recorded
 from cluster.session import session
 from pipeline.commands.compare import comparison_of
-from pipeline.core.errors import UsageError
-from pipeline.core.files import join
+from pipeline.core.errors import RunError, UsageError
+from pipeline.core.files import join, wait_for_buckets
 from pipeline.core.printable import printable_lines
 from pipeline.core.secrets import masked, public
 from pipeline.engine.display import Display
@@ -36,6 +36,7 @@ from pipeline.recipes.run_names import model_description, run_name
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
+    from pipeline.engine.tracking.registry import HolderResults
     from pipeline.engine.tracking.tracker import Tracker
     from pipeline.reporting.comparison import Comparison
     from pipeline.reporting.view import RunView
@@ -68,6 +69,7 @@ class RecipeRun:
 
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
+        wait_for_buckets()
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
         display = self._display()
         with recorded(self.store.root, self._record(), display.progress) as result, display:
@@ -77,15 +79,12 @@ class RecipeRun:
                 execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
                 execution.on_tracked = lambda node: self._register_early(tracker, node, execution.complete)
                 execution.look_at_rejected = options.look_again
-                if options.in_process:
-                    complete = _run_in_process(execution, environment)
-                else:
-                    open_session = partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment)
-                    complete = execution.run(open_session)
+                complete = self._execute(execution, environment)
                 tracker.log_results(round(time.monotonic() - started, 1))
+                holder = self._measure_holder(execution, tracker, display, environment)
                 display.status("writing the report")
                 view, result.report = self._report(execution.steps, complete, tracker, started, started_at)
-                promotion = self._register(tracker, complete, run_note(view, result.report))
+                promotion = self._register(tracker, complete, run_note(view, result.report), holder)
                 result.artifacts = _artifacts(execution.steps)
             except BaseException as error:
                 self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"))
@@ -97,6 +96,35 @@ class RecipeRun:
         self._say(promotion)
         self._say(missing)
         return result.report
+
+    def _execute(self, execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:
+        if self.options.in_process:
+            return _run_in_process(execution, environment)
+        options = self.options
+        return execution.run(partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment))
+
+    def _measure_holder(
+        self, execution: Execution, tracker: Tracker | NoTracker, display: Display, environment: Mapping[str, str]
+    ) -> HolderResults | None:
+        """Measures the model that holds the alias of --if-better by this run's test; None where that cannot be."""
+        target, metric = self.options.register, self.options.if_better
+        if self.encoder is None or target is None or metric is None:
+            return None
+        from pipeline.commands.running.holder import Holder, measure_holder
+        from pipeline.engine.tracking.models import key_of_model
+
+        try:
+            key = key_of_model(tracker.uri, f"models:/{target}")
+        except UsageError:  # nobody holds it, or MLflow is away: the registration will say which
+            return None
+        if key == execution.complete[self.encoder].key:
+            return None
+        holder = Holder(key=key, target=target, metric=metric, encoder=self.encoder)
+        try:
+            return measure_holder(execution, display, holder, lambda one: self._execute(one, environment))
+        except (RunError, UsageError) as error:
+            self._say(f"{target} could not be measured by this run's test: {error}")
+            return None
 
     def _display(self) -> Display:
         names = [step.node.name for step in self.steps]
@@ -158,14 +186,16 @@ class RecipeRun:
             address = f": models:/{target}" if name == target else ""
             self.console.print(f"registered the encoder as {registered}{address}", highlight=False, markup=False)
 
-    def _register(self, tracker: Tracker | NoTracker, complete: dict[str, Manifest], note: str) -> str:
+    def _register(
+        self, tracker: Tracker | NoTracker, complete: dict[str, Manifest], note: str, holder: HolderResults | None
+    ) -> str:
         """Adds results to the registered encoder, and moves its alias if they say so; returns what became of it."""
         target, metric = self.options.register, self.options.if_better
         if self.encoder is None or target is None:
             return ""
         manifest = complete[self.encoder]
         description = f"{model_description(self.recipe.name, manifest, complete)}\n\n{note}"
-        registered = tracker.register(manifest, target, description=description, if_better=metric)
+        registered = tracker.register(manifest, target, description=description, if_better=metric, holder=holder)
         return "" if metric is None else registered
 
     def _report(

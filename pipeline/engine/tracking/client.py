@@ -11,7 +11,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import mlflow
@@ -46,7 +46,7 @@ from pipeline.engine.plan import ExistingArtifactConfig, Node
 from pipeline.engine.store import Store
 from pipeline.engine.tracking.addresses import is_own, open_mlflow
 from pipeline.engine.tracking.models import log_model
-from pipeline.engine.tracking.registry import Registration, register
+from pipeline.engine.tracking.registry import HolderResults, Registration, register
 from pipeline.engine.tracking.runs import SENT_TAG, find_run
 
 ANSWERED_FILE: Final = "answered.json"
@@ -154,8 +154,10 @@ class TrackingClient:
                     raise
                 self._lose(error)
         manifest = registration.manifest
-        values = {"stage": manifest.stage, "key": manifest.key}
-        values |= {name: value for name, value in vars(registration).items() if name != "manifest"}
+        values: dict[str, Any] = {"stage": manifest.stage, "key": manifest.key}
+        values |= {name: value for name, value in vars(registration).items() if name not in ("manifest", "holder")}
+        if registration.holder is not None:
+            values["holder"] = asdict(registration.holder)
         self._call(Call("register", "", values))
         return f"{registration.target}, once MLflow answers again"
 
@@ -315,8 +317,9 @@ def perform(client: MlflowClient, store: Store, call: Call) -> None:
         manifest = store.find(values["stage"], values["key"])
         if manifest is None:
             raise FileNotFoundError(f"{values['key']} is no longer in the store")
-        rest = {name: value for name, value in values.items() if name not in ("stage", "key")}
-        register(client, Registration(manifest=manifest, **rest))
+        rest = {name: value for name, value in values.items() if name not in ("stage", "key", "holder")}
+        holder = HolderResults(**values["holder"]) if values.get("holder") else None
+        register(client, Registration(manifest=manifest, holder=holder, **rest))
     else:
         with warnings.catch_warnings():
             # MLflow 3.17 selects columns of strings as pandas 2 did.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
 from pipeline.engine.tracking.values import RunDescription
+
+if TYPE_CHECKING:  # a machine without MLflow must be able to import this
+    from pipeline.engine.tracking.registry import HolderResults
 
 
 class NoTracker:
@@ -52,7 +56,14 @@ class NoTracker:
         return None
 
     def register(
-        self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None, done: bool = True
+        self,
+        manifest: Manifest,
+        target: str,
+        *,
+        description: str = "",
+        if_better: str | None = None,
+        holder: HolderResults | None = None,
+        done: bool = True,
     ) -> str:
         """Raises UsageError: without MLflow there is no registry."""
         raise UsageError(f"--register {target} needs MLflow")

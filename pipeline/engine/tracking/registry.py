@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -33,6 +34,17 @@ MAX_RUNS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
+class HolderResults:
+    """Results of the model that holds an alias, by the tests of the run that may take it over."""
+
+    key: str
+    """The key of its artifact."""
+    metrics: Mapping[str, float]
+    tests: Mapping[str, str]
+    """Quantity -> digest of its test, as in the tag of a parent run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Registration:
     """A model to register under a name, and the run that has its results."""
 
@@ -45,6 +57,8 @@ class Registration:
     """Sentences on what the model was trained on and how well it does."""
     if_better: str | None = None
     """The metric by which the alias moves: only if the version that holds it is beaten on the same test."""
+    holder: HolderResults | None = None
+    """The results of that version, if it was measured for this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,15 @@ class _Comparison:
 
     moves: bool
     reason: str
+
+
+def result_names(measured: Iterable[tuple[Node, ResultMetrics]]) -> Callable[[str, Node], str]:
+    """Returns the function from the name of a result and its node to the name that the parent run has it by.
+
+    A name that several stages measure has the node's name at its end.
+    """
+    counts = Counter(name for _, results in measured for name in (*results.values, *results.curves))
+    return lambda name, node: name if counts[name] == 1 else f"{name}/{node.name}"
 
 
 def test_digests(measured: Iterable[tuple[Node, Manifest, ResultMetrics]]) -> dict[str, str]:
@@ -150,6 +173,9 @@ def _compare(client: MlflowClient, name: str, alias: str, number: str, registrat
     holder = client.get_model_version(name, str(aliases[alias]))
     other, test = f"version {holder.version}", _test_of(run.tags, metric)
     measured = [one for run_id in _runs(holder.tags) if (one := _metrics_and_tags(client, run_id)) is not None]
+    if registration.holder is not None and registration.holder.key == holder.tags.get(KEY_TAG):
+        now = registration.holder
+        measured.insert(0, (dict(now.metrics), {TESTS_TAG: json.dumps(dict(now.tests))}))
     same = [values[metric] for values, tags in measured if metric in values and _test_of(tags, metric) == test]
     if not any(metric in values for values, _ in measured):
         return _Comparison(moves=False, reason=f"{other} holds it, and no run of it has the metric {metric}")

@@ -28,7 +28,7 @@ from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.engine.tracking.client import TrackingClient
 from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
-from pipeline.engine.tracking.registry import TESTS_TAG, Registration, test_digests
+from pipeline.engine.tracking.registry import TESTS_TAG, HolderResults, Registration, result_names, test_digests
 from pipeline.engine.tracking.values import (
     PARAM_CHARACTERS,
     TAG_CHARACTERS,
@@ -178,11 +178,7 @@ class Tracker:
         """
         # The model that a training went on from has the results of another run.
         tracked_here = [one for one in self._tracked if one.node.content is None]
-        counts = Counter(name for one in tracked_here for name in (*one.results.values, *one.results.curves))
-
-        def named(name: str, node: Node) -> str:
-            return name if counts[name] == 1 else f"{name}/{node.name}"
-
+        named = result_names((one.node, one.results) for one in tracked_here)
         values = {named(name, t.node): v for t in tracked_here for name, v in t.results.values.items()}
         values |= self._costs(seconds)
         self.metrics(self.parent_id, 0, values)
@@ -197,15 +193,26 @@ class Tracker:
         self._client.set_tag(self.parent_id, "mlflow.note.content", note[:TAG_CHARACTERS])
 
     def register(
-        self, manifest: Manifest, target: str, *, description: str = "", if_better: str | None = None, done: bool = True
+        self,
+        manifest: Manifest,
+        target: str,
+        *,
+        description: str = "",
+        if_better: str | None = None,
+        holder: HolderResults | None = None,
+        done: bool = True,
     ) -> str:
         """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `registry.register`.
 
         done: the parent run has its results.
         """
-        run_id = self.parent_id if done else None
         registration = Registration(
-            manifest=manifest, target=target, run_id=run_id, description=description, if_better=if_better
+            manifest=manifest,
+            target=target,
+            run_id=self.parent_id if done else None,
+            description=description,
+            if_better=if_better,
+            holder=holder,
         )
         return self._client.register(registration)
 
