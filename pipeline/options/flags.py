@@ -27,6 +27,7 @@ Options = TypeVar("Options")
 Rule = TypeVar("Rule")
 
 FLAG = re.compile(r"--[A-Za-z]|-h$")
+DOT = re.compile(r"\.")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,17 @@ class Option:
         return self.positional or f"--{self.name}"
 
 
-def list_options(kind: type[Any], default: Any = None, prefix: str = "", flag_prefix: str = "") -> list[Option]:
-    """Returns the options of a dataclass and of those nested in it, in their order."""
+def list_options(kind: type[Any]) -> tuple[Option, ...]:
+    """Returns the options of a dataclass and of those nested in it, in their order; found once a type."""
+    return _options(typing.cast(Hashable, kind))
+
+
+@cache
+def _options(kind: Any) -> tuple[Option, ...]:
+    return tuple(_list(kind, None, "", ""))
+
+
+def _list(kind: type[Any], default: Any, prefix: str, flag_prefix: str) -> list[Option]:
     listed: list[Option] = []
     for field, hint, marks in _fields(typing.cast(Hashable, kind)):
         value = getattr(default, field.name) if default is not None else _default(field)
@@ -78,7 +88,7 @@ def list_options(kind: type[Any], default: Any = None, prefix: str = "", flag_pr
         flag = flag_prefix + renamed.replace("_", "-")
         if _is_config(hint):
             inner = flag_prefix if INLINE in marks else f"{flag}."
-            listed += list_options(hint, None if value is MISSING else value, f"{path}.", inner)
+            listed += _list(hint, None if value is MISSING else value, f"{path}.", inner)
         else:
             word = next((mark.name for mark in marks if isinstance(mark, Word)), "")
             rival = next((f"{prefix}{mark.field}" for mark in marks if isinstance(mark, InsteadOf)), "")
@@ -176,7 +186,8 @@ def find_option(flag: str, named: Mapping[str, Option], refused: Mapping[str, st
 
 def rules_of(name: str, rules: Mapping[str, Rule]) -> list[Rule]:
     """Returns the rules of an option's name: its own, and those of beginnings with a dot at the end."""
-    return [rule for start, rule in rules.items() if name == start or (start[-1] == "." and name.startswith(start))]
+    starts = (name[: dot.end()] for dot in DOT.finditer(name))
+    return [rules[start] for start in (name, *starts) if start in rules]
 
 
 def _is_negative(flag: str, named: Mapping[str, Option]) -> bool:
