@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final, Literal
+from functools import cached_property
+from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import write_json
@@ -112,22 +113,27 @@ class Splits(Artifact):
 
     holds = "names"
 
-    def read(self) -> AssignedSplits:
-        """Reads `splits.json`. Raises CorruptArtifact."""
+    @cached_property
+    def content(self) -> AssignedSplits:
+        """The content of `splits.json`, read once: it holds 13,320 clips. Raises CorruptArtifact."""
         return AssignedSplits.read(self.path(SPLITS_FILE))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what travels to workers: the content does not."""
+        return {"uri": self.uri, "key": self.key}
 
     @property
     def name(self) -> str:
         """Name of the data set: "UCF-101" or "HMDB-51"."""
-        return self.read().name
+        return self.content.name
 
     def numbers(self) -> tuple[int, ...]:
         """Returns the numbers of the official splits: (1, 2, 3)."""
-        return tuple(range(1, len(self.read().counts) + 1))
+        return tuple(range(1, len(self.content.counts) + 1))
 
     def class_names(self) -> tuple[str, ...]:
         """Returns every class of the data set, also those of which no clip is there; sorted."""
-        return tuple(sorted({clip.label for clip in self.read().clips}))
+        return tuple(sorted({clip.label for clip in self.content.clips}))
 
     def assign(self, records: Sequence[VideoRecord], number: int) -> list[VideoRecord]:
         """Returns the clips of split `number` among `records` (of the index, or of a ledger), in the lists' order.
@@ -175,11 +181,11 @@ class Splits(Artifact):
     def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
         """Returns (usable clips of the data set among `records`, clips that the data set has)."""
         there = {name_of(record.uri) for record in records if record.verdict != "rejected"}
-        clips = self.read().clips
+        clips = self.content.clips
         return sum(clip.name.casefold() in there for clip in clips), len(clips)
 
     def _with_split(self, number: int) -> AssignedSplits:
-        content = self.read()
+        content = self.content
         known = range(1, len(content.counts) + 1)
         if number not in known:
             named = ", ".join(map(str, known))
