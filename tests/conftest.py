@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
+import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 # Ray reads these when it is imported, which some tests do before they open a session.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # A test of the metrics endpoint waits for them; the default is 10 s.
 os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")
+# Containers set it. Each of the hundreds of processes that the tests start would compile every module of ours anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
 import s3fs
@@ -41,6 +48,45 @@ def few_threads() -> None:
 def node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The node's cache of every test, and of the processes that it starts."""
     os.environ["PERCEPTS_CACHE"] = str(tmp_path_factory.mktemp("node-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow's tables, made by its 68 migrations once for all SQLite files of this process: 1.3 s of CPU a file.
+
+    Nor does such a file wait for the disk at each of its thousands of commits: no test switches off the power.
+    """
+    if "mlflow" not in sys.modules:  # no test that was collected needs it
+        yield
+        return
+    from mlflow.store.db import utils
+    from mlflow.store.model_registry import sqlalchemy_store
+    from sqlalchemy import Engine, event
+
+    migrate, made = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "tables.db"
+
+    def copy_tables(source: str | Path, target: str | Path) -> None:
+        with closing(sqlite3.connect(source)) as tables, closing(sqlite3.connect(target)) as file:
+            tables.backup(file)
+
+    def initialize(engine: Any) -> None:
+        is_file = engine.url.get_backend_name() == "sqlite" and engine.url.database not in (None, "", ":memory:")
+        if is_file and made.exists():
+            copy_tables(made, engine.url.database)
+            return
+        migrate(engine)
+        if is_file:
+            copy_tables(engine.url.database, made)
+
+    @event.listens_for(Engine, "connect")
+    def write_behind(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (utils, sqlalchemy_store):
+            patch.setattr(module, "_initialize_tables", initialize)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +123,15 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+    """Skips, with the reason, what this machine cannot run; files that may take longest begin first.
+
+    Or the last file would run alone.
+    """
+    limits: dict[Path, float] = {}
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0.0), timeout.args[0] if timeout else 0.0)
+    items.sort(key=lambda item: -limits[item.path])
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
