@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.printable import is_printable
 from pipeline.engine.store import Store
 from tests.conftest import ROOT
 from tests.pipeline.ray_head import BIN
@@ -40,8 +41,8 @@ def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(head: dict[str, str
     assert len(manifests) == 11
     assert {manifest.commit for manifest in manifests} == {"0123abc"}
     log = done.stdout[done.stdout.index("opening MLflow") : done.stdout.index("report.html")]
-    assert all(character.isprintable() for line in log.split("\n") for character in line)
-    lines = log.splitlines()
+    lines = log.split("\n")
+    assert all(is_printable(character) for line in lines for character in line)
     assert max(Counter(line for line in lines if ": " in line).values()) == 1  # an event is one line
 
     stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
