@@ -23,7 +23,7 @@ from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
 from tests.pipeline.reporting.fake_run import demo
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -81,14 +81,24 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    """One cache for all pages: the scripts of MLflow's pages are loaded and compiled once."""
+    opened = browser.new_context(viewport={"width": 1500, "height": 1000})
+    # MLflow keeps the colours of the first visit, and opens a panel of its assistant.
+    opened.add_init_script(
+        "localStorage.clear(); localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+    )
+    opened.set_default_timeout(PAGE_MS)
+    return opened
+
+
 @pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1500, "height": 1000}, color_scheme=request.param)
-    # MLflow opens a panel of its assistant on the first visit.
-    context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
-    context.set_default_timeout(PAGE_MS)
-    yield context.new_page()
-    context.close()
+def page(request: pytest.FixtureRequest, context: BrowserContext) -> Iterator[Page]:
+    opened = context.new_page()
+    opened.emulate_media(color_scheme=request.param)
+    yield opened
+    opened.close()
 
 
 def test_a_person_finds_two_runs_and_compares_them(served: Served, page: Page) -> None:
