@@ -26,9 +26,9 @@ LOCK = Path("/tmp/two_hosts.lock")
 HEAD = "10.99.0.1:6400"
 BIN = Path(sys.executable).parent
 SETTINGS = {
-    # A node that is cut off is given up after 5 x (1 + 3) s; ray_cluster.yaml is a little more patient.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
+    # A node that is cut off is given up after 5 x (0.5 + 1.5) s; ray_cluster.yaml is more patient.
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1500",
     "PERCEPTS_GROW_AFTER_S": "2",
     "OMP_NUM_THREADS": "1",
 }

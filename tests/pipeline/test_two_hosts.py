@@ -95,7 +95,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     told = Story(Store(str(root / "disturbed")), Store(str(root / "undisturbed")), root / "log")
     command = recipe(clips, root / "disturbed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    quiet_command = [*recipe(clips, root / "undisturbed"), "--workers", "1", "--num-cpus", "1"]
+    quiet_command = [*recipe(clips, root / "undisturbed"), "--workers", "1", "--in-process", "--no-tracking"]
     with (root / "undisturbed.log").open("wb") as log, two_hosts.two_hosts() as hosts:
         # Most of the time the hosts wait for one another: the undisturbed run takes nothing away from them.
         undisturbed = subprocess.Popen(quiet_command, cwd=ROOT, env=environment, stdout=log, stderr=log)
