@@ -19,9 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/percepts run demo --store $(STORE)
 
-# Two files at a time, as most tests wait for something to start; in order, or the longest, with few tests, comes last. A plain `pytest` runs one after the other.
+# Three files at a time, as many tests wait for something to start; in order, or the longest, with few tests, comes last. A plain `pytest` runs one after the other.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .
