@@ -20,7 +20,6 @@ either. Its own time of change is when the file was last opened.
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import resource
 import shutil
@@ -36,11 +35,12 @@ from typing import BinaryIO, Final
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
 from pipeline.core.files import CHUNK_BYTES, filesystem, reaching, sha256_bytes
-from pipeline.core.own_directory import boot_id, check_own
+from pipeline.core.own_directory import check_own
+from stages.percepts.file_digests import STAMP, has_digest, write_stamp
 
 DIRECTORY_VARIABLE: Final = "PERCEPTS_CACHE"
 GIGABYTES_VARIABLE: Final = "PERCEPTS_CACHE_GIGABYTES"
-PARTIAL, CHECKED, ADMISSION = ".partial", ".checked", ".admission"
+PARTIAL, CHECKED, ADMISSION = ".partial", STAMP, ".admission"
 FREE_SHARE: Final = 0.1
 """Share of the disk that stays free where no bound is given."""
 POLL_SECONDS: Final = 0.2
@@ -118,6 +118,17 @@ class NodeCache:
             check_own(directory, "--cache")
         return directory
 
+    @property
+    def stamps(self) -> Path | None:
+        """Directory beside the cache for stamps of local stores' files; None where this user cannot make it."""
+        directory = self.directory.with_name(f"{self.directory.name}-checked")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:  # files are hashed whenever they are opened, then
+            return None
+        check_own(directory, "--cache")
+        return directory
+
     def fetch_all(self, files: Sequence[RemoteFile]) -> list[CacheEntry]:
         """Returns an entry for each file, in their order; missing files are read, several at a time.
 
@@ -161,7 +172,7 @@ class NodeCache:
         while True:
             descriptor = self._open(path)
             if descriptor is not None:
-                if self._is_whole(path, descriptor, sha256):
+                if has_digest(path, descriptor, sha256, Path(f"{path}{CHECKED}")):
                     os.utime(f"{path}{CHECKED}")
                     return CacheEntry(path, descriptor)
                 self.log(f"{path} has changed on this node's disk: getting {what} again")
@@ -223,7 +234,7 @@ class NodeCache:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            _write_stamp(path, descriptor, digest)
+            write_stamp(Path(f"{path}{CHECKED}"), descriptor, digest)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if _is_at(descriptor, path):
                 return descriptor
@@ -294,21 +305,6 @@ class NodeCache:
                 freed += size
         return freed
 
-    def _is_whole(self, path: Path, descriptor: int, sha256: str | None) -> bool:
-        try:
-            stamp = json.loads(Path(f"{path}{CHECKED}").read_bytes())
-        except (FileNotFoundError, ValueError):
-            stamp = {}
-        promised = sha256 or stamp.get("sha256")
-        if promised is not None and stamp.get("state") == _state(descriptor) and stamp["sha256"] == promised:
-            return True
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != promised:
-            return False
-        _write_stamp(path, descriptor, digest)
-        return True
-
 
 def _download(file: RemoteFile, target: BinaryIO) -> str:
     """Copies the remote file; returns its digest, which must be the promised one."""
@@ -334,18 +330,6 @@ def _allow_descriptors(num_more: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
-
-
-def _state(descriptor: int) -> list[int | str]:
-    """Changes whenever a file is written to, in whatever way."""
-    stat = os.fstat(descriptor)
-    return [boot_id(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _write_stamp(path: Path, descriptor: int, digest: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=CHECKED, delete=False) as file:
-        json.dump({"sha256": digest, "state": _state(descriptor)}, file)
-    os.replace(file.name, f"{path}{CHECKED}")
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

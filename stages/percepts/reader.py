@@ -14,6 +14,7 @@ import itertools
 import os
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -24,10 +25,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact, SourceError
-from pipeline.core.files import exists, filesystem, is_local, join, list_files, reaching, sha256_file, size_bytes
+from pipeline.core.files import (
+    exists,
+    filesystem,
+    is_local,
+    join,
+    list_files,
+    reaching,
+    sha256_bytes,
+    sha256_file,
+    size_bytes,
+)
 from stages.percepts import shards
+from stages.percepts.file_digests import STAMP, has_digest
 from stages.percepts.memory_map import Percepts
-from stages.percepts.node_cache import CacheEntry, NodeCache, RemoteFile
+from stages.percepts.node_cache import NUM_READERS, CacheEntry, NodeCache, RemoteFile
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.shard_file import MAKE_AGAIN, FrameColumns, Segments, ShardFile, ShardLocation
 from stages.percepts.takedowns import taken_down
@@ -35,6 +47,9 @@ from stages.video.ledger import iter_records
 
 ATTEMPTS: Final = 3
 """Number of attempts at finding the files of an artifact while a compaction rewrites them."""
+
+STAMPED_BYTES: Final = 1 << 20
+"""The size from which the digest of a local file is kept; a smaller one is hashed in a millisecond."""
 
 TABLE_SCHEMA: Final = pa.schema(
     [
@@ -273,8 +288,7 @@ def read_store_extractor(uri: str) -> Extractor:
 def _entries(parts: Sequence[ShardLocation], cache: NodeCache) -> list[CacheEntry | None]:
     """Returns copies of remote files in the cache; None for local files, which are compared with their promises."""
     if is_local(parts[0].uri):
-        for part in parts:
-            _check_local(part)
+        _check_local(parts, cache)
         return [None] * len(parts)
     files = [
         RemoteFile(part.uri, size_bytes(part.uri) if part.num_bytes is None else part.num_bytes, part.sha256)
@@ -283,14 +297,30 @@ def _entries(parts: Sequence[ShardLocation], cache: NodeCache) -> list[CacheEntr
     return list(cache.fetch_all(files))
 
 
-def _check_local(part: ShardLocation) -> None:
-    """Checks the size always, and the digest only where the file was written later than its promise."""
-    if part.num_bytes is None or part.promised_by is None:
-        return
-    status = os.stat(filesystem(part.uri)[1])
-    later = status.st_mtime_ns > os.stat(filesystem(part.promised_by)[1]).st_mtime_ns
-    if status.st_size != part.num_bytes or (later and sha256_file(part.uri) != part.sha256):
-        raise CorruptArtifact(f"{part.uri} is not the file that {part.promised_by} names: {MAKE_AGAIN}")
+def _check_local(parts: Sequence[ShardLocation], cache: NodeCache) -> None:
+    """Compares local files with their promises, several at a time; a digest once a start of this machine."""
+    stamps = cache.stamps
+
+    def check(part: ShardLocation) -> None:
+        if part.num_bytes is None:
+            return
+        path = filesystem(part.uri)[1]
+        is_large = part.num_bytes >= STAMPED_BYTES
+        stamp = stamps / f"{sha256_bytes(os.fsencode(path))}{STAMP}" if is_large and stamps is not None else None
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != part.num_bytes or not has_digest(path, file.fileno(), part.sha256, stamp):
+                root = part.uri.rpartition(f"/{shards.PERCEPTS}/")[0]
+                raise CorruptArtifact(
+                    f"{part.uri} is damaged: it is not the file that its store promises; run "
+                    f"`percepts verify --repair --store {root}` and this command again"
+                )
+
+    # Processes of a node begin at different files, and find what the others have hashed.
+    first = os.getpid() % len(parts)
+    with ThreadPoolExecutor(NUM_READERS, "digests") as threads:
+        for _ in threads.map(check, [*parts[first:], *parts[:first]]):
+            pass
 
 
 def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
@@ -304,7 +334,10 @@ def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
             raise SourceError(f"every video of {uri} was taken down; run its recipe again, with other videos")
         order = dict.fromkeys(record.sha256 for record in iter_records(join(uri, shards.LEDGER_FILE)))
         return (
-            [_part(root, reference, listed) for reference in references],
+            [
+                ShardLocation(join(root, reference.path), reference.videos, reference.bytes, reference.sha256)
+                for reference in references
+            ],
             list(order),
             ShardList(listed, sha256_file(listed)),
         )
@@ -314,10 +347,3 @@ def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
     if not names:
         raise SourceError(f"there are no percepts at {uri}; give an extract artifact, a directory or a .parquet file")
     return [ShardLocation(join(uri, name)) for name in names], [], None
-
-
-def _part(root: str, reference: shards.ShardReference, listed: str) -> ShardLocation:
-    """Returns the location of a shard, promised by its sidecar, or by the artifact's list where it has none."""
-    own = join(root, shards.sidecar(reference.path))
-    promised_by = own if is_local(root) and exists(own) else listed
-    return ShardLocation(join(root, reference.path), reference.videos, reference.bytes, reference.sha256, promised_by)

@@ -42,7 +42,6 @@ class ShardLocation:
     videos: tuple[str, ...] | None = None
     num_bytes: int | None = None
     sha256: str | None = None
-    promised_by: str | None = None
 
 
 Spans = dict[str, tuple[int, int]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import MANIFEST, Store
 from pipeline.engine.tracking.no_tracking import NoTracker
+from tests.bit_flips import flip
 from tests.pipeline.small_store import all_bytes, clips, plan_of
 
 __all__ = ["clips"]
@@ -43,13 +43,6 @@ def finished(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-def flipped(path: Path, seed: int) -> None:
-    data = bytearray(path.read_bytes())
-    place = random.Random(f"{path.name} {seed}").randrange(8 * len(data))
-    data[place // 8] ^= 1 << place % 8
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("has_work_left", [False, True], ids=["complete", "last stage missing"])
 def test_a_flipped_bit_is_never_other_numbers(
@@ -66,7 +59,7 @@ def test_a_flipped_bit_is_never_other_numbers(
             if name.startswith(f"{LAST}/"):
                 continue
             shutil.rmtree(root / LAST)
-        flipped(root / name, seed)
+        flip(root / name, seed)
         try:
             run(root, plan)
         except PerceptsError as error:
@@ -89,7 +82,7 @@ def test_a_repair_takes_what_was_made_of_the_damaged_and_the_next_run_makes_it_a
     root, plan = tmp_path / "store", plan_of(clips)
     shutil.copytree(finished, root)
     (index,) = root.glob("ingest/*/index.parquet")
-    flipped(index, 0)
+    flip(index, 0)
     with pytest.raises(CorruptArtifact, match=r"index\.parquet is damaged.*percepts verify --repair --store"):
         run(root, plan)
     assert verify(["--store", str(root), "--repair"]) == 0

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
 from pipeline.core.files import sha256_bytes, write_bytes
-from stages.percepts import node_cache, open_store
+from stages.percepts import file_digests, open_store
 from stages.percepts.node_cache import NodeCache, RemoteFile
 from tests.stages.percepts.made_store import values, video_name, write_shard
 
@@ -230,5 +230,5 @@ def test_a_flipped_bit_is_found_once_the_machine_has_started_again(
     state = json.loads(stamp.read_text())
     state["state"][-2:] = [path.stat().st_mtime_ns, path.stat().st_ctime_ns]  # as if no time told of the change
     stamp.write_text(json.dumps(state))
-    monkeypatch.setattr(node_cache, "boot_id", lambda: "another start")
+    monkeypatch.setattr(file_digests, "boot_id", lambda: "another start")
     assert cache.entry("a", 3, filler(b"abc"), sha256=sha256_bytes(b"abc"), what="a").path.read_bytes() == b"abc"
