@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
-from pipeline.core.files import absolute, is_local
+from pipeline.core.files import absolute, exists, is_local, read_bytes
 from pipeline.core.secrets import has_secrets, masked
 from pipeline.engine.plan import digest_of
 from pipeline.options.command_line import HELP, parse_options, print_help
@@ -142,10 +142,12 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
         UsageError: an option is wrong, the store would be lost with the job, or a video source cannot be listed here.
     """
     recipe = load_recipe(recipe_name)
-    if secret := next((word for word in arguments if has_secrets(word)), None):
+    config = "".join(_with_config(arguments)[1].values())
+    in_file = read_bytes(config).decode(errors="replace").splitlines() if config and exists(config) else []
+    if secret := next((word for word in [*arguments, *in_file] if has_secrets(word)), None):
         raise UsageError(
-            f"{masked(secret)!r} was given with a password or a signature, which a job's command shows to "
-            "everyone: leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a bucket, its "
+            f"{masked(secret)!r} was given with a password or a signature, which a job's command or files show to "
+            "others: leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a bucket, its "
             "own variables) in the environment of the head; name signed videos in a list"
         )
     if "--plan" in arguments:

@@ -33,6 +33,7 @@ from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import PerceptsError, SourceError
@@ -288,22 +289,31 @@ def _remove_empty(fs: fsspec.AbstractFileSystem, path: str) -> None:
 
 
 @contextmanager
-def open_atomic(uri: str) -> Iterator[BinaryIO]:
-    """Opens a binary file to write, which appears under its name only if the block ends without an exception."""
+def open_atomic(uri: str, *, is_private: bool = False) -> Iterator[BinaryIO]:
+    """Opens a binary file to write, which appears under its name only if the block ends without an exception.
+
+    is_private: only this user may read a local file, from its first byte on.
+    """
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         with tempfile.TemporaryFile() as buffer:
             yield cast(BinaryIO, buffer)
             buffer.seek(0)
             with reaching(uri), fs.open(path, "wb") as remote:
-                shutil.copyfileobj(buffer, remote, CHUNK_BYTES)
+                try:
+                    shutil.copyfileobj(buffer, remote, CHUNK_BYTES)
+                except BaseException:
+                    if isinstance(remote, AbstractBufferedFile):
+                        remote.discard()
+                        remote.closed = True  # it would put what has come so far under the name
+                    raise
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     mark = f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}"
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(mark)]) + mark)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=_open_private if is_private else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -311,6 +321,10 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class HashingFile(io.RawIOBase):
@@ -335,9 +349,9 @@ class HashingFile(io.RawIOBase):
         return self.num_bytes
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Writes the whole file at once, atomically."""
-    with open_atomic(uri) as file:
+def write_bytes(uri: str, data: bytes, *, is_private: bool = False) -> None:
+    """Writes the whole file at once, atomically; see `open_atomic`."""
+    with open_atomic(uri, is_private=is_private) as file:
         file.write(data)
 
 

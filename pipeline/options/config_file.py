@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, exists, is_local, read_bytes, write_bytes
+from pipeline.core.secrets import has_secrets
 from pipeline.options.flags import Option
 from pipeline.options.values import NONE
 
@@ -32,13 +33,17 @@ def read_config(uri: str) -> dict[str, Any]:
         raise ConfigError(f"--config {uri} cannot be read as TOML: {error}") from error
 
 
-def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str) -> None:
+def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str) -> bool:
     """Writes the value of every option to a TOML file that `read_config` and flags understand.
 
-    An option that has no value, and has none by default, is a comment.
+    An option that has no value, and has none by default, is a comment. A file that holds a password or a signature is
+    readable by its owner alone.
+
+    Returns:
+        Whether it holds one.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or would hold a password or a signature and is not on this machine.
     """
     lines, table = [f"# {command}"], ""
     for option in sorted(options, key=lambda option: option.name.rpartition(".")[0]):
@@ -51,10 +56,18 @@ def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str)
             lines.append(f"# {name} =")
         else:
             lines.append(f"{name} = {_toml(NONE if value is None else value)}")
+    text = "\n".join(lines) + "\n"
+    is_private = has_secrets(text)
+    if is_private and not is_local(uri):
+        raise ConfigError(
+            f"--write-config {uri} would hold a password or a signature, which everybody who reads it there would "
+            "have: name a file of this machine, or leave the secrets out and give them to the run"
+        )
     try:
-        write_bytes(uri, ("\n".join(lines) + "\n").encode())
+        write_bytes(uri, text.encode(), is_private=is_private)
     except OSError as error:
         raise ConfigError(f"--write-config {uri} cannot be written: {error.strerror or error}; name a file") from error
+    return is_private
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, Final
@@ -47,7 +48,8 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
     except UsageError as error:
         raise with_hint(error, program) from error
     if target is not None:
-        write_config(target, chosen, options, f"{program} --config {target}")
+        if write_config(target, chosen, options, f"{program} --config {target}"):
+            sys.stderr.write(f"{target} holds a password or a signature: only you may read it, keep it so\n")
         print_help(target)
     return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,20 @@ def test_write_config_writes_and_starts_nothing(tmp_path: Path, capsys: pytest.C
     assert end.value.code == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert parse(load_recipe("youtube"), ["--config", str(path)]) == parse(load_recipe("youtube"), flags)
+
+
+def test_a_written_config_with_a_secret_is_its_owners_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("readable by all")
+    path.chmod(0o644)
+    flags = ["--videos", "https://me:pw-of-mine@host/a.mp4"]
+    with pytest.raises(SystemExit):
+        parse(load_recipe("youtube"), [*flags, "--write-config", str(path)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "only you may read it" in capsys.readouterr().err
+    assert parse(load_recipe("youtube"), ["--config", str(path)]) == parse(load_recipe("youtube"), flags)
+    with pytest.raises(UsageError, match="name a file of this machine"):
+        parse(load_recipe("youtube"), [*flags, "--write-config", "memory://bucket/run.toml"])
 
 
 def test_defaults_give_way_to_a_preset_it_to_a_file_and_the_file_to_flags(tmp_path: Path) -> None:

@@ -93,6 +93,14 @@ def test_what_cannot_be_submitted_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_with_a_secret_does_not_travel_with_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('store = "/s"\ntracking-uri = "http://me:secret@mlflow"\n')
+    with pytest.raises(UsageError, match="was given with a password") as caught:
+        main(["demo", "--config", str(path)])
+    assert "secret@" not in str(caught.value)
+
+
 def test_the_head_is_named_by_rays_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, address, named in (
         ("RAY_ADDRESS", "http://127.0.0.1:7", "127.0.0.1:7"),
