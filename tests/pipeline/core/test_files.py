@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from s3fs.core import S3File
 
 from pipeline.core.errors import SourceError
 from pipeline.core.files import (
@@ -135,6 +138,23 @@ def test_any_name_is_literal_on_disk(store_name: str, folder: str, name: str) ->
 def test_any_name_is_literal_on_s3(s3_bucket: str, store_name: str, folder: str, name: str) -> None:
     check_names(f"{s3_bucket}/top", store_name, folder, name)
     remove(f"{s3_bucket}/top")
+
+
+def test_an_upload_that_is_cut_leaves_what_was_there(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large checkpoint goes in parts: without the last ones, the others may not become a file of its name."""
+    uri, upload, num_parts = f"{s3_bucket}/step-00000010.safetensors", S3File._upload_chunk, itertools.count(1)
+
+    def cut(self: Any, final: bool = False) -> Any:
+        if next(num_parts) == 2:
+            raise ConnectionResetError("the cable is cut, and mended at once")
+        return upload(self, final)
+
+    write_bytes(uri, b"before")
+    monkeypatch.setattr(filesystem(uri)[0], "default_block_size", 5 << 20)
+    monkeypatch.setattr(S3File, "_upload_chunk", cut)
+    with pytest.raises(SourceError, match="cable is cut"):
+        write_bytes(uri, bytes(12 << 20))
+    assert read_bytes(uri) == b"before"
 
 
 def test_removal_in_a_bucket_reads_no_pattern(s3_bucket: str) -> None:
