@@ -2,7 +2,7 @@
 
 Ray may lose contact with a worker that lives on: its network is cut, its machine sleeps. The group is started again
 without it, and the lost worker must not go on writing into the same directory. So rank 0 of every group writes its own
-name into a small file of the store and, before it writes anything else there, checks that the name is still its own.
+name into a small file of the store, once, and before it writes anything else there checks that the name is still there.
 The file lies in the directory that it protects, so a worker that can write there can also read it: no clock, no lease
 and no connection to another node is needed. The check and the write are not one operation. All writes are atomic, and
 any group's checkpoint of a step is valid, so the worst case is a file that is written twice.
@@ -38,16 +38,26 @@ class FencingToken:
 
     def write(self, writer: str, world_size: int, num_checkpoints: int, run_id: str) -> None:
         """Writes the token of this group over that of any group before it."""
-        token = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints, "run_id": run_id}
-        write_json(self.uri, token)
+        self.write_progress(writer, world_size, num_checkpoints)
+        write_json(self.uri, {"writer": writer, "run_id": run_id})
+
+    def write_progress(self, writer: str, world_size: int, num_checkpoints: int) -> None:
+        """Writes how far a group is, beside the token: a group that was lost meanwhile cannot take the token back."""
+        progress = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints}
+        write_json(f"{self.uri}.progress", progress)
 
     def read(self) -> dict[str, Any]:
-        """Returns the fields of the token; empty if no group has begun."""
-        try:
-            token: dict[str, Any] = read_json(self.uri)
-        except FileNotFoundError:
-            return {}
-        return token
+        """Returns the fields of the token and the progress of its group; empty if no group has begun."""
+        token, progress = _read(self.uri), _read(f"{self.uri}.progress")
+        return token | (progress if progress.get("writer") == token.get("writer") else {})
+
+
+def _read(uri: str) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = read_json(uri)
+    except FileNotFoundError:
+        return {}
+    return fields
 
 
 @dataclass
@@ -87,7 +97,7 @@ class RayTrainWorker(EventSource):
     def checkpointed(self) -> None:
         self._num_checkpoints += 1
         if self.rank == 0:
-            self.token.write(self.name, self.world_size, self._num_checkpoints, self.run_id)
+            self.token.write_progress(self.name, self.world_size, self._num_checkpoints)
         if self.world_size < self.max_workers and self.any(self.rank == 0 and self._could_grow()):
             raise Regroup
 
