@@ -15,8 +15,8 @@ PROCESSES_A_CORE: Final = 8
 """The most cores that a local Ray may count for each real one: it starts a process for every core that it counts."""
 
 
-def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker: float) -> None:
-    """Checks that a local Ray of `num_cpus` cores (None: all of this machine's) can start, and start such a worker.
+def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker: float, min_workers: int = 1) -> None:
+    """Checks that a local Ray of `num_cpus` cores (None: all of this machine's) can start, and start such workers.
 
     Raises:
         UsageError: it could not; the message says what there is, and what to do.
@@ -37,6 +37,12 @@ def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker
         raise UsageError(
             f"--gpus-per-worker {gpus_per_worker:g} is more than the {num_gpus} GPUs of this machine: leave it out, "
             "or give --address of a cluster that has them"
+        )
+    if min_workers * cpus_per_worker > cores or min_workers * gpus_per_worker > num_gpus:
+        gpus = f" and {min_workers * gpus_per_worker:g} GPUs" if gpus_per_worker else ""
+        raise UsageError(
+            f"--workers asks for at least {min_workers} workers, of {min_workers * cpus_per_worker:g} cores{gpus} "
+            f"together, and this machine gives {cores} and {num_gpus}: give fewer, or --address of a cluster"
         )
     if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
         raise UsageError(f"--gpus-per-worker is {gpus_per_worker:g}; Ray gives out whole GPUs: round it up or down")

@@ -6,6 +6,7 @@ Ray is imported inside the functions: importing this module costs nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -21,6 +22,10 @@ JOB_VARIABLE: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 COORDINATOR: Final = "AutoscalingCoordinator"
 """Name and namespace of the detached actor that holds the resource requests of elastic training groups."""
 
+AUTOSCALER_STATUS: Final = b"__autoscaling_status"
+"""Key under which the head's monitor keeps what its autoscaler sees, as JSON."""
+FIXED_NODE: Final = re.compile(r"node_[0-9a-f]{56}")
+"""The type that a monitor without an autoscaler reports a node as."""
 NO_AGENT: Final = "No available agent"
 """Text in the answer of a head that has no agent for jobs yet."""
 
@@ -48,6 +53,15 @@ TRAIN_SETTINGS: Final = {
 def is_ray_job() -> bool:
     """Returns whether this process is the entry point of a Ray job, whose working directory Ray has uploaded."""
     return bool(os.environ.get(JOB_VARIABLE))
+
+
+def may_grow() -> bool:
+    """Returns whether an autoscaler may add nodes to the cluster; True where the head does not say."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    report = json.loads(_internal_kv_get(AUTOSCALER_STATUS) or b"{}").get("autoscaler_report") or {}
+    types = report.get("active_nodes", {})
+    return not types or not all(FIXED_NODE.fullmatch(name) for name in types)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +22,11 @@ from typing import Any
 from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
 from cluster.node_usage import NodeSampler
-from cluster.placement import this_node
+from cluster.placement import check_cluster, this_node
 from cluster.ray_private import is_ray_job, on_loopback, silence_raylets
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
+from pipeline.core.stage import Resources
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_RESTARTS = 2
@@ -136,7 +137,11 @@ class Session:
 
 @contextmanager
 def session(
-    address: str | None, source_root: str, num_cpus: int | None = None, environment: Mapping[str, str] | None = None
+    address: str | None,
+    source_root: str,
+    num_cpus: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    needs: Iterable[Resources] = (),
 ) -> Iterator[Session]:
     """Opens a session at `address` (default: `RAY_ADDRESS`, else a new local Ray, which ends with the session).
 
@@ -145,9 +150,11 @@ def session(
             `ray job submit --working-dir`, has uploaded it already).
         num_cpus: cores of a local Ray; default: all.
         environment: variables for every worker, on every node.
+        needs: what stages need of a cluster that is joined; `local_machine` has checked it for a local Ray.
 
     Raises:
-        UsageError: nothing answers at the address, it refuses the token, or more than code would be sent.
+        UsageError: nothing answers at the address, it refuses the token or cannot meet the needs, or more than code
+            would be sent.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
@@ -182,6 +189,8 @@ def session(
     silence_raylets()
     has_failed = True
     try:
+        if address is not None:
+            check_cluster(needs)
         event_queue, emit = open_event_queue()
         with closing(NodeSampler()) as nodes:
             yield Session(event_queue, emit, MetricsExport(), nodes)

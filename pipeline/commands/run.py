@@ -163,6 +163,7 @@ def _check_machine(options: RunOptions) -> None:
         num_cpus=options.num_cpus,
         cpus_per_worker=options.to_train.cpus_per_worker,
         gpus_per_worker=options.gpus_per_worker,
+        min_workers=options.to_train.min_workers,
     )
 
 

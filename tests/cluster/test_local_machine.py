@@ -21,7 +21,14 @@ def test_what_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(local_machine, "count_gpus", lambda: 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     fits = {"num_cpus": None, "cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
-    for changed in ({}, {"num_cpus": 8}, {"cpus_per_worker": 4.0}, {"gpus_per_worker": 2.0}, {"gpus_per_worker": 0.5}):
+    for changed in (
+        {},
+        {"num_cpus": 8},
+        {"cpus_per_worker": 4.0},
+        {"gpus_per_worker": 2.0},
+        {"gpus_per_worker": 0.5},
+        {"min_workers": 4},
+    ):
         check_local(**(fits | changed))  # type: ignore[arg-type]  # floats and None
     for changed, words in (
         ({"num_cpus": 33}, "--num-cpus 33 is more than 8 times the 4 cores"),
@@ -29,6 +36,8 @@ def test_what_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"num_cpus": 2, "cpus_per_worker": 3.0}, "gives 2"),
         ({"gpus_per_worker": 3.0}, "--gpus-per-worker 3 is more than the 2 GPUs of this machine"),
         ({"gpus_per_worker": 1.5}, "whole GPUs"),
+        ({"min_workers": 5}, "at least 5 workers, of 5 cores together, and this machine gives 4"),
+        ({"min_workers": 3, "gpus_per_worker": 1.0}, "3 cores and 3 GPUs together, .* gives 4 and 2"),
     ):
         with pytest.raises(UsageError, match=words):
             check_local(**(fits | changed))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import mmap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,3 +203,10 @@ def test_messages_of_raylets_are_printed_where_a_variable_says_so(
     monkeypatch.setattr(worker, "_worker_logs_enabled", True)
     ray_private.silence_raylets()
     assert worker._worker_logs_enabled is False
+
+
+def test_a_head_without_an_autoscaler_says_that_its_nodes_are_fixed() -> None:
+    until = time.monotonic() + 60
+    while ray_private.may_grow() and time.monotonic() < until:  # its monitor's first look takes some seconds
+        time.sleep(0.5)
+    assert not ray_private.may_grow()

@@ -101,7 +101,8 @@ class RecipeRun:
         if self.options.in_process:
             return _run_in_process(execution, environment)
         options = self.options
-        return execution.run(partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment))
+        needs = [step.node.resources for step in execution.steps if not step.have]
+        return execution.run(partial(session, options.address, SOURCE_ROOT, options.num_cpus, environment, needs))
 
     def _measure_holder(
         self, execution: Execution, tracker: Tracker | NoTracker, display: Display, environment: Mapping[str, str]
