@@ -56,7 +56,9 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
     """
     taken_down_videos = taken_down(context.store_uri)
     usable = [
-        record for record in index.records() if record.verdict != "rejected" and record.sha256 not in taken_down_videos
+        record
+        for record in index.iter_records()
+        if record.verdict != "rejected" and record.sha256 not in taken_down_videos
     ]
     parts = _deal(config, usable)
     records = [record for part in parts.values() for record in part]

@@ -104,7 +104,7 @@ def near_duplicates(
     context.progress(3, 4, "comparisons")
     pretraining_looks = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
     best_N, similarity_N = best_matches(test_looks, pretraining_looks, num_candidates=config.num_candidates)
-    names = {record.sha256: record.uri for record in pretraining.records()}
+    names = {record.sha256: record.uri for record in pretraining.iter_records()}
     suspects = tuple(
         SuspectedClip(
             test=tested[row].uri,

@@ -4,16 +4,17 @@
     percepts ledger --json    one JSON object a line
     percepts ledger --why     the links and videos that gave no percepts, and the reason of each
 
-A video is listed once for each content and index URI: with the account of its newest extraction where it has been
-extracted, else with what ingest found.
+A video is listed once for each content and index URI, in the order of the newest ledger: with the account of its newest
+extraction where it has been extracted, else with what ingest found.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.printable import printable, printable_json
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from stages.video.ledger import VideoRecord
 
 COLOURS = {"ok": "green", "partial": "yellow", "rejected": "red"}
+KINDS = ("expected", "decoded", "dropped", "missing")
+PAGE_ROWS = 1000
+"""The rows that are laid out, and in memory, at a time; each page has a heading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,37 +76,46 @@ def table(records: Sequence[VideoRecord]) -> Table:
     return drawn
 
 
-def summary(records: Sequence[VideoRecord]) -> str:
-    """Returns one line: how many videos of each verdict, and where the frames of those that were decoded went."""
-    verdicts = Counter(record.verdict for record in records)
-    counted = [record for record in records if record.frames_decoded is not None]
-    expected, decoded, dropped, missing = (
-        sum(getattr(record, name) or 0 for record in counted)
-        for name in ("frames_expected", "frames_decoded", "frames_dropped", "frames_missing")
-    )
-    return (
-        f"{len(records):,} videos: {verdicts['ok']:,} ok, {verdicts['partial']:,} partial, {verdicts['rejected']:,}"
-        f" rejected; of {expected:,} frames expected in {len(counted):,} extracted videos {decoded:,} were decoded,"
-        f" {dropped:,} dropped, {missing:,} are missing"
-    )
+@dataclass
+class Totals:
+    """The videos of each verdict, and where the frames of those that were decoded went."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    num_extracted: int = 0
+    frames: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: VideoRecord) -> None:
+        """Adds a video."""
+        self.verdicts[record.verdict] += 1
+        if record.frames_decoded is not None:
+            self.num_extracted += 1
+            self.frames.update({kind: getattr(record, f"frames_{kind}") or 0 for kind in KINDS})
+
+    def __str__(self) -> str:
+        expected, decoded, dropped, missing = (self.frames[kind] for kind in KINDS)
+        ok, partial, rejected = (self.verdicts[verdict] for verdict in COLOURS)
+        return (
+            f"{self.verdicts.total():,} videos: {ok:,} ok, {partial:,} partial, {rejected:,} rejected; of "
+            f"{expected:,} frames expected in {self.num_extracted:,} extracted videos {decoded:,} were decoded, "
+            f"{dropped:,} dropped, {missing:,} are missing"
+        )
 
 
-def missing(store: Store) -> list[dict[str, object]]:
-    """Returns a row for each link without a clip, of the newest download of each list, and each rejected video.
+def missing(store: Store) -> Iterator[dict[str, object]]:
+    """Yields a row for each link without a clip, of the newest download of each list, and each rejected video.
 
     Raises:
         CorruptArtifact: a ledger cannot be read.
     """
-    from pipeline.upkeep.inventory import iter_links, videos
+    from pipeline.upkeep.inventory import iter_links, iter_videos
 
-    rows: list[dict[str, object]] = []
     for link in iter_links(store):
         if link.status != "downloaded":
             names = ("uri", "line", "status", "reason", "asked_at")
-            rows.append({name: getattr(link, name) for name in names})
-    rejected = (record for record in videos(store) if record.verdict == "rejected")
-    rows += ({"uri": r.uri, "line": None, "status": "rejected", "reason": r.reason, "asked_at": ""} for r in rejected)
-    return rows
+            yield {name: getattr(link, name) for name in names}
+    for record in iter_videos(store):
+        if record.verdict == "rejected":
+            yield {"uri": record.uri, "line": None, "status": "rejected", "reason": record.reason, "asked_at": ""}
 
 
 def _print_missing(store: Store, *, as_json: bool) -> None:
@@ -115,28 +128,30 @@ def _print_missing(store: Store, *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("link or video", "status", "asked at", "reason"):
-        drawn.add_column(heading, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(printable(str(row[name] or ""))) for name in ("uri", "status", "asked_at", "reason")))
     console = Console(width=None if sys.stdout.isatty() else 240)
-    console.print(drawn)
-    counts = Counter(str(row["status"]) for row in rows)
+    counts: Counter[str] = Counter()
+    while page := list(itertools.islice(rows, PAGE_ROWS)):
+        drawn = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in ("link or video", "status", "asked at", "reason"):
+            drawn.add_column(heading, overflow="fold")
+        for row in page:
+            drawn.add_row(*(Text(printable(str(row[name] or ""))) for name in ("uri", "status", "asked_at", "reason")))
+        console.print(drawn)
+        counts.update(str(row["status"]) for row in page)
     summed = ", ".join(f"{count:,} {status}" for status, count in counts.most_common()) or "nothing is missing"
-    console.print(f"{len(rows):,} without percepts: {summed}", highlight=False)
+    console.print(f"{counts.total():,} without percepts: {summed}", highlight=False)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `percepts ledger`. Raises UsageError where there is no store to read."""
     options = parse_options(LedgerOptions, arguments, prog="percepts ledger")
-    from pipeline.upkeep.inventory import left_out, videos
+    from pipeline.upkeep.inventory import iter_videos, left_out
 
     store = Store.open(options.store)
     if options.why:
         _print_missing(store, as_json=options.as_json)
         return 0
-    records = videos(store)
+    records, totals = iter_videos(store), Totals()
     if options.as_json:
         for record in records:
             sys.stdout.write(printable_json(asdict(record)) + "\n")
@@ -145,8 +160,11 @@ def main(arguments: Sequence[str]) -> int:
 
     # Piped output is not a screen: there a row must not be folded into 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 240)
-    console.print(table(records))
-    console.print(summary(records), highlight=False)
+    while page := list(itertools.islice(records, PAGE_ROWS)):
+        console.print(table(page))
+        for record in page:
+            totals.add(record)
+    console.print(str(totals), highlight=False)
     for line in left_out(store):
         console.print(f"left out: {printable(line)}", highlight=False, markup=False, emoji=False)
     return 0

@@ -173,7 +173,7 @@ def _pixels(pixels: PixelScoreTable) -> list[Finding]:
 def _videos(results: Results) -> Finding:
     videos = results.videos
     ok, partial, rejected = (videos.count(verdict) for verdict in ("ok", "partial", "rejected"))
-    total = count_of(len(videos.records), "video")
+    total = count_of(videos.num_videos, "video")
     headline = f"Of {total}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
     left_out = "".join(
         f" Left out: {node.facts['left_out']}." for node in results.view.nodes if "left_out" in node.facts

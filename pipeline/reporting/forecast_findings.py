@@ -82,7 +82,7 @@ def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     pretrained = [nodes[name] for name in forecast.parents if isinstance(nodes[name].artifact, Encoder)]
     histories = {history.name: history.content for history in results.histories}
     reasons, options = [], []
-    num_videos = sum(record.verdict != "rejected" for record in results.videos.records)
+    num_videos = results.videos.num_videos - results.videos.count("rejected")
     if 0 < num_videos < FEW_VIDEOS:
         reasons.append(f"the run has {count_of(num_videos, 'video')}, few to learn motion from")
         options.append("more videos")

@@ -136,17 +136,13 @@ def _training(node: NodeView, flat: Mapping[str, Any]) -> str:
 
 
 def _videos(results: Results) -> str:
-    records = results.videos.records
-    if not records:
+    videos = results.videos
+    if not videos.num_videos:
         return ""
-    seconds = sum(record.duration_us or 0 for record in records) / 1e6
-    parts: dict[str, int] = {}
-    for record in records:
-        if record.part:
-            parts[record.part] = parts.get(record.part, 0) + 1
+    seconds, parts = videos.duration_us / 1e6, videos.parts
     split = f": {listed_words([f'{count:,} {part}' for part, count in parts.items()], 'and')}" if parts else ""
     length = f", {human_seconds(seconds)}" if seconds else ""
-    return f"{_count(len(records), 'video')}{length}{split}."
+    return f"{_count(videos.num_videos, 'video')}{length}{split}."
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -6,9 +6,11 @@ A recipe may have any number of artifacts of each class, or none.
 from __future__ import annotations
 
 import base64
+import hashlib
 import mimetypes
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pipeline.core.errors import CorruptArtifact
@@ -34,6 +36,9 @@ from stages.percepts.artifacts import Percepts
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord
 
+KINDS = ("expected", "decoded", "dropped", "missing")
+"""The kinds of frames of an account."""
+DIGEST_BYTES = 16
 MAX_PICTURE_BYTES = 8_000_000
 """Size above which a picture is named by its URI and not put into the page, which is sent by mail."""
 
@@ -65,26 +70,43 @@ class Picture:
     data_uri: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Ledger:
-    """The rows of a ledger (`decoded`) or of an index, which only has promises."""
+    """The sums of a ledger (`decoded`) or of an index, which only has promises; whole rows of bad videos alone."""
 
     name: str
     decoded: bool
-    records: tuple[VideoRecord, ...]
+    num_videos: int = 0
+    frames_promised: int = 0
+    """Frames that the videos say they hold, counted or not."""
+    duration_us: int = 0
+    parts: Counter[str] = field(default_factory=Counter)
+    """The number of videos of each part."""
+    bad: list[VideoRecord] = field(default_factory=list)
+    """The videos that are partial or rejected."""
+    _verdicts: Counter[str] = field(default_factory=Counter)
+    _frames: Counter[str] = field(default_factory=Counter)
 
     def count(self, verdict: str) -> int:
         """Counts the videos with a verdict."""
-        return sum(record.verdict == verdict for record in self.records)
+        return self._verdicts[verdict]
 
     def frames(self, kind: str) -> int:
-        """Sums `frames_<kind>` (expected, decoded, dropped or missing) over the videos whose frames were counted."""
-        return sum(getattr(record, f"frames_{kind}") for record in self.records if record.frames_decoded is not None)
+        """Sums frames (expected, decoded, dropped or missing) over the videos whose frames were counted."""
+        return self._frames[kind]
 
-    @property
-    def frames_promised(self) -> int:
-        """Frames that the videos say they hold, counted or not."""
-        return sum(record.frames_expected for record in self.records)
+    def add(self, record: VideoRecord) -> None:
+        """Adds a video."""
+        self.num_videos += 1
+        self.frames_promised += record.frames_expected
+        self.duration_us += record.duration_us or 0
+        self._verdicts[record.verdict] += 1
+        if record.part:
+            self.parts[record.part] += 1
+        if record.verdict != "ok":
+            self.bad.append(record)
+        if record.frames_decoded is not None:
+            self._frames.update({kind: getattr(record, f"frames_{kind}") for kind in KINDS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +120,17 @@ class Results:
     pixel_scores: tuple[NodeResult[PixelScoreTable], ...]
     galleries: tuple[tuple[Picture, ...], ...]
     ledgers: tuple[Ledger, ...]
+    """Every ledger, and those indexes of which some video is in no ledger."""
+    videos: Ledger
+    """Every video of the run once, as the first ledger (else index) that names it has it."""
     selections: tuple[Selection, ...]
     duplicates: tuple[DuplicateReport, ...]
     extractions: tuple[NodeView, ...]
 
     @property
-    def videos(self) -> Ledger:
-        """Every video of the run once, as the first ledger (else index) that names it has it."""
-        rows = [record for ledger in self.ledgers for record in ledger.records]
-        unique = {record.uri: record for record in reversed(rows)}
-        records = tuple(reversed(unique.values()))
-        return Ledger(name="all", decoded=any(ledger.decoded for ledger in self.ledgers), records=records)
-
-    @property
     def bad_videos(self) -> tuple[VideoRecord, ...]:
         """Every video that is partial or rejected in some ledger or index, once a verdict and reason."""
-        bad = [record for ledger in self.ledgers for record in ledger.records if record.verdict != "ok"]
+        bad = [record for ledger in self.ledgers for record in ledger.bad]
         return tuple({(record.uri, record.verdict, record.reason): record for record in bad}.values())
 
 
@@ -130,6 +147,7 @@ def read_results(view: RunView) -> Results:
 
     histories = read(Encoder, Encoder.history)
     selections = read(Classifiers, Classifiers.selection)
+    ledgers, videos = _read_ledgers(view)
     return Results(
         view=view,
         scores=read(Scores, Scores.read),
@@ -137,7 +155,8 @@ def read_results(view: RunView) -> Results:
         forecasts=tuple(result for result in read(Forecast, Forecast.read) if result.content.num_windows),
         pixel_scores=read(PixelScores, PixelScores.read),
         galleries=tuple(result.content for result in read(Gallery, _pictures)),
-        ledgers=_ledgers(read(Percepts, Percepts.records), read(Index, Index.records)),
+        ledgers=ledgers,
+        videos=videos,
         selections=tuple(result.content for result in selections if result.content.choices),
         duplicates=tuple(result.content for result in read(NearDuplicates, NearDuplicates.read)),
         extractions=tuple(node for node in view.nodes if isinstance(node.artifact, Percepts)),
@@ -182,13 +201,31 @@ def _data_uri(uri: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(read_bytes(uri)).decode()}"
 
 
-def _ledgers(
-    ledgers: tuple[NodeResult[list[VideoRecord]], ...], indexes: tuple[NodeResult[list[VideoRecord]], ...]
-) -> tuple[Ledger, ...]:
-    """Returns every ledger, and those indexes of which some video is in no ledger."""
-    counted = {record.uri for ledger in ledgers for record in ledger.content}
-    uncounted = [index for index in indexes if any(record.uri not in counted for record in index.content)]
-    return (
-        *(Ledger(name=ledger.name, decoded=True, records=tuple(ledger.content)) for ledger in ledgers),
-        *(Ledger(name=index.name, decoded=False, records=tuple(index.content)) for index in uncounted),
-    )
+def _read_ledgers(view: RunView) -> tuple[tuple[Ledger, ...], Ledger]:
+    """Reads every ledger and index of a run.
+
+    Returns:
+        The ledgers, and those indexes of which some video is in no ledger; and all videos, each once, as the first of
+        them names it.
+
+    Raises:
+        CorruptArtifact: a file is no ledger.
+    """
+    nodes = [(node, node.artifact) for node in view.nodes]
+    listed = [(node.name, True, artifact.iter_records()) for node, artifact in nodes if isinstance(artifact, Percepts)]
+    listed += [(node.name, False, artifact.iter_records()) for node, artifact in nodes if isinstance(artifact, Index)]
+    videos = Ledger(name="all", decoded=any(is_decoded for _, is_decoded, _ in listed))
+    seen: dict[bytes, bool] = {}  # by the digest of a URI: whether it is in a ledger
+    counted: list[Ledger] = []
+    for name, is_decoded, records in listed:
+        ledger, is_new = Ledger(name=name, decoded=is_decoded), is_decoded
+        for record in records:
+            ledger.add(record)
+            digest = hashlib.blake2b(record.uri.encode("utf-8", "surrogateescape"), digest_size=DIGEST_BYTES).digest()
+            is_new = is_new or not seen.get(digest, False)
+            if digest not in seen:
+                seen[digest] = is_decoded
+                videos.add(record)
+        if is_new:
+            counted.append(ledger)
+    return tuple(counted), videos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -27,14 +28,21 @@ def iter_listings(
                 yield manifest, iter_records(join(store.directory(manifest.stage, manifest.key), name))
 
 
-def videos(store: Store) -> list[VideoRecord]:
-    """Returns one record for each content and index URI, sorted by URI: the newest extraction's, else the index's."""
-    manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key))
-    newest: dict[tuple[str, str], VideoRecord] = {}
-    for name in (INDEX_NAME, LEDGER_FILE):
+def iter_videos(store: Store) -> Iterator[VideoRecord]:
+    """Yields one record for each content and index URI: the newest extraction's, else the newest index's.
+
+    In memory are a row group of records, and 16 bytes of each that was yielded.
+    """
+    manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key), reverse=True)
+    seen: set[bytes] = set()
+    for name in (LEDGER_FILE, INDEX_NAME):
         for _, records in iter_listings(store, manifests, (name,)):
-            newest.update({(record.sha256, record.uri): record for record in records})
-    return [newest[key] for key in sorted(newest, key=lambda key: (key[1], key[0]))]
+            for record in records:
+                content = f"{record.sha256} {record.uri}".encode("utf-8", "surrogateescape")
+                digest = hashlib.blake2b(content, digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    yield record
 
 
 def left_out(store: Store) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from pipeline.commands.ledger import main
 from pipeline.engine.store import Manifest, Store
-from pipeline.upkeep.inventory import videos
+from pipeline.upkeep.inventory import iter_videos
 from stages.video.ledger import VideoRecord, write_records
 
 FOUND = VideoRecord(uri="/v/a.mp4", sha256="a" * 64, size_bytes=1, codec="h264", frames_expected=10, verdict="ok")
@@ -35,12 +37,12 @@ def commit(store: Store, stage: str, key: str, name: str, records: list[VideoRec
 
 
 def test_extraction_has_the_last_word(store: Store) -> None:
-    assert videos(store) == [BAD, FOUND]
+    assert list(iter_videos(store)) == [BAD, FOUND]
     older = replace(DONE, frames_decoded=8, frames_missing=2)
     commit(store, "extract", "e2", "ledger.parquet", [DONE], "2026-01-03")
     commit(store, "extract", "e9", "ledger.parquet", [older], "2026-01-02")
     write_records(f"{store.directory('extract', 'unfinished')}/ledger.parquet", [older])
-    assert videos(store) == [BAD, DONE]
+    assert list(iter_videos(store)) == [DONE, BAD]
 
 
 def test_json_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +63,22 @@ def test_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert "/v/[red].mp4" in out
     assert "2 videos: 0 ok, 1 partial, 1 rejected" in out
     assert "of 10 frames expected in 1 extracted videos 9 were decoded, 0 dropped, 1 are missing" in out
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--why"]])
+def test_a_long_ledger_is_not_held_in_memory(
+    store: Store, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [replace(BAD, uri=f"/v/{number}.mp4", sha256=f"{number:064x}") for number in range(12_000)]
+    commit(store, "extract", "e", "ledger.parquet", many, "2026-01-03")
+    del many
+    monkeypatch.setattr(sys, "stdout", open(os.devnull, "w"))  # noqa: SIM115  what captures it keeps it
+    main(["--store", store.root, *flags])
+    tracemalloc.start()
+    main(["--store", store.root, *flags])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 14e6, "a list of the records alone takes 20 MB"
 
 
 def test_no_store_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_every_kind_of_result_is_found(results: Results) -> None:
     assert [node.name for node in results.extractions] == ["extract"]
     assert [len(gallery) for gallery in results.galleries] == [2]
     assert results.selections == results.duplicates == results.pixel_scores == ()
-    assert len(results.videos.records) == 72
+    assert results.videos.num_videos == 72
 
 
 def test_the_numbers_of_the_stages_are_on_the_page(results: Results, text: str) -> None:
