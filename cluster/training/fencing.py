@@ -42,14 +42,16 @@ class FencingToken:
         write_json(self.uri, {"writer": writer, "run_id": run_id})
 
     def write_progress(self, writer: str, world_size: int, num_checkpoints: int) -> None:
-        """Writes how far a group is, beside the token: a group that was lost meanwhile cannot take the token back."""
-        progress = {"writer": writer, "world_size": world_size, "num_checkpoints": num_checkpoints}
-        write_json(f"{self.uri}.progress", progress)
+        """Writes how far a group is into a file of its own: one that was lost meanwhile cannot take the token back."""
+        write_json(self._progress_uri(writer), {"world_size": world_size, "num_checkpoints": num_checkpoints})
 
     def read(self) -> dict[str, Any]:
         """Returns the fields of the token and the progress of its group; empty if no group has begun."""
-        token, progress = _read(self.uri), _read(f"{self.uri}.progress")
-        return token | (progress if progress.get("writer") == token.get("writer") else {})
+        token = _read(self.uri)
+        return token | _read(self._progress_uri(token["writer"])) if token else {}
+
+    def _progress_uri(self, writer: str) -> str:
+        return f"{self.uri}.{writer}"
 
 
 def _read(uri: str) -> dict[str, Any]:
