@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import itertools
 import json
 import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,16 @@ from typing import Any
 from pipeline.engine.store import MANIFEST
 from tests.pipeline.small_demo import SMALL_DEMO
 
-ROOT = Path(__file__).resolve().parents[1]
 OBSERVERS = ("mlartifacts", "mlflow.db", "probed", "reports", "runs", "tracking")
 """What a run writes beside its outputs: times and names of runs are in them."""
 PLAN_FILE = "plan.parquet"
 """An extraction's: it says what was to do, which is nothing where all shards are there."""
+IMPORTED_ONCE = (
+    *("pipeline.engine.tracking.tracker", "pipeline.reporting.report"),
+    *("stages.evaluate", "stages.finetune", "stages.pretrain", "stages.visualize"),
+)
+"""What every run imports, so that forked processes have it."""
 REMEDIES = ("verify", "remove", "write", "upgrade")
-INTERRUPT = "import tests.bit_flips as flips; flips.stop_after_a_checkpoint()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +53,38 @@ class Ended:
     errors: tuple[str, ...]
 
 
-def percepts(*arguments: str, code: str = "") -> Ended:
-    """Runs a `percepts` command, or other code with its arguments, in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    command = [sys.executable, *(("-c", code) if code else ("-m", "pipeline.commands")), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    tables = done.stdout[done.stdout.find("\nAccuracy,") :].partition("\npercepts ui")[0]
-    return Ended(status=done.returncode, tables=tables, errors=tuple(done.stderr.strip().splitlines()))
+def percepts(*arguments: str, main: Callable[[list[str]], object] | None = None) -> Ended:
+    """Runs a `percepts` command in a process of its own, forked from this one, which has imported what it needs."""
+    from pipeline.commands import table
+    from pipeline.options.command_line import run_command
+
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            status = 1
+            try:
+                run_command(lambda: (main or table.main)(list(arguments)))  # type: ignore[arg-type,return-value]
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else 1
+            except Exception:
+                traceback.print_exc()  # a bug of the command: its traceback is what is reported
+                raise
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        errors.seek(0)
+        shown, lines = out.read(), errors.read().strip().splitlines()
+    tables = shown[shown.find("\nAccuracy,") :].partition("\npercepts ui")[0]
+    return Ended(status=status, tables=tables, errors=tuple(lines))
 
 
-def stop_after_a_checkpoint() -> None:
-    """Runs the command of this process's arguments, and leaves it as by Ctrl-C once two checkpoints are written."""
+def stop_after_a_checkpoint(arguments: list[str]) -> None:
+    """Runs a command, and leaves it as by Ctrl-C once two checkpoints are written."""
     from pipeline.commands.table import main
     from stages.pretraining import loop
 
@@ -71,7 +96,7 @@ def stop_after_a_checkpoint() -> None:
             raise KeyboardInterrupt
 
     loop.write_checkpoint = write_and_stop
-    main(sys.argv[1:])
+    main(arguments)
 
 
 def kind_of(name: str) -> str:
@@ -134,7 +159,7 @@ class Demo:
         """Runs the demo, once stopped in its training and gone on; the checkpoint of before is kept in `stopped`."""
         store = folder / "store"
         command = ["run", *SMALL_DEMO, "--store", str(store), "--in-process"]
-        percepts(*command, code=INTERRUPT)
+        percepts(*command, main=stop_after_a_checkpoint)
         shutil.copytree(store, folder / "stopped")
         ended = percepts(*command)
         assert ended.status == 0, ended.errors
@@ -190,6 +215,8 @@ def chosen(root: Path, seed: int) -> list[str]:
 
 def main() -> int:
     """Prints a line for each flip, and counts as JSON. Returns the exit status."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[""])
