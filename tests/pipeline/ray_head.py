@@ -57,3 +57,15 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError(f"the head did not listen at {port}; it ended with {process.poll()}")
+
+
+def submit_job(command: list[str], environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`ray job submit`, and again while the head has no agent for jobs yet: it listens some seconds before it has."""
+    submit, deadline = [BIN / "ray", "job", "submit", "--working-dir", ".", "--", *command], time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            submit, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500
+        )
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)

@@ -1,4 +1,8 @@
-"""The command line: what people type wrong, what a plan shows, and that a killed run ends as an undisturbed one."""
+"""The command line: what people type wrong, what a plan shows, and that a killed run ends as an undisturbed one.
+
+The undisturbed run is `ray job submit -- python pipeline/run.py demo` against a real head that asks for a token, the
+killed one has Rays of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -18,9 +23,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.errors import UsageError
+from pipeline.core.printable import is_printable
 from pipeline.engine.store import Manifest, Store
 from pipeline.run import main
 from tests.conftest import ROOT
+from tests.pipeline.ray_head import BIN, submit_job
 from tests.pipeline.small_demo import SMALL_DEMO
 
 
@@ -109,24 +116,53 @@ def digests(store: Store) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, subprocess.CompletedProcess[str]]:
+def undisturbed(
+    head: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Store, subprocess.CompletedProcess[str]]:
     root = tmp_path_factory.mktemp("undisturbed")
     chosen = ["--register", "motions@best", "--cache", str(root / "cache"), "--store", str(root / "store")]
-    done = run([*SMALL_DEMO, "--workers", "1", *chosen])
-    assert done.returncode == 0, done.stderr
+    variables = ["env", "PERCEPTS_COMMIT=0123abc", "FORCE_COLOR=1"]
+    command = [*variables, "python", "pipeline/run.py", *SMALL_DEMO, "--workers", "1", *chosen]
+    done = submit_job(command, head, ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     registered = "registered the encoder as motions version 1, alias best: models:/motions@best"
     assert done.stdout.index(registered) < done.stdout.index("evaluate: started")
     return Store.open(str(root / "store")), done
 
 
-def test_the_whole_demo_runs_and_names_its_report(
-    undisturbed: tuple[Store, subprocess.CompletedProcess[str]],
-) -> None:
-    store, done = undisturbed
-    report = done.stdout.strip().splitlines()[-1]
+def assert_is_its_report(report: str, store: Store) -> None:
     assert report.startswith(store.root)
     assert report.endswith("report.html")
     assert "LSTM pretrained" in Path(report).read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_submitted_job_runs_the_demo_and_tracks_its_commit(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]], head: dict[str, str]
+) -> None:
+    store, done = undisturbed
+    # Behind the run's own last line stands what Ray says.
+    assert_is_its_report([line for line in done.stdout.splitlines() if line.endswith("report.html")][-1], store)
+    manifests = list(store.manifests())
+    assert len(manifests) == 11
+    assert {manifest.commit for manifest in manifests} == {"0123abc"}
+    log = done.stdout[done.stdout.index("opening MLflow") : done.stdout.index("report.html")]
+    lines = log.split("\n")
+    assert all(is_printable(character) for line in lines for character in line)
+    assert max(Counter(line for line in lines if ": " in line).values()) == 1  # an event is one line
+
+    stranger = {k: v for k, v in head.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
+    listing = [str(BIN / "ray"), "job", "list"]
+    for environment, admitted in ((head, True), (stranger, False)):
+        answer = subprocess.run(listing, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        assert (answer.returncode == 0) == admitted, answer.stdout + answer.stderr
+
+
+def test_the_whole_demo_has_every_stage_and_frame(
+    undisturbed: tuple[Store, subprocess.CompletedProcess[str]],
+) -> None:
+    store, _ = undisturbed
     by_name = {manifest.name: manifest for manifest in store.manifests()}
     assert len(by_name) == 11
     scores = json.loads((Path(store.directory("evaluate", by_name["evaluate"].key)) / "scores.json").read_text())
@@ -171,13 +207,17 @@ def test_logged_models_load_again(
 def test_a_registered_encoder_is_finetuned_in_the_place_of_pretraining(
     undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """By name, in a copy of the store: only what comes after the encoder is made, and the scores are the same."""
+    """By name, in a copy of the store: only what comes after the encoder is made, and the scores are the same.
+
+    Those of a run on Ray, though this one has none.
+    """
     store, _ = undisturbed
     before = {manifest.key for manifest in store.manifests()}
     shutil.copytree(store.root, tmp_path / "store")
     of_pretraining = {at for at, word in enumerate(SMALL_DEMO) if word.startswith("--pretrain.")}
     demo = [word for at, word in enumerate(SMALL_DEMO) if not {at, at - 1} & of_pretraining]
     arguments = [*demo, "--encoder", "models:/motions@best", "--workers", "1", "--store", str(tmp_path / "store")]
+    arguments += ["--in-process"]
     done = run(arguments, MLFLOW_TRACKING_URI=store.default_tracking_uri)
     assert done.returncode == 0, done.stderr
     copy = Store.open(str(tmp_path / "store"))
@@ -204,6 +244,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     before = {manifest.key: manifest.finished_at for manifest in Store(root).manifests()}
     done = run(arguments)
     assert done.returncode == 0, done.stderr
+    assert_is_its_report(done.stdout.strip().splitlines()[-1], Store(root))
     after = {manifest.key: manifest for manifest in Store(root).manifests()}
     assert digests(Store(root)) == digests(store)
     assert {key: after[key].finished_at for key in before} == before
