@@ -61,8 +61,8 @@ def forecast(
 
     Raises:
         ConfigError: no model, models that differ in the number of frames, or no video is as long as a window with
-            `config.num_frames_ahead`. Without that setting nothing is scored then, which is said.
-        SourceError: no video is of `config.parts`.
+            `config.num_frames_ahead`. Without that setting nothing is scored then, which is said, as it is where no
+            video is of `config.parts`.
     """
     from stages.datasets.dataset_factories import open_windows
     from stages.evaluation.forecasting import Measuring, no_errors, predictor_names, total_errors
@@ -89,8 +89,7 @@ def forecast(
         store = percepts.open(parts=config.parts)
         num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
     except (SourceError, ConfigError) as error:
-        is_setting = config.num_frames_ahead is not None
-        if is_setting or all(record.part not in config.parts for record in percepts.iter_records()):
+        if config.num_frames_ahead is not None and isinstance(error, ConfigError):
             raise
         # The models are trained: videos that are too short, or rejected, leave their scores out and end nothing.
         artifact.write(no_errors(dim=models[0].dim))

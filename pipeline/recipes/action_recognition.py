@@ -27,11 +27,13 @@ from pipeline.recipes.model_variants import (
     REFUSED,
     Model,
     pretrain_encoders,
+    variant,
 )
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
+from pipeline.recipes.window_check import WindowCheck
 from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.official.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
@@ -155,6 +157,17 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
         resources=options.on_cpus,
         corpus=clips,
     )
+    if options.tables:
+        arms = [options.scratch]
+        arms += [options.single_frame] if {"1", "curve"} & set(options.tables) else []
+        arms += [options.finetuned] if options.pretrained or options.unlabelled else []
+        check = WindowCheck(
+            num_frames=max(arm.num_frames for arm in arms),
+            rate_fps=options.extract.decode.rate_fps,
+            setting="num_frames",
+            of_short="their last frame is repeated",
+        )
+        index = plan.checked_by(index, check)
     config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
     splits = plan.add(assign_splits, config, index=index)
     decoding = within_limits(options.extract, options.limits)
@@ -227,6 +240,12 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         name="ingest unlabelled",
         resources=options.on_cpus,
     )
+    check = WindowCheck(
+        num_frames=max(variant(options.pretrain, model).model.num_frames for model in options.models),
+        rate_fps=options.extract.decode.rate_fps,
+        learned=options.pretrain.parts,
+    )
+    index = plan.checked_by(index, check)
     devices = options.on_devices
     decoding = within_limits(options.extract, options.limits)
     percepts = plan.add(extract, decoding, name="extract unlabelled", resources=devices, index=index)

@@ -17,6 +17,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
+from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.config import ConvnetConfig
 from stages.datasets.synthetic_clips import MOTIONS
 from stages.evaluate import EvaluateConfig, evaluate
@@ -106,7 +107,7 @@ def build(options: DemoOptions) -> Plan:
     plan = Plan("demo")
     run, run_gpu = options.on_cpus, options.on_devices
     corpus = plan.add(synthesize, _with_clips_to_train_on(options) if options.tables else options.corpus, resources=run)
-    index = add_index(plan, options, options.videos, corpus=corpus)
+    index = add_index(plan, options, options.videos, corpus=corpus, check=_window_check(options))
     percepts = plan.add(extract, within_limits(options.extract, options.limits), resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     if options.encoder is not None:
@@ -141,6 +142,19 @@ def build(options: DemoOptions) -> Plan:
     judged = EvaluateConfig(arrow=options.arrow, reversals=() if options.arrow else REVERSALS)
     plan.add(evaluate, judged, resources=run, classifiers=arms, percepts=percepts)
     return plan
+
+
+def _window_check(options: DemoOptions) -> WindowCheck | None:
+    if not options.videos or options.encoder is not None:
+        return None  # clips that are made were checked before, and an encoder that is given learns from none
+    model = options.pretrain.model
+    return WindowCheck(
+        num_frames=model.num_frames,
+        rate_fps=options.extract.decode.rate_fps,
+        learned=options.pretrain.parts,
+        num_frames_scored=model.num_frames_in + model.num_frames_out,
+        scored=ForecastConfig().parts,
+    )
 
 
 def _check(options: DemoOptions) -> None:

@@ -22,6 +22,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.registry import RECIPES
 from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
+from pipeline.recipes.window_check import WindowCheck
 from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
@@ -65,7 +66,13 @@ def build(options: PatchesOptions) -> Plan:
     """Builds the plan."""
     check_patches(options.cut.num_frames, options.pretrain)
     plan = Plan("patches")
-    index = add_index(plan, options, options.videos)
+    check = WindowCheck(
+        num_frames=options.cut.num_frames,
+        rate_fps=None,
+        setting="cut.num_frames",
+        of_short="no patches come out of them",
+    )
+    index = add_index(plan, options, options.videos, check=check)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     plan.add(score_pixels, options.score, resources=options.on_devices, encoders=encoders, patches=made)

@@ -17,12 +17,16 @@ class WindowCheck:
 
     num_frames: int
     """Frames of a window to learn from."""
-    num_frames_scored: int
-    """Frames of a window that is scored."""
     rate_fps: float | None
     """Frames per second that are extracted; None: all."""
-    learned: Collection[str]
-    """Parts of the videos that are learned from."""
+    learned: Collection[str] | None = None
+    """Parts of the videos that are learned from; None: every part is, the official splits deal them later, say."""
+    setting: str = "num_frames_in or num_frames_out"
+    """The settings by which a window becomes shorter."""
+    of_short: str = "nothing is learned from them"
+    """What becomes of videos that are shorter than a window."""
+    num_frames_scored: int = 0
+    """Frames of a window that is scored."""
     scored: Collection[str] = ()
     """Parts of the videos that are scored."""
     must_score: bool = False
@@ -35,11 +39,22 @@ class WindowCheck:
             SourceError: no usable video is of the parts that are learned from, or none is as long as a window to learn
             from, or to score where `must_score`.
         """
-        usable = [record for record in index.iter_records() if record.verdict != "rejected"]
-        to_learn = [self._most_frames(record) for record in usable if record.part in self.learned]
+        usable: list[VideoRecord] = []
+        rejected: VideoRecord | None = None
+        for record in index.iter_records():
+            if record.verdict != "rejected":
+                usable.append(record)
+            else:
+                rejected = rejected or record
+        to_learn = [
+            self._most_frames(record) for record in usable if self.learned is None or record.part in self.learned
+        ]
         rate = f" at {self.rate_fps:g} frames/s" if self.rate_fps else ""
-        if not to_learn:
-            parts = ", ".join(sorted({str(record.part) for record in usable})) or "none: every video is rejected"
+        if not usable:
+            first = f"{rejected.uri}: {rejected.reason}" if rejected else "the index is empty"
+            raise SourceError(f"no video can be used: {first}; percepts ledger --why names the reason of each")
+        parts = ", ".join(sorted({str(record.part) for record in usable}))
+        if self.learned is not None and not to_learn:
             raise SourceError(
                 f"no usable video is of part {' or '.join(sorted(self.learned))}, which is learned from; parts here: "
                 f"{parts}; leave the column part (or split) out of the list, or name the part in --pretrain.parts"
@@ -48,11 +63,15 @@ class WindowCheck:
         if num_short == len(to_learn):
             raise SourceError(
                 f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} videos to learn from "
-                f"has at most {max(to_learn)}{rate}: give fewer num_frames_in or num_frames_out, or longer videos"
+                f"has at most {max(to_learn)}{rate}: give fewer {self.setting}, or longer videos"
             )
         if num_short:
             window = f"a window of {self.num_frames} frames{rate}"
-            yield f"{num_short} of {len(to_learn)} videos are shorter than {window}; nothing is learned from them"
+            yield f"{num_short} of {len(to_learn)} videos are shorter than {window}; {self.of_short}"
+        if self.scored and not any(record.part in self.scored for record in usable):
+            scored = " or ".join(sorted(self.scored))
+            yield f"no usable video is of part {scored}: nothing will be scored; parts: {parts}"
+            return
         to_score = [self._most_frames(record) for record in usable if record.part in self.scored]
         if self.scored and all(frames < self.num_frames_scored for frames in to_score):
             window = f"a window of {self.num_frames_scored} frames{rate}"

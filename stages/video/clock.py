@@ -117,16 +117,24 @@ def find_outliers(stamps: npt.NDArray[np.int64], threshold: int, *, is_reordered
 
     `stamps`: (n,) of all packets. Timestamps are wrong where they lie more than `threshold` ticks from the one before,
     no other packet is near them, and one of the next `OUTLIER_PACKETS` is within that distance again. Each such frame
-    is put into the widest gap that its neighbours leave. `is_reordered`: a frame that is shown last may come before
+    is put into the widest gap that its neighbours leave; the first ones, if they are too late, before all others.
+    `is_reordered`: a frame that is shown last may come before
     others in the file, and is not wrong for that.
     """
     is_wrong = np.zeros(len(stamps), np.bool_)
+    late = _late_at_first(stamps, threshold)
+    is_wrong[:late] = True
     for first in (np.flatnonzero(np.abs(np.diff(stamps)) > threshold) + 1).tolist():
         run = _outliers_from(stamps, first, threshold, is_reordered=is_reordered)
         if not is_wrong[first - 1]:
             is_wrong[first : first + run] = True
     repairs: dict[int, int] = {}
-    for place in np.flatnonzero(is_wrong).tolist():
+    if late:
+        near = np.unique(stamps[late : late + NEIGHBOURS])
+        step = max(1, int(np.median(np.diff(near))))
+        repairs = {int(stamps[place]): int(near[0]) - step * (late - place) for place in range(late)}
+    for place in np.flatnonzero(is_wrong[late:]).tolist():
+        place += late
         around = slice(max(0, place - NEIGHBOURS), place + NEIGHBOURS + 1)
         near = stamps[around][~is_wrong[around]].tolist()
         taken = [stamp for stamp in repairs.values() if min(near) < stamp < max(near)]
@@ -134,6 +142,15 @@ def find_outliers(stamps: npt.NDArray[np.int64], threshold: int, *, is_reordered
         if middle is not None:
             repairs[int(stamps[place])] = middle
     return repairs
+
+
+def _late_at_first(stamps: npt.NDArray[np.int64], threshold: int) -> int:
+    """Returns how many of the first packets are shown long after all that follow, which no reordering explains."""
+    for run in range(1, OUTLIER_PACKETS + 1):
+        others = stamps[run : run + NEIGHBOURS]
+        if len(others) > 1 and stamps[:run].min() - others.max() > threshold:
+            return run
+    return 0
 
 
 def _outliers_from(stamps: npt.NDArray[np.int64], first: int, threshold: int, *, is_reordered: bool) -> int:

@@ -64,7 +64,11 @@ def open_video(
     name = "file:" + os.path.abspath(path)
     # FFmpeg's own time limit, where it looks at it, comes before the watchdog's.
     timeout_s = limits.max_stall_s / 2
-    open_again = partial(av.open, name, mode="r", options=options, metadata_errors="replace", timeout=timeout_s)
+    # FFmpeg takes pictures one behind the other for a list of pictures, which is none of the formats.
+    demuxer = "mjpeg" if name.lower().endswith((".mjpeg", ".mjpg")) else None
+    open_again = partial(
+        av.open, name, mode="r", format=demuxer, options=options, metadata_errors="replace", timeout=timeout_s
+    )
     with open_again() as container:
         if limits.video_stream is None and len(films(container)) > 1:
             with open_again() as again:

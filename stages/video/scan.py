@@ -61,6 +61,8 @@ class Scan:
         self._has_all_pts = True
         self._end_us = 0
         self._any_end_us = 0
+        self._last_dts = 0
+        """The latest decoding time of a packet, be it empty."""
         self._next_byte = 0
         self._num_hidden = 0
         self._holes: list[int] = []
@@ -111,14 +113,17 @@ class Scan:
         if packet.stream_index != self.stream.index:
             return
         self.num_packets += 1
+        self._last_dts = max(self._last_dts, packet.dts or 0)
         if self.first is None:
             self._find_first(decode_packet(self.stream.codec_context, packet))
         if not packet.size or packet.is_discard or shows_no_picture(self.stream.codec_context.name, packet):
             self._num_hidden += 1
             return
-        self._end_us = max(self._end_us, end_us)
         self._has_all_pts &= packet.pts is not None
         dts = self._decoding_time(packet)
+        if stamp is None:
+            end_us = to_us(dts + (packet.duration or self._clock.nominal_step), self.time_base)
+        self._end_us = max(self._end_us, end_us)
         if self._dts:
             longest = max(self._ticks(DELTA_THRESHOLD_S), self._last_duration)
             self._unshown += max(0, dts - self._dts[-1] - longest)
@@ -148,7 +153,11 @@ class Scan:
         if not self._pts:
             return 0
         first = self._pts[0] if self._has_all_pts else self._dts[0]
-        return max(0, self._end_us - to_us(first, self.time_base) - to_us(self._unshown, self.time_base))
+        duration_us = max(0, self._end_us - to_us(first, self.time_base) - to_us(self._unshown, self.time_base))
+        end_us = to_us(self._dts[-1] + self._last_duration, self.time_base)
+        if abs(self._end_us - end_us) > DELTA_THRESHOLD_S * 1e6:  # a single presentation time is wrong
+            return to_us(self._shown + self._last_duration, self.time_base)
+        return duration_us
 
     def timeline(self) -> Timeline:
         """Returns the slots of the video: one a packet to be shown, and one for every frame known to be lost."""
@@ -159,7 +168,7 @@ class Scan:
         stamps = np.concatenate([shown, lost])
         order = np.argsort(stamps, kind="stable")
         stamps = stamps[order]
-        is_exact = self._has_all_pts and self.container.format.name not in COUNTED and bool(np.all(np.diff(stamps) > 0))
+        is_exact = self._tells_order and bool(np.all(np.diff(stamps) > 0))
         # Through Python's integers: ticks times a million do not always fit 64 bits.
         times_us = np.array([to_us(stamp, self.time_base) for stamp in stamps.tolist()], np.int64)
         times_us = spread_repeats(times_us, to_us(self._clock.nominal_step, self.time_base))
@@ -174,9 +183,16 @@ class Scan:
             repairs=repairs,
         )
 
+    @property
+    def _tells_order(self) -> bool:
+        """Whether presentation times are the file's own: not where frames that are reordered have those of decoding."""
+        if not self._has_all_pts or self.container.format.name in COUNTED:
+            return False
+        return not (self.stream.codec_context.has_b_frames and len(self._pts) > 1 and self._pts == self._dts)
+
     def _outliers(self, shown: npt.NDArray[np.int64]) -> dict[int, int]:
         """Returns wrong timestamps, and what stands in their place, where timestamps identify frames."""
-        if not self._has_all_pts or self.container.format.name in COUNTED or len(shown) < 3:
+        if not self._tells_order or len(shown) < 3:
             return {}
         step = int(np.median(np.diff(np.sort(shown))))
         threshold = max(self._ticks(DELTA_THRESHOLD_S), (NEIGHBOURS + 1) * step)
@@ -190,6 +206,11 @@ class Scan:
             lost = self._unread_samples(num_entries - self.num_packets)
             # FFmpeg's index of an MP4 holds the samples that the edit list shows; the others are cut away.
             return lost, max(0, declared - self.num_packets - len(lost))
+        if (
+            declared and self.container.format.name == "avi"
+        ):  # which counts ticks: more than frames where some are empty
+            step = max(1, int(np.median(np.diff(self._dts)))) if len(self._dts) > 1 else 1
+            return self._behind_the_end(shown, (declared - self._last_dts - 1) // step), 0
         if declared:
             return self._behind_the_end(shown, declared - self.num_packets), 0
         inside = self._inside_holes(shown) if self._has_all_pts else np.empty(0, np.int64)
@@ -233,7 +254,7 @@ class Scan:
         step = max(1, int(np.median(np.diff(stamps))))
         holes = np.array(sorted(self._holes))
         lost: list[npt.NDArray[np.int64]] = []
-        for gap in np.flatnonzero(np.diff(stamps) > 1.5 * step):
+        for gap in np.flatnonzero((np.diff(stamps) > 1.5 * step) & ~np.isin(stamps[:-1], self._clock.seams)):
             first, last = sorted((int(order[gap]), int(order[gap + 1])))
             nearest = int(np.searchsorted(holes, first - REORDER_PACKETS))
             num_lost = round(int(stamps[gap + 1] - stamps[gap]) / step) - 1

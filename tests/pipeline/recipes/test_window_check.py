@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import SourceError
+from pipeline.engine.plan import Plan
+from pipeline.recipes import action_recognition, demo, patches
+from pipeline.recipes.ucf101 import UCF101Options
 from pipeline.recipes.window_check import WindowCheck
 from pipeline.recipes.youtube import YoutubeOptions, build
 from stages.video.artifacts import Index
@@ -50,6 +53,40 @@ def test_what_is_said_of_short_videos(tmp_path: Path) -> None:
         SourceError, match="no usable video is of part train, which is learned from; parts here: test, un"
     ):
         list(replace(CHECK, learned=("train",))(index))
+    (short, unscored) = replace(CHECK, scored=("tset",))(index)
+    assert short.startswith("1 of 2")
+    assert unscored == "no usable video is of part tset: nothing will be scored; parts: test, unlabelled"
+
+
+def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None:
+    record = VideoRecord(uri="http://a/b.mp4", sha256="", size_bytes=0, verdict="rejected", reason="answers 403")
+    write_records(str(tmp_path / "index.parquet"), [record])
+    with pytest.raises(SourceError, match=r"no video can be used: http://a/b\.mp4: answers 403; percepts ledger"):
+        list(CHECK(Index(str(tmp_path))))
+
+
+def checks(plan: Plan) -> dict[str, WindowCheck]:
+    """The checks of a plan's indexes, each of which is what the next stages read."""
+    nodes = [node for node in plan.nodes if node.stage.name == "ingest"]
+    for node in nodes:
+        assert any(parent is node for other in plan.nodes for parent in other.parents), node.name
+    return {node.name: node.check for node in nodes if isinstance(node.check, WindowCheck)}
+
+
+def test_every_recipe_that_takes_videos_has_the_check(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    videos, store = (str(tmp_path),), str(tmp_path / "store")
+    assert checks(demo.build(demo.DemoOptions(videos=videos, store=store)))["ingest"].num_frames == 16 + 13
+    assert checks(demo.build(demo.DemoOptions(store=store))) == {}
+    cut = checks(patches.build(patches.PatchesOptions(videos=videos, store=store)))["ingest"]
+    assert (cut.num_frames, cut.setting) == (29, "cut.num_frames")
+    data = shared_data / "ucf101"
+    lists = str(shared_data / "splits" / "ucf101")
+    options = UCF101Options(
+        videos=(str(data),), lists=lists, unlabelled=videos, store=store, allow_missing=True, tables=("3",)
+    )
+    found = checks(action_recognition.build(options))
+    assert (found["ingest"].num_frames, found["ingest unlabelled"].num_frames) == (16, 29)
 
 
 def test_recipe_youtube_has_the_check(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ The model works in microseconds on absolute times, as fftools/ffmpeg_demux.c doe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -225,3 +228,74 @@ def test_parts_that_overlap_by_a_frame_have_times_that_rise(tmp_path: Path) -> N
     decoder, times_us, _ = decoded(joined, None)
     assert (decoder.report.verdict, len(times_us)) == ("ok", 50)
     assert np.all(np.diff(times_us) > 0)
+
+
+def remuxed(source: Path, target: Path, stamp: Callable[[int, Any], tuple[int, int]]) -> Path:
+    """The packets of a video with other times: `stamp` returns presentation and decoding time of packet n."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(packet for packet in given.demux(video=0) if packet.size):
+            packet.pts, packet.dts = stamp(number, packet)
+            packet.stream = stream
+            made.mux(packet)
+    return target
+
+
+@pytest.fixture(scope="module")
+def reordered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 50 frames at 25/s with B-frames."""
+    options = {"bf": "2", "b-adapt": "0"}
+    return encode(tmp_path_factory.mktemp("reordered") / "b.mp4", moving_square(50), options=options)
+
+
+@pytest.mark.parametrize("wrong", [0, 20, 49])
+def test_one_wrong_timestamp_anywhere_costs_no_frame_no_break_and_no_hours(
+    reordered: Path, tmp_path: Path, wrong: int
+) -> None:
+    def late(number: int, packet: Any) -> tuple[int, int]:
+        return packet.pts + (number == wrong) * round(3600 / packet.time_base), packet.dts
+
+    path = remuxed(reordered, tmp_path / "wrong.mp4", late)
+    decoder, times_us, segments = decoded(path, None)
+    assert (decoder.report.verdict, len(times_us), set(segments.tolist())) == ("ok", 50, {0})
+    assert np.all(np.diff(times_us) > 0)
+    assert 10 <= len(decoded(path, 5.0)[1]) <= 11
+    assert decoder.probe is not None
+    assert decoder.probe.duration_us == pytest.approx(2 * SECOND_US, abs=SECOND_US // 10)
+
+
+def test_reordered_frames_with_the_times_of_decoding_are_one_segment(reordered: Path, tmp_path: Path) -> None:
+    """Raw streams that were put into a container by file order; as MXF files of FFmpeg are."""
+    path = remuxed(reordered, tmp_path / "order.mp4", lambda number, packet: (packet.dts, packet.dts))
+    decoder, times_us, segments = decoded(path, None)
+    assert len(times_us) == decoder.report.frames_expected - decoder.report.frames_dropped
+    assert (decoder.report.verdict, set(segments.tolist())) == ("ok", {0})
+    assert np.all(np.diff(times_us) > 0)
+
+
+def test_ticks_of_an_avi_without_a_frame_are_no_lost_frames(tmp_path: Path) -> None:
+    """An AVI's header counts ticks: here of 1/600 s, 24 a frame."""
+    pts = [24 * number for number in range(30)]
+    path = encode(tmp_path / "a.avi", moving_square(30), codec="mpeg4", fps=Fraction(600), pts=pts)
+    report = decoded(path, None)[0].report
+    assert (report.verdict, report.frames_expected, report.frames_decoded) == ("ok", 30, 30)
+
+
+def test_a_seam_to_a_part_that_delays_its_frames_is_no_loss(reordered: Path, tmp_path: Path) -> None:
+    first = encode(tmp_path / "first.ts", moving_square(25), options={"bf": "0"})
+    second = remuxed(reordered, tmp_path / "second.ts", lambda number, packet: (packet.pts, packet.dts))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    decoder, times_us, segments = decoded(joined, None)
+    assert (decoder.report.verdict, decoder.report.frames_missing, len(times_us)) == ("ok", 0, 75)
+    assert set(segments.tolist()) == {0, 1}
+
+
+def test_a_stream_without_times_is_as_long_as_its_frames(tmp_path: Path) -> None:
+    path = encode(tmp_path / "raw.h264", moving_square(50), options={"bf": "2"})
+    assert probe(path).duration_us == 2 * SECOND_US
+
+
+def test_pictures_one_behind_the_other_are_a_video(tmp_path: Path) -> None:
+    path = encode(tmp_path / "raw.mjpeg", moving_square(10), codec="mjpeg", pixel_format="yuvj420p")
+    assert len(decoded(path, None)[1]) == 10
