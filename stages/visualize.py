@@ -41,22 +41,22 @@ def visualize(
     digits: Digits | None = None,
     patches: Patches | None = None,
 ) -> Gallery:
-    """Writes `gallery.json` and its pictures.
+    """Writes `gallery.json` and its pictures; none where no video is long enough to be shown, which is said.
 
     One kind of data is needed, the one that the encoder was trained on: percepts, digits, or patches.
 
     Raises:
         ConfigError: none or several of them, or one whose frames have another size than the model's.
-        SourceError: no video is long enough to be shown, or a part holds none.
     """
     from stages.figures.model_figures import figures_of_digits, figures_of_patches, figures_of_percepts
     from stages.models.pretrained import Pretrained
 
     pretrained = Pretrained.load(encoder.uri)
     unseen: list[str] = []
+    left_out = ""
     model = pretrained.composite
     if percepts is not None and digits is None and patches is None:
-        figures, unseen = figures_of_percepts(config, pretrained, percepts)
+        figures, unseen, left_out = figures_of_percepts(config, pretrained, percepts)
     elif digits is not None and percepts is None and patches is None:
         figures = figures_of_digits(config, model, digits)
     elif patches is not None and percepts is None and digits is None:
@@ -68,5 +68,8 @@ def visualize(
     if unseen:
         context.record(**{TO_LOOK_AT: len(unseen)})
         context.log(f"{len(unseen):,} videos can no longer be read, and are not shown: {unseen[0]}")
+    if left_out:
+        context.record(left_out=f"nothing is drawn: {left_out}")
+        context.log(f"warning: nothing is drawn: {left_out}")
     context.progress(len(figures), len(figures), "pictures")
     return Gallery(context.uri, context.key)

@@ -20,37 +20,43 @@ from stages.figures.pixels import Floats, PixelView, far_future_figures, feature
 from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
+from stages.video.ledger import VideoRecord
 
 
 def figures_of_percepts(
     config: PictureConfig, pretrained: Pretrained, percepts: Percepts
-) -> tuple[list[Figure], list[str]]:
-    """Draws sequences of percepts, read out as pictures; also returns the reasons of videos that could not be read.
+) -> tuple[list[Figure], list[str], str]:
+    """Draws sequences of percepts, read out as pictures.
 
-    Without enough videos that can still be read there is no figure.
+    Also returns the reasons of videos that could not be read, and why there is no figure: too few videos to fit on,
+    none to show, or none that is long enough.
 
     Raises:
         ConfigError: the model was not trained on percepts, or on percepts of another dimension.
-        SourceError: no video is of a part that is named, or none is long enough.
     """
     if pretrained.transform is None:
         raise ConfigError("the model was not trained on percepts: its file holds no transform")
     view = PerceptView.of(percepts, pretrained.transform, config.thumbnail_px)
     _check_dim(pretrained.composite, view.store.dim, "percepts")
-    if config.fit_part is None:
-        kept, out = (set(side) for side in hold_out(view.videos(None), portion=0.2, seed=config.seed))
-        fitted, shown = ([r for r in view.videos(None) if r.sha256 in side] for side in (kept, out))
-    else:
-        fitted, shown = view.videos(config.fit_part), view.videos(config.show_part)
     try:
+        fitted, shown = _fitted_and_shown(config, view)
         readout = fit_view(
             view, fitted, num_videos=config.num_readout_videos, frames_per_video=config.readout_frames_per_video
         )
-        return percept_figures(view, pretrained.composite, readout, shown, config.num_examples), view.unseen
-    except SourceError:
-        if not view.unseen:
-            raise
-        return [], view.unseen
+        return percept_figures(view, pretrained.composite, readout, shown, config.num_examples), view.unseen, ""
+    except (SourceError, ConfigError) as error:  # the model is trained: what cannot be shown of it ends nothing
+        return [], view.unseen, str(error)
+
+
+def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    if config.fit_part is not None:
+        return view.videos(config.fit_part), view.videos(config.show_part)
+    videos = view.videos(None)
+    if len(videos) < 3:
+        raise SourceError(f"there are {len(videos)} videos, and 3 are needed: 2 to fit on and one to show")
+    sides = (set(side) for side in hold_out(videos, portion=0.2, seed=config.seed))
+    kept, out = ([record for record in videos if record.sha256 in side] for side in sides)
+    return kept, out
 
 
 def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -> list[Figure]:

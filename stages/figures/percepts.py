@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.errors import SourceError
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.gallery import Figure
 from stages.figures.readout import Readout, fit_readout
@@ -76,11 +76,11 @@ def fit_view(view: PerceptView, videos: Sequence[VideoRecord], *, num_videos: in
     Videos that can no longer be read are left out.
 
     Raises:
-        ConfigError: there are fewer than 2 videos.
+        SourceError: there are fewer than 2 videos.
     """
     chosen = [videos[n] for n in spread(len(videos), num_videos)]
     if len(chosen) < 2:
-        raise ConfigError(f"reading pictures out of percepts needs at least 2 videos to fit on; got {len(chosen)}")
+        raise SourceError(f"reading pictures out of percepts needs at least 2 videos to fit on; got {len(chosen)}")
     percepts, pictures = [], []
     for record in chosen:
         numbers = view.store.rows(record.sha256).frame_N

@@ -30,7 +30,7 @@ from pipeline.core.secrets import public, remember
 from stages.video.archives import UNREAD_SUFFIXES, is_archive
 from stages.video.fetch import check_file, fetched, open_filesystem
 from stages.video.limits import Limits
-from stages.video.lists.folders import FolderVideos, in_words
+from stages.video.lists.folders import FolderVideos, bucket_videos, in_words
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
 from stages.video.lists.rows import STRANGERS, ListRules, without_query
@@ -95,7 +95,8 @@ def iter_videos(
     expanded = _with_public_addresses(itertools.chain.from_iterable(_expand(given, rules, note) for given in videos))
     yield from unique_sources(expanded, lambda source: source, on_repeat=count)
     if num_repeated:
-        note(f"videos that are named again: {num_repeated} (first {first_repeated}); each counts as it was named first")
+        first = first_repeated if first_repeated.isprintable() else repr(first_repeated)
+        note(f"videos that are named again: {num_repeated} (first {first}); each counts as it was named first")
 
 
 def _with_public_addresses(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
@@ -300,8 +301,8 @@ def _expand_remote(given: str, rules: ListRules | None, note: Note, left_out: Co
     fs.invalidate_cache()
     files = sorted(name for name, info in infos.items() if info.get("type", "file") == "file")
     takes_all = info is None and _spells_suffix(path)
-    names = [name for name in files if takes_all or has_video_suffix(name)]
-    left_out.update(suffix_of(name) for name in files if not (takes_all or has_video_suffix(name)))
+    names = files if takes_all else bucket_videos(fs, files)
+    left_out.update(Counter(map(suffix_of, files)) - Counter(map(suffix_of, names)))
     return (_remote(fs, name, infos[name]) for name in names)
 
 

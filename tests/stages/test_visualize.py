@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError
 from pipeline.core.files import list_files, read_bytes, read_json
 from pipeline.core.stage import Context
 from stages.datasets.artifacts import Digits, write_digits
@@ -142,16 +142,24 @@ def test_frames_of_another_size_are_refused(
         visualize(CONFIG, context, encoder=encoder, digits=digits, percepts=percepts[0])
     with pytest.raises(ConfigError, match="holds no transform"):
         visualize(CONFIG, context, encoder=save(tmp_path, dim=108), percepts=percepts[0])
-    config = VisualizeConfig(show_part="nowhere")
-    encoder = save(tmp_path, Standardisation.of(percepts[1].moments()), dim=108)
-    with pytest.raises(SourceError, match=r"part 'nowhere'; parts here: test, unlabelled"):
-        visualize(config, context, encoder=encoder, percepts=percepts[0])
 
 
-def test_videos_that_are_too_short_are_named(percepts: tuple[Percepts, Statistics], tmp_path: Path) -> None:
-    encoder = save(tmp_path, Standardisation.of(percepts[1].moments()), dim=108, num_frames_in=20)
-    with pytest.raises(SourceError, match="no video to show has 23 frames"):
-        visualize(CONFIG, Context.for_test(tmp_path), encoder=encoder, percepts=percepts[0])
+def test_videos_that_cannot_be_shown_end_nothing(percepts: tuple[Percepts, Statistics], tmp_path: Path) -> None:
+    """The model is trained by then: there are no pictures, and the reason is said."""
+    standardisation = Standardisation.of(percepts[1].moments())
+    of_20 = save(tmp_path / "of_20", standardisation, dim=108, num_frames_in=20)
+    encoder = save(tmp_path, standardisation, dim=108)
+    for number, (config, model, reason) in enumerate(
+        [
+            (CONFIG, of_20, "no video to show has 23 frames"),
+            (VisualizeConfig(show_part="nowhere"), encoder, "part 'nowhere'; parts here: test, unlabelled"),
+            (VisualizeConfig(num_readout_videos=1), encoder, "needs at least 2 videos to fit on; got 1"),
+        ]
+    ):
+        context = Context.for_test(tmp_path / str(number))
+        assert pictures(visualize(config, context, encoder=model, percepts=percepts[0])) == {}
+        assert str(context.facts["left_out"]).startswith("nothing is drawn: ")
+        assert reason in str(context.facts["left_out"])
 
 
 @pytest.mark.parametrize("settings", [{"num_examples": 0}, {"num_future": -1}, {"fit_part": None}, {"thumbnail_px": 0}])

@@ -1,13 +1,22 @@
-"""Folders on this machine: the videos below one, by name or content, and what is left out."""
+"""Folders on this machine and in buckets: the videos below one, by name or content, and what is left out."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
 
 from pipeline.core.errors import SourceError
 from stages.video.lists.suffixes import OTHER_SUFFIXES, START_BYTES, has_video_suffix, is_video_by_content, suffix_of
+
+LOOKS_AT_A_TIME: Final = 32
+"""Requests to an object store at a time: each takes some tens of milliseconds."""
+MAX_LOOKS: Final = 10_000
+"""Most objects of a bucket that are looked into, a range request each; further ones go by their names."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,26 @@ class FolderVideos:
         if has_video_suffix(path) or (suffix_of(path) not in OTHER_SUFFIXES and _has_video_content(path)):
             return True
         self.left_out[suffix_of(path)] += 1
+        return False
+
+
+def bucket_videos(fs: Any, names: Sequence[str]) -> list[str]:
+    """Returns the objects of an fsspec file system that are videos by name or, if that says nothing, their content.
+
+    A web server is asked for no content: it may send all of it where a range was asked for.
+    """
+    is_web = "http" in fs.protocol
+    unknown = [name for name in names if not (has_video_suffix(name) or suffix_of(name) in OTHER_SUFFIXES or is_web)]
+    with ThreadPoolExecutor(LOOKS_AT_A_TIME) as threads:
+        looks = threads.map(partial(_is_video_object, fs), unknown[:MAX_LOOKS])
+        by_content = {name for name, is_video in zip(unknown, looks, strict=False) if is_video}
+    return [name for name in names if has_video_suffix(name) or name in by_content]
+
+
+def _is_video_object(fs: Any, name: str) -> bool:
+    try:
+        return is_video_by_content(fs.cat_file(name, start=0, end=START_BYTES))
+    except Exception:  # noqa: BLE001  # by place: one that cannot be read counts among what is left out
         return False
 
 

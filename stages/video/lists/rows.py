@@ -60,6 +60,17 @@ PARTS: Final = {
 }
 """Published lists' words for the parts of a split, where they are not the words of this project."""
 
+KNOWN_PARTS: Final = frozenset({"train", "validation", "test", "unlabelled"})
+"""Parts whose names count in any case."""
+
+NOTHING: Final = frozenset(
+    {
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+        *("NA", "NULL", "NAN", "NaN", "None", "n/a", "nan", "null"),
+    }
+)
+"""Values of a cell that stand for none: those of pandas.read_csv."""
+
 MAX_TEXT_CHARS: Final = 4096
 """Characters of a label, part, group or licence."""
 
@@ -127,6 +138,8 @@ class RowBuilder:
         self.list_uri = without_query(list_uri)
         self.num_refused = 0
         """Lines so far that name a video which the rules do not allow."""
+        self.num_without_label = 0
+        """Lines so far whose label is a word for none, such as NaN."""
         self._is_remote = "://" in list_uri
         self.directory = posixpath.dirname(self.list_uri)
         self._schemes = None if rules is None else frozenset((*SCHEMES, *map(str.lower, rules.allow_scheme)))
@@ -163,6 +176,10 @@ class RowBuilder:
             raise WrongLine(f"ends at {end_s:g} s and starts at {start_s or 0.0:g} s; the end comes after the start")
         split = _text(values.get("split"), "split") or ""
         part = _text(values.get("part"), "part") or PARTS.get(split.casefold(), split) or None
+        if part is not None and part.casefold() in KNOWN_PARTS:
+            part = part.casefold()
+        label = _text(values.get("label"), "label")
+        self.num_without_label += label is None and bool(values.get("label"))
         licence = _text(values.get("licence"), "licence")
         if licence is None and _text(values.get("is_cc"), "is_cc") in ("1", "True", "true"):
             licence = "creative commons"
@@ -171,7 +188,7 @@ class RowBuilder:
             line=line,
             start_s=start_s,
             end_s=end_s,
-            label=_text(values.get("label"), "label"),
+            label=label,
             part=part,
             group=group,
             licence=licence,
@@ -208,6 +225,9 @@ class RowBuilder:
         if self._schemes is not None and re.search(r"::.*://", uri):
             raise WrongLine(f"{uri!r} chains file systems; give the address of the file itself", is_refused=True)
         if scheme in ("file", "local"):  # the latter is fsspec's
+            host = re.match(r"[^:]*://([^/]+)/", uri)
+            if host and host[1].lower() != "localhost":
+                raise WrongLine(f"{uri!r} names a file of the machine {host[1]!r}; give file:///... for one of this")
             try:
                 return self._local(absolute(f"file{uri[len(scheme) :]}"), uri)
             except SourceError as error:
@@ -252,7 +272,7 @@ def _text(value: Any, column: str) -> str | None:
     if value is None:
         return None
     text = (_raw_text(value, column) or "").strip()
-    if text.casefold() in ("", "nan", "<na>"):
+    if text in NOTHING:
         return None
     if "\0" in text:
         raise WrongLine(f"the value of {column!r} holds a NUL byte")

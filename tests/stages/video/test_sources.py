@@ -118,6 +118,27 @@ def test_bucket() -> None:
         list_videos(("memory://elsewhere",))
 
 
+def test_objects_of_a_bucket_are_known_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = fsspec.filesystem("memory")
+    film = b"\0\0\0\x20ftypisom" + bytes(5000)
+    objects = {"a.mp4": b"1", "b.unknown": film, "c[1]": film, "d": b"text", "e.jpg": film, "f.mp4.part": film}
+    for name, data in objects.items():
+        fs.pipe_file(f"/content/{name}", data)
+    asked: list[tuple[int, int]] = []
+    cat_file = type(fs).cat_file
+
+    def counted(self: Any, path: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return bytes(cat_file(self, path, start=start, end=end))
+
+    monkeypatch.setattr(type(fs), "cat_file", counted)
+    notes: list[str] = []
+    found = [source.uri.rpartition("/")[2] for source in list_videos(("memory://content",), note=notes.append)]
+    assert found == ["a.mp4", "b.unknown", "c[1]"]
+    assert asked == [(0, START_BYTES)] * 3
+    assert "no videos by name or content: 1 .jpg, 1 .part, 1 no suffix" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("given", "rule"),
     [

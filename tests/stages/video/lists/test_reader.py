@@ -162,6 +162,30 @@ def test_wrong_lines_have_their_numbers(tmp_path: Path, name: str, text: str | b
         assert wrong[line].uri == f"{path}:{line}"
 
 
+LABELS = ["NaN", "None", "null", "NA", "n/a", "", "none", "Nancy", "1.0", "TRUE", "two  words"]
+
+
+def test_words_for_none_are_no_labels(tmp_path: Path) -> None:
+    """Those that pandas reads as missing; any other word is a label, and how many were none is said."""
+    rows, notes = read(written(tmp_path, "l.csv", "uri,label\n" + "".join(f"a.mp4,{label}\n" for label in LABELS)))
+    assert [row.label for row in rows] == [*[None] * 6, "none", "Nancy", "1", "TRUE", "two  words"]
+    assert notes == ["labels that stand for none, such as NaN, None or NA, and are none: 5"]
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(tmp_path / "l.csv", dtype=str, skipinitialspace=True)
+    assert [row.label is None for row in rows] == frame["label"].isna().tolist()
+
+
+def test_parts_are_known_in_any_case(tmp_path: Path) -> None:
+    rows, _ = read(written(tmp_path, "l.csv", "uri,part\na.mp4,Test\nb.mp4,TRAIN\nc.mp4,Mine\n"))
+    assert [row.part for row in rows] == ["test", "train", "Mine"]
+
+
+def test_a_file_uri_of_another_machine_is_no_file_of_this_one(tmp_path: Path) -> None:
+    rows, _ = read(written(tmp_path, "l.txt", "file://nas/films/a.mp4\nfile://localhost/b.mp4\nfile:///c.mp4\n"))
+    assert "names a file of the machine 'nas'" in rows[0].problem
+    assert [row.uri for row in rows[1:]] == ["/b.mp4", "/c.mp4"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "rule"),
     [
