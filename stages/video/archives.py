@@ -31,6 +31,7 @@ from typing import IO, Any, Final, cast
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import CAME_LATER
+from stages.video.lists.rows import is_utf8
 from stages.video.lists.suffixes import suffix_of
 
 ZIP_SUFFIXES: Final = (".zip",)
@@ -38,9 +39,8 @@ TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz"
 RAR_SUFFIXES: Final = (".rar",)
 ARCHIVE_SUFFIXES: Final = ZIP_SUFFIXES + TAR_SUFFIXES + RAR_SUFFIXES
 
-UNREAD_SUFFIXES: Final = (".7z", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z", ".cab", ".ace", ".iso")
-"""Suffixes of archives that nothing here reads."""
-
+UNREAD_SUFFIXES: Final = (".7z", ".zst", ".tzst", ".lz4", ".z", ".cab", ".ace", ".iso", ".gz", ".bz2", ".xz")
+"""Suffixes of archives, and of single packed files, that nothing here reads."""
 RAR_MARKS: Final = {b"Rar!\x1a\x07\x00": "rar", b"Rar!\x1a\x07\x01\x00": "rar5"}
 """The first bytes of rar files, with libarchive's names of the two formats."""
 
@@ -92,7 +92,7 @@ class _RawMember:
 
     name: str
     kind: str
-    """file, folder, or what is refused: link, device, encrypted file."""
+    """file, folder, or what is refused: link, device, file with a password."""
     size_bytes: int | None = None
     chunks: Iterator[bytes] = field(default_factory=lambda: iter(()))
 
@@ -208,17 +208,9 @@ def _clean(name: str, where: str) -> str:
     if longest > MAX_PART_BYTES:
         raise SourceError(f"{where} has no usable name: a part has {longest} bytes, {MAX_PART_BYTES} are allowed")
     # fsspec reads `::` in an address as its own.
-    if not clean or too_long or "::" in clean or re.search(r"[\x00-\x1f]", clean) or not _is_utf8(clean):
+    if not clean or too_long or "::" in clean or re.search(r"[\x00-\x1f]", clean) or not is_utf8(clean):
         raise SourceError(f"{where} has no usable name: empty, over {MAX_NAME_BYTES} bytes, with '::', or not text")
     return clean
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _suffix(name: str) -> str:
@@ -285,7 +277,7 @@ def _zip(path: Path, shown: str) -> Iterator[_RawMember]:
             elif info.compress_type not in ZIP_METHODS:
                 yield _RawMember(info.filename, f"member compressed by method {info.compress_type}")
             elif info.flag_bits & 1:
-                yield _RawMember(info.filename, "encrypted file")
+                yield _RawMember(info.filename, "file with a password")
             else:
                 yield _RawMember(info.filename, "file", info.file_size, _chunks(partial(archive.open, info), shown))
 
@@ -334,19 +326,27 @@ class _CountedStream:
 
 
 def _tar(path: Path, shown: str, budget: _Budget) -> Iterator[_RawMember]:
-    with (
-        _uncompressed(path) as stream,
-        tarfile.open(
-            fileobj=cast(IO[bytes], _CountedStream(stream, budget)), mode="r|", tarinfo=_BoundedHeader
-        ) as archive,
-    ):
-        for info in archive:
-            if info.isdir():
-                yield _RawMember(info.name, "folder")
-            elif info.isfile():
-                yield _RawMember(info.name, "file", info.size, _chunks(partial(archive.extractfile, info), shown))
-            else:
-                yield _RawMember(info.name, "link" if info.issym() or info.islnk() else "device")
+    with _uncompressed(path) as stream:
+        counted = cast(IO[bytes], _CountedStream(stream, budget))
+        with tarfile.open(fileobj=counted, mode="r|", tarinfo=_BoundedHeader) as archive:
+            for info in archive:
+                if info.isdir():
+                    yield _RawMember(info.name, "folder")
+                elif info.isfile():
+                    yield _RawMember(info.name, "file", info.size, _chunks(partial(archive.extractfile, info), shown))
+                else:
+                    yield _RawMember(info.name, "link" if info.issym() or info.islnk() else "device")
+            if _goes_on(archive):
+                raise SourceError(f"{shown} goes on behind its end: unpack joined tars (tar -i) and give the folder")
+
+
+def _goes_on(archive: tarfile.TarFile) -> bool:
+    """Returns whether anything but zeros follows the end of a tar that is read as a stream."""
+    read = cast(IO[bytes], archive.fileobj).read
+    try:
+        return any(chunk.strip(b"\0") for chunk in iter(partial(read, CHUNK_BYTES), b""))
+    except DAMAGE:  # junk behind a compressed stream, which gzip itself passes over
+        return False
 
 
 def _chunks(open_member: Callable[[], IO[bytes] | None], shown: str) -> Iterator[bytes]:

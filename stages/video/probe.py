@@ -6,6 +6,7 @@ them is shown. Bad bytes never raise: they give a `Probe` whose verdict is `reje
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -80,7 +81,9 @@ def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> Probe:
     except NoVideoError as error:
         return Probe(verdict="rejected", reason=str(error))
     except DAMAGE as error:
-        return Probe(verdict="rejected", reason=f"cannot be opened as a video: {in_words(error)}")
+        is_other = getattr(error, "errno", None) == errno.EINVAL  # so FFmpeg refuses what `FORMATS` does not name
+        why = "its format is none of those that are read as videos" if is_other else in_words(error)
+        return Probe(verdict="rejected", reason=f"cannot be opened as a video: {why}")
 
 
 def _judge(scan: Scan, limits: Limits) -> Probe:

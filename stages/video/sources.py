@@ -95,8 +95,7 @@ def iter_videos(
     expanded = _with_public_addresses(itertools.chain.from_iterable(_expand(given, rules, note) for given in videos))
     yield from unique_sources(expanded, lambda source: source, on_repeat=count)
     if num_repeated:
-        first = first_repeated if first_repeated.isprintable() else repr(first_repeated)
-        note(f"videos that are named again: {num_repeated} (first {first}); each counts as it was named first")
+        note(f"videos that are named again: {num_repeated} (first {first_repeated}); each counts as it was named first")
 
 
 def _with_public_addresses(sources: Iterable[VideoSource]) -> Iterator[VideoSource]:
@@ -219,7 +218,9 @@ def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSo
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
     if without_query(given).lower().endswith(UNREAD_SUFFIXES) and not os.path.isdir(given):
-        raise SourceError(f"{given!r} is an archive of a kind that is not read; unpack it and give the folder")
+        raise SourceError(
+            f"{given!r} is packed, or an archive of a kind that is not read; unpack it and give the folder"
+        )
     left_out: Counter[str] = Counter()
     is_empty = True
     expanded = _expand_local if is_plain_path(given) else _expand_remote

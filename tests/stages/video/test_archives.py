@@ -289,3 +289,16 @@ def test_no_archive_takes_more_memory_than_it_may(tmp_path: Path, shared_data: P
         "bzip2_member_bomb.zip": "compressed by method 12",
     }
     assert {name: rule in lines[name][1] for name, rule in rules.items()} == dict.fromkeys(rules, True), lines
+
+
+def test_tars_that_were_joined_are_not_half_read(tmp_path: Path) -> None:
+    """Where a tar ends by its mark, another may follow; junk behind a compressed one is nothing, as gzip has it."""
+    for name, junk in (("a.tar", b""), ("a.tar.gz", b"junk" * 10)):
+        with tarfile.open(tmp_path / name, "w:gz" if junk else "w") as made:
+            made.addfile(tarfile.TarInfo("a.mp4"), io.BytesIO())
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole + junk)
+        assert [m.path for m in iter_members(tmp_path / name, bool, ArchiveLimits())] == ["a.mp4"]
+        (tmp_path / name).write_bytes(whole + whole)
+        with pytest.raises(SourceError, match=r"goes on behind its end: unpack joined tars"):
+            list(iter_members(tmp_path / name, bool, ArchiveLimits()))
