@@ -102,7 +102,12 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     takedowns = read_takedowns(context.store_uri)
     references, account = collect_results(context.store_uri, plan, takedowns)
     if not references:
-        raise SourceError("no video of the index gave a frame; see the verdicts: percepts ledger")
+        first = next(
+            (f": {r.uri}: {r.reason}" for r in account.ledger(index.iter_records(), takedowns) if r.reason), ""
+        )
+        raise SourceError(
+            f"no video of the index gave a frame{first}; give other videos, or try again where it may pass"
+        )
     counted = _LedgerCounter(rows, account.ledger(index.iter_records(), takedowns))
     write_records(join(context.uri, LEDGER_FILE), counted, store_uri=context.store_uri)
     write_references(context.uri, references)

@@ -10,8 +10,12 @@ import pytest
 
 from pipeline.core.errors import SourceError
 from pipeline.core.stage import Context
+from stages.convnets.config import ConvnetConfig
+from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video import fetch
+from stages.video.decode import DecodeConfig
+from stages.video.ledger import NOT_READ
 from stages.video.limits import Limits
 from tests.stages.failing_server import FAILURES, FailingServer, failing_server
 from tests.stages.video.clips import encode, moving_square
@@ -45,6 +49,26 @@ def test_each_failure_alone(server: FailingServer, tmp_path: Path, number: int) 
     (record,) = index.records()
     assert record.verdict == "rejected"
     assert record.reason
+
+
+def test_each_failure_alone_after_ingest(server: FailingServer, tmp_path: Path) -> None:
+    """The only video of a run was there for ingest and is not for extract: the end is one line with the reason."""
+    decode = DecodeConfig(short_side_px=16, crop_px=16)
+    config = ExtractConfig(
+        convnet=ConvnetConfig(name="pixels", layer="gray", grid=2, input_px=16), decode=decode, limits=LIMITS
+    )
+    for number, failure in enumerate(FAILURES):
+        server.is_well = True
+        videos = (server.failing("bad.mp4")[number],)
+        root = tmp_path / str(number)
+        index = ingest(IngestConfig(videos=videos, limits=LIMITS), Context.for_test(root, uri=str(root / "index")))
+        server.is_well = False
+        with pytest.raises(SourceError, match="no video of the index gave a frame: http://127") as caught:
+            extract(config, Context.for_test(root), index=index)
+        assert str(caught.value).isprintable()
+        assert NOT_READ in str(caught.value), failure
+        server.is_well = True
+        assert extract(config, Context.for_test(root), index=index).records()[0].verdict == "ok", failure
 
 
 @pytest.mark.parametrize("uri", ["file:///dev/zero", "local:///dev/zero", "/dev/zero", "/dev/../dev/zero"])
