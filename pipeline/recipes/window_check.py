@@ -24,7 +24,7 @@ class WindowCheck:
     setting: str = "num_frames_in or num_frames_out"
     """The settings by which a window becomes shorter."""
     of_short: str = "nothing is learned from them"
-    """What becomes of videos that are shorter than a window."""
+    """The fate of videos that are shorter than a window."""
     num_frames_scored: int = 0
     """Frames of a window that is scored."""
     scored: Collection[str] = ()

@@ -185,7 +185,7 @@ class Scan:
 
     @property
     def _tells_order(self) -> bool:
-        """Whether presentation times are the file's own: not where frames that are reordered have those of decoding."""
+        """A flag of presentation times that are the file's own: reordered frames with those of decoding have none."""
         if not self._has_all_pts or self.container.format.name in COUNTED:
             return False
         return not (self.stream.codec_context.has_b_frames and len(self._pts) > 1 and self._pts == self._dts)

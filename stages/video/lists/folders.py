@@ -66,7 +66,7 @@ class FolderVideos:
 def bucket_videos(fs: Any, names: Sequence[str]) -> list[str]:
     """Returns the objects of an fsspec file system that are videos by name or, if that says nothing, their content.
 
-    A web server is asked for no content: it may send all of it where a range was asked for.
+    Nothing is read from a web server, which may send a whole file where a range was wanted.
     """
     is_web = "http" in fs.protocol
     unknown = [name for name in names if not (has_video_suffix(name) or suffix_of(name) in OTHER_SUFFIXES or is_web)]
