@@ -84,7 +84,7 @@ def iter_rows(uri: str, rules: ListRules | None = STRANGERS, *, note: Note = dis
             reason = " ".join(str(error).split())  # Arrow's words may take several lines
             raise SourceError(f"cannot read the list {shown!r}: {reason}") from error
     if builder.num_without_label:
-        note_once(f"labels that stand for none, such as NaN, None or NA, and are none: {builder.num_without_label}")
+        note_once(f"labels that stand for none, such as None or NA, and are none: {builder.num_without_label}")
     if not is_usable and not builder.num_refused:
         raise SourceError(f"no line of the list {shown!r} can be used: {first_problem or 'it is empty'}")
 

@@ -63,13 +63,10 @@ PARTS: Final = {
 KNOWN_PARTS: Final = frozenset({"train", "validation", "test", "unlabelled"})
 """Parts whose names count in any case."""
 
-NOTHING: Final = frozenset(
-    {
-        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
-        *("NA", "NULL", "NAN", "NaN", "None", "n/a", "nan", "null"),
-    }
-)
-"""Values of a cell that stand for none: those of pandas.read_csv."""
+NOTHING: Final = frozenset({"", "nan", "<na>"})
+"""Values of a cell that are none, in lower case."""
+WORDS_FOR_NOTHING: Final = frozenset({"None", "NA", "N/A", "n/a", "#NA", "#N/A", "NULL", "null"})
+"""Further ones, of those that pandas.read_csv takes for none. They might be names of classes, so it is said."""
 
 MAX_TEXT_CHARS: Final = 4096
 """Characters of a label, part, group or licence."""
@@ -139,7 +136,7 @@ class RowBuilder:
         self.num_refused = 0
         """Lines so far that name a video which the rules do not allow."""
         self.num_without_label = 0
-        """Lines so far whose label is a word for none, such as NaN."""
+        """Lines so far whose label is one of `WORDS_FOR_NOTHING`."""
         self._is_remote = "://" in list_uri
         self.directory = posixpath.dirname(self.list_uri)
         self._schemes = None if rules is None else frozenset((*SCHEMES, *map(str.lower, rules.allow_scheme)))
@@ -179,7 +176,7 @@ class RowBuilder:
         if part is not None and part.casefold() in KNOWN_PARTS:
             part = part.casefold()
         label = _text(values.get("label"), "label")
-        self.num_without_label += label is None and bool(values.get("label"))
+        self.num_without_label += label is None and str(values.get("label") or "").strip().casefold() not in NOTHING
         licence = _text(values.get("licence"), "licence")
         if licence is None and _text(values.get("is_cc"), "is_cc") in ("1", "True", "true"):
             licence = "creative commons"
@@ -272,7 +269,7 @@ def _text(value: Any, column: str) -> str | None:
     if value is None:
         return None
     text = (_raw_text(value, column) or "").strip()
-    if text in NOTHING:
+    if text.casefold() in NOTHING or text in WORDS_FOR_NOTHING:
         return None
     if "\0" in text:
         raise WrongLine(f"the value of {column!r} holds a NUL byte")
