@@ -1,7 +1,8 @@
 """The rate limit of a whole cluster: an actor that gives every request to another host its time slot.
 
-The actor has a name, so that runs on one cluster share it, and it dies with the run that started it. A process that
-misses it starts another one. That one does not know which time slots are taken, and begins with a pause.
+The actor has a name, so that runs on one cluster share it, and it dies with the process that started it: the stage's
+own, which outlives its workers. A process that misses it starts another one. That one does not know which time slots
+are taken, and begins with a pause.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class RayLimiter:
     """The `pipeline.core.network.NetworkLimiter` of a Ray cluster. It pickles."""
 
     _actor: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def started(cls) -> RayLimiter:
+        """Returns the limiter, whose actor belongs to the calling process unless another one has started it."""
+        return cls(_find_or_start(0.0))
 
     def permit(self, run: str, host: str, interval_s: float, jitter_s: float) -> Permit:
         return cast(Permit, self._ask(lambda actor: actor.permit.remote(run, host, interval_s, jitter_s)))

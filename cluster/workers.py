@@ -82,7 +82,7 @@ class RayWorkers:
         )
 
     def limiter(self) -> NetworkLimiter:
-        return RayLimiter()
+        return RayLimiter.started()
 
     def train(
         self,

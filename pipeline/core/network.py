@@ -161,7 +161,8 @@ class LocalLimiter:
 
     def release(self, run: str, num_bytes: int) -> None:
         with self._lock:
-            self._bytes[run] = self._bytes.get(run, 0) - num_bytes
+            # One that took another's place knows nothing of what was reserved before.
+            self._bytes[run] = max(0, self._bytes.get(run, 0) - num_bytes)
 
 
 PROCESS_LIMITER: Final = LocalLimiter()

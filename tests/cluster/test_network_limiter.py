@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cluster import network_limiter
 from cluster.network_limiter import NAME, NAMESPACE, RayLimiter
 from cluster.session import Session
 from cluster.workers import RayWorkers
-from pipeline.core.network import NetworkOptions
+from pipeline.core.network import NetworkLimiter, NetworkOptions
 from pipeline.core.stage import Context, Resources
 from stages.download import DownloadConfig, download
 from tests.cluster.tasks import value_of
@@ -37,6 +39,22 @@ def test_an_actor_that_takes_anothers_place_begins_with_a_pause(ray_session: Ses
     assert first == 0.0
     assert 4.0 < second <= 5.0
     assert network_limiter.FIRST_WAIT_S - 5.0 < replaced <= network_limiter.FIRST_WAIT_S
+
+
+def refusal_after_a_worker_has_ended() -> str:
+    workers = RayWorkers()
+    limiter = workers.limiter()
+    assert [value for _, value in workers.map(partial(_refuser, limiter), ["a"], num_workers=1)] == [True]
+    return limiter.refusal("run", "a")
+
+
+def _refuser(limiter: NetworkLimiter) -> Callable[[str], bool]:
+    return lambda host: limiter.refuse("run", host, "it said no")
+
+
+def test_the_actor_outlives_the_workers_that_ask_it(ray_session: Session) -> None:
+    """The next round of a download has new workers, and knows what the hosts have said."""
+    assert value_of(ray_session, "limiter", refusal_after_a_worker_has_ended) == "it said no"
 
 
 def downloaded(directory: str, links: str) -> list[Any]:
