@@ -211,6 +211,8 @@ class Estimate:
     work: Work | None = None
     is_measured: bool = False
     """True where the seconds are those of an earlier artifact of the store, scaled."""
+    is_waiting: bool = False
+    """True where the seconds pass in waiting for others' servers, and no GPU is reserved meanwhile."""
     note: str = ""
     """A remark that a plan makes on the stage, beside sizes and times."""
 

@@ -121,6 +121,10 @@ def with_bill(
             lines += bill_lines(extraction, options)
             seconds = extraction.seconds(step.node.resources)
             total = total.plus(extraction.gpu_hours, extraction.core_hours, num_bytes)
+        elif step.estimate.is_waiting and seconds is not None:
+            days = f"{seconds / 86400:,.1f} days" if seconds > 86400 else f"{_hours(seconds / 3600)} h"
+            lines.append(f"{step.node.name}: {days} of waiting for servers, in which no GPU is reserved")
+            total = total.plus(0.0, 0.0, num_bytes)
         elif seconds is None:
             total = replace(total, unknown=(*total.unknown, step.node.name))
         else:

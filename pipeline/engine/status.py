@@ -229,7 +229,9 @@ def _from_manifest(manifest: Manifest) -> Estimate:
 def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
     inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
     expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
-    for last in sorted(history, key=lambda manifest: manifest.finished_at, reverse=True):
+    # What others' servers take says nothing about other links.
+    of_same_kind = [] if expected.is_waiting else history
+    for last in sorted(of_same_kind, key=lambda manifest: manifest.finished_at, reverse=True):
         measured = _scaled(last, expected, node.resources)
         if measured is not None:
             return replace(expected, seconds=measured, is_measured=True)

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from pipeline.core.network import NetworkOptions
+from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules
 
@@ -13,9 +14,8 @@ ALIVE_SHARE: Final = 0.7
 """Share of the links of an old list that still give a video, about."""
 REQUESTS_PER_SITE_LINK: Final = 2
 """Requests that yt-dlp makes of a site for a link, about: its page, and its player. The file is another host's."""
-BYTES_PER_S: Final = 60_000
-"""Bytes of a second of 360p video without sound, about."""
 FRAMES_PER_S: Final = 30
+BYTES_PER_S: Final = FRAMES_PER_S * BYTES_PER_FRAME
 DAY_S: Final = 86_400.0
 
 
@@ -31,18 +31,27 @@ def forecast_download(
     of_sites = round(requested * num_of_sites / max(1, num_links))
     site_requests = of_sites * REQUESTS_PER_SITE_LINK
     rate_s = max(1.5 * network.site_interval_s * site_requests, network.host_interval_s * requested)
-    low, high = network.site_interval_s, 2 * network.site_interval_s
-    video = f" for {seconds / 3600:,.1f} h, {seconds * BYTES_PER_S / 1e9:,.1f} GB of video" if seconds else ""
-    time = f"{rate_s / DAY_S:,.1f} days" if rate_s > DAY_S else f"{rate_s / 3600:,.1f} h"
+    video = f" for {_shown(seconds / 3600)} h, {_shown(seconds * BYTES_PER_S / 1e9)} GB of video" if seconds else ""
+    if seconds and hours and seconds < 0.999 * hours * 3600:
+        video += f" (the lists have about {_shown(seconds / 3600)} of {hours:g} h, if {1 - ALIVE_SHARE:.0%} are dead)"
+    time = f"{rate_s / DAY_S:,.1f} days" if rate_s > DAY_S else f"{_shown(rate_s / 3600)} h"
+    rates = [f"to {'any other' if of_sites else 'a'} host every {network.host_interval_s:g} s"]
+    if of_sites:
+        rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
     note = (
-        f"about {requested:,} links{video}, {site_requests + requested:,} requests; at one to a site every "
-        f"{low:g}-{high:g} s and to any other host every {network.host_interval_s:g} s that takes {time}, "
-        "over the whole cluster"
+        f"about {requested:,} links{video}, {site_requests + requested:,} requests; at one {' and '.join(rates)} that "
+        f"takes {time}, over the whole cluster"
     )
     return Estimate(
         num_videos=requested,
         num_frames=round(seconds * FRAMES_PER_S) if seconds else None,
         num_bytes=round(seconds * BYTES_PER_S) if seconds else None,
         seconds=rate_s,
+        is_waiting=True,
         note=note,
     )
+
+
+def _shown(number: float) -> str:
+    """Formats a number; what is not nothing never reads as nothing."""
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"

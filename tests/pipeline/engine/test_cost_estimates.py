@@ -141,3 +141,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         )
     with pytest.raises(UsageError, match=r"--plan-hours is 0\.0; give a number above 0"):
         main([*arguments, "--plan-hours", "0"])
+
+
+def test_a_download_waits_without_a_gpu_and_without_a_bill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """30 hours of Sports-1M, of which a guest of YouTube waits almost three days for the servers."""
+    links = tmp_path / "train_partition.txt"
+    links.write_text("".join(f"http://www.youtube.com/watch?v={n:011d} {n % 487}\n" for n in range(16_000)))
+    plan = ["youtube", "--plan", "--links", str(links), "--hours", "30", "--clip-seconds", "10"]
+    prices = ["--price-per-gpu-hour", "2.5", "--gpus-per-worker", "1", "--store", str(tmp_path / "store")]
+    assert main([*plan, *prices]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (waiting,) = [line for line in lines if "in which no GPU is reserved" in line]
+    assert waiting == "download: 2.7 days of waiting for servers, in which no GPU is reserved"
+    (price,) = [line for line in lines if line.startswith("price: ")]
+    assert 0.05 < float(price.removeprefix("price: ")) < 1.0
