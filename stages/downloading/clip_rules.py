@@ -1,10 +1,12 @@
-"""The seconds of a video that are downloaded: all of them, some at random, or one clip after the other."""
+"""The seconds of a video that are downloaded: all, some at random, one clip after the other, or its shots."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError
@@ -21,11 +23,12 @@ SHORTEST_SHARE: Final = 0.98
 class ClipRules:
     """The choice of clips, which depends on the link and the seed alone, and on how long the video is."""
 
-    clips: Literal["auto", "whole", "random", "consecutive"] = "auto"
-    """The clips of each video: all of it (or what its line says), at random places, or one after the other; auto is
-    random with --clip-seconds, and whole without."""
+    clips: Literal["auto", "whole", "random", "consecutive", "shots"] = "auto"
+    """The clips of each video: all of it (or what its line says), at random places, one after the other, or one a shot
+    (with --clip-seconds, one after the other within each shot); auto is random with --clip-seconds, and whole
+    without."""
     clip_seconds: float | None = None
-    """Length of a clip. A video that is shorter counts as too short."""
+    """Length of a clip. A video or shot that is shorter counts as too short."""
     clips_per_video: int = 1
     """Clips at random places of a video, which do not overlap."""
     seed: int = 0
@@ -62,11 +65,14 @@ class ClipRules:
             return None
         return self.clip_seconds * self.clips_per_video
 
-    def needs_duration(self, start_s: float | None, end_s: float | None) -> bool:
-        """Returns whether the seconds of a link can be chosen only once its video's length is known."""
-        return self.mode != "whole" or (start_s is not None and end_s is None)
-
-    def choose(self, uri: str, start_s: float | None, end_s: float | None, duration_s: float | None) -> list[Span]:
+    def choose(
+        self,
+        uri: str,
+        start_s: float | None,
+        end_s: float | None,
+        duration_s: float | None,
+        boundaries_s: Sequence[float] = (),
+    ) -> list[Span]:
         """Returns the spans to take, in their order in the video; none where it is too short.
 
         Args:
@@ -74,6 +80,7 @@ class ClipRules:
             start_s: where its line of the list lets it begin, seconds; None is the video's start.
             end_s: where its line lets it end; None is the video's end.
             duration_s: the video's length; None where it is not needed.
+            boundaries_s: where new shots begin, between start and end; for shots alone.
         """
         if self.mode == "whole" and start_s is None and end_s is None:
             return [None]
@@ -81,6 +88,9 @@ class ClipRules:
         last = min(end_s, duration_s) if end_s is not None and duration_s is not None else end_s or duration_s or 0.0
         if self.mode == "whole":
             return [(first, last)] if last > first else []
+        if self.mode == "shots":
+            edges = [first, *boundaries_s, max(last, first)]
+            return [span for start, end in pairwise(edges) for span in self._of_shot(round(start, 3), round(end, 3))]
         assert self.clip_seconds is not None
         length = last - first
         num_slots = int(length / self.clip_seconds + 1 - SHORTEST_SHARE) if length > 0 else 0
@@ -95,3 +105,8 @@ class ClipRules:
             offset = chance.random() * max(0.0, length - num_slots * self.clip_seconds)
         starts = [round(first + offset + slot * self.clip_seconds, 3) for slot in slots]
         return [(start, round(start + self.clip_seconds, 3)) for start in starts]
+
+    def _of_shot(self, start_s: float, end_s: float) -> list[Span]:
+        if self.clip_seconds is None:
+            return [(start_s, end_s)] if end_s > start_s else []
+        return replace(self, clips="consecutive").choose("", start_s, end_s, end_s)

@@ -23,6 +23,7 @@ from stages.downloading.cutting import cut, duration_s, opened
 from stages.downloading.http_files import HttpClient, RangeFile, fetch_file
 from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem
+from stages.downloading.shots import shot_boundaries_s
 from stages.downloading.sites import Site, SiteFile
 from stages.video.fetch import UnreadableError, fetched
 from stages.video.ledger import VideoRecord
@@ -36,6 +37,8 @@ from stages.video.sources import VideoSource
 
 HEAD_BYTES = 512
 """Bytes that show whether a file is a page or a video."""
+PAGES = (b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml", b"<body", b"<script", b"<mpd", b"#extm3u")
+"""First bytes of what yt-dlp reads: web pages, and the lists of streams in pieces (DASH, HLS)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,8 @@ class _Attempt:
             max_height=self._task.max_height,
             options_file=self._task.network.yt_dlp_options,
             stall_s=self._task.network.stall_s,
-            permit=partial(self._permit, is_site=True),
+            # A page is asked for as a site's, whatever its host; the pieces of a stream are files.
+            permit=lambda host, is_page: self._permit(host, is_site=is_site or is_page),
             beat=self._heartbeat.beat,
         )
         file = site.find(uri)
@@ -179,7 +183,8 @@ class _Attempt:
 
     def _from_server(self, client: HttpClient, url: str) -> Files:
         path = self._directory / "file"
-        if self._is_cut() and not path.exists():
+        # Shots are found in all frames: nothing would be saved.
+        if self._is_cut() and self._task.rules.mode != "shots" and not path.exists():
             with RangeFile(client, url) as file:
                 _refuse_page(file.head)
                 if file.is_ranged:
@@ -196,14 +201,17 @@ class _Attempt:
         return self._task.rules.mode != "whole" or row.start_s is not None or row.end_s is not None
 
     def _cut(self, source: Path | RangeFile) -> Files:
-        task = self._task
+        task, beat = self._task, self._heartbeat.beat
         with opened(source, task.limits) as (container, stream):
             spans: Sequence[Span] | None = task.pinned
             if spans is None:
-                duration = duration_s(container, stream)
-                spans = task.rules.choose(public(task.row.uri), task.row.start_s, task.row.end_s, duration)
+                row, duration, boundaries_s = task.row, duration_s(container, stream), list[float]()
+                if task.rules.mode == "shots":
+                    boundaries_s = shot_boundaries_s(
+                        container, stream, first_s=row.start_s or 0.0, last_s=row.end_s, beat=beat
+                    )
+                spans = task.rules.choose(public(row.uri), row.start_s, row.end_s, duration, boundaries_s)
             wanted = [span for span in spans if span is not None]
-            beat = self._heartbeat.beat
             clips = cut(container, stream, wanted, self._directory, max_bytes=task.max_bytes, beat=beat)
         return [(clip.path, True, clip.span) for clip in clips]
 
@@ -223,13 +231,13 @@ class _Attempt:
 
 
 class _IsPage(Exception):
-    """The file is a web page, on which there may be a video."""
+    """The file is a web page, on which there may be a video, or the list of a stream's pieces."""
 
 
 def _refuse_page(head: bytes) -> None:
-    """Raises _IsPage for bytes that begin as a page does. What the server calls them means nothing."""
+    """Raises _IsPage for bytes that begin as a page or the list of a stream does. Their type means nothing."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml", b"<body", b"<script")):
+    if text.startswith(PAGES):
         raise _IsPage
 
 

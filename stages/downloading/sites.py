@@ -6,7 +6,9 @@ the server allows. What it can only fetch itself, such as the pieces of a stream
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,13 @@ MISSING: Final = (
     "links of sites and pages need yt-dlp: pip install '.[youtube]' where percepts' source lies, or yt-dlp itself"
 )
 DIRECT: Final = ("http", "https")
+NOT_THE_USERS: Final = (
+    "ignoreerrors",  # yt-dlp's command sets it, and what a site says would be lost
+    *("download_archive", "download_ranges", "external_downloader", "max_downloads", "paths", "wait_for_video"),
+    *("simulate", "skip_download"),
+    *("writeinfojson", "writesubtitles", "writeautomaticsub", "writethumbnail", "writedescription", "print_to_file"),
+)
+"""Options of the user's file that have no effect: downloads, their account and their files are this program's."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,12 @@ class Site:
         max_height: int,
         options_file: str | None,
         stall_s: float,
-        permit: Callable[[str], None],
+        permit: Callable[[str, bool], None],
         beat: Callable[[], None],
     ) -> None:
-        """Takes `permit`, called before each request with the host of the link, and `beat`, called after it.
+        """Takes `permit`, called before each request, and `beat`, called after it.
+
+        `permit` gets the host, and whether the request is for a page, as opposed to a piece of a stream.
 
         Raises:
             LinkError: yt-dlp is not installed, or cannot read its options.
@@ -74,17 +85,22 @@ class Site:
         class PoliteYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
             """The downloader of yt-dlp, with a permit for each request."""
 
-            host = ""
+            is_page = True
 
             def urlopen(self, req: Any) -> Any:
-                """Makes a request."""
-                permit(self.host)
+                """Makes a request, and those that its redirects lead to."""
+                host = host_of(req if isinstance(req, str) else getattr(req, "url", "") or req.full_url)[0]
+                permit(host, self.is_page)
                 beat()
-                return super().urlopen(req)
+                with _redirects(lambda: permit(host, self.is_page)):
+                    return super().urlopen(req)
+
+            def save_cookies(self) -> None:
+                """Leaves the user's file as it is: every process of the run reads it, and none may find half of it."""
 
         small = f"[height<=?{max_height}]"
         try:
-            user = dict(_user_options(options_file))
+            user = {k: value for k, value in _user_options(options_file).items() if k not in NOT_THE_USERS}
         except SystemExit as error:
             reason = f"yt-dlp cannot read its options in {options_file}"
             raise LinkError(Problem(status="failed", reason=reason)) from error
@@ -104,15 +120,16 @@ class Site:
             "fragment_retries": 2,
             "cachedir": user.get("cachedir"),
             "postprocessors": [],
-            "writesubtitles": False,
             "overwrites": True,
+            "concurrent_fragment_downloads": 1,
+            "skip_unavailable_fragments": False,
         }
         self._kind = PoliteYoutubeDL
         self._beat = beat
 
     def find(self, url: str) -> SiteFile:
         """Finds the file of a site's video. Raises LinkError with what the site says."""
-        with self._open(url) as ydl:
+        with self._kind(self._options) as ydl:
             info = self._run(url, lambda: ydl.extract_info(url, download=False))
             while info and info.get("_type") in ("playlist", "multi_video"):
                 info = next(iter(info.get("entries") or ()), None)
@@ -140,16 +157,13 @@ class Site:
             if (progress.get("downloaded_bytes") or 0) > max_bytes:
                 raise LinkError(Problem(status="unusable", reason=f"has more than {max_bytes} bytes"))
 
-        own = {"outtmpl": {"default": str(path)}, "progress_hooks": [check], "hls_prefer_native": True}
-        with self._open(url, **own) as ydl:
+        name = str(path).replace("%", "%%")
+        own = {"outtmpl": {"default": name}, "progress_hooks": [check], "hls_prefer_native": True}
+        with self._kind({**self._options, **own}) as ydl:
+            ydl.is_page = False
             self._run(url, lambda: ydl.process_info(file.info))
         if not path.exists():
             raise LinkError(Problem(status="failed", reason="yt-dlp left no file", may_pass=True))
-
-    def _open(self, url: str, **own: Any) -> Any:
-        ydl = self._kind({**self._options, **own})
-        ydl.host = host_of(url)[0]
-        return ydl
 
     def _run(self, url: str, call: Callable[[], Any]) -> Any:
         try:
@@ -166,6 +180,38 @@ class Site:
                 details = getattr(cause, "exc_info", None)
                 cause = cause.__cause__ or cause.__context__ or (details[1] if details else None)
             raise LinkError(problem_of_site(masked(str(error)), host_of(url)[0])) from error
+
+
+_REQUEST_LINE: Final = (b"GET ", b"HEAD ", b"POST ", b"PUT ")
+_before_redirect: Callable[[], None] | None = None
+_num_sent = 0
+
+
+@contextmanager
+def _redirects(permit: Callable[[], None]) -> Iterator[None]:
+    """Calls `permit` before every request of this process but the first: yt-dlp follows redirects unasked."""
+    global _before_redirect, _num_sent
+    _watch_requests()
+    _before_redirect, _num_sent = permit, 0
+    try:
+        yield
+    finally:
+        _before_redirect = None
+
+
+@cache
+def _watch_requests() -> None:
+    sys.addaudithook(_count_request)
+
+
+def _count_request(event: str, arguments: tuple[Any, ...]) -> None:
+    global _num_sent
+    if event != "http.client.send" or _before_redirect is None:
+        return
+    if isinstance(arguments[1], bytes) and arguments[1].startswith(_REQUEST_LINE):
+        _num_sent += 1
+        if _num_sent > 1:
+            _before_redirect()
 
 
 class _Silence:

@@ -12,13 +12,13 @@ S = TypeVar("S", bound="LoopbackServer")
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """Serves in daemon threads at a free port."""
+    """Serves in daemon threads at a free port, of the loopback address unless another is given."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), handler)
         self.stopping = threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -27,7 +27,7 @@ class LoopbackServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The server's address."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import threading
 import time
@@ -9,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from itertools import pairwise
 
 from tests.stages.loopback_server import LoopbackServer, running
 
@@ -48,13 +48,15 @@ class SeenRequest:
     at_s: float
     path: str
     range: str
+    client: str
+    """Address that it came from."""
 
 
 class HostileServer(LoopbackServer):
     """Serves `files` at /<manner>/<name>; all that came is in `requests`."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        super().__init__(_Handler)
+    def __init__(self, files: Mapping[str, bytes], host: str = "127.0.0.1") -> None:
+        super().__init__(_Handler, host)
         self.files = files
         self.requests: list[SeenRequest] = []
         self.lock = threading.Lock()
@@ -65,10 +67,10 @@ class HostileServer(LoopbackServer):
         """Returns the paths that were asked for, in order."""
         return [request.path for request in self.requests]
 
-    def gaps_s(self) -> list[float]:
-        """Returns the seconds between one request and the next."""
+    def most_within(self, seconds: float) -> int:
+        """Returns the largest number of requests of any so many seconds."""
         times = sorted(request.at_s for request in self.requests)
-        return [after - before for before, after in pairwise(times)]
+        return max(bisect.bisect_right(times, at + seconds) - first for first, at in enumerate(times))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         with server.lock:
             num_before = server.paths().count(self.path)
-            server.requests.append(SeenRequest(time.monotonic(), self.path, asked))
+            server.requests.append(SeenRequest(time.monotonic(), self.path, asked, self.client_address[0]))
         self.close_connection = True
         manner, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
         data = server.files.get(name)
@@ -96,12 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._begin(404, 0)
         if re.fullmatch(r"4\d\d|5\d\d", manner):
             return self._begin(int(manner), 0)
-        if manner == "redirect":
-            return self._begin(302, 0, Location=f"/good/{name}")
-        if manner == "loop":
-            return self._begin(302, 0, Location=self.path)
-        if manner == "ftp":
-            return self._begin(302, 0, Location="ftp://127.0.0.1/a.mp4")
+        if location := self._location(manner, name):
+            return self._begin(302, 0, Location=location)
         if manner == "busy" and num_before < 1:
             return self._begin(429, 0, **{"Retry-After": "1"})
         if manner == "429":
@@ -118,6 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(200, 1 << 16)
             return self._send(bytes(range(256)) * 256)
         return self._serve(manner, data, asked, num_before)
+
+    def _location(self, manner: str, name: str) -> str | None:
+        locations = {"redirect": f"/good/{name}", "toapage": f"/page/{name}", "loop": self.path}
+        return (locations | {"ftp": "ftp://127.0.0.1/a.mp4"}).get(manner)
 
     def _serve(self, manner: str, data: bytes, asked: str, num_before: int) -> None:
         first = int(asked.removeprefix("bytes=").partition("-")[0] or 0) if asked and manner != "noranges" else 0
