@@ -13,7 +13,8 @@ import io
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError, RunError, SourceError
@@ -34,6 +35,12 @@ from stages.video.artifacts import INDEX_NAME, MANIFEST_NAME, TO_LOOK_AT
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.lists.rows import ListRow, ListRules
+
+MAX_REASONS: Final = 1000
+"""Different reasons that are counted."""
+LEARNED_PART: Final = "train"
+"""Part of published lists whose clips are those to learn from: in the corpus they have no part, as one's own videos.
+Clips of other parts (validation, test) keep theirs, and nothing is learned from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +87,11 @@ def list_links(config: DownloadConfig) -> LinkListing:
 
 
 def _estimate(config: DownloadConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    return inputs["listing"]
+    # Clips that become percepts at once are deleted: they take room for a while, and are no part of what is kept.
+    return inputs["listing"] if config.extraction is None else replace(inputs["listing"], num_bytes=None)
 
 
-@stage(version=1, snapshot=list_links, estimate=_estimate)
+@stage(version=2, snapshot=list_links, estimate=_estimate)
 def download(config: DownloadConfig, context: Context) -> Downloads:
     """Requests the links that no earlier run has an answer of, and writes the ledger of all of them.
 
@@ -101,7 +109,8 @@ def download(config: DownloadConfig, context: Context) -> Downloads:
         by_seed=config.hours is not None,
     )
     is_of_site = any(host_of(table[number].uri)[1] for number in range(min(1000, len(table))))
-    check_network(context.resources.network, needs_yt_dlp=is_of_site)
+    needs_shots = config.rules.mode == "shots" and config.pin is None
+    check_network(context.resources.network, needs_yt_dlp=is_of_site, needs_shots=needs_shots)
     extraction = None
     if config.extraction is not None:
         extraction = RoundExtraction(config.extraction, config.shard_frames, context)
@@ -134,7 +143,8 @@ def _finish(rounds: Rounds, config: DownloadConfig, context: Context) -> Downloa
     write_downloads(join(context.uri, DOWNLOADS_NAME), counts)
     _record_account(rounds, counts, config, context)
     if not used:
-        raise SourceError(f"no link gave a clip ({counts.in_words()}); see percepts ledger --store STORE --why")
+        answers = f"{counts.in_words()}; most often: {counts.usual_reason}"
+        raise SourceError(f"no link gave a clip ({answers}); see percepts ledger --store STORE --why")
     up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
     root = absolute(context.store_uri).rstrip("/") + "/"
     with open_atomic(join(context.uri, MANIFEST_NAME)) as file:
@@ -145,8 +155,9 @@ def _finish(rounds: Rounds, config: DownloadConfig, context: Context) -> Downloa
             record = used[number]
             # Relative to the manifest, so that a store may be moved.
             is_inside = record.uri.startswith(root)
+            part = "" if record.part == LEARNED_PART else record.part
             uri = posixpath.join(up, record.uri.removeprefix(root)) if is_inside else record.uri
-            writer.writerow([uri, record.label, record.part, record.group])
+            writer.writerow([uri, record.label, part, record.group])
         text.flush()
         text.detach()
     write_records(join(context.uri, INDEX_NAME), (used[n] for n in range(len(used))), store_uri=context.store_uri)
@@ -164,8 +175,9 @@ def _record_account(rounds: Rounds, counts: _LinkCounter, config: DownloadConfig
     if share > context.resources.network.max_unanswered and (is_short or config.hours is None):
         wanted = f" of {config.hours:g} h" if config.hours is not None else ""
         raise RunError(
-            f"{unanswered} of {counts.num_links} links are blocked or failed, {hours:.2f} h{wanted} are there: run the "
-            "same command again later to ask for those alone, or go on without them with --max-unanswered 1"
+            f"{unanswered} of {counts.num_links} links are blocked or failed (most often: {counts.usual_reason}), "
+            f"{hours:.2f} h{wanted} are there: run the same command again later to ask for those alone, or go on "
+            "without them with --max-unanswered 1"
         )
     if unanswered and (is_short or config.hours is None):
         context.record(**{TO_LOOK_AT: unanswered})
@@ -180,6 +192,7 @@ class _LinkCounter:
     def __init__(self, records: Iterator[DownloadRecord]) -> None:
         self._records = records
         self.by_status: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self.num_links = self.num_attempts = self.num_bytes = self.num_clips = 0
 
     def __iter__(self) -> Iterator[DownloadRecord]:
@@ -192,7 +205,14 @@ class _LinkCounter:
                 self.num_links += 1
                 self.num_attempts += record.attempts
                 self.by_status[record.status] += 1
+                if record.reason and not record.sha256 and len(self._reasons) < MAX_REASONS:
+                    self._reasons[record.reason] += 1
             yield record
+
+    @property
+    def usual_reason(self) -> str:
+        """The reason that most links without a clip have, among the first of them."""
+        return max(self._reasons, key=self._reasons.__getitem__, default="none was said")
 
     def facts(self) -> dict[str, int]:
         """Returns the counts by name."""

@@ -6,6 +6,7 @@ which would end every Ray of this machine: only the processes inside the two nam
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import secrets
@@ -14,16 +15,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.conftest import ROOT, SHARED_DATA
 
 SCRIPT = SHARED_DATA.parent / "two_hosts.sh"
 LOCK = Path("/tmp/two_hosts.lock")
 HEAD = "10.99.0.1:6400"
+CLONE_NEWNET = 0x40000000
+T = TypeVar("T")
 BIN = Path(sys.executable).parent
 SETTINGS = {
     # A node that is cut off is given up after 5 x (0.5 + 1.5) s; ray_cluster.yaml is more patient.
@@ -99,6 +104,20 @@ def two_hosts() -> Iterator[TwoHosts]:
         finally:
             take_down()
             shutil.rmtree(hosts.state, ignore_errors=True)
+
+
+def on_network_of(host: int, make: Callable[[], T]) -> T:
+    """Returns what a function makes on a thread that has entered a host's network; its sockets stay there."""
+
+    def enter() -> T:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/percepts{host}") as namespace:
+            if libc.setns(namespace.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return make()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(enter).result()
 
 
 def take_down() -> None:

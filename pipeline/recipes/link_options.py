@@ -12,7 +12,7 @@ from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.video_inputs import VideoOptions
-from stages.download import DownloadConfig, download
+from stages.download import LEARNED_PART, DownloadConfig, download
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.listing import LinkListing
 from stages.extract import ExtractConfig
@@ -42,9 +42,19 @@ class LinkOptions:
 
 
 def add_download(
-    plan: Plan, options: VideoOptions, links: tuple[str, ...], wanted: LinkOptions, percepts: ExtractConfig
+    plan: Plan,
+    options: VideoOptions,
+    links: tuple[str, ...],
+    wanted: LinkOptions,
+    percepts: ExtractConfig,
+    *,
+    is_all: bool,
 ) -> Node:
-    """Adds the download of lists of links; its clips become `percepts` before they are deleted."""
+    """Adds the download of lists of links; its clips become `percepts` before they are deleted.
+
+    Raises:
+        ConfigError: the links are all that is learned from (`is_all`), and none of them is to learn from.
+    """
     extraction = None
     if not wanted.keep_videos:
         names = {field.name for field in fields(ExtractionConfig)}
@@ -64,6 +74,12 @@ def add_download(
     node = plan.add(download, config, resources=replace(resources, network=wanted.network))
     if not isinstance(node.listing, LinkListing):
         raise PlanError("download has no listing of links")
+    num_by_part = node.listing.num_by_part
+    if is_all and node.listing.num_links and not num_by_part[None] + num_by_part[LEARNED_PART]:
+        raise ConfigError(
+            f"every link is of part {' or '.join(sorted(filter(None, num_by_part)))}, which nothing is learned from: "
+            f"give a list with links of part {LEARNED_PART} or of none, such as its list of training videos"
+        )
     node.listing.network = wanted.network
     return node
 

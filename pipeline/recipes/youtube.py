@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
@@ -36,6 +38,11 @@ from stages.pretraining.config import FEW_VIDEOS
 from stages.standardize import StandardizeConfig, standardize
 from stages.visualize import VisualizeConfig, visualize
 
+FASTEST_FPS: Final = 60.0
+"""Frames per second of a video, at most, where no rate is given."""
+SPARE_S: Final = 0.3
+"""Seconds that a clip may be longer than was requested."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class YoutubeOptions(VideoOptions):
@@ -52,7 +59,8 @@ class YoutubeOptions(VideoOptions):
     """Models to train, any of the paper's six."""
     held_out: float = 0.1
     """Share of the videos that nothing is learned from; the models' forecasts are scored on them. They are chosen by
-    content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway."""
+    content, in whole groups. 0 holds out none, and nothing is scored. A manifest's part `test` is held out anyway;
+    of --links, so is `validation`, and `train` is learned from."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = replace(PASSES_OVER_A_CORPUS, few_videos=FEW_VIDEOS)
     """Settings of every model; its decoders are those of --models."""
@@ -79,8 +87,9 @@ def build(options: YoutubeOptions) -> Plan:
     extraction = within_limits(options.extract, options.limits)
     corpus = None
     if options.links:
-        corpus = add_download(plan, options, options.links, options.link_options, extraction)
+        corpus = add_download(plan, options, options.links, options.link_options, extraction, is_all=not options.videos)
     check = _window_check(options)
+    _check_clips(options, check)
     index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus, check=check)
     check_enough(index, options.held_out)
     percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
@@ -104,6 +113,19 @@ def build(options: YoutubeOptions) -> Plan:
         shown = VisualizeConfig(fit_part=None, show_part=None)
     plan.add(visualize, shown, encoder=encoders[0], percepts=percepts)
     return plan
+
+
+def _check_clips(options: YoutubeOptions, check: WindowCheck) -> None:
+    """Raises ConfigError where clips of links are shorter than a window, before one is requested."""
+    seconds, rate_fps = options.link_options.clip_rules.clip_seconds, check.rate_fps or FASTEST_FPS
+    if seconds is None or options.videos:
+        return
+    num_frames = math.floor((seconds + SPARE_S) * rate_fps)
+    if num_frames < check.num_frames:
+        raise ConfigError(
+            f"a window is {check.num_frames} frames long, and a clip of {seconds:g} s (--clip-seconds) has at most "
+            f"{num_frames} at {rate_fps:g} frames/s: give longer clips, or fewer num_frames_in or num_frames_out"
+        )
 
 
 def _window_check(options: YoutubeOptions) -> WindowCheck:

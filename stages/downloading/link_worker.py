@@ -93,8 +93,6 @@ class WorkerSettings:
 
     run: str
     """Name of the run, for the limiter."""
-    quota: str
-    """Name of the round's disk, for the limiter."""
     store_uri: str
     limiter: NetworkLimiter
     network: NetworkOptions
@@ -159,7 +157,7 @@ class LinkWorker:
     def _one(self, task: LinkTask, fetcher: Fetcher, log: BatchLog) -> LinkResult | None:
         settings, kept = self._settings, 0
         bound = settings.bound_bytes
-        if bound is not None and not settings.limiter.reserve(settings.quota, settings.share_bytes, bound):
+        if bound is not None and not settings.limiter.reserve(settings.run, settings.share_bytes, bound):
             return None
         try:
             with self._directory(task) as directory:
@@ -169,7 +167,7 @@ class LinkWorker:
             return result
         finally:
             if bound is not None:
-                settings.limiter.release(settings.quota, settings.share_bytes - kept)
+                settings.limiter.release(settings.run, settings.share_bytes - kept)
 
     def _tried(self, task: LinkTask, fetcher: Fetcher, directory: Path) -> LinkResult:
         """Makes attempts at a link until one ends it."""
@@ -258,13 +256,15 @@ class LinkWorker:
         return replace(clip, record=replace(clip.record, uri=target))
 
 
-def check_network(network: NetworkOptions, *, needs_yt_dlp: bool) -> None:
+def check_network(network: NetworkOptions, *, needs_yt_dlp: bool, needs_shots: bool) -> None:
     """Raises SourceError where links need what is not installed, or options that are not there."""
     from importlib.util import find_spec
 
-    from stages.downloading.sites import MISSING
+    from stages.downloading import shots, sites
 
     if needs_yt_dlp and find_spec("yt_dlp") is None:
-        raise SourceError(MISSING)
+        raise SourceError(sites.MISSING)
+    if needs_shots and find_spec("scenedetect") is None:
+        raise SourceError(shots.MISSING)
     if network.yt_dlp_options is not None and not os.path.isfile(network.yt_dlp_options):
         raise SourceError(f"there is no file {network.yt_dlp_options!r} with yt-dlp's options (--yt-dlp-options)")

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Final
@@ -68,6 +69,7 @@ class LinkListing(ParquetListing):
         super().__init__()
         self._rules, self._hours = rules or ClipRules(), hours
         self.num_links = self.num_wrong = self.num_of_sites = 0
+        self.num_by_part: Counter[str | None] = Counter()
         digest = hashlib.sha256(salt.encode())
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
         with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
@@ -78,6 +80,7 @@ class LinkListing(ParquetListing):
                     digest.update(json.dumps(asdict(row), sort_keys=True).encode())
                     self.num_links += not row.problem
                     self.num_wrong += bool(row.problem)
+                    self.num_by_part[row.part] += not row.problem
                     self.num_of_sites += not row.problem and host_of(row.uri)[1]
                 columns = {name: [_encoded(getattr(row, name)) for row in batch] for name in _NAMES}
                 writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA))

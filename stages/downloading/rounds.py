@@ -4,6 +4,9 @@ The links that are requested, and the clips that are used, are a pure function o
 alive: a round requests no more links than the hours still need, in the order of the seed, and the ones after it take
 the place of the dead.
 
+Where a cluster has cores for both, percepts of a round are made while the next one is requested. Clips take room on the
+disk until theirs are made, and a link that finds no room waits for that.
+
 Shapes: N links.
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -21,6 +24,8 @@ import numpy as np
 from pipeline.core.disk_list import DiskList
 from pipeline.core.files import join, list_files, remove
 from pipeline.core.stage import Context
+from pipeline.core.workers import ClusterNode
+from stages.downloading.background_call import BackgroundCall
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.fetch_link import LinkTask
 from stages.downloading.link_results import (
@@ -79,7 +84,9 @@ class Rounds:
         """Links, in order, whose clips the selection has seen."""
         self._refusals: dict[str, str] = {}
         self._num_alive, self._alive_s = 0, 0.0
-        self._num_rounds = 0
+        self._extracting: BackgroundCall | None = None
+        self._free_nodes = self._nodes_beside_downloads()
+        """What extraction may use while links are requested; nothing where both do not fit."""
 
     @property
     def is_full(self) -> bool:
@@ -99,11 +106,40 @@ class Rounds:
             OSError: the disk is full.
         """
         self._recall()
-        while numbers := self._next_round():
-            records = self._ask(numbers)
-            self._extract(records)
-            self._report()
+        try:
+            while numbers := self._next_round():
+                records = self._ask(numbers)
+                self._end_extraction()
+                self._begin_extraction(records)
+                self._report()
+        except Exception:
+            self._end_extraction()
+            raise
+        self._end_extraction()
         remove(join(self.context.store_uri, UNFINISHED))
+
+    def _nodes_beside_downloads(self) -> tuple[ClusterNode, ...]:
+        workers, resources = self.context.workers, self.context.resources
+        num_taken = math.ceil(resources.num_workers * resources.cpus_per_worker)
+        if self.extraction is None or not workers.replaces_workers:
+            return ()
+        # Ray may put all downloads on one node, and on any.
+        nodes = (replace(node, num_cpus=node.num_cpus - num_taken) for node in workers.nodes())
+        return tuple(node for node in nodes if node.num_cpus >= max(1, num_taken))
+
+    def _begin_extraction(self, records: list[VideoRecord]) -> None:
+        """Makes percepts of a round's clips, deletes them and gives back their room; later, where there are cores."""
+        call = partial(self._extract, records, is_reserved=True)
+        if self._free_nodes:
+            self._extracting = BackgroundCall(call)
+        else:
+            call()
+
+    def _end_extraction(self) -> None:
+        """Waits for the extraction of the round before. Raises what it raised."""
+        extracting, self._extracting = self._extracting, None
+        if extracting is not None:
+            extracting.wait()
 
     def _recall(self) -> None:
         """Takes over what the store knows of the links, and makes percepts of clips that wait for them."""
@@ -190,10 +226,8 @@ class Rounds:
         bound = network.max_disk_bytes if self.extraction is not None else None
         share = self.limits.max_bytes if bound is None else max(1, bound // (2 * in_flight))
         max_bytes = min(self.limits.max_bytes, share if bound is None else share // 2)
-        self._num_rounds += 1
         settings = WorkerSettings(
             run=self._run,
-            quota=f"{self._run}/{self._num_rounds}",
             store_uri=self.context.store_uri,
             limiter=self._limiter,
             network=network,
@@ -228,7 +262,7 @@ class Rounds:
                     self.context.log(reason)
             self._report(requested=len(to_keep))
         write_round(self.context.store_uri, to_keep, (batch.name for batch in batches))
-        assert to_keep, "no link of the round found room on the disk"
+        assert to_keep or self._extracting, "no link of the round found room on the disk"
         return records
 
     def _task(self, number: int, max_bytes: int) -> LinkTask:
@@ -244,15 +278,18 @@ class Rounds:
             max_bytes=max_bytes,
         )
 
-    def _extract(self, records: Iterable[VideoRecord]) -> None:
-        """Makes percepts of clips and deletes their files."""
+    def _extract(self, records: Sequence[VideoRecord], *, is_reserved: bool = False) -> None:
+        """Makes percepts of clips, deletes their files, and gives back the room that was reserved for them."""
         clips = {record.uri: record for record in records}
         if self.extraction is None or not clips:
             return
-        self.extraction(clips.values())
+        self.extraction(clips.values(), self._free_nodes if is_reserved else ())
+        store_uri = self.context.store_uri
         for uri in clips:
-            if is_kept_clip(self.context.store_uri, uri):
+            if is_kept_clip(store_uri, uri):
                 remove(uri)
+        if is_reserved:
+            self._limiter.release(self._run, sum(r.size_bytes for r in records if is_kept_clip(store_uri, r.uri)))
 
     def _report(self, requested: int = 0) -> None:
         hours = self._alive_s / 3600

@@ -91,7 +91,7 @@ class NoExtraction:
         """Returns that none has percepts."""
         return [False] * len(sha256)
 
-    def __call__(self, records: Iterable[VideoRecord]) -> None:
+    def __call__(self, records: Iterable[VideoRecord], nodes: object) -> None:
         assert all(Path(record.uri).exists() for record in records)
         self.resident_mb.append(resident_bytes() / 1e6)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from pipeline.core.errors import ConfigError, RunError, SourceError
 from pipeline.core.network import NetworkOptions
 from pipeline.core.stage import Context, Resources
+from pipeline.core.workers import ClusterNode, InProcessWorkers
 from stages import download as module
 from stages.download import DownloadConfig, download
+from stages.downloading import rounds
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, Downloads
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask
@@ -24,6 +27,9 @@ from stages.downloading.rounds import Rounds
 from stages.extraction.config import ExtractionConfig
 from stages.video.ledger import VideoRecord
 
+IN_PROCESS = InProcessWorkers()
+CLUSTER = InProcessWorkers(replaces_workers=True, node=ClusterNode(num_cpus=8))
+"""Workers that look like those of a cluster with cores to spare."""
 TEN = ClipRules(clip_seconds=10.0)
 PATIENT = NetworkOptions(host_interval_s=0.0, site_interval_s=0.0, tries=1, max_unanswered=1.0)
 
@@ -91,10 +97,16 @@ class _Fetcher:
         """Nothing is open."""
 
 
-def run(tmp_path: Path, config: DownloadConfig, key: str = "x", network: NetworkOptions = PATIENT) -> Downloads:
-    store = tmp_path / "store"
-    resources = Resources(num_workers=1, network=network)
-    return download(config, Context(f"{store}/download/{key}", str(store), key=key, resources=resources))
+def run(
+    tmp_path: Path,
+    config: DownloadConfig,
+    key: str = "x",
+    network: NetworkOptions = PATIENT,
+    workers: InProcessWorkers = IN_PROCESS,
+) -> Downloads:
+    store, resources = tmp_path / "store", Resources(num_workers=1, network=network)
+    context = Context(f"{store}/download/{key}", str(store), key=key, resources=resources, workers=workers)
+    return download(config, context)
 
 
 def list_of(tmp_path: Path, num_links: int, **settings: Any) -> DownloadConfig:
@@ -158,26 +170,58 @@ class PlayedExtraction:
     def has(self, sha256: list[str]) -> list[bool]:
         return [False] * len(sha256)
 
-    def __call__(self, records: Iterable[VideoRecord]) -> None:
+    def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
         files = [Path(record.uri) for record in records]
         assert all(file.is_file() for file in files)
         self.rounds.append(len(files))
 
 
+@pytest.mark.parametrize("workers", [IN_PROCESS, CLUSTER], ids=["one after the other", "side by side"])
 def test_the_disk_stays_below_its_bound_and_files_are_deleted_once_extracted(
-    network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: InProcessWorkers, network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extraction = PlayedExtraction()
     monkeypatch.setattr(module, "RoundExtraction", lambda *given: extraction)
     network.clip_bytes = 10_000
     bound = replace(PATIENT, max_disk_gb=200e-6, downloads_at_a_time=4)  # 200 kB: 8 shares of 25 kB
-    downloads = run(tmp_path, list_of(tmp_path, 60, extraction=ExtractionConfig()), network=bound)
+    downloads = run(tmp_path, list_of(tmp_path, 60, extraction=ExtractionConfig()), network=bound, workers=workers)
     assert len(used(downloads)) == 60
     assert sorted(network.requests) == sorted({record.uri for record in downloads.iter_links()})
     assert len(extraction.rounds) > 3, "one round would have needed 600 kB"
     assert sum(extraction.rounds) == 60
     assert network.most_bytes <= 200_000
     assert not [path for path in (tmp_path / "store/downloaded/clips").rglob("*") if path.is_file()]
+
+
+def test_the_next_links_are_requested_while_percepts_are_made(
+    network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested_meanwhile: list[int] = []
+
+    class SlowExtraction(PlayedExtraction):
+        def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
+            num_before, deadline = len(network.requests), time.monotonic() + 60
+            while len(network.requests) == num_before < 40 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            requested_meanwhile.append(len(network.requests) - num_before)
+            assert [node.num_cpus for node in nodes] == [7], "a core is left to the downloads"
+            super().__call__(records, nodes)
+
+    monkeypatch.setattr(module, "RoundExtraction", SlowExtraction)
+    monkeypatch.setattr(rounds, "ROUND_LINKS", 10)
+    downloads = run(tmp_path, list_of(tmp_path, 40, extraction=ExtractionConfig()), workers=CLUSTER)
+    assert len(used(downloads)) == len(network.requests) == 40
+    assert len(requested_meanwhile) == 4
+    assert all(requested_meanwhile[:-1])
+    assert not [path for path in (tmp_path / "store/downloaded/clips").rglob("*") if path.is_file()]
+
+    class FailingExtraction(PlayedExtraction):
+        def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(module, "RoundExtraction", FailingExtraction)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "other", list_of(tmp_path, 40, extraction=ExtractionConfig()), workers=CLUSTER)
 
 
 def test_too_many_unanswered_links_end_the_run_and_the_next_requests_those_alone(
