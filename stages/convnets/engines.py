@@ -18,12 +18,16 @@ Shapes: B frames of a batch, H x W pixels, C channels, D percept dimension.
 """
 
 import copy
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
+
+# onnxruntime would report to its makers from its import on, and leave a file in the directory of temporary files.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import numpy.typing as npt
