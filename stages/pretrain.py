@@ -87,7 +87,9 @@ class PretrainConfig:
         A recipe that trains several models sets their decoders after its options are read, and checks then.
         """
         if self.training.feedback and not (self.model.reconstruct_conditional or self.model.predict_conditional):
-            raise ConfigError("feedback is for conditional decoders, and none is: set feedback.probability=0")
+            raise ConfigError(
+                "feedback is for conditional decoders, and none is: set feedback.probability=0 and feedback.noise_std=0"
+            )
 
 
 def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimate:

@@ -141,6 +141,7 @@ PUBLISHED: Final = {
     "pretrain.optimizer.weight-decay": 1e-4,
     "pretrain.initial-weights": "published",
     "pretrain.feedback.probability": 0.0,
+    "pretrain.feedback.noise-std": 0.0,
 }
 """The paper's models and optimiser, as its authors' code has them; conditional decoders read true frames."""
 PUBLISHED_CLASSIFIER: Final = {

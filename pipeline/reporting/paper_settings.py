@@ -22,6 +22,7 @@ PAPERS: Final[Mapping[str, Any]] = {
     "optimizer.final_fraction": 1.0,
     "optimizer.weight_decay": 1e-4,
     "feedback.probability": 0.0,
+    "feedback.noise_std": 0.0,
 }
 """Settings of a pretraining as the authors' code has them; the batch, 80 to 128 there, is not compared."""
 PERCEPTS: Final[Mapping[str, Any]] = {"name": "vgg16", "layer": "fc6"}

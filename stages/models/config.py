@@ -140,6 +140,9 @@ class FeedbackConfig:
     num_passes: int = 4
     """Outputs that are read come from so many passes without gradient before each training pass: a frame may then be
     the result of so many of the decoder's own steps."""
+    noise_std: float = field(default=0.0, metadata=CAME_LATER)
+    """Standard deviation of Gaussian noise that is added to the true frames which conditional decoders read in
+    training, in units of what the model reads; with probability 0 it stands in for their own errors."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -151,10 +154,13 @@ class FeedbackConfig:
             )
         if self.num_passes < 1:
             raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
+        if self.noise_std < 0:
+            raise ConfigError(f"feedback.noise_std is {self.noise_std}; it must be at least 0")
+        check_numbers(self)
 
     def __bool__(self) -> bool:
-        """Returns whether decoders ever read their own outputs in training."""
-        return self.probability > 0
+        """Returns whether decoders ever read anything but the true frames in training."""
+        return self.probability > 0 or self.noise_std > 0
 
     def probability_at(self, step: int, num_steps: int) -> float:
         """Returns the probability at a step of a training of `num_steps` steps."""

@@ -7,6 +7,8 @@ one call of the recurrence with its batched products, where step by step would b
 frame may be the result of n of the decoder's own steps; with probability 1 and as many passes as a sequence has steps
 that read, the decoder runs exactly as in `Composite.open_loop`. No gradient flows through what is read.
 
+Noise on the true frames is the cheaper way to errors on what is read: they are no errors of the decoder's own.
+
 Shapes: T steps, S = T - 1 steps that read, B batch, D frame dimensions.
 """
 
@@ -42,10 +44,13 @@ def read_own_frames(
 class Feedback:
     """The choice of the frames of a batch that the decoders read from their own outputs."""
 
-    is_own_SB: Tensor
-    """Bool; row s is the frame that is read at step s + 1. Decoders of fewer steps take the first rows."""
+    is_own_SB: Tensor | None
+    """Bool; row s is the frame that is read at step s + 1. Decoders of fewer steps take the first rows. None: all are
+    true ones."""
     num_passes: int
     """Passes without gradient before the training pass."""
+    noise_std: float = 0.0
+    """Standard deviation of the noise that is added to true frames, drawn by PyTorch's generator of the device."""
 
     def mix(self, frames_SBD: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Replaces true frames by the decoder's own: what the training pass reads, (S, B, D).
@@ -53,6 +58,10 @@ class Feedback:
         run: frames that are read, (S, B, D) -> the decoder's mean frames of steps 0 to S - 1, (S, B, D), without the
         last one that is read having an effect.
         """
+        if self.noise_std:
+            frames_SBD = frames_SBD + self.noise_std * torch.randn_like(frames_SBD)
+        if self.is_own_SB is None:
+            return frames_SBD
         is_own_SB1 = self.is_own_SB[: len(frames_SBD), :, None]
         mixed_SBD = frames_SBD
         with torch.no_grad():

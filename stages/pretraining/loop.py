@@ -215,9 +215,10 @@ class _Trainer:
         values, begin = torch.zeros(3, device=worker.device), 0
         for number, part_TBD in enumerate(parts):
             end = begin + part_TBD.shape[1]
-            feedback = None
-            if is_own_SB is not None:
-                feedback = Feedback(is_own_SB[:, begin:end], self.config.feedback.num_passes)
+            feedback, noise_std = None, self.config.feedback.noise_std
+            if is_own_SB is not None or noise_std:
+                own_SB = None if is_own_SB is None else is_own_SB[:, begin:end]
+                feedback = Feedback(own_SB, self.config.feedback.num_passes, noise_std)
             begin, share = end, part_TBD.shape[1] / self.config.batch_size
             with self._gradients_stay_here(number + 1 < len(parts)):
                 with autocast(self.config.precision, worker.device):

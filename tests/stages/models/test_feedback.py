@@ -97,6 +97,21 @@ def test_gradients_flow_through_the_training_pass_alone(model: Composite, frames
     assert float(weight.grad[place]) == pytest.approx(slope, rel=1e-6)
 
 
+def test_noise_is_added_to_the_true_frames_alone(model: Composite, frames: tuple[Tensor, Tensor]) -> None:
+    past_TBD, future_TBD = frames
+    decoder, state = model.predict_decoder, model.encode(past_TBD)
+    assert decoder is not None
+    torch.manual_seed(4)
+    noisy = decoder(state, future_TBD, past_TBD, Feedback(None, num_passes=1, noise_std=0.5))
+    torch.manual_seed(4)
+    read_SBD = future_TBD[:-1] + 0.5 * torch.randn_like(future_TBD[:-1])
+    torch.testing.assert_close(noisy, decoder(state, torch.cat([read_SBD, future_TBD[-1:]]), past_TBD))
+    # Frames that are the decoder's own have none.
+    always = torch.ones(NUM_IN - 1, BATCH, dtype=torch.bool)
+    own, clean = (decoder(state, future_TBD, past_TBD, Feedback(always, NUM_IN - 1, std)) for std in (0.5, 0.0))
+    torch.testing.assert_close(own, clean)
+
+
 def test_the_probability_rises_linearly_between_two_shares_of_the_training() -> None:
     config = FeedbackConfig(probability=0.8, begin=0.25, end=0.75)
     values = [config.probability_at(step, 100) for step in (0, 25, 50, 75, 99)]
@@ -119,7 +134,14 @@ def test_the_draw_has_its_probability_and_does_not_depend_on_how_many_workers_sh
 
 @pytest.mark.parametrize(
     "settings",
-    [{"probability": 1.5}, {"probability": float("nan")}, {"begin": 0.7, "end": 0.6}, {"end": 2}, {"num_passes": 0}],
+    [
+        {"probability": 1.5},
+        {"probability": float("nan")},
+        {"begin": 0.7, "end": 0.6},
+        {"end": 2},
+        {"num_passes": 0},
+        {"noise_std": -0.1},
+    ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="feedback"):

@@ -92,7 +92,7 @@ def trained(directory: Path, inputs: dict[str, Any], **settings: Any) -> tuple[b
         num_steps=12,
         validate_every_steps=6,
         checkpoint_every_steps=4,
-        feedback=FeedbackConfig(probability=0.5, begin=0.3, end=0.6),
+        feedback=FeedbackConfig(probability=0.5, begin=0.3, end=0.6, noise_std=0.1),
         weights=WeightsConfig(average_decay=0.9),
     )
     context = Context.for_test(directory, resources=Resources(max_sequences_per_worker=2))

@@ -16,11 +16,13 @@ from tests.stages.made_percepts import make_percepts
 from tests.stages.test_pretrain import SMALL, opener
 
 
-def test_with_feedback_what_is_kept_is_best_in_open_loop(tmp_path: Path) -> None:
-    config = SMALL(
-        predict_conditional=True, dropout=0.0, feedback=FeedbackConfig(probability=1.0, begin=0.0, end=0.5),
-        weights=WeightsConfig(keep="best"),
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "feedback",
+    [FeedbackConfig(probability=1.0, begin=0.0, end=0.5), FeedbackConfig(noise_std=0.3)],
+    ids=["own", "noise"],
+)
+def test_with_feedback_what_is_kept_is_best_in_open_loop(tmp_path: Path, feedback: FeedbackConfig) -> None:
+    config = SMALL(predict_conditional=True, dropout=0.0, feedback=feedback, weights=WeightsConfig(keep="best"))
     percepts, statistics = make_percepts(tmp_path / "store", {"unlabelled": 20})
     encoder = pretrain(config, Context.for_test(tmp_path), percepts=percepts, statistics=statistics)
     source, model = opener(config, percepts, statistics)(print), encoder.load()
