@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
 
-# onnxruntime would report to its makers from its import on, and leave a file in the directory of temporary files.
+# The telemetry of onnxruntime's makers begins when it is imported, and leaves a file among the temporary ones.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
