@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 BIN = Path(sys.executable).parent
 
@@ -43,9 +45,17 @@ def ray_head() -> Iterator[dict[str, str]]:
     try:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        kill_tree(process)
         shutil.rmtree(short, ignore_errors=True)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of all that a process has started: Ray's own way to end took 38 s."""
+    root = psutil.Process(process.pid)
+    for member in (*root.children(recursive=True), root):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
