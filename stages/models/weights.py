@@ -3,6 +3,7 @@
 The header's metadata has a single entry, so that equal models give equal bytes.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from stages.models.header import FORMAT_VERSION, METADATA_KEY, check_version
 Model = Composite | Classifier
 M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier, MeanFramesClassifier, AttentionClassifier)
 
+DIGEST_KEY: Final = "content_sha256"
 MANIFEST: Final = "manifest.json"
 """Name of the manifest of an artifact, and of what is kept of it beside a model in MLflow."""
 MEND: Final = "run `percepts verify --repair` on its store and the recipe again, or get the model from MLflow again"
@@ -39,11 +41,27 @@ _KINDS = {model_class.__name__: kind for kind, model_class in CLASSIFIERS.items(
 """The class that a header names -> the kind of classifier that it is."""
 
 
-def write_tensors(uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Writes tensors, and a JSON-able header, as one safetensors file; atomically."""
-    metadata = {METADATA_KEY: json.dumps({"version": FORMAT_VERSION, **header}, sort_keys=True)}
+def write_tensors(
+    uri: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any], *, is_checked: bool = False
+) -> None:
+    """Writes tensors, and a JSON-able header, as one safetensors file; atomically.
+
+    is_checked: the header has a digest of everything, for files that no manifest promises.
+    """
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    header = json.loads(json.dumps({"version": FORMAT_VERSION, **header}))  # as it is read
+    if is_checked:
+        header = {**header, DIGEST_KEY: _digest(whole, header)}
+    metadata = {METADATA_KEY: json.dumps(header, sort_keys=True)}
     files.write_bytes(uri, safetensors.torch.save(whole, metadata=metadata))
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _check_promised(uri: str, path: Path) -> None:
@@ -81,6 +99,9 @@ def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], d
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
+    promised = header.pop(DIGEST_KEY, None)
+    if promised is not None and promised != _digest(tensors, header):
+        raise CorruptArtifact(f"{uri} is damaged: its content is not that of the digest in it; remove it")
     check_version(header, uri)
     return tensors, header
 

@@ -86,7 +86,8 @@ def newest_step(directory: str) -> int | None:
 
 def write_best(directory: str, model: nn.Module, step: int) -> None:
     """Keeps the weights of step `step`, which validated better than all before."""
-    write_tensors(join(directory, f"{BEST}{step:08d}{SUFFIX}"), model.state_dict(), {"class": "Best", "step": step})
+    header = {"class": "Best", "step": step}
+    write_tensors(join(directory, f"{BEST}{step:08d}{SUFFIX}"), model.state_dict(), header, is_checked=True)
 
 
 def restore_best(directory: str, model: nn.Module, validations: Validations) -> None:

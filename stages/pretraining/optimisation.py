@@ -115,8 +115,9 @@ def save_training_state(
     tensors["rng/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors |= {f"rng/cuda/{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    header = {"class": "TrainingState", "step": step, "extra": dict(extra or {})}
-    write_tensors(uri, tensors, {**header, "param_groups": whole["param_groups"], "numbers": numbers})
+    header: dict[str, Any] = {"class": "TrainingState", "step": step, "extra": dict(extra or {})}
+    header |= {"param_groups": whole["param_groups"], "numbers": numbers}
+    write_tensors(uri, tensors, header, is_checked=True)
 
 
 def restore_training_state(

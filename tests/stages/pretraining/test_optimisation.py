@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
+from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError, TrainingDiverged
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.lstm import LSTM
@@ -146,6 +146,31 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     save_training_state(uri, model, build_optimizer(config, model), 0)
     with pytest.raises(CorruptArtifact, match="state of another model"):
         restore_training_state(uri, other, build_optimizer(config, other))
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_never_another_state(tmp_path: Path) -> None:
+    path, config = tmp_path / "state.safetensors", OptimizerConfig()
+
+    def made() -> tuple[Composite, torch.optim.Optimizer]:
+        model = Composite(CompositeSpec(dim=5, num_units=4))
+        return model, build_optimizer(config, model)
+
+    model, optimizer = made()
+    save_training_state(str(path), model, optimizer, 3, {"history": {"1": 0.5}, "smallest_loss": 0.25})
+    whole, num_named = path.read_bytes(), 0
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 60).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        other, its_optimizer = made()
+        try:
+            step, extra = restore_training_state(str(path), other, its_optimizer)
+        except (CorruptArtifact, StoreError):
+            num_named += 1
+            continue
+        assert (step, extra) == (3, {"history": {"1": 0.5}, "smallest_loss": 0.25})
+        assert all(torch.equal(mine, its) for mine, its in zip(model.parameters(), other.parameters(), strict=True))
+    assert num_named > 50
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"momentum": 1.0}, {"max_grad_norm": -1.0}])
