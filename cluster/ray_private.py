@@ -46,6 +46,9 @@ TRAIN_SETTINGS: Final = {
     # Interval of the controller's polls: the default, 2 s, is a long wait after a short training.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # A group that begins after the loss of a node is planned by a list of nodes that is up to 20 s old, and waits for
+    # the lost one as long as this (default 60 s, all workers idle) before it is planned anew. It waits for no process.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
 }
 """Environment variables of Ray Train."""
 
