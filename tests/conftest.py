@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sqlite3
 import sys
 import uuid
@@ -20,6 +21,10 @@ os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")
 # Containers set it. Each of the hundreds of processes that the tests start would compile every module of ours anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell has what it starts in the background ignore Ctrl-C, and the commands that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import s3fs

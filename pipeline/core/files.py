@@ -135,8 +135,8 @@ def wait_for_buckets() -> None:
     has its say where it is set.
     """
     os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
-    if "s3fs" in sys.modules:  # its connections have read the variable already
-        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
+    if (s3fs := sys.modules.get("s3fs")) is not None:  # its connections have read the variable already
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def is_local(uri: str) -> bool:

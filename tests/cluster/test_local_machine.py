@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,13 +66,12 @@ def test_a_local_session_listens_on_loopback_alone(ray_session: Session) -> None
     """Ray's processes, those of workers included; they were 13 sockets, most of them on all addresses."""
     assert ray.get(ray.remote(lambda: 1).remote()) == 1  # a worker listens, too
     driver = psutil.Process()
-    processes = [driver, *(child for child in driver.children(recursive=True) if "ray" in " ".join(child.cmdline()))]
-    listening = {
-        (process.name(), connection.laddr.ip)
-        for process in processes
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for process in (driver, *driver.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile listens no more
+            if process == driver or "ray" in " ".join(process.cmdline()):
+                sockets = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+                listening |= {(process.name(), connection.laddr.ip) for connection in sockets}
     assert len(listening) >= 4
     for name, address in listening:
         ip = ipaddress.ip_address(address)

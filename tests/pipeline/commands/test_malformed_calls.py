@@ -28,13 +28,12 @@ MAY_BE_ZERO = {
     # Shares, probabilities, weights and rates.
     "contrast", "crf", "dropout", "dropouts", "input-dropout", "input-dropouts", "final-fraction", "momentum", "beta2",
     "max-grad-norm", "weight-decay", "weight-decays", "output-weight-decay", "forget-bias", "offset-std", "scale-std",
-    "velocity-clamp",
-    "end",
+    "noise-std", "velocity-clamp", "end",
     "begin", "probability", "average-decay", "min-improvement", "held-out", "validation-fraction", "grace-minutes",
     "price-per-gpu-hour", "price-per-core-hour", "price-per-tb-month", "gpus-per-worker",
     # Counts and numbers that begin at 0.
     "seed", "look-again", "video-stream", "patience", "num-epochs", "num-hidden-units", "num-warmup-steps",
-    "labels-per-class", "port",
+    "labels-per-class", "port", "few-videos",
 }  # fmt: skip
 """The last names of the options that may be 0."""
 
