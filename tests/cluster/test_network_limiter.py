@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,16 @@ def test_an_actor_that_takes_anothers_place_begins_with_a_pause(ray_session: Ses
     assert network_limiter.FIRST_WAIT_S - 5.0 < replaced <= network_limiter.FIRST_WAIT_S
 
 
+def end_actor() -> None:
+    """Ends the actor that another test's process has started, with which it would end at any moment."""
+    with suppress(ValueError):  # there is none any more
+        while True:
+            ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
+            time.sleep(0.1)
+
+
 def refusal_after_a_worker_has_ended() -> str:
+    end_actor()
     workers = RayWorkers()
     limiter = workers.limiter()
     assert [value for _, value in workers.map(partial(_refuser, limiter), ["a"], num_workers=1)] == [True]
