@@ -161,13 +161,7 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
         arms = [options.scratch]
         arms += [options.single_frame] if {"1", "curve"} & set(options.tables) else []
         arms += [options.finetuned] if options.pretrained or options.unlabelled else []
-        check = WindowCheck(
-            num_frames=max(arm.num_frames for arm in arms),
-            rate_fps=options.extract.decode.rate_fps,
-            setting="num_frames",
-            of_short="their last frame is repeated",
-        )
-        index = plan.checked_by(index, check)
+        index = plan.checked_by(index, WindowCheck.to_classify(arms, options.extract))
     config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
     splits = plan.add(assign_splits, config, index=index)
     decoding = within_limits(options.extract, options.limits)
@@ -240,12 +234,8 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         name="ingest unlabelled",
         resources=options.on_cpus,
     )
-    check = WindowCheck(
-        num_frames=max(variant(options.pretrain, model).model.num_frames for model in options.models),
-        rate_fps=options.extract.decode.rate_fps,
-        learned=options.pretrain.parts,
-    )
-    index = plan.checked_by(index, check)
+    models = [variant(options.pretrain, model).model for model in options.models]
+    index = plan.checked_by(index, WindowCheck.to_pretrain(models, options.pretrain, options.extract))
     devices = options.on_devices
     decoding = within_limits(options.extract, options.limits)
     percepts = plan.add(extract, decoding, name="extract unlabelled", resources=devices, index=index)

@@ -148,10 +148,8 @@ def _window_check(options: DemoOptions) -> WindowCheck | None:
     if not options.videos or options.encoder is not None:
         return None  # clips that are made were checked before, and an encoder that is given learns from none
     model = options.pretrain.model
-    return WindowCheck(
-        num_frames=model.num_frames,
-        rate_fps=options.extract.decode.rate_fps,
-        learned=options.pretrain.parts,
+    return replace(
+        WindowCheck.to_pretrain([model], options.pretrain, options.extract),
         num_frames_scored=model.num_frames_in + model.num_frames_out,
         scored=ForecastConfig().parts,
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.core.errors import SourceError
+from stages.extract import ExtractConfig
+from stages.finetune import FinetuneConfig
+from stages.models.config import CompositeConfig
+from stages.pretrain import PretrainConfig
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord
 
@@ -31,6 +35,24 @@ class WindowCheck:
     """Parts of the videos that are scored."""
     must_score: bool = False
     """True where videos too short to score end the run: the frames ahead are then a setting that does not fit them."""
+
+    @classmethod
+    def to_pretrain(
+        cls, models: Iterable[CompositeConfig], pretrain: PretrainConfig, extract: ExtractConfig
+    ) -> WindowCheck:
+        """Returns the check of videos from which models are pretrained; none of them is scored."""
+        num_frames = max(model.num_frames for model in models)
+        return cls(num_frames=num_frames, rate_fps=extract.decode.rate_fps, learned=pretrain.parts)
+
+    @classmethod
+    def to_classify(cls, arms: Iterable[FinetuneConfig], extract: ExtractConfig) -> WindowCheck:
+        """Returns the check of labelled clips, which may be shorter than what a classifier reads."""
+        return cls(
+            num_frames=max(arm.num_frames for arm in arms),
+            rate_fps=extract.decode.rate_fps,
+            setting="num_frames",
+            of_short="their last frame is repeated",
+        )
 
     def __call__(self, index: Index) -> Iterator[str]:
         """Yields a sentence for each kind of video that is too short for a window.

@@ -130,11 +130,9 @@ def _check_clips(options: YoutubeOptions, check: WindowCheck) -> None:
 
 def _window_check(options: YoutubeOptions) -> WindowCheck:
     models = [variant(options.pretrain, model).model for model in options.models]
-    return WindowCheck(
-        num_frames=max(model.num_frames for model in models),
+    return replace(
+        WindowCheck.to_pretrain(models, options.pretrain, options.extract),
         num_frames_scored=models[0].num_frames_in + (options.forecast.num_frames_ahead or models[0].num_frames_out),
-        rate_fps=options.extract.decode.rate_fps,
-        learned=options.pretrain.parts,
         scored=options.forecast.parts if options.held_out else (),
         must_score=options.forecast.num_frames_ahead is not None,
     )
