@@ -14,7 +14,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.printable import printable, printable_json
@@ -25,10 +25,9 @@ from pipeline.options.flags import Flag
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stages.video.ledger import VideoRecord
+    from stages.video.ledger import VideoRecord, VideoTotals
 
 COLOURS = {"ok": "green", "partial": "yellow", "rejected": "red"}
-KINDS = ("expected", "decoded", "dropped", "missing")
 PAGE_ROWS = 1000
 """The rows that are laid out, and in memory, at a time; each page has a heading."""
 
@@ -76,29 +75,15 @@ def table(records: Sequence[VideoRecord]) -> Table:
     return drawn
 
 
-@dataclass
-class Totals:
-    """The videos of each verdict, and where the frames of those that were decoded went."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    num_extracted: int = 0
-    frames: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: VideoRecord) -> None:
-        """Adds a video."""
-        self.verdicts[record.verdict] += 1
-        if record.frames_decoded is not None:
-            self.num_extracted += 1
-            self.frames.update({kind: getattr(record, f"frames_{kind}") or 0 for kind in KINDS})
-
-    def __str__(self) -> str:
-        expected, decoded, dropped, missing = (self.frames[kind] for kind in KINDS)
-        ok, partial, rejected = (self.verdicts[verdict] for verdict in COLOURS)
-        return (
-            f"{self.verdicts.total():,} videos: {ok:,} ok, {partial:,} partial, {rejected:,} rejected; of "
-            f"{expected:,} frames expected in {self.num_extracted:,} extracted videos {decoded:,} were decoded, "
-            f"{dropped:,} dropped, {missing:,} are missing"
-        )
+def summary(totals: VideoTotals) -> str:
+    """Returns one line: how many videos of each verdict, and where the frames of those that were decoded went."""
+    expected, decoded, dropped, missing = map(totals.frames, ("expected", "decoded", "dropped", "missing"))
+    ok, partial, rejected = map(totals.count, COLOURS)
+    return (
+        f"{totals.num_videos:,} videos: {ok:,} ok, {partial:,} partial, {rejected:,} rejected; of {expected:,} frames "
+        f"expected in {totals.num_extracted:,} extracted videos {decoded:,} were decoded, {dropped:,} dropped, "
+        f"{missing:,} are missing"
+    )
 
 
 def missing(store: Store) -> Iterator[dict[str, object]]:
@@ -146,12 +131,13 @@ def main(arguments: Sequence[str]) -> int:
     """Runs `percepts ledger`. Raises UsageError where there is no store to read."""
     options = parse_options(LedgerOptions, arguments, prog="percepts ledger")
     from pipeline.upkeep.inventory import iter_videos, left_out
+    from stages.video.ledger import VideoTotals
 
     store = Store.open(options.store)
     if options.why:
         _print_missing(store, as_json=options.as_json)
         return 0
-    records, totals = iter_videos(store), Totals()
+    records, totals = iter_videos(store), VideoTotals()
     if options.as_json:
         for record in records:
             sys.stdout.write(printable_json(asdict(record)) + "\n")
@@ -164,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(table(page))
         for record in page:
             totals.add(record)
-    console.print(str(totals), highlight=False)
+    console.print(summary(totals), highlight=False)
     for line in left_out(store):
         console.print(f"left out: {printable(line)}", highlight=False, markup=False, emoji=False)
     return 0

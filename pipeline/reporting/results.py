@@ -6,7 +6,6 @@ A recipe may have any number of artifacts of each class, or none.
 from __future__ import annotations
 
 import base64
-import hashlib
 import mimetypes
 from collections import Counter
 from collections.abc import Callable
@@ -34,11 +33,9 @@ from stages.finetuning.selection import Selection
 from stages.models.artifacts import Encoder, TrainingHistory
 from stages.percepts.artifacts import Percepts
 from stages.video.artifacts import Index
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import VideoRecord, VideoTotals
+from stages.video.lists.seen import SeenTexts
 
-KINDS = ("expected", "decoded", "dropped", "missing")
-"""The kinds of frames of an account."""
-DIGEST_BYTES = 16
 MAX_PICTURE_BYTES = 8_000_000
 """Size above which a picture is named by its URI and not put into the page, which is sent by mail."""
 
@@ -71,12 +68,11 @@ class Picture:
 
 
 @dataclass(kw_only=True)
-class Ledger:
+class Ledger(VideoTotals):
     """The sums of a ledger (`decoded`) or of an index, which only has promises; whole rows of bad videos alone."""
 
     name: str
     decoded: bool
-    num_videos: int = 0
     frames_promised: int = 0
     """Frames that the videos say they hold, counted or not."""
     duration_us: int = 0
@@ -84,29 +80,16 @@ class Ledger:
     """The number of videos of each part."""
     bad: list[VideoRecord] = field(default_factory=list)
     """The videos that are partial or rejected."""
-    _verdicts: Counter[str] = field(default_factory=Counter)
-    _frames: Counter[str] = field(default_factory=Counter)
-
-    def count(self, verdict: str) -> int:
-        """Counts the videos with a verdict."""
-        return self._verdicts[verdict]
-
-    def frames(self, kind: str) -> int:
-        """Sums frames (expected, decoded, dropped or missing) over the videos whose frames were counted."""
-        return self._frames[kind]
 
     def add(self, record: VideoRecord) -> None:
         """Adds a video."""
-        self.num_videos += 1
+        super().add(record)
         self.frames_promised += record.frames_expected
         self.duration_us += record.duration_us or 0
-        self._verdicts[record.verdict] += 1
         if record.part:
             self.parts[record.part] += 1
         if record.verdict != "ok":
             self.bad.append(record)
-        if record.frames_decoded is not None:
-            self._frames.update({kind: getattr(record, f"frames_{kind}") for kind in KINDS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,16 +198,15 @@ def _read_ledgers(view: RunView) -> tuple[tuple[Ledger, ...], Ledger]:
     listed = [(node.name, True, artifact.iter_records()) for node, artifact in nodes if isinstance(artifact, Percepts)]
     listed += [(node.name, False, artifact.iter_records()) for node, artifact in nodes if isinstance(artifact, Index)]
     videos = Ledger(name="all", decoded=any(is_decoded for _, is_decoded, _ in listed))
-    seen: dict[bytes, bool] = {}  # by the digest of a URI: whether it is in a ledger
+    in_ledgers, in_indexes = SeenTexts(), SeenTexts()
     counted: list[Ledger] = []
     for name, is_decoded, records in listed:
         ledger, is_new = Ledger(name=name, decoded=is_decoded), is_decoded
         for record in records:
             ledger.add(record)
-            digest = hashlib.blake2b(record.uri.encode("utf-8", "surrogateescape"), digest_size=DIGEST_BYTES).digest()
-            is_new = is_new or not seen.get(digest, False)
-            if digest not in seen:
-                seen[digest] = is_decoded
+            is_elsewhere = not is_decoded and record.uri in in_ledgers
+            is_new = is_new or not is_elsewhere
+            if not is_elsewhere and (in_ledgers if is_decoded else in_indexes).add(record.uri):
                 videos.add(record)
         if is_new:
             counted.append(ledger)

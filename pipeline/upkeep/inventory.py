@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -13,6 +12,7 @@ from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, iter_do
 from stages.percepts.shards import LEDGER_FILE
 from stages.video.artifacts import INDEX_NAME
 from stages.video.ledger import VideoRecord, iter_records
+from stages.video.lists.seen import SeenTexts
 
 DOWNLOAD: Final = "download"
 """Name of the stage that downloads."""
@@ -31,17 +31,14 @@ def iter_listings(
 def iter_videos(store: Store) -> Iterator[VideoRecord]:
     """Yields one record for each content and index URI: the newest extraction's, else the newest index's.
 
-    In memory are a row group of records, and 16 bytes of each that was yielded.
+    In memory are a row group of records, and some 20 bytes of each that was yielded.
     """
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key), reverse=True)
-    seen: set[bytes] = set()
+    seen = SeenTexts()
     for name in (LEDGER_FILE, INDEX_NAME):
         for _, records in iter_listings(store, manifests, (name,)):
             for record in records:
-                content = f"{record.sha256} {record.uri}".encode("utf-8", "surrogateescape")
-                digest = hashlib.blake2b(content, digest_size=16).digest()
-                if digest not in seen:
-                    seen.add(digest)
+                if seen.add(f"{record.sha256} {record.uri}"):
                     yield record
 
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import itertools
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -36,6 +37,9 @@ Verdict = Literal["ok", "partial", "rejected"]
 NOT_READ: Final = "could not be read: "
 """The beginning of the reason of a video that was rejected for a cause outside its bytes: a network, credentials, a
 server. The next run looks at it again."""
+
+KINDS_OF_FRAMES: Final = ("expected", "decoded", "dropped", "missing")
+"""The kinds of frames of an account."""
 
 FORMAT = "1"
 """Version of the columns, in the file's metadata under `percepts.ledger`."""
@@ -129,6 +133,33 @@ assert SCHEMA.names == [field.name for field in fields(VideoRecord)]
 
 ROW_GROUP_ROWS: Final = 4096
 """Records that are in memory at a time: a few megabytes."""
+
+
+@dataclass(kw_only=True)
+class VideoTotals:
+    """The sums of videos: how many there are of each verdict, and the frames of those whose frames were counted."""
+
+    num_videos: int = 0
+    num_extracted: int = 0
+    """The videos whose frames were counted."""
+    _verdicts: Counter[str] = field(default_factory=Counter)
+    _frames: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: VideoRecord) -> None:
+        """Adds a video."""
+        self.num_videos += 1
+        self._verdicts[record.verdict] += 1
+        if record.frames_decoded is not None:
+            self.num_extracted += 1
+            self._frames.update({kind: getattr(record, f"frames_{kind}") or 0 for kind in KINDS_OF_FRAMES})
+
+    def count(self, verdict: str) -> int:
+        """Counts the videos with a verdict."""
+        return self._verdicts[verdict]
+
+    def frames(self, kind: str) -> int:
+        """Sums frames of a kind over the videos whose frames were counted."""
+        return self._frames[kind]
 
 
 def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:

@@ -206,9 +206,8 @@ class Scan:
             lost = self._unread_samples(num_entries - self.num_packets)
             # FFmpeg's index of an MP4 holds the samples that the edit list shows; the others are cut away.
             return lost, max(0, declared - self.num_packets - len(lost))
-        if (
-            declared and self.container.format.name == "avi"
-        ):  # which counts ticks: more than frames where some are empty
+        if declared and self.container.format.name == "avi":
+            # AVI counts ticks: more than there are frames, where some are empty.
             step = max(1, int(np.median(np.diff(self._dts)))) if len(self._dts) > 1 else 1
             return self._behind_the_end(shown, (declared - self._last_dts - 1) // step), 0
         if declared:

@@ -23,30 +23,37 @@ class SeenTexts:
 
     def add(self, text: str) -> bool:
         """Adds a text; returns whether it is new. It may hold lone surrogates."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = int.from_bytes(digest, "little") or 1  # 0 is an empty slot
-        if not _insert(self._slots, value):
+        value = _digest(text)
+        place = _find(self._slots, value)
+        if self._slots[place]:
             return False
+        self._slots[place] = value
         self._num_texts += 1
         if self._num_texts > MAX_LOAD * len(self._slots):
             self._grow()
         return True
 
+    def __contains__(self, text: str) -> bool:
+        """Returns whether a text was added."""
+        return bool(self._slots[_find(self._slots, _digest(text))])
+
     def _grow(self) -> None:
         larger = array("Q", bytes(16 * len(self._slots)))
         for value in self._slots:
             if value:
-                _insert(larger, value)
+                larger[_find(larger, value)] = value
         self._slots = larger
 
 
-def _insert(slots: array[int], value: int) -> bool:
-    """Puts a value into its slot; returns False where it is there already. The number of slots is a power of two."""
+def _digest(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1  # 0 is an empty slot
+
+
+def _find(slots: array[int], value: int) -> int:
+    """Returns the slot that has a value, or the empty one where it belongs. The number of slots is a power of two."""
     mask = len(slots) - 1
     place = value & mask
-    while slots[place]:
-        if slots[place] == value:
-            return False
+    while slots[place] not in (0, value):
         place = (place + 1) & mask
-    slots[place] = value
-    return True
+    return place

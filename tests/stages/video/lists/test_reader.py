@@ -351,6 +351,7 @@ def test_seen_texts_against_a_set() -> None:
     seen, expected = SeenTexts(), set()
     for number in range(40_000):
         text = f"https://host/{number * 7919 % 30_000}.mp4"
+        assert (text in seen) == (text in expected)
         assert seen.add(text) == (text not in expected)
         expected.add(text)
     assert seen.add("\udcff")
