@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def server(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
     monkeypatch.setattr(fetch, "PAUSES_S", (0.01,))
-    monkeypatch.setattr(fetch, "STALL_S", 1.0)
+    monkeypatch.setattr(fetch, "STALL_S", 2.0)  # a busy machine is silent for a second
     with failing_server(files) as running:
         yield running
 
