@@ -22,7 +22,7 @@ from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, exists, is_local, read_bytes
 from pipeline.core.secrets import has_secrets, masked
-from pipeline.engine.plan import digest_of
+from pipeline.engine.keys import digest_of
 from pipeline.options.command_line import HELP, parse_options, print_help
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help

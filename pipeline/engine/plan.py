@@ -1,25 +1,20 @@
 """A plan: the stages of a recipe, joined by checked edges and named by their keys. Building a plan runs nothing.
 
-    plan = Plan("demo")
-    corpus = plan.add(synthesize, SynthesizeConfig())
-    index = plan.add(ingest, IngestConfig(), corpus=corpus)
-
-`key = sha256(stage, version, config, snapshot of outside files, {input: key})`: equal keys mean equal artifacts.
+plan = Plan("demo")
+corpus = plan.add(synthesize, SynthesizeConfig())
+index = plan.add(ingest, IngestConfig(), corpus=corpus)
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.core.errors import PlanError
-from pipeline.core.stage import Edge, Listing, Resources, Stage, config_dict
+from pipeline.core.stage import Edge, Listing, Resources, Stage
+from pipeline.engine.keys import digest_of, key_of
 
-KEY_DIGITS = 16
 Inputs = Mapping[str, "Node | tuple[Node, ...] | None"]
 Check = Callable[[Any], Iterable[str]]
 
@@ -105,7 +100,7 @@ class Plan:
         outside = stage.snapshot(config) if stage.snapshot else None
         listing = outside if isinstance(outside, Listing) else None
         snapshot = outside.digest if isinstance(outside, Listing) else outside
-        key = _key(stage, config, snapshot, _known_by(stage, checked))
+        key = key_of(stage, config, snapshot, _known_by(stage, checked))
         node = Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing)
         self.nodes.append(node)
         return node
@@ -155,16 +150,11 @@ class Plan:
             )
 
 
-def digest_of(parts: Iterable[str]) -> str:
-    """Returns the 8 hex digits that stand for these texts in this order."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
-
-
 def with_inputs(node: Node, inputs: Inputs, look: int = 0) -> Node:
     """Returns the node with the key that it has with other inputs, or at a renewed look."""
     if isinstance(node.config, ExistingArtifactConfig):
         return node
-    key = _key(node.stage, node.config, node.snapshot, _known_by(node.stage, inputs), look)
+    key = key_of(node.stage, node.config, node.snapshot, _known_by(node.stage, inputs), look)
     return replace(node, inputs=inputs, key=key, look=look)
 
 
@@ -181,22 +171,3 @@ def _each(value: Node | tuple[Node, ...] | None, name: Callable[[Node], str]) ->
     if isinstance(value, tuple):
         return [name(node) for node in value]
     return name(value) if value is not None else None
-
-
-def _key(
-    stage: Stage[Any, ..., Any], config: Any, snapshot: str | None, input_keys: Mapping[str, Any], look: int = 0
-) -> str:
-    identity: dict[str, Any] = {
-        "stage": stage.name,
-        "version": stage.version,
-        "config": config_dict(config),
-        "inputs": dict(input_keys),
-    }
-    if snapshot is not None:
-        identity["snapshot"] = snapshot
-    if look:
-        identity["look"] = look
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
-    label = re.sub(r"[^a-z0-9.]+", "-", str(getattr(config, "label", stage.name)).lower()).strip("-.")
-    return f"{label}-{digest}"

@@ -16,7 +16,7 @@ from pipeline.core.printable import printable, printable_lines
 from pipeline.reporting.claims import points
 from pipeline.reporting.paper_numbers import paper_number
 from pipeline.reporting.results import count_name
-from stages.evaluation.metrics import paired_interval
+from stages.evaluation.intervals import paired_interval
 from stages.evaluation.score_table import ScoreTable
 
 ENDS = ("_low", "_high")

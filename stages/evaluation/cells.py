@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from stages.evaluation.metrics import Interval, two_way_interval
+from stages.evaluation.intervals import Interval, two_way_interval
 
 Run = tuple[int, int, int]
 """(split, sampling, number of the encoder): the key by which values of two arms are paired."""

@@ -16,7 +16,8 @@ from pipeline.core.stage import Context
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
 from stages.evaluation.artifacts import PixelScoreRow
-from stages.evaluation.metrics import Frames, t_interval
+from stages.evaluation.intervals import t_interval
+from stages.evaluation.metrics import Frames
 from stages.evaluation.pixel_scoring import PIECE, SOFTENINGS, Columns, PixelTask
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite

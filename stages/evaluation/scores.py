@@ -18,7 +18,8 @@ from pipeline.core.errors import ConfigError
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluation.cells import Cell, Run, differences, split_means
 from stages.evaluation.group_bootstrap import GroupInterval, group_bootstrap
-from stages.evaluation.metrics import accuracy, holm
+from stages.evaluation.intervals import holm
+from stages.evaluation.metrics import accuracy
 from stages.evaluation.score_table import (
     GainChange,
     MeanAccuracy,

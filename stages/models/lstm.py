@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stages.models.recurrence import LayerWeights
+from stages.models.lstm_equations import LayerWeights
 from stages.models.stack import Run, run_forward, run_stacks
 
 

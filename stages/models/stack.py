@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from stages.models.cuda.fused_steps import new_steps
 from stages.models.cuda.queues import Mark, open_queues
+from stages.models.lstm_equations import LayerWeights, Steps
 from stages.models.matmul import times_weights, weight_gradient
-from stages.models.recurrence import LayerWeights, Steps
 
 STEPS_AT_ONCE = 4
 """On a GPU a layer follows the one below at this distance: fewer steps start sooner, more make a larger product."""

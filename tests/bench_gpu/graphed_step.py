@@ -26,7 +26,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.cuda import fused_steps
 from stages.models.cuda.queues import OneQueue
-from stages.models.recurrence import EquationSteps
+from stages.models.lstm_equations import EquationSteps
 from stages.pretraining.cuda_graph import CapturedGradients, capture_on_cuda
 from tests.bench.lstm_step import PeerComposite, product_flops, timed
 from tests.bench.lstm_step import make_step as make_peer_step

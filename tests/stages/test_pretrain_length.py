@@ -15,7 +15,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, Metrics, Progress
 from pipeline.core.stage import Context, Estimate, Resources, config_dict
 from pipeline.core.workers import InProcessWorkers
-from pipeline.engine.plan import Plan, _key
+from pipeline.engine.keys import key_of
+from pipeline.engine.plan import Plan
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder, passes_text
 from stages.models.config import CompositeConfig
@@ -105,7 +106,7 @@ def test_choices_that_were_not_made_are_in_no_key() -> None:
     assert "num_passes" not in config_dict(by_steps)["training"]
     assert config_dict(TWO_PASSES)["training"]["num_passes"] == 2.5
     before = dict.fromkeys(("percepts", "statistics", "digits", "patches"))
-    assert Plan("test").add(pretrain, by_steps).key == _key(pretrain, by_steps, None, before)
+    assert Plan("test").add(pretrain, by_steps).key == key_of(pretrain, by_steps, None, before)
     by_three = replace(TWO_PASSES, training=replace(TWO_PASSES.training, num_passes=3.0))
     assert Plan("test").add(pretrain, TWO_PASSES).key != Plan("test").add(pretrain, by_three).key
 

@@ -25,7 +25,8 @@ from pipeline.core.secrets import masked, public
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
 from pipeline.engine.json_display import JsonDisplay, write_line
-from pipeline.engine.plan import Node, digest_of
+from pipeline.engine.keys import digest_of
+from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store

@@ -1,7 +1,7 @@
 """Triton kernels of an LSTM's steps on a GPU, where launches and memory traffic cost as much as products.
 
 `forward_step` is the recurrent product of a step and, on the tile that it leaves in registers, the cell of
-`recurrence.py`: the product never reaches memory. A tile holds all four gates of the same units: the weights (4H, H)
+`lstm_equations.py`: the product never reaches memory. A tile holds all four gates of the same units: weights (4H, H)
 are read as (4, H, H), BLOCK_UNITS rows of each gate. Without a product (`HAS_STATE` false) it is the cell alone.
 `backward_step` is the cell backward alone: its product, of four times the depth and a quarter of the width, is faster
 by the library. `sum_over_time` makes the gradients of biases and peepholes of all steps in one pass; each program has

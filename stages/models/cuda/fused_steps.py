@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.models.cuda.kernels import has_kernels
-from stages.models.recurrence import EquationSteps, LayerWeights, Steps
+from stages.models.lstm_equations import EquationSteps, LayerWeights, Steps
 
 
 @dataclass(frozen=True, kw_only=True)

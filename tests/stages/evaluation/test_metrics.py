@@ -1,13 +1,10 @@
-"""Authorities: torch's binary cross-entropy, scikit-image's SSIM, SciPy's tests."""
+"""Authorities: torch's binary cross-entropy, scikit-image's SSIM."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 from skimage.metrics import structural_similarity
 
 from stages.evaluation import metrics
@@ -84,31 +81,6 @@ def test_ssim_of_one_window_is_its_formula() -> None:
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
-def test_t_interval_is_scipy_s(values: list[float], confidence: float) -> None:
-    found = metrics.t_interval(values, confidence)
-    assert found.num == len(values)
-    if np.std(values) < 1e-9:
-        assert found.high - found.low < 1e-6
-        return
-    expected = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-9, atol=1e-9)
-
-
-def test_paired_interval_is_scipy_s_paired_test() -> None:
-    rng = np.random.default_rng(2)
-    worse = rng.random(10)
-    better = worse + 0.05 + 0.02 * rng.standard_normal(10)
-    found = metrics.paired_interval(worse.tolist(), better.tolist())
-    expected = stats.ttest_rel(better, worse).confidence_interval(0.95)
-    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
-    assert found.low > 0
-
-
-def test_one_value_has_no_finite_interval() -> None:
-    assert metrics.t_interval([0.5]) == (0.5, -np.inf, np.inf, 1, 1.0)
-
-
 def test_accuracy() -> None:
     assert metrics.accuracy([1, 2, 3, 3], [1, 2, 0, 3]) == 0.75
 
@@ -119,5 +91,3 @@ def test_what_is_compared_must_have_one_shape() -> None:
         metrics.cross_entropy_per_frame(one, other)
     with pytest.raises(ValueError, match="at least one"):
         metrics.accuracy([], [])
-    with pytest.raises(ValueError, match="row of values"):
-        metrics.t_interval([])

@@ -20,7 +20,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.cuda import fused_steps
 from stages.models.cuda.loss_kernels import frame_loss
-from stages.models.recurrence import EquationSteps, LayerWeights, Steps
+from stages.models.lstm_equations import EquationSteps, LayerWeights, Steps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 T = 3
