@@ -51,6 +51,8 @@ TRAIN_SETTINGS: Final = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
 }
 """Environment variables of Ray Train."""
+LOCAL_TRAIN_SETTINGS: Final = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Variables on a Ray of one's own: no cloud takes this machine back, and each group has a process less."""
 
 
 def is_ray_job() -> bool:

@@ -23,7 +23,7 @@ from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
 from cluster.node_usage import NodeSampler
 from cluster.placement import check_cluster, this_node
-from cluster.ray_private import is_ray_job, on_loopback, silence_raylets
+from cluster.ray_private import LOCAL_TRAIN_SETTINGS, is_ray_job, on_loopback, silence_raylets
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 from pipeline.core.stage import Resources
@@ -166,7 +166,7 @@ def session(
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        for variable, value in THREAD_SETTINGS.items():
+        for variable, value in (THREAD_SETTINGS | LOCAL_TRAIN_SETTINGS).items():
             os.environ.setdefault(variable, value)
         # "local": without an address Ray would join whatever `ray start` has left running on this machine.
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}

@@ -218,10 +218,12 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     encoders: dict[Model, list[Node]] = {"composite": [composite]}
     source = {"percepts": percepts, "statistics": statistics}
     others: list[Model] = [name for name in MODELS if name != "composite"]
-    nodes = pretrain_models(plan, others, options.pretrain, options.to_train, **source)
+    # Far more trainings than workers: side by side on one worker each they exchange no gradients.
+    alone = replace(options.to_train, num_workers=1, min_workers=1)
+    nodes = pretrain_models(plan, others, options.pretrain, alone, **source)
     encoders |= {name: [node] for name, node in zip(others, nodes, strict=True)}
     numbers = range(1, 1 if options.encoder is not None else options.num_encoders or DEMO_ENCODERS)
-    more = pretrain_more(plan, tuple(MODELS), options.pretrain, options.to_train, numbers=numbers, **source)
+    more = pretrain_more(plan, tuple(MODELS), options.pretrain, alone, numbers=numbers, **source)
     for name, nodes in more.items():
         encoders[name] += nodes
     frame, scratch, pretrained = (

@@ -119,7 +119,7 @@ def test_the_settings_are_variables_that_ray_train_reads() -> None:
     from ray.train.v2._internal import constants as constants_v2
 
     known = {value for module in (constants, constants_v2) for value in vars(module).values() if isinstance(value, str)}
-    unknown = set(ray_private.TRAIN_SETTINGS) - known
+    unknown = {*ray_private.TRAIN_SETTINGS, *ray_private.LOCAL_TRAIN_SETTINGS} - known
     assert not unknown, f"Ray Train has no such settings any more: {unknown}"
     polled = {name for name in ray_private.TRAIN_SETTINGS if "HEALTH_CHECK" in name or "START_TIMEOUT" in name}
     assert polled <= set(constants_v2.ENV_VARS_TO_PROPAGATE), "the controller no longer inherits the health settings"
