@@ -1,7 +1,10 @@
-"""The rate limit of a cluster: one for all processes, and none is lost with the actor that holds it."""
+"""The rate limit of a cluster: one for all processes of all runs, and an account of its own for each run."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,31 +30,58 @@ WEB = ROOT.parent / "shared/data/web"
 pytestmark = pytest.mark.ray
 
 
-def slots_of_a_replaced_actor() -> list[float]:
-    limiter = RayLimiter()
-    before = limiter.permit("run", "a", 5.0, 0.0).wait_s, limiter.permit("run", "a", 5.0, 0.0).wait_s
-    ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
-    assert limiter.reserve("run", 1, 1)
-    return [*before, limiter.permit("run", "b", 5.0, 0.0).wait_s]
-
-
-def test_an_actor_that_takes_anothers_place_begins_with_a_pause(ray_session: Session) -> None:
-    first, second, replaced = value_of(ray_session, "limiter", slots_of_a_replaced_actor)
-    assert first == 0.0
-    assert 4.0 < second <= 5.0
-    assert network_limiter.FIRST_WAIT_S - 5.0 < replaced <= network_limiter.FIRST_WAIT_S
-
-
-def end_actor() -> None:
-    """Ends the actor that another test's process has started, with which it would end at any moment."""
+def end_shared() -> None:
+    """Ends the shared actor, whichever test has started it."""
     with suppress(ValueError):  # there is none any more
         while True:
             ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
             time.sleep(0.1)
 
 
+FIRST_RUN = """
+import sys
+import ray
+from cluster.network_limiter import RayLimiter
+
+ray.init(sys.argv[1], log_to_driver=False, logging_level="error")
+limiter = RayLimiter.started()
+assert limiter.refuse("first", "b", "it said no to the first")
+print(limiter.permit("first", "a", 1000.0, 0.0).wait_s, flush=True)
+sys.stdin.read()
+"""
+
+
+def told_across_the_end_of_another_run(directory: str) -> list[object]:
+    """What a run hears while another one lasts, on whose actor it depends, and after that one's end."""
+    end_shared()
+    command = [sys.executable, "-c", FIRST_RUN, ray.get_runtime_context().gcs_address]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert float(first.stdout.readline()) == 0.0
+    limiter = RayLimiter.started()
+    told: list[object] = [limiter.permit("second", "a", 0.0, 0.0).wait_s > 0.0, limiter.refusal("second", "b")]
+    told += [limiter.refuse("second", "c", "it said no"), limiter.reserve("second", 60, 100)]
+    limiter.permit("second", "d", 1000.0, 0.0)
+    first.communicate()
+    with suppress(ValueError):  # the actor is gone
+        while True:
+            ray.get_actor(NAME, namespace=NAMESPACE)
+            time.sleep(0.1)
+    told += [limiter.refusal("second", "c"), limiter.reserve("second", 60, 100)]
+    known, unknown = (limiter.permit("second", host, 0.0, 0.0).wait_s for host in "de")
+    return [*told, known > network_limiter.FIRST_WAIT_S, 0.0 < unknown <= network_limiter.FIRST_WAIT_S]
+
+
+def test_runs_share_time_slots_and_lose_nothing_of_their_own_with_the_end_of_another(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    told = value_of(ray_session, "limiter", told_across_the_end_of_another_run, str(tmp_path))
+    assert told == [True, "", True, True, "it said no", False, True, True]
+
+
 def refusal_after_a_worker_has_ended() -> str:
-    end_actor()
     workers = RayWorkers()
     limiter = workers.limiter()
     assert [value for _, value in workers.map(partial(_refuser, limiter), ["a"], num_workers=1)] == [True]
@@ -62,7 +92,7 @@ def _refuser(limiter: NetworkLimiter) -> Callable[[str], bool]:
     return lambda host: limiter.refuse("run", host, "it said no")
 
 
-def test_the_actor_outlives_the_workers_that_ask_it(ray_session: Session) -> None:
+def test_the_account_outlives_the_workers_that_ask_it(ray_session: Session) -> None:
     """The next round of a download has new workers, and knows what the hosts have said."""
     assert value_of(ray_session, "limiter", refusal_after_a_worker_has_ended) == "it said no"
 
