@@ -40,14 +40,23 @@ class FileServer(LoopbackServer):
 
 @pytest.fixture
 def streams(tmp_path: Path) -> Iterator[FileServer]:
-    """The same video as HLS, with pieces of MPEG-TS, and as DASH, with pieces of MP4."""
+    """The same video as HLS, with pieces of MPEG-TS, as HLS with encrypted pieces, and as DASH, with pieces of MP4."""
     folder = tmp_path / "site"
-    for form, name in (("hls", "index.m3u8"), ("dash", "manifest.mpd")):
-        (folder / form).mkdir(parents=True)
-        options = {"hls_time": "1", "hls_list_size": "0"} if form == "hls" else {"seg_duration": "1"}
+    (folder / "locked").mkdir(parents=True)
+    (folder / "locked/key").write_bytes(bytes(range(16)))
+    (tmp_path / "key_info").write_text(f"key\n{folder / 'locked/key'}\n")
+    hls = {"hls_time": "1", "hls_list_size": "0"}
+    forms = {
+        "hls/index.m3u8": hls,
+        "locked/index.m3u8": hls | {"hls_key_info_file": str(tmp_path / "key_info")},
+        "dash/manifest.mpd": {"seg_duration": "1"},
+    }
+    for name, options in forms.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        form = "dash" if name.startswith("dash") else "hls"
         with (
             av.open(str(VIDEO)) as source,
-            av.open(str(folder / form / name), "w", format=form, options=options) as target,
+            av.open(str(folder / name), "w", format=form, options=options) as target,
         ):
             encoder = target.add_stream("libx264", rate=24, options={"g": "24", "preset": "ultrafast"})
             encoder.width, encoder.height, encoder.pix_fmt = 64, 48, "yuv420p"
@@ -69,7 +78,7 @@ def test_streams_in_pieces_are_fetched_whole_and_cut_without_ffmpegs_program(
     ask = PROCESS_LIMITER.permit
     monkeypatch.setattr(PROCESS_LIMITER, "permit", lambda *given: permits.append(given[1]) or ask(*given))
     downloads = download(DownloadConfig(links=(str(links),)), context(tmp_path, "x"))
-    assert [(r.status, r.reason) for r in downloads.iter_links()] == [("downloaded", "")] * 4
+    assert [(record.status, record.reason) for record in downloads.iter_links()] == [("downloaded", "")] * 4
     spans = [(record.uri, record.start_s, record.end_s) for record in downloads.iter_links()]
     assert spans == [(uri, *span) for uri in uris for span in ((None, None), (1.5, 3.5))]
     with av.open(str(VIDEO)) as source:
@@ -78,6 +87,21 @@ def test_streams_in_pieces_are_fetched_whole_and_cut_without_ffmpegs_program(
     assert [whole.frames_expected, other.frames_expected] == [num_frames] * 2
     assert [clip.duration_us, other_clip.duration_us] == [pytest.approx(2e6, abs=1e5)] * 2
     assert len(permits) == len(streams.paths) > 4 * 6, "a permit for each list and each piece"
+
+
+def test_encrypted_pieces_are_those_that_were_encrypted(streams: FileServer, tmp_path: Path) -> None:
+    """AES-128 with a key that the list names; what no key can be had of is a row."""
+    (tmp_path / "site/locked/no_key.m3u8").write_text(
+        (tmp_path / "site/locked/index.m3u8").read_text().replace('URI="key"', 'URI="other_key"')
+    )
+    links = tmp_path / "links.txt"
+    names = ("hls/index.m3u8", "locked/index.m3u8", "locked/no_key.m3u8")
+    links.write_text("".join(f"{streams.url}/{name}\n" for name in names))
+    plain, locked, without_key = download(DownloadConfig(links=(str(links),)), context(tmp_path, "x")).iter_links()
+    assert (plain.status, locked.status, without_key.status) == ("downloaded", "duplicate", "gone")
+    assert locked.sha256 == plain.sha256
+    assert "/locked/key" in streams.paths
+    assert "404" in without_key.reason
 
 
 def test_yt_dlp_takes_a_permit_for_every_request_redirects_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
