@@ -25,5 +25,5 @@ def error_in_words(error: BaseException) -> str:
         return NO_FILE
     words = masked(" ".join((getattr(error, "strerror", None) or str(error)).split()))
     name = type(error).__name__
-    is_plain = name in ("OSError", "UnreadableError") and words
+    is_plain = name in ("OSError", "UnreadableError", "ImportError") and words
     return (words if is_plain else f"{name}: {words}".rstrip(": "))[:MAX_CHARACTERS]

@@ -18,8 +18,9 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from stages.downloading.http_files import RangeFile, too_large
+from stages.downloading.http_files import too_large
 from stages.downloading.problems import LinkError, Problem
+from stages.downloading.range_file import RangeFile
 from stages.video.container import FORMATS, in_words
 from stages.video.limits import Limits
 from stages.video.streams import DAMAGE, NoVideoError, choose_stream

@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.core.error_words import NO_FILE
+from pipeline.core.error_words import NO_FILE, error_in_words
 from pipeline.core.network import NetworkOptions
 from pipeline.core.secrets import public, real
 from stages.downloading.address_guard import refuse_private
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.cutting import cut, duration_s, opened
-from stages.downloading.http_files import HttpClient, RangeFile, fetch_file
+from stages.downloading.http_files import HttpClient, fetch_file
 from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem
+from stages.downloading.range_file import HEAD_BYTES, RangeFile
 from stages.downloading.shots import shot_boundaries_s
 from stages.downloading.sites import Site, SiteFile
 from stages.video.fetch import UnreadableError, fetched
@@ -35,8 +36,6 @@ from stages.video.processes import watchdog
 from stages.video.processes.questions import ask
 from stages.video.sources import VideoSource
 
-HEAD_BYTES = 512
-"""Bytes that show whether a file is a page or a video."""
 PAGES = (b"<!doctype html", b"<html", b"<head", b"<!--", b"<?xml", b"<body", b"<script", b"<mpd", b"#extm3u")
 """First bytes of what yt-dlp reads: web pages, and the lists of streams in pieces (DASH, HLS)."""
 
@@ -99,7 +98,12 @@ def fetch_link(task: LinkTask, directory: Path) -> Fetched:
     refuse_private(is_web and not task.network.allow_private)
     with watchdog.watched(host_of(task.row.uri)[0] or "a file") as heartbeat:
         attempt = _Attempt(task, directory, heartbeat)
-        files = attempt.from_web() if is_web else attempt.from_files()
+        try:
+            files = attempt.from_web() if is_web else attempt.from_files()
+        except (LinkError, OSError):  # what a server does is the former by now; the disk's errors end the run
+            raise
+        except Exception as error:  # by place: libraries raise what they like about what strangers send
+            raise LinkError(Problem(status="failed", reason=error_in_words(error))) from error
     clips = tuple(_probed(task, *each) for each in files)
     if not clips:
         raise LinkError(Problem(status="too short", reason=_too_short(task)))
@@ -187,8 +191,12 @@ class _Attempt:
         if self._is_cut() and self._task.rules.mode != "shots" and not path.exists():
             with RangeFile(client, url) as file:
                 _refuse_page(file.head)
-                if file.is_ranged:
-                    return self._cut(file)
+                try:
+                    if file.is_ranged:
+                        return self._cut(file)
+                except LinkError:
+                    if not file.has_other_bytes:
+                        raise
         fetch_file(client, url, path, self._task.max_bytes)
         with open(path, "rb") as start:
             _refuse_page(start.read(HEAD_BYTES))

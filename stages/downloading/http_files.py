@@ -1,24 +1,32 @@
-"""Files of web servers: fetched whole and resumed where they broke off, or read in pieces where only some are needed.
+"""Files of web servers, fetched whole and resumed where they broke off; `range_file` reads them in pieces.
 
 Every request is one: redirects are followed here, one permit each, and an answer that is no success ends the attempt
-with what it says (`stages.downloading.problems`). Bytes are taken as they are sent, never unpacked.
+with what it says (`stages.downloading.problems`). What a server packs unasked (gzip) is unpacked.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    SSLError,
+    TimeoutError,
+)
 
 from stages.downloading.address_guard import PrivateAddressError
 from stages.downloading.link_results import host_of
@@ -26,19 +34,93 @@ from stages.downloading.problems import LinkError, Problem, problem_of_status
 
 MAX_REDIRECTS: Final = 10
 PIECE_BYTES: Final = 1 << 16
-SKIP_BYTES: Final = 1 << 19
-"""A reader that goes on so few bytes further reads them; over more it leaps, by a new request."""
 SLOWEST_BYTES_PER_S: Final = 1000.0
-"""A server that has sent less over `SLOW_S` holds a download up without end."""
+"""A server that has sent less over `SLOW_S` of waiting holds a download up without end."""
 SLOW_S: Final = 60.0
+LONGEST_S: Final = 1e9
+"""Seconds of a pause that stand for all longer ones."""
 AGENT: Final = "percepts (+https://pypi.org/project/percepts)"
+FOR_ONE_HOST: Final = ("cookie", "authorization")
+"""Headers that no redirect takes to another host."""
+
+NO_ADDRESS: Final = "it leads to an address that is not of the web"
+CONNECTION_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (NameResolutionError, "has no address: there is no such host, or the name server does not answer"),
+    (NewConnectionError, "takes no connection"),
+    (TimeoutError, "sends nothing for longer than --stall-s"),
+    (SSLError, "has no certificate that can be trusted, or speaks no TLS"),
+    (DecodeError, "packs its answer in another way than it says"),
+)
+"""Words for the errors of a connection; the first kind that fits counts."""
 
 SUCCESS, PARTIAL, NOT_SATISFIABLE = 200, 206, 416
 
 
+@dataclass(frozen=True)
+class HttpAnswer:
+    """An answer of a server, whose body is still to come."""
+
+    url: str
+    """The address behind all redirects."""
+    raw: Any
+
+    @property
+    def host(self) -> str:
+        """The host that answers."""
+        return host_of(self.url)[0]
+
+    @property
+    def is_part(self) -> bool:
+        """True if the body is that of a part of the file, as requested."""
+        return bool(self.raw.status == PARTIAL)
+
+    @property
+    def has_no_part(self) -> bool:
+        """True if the file has not the part that was requested."""
+        return bool(self.raw.status == NOT_SATISFIABLE)
+
+    @property
+    def is_packed(self) -> bool:
+        """True if the server packs the body, so that its bytes are not those of the file."""
+        return str(self.raw.headers.get("Content-Encoding", "")).strip().lower() not in ("", "identity")
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The size of the whole file, where the server says it."""
+        if self.is_packed:
+            return None
+        if self.raw.status == SUCCESS:
+            return _number(self.raw.headers.get("Content-Length", ""))
+        return _number(self.raw.headers.get("Content-Range", "").rpartition("/")[2])
+
+    @property
+    def first_byte(self) -> int | None:
+        """The number of the first byte of the file that the body has, where the server says it."""
+        if self.raw.status == SUCCESS:
+            return 0
+        return _number(self.raw.headers.get("Content-Range", "").removeprefix("bytes").strip().partition("-")[0])
+
+    @property
+    def validator(self) -> str:
+        """The mark of the file's state: a strong etag or a date; empty where there is neither."""
+        etag = str(self.raw.headers.get("ETag", ""))
+        mark = etag if etag and not etag.startswith("W/") else str(self.raw.headers.get("Last-Modified", ""))
+        return "" if self.is_packed else mark
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.raw.close()
+
+
+def _number(text: str) -> int | None:
+    """Returns a number in a header; None where it is none, or one that no file has."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
 @dataclass
 class HttpClient:
-    """Makes requests, each after a permit."""
+    """Makes requests for one file, each after a permit."""
 
     permit: Callable[[str], None]
     """A function that waits for a host's next time slot. Raises LinkError where there is none."""
@@ -48,53 +130,91 @@ class HttpClient:
     headers: Mapping[str, str] = field(default_factory=dict)
     num_bytes: int = 0
     """Bytes that have come."""
+    _first_host: str = ""
+    _waited_s: float = 0.0
+    """Seconds that bytes were waited for, since the rate was looked at."""
+    _waited_bytes: int = 0
 
-    def get(self, url: str, *, start: int | None = None, validator: str = "") -> tuple[Any, str]:
-        """Requests a file, from a byte on; returns the answer, whose body is still to come, and its final URL.
+    def get(self, url: str, *, start: int | None = None, validator: str = "") -> HttpAnswer:
+        """Requests a file, from a byte on.
 
         Raises:
             LinkError: the server is not there, or answers with anything but success.
         """
         for _ in range(MAX_REDIRECTS):
             host = host_of(url)[0]
-            if urlsplit(url).scheme not in ("http", "https") or not host:
-                raise LinkError(Problem(status="unusable", reason="it leads to an address that is not of the web"))
+            if not host or urlsplit(url).scheme not in ("http", "https"):
+                raise LinkError(Problem(status="unusable", reason=NO_ADDRESS))
             self.permit(host)
             answer = self._request(url, host, start, validator)
             if answer.status in (301, 302, 303, 307, 308) and answer.headers.get("Location"):
                 answer.close()
-                url = urljoin(url, answer.headers["Location"])
+                url = _joined(url, answer.headers["Location"])
                 continue
             if answer.status in (SUCCESS, PARTIAL, NOT_SATISFIABLE):
-                return answer, url
+                return HttpAnswer(url, answer)
             answer.close()
             raise LinkError(problem_of_status(answer.status, host, _retry_after_s(answer.headers)))
         raise LinkError(Problem(status="failed", reason=f"more than {MAX_REDIRECTS} redirects", host=host))
 
     def _request(self, url: str, host: str, start: int | None, validator: str) -> Any:
-        headers = {"Accept-Encoding": "identity", "User-Agent": AGENT, **self.headers}
+        self._first_host = self._first_host or host
+        headers = {"Accept-Encoding": "identity", "User-Agent": AGENT, **self.headers, **_authorization(url)}
+        if host != self._first_host:
+            headers = {name: value for name, value in headers.items() if name.lower() not in FOR_ONE_HOST}
         if start is not None:
             headers["Range"] = f"bytes={start}-"
         if validator and start:
             headers["If-Range"] = validator
         try:
             answer = _pool(url, self.stall_s).request(
-                "GET", url, headers=headers, preload_content=False, redirect=False, decode_content=False, retries=False
+                "GET", url, headers=headers, preload_content=False, redirect=False, retries=False
             )
         except (HTTPError, OSError, ValueError) as error:
             raise LinkError(problem_of_connection(error, host)) from error
         self.beat()
         return answer
 
-    def read(self, answer: Any, num_bytes: int, host: str) -> bytes:
-        """Returns up to so many bytes of a body; empty at its end. Raises LinkError where it breaks off."""
+    def read(self, answer: HttpAnswer, num_bytes: int) -> bytes:
+        """Returns the next bytes of a body, at most so many; empty at its end.
+
+        Raises:
+            LinkError: it breaks off, or is slower than `SLOWEST_BYTES_PER_S`.
+        """
+        began = time.monotonic()
         try:
-            data: bytes = answer.read(num_bytes)
+            data: bytes = answer.raw.read1(num_bytes, decode_content=True)
         except (HTTPError, OSError, ValueError) as error:
-            raise LinkError(problem_of_connection(error, host)) from error
+            raise LinkError(problem_of_connection(error, answer.host)) from error
         self.beat()
         self.num_bytes += len(data)
+        self._waited_s += time.monotonic() - began
+        self._waited_bytes += len(data)
+        if self._waited_s > SLOW_S:
+            if self._waited_bytes < SLOWEST_BYTES_PER_S * self._waited_s:
+                reason = f"{answer.host} sends less than {SLOWEST_BYTES_PER_S / 1000:g} kB/s"
+                raise LinkError(Problem(status="failed", reason=reason, host=answer.host, may_pass=True))
+            self._waited_s, self._waited_bytes = 0.0, 0
         return data
+
+
+def _joined(url: str, location: str) -> str:
+    """Returns the address that a redirect leads to; empty where it is none."""
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode()  # headers are read as Latin-1, and servers write UTF-8
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """Returns the header with the user and password that an address holds."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
 
 
 def _pool(url: str, stall_s: float) -> Any:
@@ -113,35 +233,22 @@ def problem_of_connection(error: BaseException, host: str) -> Problem:
         if isinstance(cause, PrivateAddressError):
             return Problem(status="blocked", reason=cause.strerror or str(cause))
         cause = cause.__cause__ or cause.__context__
-    words = type(error).__name__.removesuffix("Error")
-    return Problem(status="failed", reason=f"{host} breaks off or does not answer ({words})", host=host, may_pass=True)
+    if isinstance(error, LocationValueError):
+        return Problem(status="unusable", reason=NO_ADDRESS)
+    others = f"breaks off or does not answer ({type(error).__name__.removesuffix('Error')})"
+    words = next((words for kind, words in CONNECTION_WORDS if isinstance(error, kind)), others)
+    return Problem(status="failed", reason=f"{host} {words}", host=host, may_pass=True)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Returns the pause that a server requests, in seconds; it is a number or a date."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text)
+    if text.isascii() and text.isdecimal():
+        return min(float(text), LONGEST_S)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _total_bytes(answer: Any) -> int | None:
-    """Returns the size of the whole file, where the server says it."""
-    text = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    if answer.status == SUCCESS:
-        text = answer.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() else None
-
-
-def _begins_at(answer: Any) -> int:
-    """Returns the first byte that an answer has."""
-    if answer.status == SUCCESS:
-        return 0
-    first = answer.headers.get("Content-Range", "").removeprefix("bytes").strip().partition("-")[0]
-    return int(first) if first.isdigit() else -1
 
 
 def too_large(max_bytes: int) -> LinkError:
@@ -159,140 +266,39 @@ def fetch_file(client: HttpClient, url: str, path: Path, max_bytes: int) -> None
     mark = path.with_suffix(".validator")
     validator = mark.read_text() if mark.exists() else ""
     start = path.stat().st_size if path.exists() and validator else 0
-    answer, url = client.get(url, start=start or None, validator=validator)
-    host = host_of(url)[0]
-    total = _total_bytes(answer)
+    answer = client.get(url, start=start or None, validator=validator)
+    total, first = answer.total_bytes, answer.first_byte
     try:
-        if answer.status == NOT_SATISFIABLE:
+        if answer.has_no_part:
             if start and total == start:
                 return
             mark.unlink(missing_ok=True)
-            raise LinkError(Problem(status="failed", reason="the file has changed meanwhile", host=host, may_pass=True))
-        first = _begins_at(answer)
-        if first not in (0, start):
+            reason = "the file has changed meanwhile"
+            raise LinkError(Problem(status="failed", reason=reason, host=answer.host, may_pass=True))
+        if first not in (0, start) or (start and answer.is_part and answer.is_packed):
             mark.unlink(missing_ok=True)
-            raise LinkError(Problem(status="failed", reason="the server sends other bytes", host=host, may_pass=True))
+            reason = "the server sends other bytes"
+            raise LinkError(Problem(status="failed", reason=reason, host=answer.host, may_pass=True))
         if total is not None and total > max_bytes:
             raise too_large(max_bytes)
-        mark.write_text(_validator(answer))
-        num_bytes = _append(client, answer, host, path, first, max_bytes)
+        mark.write_text(answer.validator)
+        num_bytes = _append(client, answer, path, first, max_bytes)
     finally:
         answer.close()
     if total is not None and num_bytes < total:
         reason = f"broke off after {num_bytes} of {total} bytes"
-        raise LinkError(Problem(status="failed", reason=reason, host=host, may_pass=True))
+        raise LinkError(Problem(status="failed", reason=reason, host=answer.host, may_pass=True))
 
 
-def _validator(answer: Any) -> str:
-    """Returns the mark of a file's state: a strong etag or a date; empty where there is neither."""
-    etag = str(answer.headers.get("ETag", ""))
-    return etag if etag and not etag.startswith("W/") else str(answer.headers.get("Last-Modified", ""))
-
-
-def _append(client: HttpClient, answer: Any, host: str, path: Path, first: int, max_bytes: int) -> int:
+def _append(client: HttpClient, answer: HttpAnswer, path: Path, first: int, max_bytes: int) -> int:
     """Writes a body behind the first bytes of a file; returns the size of the file."""
-    num_bytes, began, since = first, time.monotonic(), 0
+    num_bytes = first
     with open(path, "r+b" if first else "wb") as file:
         file.truncate(first)
         file.seek(first)
-        while data := client.read(answer, PIECE_BYTES, host):
+        while data := client.read(answer, PIECE_BYTES):
             num_bytes += len(data)
-            since += len(data)
             if num_bytes > max_bytes:
                 raise too_large(max_bytes)
             file.write(data)
-            if (seconds := time.monotonic() - began) > SLOW_S:
-                if since < SLOWEST_BYTES_PER_S * seconds:
-                    reason = f"{host} sends less than {SLOWEST_BYTES_PER_S / 1000:g} kB/s"
-                    raise LinkError(Problem(status="failed", reason=reason, host=host, may_pass=True))
-                began, since = time.monotonic(), 0
     return num_bytes
-
-
-class RangeFile(io.RawIOBase):
-    """A file of a server, read in pieces: bytes that are leapt over are not fetched.
-
-    Raises LinkError where the server breaks off, stalls, or changes the file.
-    """
-
-    name = "a file of a server"
-
-    def __init__(self, client: HttpClient, url: str) -> None:
-        self._client = client
-        answer, self.url = client.get(url, start=0)
-        self._host = host_of(self.url)[0]
-        self.is_ranged = answer.status == PARTIAL and _begins_at(answer) == 0 and _total_bytes(answer) is not None
-        self.size = _total_bytes(answer) or 0
-        self._answer: Any = answer
-        self._validator = _validator(answer)
-        self._answer_at = 0
-        self._at = 0
-        self._is_broken = False
-        """FFmpeg goes on reading after an error, and PyAV would print the next one."""
-        self.head = client.read(answer, 512, self._host)
-        """The first bytes."""
-        self._ahead = self.head
-
-    def close(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Returns up to so many bytes from here on; empty at the end, and after an error, which is raised once."""
-        if self._is_broken:
-            return b""
-        try:
-            return self._read(size)
-        except LinkError:
-            self._is_broken = True
-            raise
-
-    def _read(self, size: int) -> bytes:
-        size = self.size - self._at if size < 0 else min(size, self.size - self._at)
-        if size <= 0:
-            return b""
-        self._go_to(self._at)
-        while not self._ahead:
-            self._ahead = self._client.read(self._answer, PIECE_BYTES, self._host)
-            if not self._ahead:
-                reason = f"broke off after {self._answer_at} of {self.size} bytes"
-                raise LinkError(Problem(status="failed", reason=reason, host=self._host, may_pass=True))
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        self._answer_at += len(data)
-        self._at += len(data)
-        return data
-
-    def _go_to(self, position: int) -> None:
-        """Brings the answer to a position: by reading on, or by another request."""
-        gap = position - self._answer_at
-        if 0 <= gap <= max(SKIP_BYTES, len(self._ahead)):
-            while gap > 0:
-                piece = self._ahead[:gap] or self._client.read(self._answer, min(gap, PIECE_BYTES), self._host)
-                if not piece:
-                    break
-                self._ahead = self._ahead[len(piece) :]
-                self._answer_at += len(piece)
-                gap -= len(piece)
-            if not gap:
-                return
-        self._answer.close()
-        answer, _ = self._client.get(self.url, start=position, validator=self._validator)
-        self._answer, self._answer_at, self._ahead = answer, position, b""
-        if answer.status != PARTIAL or _begins_at(answer) != position:
-            reason = "the server sends other bytes than it was requested"
-            raise LinkError(Problem(status="failed", reason=reason, host=self._host, may_pass=True))

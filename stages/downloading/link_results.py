@@ -95,8 +95,14 @@ def link_id(row: ListRow) -> str:
 
 
 def host_of(uri: str) -> tuple[str, bool]:
-    """Returns the host that a link is requested of, with its port if it has one, and whether that is a known site."""
-    parts = urlsplit(uri)
+    """Returns the host that a link is requested of, with its port if it has one, and whether that is a known site.
+
+    The host of what is no address is empty.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "", False
     name = (parts.hostname or "").lower()
     for site in SITES:
         if name == site or name.endswith(f".{site}"):

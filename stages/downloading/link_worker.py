@@ -28,6 +28,7 @@ from pipeline.core.network import NetworkLimiter, NetworkOptions
 from pipeline.core.secrets import masked
 from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask, fetch_link, suffix_of
 from stages.downloading.link_results import (
+    ASKED_AGAIN,
     DOWNLOADED,
     BatchLog,
     ClipResult,
@@ -177,9 +178,9 @@ class LinkWorker:
             try:
                 fetched = fetcher(task, directory)
             except LinkError as error:
-                problem = error.problem
+                problem = self._checked_pause(error.problem)
             except ProcessDied as death:
-                problem = Problem(status="failed" if death.is_stall else "unusable", reason=str(death))
+                problem = self._problem_of_death(task, death)
             else:
                 self._note_strike(task, is_strike=False)
                 clips = tuple(ClipResult(span=c.span, record=self._keep(task, c).record) for c in fetched.clips)
@@ -190,8 +191,9 @@ class LinkWorker:
                     num_bytes=fetched.num_bytes,
                     clips=clips,
                 )
-            if not problem.may_pass or number == self._settings.network.tries or not self._pause(problem, number):
+            if not problem.may_pass or number == self._settings.network.tries:
                 break
+            self._pause(problem, number)
         tried = f" ({number} attempts)" if number > 1 else ""
         reason = masked(problem.reason)
         return LinkResult(
@@ -202,20 +204,30 @@ class LinkWorker:
             refused_host=self._refused(task, replace(problem, reason=reason)),
         )
 
-    def _pause(self, problem: Problem, number: int) -> bool:
-        """Waits before the next attempt; returns whether there is to be one."""
-        asked_s = problem.retry_after_s
-        if asked_s is not None and problem.host:
-            if asked_s > self._settings.network.max_retry_after_s:
-                return False
-            self._settings.limiter.pause(problem.host, asked_s)
-            return True
+    def _checked_pause(self, problem: Problem) -> Problem:
+        """Returns a problem whose host wants a longer pause than is allowed as one that ends all requests to it."""
+        if (problem.retry_after_s or 0.0) <= self._settings.network.max_retry_after_s:
+            return problem
+        reason = f"{problem.reason}, and asks for a pause of {problem.retry_after_s:,.0f} s (--max-retry-after-s)"
+        return replace(problem, reason=reason, may_pass=False, says_no=True)
+
+    def _problem_of_death(self, task: LinkTask, death: ProcessDied) -> Problem:
+        if not death.is_stall:
+            return Problem(status="unusable", reason=str(death))
+        host = host_of(task.row.uri)[0]
+        reason = f"{host or 'its file'} sent nothing of use for {self._settings.limits.max_stall_s:g} s"
+        return Problem(status="failed", reason=f"{reason} (--limits.max-stall-s)", host=host)
+
+    def _pause(self, problem: Problem, number: int) -> None:
+        """Waits before the next attempt, or has all requests to the host wait."""
+        if problem.retry_after_s is not None and problem.host:
+            self._settings.limiter.pause(problem.host, problem.retry_after_s)
+            return
         time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (number - 1)) * random.uniform(0.5, 1.0))
-        return True
 
     def _refused(self, task: LinkTask, problem: Problem) -> str:
         """Returns the host that the run requests no more from now on; empty where there is none, or others said so."""
-        is_about_host = bool(problem.host) and (problem.may_pass or problem.status == "blocked")
+        is_about_host = bool(problem.host) and (problem.may_pass or problem.status in ASKED_AGAIN)
         is_over = self._note_strike(task, is_strike=is_about_host)
         if not (problem.says_no or is_over) or not problem.host:
             return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,11 +30,13 @@ from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.forecast import forecast_download
 from stages.downloading.link_results import DIGEST_BYTES, LinkResult, host_of, link_digest, link_id
+from stages.video.archives import is_archive
 from stages.video.ledger import ROW_GROUP_ROWS
 from stages.video.listing import ParquetListing
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
-from stages.video.lists.rows import ListRow, ListRules
+from stages.video.lists.rows import ListRow, ListRules, without_query
+from stages.video.lists.suffixes import has_video_suffix
 from stages.video.record_table import DigestOrder
 
 _NUMBERS: Final = {"line": pa.int64(), "start_s": pa.float64(), "end_s": pa.float64()}
@@ -71,6 +74,8 @@ class LinkListing(ParquetListing):
         self.num_links = self.num_wrong = self.num_of_sites = 0
         self.num_by_part: Counter[str | None] = Counter()
         digest = hashlib.sha256(salt.encode())
+        for uri in links:
+            _check_is_list(uri)
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
         with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
             while batch := list(itertools.islice(rows, ROW_GROUP_ROWS)):
@@ -90,6 +95,17 @@ class LinkListing(ParquetListing):
     @property
     def estimate(self) -> Estimate:
         return forecast_download(self._rules, self._hours, self.num_links, self.num_of_sites, self.network)
+
+
+def _check_is_list(uri: str) -> None:
+    """Raises SourceError for what holds videos, or is one."""
+    name = without_query(uri)
+    if is_archive(name) or has_video_suffix(name) or os.path.isdir(uri):
+        kind = "a folder" if os.path.isdir(uri) else "an archive" if is_archive(name) else "a video"
+        raise SourceError(
+            f"{name!r} is {kind}, and --links takes lists: give it with --videos, which reads folders, tar shards and "
+            "single files as they are, or write addresses into a list, one a line, such as links.txt"
+        )
 
 
 def _encoded(value: Any) -> Any:

@@ -74,13 +74,13 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         Exception: the scheme is unknown, its package missing, credentials are broken, and whatever else fsspec raises.
     """
     uri = real(uri)
-    options: dict[str, Any] = {}
     if uri.startswith(("http://", "https://")):
         import aiohttp  # needed for these schemes alone, and slow to import
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-        options["client_kwargs"] = {"timeout": timeout}
-    fs, path = fsspec.core.url_to_fs(uri, **options)
+        # To url_to_fs the `::` of an IPv6 address would be the end of a link in a chain of file systems.
+        return fsspec.filesystem("http", client_kwargs={"timeout": timeout}), uri
+    fs, path = fsspec.core.url_to_fs(uri)
     return fs, str(path)
 
 

@@ -228,10 +228,14 @@ def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSo
         is_empty = False
         yield source
     others = f"files that are no videos by name or content: {in_words(left_out)}" if left_out else ""
+    hint = ""
+    if packed := next(filter(is_archive, left_out), ""):
+        example = f", such as --videos {os.path.join(given, f'*{packed}')!r}" if os.path.isdir(given) else ""
+        hint = f"; archives are unpacked where --videos names them{example}"
     if is_empty:
-        raise SourceError(f"{given!r} holds no videos{f' ({others})' if others else ''}; name other files in a list")
+        rule = hint or "; name other files in a list"
+        raise SourceError(f"{given!r} holds no videos{f' ({others})' if others else ''}{rule}")
     if others:
-        hint = "; archives are unpacked where --videos names them" if any(map(is_archive, left_out)) else ""
         note(f"{without_query(given)}: {others} (left out{hint})")
 
 

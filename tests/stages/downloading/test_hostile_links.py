@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +22,12 @@ from pipeline.core.stage import Context, Resources
 from stages.download import DownloadConfig, download
 from stages.downloading import link_worker
 from stages.downloading.artifacts import DownloadRecord, Downloads
+from stages.downloading.http_files import HttpClient, fetch_file
 from stages.downloading.link_results import read_results
 from stages.ingest import IngestConfig, ingest
 from tests.conftest import ROOT
 from tests.stages.downloading.hostile_server import MANNERS, HostileServer, hostile_server
+from tests.stages.loopback_server import running
 
 WEB = ROOT.parent / "shared/data/web"
 pytestmark = pytest.mark.skipif(not WEB.is_dir(), reason="no ../shared/data/web")
@@ -35,9 +39,9 @@ FAST = NetworkOptions(
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    """Small real videos, of 30 contents: what differs is a box behind them."""
+    """Small real videos, of as many contents: what differs is a box behind them."""
     small = sorted(WEB.glob("*.mp4"), key=lambda path: path.stat().st_size)[:5]
-    names = [f"{number}.mp4" for number in range(30)]
+    names = [f"{number}.mp4" for number in range(len(MANNERS))]
     return {
         name: small[n % len(small)].read_bytes() + b"\0\0\0\x10free" + n.to_bytes(8) for n, name in enumerate(names)
     }
@@ -46,8 +50,8 @@ def files() -> dict[str, bytes]:
 @pytest.fixture
 def server(files: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileServer]:
     monkeypatch.setattr(link_worker, "FIRST_PAUSE_S", 0.05)
-    with hostile_server(files) as running:
-        yield running
+    with hostile_server(files) as started:
+        yield started
 
 
 def context(tmp_path: Path, key: str, lines: list[str] | None = None, network: NetworkOptions = FAST) -> Context:
@@ -103,33 +107,43 @@ def test_clips_are_cut_from_ranges_of_a_file_and_from_pages(
 ) -> None:
     large = "a_large_file.mp4"
     server.files = {**files, large: (WEB / "moviepy_second_vid.mp4").read_bytes()}
-    uris = [f"{server.url}/{manner}/{large}" for manner in ("good", "page", "noranges")]
+    manners = ("good", "page", "noranges", "capped", "shifted", "changing", "packed", "chunked")
+    uris = [f"{server.url}/{manner}/{large}" for manner in manners]
     list_path = tmp_path / "links.csv"
     list_path.write_text("uri,start,end\n" + "".join(f"{uri},30,32\n" for uri in uris))
     downloads = download(DownloadConfig(links=(str(list_path),)), context(tmp_path, "clips"))
-    ranged, page, unranged = downloads.iter_links()
+    ranged, page, unranged, capped, *others = downloads.iter_links()
     size = len(server.files[large])
     assert ranged.status == "downloaded"
     assert (ranged.start_s, ranged.end_s) == (30.0, 32.0)
     assert ranged.bytes_fetched < size / 2 <= size <= unranged.bytes_fetched
     # The same packets, whichever way they came.
-    assert {page.sha256, unranged.sha256} == {ranged.sha256}
-    assert [page.status, unranged.status] == ["duplicate", "duplicate"]
+    assert {record.sha256 for record in (page, unranged, capped, *others)} == {ranged.sha256}
+    assert {record.status for record in (page, unranged, capped, *others)} == {"duplicate"}
+    assert capped.bytes_fetched < size / 2, "a server that sends little at a time is requested on"
     (record,) = downloads.iter_records()
     assert record.duration_us == pytest.approx(2e6, abs=2e5)
 
 
-def test_a_host_that_says_no_is_not_requested_again_in_the_run(server: HostileServer, tmp_path: Path) -> None:
-    uris = [f"{server.url}/429/clip-{n}.mp4" for n in range(30)]
+@pytest.mark.parametrize(
+    ("manner", "words"),
+    [
+        ("429", "the server answers 429: too many requests"),
+        ("later", "the server answers 503, and asks for a pause of 1,000,000,000 s (--max-retry-after-s)"),
+    ],
+)
+def test_a_host_that_says_no_is_not_requested_again_in_the_run(
+    manner: str, words: str, server: HostileServer, tmp_path: Path
+) -> None:
+    uris = [f"{server.url}/{manner}/clip-{n}.mp4" for n in range(30)]
     server.files = {**server.files, **{uri.rpartition("/")[2]: b"x" for uri in uris}}
     lines: list[str] = []
     network = replace(FAST, tries=2, downloads_at_a_time=2, max_unanswered=0.1)
-    with pytest.raises(RunError, match=r"30 of 30 links are blocked or failed \(most often: .*the server answers 429"):
+    with pytest.raises(RunError, match=r"30 of 30 links are blocked or failed \(most often: .*the server answers"):
         download(write_list(tmp_path, uris), context(tmp_path, "no", lines, network))
     assert len(server.requests) <= 4
     assert [line for line in lines if "no further request" in line] == [
-        f"{server.url.removeprefix('http://')} gets no further request of this run: the server answers 429: too many "
-        "requests"
+        f"{server.url.removeprefix('http://')} gets no further request of this run: {words}"
     ]
 
 
@@ -137,7 +151,7 @@ def test_private_addresses_are_refused_and_nothing_private_is_written(
     server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
 ) -> None:
     name = next(iter(files))
-    uri = f"{server.url.replace('://', '://user:HIDDEN@')}/good/{name}?signature=HIDDEN"
+    uri = f"{server.url.replace('://', '://user:HIDDEN@')}/login/{name}?signature=HIDDEN"
     lines: list[str] = []
     network = replace(FAST, allow_private=False)
     with pytest.raises(SourceError, match=r"1 blocked; most often: 127\.0\.0\.1 is a private address"):
@@ -151,6 +165,25 @@ def test_private_addresses_are_refused_and_nothing_private_is_written(
     assert not [text for text in records if "HIDDEN" in text]
     written = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert not [path for path in written if b"HIDDEN" in path.read_bytes()]
+
+
+def test_packed_cut_up_and_endless_bodies_of_an_ipv6_address_are_links_and_videos(
+    files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    with running(HostileServer(files, "::1")) as server:
+        uris = [f"{server.url}/{manner}/{n}.mp4" for n, manner in enumerate(("packed", "chunked", "endless"))]
+        downloads = download(write_list(tmp_path, uris), context(tmp_path, "ipv6"))
+        index = ingest(IngestConfig(videos=tuple(uris)), Context(f"{tmp_path}/store/ingest/x", f"{tmp_path}/store"))
+    expected = [hashlib.sha256(files[f"{n}.mp4"]).hexdigest() for n in range(3)]
+    assert [record.sha256 for record in downloads.iter_links()] == expected
+    assert [record.sha256 for record in index.iter_records()] == expected
+
+
+def test_cookies_and_passwords_do_not_follow_a_redirect_to_another_host(server: HostileServer, tmp_path: Path) -> None:
+    url = f"{server.url.replace('://', '://user:p%40ss@')}/elsewhere/0.mp4"
+    client = HttpClient(permit=lambda host: None, beat=lambda: None, stall_s=30.0, headers={"Cookie": "a=b"})
+    fetch_file(client, url, tmp_path / "file", 1 << 20)
+    assert [request.secrets for request in server.requests] == [f"a=bBasic {b64encode(b'user:p@ss').decode()}", ""]
 
 
 KILLED = """

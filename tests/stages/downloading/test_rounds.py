@@ -119,6 +119,15 @@ def used(downloads: Downloads) -> list[DownloadRecord]:
     return [record for record in downloads.iter_links() if record.is_used]
 
 
+@pytest.mark.parametrize("name", ["shards/00000.tar", "film.mp4", "shards"])
+def test_what_holds_videos_is_no_list_of_links(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch() if path.suffix else path.mkdir()
+    with pytest.raises(SourceError, match=rf"{name}' is an? \w+, and --links takes lists: give it with --videos"):
+        run(tmp_path, DownloadConfig(links=(str(path),)))
+
+
 def test_hours_are_filled_in_the_order_of_the_seed_and_the_next_replace_the_dead(
     network: PlayedNetwork, tmp_path: Path
 ) -> None:

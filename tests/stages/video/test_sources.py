@@ -193,7 +193,7 @@ def test_nothing_is_left_out_in_silence(folder: Path, monkeypatch: pytest.Monkey
     assert names(sources, folder) == ["a.MKV", "b.mp4", "film", "sub/c.webm", "sub/deep/d.avi"]
     assert notes == [
         f"{folder}: files that are no videos by name or content: 2 no suffix, 1 .jpg, 1 .part, 1 .txt, 1 .zip (left "
-        "out; archives are unpacked where --videos names them)"
+        f"out; archives are unpacked where --videos names them, such as --videos {str(folder / '*.zip')!r})"
     ]
     assert SourceListing((str(folder),)).notes == tuple(notes)
     scandir = os.scandir
