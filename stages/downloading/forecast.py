@@ -34,13 +34,12 @@ def forecast_download(
     video = f" for {_shown(seconds / 3600)} h, {_shown(seconds * BYTES_PER_S / 1e9)} GB of video" if seconds else ""
     if seconds and hours and seconds < 0.999 * hours * 3600:
         video += f" (the lists have about {_shown(seconds / 3600)} of {hours:g} h, if {1 - ALIVE_SHARE:.0%} are dead)"
-    time = f"{rate_s / DAY_S:,.1f} days" if rate_s > DAY_S else f"{_shown(rate_s / 3600)} h"
     rates = [f"to {'any other' if of_sites else 'a'} host every {network.host_interval_s:g} s"]
     if of_sites:
         rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
     note = (
         f"about {requested:,} links{video}, {site_requests + requested:,} requests; at one {' and '.join(rates)} that "
-        f"takes {time}, over the whole cluster"
+        f"takes {_time(rate_s)}, over the whole cluster"
     )
     return Estimate(
         num_videos=requested,
@@ -50,6 +49,13 @@ def forecast_download(
         is_waiting=True,
         note=note,
     )
+
+
+def _time(seconds: float) -> str:
+    """Formats a time in the largest unit that it fills."""
+    units = ((DAY_S, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+    unit_s, name = next((unit for unit in units if seconds > unit[0]), units[-1])
+    return f"{_shown(seconds / unit_s)} {name}"
 
 
 def _shown(number: float) -> str:

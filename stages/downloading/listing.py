@@ -73,7 +73,7 @@ class LinkListing(ParquetListing):
         self._rules, self._hours = rules or ClipRules(), hours
         self.num_links = self.num_wrong = self.num_of_sites = 0
         self.num_by_part: Counter[str | None] = Counter()
-        digest = hashlib.sha256(salt.encode())
+        digest, first_problem = hashlib.sha256(salt.encode()), ""
         for uri in links:
             _check_is_list(uri)
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
@@ -82,6 +82,8 @@ class LinkListing(ParquetListing):
                 # What is signed anew is the same link, and no signature is written to the listing.
                 batch = [row if row.problem else replace(row, uri=remember(row.uri)) for row in batch]
                 for row in batch:
+                    if row.problem and not self.num_wrong:
+                        first_problem = f"{row.uri.rpartition(':')[0]}, {row.problem}"
                     digest.update(json.dumps(asdict(row), sort_keys=True).encode())
                     self.num_links += not row.problem
                     self.num_wrong += bool(row.problem)
@@ -89,6 +91,9 @@ class LinkListing(ParquetListing):
                     self.num_of_sites += not row.problem and host_of(row.uri)[1]
                 columns = {name: [_encoded(getattr(row, name)) for row in batch] for name in _NAMES}
                 writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA))
+            if self.num_wrong:
+                rule = "each is a row of percepts ledger --why"
+                self._notes.append(f"lines that name no usable link: {self.num_wrong} (first {first_problem}); {rule}")
             writer.add_key_value_metadata({_NOTES: json.dumps(self._notes).encode()})
         self._digest = digest.hexdigest()
 

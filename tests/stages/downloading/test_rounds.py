@@ -22,10 +22,12 @@ from stages.downloading import rounds
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, Downloads
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.fetch_link import Fetched, FetchedClip, LinkTask
+from stages.downloading.listing import LinkListing
 from stages.downloading.problems import LinkError, Problem
 from stages.downloading.rounds import Rounds
 from stages.extraction.config import ExtractionConfig
 from stages.video.ledger import VideoRecord
+from stages.video.lists.rows import ListRules
 
 IN_PROCESS = InProcessWorkers()
 CLUSTER = InProcessWorkers(replaces_workers=True, node=ClusterNode(num_cpus=8))
@@ -117,6 +119,13 @@ def list_of(tmp_path: Path, num_links: int, **settings: Any) -> DownloadConfig:
 
 def used(downloads: Downloads) -> list[DownloadRecord]:
     return [record for record in downloads.iter_links() if record.is_used]
+
+
+def test_lines_that_are_no_links_are_counted_before_anything_is_requested(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("uri,start\nhttp://host/a.mp4,x\nhttp://host/b.mp4,\nno-such://host/c.mp4,\n")
+    (note,) = LinkListing((str(path),), ListRules()).notes
+    assert note.startswith(f"lines that name no usable link: 2 (first {path}, line 2: the value of 'start' is 'x'")
 
 
 @pytest.mark.parametrize("name", ["shards/00000.tar", "film.mp4", "shards"])
