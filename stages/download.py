@@ -24,7 +24,7 @@ from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, Estimate, stage
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, Downloads, read_pinned, write_downloads
 from stages.downloading.clip_rules import ClipRules
-from stages.downloading.link_results import ASKED_AGAIN, host_of
+from stages.downloading.link_results import ASKED_AGAIN
 from stages.downloading.link_worker import check_network
 from stages.downloading.listing import LinkListing, LinkTable, read_listing
 from stages.downloading.round_extraction import RoundExtraction
@@ -108,9 +108,8 @@ def download(config: DownloadConfig, context: Context) -> Downloads:
         pinned=read_pinned(config.pin) if config.pin is not None else None,
         by_seed=config.hours is not None,
     )
-    is_of_site = any(host_of(table[number].uri)[1] for number in range(min(1000, len(table))))
     needs_shots = config.rules.mode == "shots" and config.pin is None
-    check_network(context.resources.network, needs_yt_dlp=is_of_site, needs_shots=needs_shots)
+    check_network(context.resources.network, needs_yt_dlp=table.num_of_sites > 0, needs_shots=needs_shots)
     extraction = None
     if config.extraction is not None:
         extraction = RoundExtraction(config.extraction, config.shard_frames, context)

@@ -113,6 +113,9 @@ def _print_missing(store: Store, *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.upkeep.inventory import links_in_work
+    from stages.downloading.link_results import ASKED_AGAIN
+
     console = Console(width=None if sys.stdout.isatty() else 240)
     counts: Counter[str] = Counter()
     while page := list(itertools.islice(rows, PAGE_ROWS)):
@@ -123,8 +126,17 @@ def _print_missing(store: Store, *, as_json: bool) -> None:
             drawn.add_row(*(Text(printable(str(row[name] or ""))) for name in ("uri", "status", "asked_at", "reason")))
         console.print(drawn)
         counts.update(str(row["status"]) for row in page)
-    summed = ", ".join(f"{count:,} {status}" for status, count in counts.most_common()) or "nothing is missing"
+    summed = _in_words(counts) or "nothing is missing"
     console.print(f"{counts.total():,} without percepts: {summed}", highlight=False)
+    if num_again := sum(counts[status] for status in ASKED_AGAIN):
+        console.print(f"{num_again:,} of them are requested again by a run that still wants clips", highlight=False)
+    if in_work := links_in_work(store):
+        rule = "they are listed here once it ends, and its command, given again, goes on with the others"
+        console.print(f"a download has not ended, and has answers of links: {_in_words(in_work)}; {rule}")
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
 
 
 def main(arguments: Sequence[str]) -> int:

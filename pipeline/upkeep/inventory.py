@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.files import exists, join, list_directories
-from pipeline.engine.store import Manifest, Store
+from pipeline.engine.store import MANIFEST, Manifest, Store
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, iter_downloads
+from stages.downloading.link_results import read_results
 from stages.percepts.shards import LEDGER_FILE
 from stages.video.artifacts import INDEX_NAME
 from stages.video.ledger import VideoRecord, iter_records
@@ -46,6 +48,18 @@ def left_out(store: Store) -> list[str]:
     """Returns a sentence on every listing of videos that left something out, the newest last; each once."""
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key))
     return list(dict.fromkeys(str(m.facts["left_out"]) for m in manifests if "left_out" in m.facts))
+
+
+def links_in_work(store: Store) -> Counter[str]:
+    """Returns status -> links, of all that the store remembers, where a download is at work or was killed; else none.
+
+    Raises:
+        CorruptArtifact: what is remembered of links is damaged.
+    """
+    keys = list_directories(join(store.root, DOWNLOAD))
+    if all(exists(join(store.root, DOWNLOAD, key, MANIFEST)) for key in keys):
+        return Counter()
+    return Counter({digest: result.status for digest, result in read_results(store.root)}.values())
 
 
 def iter_links(store: Store) -> Iterator[DownloadRecord]:

@@ -228,6 +228,11 @@ def clip_uri(store_uri: str, sha256: str, suffix: str) -> str:
     return join(store_uri, CLIPS, sha256[:2], sha256 + suffix)
 
 
+def is_deleted_clip(uri: str) -> bool:
+    """Returns whether a video is a clip of a download that was deleted once its percepts were made."""
+    return f"/{CLIPS}/" in uri and not exists(uri)
+
+
 def is_kept_clip(store_uri: str, uri: str) -> bool:
     """Returns whether a clip's file lies in the store, and not where a list named it."""
     return uri.startswith(join(store_uri, CLIPS) + "/")

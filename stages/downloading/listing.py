@@ -151,6 +151,8 @@ class LinkTable:
         self._rows: DiskList[ListRow] = DiskList()
         self.wrong: DiskList[ListRow] = DiskList()
         """Rows with a problem."""
+        self.num_of_sites = 0
+        """Links to sites such as YouTube."""
         self.pinned = pinned
         self._rules, self._max_height = rules, max_height
         raw, ranks, seen = bytearray(), array("Q"), set[bytes]()
@@ -165,6 +167,7 @@ class LinkTable:
                 continue
             seen.add(digest)
             self._rows.append(row)
+            self.num_of_sites += host_of(row.uri)[1]
             raw += digest
             ranks.append(int(sha256_bytes(f"{rules.seed} {digest.hex()}".encode())[:16], 16))
         self.digest_N = np.frombuffer(bytes(raw), f"S{DIGEST_BYTES}")

@@ -28,6 +28,7 @@ from pipeline.core.workers import ClusterNode
 from stages.downloading.background_call import BackgroundCall
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.fetch_link import LinkTask
+from stages.downloading.forecast import forecast_download
 from stages.downloading.link_results import (
     ASKED_AGAIN,
     CLIPS,
@@ -106,6 +107,7 @@ class Rounds:
             OSError: the disk is full.
         """
         self._recall()
+        self._announce()
         try:
             while numbers := self._next_round():
                 records = self._ask(numbers)
@@ -165,6 +167,15 @@ class Rounds:
             self.context.log(f"{num_known} links are known from earlier runs and are not requested again")
         for first in range(0, len(waiting), ROUND_LINKS):
             self._extract(waiting[first : first + ROUND_LINKS])
+
+    def _announce(self) -> None:
+        """Logs how much is still to be requested, and how long that takes."""
+        num_left = int(np.count_nonzero(self._result_N < 0))
+        hours = None if self.target_s is None else (self.target_s - self._alive_s) / 3600
+        if num_left and (hours is None or hours > 0):
+            of_sites = round(self.table.num_of_sites * num_left / len(self.table))
+            network = self.context.resources.network
+            self.context.log(f"to request: {forecast_download(self.rules, hours, num_left, of_sites, network).note}")
 
     def _add(self, number: int, result: LinkResult) -> None:
         self._result_N[number] = len(self._results)

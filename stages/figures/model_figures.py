@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
+
+DELETED: Final = "clips of links were deleted once their percepts were made, and --keep-videos keeps them"
+"""Why nothing is drawn of a download that kept no videos."""
 
 
 def figures_of_percepts(
@@ -45,7 +49,7 @@ def figures_of_percepts(
         )
         return percept_figures(view, pretrained.composite, readout, shown, config.num_examples), view.unseen, ""
     except (SourceError, ConfigError) as error:  # the model is trained: what cannot be shown of it ends nothing
-        return [], view.unseen, str(error)
+        return [], view.unseen, DELETED if view.deleted and not view.unseen else str(error)
 
 
 def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[list[VideoRecord], list[VideoRecord]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core.errors import SourceError
+from stages.downloading.link_results import is_deleted_clip
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.gallery import Figure
 from stages.figures.readout import Readout, fit_readout
@@ -41,6 +42,8 @@ class PerceptView:
     side_px: int
     unseen: list[str] = field(default_factory=list)
     """Reasons of the videos that no picture could be taken of."""
+    deleted: list[str] = field(default_factory=list)
+    """The clips of downloads that were deleted, of which none can be taken, either."""
 
     @classmethod
     def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> "PerceptView":
@@ -48,11 +51,17 @@ class PerceptView:
         return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, transform, side_px)
 
     def pictures(self, record: VideoRecord, frames: Sequence[int]) -> Pictures | None:
-        """Returns small pictures of frames of a video; None where it can no longer be read, with a line in `unseen`."""
+        """Returns small pictures of frames of a video; None where it can no longer be read.
+
+        Such a one is in `unseen` or `deleted` then.
+        """
         try:
             return thumbnails(record, self.store.extractor, frames, self.side_px)
         except SourceError as error:
-            self.unseen.append(str(error))
+            if is_deleted_clip(record.uri):
+                self.deleted.append(record.uri)
+            else:
+                self.unseen.append(str(error))
             return None
 
     def videos(self, part: str | None) -> list[VideoRecord]:

@@ -16,6 +16,7 @@ import pytest
 from pipeline.commands.ledger import main
 from pipeline.engine.store import Manifest, Store
 from pipeline.upkeep.inventory import iter_videos
+from stages.downloading.link_results import LinkResult, write_round
 from stages.video.ledger import VideoRecord, write_records
 
 FOUND = VideoRecord(uri="/v/a.mp4", sha256="a" * 64, size_bytes=1, codec="h264", frames_expected=10, verdict="ok")
@@ -64,6 +65,14 @@ def test_table(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert "/v/[red].mp4" in out
     assert "2 videos: 0 ok, 1 partial, 1 rejected" in out
     assert "of 10 frames expected in 1 extracted videos 9 were decoded, 0 dropped, 1 are missing" in out
+
+
+def test_links_of_a_download_that_was_killed_are_counted(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    results = [LinkResult(status="gone", reason="404"), LinkResult(status="failed", reason="500")]
+    write_round(store.root, [(bytes([n]) * 16, result) for n, result in enumerate(results)], ())
+    (Path(store.root) / "download/download-of-a-killed-run").mkdir(parents=True)
+    main(["--store", store.root, "--why"])
+    assert "a download has not ended, and has answers of links: 1 gone, 1 failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--json"], ["--why", "--json"]])

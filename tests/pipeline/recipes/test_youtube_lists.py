@@ -102,6 +102,8 @@ def test_published_lists_become_an_encoder_and_nothing_private_is_written(
         assert run(command) == 0, "the same again, of which all is there"
         assert len(youtube.paths) == num_asked
     said = capfd.readouterr()
+    assert said.out.count("nothing is drawn: clips of links were deleted once their percepts were made") == 1
+    assert "can no longer be read" not in said.out
 
     store = Store.open(str(out / "store"))
     (listed,) = (out / "store").glob(f"download/*/{DOWNLOADS_NAME}")

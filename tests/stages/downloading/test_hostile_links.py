@@ -142,6 +142,7 @@ def test_a_host_that_says_no_is_not_requested_again_in_the_run(
     with pytest.raises(RunError, match=r"30 of 30 links are blocked or failed \(most often: .*the server answers"):
         download(write_list(tmp_path, uris), context(tmp_path, "no", lines, network))
     assert len(server.requests) <= 4
+    assert lines[0].startswith("to request: about 30 links")
     assert [line for line in lines if "no further request" in line] == [
         f"{server.url.removeprefix('http://')} gets no further request of this run: {words}"
     ]
