@@ -14,6 +14,8 @@ ALIVE_SHARE: Final = 0.7
 """Share of the links of an old list that still give a video, about."""
 REQUESTS_PER_SITE_LINK: Final = 2
 """Requests that yt-dlp makes of a site for a link, about: its page, and its player. The file is another host's."""
+REQUESTS_PER_CUT: Final = 3
+"""Requests of a file of which only some seconds are fetched, about: its start, its index at the end, and the clip."""
 FRAMES_PER_S: Final = 30
 BYTES_PER_S: Final = FRAMES_PER_S * BYTES_PER_FRAME
 DAY_S: Final = 86_400.0
@@ -30,7 +32,8 @@ def forecast_download(
         seconds = min(seconds or math.inf, requested * ALIVE_SHARE * each_s)
     of_sites = round(requested * num_of_sites / max(1, num_links))
     site_requests = of_sites * REQUESTS_PER_SITE_LINK
-    rate_s = max(1.5 * network.site_interval_s * site_requests, network.host_interval_s * requested)
+    file_requests = requested * (1 if rules.mode in ("whole", "shots") else REQUESTS_PER_CUT)
+    rate_s = max(1.5 * network.site_interval_s * site_requests, network.host_interval_s * file_requests)
     video = f" for {_shown(seconds / 3600)} h, {_shown(seconds * BYTES_PER_S / 1e9)} GB of video" if seconds else ""
     if seconds and hours and seconds < 0.999 * hours * 3600:
         video += f" (the lists have about {_shown(seconds / 3600)} of {hours:g} h, if {1 - ALIVE_SHARE:.0%} are dead)"
@@ -38,7 +41,7 @@ def forecast_download(
     if of_sites:
         rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
     note = (
-        f"about {requested:,} links{video}, {site_requests + requested:,} requests; at one {' and '.join(rates)} that "
+        f"about {requested:,} links{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} that "
         f"takes {_time(rate_s)}, over the whole cluster"
     )
     return Estimate(
