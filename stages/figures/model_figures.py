@@ -24,7 +24,7 @@ from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
 
 DELETED: Final = "clips of links were deleted once their percepts were made, and --keep-videos keeps them"
-"""Why nothing is drawn of a download that kept no videos."""
+"""The reason for which nothing is drawn of a download that kept no videos."""
 
 
 def figures_of_percepts(
