@@ -41,8 +41,8 @@ def forecast_download(
     if of_sites:
         rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
     note = (
-        f"about {requested:,} links{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} that "
-        f"takes {_time(rate_s)}, over the whole cluster"
+        f"about {requested:,} links{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} "
+        f"that takes {_time(rate_s)}, over the whole cluster"
     )
     return Estimate(
         num_videos=requested,
