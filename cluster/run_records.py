@@ -67,6 +67,8 @@ class RunRecord:
     """The address of the head that the run was submitted to."""
     host: str = ""
     """The name of the machine on which the driver runs."""
+    schedule: str = ""
+    """The schedule that began it, a cron expression and its time zone; empty: none is known."""
     submitted_at: str = ""
     """The time of the submission."""
     started_at: str = ""
@@ -195,6 +197,7 @@ def recorded(store: str, run: RunRecord, progress: Callable[[], RunProgress] = R
             name=earlier.name,
             plan=earlier.plan or run.plan,
             dashboard=earlier.dashboard,
+            schedule=earlier.schedule or run.schedule,
             submitted_at=earlier.submitted_at,
         )
     now = _now()

@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from cluster.rendering.commands import run_command, shell_line, submit_command
+from cluster.rendering.schedule import SCHEDULE_VARIABLE
 from cluster.rendering.settings import ClusterSettings, NodeSettings
 
 USER_ID = 1000
@@ -64,11 +65,12 @@ def ray_cron_job(settings: ClusterSettings) -> str:
         "It has no concurrency policy and no deadline: a run that outlasts the interval gets a second one beside it.",
         "Prefer `percepts cluster render cronjob`, which submits to a RayCluster and never overlaps.",
     )
+    runtime_env = {"env_vars": {SCHEDULE_VARIABLE: settings.schedule.times.line}}
     spec = {
         "schedule": settings.schedule.cron,
         "timeZone": settings.schedule.time_zone,
         "suspend": False,
-        "jobTemplate": _job_spec(settings),
+        "jobTemplate": {**_job_spec(settings), "runtimeEnvYAML": yaml.safe_dump(runtime_env)},
     }
     return _yaml(settings, lines, _manifest("ray.io/v1", "RayCronJob", settings, spec))
 
@@ -85,6 +87,7 @@ def cron_job(settings: ClusterSettings) -> str:
             {"name": "RAY_AUTH_MODE", "value": "token"},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": token},
             {"name": "RAY_API_SERVER_ADDRESS", "value": dashboard_url(settings)},
+            {"name": SCHEDULE_VARIABLE, "value": schedule.times.line},
         ],
         "envFrom": _environment(settings),
         "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "2Gi"}},
@@ -100,8 +103,8 @@ def cron_job(settings: ClusterSettings) -> str:
         "failedJobsHistoryLimit": schedule.failures_kept,
         "jobTemplate": {
             "spec": {
+                # No ttlSecondsAfterFinished: it would remove what the two limits keep, and with it Friday's failure.
                 "backoffLimit": kubernetes.backoff_limit,
-                "ttlSecondsAfterFinished": kubernetes.ttl_s,
                 "template": {"metadata": {"labels": _labels(settings)}, "spec": pod},
             }
         },

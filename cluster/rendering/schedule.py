@@ -6,6 +6,7 @@ Only what cron, Kubernetes and systemd read alike is accepted: five fields of nu
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cronsim import CronSim, CronSimError
 
 from pipeline.core.errors import ConfigError
 
+SCHEDULE_VARIABLE = "PERCEPTS_SCHEDULE"
+"""Environment variable with the schedule by which a run begins, as rendered files set it: see `Schedule.line`."""
 EXAMPLE = "'0 1 * * 1' is Mondays at 01:00"
 WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
@@ -59,6 +62,17 @@ class Schedule:
                 f"differently; list the days, or leave one of the two fields '*'; {EXAMPLE}"
             )
 
+    @classmethod
+    def of_line(cls, line: str) -> Schedule:
+        """Parses what `line` made. Raises ConfigError."""
+        cron, _, time_zone = line.rpartition(" ")
+        return cls(cron=cron, time_zone=time_zone)
+
+    @property
+    def line(self) -> str:
+        """The expression and the time zone, as records of runs keep them."""
+        return f"{' '.join(self.cron.split())} {self.time_zone}"
+
     def next_times(self, count: int, after: datetime | None = None) -> list[datetime]:
         """Returns the next `count` times after `after` (default: now; aware of its zone), in the schedule's time zone.
 
@@ -97,6 +111,16 @@ class Schedule:
             return CronSim(self.cron, start)
         except CronSimError as error:
             raise ConfigError(f"schedule {self.cron!r} is no cron expression: {error}; {EXAMPLE}") from error
+
+
+def schedule_line() -> str:
+    """Returns the schedule by which this process was begun, of PERCEPTS_SCHEDULE; empty: by none.
+
+    Raises:
+        ConfigError: the variable holds no schedule.
+    """
+    line = os.environ.get(SCHEDULE_VARIABLE, "")
+    return Schedule.of_line(line).line if line else ""
 
 
 def _numbers(numbers: Iterable[int], full: int) -> str:

@@ -22,6 +22,7 @@ MAX_NAME_CHARS = 40
 WORD = re.compile(r"[A-Za-z0-9_.@:/+-]*")
 """A word that shells, YAML and systemd all read as it is."""
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:@-]*")
+ECR = re.compile(r"(\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com)/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,12 @@ class ImageSettings:
         for name, image in (("cpu", self.cpu), ("cuda", self.cuda)):
             if not IMAGE.fullmatch(image):
                 raise ConfigError(f"{name} is {image!r}; it must be an image's name, REGISTRY/percepts:TAG")
+
+    @property
+    def ecr_registries(self) -> dict[str, str]:
+        """The registries of Amazon ECR that hold the images, each with its region."""
+        matches = (ECR.match(image) for image in (self.cpu, self.cuda))
+        return {match[1]: match[2] for match in matches if match}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +207,7 @@ class KubernetesSettings:
     reserved_memory_gib: int = 2
     """Memory of a machine that pods leave to Kubernetes, GiB, beside the tenth that firmware and kernel may take."""
     ttl_s: int = 86400
-    """Seconds after which a finished job is removed."""
+    """Seconds after which a finished RayJob is removed, and its cluster with it."""
     backoff_limit: int = 2
     """Times that a failed job is started again; a run resumes where it was."""
     spot_labels: dict[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Shows the runs of a store, from anywhere: what goes on, how far it is, how the last ones ended, what comes next.
 
     percepts status --store s3://bucket/percepts
-    percepts status --settings cluster.toml      the store of the settings, and its schedule
+    percepts status --settings cluster.toml      the store of the settings, and its schedule as they are now
 
 Reads the records that runs keep in the store, and needs neither a head nor MLflow.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
 from pipeline.core.errors import ConfigError
@@ -20,6 +20,9 @@ from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
+
+if TYPE_CHECKING:  # a store that knows of no schedule needs no parser of them
+    from cluster.rendering.schedule import Schedule
 
 GOING_ON: Final = (SUBMITTING, SUBMITTED, RUNNING)
 LATE: Final = timedelta(minutes=10)
@@ -33,7 +36,8 @@ class StatusOptions:
     store: str | None = None
     """Directory or fsspec URL of the store; default: that of --settings, else .percepts."""
     settings: str | None = None
-    """TOML file or URL with the settings of a cluster, whose schedule says what comes next."""
+    """TOML file or URL with the settings of a cluster, whose schedule says what comes next; default: the schedule that
+    began the newest run of the store."""
     limit: int = 5
     """Number of ended runs that are shown, the newest first."""
     as_json: Annotated[bool, Flag("json")] = False
@@ -60,23 +64,16 @@ class ComingRun:
 def main(arguments: Sequence[str]) -> int:
     """Runs `percepts status`. Returns the exit status; raises UsageError where there is no store."""
     options = parse_options(StatusOptions, arguments, prog="percepts status")
-    coming: ComingRun | None = None
     now, uri = datetime.now(UTC), options.store
     if options.settings is None:
         records = read_records(store := Store.open(uri or DEFAULT_STORE).root)
+        coming = _coming_of(records, now)
     else:
         from cluster.rendering.settings import read_settings
 
         settings = read_settings(options.settings)
         records = read_records(store := Store.open(uri or settings.run.store).root)
-        schedule = settings.schedule.times
-        coming = ComingRun(
-            recipe=settings.run.recipe,
-            cron=schedule.cron,
-            time_zone=schedule.time_zone,
-            next=schedule.next_times(1, now)[0].isoformat(timespec="minutes"),
-            missed=_missed(schedule.last_time(now), records, settings.run.recipe, now),
-        )
+        coming = _coming(settings.run.recipe, settings.schedule.times, records, now)
     records.sort(key=lambda record: (record.begun_at, record.id), reverse=True)
     states = [(record, record.state(now)) for record in records]
     if options.as_json:
@@ -93,6 +90,26 @@ def main(arguments: Sequence[str]) -> int:
     lines += _coming_lines(coming)
     sys.stdout.write("\n".join(map(printable, lines)) + "\n")
     return 0
+
+
+def _coming_of(records: Sequence[RunRecord], now: datetime) -> ComingRun | None:
+    """Returns what comes next by the schedule that the newest scheduled run was begun by; None where none was."""
+    scheduled = max((r for r in records if r.schedule), key=lambda r: moment(r.begun_at), default=None)
+    if scheduled is None:
+        return None
+    from cluster.rendering.schedule import Schedule
+
+    return _coming(scheduled.recipe, Schedule.of_line(scheduled.schedule), records, now)
+
+
+def _coming(recipe: str, schedule: Schedule, records: Sequence[RunRecord], now: datetime) -> ComingRun:
+    return ComingRun(
+        recipe=recipe,
+        cron=schedule.cron,
+        time_zone=schedule.time_zone,
+        next=schedule.next_times(1, now)[0].isoformat(timespec="minutes"),
+        missed=_missed(schedule.last_time(now), records, recipe, now),
+    )
 
 
 def _missed(due: datetime, records: Sequence[RunRecord], recipe: str, now: datetime) -> str:

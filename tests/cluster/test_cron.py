@@ -6,7 +6,6 @@ cron runs in mount namespaces of its own, over empty directories; libfaketime te
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -51,18 +50,19 @@ def test_cron_fires_the_rendered_command_once(packages: Path, tmp_path: Path) ->
     changes = [("machine", "directory", str(tmp_path / "percepts")), ("schedule", "cron", "0 1 * * 1")]
     settings = read_settings(None, [*changes, ("run", "on_failure", 'echo "100% $PERCEPTS_STATUS"')])
     (text,) = RENDERERS["local"](settings).values()
-    script, called = tmp_path / "percepts.sh", tmp_path / "called"
-    script.write_text(text)
-    script.chmod(0o755)
-    program = tmp_path / "percepts" / ".venv" / "bin" / "percepts"
+    directory, called = tmp_path / "percepts", tmp_path / "called"
+    program = directory / ".venv" / "bin" / "percepts"
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$RAY_AUTH_MODE" "$@" >> {called}\n')
-    program.chmod(0o755)
+    (directory / "percepts.sh").write_text(text)
+    for script in (program, directory / "percepts.sh"):
+        script.chmod(0o755)
 
-    (line,) = re.findall(r"for crontab .*?: (.*) percepts\.sh submit$", text, re.MULTILINE)
+    # The line that the script has for a crontab, as it stands; one in /etc/cron.d names a user, too.
+    ((times, command),) = re.findall(r"^# +((?:\S+ ){5})(/\S+/percepts\.sh submit)$", text, re.MULTILINE)
     tables = tmp_path / "cron.d"
     tables.mkdir()
-    (tables / "percepts").write_text(f"{line} root {shlex.quote(str(script))} submit\n")
+    (tables / "percepts").write_text(f"{times}root {command}\n")
     (cron,), (faketime,) = packages.rglob("sbin/cron"), packages.rglob("libfaketimeMT.so.1")
     start = START.format(tables=tables, cron=cron, faketime=faketime)
     daemon = subprocess.Popen(["unshare", "--mount", "sh", "-c", start], stderr=subprocess.PIPE, text=True)

@@ -146,16 +146,22 @@ def test_every_file_of_the_packages_is_in_the_wheel(built: dict[str, Path]) -> N
         assert not missing, "package-data of pyproject.toml leaves them out"
 
 
-@pytest.mark.parametrize(("device", "status"), [("cuda", 0), ("tpu", 2)])
-def test_a_device_is_cpu_or_cuda(built: dict[str, Path], device: str, status: int, tmp_path: Path) -> None:
-    (step,) = (shell_of(arguments) for name, arguments in instructions() if name == "RUN" and "DEVICE" in arguments)
+@pytest.mark.parametrize(("device", "status"), [("cpu", 0), ("cuda", 0), ("tpu", 2)])
+def test_a_device_is_cpu_or_cuda_which_has_the_compiler_that_triton_calls(
+    built: dict[str, Path], device: str, status: int, tmp_path: Path
+) -> None:
+    steps = [shell_of(arguments) for name, arguments in instructions() if name == "RUN" and "DEVICE" in arguments]
     environment = {"PATH": f"{built['bin']}{os.pathsep}{os.environ['PATH']}", "DEVICE": device}
     environment["RECORD"] = str(tmp_path / "record")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     done = subprocess.run(
-        ["bash", "-euc", step], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-euc", "; ".join(steps)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == status, done.stderr
+    if status == 0:
+        record = (tmp_path / "record").read_text()
+        assert (" gcc libc6-dev" in record) == (device == "cuda")
+        assert ("--extra-index-url https://download.pytorch.org/whl/cpu" in record) == (device == "cpu")
 
 
 def test_the_image_runs_as_a_user_without_rights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 
 from cluster.rendering.commands import run_command, submit_command, systemd_line
 from cluster.rendering.render import RENDERERS, SCHEDULED
+from cluster.rendering.schedule import Schedule
 from cluster.rendering.settings import ClusterSettings, read_settings
 from pipeline.commands.cluster import NUM_TIMES, main
 from pipeline.core.errors import UsageError
@@ -102,11 +104,20 @@ def test_the_cron_job_never_overlaps_and_carries_the_token_as_a_secret(settings:
     spec = yaml.safe_load(only_text("cronjob", settings))["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
     assert (spec["schedule"], spec["timeZone"]) == ("30 2 * * 1-5", "Europe/Berlin")
+    assert (spec["successfulJobsHistoryLimit"], spec["failedJobsHistoryLimit"]) == (3, 5)
+    assert "ttlSecondsAfterFinished" not in spec["jobTemplate"]["spec"], "it would undo the limits after a day"
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == submit_command(settings)
     token = next(variable for variable in container["env"] if variable["name"] == "RAY_AUTH_TOKEN")
     assert "value" not in token
     assert token["valueFrom"]["secretKeyRef"]["name"] == settings.kubernetes.token_secret
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEDULED))
+def test_runs_of_a_schedule_are_told_which_one(kind: str, settings: ClusterSettings) -> None:
+    text = "".join(RENDERERS[kind](settings).values())
+    (found,) = re.findall(r"PERCEPTS_SCHEDULE(?:=|: |\n *value: )'?(.*Europe/Berlin)", text)
+    assert Schedule.of_line(found) == settings.schedule.times
 
 
 def test_the_alpha_kind_says_that_it_is_alpha(settings: ClusterSettings) -> None:
@@ -159,6 +170,16 @@ def test_containers_of_gpu_machines_are_shown_their_gpus(settings: ClusterSettin
     for kind, node in settings.workers.items():
         docker = config["available_node_types"][kind].get("docker", {})
         assert ("--gpus=all" in docker.get("worker_run_options", [])) == (node.gpus > 0), kind
+
+
+def test_docker_has_the_password_of_an_ecr_before_it_pulls() -> None:
+    registry = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+    changes = [("image", kind, f"{registry}/percepts:0.1.0-{kind}") for kind in ("cpu", "cuda")]
+    config = yaml.safe_load(only_text("ray-up", read_settings(None, changes)))
+    assert config["initialization_commands"] == [
+        f"aws ecr get-login-password --region eu-central-1 | docker login --username AWS --password-stdin {registry}"
+    ]
+    assert "initialization_commands" not in yaml.safe_load(only_text("ray-up", read_settings()))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
@@ -251,7 +272,8 @@ STUBS = {
     # A step of Slurm: its own options away, the rest is run, as on the node.
     "srun": RECORD + 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": RECORD + "echo node7; echo node8; echo node9\n",
-    "hostname": "#!/bin/sh\necho 10.0.0.7 fe80::1\n",
+    # As on a Debian whose /etc/hosts has a line of its own name.
+    "hostname": '#!/bin/sh\n[ "$1" = --ip-address ] && echo 127.0.1.1 || echo 10.0.0.7 fe80::1\n',
     # `--block` stays until it is stopped; the head answers at the second question.
     "ray": RECORD
     + 'case "$1" in start) exec sleep 60;; esac\n[ -e "$RECORD.up" ] || { touch "$RECORD.up"; exit 1; }\n',

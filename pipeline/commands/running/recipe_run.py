@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cluster.rendering.schedule import schedule_line
 from cluster.run_records import RunRecord, recorded
 from cluster.session import session
 from pipeline.commands.compare import comparison_of
@@ -142,6 +143,7 @@ class RecipeRun:
             recipe=self.recipe.name,
             plan=digest_of(step.node.key for step in self.steps),
             artifacts=_artifacts(self.steps),
+            schedule=schedule_line(),
         )
 
     def _say(self, line: str) -> None:

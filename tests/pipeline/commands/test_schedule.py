@@ -15,6 +15,9 @@ import pytest
 import time_machine
 
 from cluster import claims
+from cluster.rendering.commands import submit_command
+from cluster.rendering.schedule import SCHEDULE_VARIABLE
+from cluster.rendering.settings import read_settings
 from cluster.run_records import (
     RUN_ID_VARIABLE,
     RUNNING,
@@ -71,6 +74,7 @@ class Head:
         assert (python, module) == ("python", "pipeline.run")
         status = "SUCCEEDED"
         with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(SCHEDULE_VARIABLE, raising=False)
             patch.setenv(RUN_ID_VARIABLE, self.submissions[job_id].environment[RUN_ID_VARIABLE])
             try:
                 main(["run", *arguments])
@@ -117,15 +121,19 @@ class Weekly:
     capsys: pytest.CaptureFixture[str]
 
     def call(self, *more: str) -> int:
-        """What the scheduler calls."""
-        run = ["toy", "--store", self.store, "--in-process", "--no-tracking"]
-        return main(["submit", *run, "--wait", "--if-running", "skip", *more])
+        """What the scheduler calls: the command that is rendered into its files."""
+        return main([*submit_command(read_settings(str(self.settings)))[1:], *more])
 
     def status(self) -> dict[str, Any]:
-        self.capsys.readouterr()
-        assert main(["status", "--settings", str(self.settings), "--json"]) == 0
-        value: dict[str, Any] = json.loads(self.capsys.readouterr().out)
-        return value
+        """What the settings and the store say, and the store alone, which knows the schedule once a run was begun."""
+        said: list[dict[str, Any]] = []
+        for where in (["--settings", str(self.settings)], ["--store", self.store]):
+            self.capsys.readouterr()
+            assert main(["status", *where, "--json"]) == 0
+            said.append(json.loads(self.capsys.readouterr().out))
+        if any(run["schedule"] for run in said[0]["runs"]):
+            assert said[0] == said[1]
+        return said[0]
 
     def states(self) -> list[str]:
         """The states of all runs, the newest first."""
@@ -138,10 +146,12 @@ class Weekly:
 
 
 @pytest.fixture
-def weekly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Weekly:
+def weekly(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Weekly:
+    monkeypatch.setenv(SCHEDULE_VARIABLE, "0 1 * * 1 Europe/Berlin")  # as the rendered files do
     settings, store = tmp_path / "cluster.toml", str(tmp_path / "store")
     schedule = '[schedule]\ncron = "0 1 * * 1"\ntime_zone = "Europe/Berlin"\n'
-    settings.write_text(f'[run]\nrecipe = "toy"\noptions = []\nstore = "{store}"\n{schedule}')
+    run = f'[run]\nrecipe = "toy"\noptions = ["--in-process", "--no-tracking"]\nstore = "{store}"\ntracking_uri = ""\n'
+    settings.write_text(run + schedule)
     return Weekly(store, settings, capsys)
 
 
@@ -163,6 +173,8 @@ def test_weeks_of_a_schedule(weekly: Weekly, head: Head, clock: time_machine.Tra
             "next": (MONDAY + (week + 1) * WEEK).strftime("%Y-%m-%dT01:00+01:00"),
         }  # fmt: skip
     assert len({run["plan"] for run in status["runs"]}) == 1
+
+    assert {run["schedule"] for run in status["runs"]} == {"0 1 * * 1 Europe/Berlin"}
 
     # An overlap: the third week's run still goes on when another machine calls with other settings.
     clock.move_to(MONDAY + 3 * WEEK)
