@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from cluster.ray_private import NO_AGENT
 from pipeline.core.errors import RunError, UsageError
 from pipeline.core.printable import printable_lines
+from pipeline.core.secrets import masked
 
 if TYPE_CHECKING:  # Ray takes a second to import
     from ray.job_submission import JobSubmissionClient
@@ -83,9 +86,10 @@ class JobServer:
         Token authentication is on unless `RAY_AUTH_MODE` says otherwise.
 
         Raises:
-            UsageError: nothing answers there, or it refuses the token.
+            UsageError: it is no address of a web page, nothing answers there, or it refuses the token.
         """
         address = address or os.environ.get(ADDRESS_VARIABLE) or _web_address(os.environ.get("RAY_ADDRESS"))
+        _check_web(address)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
@@ -94,19 +98,31 @@ class JobServer:
             with _variable(ADDRESS_VARIABLE, address):  # Ray takes the variable before the argument
                 return cls(JobSubmissionClient(address), address)
         except AuthenticationError as error:
+            if not _has_token():
+                raise UsageError(
+                    f"the head at {address} asks for a token, and this user has none: copy the head's into "
+                    "~/.ray/auth_token or RAY_AUTH_TOKEN"
+                ) from error
             raise UsageError(
                 f"the head at {address} refuses the token ({_one_line(error)}); copy the head's token into "
                 "~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except (RuntimeError, OSError) as error:
             raise UsageError(
                 f"no head takes jobs at {address} ({_one_line(error)}); give --dashboard http://HOST:8265, reach it by "
                 "`ray dashboard` or `ssh -L 8265:127.0.0.1:8265 HOST`"
             ) from error
 
     def jobs(self) -> list[SubmittedJob]:
-        """Returns every job that was submitted to the head."""
-        return [_job(details) for details in self.client.list_jobs() if details.submission_id]
+        """Returns every job that was submitted to the head. Raises RunError where the head does not answer any more."""
+        try:
+            listed = self.client.list_jobs()
+        except (RuntimeError, OSError) as error:
+            raise RunError(
+                f"the head at {self.address} does not answer any more ({_one_line(error)}); the same command again "
+                "joins what it had begun"
+            ) from error
+        return [_job(details) for details in listed if details.submission_id]
 
     def job(self, job_id: str) -> SubmittedJob | None:
         """Returns one job, or None where the head does not know it."""
@@ -131,7 +147,7 @@ class JobServer:
                     metadata=submission.metadata,
                     entrypoint_resources=submission.resources or None,
                 )
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 # The head listens some seconds before it has an agent for jobs.
                 if NO_AGENT in str(error) and time.monotonic() < deadline:
                     time.sleep(POLL_S)
@@ -151,23 +167,24 @@ class JobServer:
         Raises:
             RunError: the head does not answer any more, or does not know the job any more.
         """
-        num_written, last_answer = 0, time.monotonic()
+        num_written, lost_at = 0, 0.0
         while True:
             log = _LogFrom(write, num_written)
             try:
                 asyncio.run(self._tail(job_id, log))
                 job = self.job(job_id)
-                last_answer = time.monotonic()
             except Exception as error:  # aiohttp, requests and Ray each raise their own of a lost connection
                 num_written = log.num_written
-                if not through_losses or time.monotonic() - last_answer > LOST_TIMEOUT_S:
+                if not lost_at or log.num_seen:  # the log of a job is followed for hours: it was lost just now
+                    lost_at = time.monotonic()
+                if not through_losses or time.monotonic() - lost_at > LOST_TIMEOUT_S:
                     raise RunError(
-                        f"the head at {self.address} does not answer ({_one_line(error)}); the run may go on: "
-                        f"{self.attach(job_id)}"
+                        f"the head at {self.address} does not answer ({_one_line(error.__cause__ or error)}); the run "
+                        f"may go on: {self.attach(job_id)}"
                     ) from error
                 time.sleep(POLL_S)
                 continue
-            num_written = log.num_written
+            num_written, lost_at = log.num_written, 0.0
             if job is None:
                 raise RunError(f"the head at {self.address} does not know {job_id} any more: was it started anew?")
             if job.has_ended:
@@ -206,6 +223,26 @@ class _LogFrom:
 def _web_address(address: str | None) -> str:
     """Returns the address if it is a dashboard's. RAY_ADDRESS may also name the port that drivers join."""
     return address if address and address.startswith(("http://", "https://")) else DEFAULT_DASHBOARD
+
+
+def _check_web(address: str) -> None:
+    """Raises UsageError where Ray would take the address for another kind, or end this process because of it."""
+    try:
+        parts = urlsplit(address)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_web = False
+    if not is_web:
+        raise UsageError(
+            f"the head's address is {masked(address)!r}; it must be that of its dashboard, http://HOST:8265 "
+            "(--dashboard, or RAY_API_SERVER_ADDRESS)"
+        )
+
+
+def _has_token() -> bool:
+    """Returns whether Ray finds a token in one of its three places."""
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or place.is_file()
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class SubmitOptions:
     name: str | None = None
     """Name of the run, of which only one goes on at a time; default: the recipe."""
     wait: bool = False
-    """Wait for the end, through lost connections, and return the status of the run: 0 succeeded, 1 did not."""
+    """Wait for the end, through lost connections: the status is then the run's (0 succeeded, 1 did not). Without it, a
+    head that does not answer any more ends the following, and with it the command."""
     if_running: str = "start"
     """Another run of the store that goes on, started from anywhere: start beside it, skip this one, or wait for it."""
     on_failure: str | None = None
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         UsageError: the arguments break a rule, no head takes jobs, or the name is taken by another plan.
-        RunError: with --wait, the run did not succeed.
+        RunError: the run did not succeed, or the head does not answer any more.
     """
     if not arguments or any(word in HELP for word in arguments):
         summary = f"{SubmitOptions.__doc__} `percepts run RECIPE --help` explains those."
@@ -182,6 +183,7 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
         UsageError: a run of the same name goes on, and is neither to be skipped nor waited for.
     """
     from cluster.claims import claim, free_id
+    from cluster.rendering.schedule import schedule_line
     from cluster.run_records import RunRecord
     from cluster.submission import say
     from pipeline.engine.store import Store
@@ -196,6 +198,7 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
             recipe=request.recipe,
             plan=request.plan,
             dashboard=server.address,
+            schedule=schedule_line(),
             submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         other = claim(server, request.store, record, lambda run: is_exclusive or run.name == request.name)
@@ -280,10 +283,7 @@ def _follow(server: JobServer, job: SubmittedJob, request: Request, options: Sub
     close_record(request.store, job.id, status, ended.message)
     if options.on_failure is not None:
         _tell(options.on_failure, request, ended)
-    if options.wait:
-        raise RunError(f"{line}: {ended.message or 'see the log above'}")
-    say(f"{line}: {ended.message}")
-    return 0
+    raise RunError(f"{line}: {ended.message or 'see the log above'}")
 
 
 def _tell(command: str, request: Request, job: SubmittedJob) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import requests
 
-from cluster import code_package, run_records
+from cluster import code_package, run_records, submission
 from cluster import session as session_module
 from cluster.code_package import SENT
 from cluster.run_records import RUN_ID_VARIABLE, RunRecord, read_record, read_records, recorded, write_record
-from cluster.submission import DEFAULT_DASHBOARD, SubmittedJob, _LogFrom, _web_address
-from pipeline.core.errors import CorruptArtifact, UsageError
+from cluster.submission import DEFAULT_DASHBOARD, JobServer, Submission, SubmittedJob, _LogFrom, _web_address
+from pipeline.core.errors import CorruptArtifact, RunError, UsageError
 from tests.conftest import ROOT
 
 
@@ -162,3 +166,65 @@ def test_a_cluster_that_is_joined_gets_the_code_of_a_job_and_nothing_else(
     monkeypatch.setattr(code_package, "MAX_BYTES", 1000)
     with pytest.raises(UsageError, match=r"stages/big.bin"), session_module._upload(str(tmp_path)):
         pass
+
+
+@dataclass
+class FlakyClient:
+    """The client of a head that is out of reach at times: what each following of the log says, then a loss or None."""
+
+    answers: list[tuple[str, Exception | None]]
+    clock: SimpleNamespace
+    follows_s: float
+    """How long each connection holds, seconds."""
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        text, self.loss = self.answers.pop(0)
+        if text:
+            self.clock.now += self.follows_s
+            yield text
+        if self.loss is not None:
+            raise self.loss
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        status = SimpleNamespace(value="SUCCEEDED" if not self.answers else "RUNNING")
+        return [SimpleNamespace(submission_id="demo-1", status=status, metadata={}, message="")]
+
+
+def followed(
+    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, Exception | None]], *, through_losses: bool
+) -> tuple[str, list[str]]:
+    """Status of a job that is followed for an hour a connection, and the log that was written."""
+    clock = SimpleNamespace(now=1000.0)
+    patched = SimpleNamespace(
+        monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
+    )
+    monkeypatch.setattr(submission, "time", patched)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    server = JobServer(FlakyClient(answers, clock, 3600.0), "http://head:8265")  # type: ignore[arg-type]
+    written: list[str] = []
+    return server.follow("demo-1", written.append, through_losses=through_losses).status, written
+
+
+def test_a_run_of_hours_is_waited_for_through_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = ConnectionError("gone")
+    answers = [("one\n", lost), ("", lost), ("one\ntwo\n", None)]
+    assert followed(monkeypatch, list(answers), through_losses=True) == ("SUCCEEDED", ["one\n", "two\n"])
+    with pytest.raises(RunError, match=r"head:8265 does not answer \(gone\); the run may go on: .*ray job logs"):
+        followed(monkeypatch, list(answers), through_losses=False)
+    with pytest.raises(RunError, match="does not answer"):
+        followed(monkeypatch, [("one\n", lost), *[("", lost)] * 1000], through_losses=True)
+
+
+def test_a_head_that_is_gone_when_it_is_asked_is_one_line() -> None:
+    class Gone:
+        def list_jobs(self) -> None:
+            raise requests.exceptions.ConnectionError("refused")
+
+        def submit_job(self, **given: object) -> None:
+            raise requests.exceptions.ConnectionError("refused")
+
+    server = JobServer(Gone(), "http://head:8265")  # type: ignore[arg-type]
+    job = Submission(id="demo-1", entrypoint="true", working_dir="", environment={}, metadata={})
+    for ask in (server.jobs, lambda: server.job("demo-1"), lambda: server.submit(job)):
+        with pytest.raises(RunError, match=r"head:8265 does not answer any more \(refused\); the same command again"):
+            ask()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run_records import RunRecord, read_records, write_record
+from cluster.run_records import RUN_ID_VARIABLE, RunRecord, read_records, write_record
 from pipeline.commands.submit import SubmitOptions, identify, main, split
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.engine.provenance import commit
@@ -21,6 +21,7 @@ from pipeline.engine.store import Store
 from pipeline.options.flags import list_options
 from pipeline.recipes.registry import RECIPES, load_recipe
 from tests.conftest import ROOT
+from tests.pipeline.left_behind import marked, ports_of
 
 SMALL = [
     *("moving-mnist", "--num-test-sequences", "20", "--pretrain.num-units", "8", "--pretrain.num-steps", "4"),
@@ -82,6 +83,9 @@ def test_the_same_plan_is_the_same_run_and_another_is_not() -> None:
         (["dem", "--store", "/s"], "did you mean 'demo'"),
         (["demo", "--store", "/s", "--wokers", "2"], "--workers"),
         (["demo", "--store", "/s", "--dashboard", "http://127.0.0.1:9"], "no head takes jobs at http://127.0.0.1:9"),
+        (["demo", "--store", "/s", "--dashboard", "127.0.0.1:9"], "'127.0.0.1:9'; it must be that of its dashboard"),
+        (["demo", "--store", "/s", "--dashboard", "ray://127.0.0.1:9"], "it must be that of its dashboard"),
+        (["demo", "--store", "/s", "--dashboard", "http://127.0.0.1:port"], "it must be that of its dashboard"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused(
@@ -137,7 +141,9 @@ def submitted(arguments: list[str], environment: dict[str, str]) -> Iterator[tup
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_run_is_submitted_once_joined_left_skipped_and_stopped(head: dict[str, str], tmp_path: Path) -> None:
-    root = str(tmp_path / "store")
+    root, temporary = str(tmp_path / "store"), tmp_path / "temporary"
+    temporary.mkdir()
+    head = head | {"TMPDIR": str(temporary)}
     run, other = [*SMALL, "--store", root], [*SMALL, "--store", root]
     run[run.index("--pretrain.num-steps") + 1] = "1000000"  # trains for as long as this test takes
     other[other.index("--pretrain.num-steps") + 1] = "13"
@@ -162,10 +168,17 @@ def test_a_run_is_submitted_once_joined_left_skipped_and_stopped(head: dict[str,
         assert joined.returncode == 130, said
         stop = next(line for line in said.splitlines() if "ray job stop" in line).split("stop it")[1]
         assert first.poll() is None, "leaving one follower ended the other"
+        assert ports_of(marked(RUN_ID_VARIABLE, record.id)), "the job's processes are not seen"
         subprocess.run(stop, shell=True, env=head, check=True, capture_output=True, timeout=120)
         _, said = first.communicate(timeout=120)
     assert first.returncode == 1, said
     assert f"{record.id} stopped" in said
+    # Neither the submissions nor the job left a process, and with it a port, or a file.
+    deadline = time.monotonic() + 120
+    while (left := marked(RUN_ID_VARIABLE, record.id)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left == []
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.ray
@@ -212,5 +225,8 @@ def test_a_wrong_token_is_refused_in_one_line(head: dict[str, str], tmp_path: Pa
     done = submit([*SMALL, "--store", str(tmp_path)], stranger)
     assert done.returncode == 2, done.stderr
     assert "refuses the token" in done.stderr
+    without = {name: value for name, value in head.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": str(tmp_path)}
+    said = submit([*SMALL, "--store", str(tmp_path)], without).stderr.splitlines()
+    assert "asks for a token, and this user has none" in said[-1]
     assert head["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
     assert os.listdir(tmp_path) == []
