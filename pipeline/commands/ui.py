@@ -13,6 +13,7 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.request import Request, urlopen
 
@@ -62,9 +63,13 @@ def main(arguments: Sequence[str]) -> int:
     # No argument: that of a database may hold a password, and everyone sees the arguments of a process.
     environment = {**os.environ, **QUIET, "MLFLOW_BACKEND_STORE_URI": uri}
     signal.signal(signal.SIGTERM, _interrupt)  # or the server would outlive this process
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as server:
+    quiet = subprocess.DEVNULL
+    with (
+        TemporaryDirectory(prefix="percepts-ui-") as temporary,  # it leaves a lock for each database
+        subprocess.Popen(
+            command, env={**environment, "TMPDIR": temporary}, stdout=quiet, stderr=quiet, start_new_session=True
+        ) as server,
+    ):
         try:
             _wait(server, port)
             server_uri = f"http://{HOST}:{port}"
