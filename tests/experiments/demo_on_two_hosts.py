@@ -2,6 +2,7 @@
 
     python -m tests.experiments.demo_on_two_hosts                # from host 2, undisturbed
     python -m tests.experiments.demo_on_two_hosts --lose-nodes   # and once more: host 2 is lost in each stage, and back
+    python -m tests.experiments.demo_on_two_hosts --stop         # once more: stopped in pretraining, submitted again
 
 Two Ray hosts in network namespaces (`tests/two_hosts.py`), a core each. Prints what was refused without the token,
 which stages lost a worker, which artifacts differ, and what the two reports say differently, as JSON.
@@ -14,12 +15,13 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,14 @@ RECIPE = [
 ]
 WORKING = (f"{_WorkerActor.__name__}.apply", "RayTrainWorker")
 """Titles of processes that work for a stage."""
-LOSSES = ("node was lost", "lost a training worker")
+LOSSES = ("node was lost", "lost a training worker", "died while it started")
+HOLD = """
+import ray, time
+ray.init()
+ray.get(ray.remote(num_cpus=1, resources={"node:10.99.0.1": 0.001})(lambda: time.sleep(600)).remote())
+"""
+"""Takes the only core of host 1, so that a worker has to go to host 2."""
+HELD = "ray::<lambda>"
 MAX_TRIES, PAUSE_S = 3, 15.0
 """A worker on host 2 may be one of another stage: then host 2 is taken away again after a pause, seconds."""
 WRONG = ("env", f"RAY_AUTH_TOKEN={'0' * 48}")
@@ -112,9 +121,50 @@ def disturb(hosts: TwoHosts, log: Path, driver: subprocess.Popen[bytes]) -> list
     return lost
 
 
+def lose_forecast(hosts: TwoHosts, state: Path, store: Path) -> list[str]:
+    """Makes the forecast of a finished store again, with its worker on host 2, which is lost; returns what was logged.
+
+    In a whole run its one worker starts on either host, and is done before anything can be taken away from it.
+    """
+    shutil.rmtree(store / "forecast")
+    holder = hosts.on(1, sys.executable, "-c", HOLD, log=state / "holder.log")
+    try:
+        wait_for(lambda: hosts.pids(1, HELD))
+        log = state / "forecast.log"
+        submit = ["percepts", "submit", *RECIPE, "--store", str(store), "--dashboard", DASHBOARD, "--wait"]
+        driver = hosts.on(1, *submit, log=log)
+        wait_for(lambda: hosts.pids(2, _WorkerActor.__name__))
+        hosts.new_host_2()
+        seen = list(events(log, driver))
+    finally:
+        holder.kill()
+        holder.wait()
+    lines = [event["line"] for event in seen if event["event"] == "log" and event["stage"] == "forecast"]
+    return [f"status {driver.returncode}", *(line for line in lines if any(words in line for words in LOSSES))]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits until something is so. Raises TimeoutError after two minutes."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("what the experiment waited for did not come")
+        time.sleep(0.05)
+
+
+def stopped(hosts: TwoHosts, log: Path, driver: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Stops the job after 100 steps of pretraining, as `percepts submit` says; returns what was said."""
+    for event in events(log, driver):
+        if event["event"] == "progress" and event["stage"].startswith("pretrain") and event["done"] >= 100:
+            break
+    job = re.findall(r"^submitted (\S+) to ", log.read_text(), re.MULTILINE)[0]
+    _, said = ask(hosts, log.parent, "ray", "job", "stop", "--address", DASHBOARD, job)
+    return {"status of the follower": driver.wait(180), "said": said.strip().splitlines()[-1], "job": job}
+
+
 def words(store: Path) -> list[str]:
     """What the report of a store says, without times, sizes and places."""
-    (report,) = (store / "reports").glob("*/report.html")
+    report = max((store / "reports").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
     text = re.sub(r"<(script|style|svg).*?</\1>", "", report.read_text(), flags=re.DOTALL)
     text = html.unescape(re.sub(r"<[^>]*>", "\n", text)).replace(str(store), "STORE")
     for pattern, mask in MASKS:
@@ -139,10 +189,16 @@ def compare(ours: Path, theirs: Path) -> dict[str, Any]:
     }
 
 
-def submitted(hosts: TwoHosts, state: Path, store: Path, *, lose_nodes: bool) -> dict[str, Any]:
+def submitted(
+    hosts: TwoHosts, state: Path, store: Path, *, lose_nodes: bool = False, stop: bool = False
+) -> dict[str, Any]:
     """Submits the demo and waits for its end; returns what happened."""
     log, started = state / f"{store.name}.log", time.monotonic()
     submit = ["percepts", "submit", *RECIPE, "--store", str(store), "--dashboard", DASHBOARD, "--wait"]
+    before: dict[str, Any] = {}
+    if stop:
+        first = state / f"{store.name}-stopped.log"
+        before = {"stopped": stopped(hosts, first, hosts.on(2, *submit, log=first))}
     # The host that submits is not the one that is lost.
     driver = hosts.on(1 if lose_nodes else 2, *submit, log=log)
     lost = disturb(hosts, log, driver) if lose_nodes else []
@@ -153,13 +209,18 @@ def submitted(hosts: TwoHosts, state: Path, store: Path, *, lose_nodes: bool) ->
     if driver.returncode:
         sys.stderr.write(log.read_text()[-6000:])
     seconds = round(time.monotonic() - started)
-    return {"status": driver.returncode, "seconds": seconds, "host 2 worked": worked, "lost a node": lost}
+    if stop:
+        again = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        before["reused"] = sorted(event["stage"] for event in again if event["event"] == "reused")
+        before["resumed"] = [e["line"] for e in again if e["event"] == "log" and "resuming from" in e["line"]]
+    return {"status": driver.returncode, "seconds": seconds, "host 2 worked": worked, "lost a node": lost, **before}
 
 
 def main() -> int:
     """Runs all; returns 0 if everything ended well and nothing but times differs in the undisturbed run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lose-nodes", action="store_true", help="A second run loses host 2 once in each stage.")
+    parser.add_argument("--stop", action="store_true", help="A run is stopped in pretraining and submitted again.")
     options = parser.parse_args()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
@@ -168,9 +229,13 @@ def main() -> int:
         state = Path(folder)
         with two_hosts.two_hosts() as hosts:
             refused = refusals(hosts, state)
-            runs["undisturbed"] = submitted(hosts, state, state / "undisturbed", lose_nodes=False)
+            runs["undisturbed"] = submitted(hosts, state, state / "undisturbed")
+            if options.stop:
+                runs["stopped"] = submitted(hosts, state, state / "stopped", stop=True)
             if options.lose_nodes:
                 runs["disturbed"] = submitted(hosts, state, state / "disturbed", lose_nodes=True)
+                if runs["disturbed"]["status"] == 0 and "forecast" not in runs["disturbed"]["lost a node"]:
+                    runs["disturbed"]["forecast"] = lose_forecast(hosts, state, state / "disturbed")
         single = ["percepts", "run", *RECIPE, "--store", str(state / "alone"), "--num-cpus", "2"]
         with (state / "alone.log").open("wb") as output:
             done = subprocess.run(single, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
