@@ -66,7 +66,6 @@ class Head:
         return self.submitted[submission.id]
 
     def follow(self, job_id: str, write: Callable[[str], object], *, through_losses: bool) -> SubmittedJob:
-        assert through_losses
         job, during, self.during = self.submitted[job_id], self.during, lambda: None
         self.submitted[job_id] = replace(job, status="RUNNING")
         during()
@@ -219,6 +218,8 @@ def test_weeks_of_a_schedule(weekly: Weekly, head: Head, clock: time_machine.Tra
     assert "numbers.json is damaged" in newest["message"]
     assert report.read_text() == f"{newest['id']} FAILED\n"
     assert "numbers.json is damaged" in weekly.text()
+    with pytest.raises(RunError, match="failed"):  # one that did not ask to wait, and saw the end
+        main([word for word in submit_command(read_settings(str(weekly.settings)))[1:] if word != "--wait"])
     main(["verify", "--repair", "--store", weekly.store])
     assert weekly.call() == 0
     assert weekly.states()[:2] == ["succeeded", "failed"]
