@@ -84,7 +84,9 @@ def disk_watched(directory: Path) -> Iterator[list[int]]:
 
     def look() -> None:
         while not done.wait(0.02):
-            sizes.append(sum(map(_size, directory.rglob("*"))))
+            # Not rglob, which raises where a folder is deleted while it looks.
+            walk = os.walk(directory)
+            sizes.append(sum(_size(Path(folder, name)) for folder, _, names in walk for name in names))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -97,7 +99,7 @@ def disk_watched(directory: Path) -> Iterator[list[int]]:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size if path.is_file() and path.parent.name != "links" else 0
+        return path.stat().st_size if path.parent.name != "links" else 0
     except OSError:  # it was deleted meanwhile
         return 0
 
