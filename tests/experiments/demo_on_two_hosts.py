@@ -3,6 +3,7 @@
     python -m tests.experiments.demo_on_two_hosts                # from host 2, undisturbed
     python -m tests.experiments.demo_on_two_hosts --lose-nodes   # and once more: host 2 is lost in each stage, and back
     python -m tests.experiments.demo_on_two_hosts --stop         # once more: stopped in pretraining, submitted again
+    python -m tests.experiments.demo_on_two_hosts --lose-forecast   # only the forecast, made again, loses host 2
 
 Two Ray hosts in network namespaces (`tests/two_hosts.py`), a core each. Prints what was refused without the token,
 which stages lost a worker, which artifacts differ, and what the two reports say differently, as JSON.
@@ -221,6 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lose-nodes", action="store_true", help="A second run loses host 2 once in each stage.")
     parser.add_argument("--stop", action="store_true", help="A run is stopped in pretraining and submitted again.")
+    parser.add_argument("--lose-forecast", action="store_true", help="Only the forecast loses host 2.")
     options = parser.parse_args()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
@@ -234,8 +236,10 @@ def main() -> int:
                 runs["stopped"] = submitted(hosts, state, state / "stopped", stop=True)
             if options.lose_nodes:
                 runs["disturbed"] = submitted(hosts, state, state / "disturbed", lose_nodes=True)
-                if runs["disturbed"]["status"] == 0 and "forecast" not in runs["disturbed"]["lost a node"]:
-                    runs["disturbed"]["forecast"] = lose_forecast(hosts, state, state / "disturbed")
+            last = next(reversed(runs))
+            wanted = (options.lose_nodes or options.lose_forecast) and runs[last]["status"] == 0
+            if wanted and "forecast" not in runs[last]["lost a node"]:
+                runs[last]["forecast"] = lose_forecast(hosts, state, state / last)
         single = ["percepts", "run", *RECIPE, "--store", str(state / "alone"), "--num-cpus", "2"]
         with (state / "alone.log").open("wb") as output:
             done = subprocess.run(single, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
