@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socketserver
 import sqlite3
 import sys
 import uuid
@@ -22,6 +23,9 @@ os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Headers and body of an answer are two packets, and the receipt of the first one is kept back for 40 ms by the client.
+socketserver.StreamRequestHandler.disable_nagle_algorithm = True
+
 # A shell has what it starts in the background ignore Ctrl-C, and the commands that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,6 +40,14 @@ from cluster.session import Session, session
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+FIRST = (
+    *("pipeline/test_two_hosts.py", "stages/downloading/test_on_two_hosts.py", "pipeline/commands/test_run.py"),
+    *("pipeline/commands/test_submit.py", "test_bench_gpu.py", "pipeline/test_left_behind.py"),
+    *("pipeline/commands/test_ui.py", "pipeline/test_divergence.py", "test_chaos.py"),
+    *("pipeline/engine/test_in_process.py", "pipeline/engine/test_team_server.py", "pipeline/test_bucket.py"),
+)
+"""Files that take longest. They begin first, or the last of them would run alone."""
 
 # A time is never asserted, and Hypothesis would: a machine with other work fails what a quiet one passes.
 settings.register_profile("percepts", deadline=None)
@@ -128,17 +140,26 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, with the reason, what this machine cannot run; files that may take longest begin first.
-
-    Or the last file would run alone.
-    """
-    limits: dict[Path, float] = {}
-    for item in items:
-        timeout = item.get_closest_marker("timeout")
-        limits[item.path] = max(limits.get(item.path, 0.0), timeout.args[0] if timeout else 0.0)
-    items.sort(key=lambda item: -limits[item.path])
+    """Skips, with the reason, what this machine cannot run; files that take longest begin first."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root, for network namespaces"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives both files that need the one pair of hosts to one process: two would wait for one another."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OnePairOfHosts(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "two hosts" if file.endswith("two_hosts.py") else file
+
+    return OnePairOfHosts(config, log)

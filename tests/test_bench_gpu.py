@@ -90,7 +90,6 @@ def rehearsed(folder: Path, module: str, *arguments: str) -> subprocess.Complete
     return done
 
 
-@pytest.mark.timeout(300)
 def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
     """Two processes of this machine decode, and every figure is there."""
     command = ["tests.bench_gpu.extraction", "--only", "random_vgg16", "--num-videos", "3", "--decoders", "2"]
@@ -109,7 +108,6 @@ def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
     assert by_name["same_bits"]["sha256"] == by_name["second_worker"]["sha256"]
 
 
-@pytest.mark.timeout(300)
 def test_a_row_of_table_2_is_trained_and_scored_without_ray_and_mlflow(tmp_path: Path) -> None:
     command = ["tests.bench_gpu.table_2", "--feedback", "1", "--model", "composite, conditional future"]
     done = rehearsed(tmp_path, *command)
@@ -122,7 +120,6 @@ def test_a_row_of_table_2_is_trained_and_scored_without_ray_and_mlflow(tmp_path:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:
     parts = ["lstm_step", "lstm_step_graphed", "training_loop", "largest_batch", "moving_mnist"]
     command = [sys.executable, "-m", "tests.bench_gpu", "--rehearse", "--out", str(tmp_path), "--only", *parts]

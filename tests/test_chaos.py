@@ -7,12 +7,9 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from tests.chaos import ROOT, TARGETS
 
 
-@pytest.mark.timeout(900)
 def test_a_store_that_was_killed_into_being_equals_an_undisturbed_one() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

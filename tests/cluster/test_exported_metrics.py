@@ -90,7 +90,7 @@ def test_prometheus_reads_what_the_events_say(ray_session: Session) -> None:
         ("ray_percepts_log_lines_total", "shown pretrain", ""): 1,
     }
     assert {name for name, _, _ in wanted} == NAMES
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not wanted.items() <= (seen := samples(scrape())).items():  # Ray reports every 10 s
         assert time.monotonic() < deadline, {name: seen.get(name) for name in wanted}
         time.sleep(0.5)

@@ -57,17 +57,16 @@ def test_the_processes_of_a_local_ray_die_with_a_killed_driver(tmp_path: Path) -
         env=environment,
     )
     assert driver.stdout is not None
+    # With the host before it: its digits alone may be in the command of another test's process.
     address = driver.stdout.readline().strip()
-    port = address.rpartition(":")[2]
-    assert ray_processes(port)
+    assert ray_processes(address)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()
-    for _ in range(100):
-        if not ray_processes(port):
-            break
+    deadline = time.monotonic() + 240
+    while (left := ray_processes(address)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert ray_processes(port) == []
+    assert left == []
 
 
 STOPPED = """
@@ -89,7 +88,7 @@ def leaves_nothing() -> Iterator[dict[str, str]]:
     mark, folder = secrets.token_hex(8), Path(tempfile.mkdtemp(prefix="p-", dir="/tmp"))
     try:
         yield {"PERCEPTS_TEST_MARK": mark, "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while (left := processes_with(mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left
@@ -128,7 +127,7 @@ def stop_a_driver(environment: dict[str, str]) -> None:
     assert driver.stdout.readline() == "up\n"
     assert len(processes_with(environment["PERCEPTS_TEST_MARK"])) > 3, "Ray's processes do not carry the mark"
     driver.send_signal(signal.SIGTERM)
-    assert driver.communicate(timeout=60)[0] == "interrupted\n"
+    assert driver.communicate(timeout=240)[0] == "interrupted\n"
     assert driver.returncode == 0
 
 
@@ -174,7 +173,7 @@ def test_tasks_errors_and_events(ray_session: Session) -> None:
     assert done["good"].value == 7
     assert type(done["bad"].error) is ValueError
     lines: list[str] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while len(lines) < 2 and time.monotonic() < deadline:  # a task's events may arrive after its result
         lines += [event.line for event in ray_session.events() if isinstance(event, Log)]
     assert lines == ["hello", "hello"]

@@ -24,6 +24,6 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
         is_logged.set()
 
     with waiting.wait_messages("1 to 2 training workers", is_logged.is_set, log):
-        assert is_logged.wait(30)
+        assert is_logged.wait(240)
     assert lines == [lines[0]]
     assert lines[0].startswith("waiting for 1 to 2 training workers to begin; ")

@@ -60,7 +60,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     """Until something listens at the port."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -71,10 +71,10 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def submit_job(command: list[str], environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """`ray job submit`, and again while the head has no agent for jobs yet: it listens some seconds before it has."""
-    submit, deadline = [BIN / "ray", "job", "submit", "--working-dir", ".", "--", *command], time.monotonic() + 90
+    submit, deadline = [BIN / "ray", "job", "submit", "--working-dir", ".", "--", *command], time.monotonic() + 240
     while True:
         done = subprocess.run(
-            submit, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500
+            submit, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=800
         )
         if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
             return done

@@ -30,7 +30,6 @@ def made(root: str) -> dict[str, tuple[str, dict[str, Output]]]:
     return {manifest.name: (manifest.key, manifest.outputs) for manifest in manifests}
 
 
-@pytest.mark.timeout(900)
 def test_a_bucket_that_fails_for_a_while_costs_retries_and_no_result(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,6 @@ NUM_UNITS = 8
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     root = tmp_path / "store"
     # The learning rate goes up by 100 a step, which no model bears for long.

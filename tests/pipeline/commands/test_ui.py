@@ -30,7 +30,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PAGE_MS = 120_000
+PAGE_MS = 400_000
 """The time in which a page of MLflow must be there: seconds on a quiet machine, more beside other tests."""
 
 pytestmark = [

