@@ -104,6 +104,22 @@ def apply_train_settings() -> None:
         os.environ.setdefault(variable, value)
 
 
+def without_datasets(trainer: Any) -> Any:
+    """Returns the TorchTrainer, whose groups hold nothing that hands out data sets of `ray.data`.
+
+    Otherwise every group starts a process for them, and every worker imports `ray.data`. Loops read what they need.
+    """
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+    make = trainer._create_default_callbacks
+
+    def make_others() -> list[Any]:
+        return [callback for callback in make() if not isinstance(callback, DatasetsCallback)]
+
+    trainer._create_default_callbacks = make_others
+    return trainer
+
+
 def stream_options(num_waiting: int) -> dict[str, Any]:
     """Returns options of a generator task that pauses while `num_waiting` values have not been consumed."""
     return {"num_returns": "streaming", "_generator_backpressure_num_objects": num_waiting}

@@ -39,7 +39,13 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig, ScalingConfig  # ray.train's own, which mypy takes for version 1
 
 from cluster.lost_nodes import short_message
-from cluster.ray_private import apply_train_settings, backoff_callback, cancel_reservation, training_run_id
+from cluster.ray_private import (
+    apply_train_settings,
+    backoff_callback,
+    cancel_reservation,
+    training_run_id,
+    without_datasets,
+)
 from cluster.session import cause_of
 from cluster.training.failures import describe_loss, error_of_loop
 from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup
@@ -197,7 +203,7 @@ def _fit(group: Group, grow_after_seconds: float) -> None:
     )
     before = group.token.read()
     with wait_messages(_awaited(group), lambda: group.token.read() != before, group.wait):
-        trainer.fit()
+        without_datasets(trainer).fit()
 
 
 def _awaited(group: Group) -> str:

@@ -114,6 +114,21 @@ def test_the_controller_calls_our_callback_with_each_state(monkeypatch: pytest.M
     assert pauses == [0.5], "the controller pauses where a search for resources had no result"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data is surprised by its own defaults
+def test_a_trainer_without_datasets_lacks_their_callback_alone() -> None:
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+
+    trainer = TorchTrainer(print)
+    before = [type(callback) for callback in trainer._create_default_callbacks()]
+    after = [type(callback) for callback in ray_private.without_datasets(trainer)._create_default_callbacks()]
+    assert after == [kind for kind in before if kind is not DatasetsCallback]
+    assert len(after) == len(before) - 1, "Ray Train begins the process for data sets elsewhere"
+    parameters = inspect.signature(RayTrainWorker.init_train_context).parameters
+    assert parameters["dataset_shard_provider"].default is None, "a worker needs what hands out data sets"
+
+
 def test_the_settings_are_variables_that_ray_train_reads() -> None:
     from ray.train import constants
     from ray.train.v2._internal import constants as constants_v2

@@ -238,7 +238,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     root = str(tmp_path / "store")
     arguments = [*SMALL_DEMO, "--workers", "1", "--store", root]
     for stage in ("extract", "pretrain", "finetune"):
-        kill_when_begun(arguments, Path(root) / stage)
+        kill_when_begun(arguments, Path(root) / stage, tmp_path / "log")
     before = {manifest.key: manifest.finished_at for manifest in Store(root).manifests()}
     done = run(arguments)
     assert done.returncode == 0, done.stderr
@@ -249,18 +249,19 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     assert_tracked(after, Store(root))
 
 
-def kill_when_begun(arguments: list[str], directory: Path) -> None:
+def kill_when_begun(arguments: list[str], directory: Path, log: Path) -> None:
     """Start a run and kill its driver a little after a stage has begun to write."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *arguments]
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("ab") as output:
+        driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 600
     while not directory.exists() and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert directory.exists()
+    assert directory.exists(), log.read_text()[-3000:]
 
 
 def assert_tracked(manifests: dict[str, Manifest], store: Store) -> None:
