@@ -116,7 +116,7 @@ def main() -> int:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             sources += [path for path in files if path.stat().st_size <= MAX_SOURCE_BYTES]
         fuzz = Fuzz(sources, Path(directory), options.keep)
-        deadline, seed = time.monotonic() + 240 * options.minutes, options.seed << 32
+        deadline, seed = time.monotonic() + 60 * options.minutes, options.seed << 32
         said = time.monotonic()
         with ThreadPoolExecutor(options.workers) as pool:
             while time.monotonic() < deadline:

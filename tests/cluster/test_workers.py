@@ -88,7 +88,7 @@ def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, ray_session: Sess
     items = [1, 2, 3, 6, 7, 8]
     results, lines = run(ray_session, squares, str(tmp_path), items)
     assert results == [(position, item * item) for position, item in enumerate(items)]
-    assert lines == ["a worker died on item 3; trying it once more on a new one"]
+    assert lines == ["a worker died on item 3; trying it once more on a new one"], ray_session.events()
     assert 2 <= len(list(tmp_path.glob("built-*"))) <= 3
 
 

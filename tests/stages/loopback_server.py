@@ -37,7 +37,7 @@ class LoopbackServer(ThreadingHTTPServer):
 def running(server: S) -> Iterator[S]:
     """Runs the server until the end of the block."""
     with server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
             yield server

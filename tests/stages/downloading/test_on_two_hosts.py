@@ -82,7 +82,7 @@ def disk_watched(directory: Path) -> Iterator[list[int]]:
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(0.02):
+        while not done.wait(0.05):
             # Not rglob, which raises where a folder is deleted while it looks.
             walk = os.walk(directory)
             sizes.append(sum(_size(Path(folder, name)) for folder, _, names in walk for name in names))
