@@ -33,7 +33,7 @@ from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
 from stages.datasets.arrow_of_time import reversal_pairs, with_reversals
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
-from stages.datasets.split_subsets import MANIFEST_SPLIT, records_of, split_numbers
+from stages.datasets.split_subsets import MANIFEST_SPLIT, clips_of, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import PREDICTIONS_FILE, PROBABILITIES_FILE, predictions, probabilities
@@ -111,7 +111,7 @@ def evaluate(
         context.progress(len(by_file), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
     ordered = [by_file[position] for position in range(len(files))]
     evaluated = [answers for answers in ordered if isinstance(answers, Predictions)]
-    records = percepts.records()
+    records = clips_of(percepts, splits)
     clips = {
         number: evaluated_clips(records, splits, number, config.part, arrow=config.arrow)
         for number in sorted({answers.split for answers in evaluated})
@@ -182,9 +182,9 @@ class EvaluateFile:
         from stages.evaluation.clip_inference import infer_clips
         from stages.finetuning.trained_classifiers import TrainedClassifiers
 
-        finder, records = ClipFinder(self.percepts.open()), self.percepts.records()
+        finder, records = ClipFinder(self.percepts.open()), clips_of(self.percepts, self.splits)
         arrow, part = self.config.arrow, self.config.part
-        clips_of = cache(lambda number: evaluated_clips(records, self.splits, number, part, arrow=arrow))
+        evaluated = cache(lambda number: evaluated_clips(records, self.splits, number, part, arrow=arrow))
 
         def evaluate_file(uri: str) -> Predictions | NotEvaluable:
             trained = TrainedClassifiers.load(uri, device=self.device)
@@ -195,7 +195,7 @@ class EvaluateFile:
                 )
             if self.splits is not None and not self.splits.coverage(trained.split, records).num_test:
                 return NotEvaluable(trained.arm, trained.class_names, trained.labels_per_class, trained.split)
-            clips = clips_of(trained.split)
+            clips = evaluated(trained.split)
             _check(trained, clips)
             probabilities_GNC, num_padded = infer_clips(
                 trained.probabilities,

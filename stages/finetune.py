@@ -35,7 +35,7 @@ from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import FLOP_PER_S, lstm_flop
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, count_text, draw
-from stages.datasets.split_subsets import SplitSubsets, split_numbers
+from stages.datasets.split_subsets import SplitSubsets, clips_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.finetuning.artifacts import Classifiers
@@ -146,7 +146,7 @@ def finetune(
 
     if encoder is not None:
         check_encoder(config, encoder)
-    records = percepts.records()
+    records = clips_of(percepts, splits)
     subsets = _subsets(config, context, records, splits)
     for subset in subsets:
         if config.selection.is_on and not subset.validation:

@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.stage import Context, stage
-from stages.datasets.split_subsets import records_of, split_numbers
+from stages.datasets.split_subsets import clips_of, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import DuplicateReport, NearDuplicates, SuspectedClip
 from stages.evaluation.similarity import best_matches, looks, similarities
@@ -136,7 +136,7 @@ def _tested_and_strangers(
     config: NearDuplicatesConfig, percepts: Percepts, splits: Splits | None
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """Returns the clips that any split tests, and labelled clips as strangers: without splits, those of other parts."""
-    records = percepts.records()
+    records = clips_of(percepts, splits)
     everything = [r for number in split_numbers(splits, ()) for r in records_of(records, splits, number)]
     usable = [r for r in everything if r.label is not None and r.verdict != "rejected"]
     tested = {r.sha256: r for r in usable if r.part == config.test_part}

@@ -85,7 +85,7 @@ def standardize(
         store = percepts.open(parts=config.parts or None)
     else:
         numbers = config.splits or splits.numbers()
-        records = splits.training_only(percepts.records(), numbers)
+        records = splits.training_only(splits.named(percepts.iter_records()), numbers)
         store = percepts.open().select([record.sha256 for record in records])
         if not store.videos:
             named = ", ".join(map(str, numbers))

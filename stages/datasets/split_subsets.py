@@ -15,6 +15,7 @@ from stages.datasets.labelled import labelled, refuse_leaks
 from stages.datasets.official.clips import OfficialClip
 from stages.datasets.splits import Splits
 from stages.datasets.validation import hold_out_sources
+from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
 
 MANIFEST_SPLIT: Final = 0
@@ -55,6 +56,16 @@ def split_numbers(splits: Splits | None, numbers: Sequence[int]) -> tuple[int, .
     if unknown:
         raise ConfigError(f"splits holds {unknown[0]}; the official splits are {', '.join(map(str, splits.numbers()))}")
     return tuple(dict.fromkeys(numbers)) or splits.numbers()
+
+
+def clips_of(percepts: Percepts, splits: Splits | None) -> list[VideoRecord]:
+    """Returns the records that a split may hold: those with a label, or those that the official lists name.
+
+    The others, such as the videos that a pretraining learns from, are read and not kept.
+    """
+    if splits is not None:
+        return splits.named(percepts.iter_records())
+    return [record for record in percepts.iter_records() if record.label is not None]
 
 
 def records_of(records: Sequence[VideoRecord], splits: Splits | None, number: int) -> list[VideoRecord]:

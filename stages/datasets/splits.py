@@ -10,7 +10,7 @@ for number in splits.numbers():
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -146,6 +146,11 @@ class Splits(Artifact):
             ConfigError: there is no such split.
         """
         return _assign(self._with_split(number).clips, records, number)
+
+    def named(self, records: Iterable[VideoRecord]) -> list[VideoRecord]:
+        """Returns the records that the lists name, which are all that `assign`, `coverage` and `count` look at."""
+        names = {clip.name.casefold() for clip in self.content.clips}
+        return [record for record in records if name_of(record.uri) in names]
 
     def training_only(self, records: Sequence[VideoRecord], numbers: Sequence[int]) -> list[VideoRecord]:
         """Returns the clips that a split of `numbers` trains on and none of them tests, in the order of `records`.

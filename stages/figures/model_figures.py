@@ -12,16 +12,15 @@ from pipeline.core.errors import ConfigError, SourceError
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
-from stages.datasets.sequences import hold_out
+from stages.datasets.sequences import hold_out_groups
 from stages.figures.canvas import Frames, to_rgb
 from stages.figures.config import PictureConfig
 from stages.figures.gallery import Figure
-from stages.figures.percepts import PerceptView, fit_view, percept_figures
+from stages.figures.percepts import ChosenVideos, PerceptView, fit_view, percept_figures
 from stages.figures.pixels import Floats, PixelView, far_future_figures, feature_figures, sequence_figures
 from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts
-from stages.video.ledger import VideoRecord
 
 DELETED: Final = "clips of links were deleted once their percepts were made, and --keep-videos keeps them"
 """The reason for which nothing is drawn of a download that kept no videos."""
@@ -52,15 +51,14 @@ def figures_of_percepts(
         return [], view.unseen, DELETED if view.deleted and not view.unseen else str(error)
 
 
-def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[list[VideoRecord], list[VideoRecord]]:
+def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[ChosenVideos, ChosenVideos]:
     if config.fit_part is not None:
         return view.videos(config.fit_part), view.videos(config.show_part)
     videos = view.videos(None)
     if len(videos) < 3:
         raise SourceError(f"there are {len(videos)} videos, and 3 are needed: 2 to fit on and one to show")
-    sides = (set(side) for side in hold_out(videos, portion=0.2, seed=config.seed))
-    kept, out = ([record for record in videos if record.sha256 in side] for side in sides)
-    return kept, out
+    is_out_N = hold_out_groups((record.group or record.sha256 for record in videos), portion=0.2, seed=config.seed)
+    return videos.only(~is_out_N), videos.only(is_out_N)
 
 
 def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -> list[Figure]:

@@ -6,13 +6,17 @@ their frames (`readout`) turns them into pictures; its pictures of the true perc
 Shapes: T frames, B sequences (here 1), D percept dimension, N frames to fit on, P values of a picture.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import SourceError
 from stages.downloading.link_results import is_deleted_clip
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
@@ -32,12 +36,37 @@ HELD_OUT = 0.2
 """The share of the read-out's videos that choose its penalty and are not fitted on."""
 
 
+class ChosenVideos(Sequence[VideoRecord]):
+    """Some of many videos, by their numbers: each is read from the disk when it is asked for."""
+
+    def __init__(self, records: DiskList[VideoRecord], number_N: npt.NDArray[np.int64]) -> None:
+        self._records = records
+        self.number_N = number_N
+
+    def only(self, is_chosen_N: npt.NDArray[np.bool_]) -> ChosenVideos:
+        """Returns those of these videos that are chosen."""
+        return ChosenVideos(self._records, self.number_N[is_chosen_N])
+
+    def __len__(self) -> int:
+        return len(self.number_N)
+
+    @overload
+    def __getitem__(self, number: int) -> VideoRecord: ...
+    @overload
+    def __getitem__(self, number: slice) -> ChosenVideos: ...
+    def __getitem__(self, number: int | slice) -> Any:
+        if isinstance(number, slice):
+            return ChosenVideos(self._records, self.number_N[number])
+        return self._records[int(self.number_N[number])]
+
+
 @dataclass(frozen=True)
 class PerceptView:
     """Percepts to look at: the store and the records of its videos, the model's transform, the side of pictures."""
 
     store: PerceptStore
-    records: dict[str, VideoRecord]
+    records: DiskList[VideoRecord]
+    """The records of the store's videos, in their order; they are read from the disk."""
     transform: Transform
     side_px: int
     unseen: list[str] = field(default_factory=list)
@@ -46,9 +75,16 @@ class PerceptView:
     """The clips of downloads that were deleted, of which none can be taken, either."""
 
     @classmethod
-    def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> "PerceptView":
+    def of(cls, percepts: Percepts, transform: Transform, side_px: int) -> PerceptView:
         """Opens all videos of the artifact that have percepts."""
-        return cls(percepts.open(), {record.sha256: record for record in percepts.records()}, transform, side_px)
+        store, usable = percepts.open(), (one for one in percepts.iter_records() if one.verdict != "rejected")
+        waiting = set(store.videos)
+        records = DiskList[VideoRecord]()
+        for record in usable:
+            if record.sha256 in waiting:
+                waiting.remove(record.sha256)
+                records.append(record)
+        return cls(store, records, transform, side_px)
 
     def pictures(self, record: VideoRecord, frames: Sequence[int]) -> Pictures | None:
         """Returns small pictures of frames of a video; None where it can no longer be read.
@@ -64,14 +100,15 @@ class PerceptView:
                 self.unseen.append(str(error))
             return None
 
-    def videos(self, part: str | None) -> list[VideoRecord]:
+    def videos(self, part: str | None) -> ChosenVideos:
         """Returns the videos of a part (None: all), in the order of the index. Raises SourceError if there are none."""
-        records = [self.records[video] for video in self.store.videos]
-        chosen = [record for record in records if part is None or record.part == part]
+        parts = [record.part for record in self.records]
+        chosen = [n for n, each in enumerate(parts) if part is None or each == part]
         if not chosen:
-            known = ", ".join(sorted({str(record.part) for record in records}))
-            raise SourceError(f"no video with percepts is of part {part!r}; parts here: {known}")
-        return chosen
+            raise SourceError(
+                f"no video with percepts is of part {part!r}; parts here: {', '.join(sorted(map(str, {*parts})))}"
+            )
+        return ChosenVideos(self.records, np.array(chosen))
 
     def standard(self, percepts: npt.NDArray[np.float16]) -> Floats:
         """Transforms percepts (..., D) into what the model reads, float32."""
@@ -147,7 +184,7 @@ def percept_figures(
         SourceError: no video is long enough.
     """
     scenes: list[Scene] = []
-    for record in one_a_label(shown, len(shown)):
+    for record in one_a_label(shown):
         scene = percept_scene(view, model, readout, record)
         if scene is not None:
             scenes.append(scene)

@@ -3,7 +3,8 @@
 Shapes: N frames, P x P pixels of a picture, C channels (R, G, B).
 """
 
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -68,14 +69,14 @@ def to_pictures(unit: npt.NDArray[np.floating], side_px: int) -> Pictures:
     return np.asarray((unit * 255).round().clip(0, 255), np.uint8).reshape(*unit.shape[:-1], side_px, side_px, 3)
 
 
-def one_a_label(records: Sequence[VideoRecord], num: int) -> list[VideoRecord]:
-    """Returns `num` videos of as many labels as there are, in turn; without labels the first ones."""
-    by_label: dict[str, list[VideoRecord]] = {}
-    for record in records:
-        by_label.setdefault(record.label or "", []).append(record)
-    rounds = max((len(members) for members in by_label.values()), default=0)
-    in_turn = [by_label[label][n] for n in range(rounds) for label in sorted(by_label) if n < len(by_label[label])]
-    return in_turn[:num]
+def one_a_label(records: Sequence[VideoRecord]) -> Iterator[VideoRecord]:
+    """Yields the videos of all labels in turn; without labels in their order."""
+    by_label: dict[str, array[int]] = {}
+    for number, record in enumerate(records):
+        by_label.setdefault(record.label or "", array("q")).append(number)
+    rounds = max(map(len, by_label.values()), default=0)
+    for n in range(rounds):
+        yield from (records[by_label[label][n]] for label in sorted(by_label) if n < len(by_label[label]))
 
 
 def shrunk(image_HWC: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:

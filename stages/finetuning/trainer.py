@@ -21,7 +21,7 @@ from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
 from stages.datasets.arrow_of_time import clip_identity, with_reversals, with_reversed_names
 from stages.datasets.labelled import ClipFinder, ClipWindows, Rows, count_text, draw, load_windows
-from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, split_subsets_of
+from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, clips_of, split_subsets_of
 from stages.datasets.splits import Splits
 from stages.evaluation.clip_inference import infer_clips
 from stages.finetuning.arm import ArmConfig, Candidate
@@ -132,7 +132,7 @@ class _Bench:
             pretrained = Pretrained.load(trainer.encoder.uri)
             assert pretrained.transform is not None, "check_encoder was not called"
             self.encoder, self.transform = pretrained.composite, pretrained.transform
-        records = trainer.percepts.records()
+        records = clips_of(trainer.percepts, trainer.splits)
 
         def subsets(number: int) -> SplitSubsets:
             return arm_subsets(trainer.config, records, trainer.splits, number)

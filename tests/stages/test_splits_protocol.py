@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ class ThreeSplits(Splits):
             return "test" if clip % 3 == number - 1 else "validation" if clip % 4 == 3 else "train"
 
         return [replace(record, part=part(at % PER_CLASS)) for at, record in enumerate(records)]
+
+    def named(self, records: Iterable[VideoRecord]) -> list[VideoRecord]:
+        return list(records)
 
     def count(self, records: Sequence[VideoRecord]) -> tuple[int, int]:
         return len(records), 50

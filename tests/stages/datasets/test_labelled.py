@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import sha256_bytes
 from stages.datasets.labelled import ClipFinder, draw, labelled, load_windows, refuse_leaks
+from stages.datasets.split_subsets import clips_of
+from stages.datasets.splits import AssignedClip, AssignedSplits, Splits
+from stages.percepts.artifacts import Percepts
+from stages.percepts.shards import LEDGER_FILE
 from stages.percepts.transforms import Standardisation
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import VideoRecord, write_records
 from tests.stages.labelled_store import Clip, make_store, record_of
 
 
@@ -121,3 +125,26 @@ def test_a_clip_without_percepts_is_named(tmp_path: Path) -> None:
     standardise = Standardisation.of(statistics.moments())
     with pytest.raises(SourceError, match=r"77\.mp4 .*no percepts"):
         load_windows(ClipFinder(percepts.open()), [record(77)], standardise, num_frames=4, stride=1)
+
+
+def test_only_records_that_a_split_may_hold_are_kept(tmp_path: Path) -> None:
+    """A ledger is mostly videos to pretrain on: their records took a kilobyte each, in every worker."""
+    records = [
+        VideoRecord(
+            uri=f"/v/v_Run_g{n:02d}.avi", sha256=f"{n:064x}", size_bytes=1, verdict="ok", codec="h264", label=label
+        )
+        for n, label in enumerate((None, "run", None, "jump"))
+    ]
+    write_records(f"{tmp_path}/{LEDGER_FILE}", records)
+    percepts = Percepts(str(tmp_path))
+    kept = clips_of(percepts, None)
+    assert [record.label for record in kept] == ["run", "jump"]
+    assert kept[0].codec is kept[1].codec, "equal words of two rows are one string"
+    lists = AssignedSplits(
+        name="made",
+        counts=(),
+        counts_in_index=(),
+        clips=tuple(AssignedClip(name=name, label="run", group="g", parts=()) for name in ("v_RUN_g02", "v_Run_g07")),
+    )
+    lists.write(f"{tmp_path}/splits.json")
+    assert [record.sha256 for record in clips_of(percepts, Splits(str(tmp_path)))] == [f"{2:064x}"]
