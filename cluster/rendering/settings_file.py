@@ -33,7 +33,7 @@ def read_toml(uri: str) -> dict[str, Any]:
         raise SourceError(f"settings file {uri!r} cannot be read: {reason}") from error
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"settings file {uri!r} is not TOML: {error}") from error
 
 

@@ -29,7 +29,7 @@ def read_config(uri: str) -> dict[str, Any]:
         return tomllib.loads(read_bytes(uri).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"--config {uri}: there is no such file; --write-config {uri} writes one") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last where brackets are nested a thousand times
         raise ConfigError(f"--config {uri} cannot be read as TOML: {error}") from error
 
 

@@ -183,6 +183,7 @@ CONFIGS = {
     "twice.toml": b"workers = '1'\nworkers = '2'",
     "nul.toml": b'store = "a\\u0000b"',
     "long.toml": b"preset = '" + b"x" * 100_000 + b"'",
+    "nested.toml": b"a = " + b"[" * 3000 + b"]" * 3000,
 }
 
 
@@ -198,6 +199,7 @@ def test_config_files_of_every_wrong_kind(tmp_path: Path, capsys: pytest.Capture
         refusal(["run", "demo", "--config", path, "--plan"], capsys)
         if not path.startswith("/dev"):
             refusal(["cluster", "render", "slurm", "--settings", path], capsys)
+    refusal(["cluster", "render", "slurm", "--settings", "nested.toml"], capsys)
     refusal(["run", "demo", "--write-config", str(tmp_path)], capsys)
     refusal(["run", "demo", "--write-config", LONG], capsys)
 
