@@ -1,11 +1,14 @@
-"""The needs of a local Ray, checked against this machine before anything starts: cores, GPUs, names of sockets."""
+"""The machine of this process: what it has for workers, and whether a local Ray can start there."""
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from pipeline.core.errors import UsageError
+from pipeline.core.workers import ClusterNode
 
 MAX_SOCKET_BYTES: Final = 107
 """The longest path of a Unix socket on Linux."""
@@ -21,7 +24,7 @@ def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker
     Raises:
         UsageError: it could not; the message says what there is, and what to do.
     """
-    there = os.cpu_count() or 1
+    there = count_cores()
     if num_cpus is not None and num_cpus > PROCESSES_A_CORE * there:
         raise UsageError(
             f"--num-cpus {num_cpus} is more than {PROCESSES_A_CORE} times the {there} cores of this machine; give less"
@@ -53,6 +56,29 @@ def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker
             f"the name of the folder for temporary files, {folder}, is {length - MAX_SOCKET_BYTES} characters too long "
             "for Ray's sockets in it: set RAY_TMPDIR to a shorter one, such as /tmp"
         )
+
+
+def this_machine(num_cpus: int | None = None) -> ClusterNode:
+    """Returns this machine with so many of its cores (None: all), and the GPUs that the installed torch can use."""
+    return ClusterNode(num_cpus=num_cpus or count_cores(), num_gpus=count_gpus() if has_cuda() else 0)
+
+
+def has_cuda() -> bool:
+    """Returns whether the installed torch was built for NVIDIA's GPUs; it is not imported, which takes seconds."""
+    return not version("torch").endswith("+cpu")
+
+
+def count_cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Returns the number of this machine's cores, or of those that its container may use.
+
+    limit: the file of control groups, version 2, that holds the microseconds of processor time in each period.
+    """
+    there = os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text().split()
+    except (OSError, ValueError):  # there are no control groups, or of version 1
+        return there
+    return there if quota == "max" else max(1, min(there, int(quota) // int(period)))
 
 
 def count_gpus() -> int:

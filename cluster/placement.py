@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from cluster.ray_private import may_grow
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Resources
+from pipeline.core.workers import ClusterNode, num_held
 
 JOIN_SECONDS: Final = 15.0
 """The time that nodes of a cluster of fixed machines may take to join before a request is refused."""
-ROUNDING: Final = 1e-9
-"""Three workers of a third of a GPU fit on one."""
+LEAST_IF_GROWING: Final = 2
+"""The fewest workers that a stage asks a growing cluster for by itself: one that has no machine yet gets some."""
 
 
 def node_id() -> str:
@@ -46,6 +48,27 @@ def available_resources() -> dict[str, float]:
     return free
 
 
+def cluster_nodes() -> tuple[ClusterNode, ...]:
+    """Returns the machines that are alive now and have at least one core."""
+    return tuple(
+        ClusterNode(num_cpus=int(of_node["CPU"]), num_gpus=int(of_node.get("GPU", 0)))
+        for of_node in (entry["Resources"] for entry in alive_nodes())
+        if of_node.get("CPU", 0) >= 1
+    )
+
+
+def take_what_is_there(resources: Resources) -> tuple[Resources, str]:
+    """Returns the resources of a stage that takes what the cluster's nodes hold now, and words that say so."""
+    nodes = cluster_nodes()
+    taken = resources.on_nodes(nodes)
+    words = f"takes {taken.words}, what the cluster's {len(nodes)} nodes hold"
+    if may_grow():
+        if resources.is_auto_workers:
+            taken = replace(taken, num_workers=max(LEAST_IF_GROWING, taken.num_workers))
+        words = f"takes {taken.words}, by the nodes that are there; --workers N asks its autoscaler for more"
+    return taken, words
+
+
 def free_resources() -> str:
     """Returns the cluster's free CPUs and GPUs in words, such as `1 of 2 CPUs free, 0 of 0 GPUs free`."""
     import ray
@@ -65,7 +88,7 @@ def check_cluster(needs: Iterable[Resources]) -> None:
     """
     wanted = dict.fromkeys((each.min_workers, each.cpus_per_worker, each.gpus_per_worker) for each in needs)
     until = time.monotonic() + JOIN_SECONDS
-    while unmet := [need for need in wanted if _num_held(*need[1:]) < need[0]]:
+    while unmet := [need for need in wanted if num_held(cluster_nodes(), *need[1:]) < need[0]]:
         if may_grow():
             return
         if time.monotonic() >= until:
@@ -73,21 +96,13 @@ def check_cluster(needs: Iterable[Resources]) -> None:
         time.sleep(1.0)
 
 
-def _num_held(num_cpus: float, num_gpus: float) -> int:
-    """Returns how many workers of so many cores and GPUs the nodes hold when they do nothing else."""
-    each = {"CPU": num_cpus or 1.0, "GPU": num_gpus}
-    return sum(
-        min(int(node["Resources"].get(name, 0) / amount + ROUNDING) for name, amount in each.items() if amount)
-        for node in alive_nodes()
-    )
-
-
 def _refusal(num_workers: int, num_cpus: float, num_gpus: float) -> str:
     resources = [node["Resources"] for node in alive_nodes()]
     largest = [max((of_node.get(name, 0) for of_node in resources), default=0) for name in ("CPU", "GPU")]
+    held = num_held(cluster_nodes(), num_cpus, num_gpus)
     return (
         f"a stage needs {num_workers} workers of {num_cpus:g} cores and {num_gpus:g} GPUs, and the cluster holds "
-        f"{_num_held(num_cpus, num_gpus)} of them ({len(resources)} nodes of at most {largest[0]:g} cores and "
+        f"{held} of them ({len(resources)} nodes of at most {largest[0]:g} cores and "
         f"{largest[1]:g} GPUs, and no autoscaler): give less of --workers, --train-threads or --gpus-per-worker, or "
         "add nodes"
     )

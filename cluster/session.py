@@ -171,7 +171,7 @@ def session(
         # "local": without an address Ray would join whatever `ray start` has left running on this machine.
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     else:
-        _check_reachable(address)
+        check_reachable(address)
         options["address"] = address
     upload: AbstractContextManager[dict[str, Any]] = nullcontext({}) if address is None else _upload(source_root)
     with upload as sent:
@@ -246,7 +246,8 @@ def _upload(source_root: str) -> Iterator[dict[str, Any]]:
         yield ({"working_dir": package.directory} if package.directory else {}) | {"env_vars": THREAD_SETTINGS}
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
+    """Raises UsageError where nothing answers at the address of a Ray cluster; of other forms nothing is known."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address in ("auto", "local") or not port.isdigit():
         return

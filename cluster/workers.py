@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.network_limiter import RayLimiter
-from cluster.placement import alive_nodes, free_resources, node_id
+from cluster.placement import cluster_nodes, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
 from pipeline.core.errors import WorkerDied
@@ -74,12 +74,7 @@ class RayWorkers:
         return stream(function, item, ahead=ahead, log=self._log)
 
     def nodes(self) -> tuple[ClusterNode, ...]:
-        resources = [entry["Resources"] for entry in alive_nodes()]
-        return tuple(
-            ClusterNode(num_cpus=int(of_node["CPU"]), num_gpus=int(of_node.get("GPU", 0)))
-            for of_node in resources
-            if of_node.get("CPU", 0) >= 1
-        )
+        return cluster_nodes()
 
     def limiter(self) -> NetworkLimiter:
         return RayLimiter.started()

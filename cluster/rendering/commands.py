@@ -7,22 +7,45 @@ import shlex
 from collections.abc import Sequence
 
 from cluster.rendering.settings import ClusterSettings
+from pipeline.core.stage import Resources
+from pipeline.core.workers import ClusterNode
 
 SYSTEMD_SAFE = re.compile(r"[A-Za-z0-9_@+=:,./-]+")
 
 
-def submit_command(settings: ClusterSettings) -> list[str]:
+def submit_command(settings: ClusterSettings, nodes: Sequence[ClusterNode] = ()) -> list[str]:
     """Returns the command that submits the run to a running cluster and ends with its status.
 
     It may be called at any time and twice: a run of the same plan is joined, another run of the store is left alone.
+
+    nodes: all machines that the cluster may have; the run asks for the workers that they hold, where its options name
+    none. Without any it takes what the cluster has when a stage begins.
     """
     on_failure = ["--on-failure", settings.run.on_failure] if settings.run.on_failure else []
-    return ["percepts", "submit", *_recipe(settings), "--wait", "--if-running", "skip", *on_failure]
+    return ["percepts", "submit", *_recipe(settings, nodes), "--wait", "--if-running", "skip", *on_failure]
 
 
-def run_command(settings: ClusterSettings) -> list[str]:
-    """Returns the command that is the run: the driver of a Ray job, or a process on a node of the cluster."""
-    return ["python", "-m", "pipeline.run", *_recipe(settings)]
+def run_command(settings: ClusterSettings, nodes: Sequence[ClusterNode]) -> list[str]:
+    """Returns the command that is the run: the driver of a Ray job, or a process on a node of the cluster.
+
+    nodes: as for `submit_command`.
+    """
+    return ["python", "-m", "pipeline.run", *_recipe(settings, nodes)]
+
+
+def growing_nodes(settings: ClusterSettings) -> list[ClusterNode]:
+    """Returns all machines that the autoscaler may start."""
+    return [
+        ClusterNode(num_cpus=node.cpus, num_gpus=node.gpus)
+        for node in settings.workers.values()
+        for _ in range(node.max_workers)
+    ]
+
+
+def allocated_nodes(settings: ClusterSettings) -> list[ClusterNode]:
+    """Returns the machines of an allocation of Slurm."""
+    slurm = settings.slurm
+    return slurm.nodes * [ClusterNode(num_cpus=slurm.cpus_per_node, num_gpus=slurm.gpus_per_node)]
 
 
 def shell_line(command: Sequence[str]) -> str:
@@ -35,10 +58,14 @@ def systemd_line(command: Sequence[str]) -> str:
     return " ".join(_systemd_word(word) for word in command)
 
 
-def _recipe(settings: ClusterSettings) -> list[str]:
+def _recipe(settings: ClusterSettings, nodes: Sequence[ClusterNode]) -> list[str]:
     run = settings.run
     tracking = ["--tracking-uri", run.tracking_uri] if run.tracking_uri else []
-    return [run.recipe, *run.options, "--store", run.store, *tracking]
+    named = {word.partition("=")[0] for word in run.options}
+    held = Resources.of_workers("auto", is_auto_gpus=True).on_nodes(nodes)
+    asked = {"--workers": f"1:{held.num_workers}", "--gpus-per-worker": f"{held.gpus_per_worker:g}"} if nodes else {}
+    workers = [word for name, value in asked.items() if name not in named for word in (name, value)]
+    return [run.recipe, *run.options, *workers, "--store", run.store, *tracking]
 
 
 def _systemd_word(word: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from cluster.rendering.commands import run_command, shell_line, submit_command
+from cluster.rendering.commands import growing_nodes, run_command, shell_line, submit_command
 from cluster.rendering.schedule import SCHEDULE_VARIABLE
 from cluster.rendering.settings import ClusterSettings, NodeSettings
 
@@ -82,7 +82,7 @@ def cron_job(settings: ClusterSettings) -> str:
     container = {
         "name": "submit",
         "image": settings.image.cpu,
-        "command": submit_command(settings),
+        "command": submit_command(settings, growing_nodes(settings)),
         "env": [
             {"name": "RAY_AUTH_MODE", "value": "token"},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": token},
@@ -146,7 +146,7 @@ def _labels(settings: ClusterSettings) -> dict[str, str]:
 def _job_spec(settings: ClusterSettings) -> Manifest:
     kubernetes = settings.kubernetes
     return {
-        "entrypoint": shell_line(run_command(settings)),
+        "entrypoint": shell_line(run_command(settings, growing_nodes(settings))),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": kubernetes.ttl_s,
         "backoffLimit": kubernetes.backoff_limit,

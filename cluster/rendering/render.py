@@ -9,7 +9,14 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster.rendering import kubernetes
-from cluster.rendering.commands import run_command, shell_line, submit_command, systemd_line
+from cluster.rendering.commands import (
+    allocated_nodes,
+    growing_nodes,
+    run_command,
+    shell_line,
+    submit_command,
+    systemd_line,
+)
 from cluster.rendering.settings import ClusterSettings
 
 Files = dict[str, str]
@@ -18,12 +25,13 @@ Files = dict[str, str]
 
 def ray_up(settings: ClusterSettings) -> Files:
     """Returns the file for `ray up`, on EC2."""
-    return {"ray_cluster.yaml": _filled("ray_cluster.yaml.j2", settings, submit=shell_line(submit_command(settings)))}
+    submit = shell_line(submit_command(settings, growing_nodes(settings)))
+    return {"ray_cluster.yaml": _filled("ray_cluster.yaml.j2", settings, submit=submit)}
 
 
 def slurm(settings: ClusterSettings) -> Files:
     """Returns an sbatch script that starts Ray on the allocated nodes and runs the recipe there."""
-    text = _filled("slurm.sbatch.j2", settings, run=shell_line(run_command(settings)))
+    text = _filled("slurm.sbatch.j2", settings, run=shell_line(run_command(settings, allocated_nodes(settings))))
     return {f"{settings.name}.sbatch": text}
 
 

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.local_machine import check_local
 from cluster.run_records import failures_recorded
+from cluster.session import check_reachable
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import UsageError
@@ -78,6 +80,8 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
         console=_console(is_log_json=options.log == "json"),
         encoder=encoder,
     )
+    if options.joins_cluster and not all(step.have for step in run.steps):
+        check_reachable(options.address or os.environ["RAY_ADDRESS"])  # before MLflow, which takes seconds
     report_uri = run.make()
     if options.log != "json":
         # A terminal opens a link; a program reads an address.
@@ -118,7 +122,7 @@ def _print_plan(plan: Plan, options: RunOptions) -> None:
     looked_up = look_up(plan, store, options.costs.assumed, look_at_rejected=options.look_again)
     steps, bill = with_bill(looked_up, options.costs, store, getattr(options, "videos", ()))
     console.print(plan_table(plan.recipe, steps))
-    for line in [*plan_notes(steps), *bill]:
+    for line in filter(None, [options.workers_note, *plan_notes(steps), *bill]):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -155,15 +159,14 @@ def _store_to_look_at(options: RunOptions) -> Store:
 
 def _check_machine(options: RunOptions) -> None:
     """Raises UsageError for what a local Ray of this machine could not give."""
-    if options.in_process or options.address is not None or os.environ.get("RAY_ADDRESS"):
+    if options.in_process or options.joins_cluster:
         return
-    from cluster.local_machine import check_local
-
+    to_train = options.to_train
     check_local(
         num_cpus=options.num_cpus,
-        cpus_per_worker=options.to_train.cpus_per_worker,
-        gpus_per_worker=options.gpus_per_worker,
-        min_workers=options.to_train.min_workers,
+        cpus_per_worker=to_train.cpus_per_worker,
+        gpus_per_worker=to_train.gpus_per_worker,
+        min_workers=to_train.min_workers,
     )
 
 

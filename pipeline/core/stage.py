@@ -16,8 +16,8 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from os import PathLike
 from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Union
 
@@ -28,7 +28,7 @@ from pipeline.core.network import NetworkOptions
 from pipeline.core.numbers import check_numbers
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.secrets import public
-from pipeline.core.workers import InProcessWorkers, Workers
+from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers, num_held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,10 @@ class Resources:
     all cores beside it. `stages.extraction.worker_allocation` has the rules."""
     network: NetworkOptions = NetworkOptions()
     """Manners of a stage that downloads."""
+    is_auto_workers: bool = False
+    """`num_workers` stands for as many as the machines hold; see `on_nodes`."""
+    is_auto_gpus: bool = False
+    """`gpus_per_worker` stands for one GPU where the machines have some, and for none elsewhere."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -72,16 +76,35 @@ class Resources:
         """GPUs of all workers, or their CPU cores where they have no GPU."""
         return self.num_workers * (self.gpus_per_worker or self.cpus_per_worker or 1.0)
 
+    @property
+    def words(self) -> str:
+        """The workers and what each has, such as `2 x 1 GPU`."""
+        amount, device = (self.gpus_per_worker, "GPU") if self.gpus_per_worker else (self.cpus_per_worker, "core")
+        return f"{self.num_workers} x {amount:g} {device}{'s'[: amount > 1]}"
+
+    def on_nodes(self, nodes: Sequence[ClusterNode]) -> Resources:
+        """Returns the resources with what these machines hold in the place of what was left to them."""
+        gpus, most = self.gpus_per_worker, self.num_workers
+        if self.is_auto_gpus:
+            gpus = float(num_held(nodes, self.cpus_per_worker, 1.0) >= self.min_workers)
+        held = max(self.min_workers, num_held(nodes, self.cpus_per_worker, gpus))
+        if self.is_auto_workers or (self.is_auto_gpus and gpus):
+            most = held if self.is_auto_workers else min(most, held)
+        return replace(self, num_workers=most, gpus_per_worker=gpus, is_auto_workers=False, is_auto_gpus=False)
+
     @classmethod
     def of_workers(cls, workers: str, **others: Any) -> Resources:
-        """Parses "8", at most 8 workers, or "4:8", at most 8 and at least 4; takes other fields. Raises ConfigError."""
-        match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", workers, re.ASCII)
+        """Parses "8", at most 8 workers, "4:8", at least 4, or "auto", as many as there is room for, also "4:auto".
+
+        Raises:
+            ConfigError: it is none of these; `others`, further fields, break a rule.
+        """
+        match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9}|auto)", workers, re.ASCII)
         if match is None:
-            raise ConfigError(
-                f"workers is {workers!r}; give a number, such as 8, or the fewest and the most, such as 4:8"
-            )
-        fewest, most = int(match[1] or 1), int(match[2])
-        return cls(num_workers=most, min_workers=fewest, **others)
+            raise ConfigError(f"workers is {workers!r}; give auto, a number such as 8, or the fewest and most, as 4:8")
+        fewest, is_auto = int(match[1] or 1), match[2] == "auto"
+        most = fewest if is_auto else int(match[2])
+        return cls(num_workers=most, min_workers=fewest, is_auto_workers=is_auto, **others)
 
 
 @dataclass(frozen=True)

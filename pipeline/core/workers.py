@@ -8,9 +8,9 @@ imports torch before a training begins.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from pipeline.core.events import Emit, EventSource, discard
 from pipeline.core.network import PROCESS_LIMITER, NetworkLimiter
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+ROUNDING: Final = 1e-9
+"""Three workers of a third of a GPU fit on one."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Result_contra = TypeVar("Result_contra", contravariant=True)
@@ -100,6 +102,14 @@ class ClusterNode:
     num_cpus: int
     """The number of cores, at least 1."""
     num_gpus: int = 0
+
+
+def num_held(nodes: Iterable[ClusterNode], num_cpus: float, num_gpus: float) -> int:
+    """Returns how many workers of so many cores and GPUs the machines hold when they do nothing else."""
+    needs = [
+        (attribute, amount) for attribute, amount in (("num_cpus", num_cpus or 1.0), ("num_gpus", num_gpus)) if amount
+    ]
+    return sum(min(int(getattr(node, name) / amount + ROUNDING) for name, amount in needs) for node in nodes)
 
 
 TrainLoop = Callable[[Any, TrainWorker], None]

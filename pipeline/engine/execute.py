@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cluster.placement import take_what_is_there
 from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Log, Metrics, NodeUsage
@@ -214,9 +215,9 @@ class Execution:
             while waiting or running:
                 not_begun = [node for name, node in running.items() if name not in self._begun]
                 ready = startable(waiting, self.complete, not_begun, remaining)
-                for node in ready[: self.max_in_flight - len(running)]:
-                    waiting.remove(node)
-                    running[node.name] = node
+                for planned in ready[: self.max_in_flight - len(running)]:
+                    waiting.remove(planned)
+                    node = running[planned.name] = self._with_workers(planned)
                     try:
                         self._start(node, session, looked_at)
                     except Exception as error:  # without Ray a stage runs, and fails, while it is started
@@ -236,6 +237,14 @@ class Execution:
             for name in running:
                 self.tracker.end_stage(self._run_ids[name], "KILLED")
             raise
+
+    def _with_workers(self, node: Node) -> Node:
+        """Returns the node with the workers that a cluster has room for now, where that was left to it."""
+        if not (node.resources.is_auto_workers or node.resources.is_auto_gpus):
+            return node
+        resources, words = take_what_is_there(node.resources)
+        self.display.handle(Log(source=node.name, line=words))
+        return replace(node, resources=resources)
 
     def _start(self, node: Node, session: AnySession, looked_at: Manifest | None) -> None:
         inputs = [self.complete[parent.name] for parent in node.parents]

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from pipeline.options.flags import Option
-from pipeline.options.values import is_many, optional
+from pipeline.options.values import is_many, number_or_words, optional
 
 MAX_WIDTH = 120
 MIN_WIDTH = 72
@@ -122,7 +122,8 @@ def _placeholder(kind: Any, name: str) -> str:
     choices = _choices(kind)
     if choices:
         return "{" + ",".join(choices) + "}" if _fits(choices) else name.rpartition(".")[2].upper()
-    return PLACEHOLDERS.get(kind, "VALUE")
+    number, words = number_or_words(kind)
+    return "|".join([PLACEHOLDERS.get(number, "VALUE"), *words])
 
 
 def _choices(kind: Any) -> list[str]:

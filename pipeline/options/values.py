@@ -25,11 +25,19 @@ def is_many(kind: Any) -> bool:
 
 
 def optional(kind: Any) -> Any:
-    """Returns X of `X | None`, and any other type as it is."""
-    if typing.get_origin(kind) in (Union, types.UnionType):
+    """Returns X of `X | None`, and any other type as it is, `float | Literal["auto"]` too."""
+    if type(None) in typing.get_args(kind):
         (inner,) = [member for member in typing.get_args(kind) if member is not type(None)]
         return inner
     return kind
+
+
+def number_or_words(kind: Any) -> tuple[Any, tuple[str, ...]]:
+    """Returns the type of `float | Literal["auto"]`, and the words that stand beside it; none for any other type."""
+    if typing.get_origin(kind) not in (Union, types.UnionType):
+        return kind, ()
+    number, words = typing.get_args(kind)
+    return number, typing.get_args(words)
 
 
 def parse_words(kind: Any, words: Sequence[str], name: str) -> Any:
@@ -77,8 +85,11 @@ def _parse_word(kind: Any, word: str, name: str) -> Any:
         if word.lower() not in SWITCH:
             raise ConfigError(f"{name} is {word!r}; give true or false")
         return SWITCH[word.lower()]
+    kind, words = number_or_words(kind)
+    if word in words:
+        return word
     if kind in (int, float):
-        return _parse_number(kind, word, name)
+        return _parse_number(kind, word, name, "".join(f", or {other}" for other in words))
     assert typing.get_origin(kind) is Literal, f"{name}: no option has type {kind}"
     choices = {str(choice): choice for choice in typing.get_args(kind)}
     if word not in choices:
@@ -88,7 +99,7 @@ def _parse_word(kind: Any, word: str, name: str) -> Any:
     return choices[word]
 
 
-def _parse_number(kind: Any, word: str, name: str) -> int | float:
+def _parse_number(kind: Any, word: str, name: str, or_words: str = "") -> int | float:
     try:
         number: int | float = kind(word)
     except ValueError:
@@ -96,7 +107,7 @@ def _parse_number(kind: Any, word: str, name: str) -> int | float:
         number = _whole(word) if kind is int else math.nan
         if math.isnan(number) and word.strip().lower().lstrip("+-") != "nan":
             what = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"{name} is {word!r}; give {what}") from None
+            raise ConfigError(f"{name} is {word!r}; give {what}{or_words}") from None
     check_number(number, name, word)
     return number
 

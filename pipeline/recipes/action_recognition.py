@@ -19,7 +19,7 @@ from pipeline.recipes.agreement import check_alike, check_labels, check_loss, ch
 from pipeline.recipes.arms import COMPOSITE, SINGLE_FRAME, ArmConfigs, Arms, Measured, Table, add_arms
 from pipeline.recipes.existing_models import PretrainedNodes, add_existing_models
 from pipeline.recipes.model_variants import (
-    ONE_GPU,
+    ON_GPUS,
     PAPER_PERCEPTS,
     PASSES_OVER_A_CORPUS,
     PUBLISHED,
@@ -377,9 +377,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "extract.decode.rate-fps": 10,
         "pretrain.num-units": 256,
         "scratch.num-units": 256,
-        "train-threads": 2,
     },
-    "gpu": ONE_GPU
+    "gpu": ON_GPUS
     | {
         "pretrain.num-layers": 2,
         "pretrain.batch-size": 512,
@@ -390,7 +389,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "paper": PUBLISHED
     | PAPER_PERCEPTS
-    | ONE_GPU
+    | ON_GPUS
     | {"scratch.num-layers": 2}
     | {f"{arm}.{name}": value for arm in ("scratch", "finetuned") for name, value in PUBLISHED_CLASSIFIER.items()},
 }

@@ -157,11 +157,11 @@ PUBLISHED_CLASSIFIER: Final = {
     "selection.learning-rates": (1e-4,),
 }
 """The training of the paper's classifiers, as its authors' code has it: plain gradient descent at a constant rate."""
-ONE_GPU: Final = {"gpus-per-worker": 1, "workers": "1"}
-"""One worker with one GPU."""
+ON_GPUS: Final = {"gpus-per-worker": 1}
+"""A GPU for each worker that uses one: refused where there is none."""
 PAPER_PERCEPTS: Final = {"extract.convnet.name": "vgg16", "extract.convnet.layer": "fc6"}
 """The paper's percepts. They need weights: --extract.convnet.weights."""
-PIXELS_ON_A_GPU: Final = ONE_GPU | {
+PIXELS_ON_A_GPU: Final = ON_GPUS | {
     "pretrain.num-units": 2048,
     "pretrain.num-layers": 2,
     "pretrain.batch-size": 512,
@@ -173,5 +173,5 @@ PIXELS_ON_A_GPU: Final = ONE_GPU | {
     "pretrain.checkpoint-every-steps": 1000,
 }
 """The size and schedule of models of pixels on one GPU."""
-PUBLISHED_PIXELS: Final = PUBLISHED | ONE_GPU | {"pretrain.num-steps": 100_000}
+PUBLISHED_PIXELS: Final = PUBLISHED | ON_GPUS | {"pretrain.num-steps": 100_000}
 """The paper's models of pixels, on one GPU."""

@@ -49,8 +49,6 @@ class PatchesOptions(VideoOptions):
     """Largest number of test patches to score."""
     pictures: bool = True
     """Draw what the first model remembers and expects; this needs matplotlib."""
-    train_threads: int = 2
-    """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Final, Literal
 
+from cluster.local_machine import count_gpus, has_cuda, this_machine
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import ATTEMPTS_VARIABLE, absolute
@@ -19,6 +20,8 @@ from pipeline.engine.cost_options import CostOptions
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.engine.tracking.values import HIGHER_IS_BETTER, LOWER_IS_BETTER, allowed_name, lower_is_better
 
+MOST_TRAINERS: Final = 8
+"""The most workers that auto starts to train on this machine's cores, as gradients must travel: a guess."""
 MAX_NAME: Final = 240
 """The longest name of a run, an experiment or a model: the columns of MLflow's database have 250 characters or more."""
 
@@ -45,17 +48,19 @@ class RunOptions:
     """Record the run in MLflow; --no-tracking records nothing."""
     num_cpus: int | None = None
     """Cores that a local Ray uses; default: all of this machine's."""
-    workers: str = "2"
-    """Worker processes of each stage. A training goes on with fewer while nodes are lost, and with all again when they
-    are back. MIN:MAX, such as 4:8, makes it wait while there are fewer than MIN. The batch of a step, and what is
-    learned, are the same for any number."""
-    gpus_per_worker: float = 0.0
-    """GPUs that each worker of extract, pretrain and other stages with matrix products gets; 0 runs on CPUs."""
+    workers: str = "auto"
+    """Worker processes of each stage; auto starts as many as this machine, or the cluster, has room for. A training
+    goes on with fewer while nodes are lost, and with all again when they are back. MIN:MAX, such as 4:8, makes it wait
+    while there are fewer than MIN. The batch of a step, and what is learned, are the same for any number."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """GPUs that each worker of extract, pretrain and other stages with matrix products gets; auto is 1 where there are
+    GPUs. 0 runs on CPUs."""
     decoders_per_gpu: int | None = None
     """Cores that decode video for each GPU (or CPU worker) of extract, on any node; default: what the nodes have."""
-    train_threads: int = 1
+    train_threads: int | None = None
     """Cores that each worker of a training on CPUs computes on; there are then --workers / --train-threads of them. On
-    one machine threads are faster than as many workers, whose gradients must travel."""
+    one machine threads are faster than as many workers, whose gradients must travel. The default is 1, and with
+    --workers auto on this machine 2, or an eighth of its cores."""
     max_sequences_per_worker: int | None = None
     """Largest micro-batch of a training worker; default: its whole share of a batch. A larger share is split and its
     gradients accumulated."""
@@ -102,36 +107,75 @@ class RunOptions:
         if self.if_better is not None and lower_is_better(self.if_better) is None:
             known = ", ".join((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
             raise ConfigError(f"if_better is {self.if_better!r}; name a metric that begins with one of {known}")
-        _ = self.on_devices
+        _ = self._asked_for
         check_numbers(self)
+
+    @property
+    def joins_cluster(self) -> bool:
+        """Whether the run goes to a Ray cluster, whose machines are known only when it has joined it."""
+        return not self.in_process and bool(self.address or os.environ.get("RAY_ADDRESS"))
 
     @property
     def on_cpus(self) -> Resources:
         """The workers of stages that need no GPU."""
-        return Resources.of_workers(self.workers)
+        return self._on_this_machine(Resources.of_workers(self.workers))
 
     @property
     def on_devices(self) -> Resources:
         """The workers of stages that use a GPU where there is one."""
-        return Resources.of_workers(
-            self.workers,
-            gpus_per_worker=self.gpus_per_worker,
-            max_sequences_per_worker=self.max_sequences_per_worker,
-            num_checkpoints_kept=self.keep_checkpoints,
-            decoders_per_gpu=self.decoders_per_gpu,
-        )
+        return self._on_this_machine(self._asked_for)
 
     @property
     def to_train(self) -> Resources:
         """The workers of a training: those of `on_devices`, on CPUs fewer of them with several threads each."""
         workers = self.on_devices
-        threads = 1 if self.gpus_per_worker else min(workers.num_workers, self.train_threads)
+        if workers.is_auto_workers:  # a cluster's machines say how many have so many threads
+            return replace(workers, cpus_per_worker=float(self.train_threads or 1))
+        if workers.gpus_per_worker:
+            return workers
+        share = max(2, workers.num_workers // MOST_TRAINERS) if self._asked_for.is_auto_workers else 1
+        threads = min(workers.num_workers, self.train_threads or share)
         return replace(
             workers,
             num_workers=workers.num_workers // threads,
             min_workers=max(1, workers.min_workers // threads),
             cpus_per_worker=float(threads),
         )
+
+    @property
+    def workers_note(self) -> str:
+        """A sentence on what auto has chosen; empty where both numbers were given."""
+        if not (self._asked_for.is_auto_workers or self._asked_for.is_auto_gpus):
+            return ""
+        if self.joins_cluster:
+            return "workers: what the cluster holds when each stage begins (auto); a plan reckons with one of one core"
+        there = this_machine(self.num_cpus)
+        left_out = ", which torch was installed without CUDA for" if count_gpus() and not has_cuda() else ""
+        found = f"(auto: {there.num_cpus} cores and {there.num_gpus or count_gpus()} GPUs of this machine{left_out})"
+        if self.in_process:
+            return f"workers: this process alone, with the threads of {self.on_cpus.num_workers} cores {found}"
+        devices, to_train = self.on_devices.words, self.to_train.words
+        return f"workers: {self.on_cpus.words}; where a GPU is of use {devices}; training {to_train} {found}"
+
+    @property
+    def _asked_for(self) -> Resources:
+        """The workers of stages that use a GPU, as the options have them."""
+        is_auto = self.gpus_per_worker == "auto"
+        return Resources.of_workers(
+            self.workers,
+            gpus_per_worker=0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker,
+            is_auto_gpus=is_auto,
+            max_sequences_per_worker=self.max_sequences_per_worker,
+            num_checkpoints_kept=self.keep_checkpoints,
+            decoders_per_gpu=self.decoders_per_gpu,
+        )
+
+    def _on_this_machine(self, resources: Resources) -> Resources:
+        """Returns the resources with what this machine has, unless the run joins a cluster."""
+        if self.joins_cluster or not (resources.is_auto_workers or resources.is_auto_gpus):
+            return resources
+        there = this_machine(self.num_cpus)
+        return resources.on_nodes([replace(there, num_gpus=min(1, there.num_gpus)) if self.in_process else there])
 
     @property
     def mlflow_of_models(self) -> str | None:

@@ -15,7 +15,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.agreement import check_enough, check_loss
 from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
-    ONE_GPU,
+    ON_GPUS,
     PAPER_PERCEPTS,
     PASSES_OVER_A_CORPUS,
     PRETRAIN_GROUP,
@@ -165,9 +165,8 @@ RECIPE = Recipe(
             "pretrain.num-units": 256,
             "pretrain.forget-bias": 1.0,
             "pretrain.batch-size": 32,
-            "train-threads": 2,
         },
-        "gpu": ONE_GPU
+        "gpu": ON_GPUS
         | {
             "pretrain.num-units": 2048,
             "pretrain.num-layers": 2,
@@ -175,7 +174,7 @@ RECIPE = Recipe(
             "pretrain.batch-size": 512,
             "pretrain.optimizer.num-warmup-steps": 300,
         },
-        "paper": PUBLISHED | PAPER_PERCEPTS | ONE_GPU | {"pretrain.few-videos": 0},
+        "paper": PUBLISHED | PAPER_PERCEPTS | ON_GPUS | {"pretrain.few-videos": 0},
     },
     refused=REFUSED | ONE_LIMITS,
     only_with=NEEDS_PLAN | ONLY_WITH_LINKS,

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from cluster import local_machine
-from cluster.local_machine import check_local
+from cluster.local_machine import check_local, count_cores
 from cluster.session import Session
 from pipeline.commands import table
 from pipeline.core.errors import UsageError
@@ -42,6 +42,17 @@ def test_what_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         with pytest.raises(UsageError, match=words):
             check_local(**(fits | changed))  # type: ignore[arg-type]
+
+
+def test_cores_are_those_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    limit = tmp_path / "cpu.max"
+    for text, expected in (
+        ("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8), ("", 8)
+    ):  # fmt: skip
+        limit.write_text(text)
+        assert count_cores(limit) == expected
+    assert count_cores(tmp_path / "none") == 8
 
 
 def test_a_long_folder_for_temporary_files_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster import placement
-from cluster.placement import check_cluster
+from cluster.placement import check_cluster, take_what_is_there
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Resources
 
@@ -49,6 +49,21 @@ def test_what_they_do_not_is_one_line(nodes: list[dict[str, Any]], too_much: Res
     with pytest.raises(UsageError, match=words) as error:
         check_cluster([Resources(), too_much])
     assert "\n" not in str(error.value)
+
+
+def test_auto_takes_what_the_nodes_hold_when_a_stage_begins(
+    nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Resources(is_auto_workers=True, is_auto_gpus=True)
+    taken, words = take_what_is_there(asked)
+    assert taken == Resources(num_workers=1, gpus_per_worker=1.0)
+    assert words == "takes 1 x 1 GPU, what the cluster's 2 nodes hold"
+    assert take_what_is_there(Resources(is_auto_workers=True))[0] == Resources(num_workers=10)
+    nodes[:] = [{"Resources": {"CPU": 0.0, "memory": 1e9}}]  # a head that works not, before the autoscaler adds nodes
+    monkeypatch.setattr(placement, "may_grow", lambda: True)
+    taken, words = take_what_is_there(asked)
+    assert taken == Resources(num_workers=2)
+    assert "--workers N asks its autoscaler for more" in words
 
 
 def test_a_cluster_that_grows_and_a_node_that_joins_are_given_the_chance(

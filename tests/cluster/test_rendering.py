@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cluster.rendering.commands import run_command, submit_command, systemd_line
+from cluster.rendering.commands import allocated_nodes, growing_nodes, run_command, submit_command, systemd_line
 from cluster.rendering.render import RENDERERS, SCHEDULED
 from cluster.rendering.schedule import Schedule
 from cluster.rendering.settings import ClusterSettings, read_settings
@@ -107,7 +107,7 @@ def test_the_cron_job_never_overlaps_and_carries_the_token_as_a_secret(settings:
     assert (spec["successfulJobsHistoryLimit"], spec["failedJobsHistoryLimit"]) == (3, 5)
     assert "ttlSecondsAfterFinished" not in spec["jobTemplate"]["spec"], "it would undo the limits after a day"
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == submit_command(settings)
+    assert container["command"] == submit_command(settings, growing_nodes(settings))
     token = next(variable for variable in container["env"] if variable["name"] == "RAY_AUTH_TOKEN")
     assert "value" not in token
     assert token["valueFrom"]["secretKeyRef"]["name"] == settings.kubernetes.token_secret
@@ -219,7 +219,7 @@ def test_the_recipe_of_the_default_settings_exists_with_these_options() -> None:
     from pipeline.commands.running.recipe_options import parse
     from pipeline.recipes.registry import load_recipe
 
-    recipe, *flags = run_command(read_settings())[3:]
+    recipe, *flags = run_command(read_settings(), growing_nodes(read_settings()))[3:]
     options = parse(load_recipe(recipe), flags)
     assert options.store == read_settings().run.store
 
@@ -318,5 +318,5 @@ def test_the_sbatch_script_starts_ray_on_every_node_and_ends_with_the_runs_statu
     assert {"--nodelist=node7", "--nodes=1", "--cpus-per-task=16", "--gpus-per-node=1"} <= set(head)
     assert {"--exclude=node7", "--nodes=2", "--ntasks=2", "--cpus-per-task=16", "--gpus-per-node=1"} <= set(others)
     assert record.count("ray health-check --address 10.0.0.7:6379") == 2
-    assert record[-1] == " ".join([*run_command(settings), "--address", "10.0.0.7:6379"])
+    assert record[-1] == " ".join([*run_command(settings, allocated_nodes(settings)), "--address", "10.0.0.7:6379"])
     assert set((tmp_path / "record.token").read_text().splitlines()) == {"token 64"}

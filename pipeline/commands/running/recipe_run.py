@@ -72,6 +72,7 @@ class RecipeRun:
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
         wait_for_buckets()
+        self._say(options.workers_note)
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
         display = self._display()
         with recorded(self.store.root, self._record(), display.progress) as result, display:
@@ -164,6 +165,8 @@ class RecipeRun:
     def _description(self) -> RunDescription:
         values = asdict(self.options)
         how = flat({f"option.{name}": _shown(values[name]) for name in HOW_TO_RUN})
+        if note := self.options.workers_note:
+            how["workers"] = note.removeprefix("workers: ")
         named = dict(tag.split("=", 1) for tag in self.options.tag)
         head, dirty = commit()
         return RunDescription(

@@ -47,7 +47,7 @@ def refusal(name: str, *flags: str) -> str:
         ("--pretrain.num-units", "12.5", "give a whole number"),
         ("--pretrain.num-units", "many", "give a whole number"),
         ("--pretrain.seed", "1e19", "at most"),
-        ("--gpus-per-worker", "one", "give a number"),
+        ("--gpus-per-worker", "one", "give a number, or auto"),
         ("--pretrain.loss", "gausian", "did you mean 'gaussian'?"),
         ("--models", "futur", "did you mean 'future'?"),
     ],

@@ -88,7 +88,8 @@ def test_workers_are_a_number_or_a_range() -> None:
     assert Resources.of_workers("4:8", gpus_per_worker=0.5) == Resources(
         num_workers=8, min_workers=4, gpus_per_worker=0.5
     )
-    for wrong in ("many", "1:", ":2", "-1", "0", "8:4"):
+    assert Resources.of_workers("4:auto") == Resources(num_workers=4, min_workers=4, is_auto_workers=True)
+    for wrong in ("many", "1:", ":2", "-1", "0", "8:4", "auto:2", "AUTO", "auto4"):
         with pytest.raises(ConfigError):
             Resources.of_workers(wrong)
 
