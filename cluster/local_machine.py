@@ -56,6 +56,13 @@ def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker
             f"the name of the folder for temporary files, {folder}, is {length - MAX_SOCKET_BYTES} characters too long "
             "for Ray's sockets in it: set RAY_TMPDIR to a shorter one, such as /tmp"
         )
+    try:
+        os.makedirs(os.path.join(folder, "ray"), exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"Ray cannot write to the folder for temporary files, {folder} ({error.strerror}): set RAY_TMPDIR to one "
+            "that it can, such as /tmp"
+        ) from error
 
 
 def this_machine(num_cpus: int | None = None) -> ClusterNode:

@@ -15,7 +15,7 @@ from pipeline.core.workers import ClusterNode, num_held
 JOIN_SECONDS: Final = 15.0
 """The time that nodes of a cluster of fixed machines may take to join before a request is refused."""
 LEAST_IF_GROWING: Final = 2
-"""The fewest workers that a stage asks a growing cluster for by itself: one that has no machine yet gets some."""
+"""The fewest workers of a stage on a growing cluster: one that has no machine yet starts some."""
 
 
 def node_id() -> str:
@@ -99,10 +99,10 @@ def check_cluster(needs: Iterable[Resources]) -> None:
 def _refusal(num_workers: int, num_cpus: float, num_gpus: float) -> str:
     resources = [node["Resources"] for node in alive_nodes()]
     largest = [max((of_node.get(name, 0) for of_node in resources), default=0) for name in ("CPU", "GPU")]
-    held = num_held(cluster_nodes(), num_cpus, num_gpus)
+    num_workers_held = num_held(cluster_nodes(), num_cpus, num_gpus)
     return (
         f"a stage needs {num_workers} workers of {num_cpus:g} cores and {num_gpus:g} GPUs, and the cluster holds "
-        f"{held} of them ({len(resources)} nodes of at most {largest[0]:g} cores and "
+        f"{num_workers_held} of them ({len(resources)} nodes of at most {largest[0]:g} cores and "
         f"{largest[1]:g} GPUs, and no autoscaler): give less of --workers, --train-threads or --gpus-per-worker, or "
         "add nodes"
     )

@@ -18,8 +18,8 @@ def submit_command(settings: ClusterSettings, nodes: Sequence[ClusterNode] = ())
 
     It may be called at any time and twice: a run of the same plan is joined, another run of the store is left alone.
 
-    nodes: all machines that the cluster may have; the run asks for the workers that they hold, where its options name
-    none. Without any it takes what the cluster has when a stage begins.
+    nodes: all machines that the cluster may have; the command names the workers that fit on them, where the run's
+    options name none. Without any, a stage takes what the cluster has when it begins.
     """
     on_failure = ["--on-failure", settings.run.on_failure] if settings.run.on_failure else []
     return ["percepts", "submit", *_recipe(settings, nodes), "--wait", "--if-running", "skip", *on_failure]
@@ -62,10 +62,12 @@ def _recipe(settings: ClusterSettings, nodes: Sequence[ClusterNode]) -> list[str
     run = settings.run
     tracking = ["--tracking-uri", run.tracking_uri] if run.tracking_uri else []
     named = {word.partition("=")[0] for word in run.options}
-    held = Resources.of_workers("auto", is_auto_gpus=True).on_nodes(nodes)
-    asked = {"--workers": f"1:{held.num_workers}", "--gpus-per-worker": f"{held.gpus_per_worker:g}"} if nodes else {}
-    workers = [word for name, value in asked.items() if name not in named for word in (name, value)]
-    return [run.recipe, *run.options, *workers, "--store", run.store, *tracking]
+    workers = Resources.of_workers("auto", is_auto_gpus=True).on_nodes(nodes)
+    asked = (
+        {"--workers": f"1:{workers.num_workers}", "--gpus-per-worker": f"{workers.gpus_per_worker:g}"} if nodes else {}
+    )
+    given = [word for name, value in asked.items() if name not in named for word in (name, value)]
+    return [run.recipe, *run.options, *given, "--store", run.store, *tracking]
 
 
 def _systemd_word(word: str) -> str:

@@ -87,9 +87,9 @@ class Resources:
         gpus, most = self.gpus_per_worker, self.num_workers
         if self.is_auto_gpus:
             gpus = float(num_held(nodes, self.cpus_per_worker, 1.0) >= self.min_workers)
-        held = max(self.min_workers, num_held(nodes, self.cpus_per_worker, gpus))
+        fitting = max(self.min_workers, num_held(nodes, self.cpus_per_worker, gpus))
         if self.is_auto_workers or (self.is_auto_gpus and gpus):
-            most = held if self.is_auto_workers else min(most, held)
+            most = fitting if self.is_auto_workers else min(most, fitting)
         return replace(self, num_workers=most, gpus_per_worker=gpus, is_auto_workers=False, is_auto_gpus=False)
 
     @classmethod

@@ -112,7 +112,7 @@ class RunOptions:
 
     @property
     def joins_cluster(self) -> bool:
-        """Whether the run goes to a Ray cluster, whose machines are known only when it has joined it."""
+        """True for a run that joins a Ray cluster, whose machines are known only then."""
         return not self.in_process and bool(self.address or os.environ.get("RAY_ADDRESS"))
 
     @property
@@ -151,11 +151,11 @@ class RunOptions:
             return "workers: what the cluster holds when each stage begins (auto); a plan reckons with one of one core"
         there = this_machine(self.num_cpus)
         left_out = ", which torch was installed without CUDA for" if count_gpus() and not has_cuda() else ""
-        found = f"(auto: {there.num_cpus} cores and {there.num_gpus or count_gpus()} GPUs of this machine{left_out})"
+        source = f"(auto: {there.num_cpus} cores and {there.num_gpus or count_gpus()} GPUs of this machine{left_out})"
         if self.in_process:
-            return f"workers: this process alone, with the threads of {self.on_cpus.num_workers} cores {found}"
+            return f"workers: this process alone, with the threads of {self.on_cpus.num_workers} cores {source}"
         devices, to_train = self.on_devices.words, self.to_train.words
-        return f"workers: {self.on_cpus.words}; where a GPU is of use {devices}; training {to_train} {found}"
+        return f"workers: {self.on_cpus.words}; where a GPU is of use {devices}; training {to_train} {source}"
 
     @property
     def _asked_for(self) -> Resources:

@@ -37,7 +37,7 @@ HELD_OUT = 0.2
 
 
 class ChosenVideos(Sequence[VideoRecord]):
-    """Some of many videos, by their numbers: each is read from the disk when it is asked for."""
+    """Some of many videos, by their numbers: each is read from the disk when it is used."""
 
     def __init__(self, records: DiskList[VideoRecord], number_N: npt.NDArray[np.int64]) -> None:
         self._records = records

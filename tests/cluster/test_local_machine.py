@@ -61,6 +61,9 @@ def test_a_long_folder_for_temporary_files_is_a_line(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(variable, "/tmp/" + "x" * 60)
         with pytest.raises(UsageError, match="set RAY_TMPDIR to a shorter one"):
             check_local(num_cpus=None, cpus_per_worker=1.0, gpus_per_worker=0.0)
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/x")
+    with pytest.raises(UsageError, match=r"/proc/x .*: set RAY_TMPDIR to one that it can"):
+        check_local(num_cpus=None, cpus_per_worker=1.0, gpus_per_worker=0.0)
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     check_local(num_cpus=None, cpus_per_worker=1.0, gpus_per_worker=0.0)
 

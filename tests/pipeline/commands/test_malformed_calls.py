@@ -19,7 +19,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.store import Store
 from pipeline.options.command_line import run_command
 from pipeline.options.flags import Option, list_options, rules_of
-from pipeline.options.values import is_many, optional
+from pipeline.options.values import is_many, number_or_words, optional
 from pipeline.recipes.registry import RECIPES, load_recipe
 
 LONG = "x" * 300
@@ -78,7 +78,7 @@ def surfaces() -> Iterator[Surface]:
 
 def value_kind(option: Option) -> Any:
     kind = optional(option.kind)
-    return typing.get_args(kind)[0] if is_many(kind) else kind
+    return number_or_words(typing.get_args(kind)[0] if is_many(kind) else kind)[0]
 
 
 def malformed(option: Option) -> list[str]:
