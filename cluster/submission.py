@@ -107,7 +107,7 @@ class JobServer:
                 f"the head at {address} refuses the token ({_one_line(error)}); copy the head's token into "
                 "~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
-        except (RuntimeError, OSError, ValueError) as error:  # a ValueError: it is no address
+        except (RuntimeError, OSError) as error:
             raise UsageError(
                 f"no head takes jobs at {address} ({_one_line(error)}); give --dashboard http://HOST:8265, reach it by "
                 "`ray dashboard` or `ssh -L 8265:127.0.0.1:8265 HOST`"
