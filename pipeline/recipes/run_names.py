@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING
 from functools import reduce
+from hashlib import sha256
 from typing import Any, Final
 
 from pipeline.core.printable import printable
-from pipeline.core.secrets import public
+from pipeline.core.secrets import masked, public
 from pipeline.engine.store import Manifest
 from pipeline.options.flags import list_options
 from pipeline.recipes.recipe import Recipe
@@ -18,22 +19,30 @@ from stages.models.artifacts import passes_text
 
 MAX_NAMED: Final = 4
 MAX_VALUE_CHARACTERS: Final = 24
+CUT: Final = "…"
+DIGEST_DIGITS: Final = 6
 
 
 def run_name(recipe: Recipe, options: RunOptions) -> str:
-    """Returns the recipe with what differs from its defaults: `demo num_units=64 steps=300`."""
+    """Returns the recipe with what differs from its defaults: `demo seed=3 pretrain.num_units=64`.
+
+    A name that does not say all of it has a digest of all of it at its end: `... +3 more (5c1e07)`.
+    """
+    listed = list_options(recipe.options)
+    # `--pretrain.num-steps` and `--scratch.num-steps` are not both called num_steps.
+    places = Counter(option.name.rpartition(".")[2] for option in listed)
     changed: dict[str, Any] = {}
-    for option in list_options(recipe.options):
+    for option in listed:
         value = reduce(getattr, option.path.split("."), options)
         if option.path.split(".")[0] not in HOW_TO_RUN and (option.default is MISSING or value != option.default):
-            changed[option.name.replace("-", "_")] = value
-    last = Counter(name.rpartition(".")[2] for name in changed)
-    words = [
-        f"{name if last[name.rpartition('.')[2]] > 1 else name.rpartition('.')[2].removeprefix('num_')}={_short(value)}"
-        for name, value in changed.items()
-    ]
-    more = [f"and {len(words) - MAX_NAMED} more"] if len(words) > MAX_NAMED else []
-    return " ".join([recipe.name, *words[:MAX_NAMED], *more])
+            last = option.name.rpartition(".")[2]
+            changed[(option.name if places[last] > 1 else last).replace("-", "_")] = value
+    words = [f"{name}={_short(value)}" for name, value in changed.items()]
+    named, num_more = words[:MAX_NAMED], len(words) - MAX_NAMED
+    rest = [f"+{num_more} more"] if num_more > 0 else []
+    if rest or any(word.endswith(CUT) for word in named):
+        rest.append(f"({sha256(masked(repr(changed)).encode()).hexdigest()[:DIGEST_DIGITS]})")
+    return " ".join([recipe.name, *named, *rest])
 
 
 def model_description(recipe: str, manifest: Manifest, complete: Mapping[str, Manifest]) -> str:
@@ -59,4 +68,4 @@ def _short(value: Any) -> str:
     else:
         text = public(str(value)).rstrip("/").rpartition("/")[2] or str(value)
     text = printable(text)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 1]}…"
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 1]}{CUT}"
