@@ -25,6 +25,10 @@ SCANNED_BYTES_PER_S: Final = 130e6
 """The rate of percepts from the page cache into moments in float64."""
 FORECAST_S: Final = 7.0
 """The duration of a forecast of the default number of windows; most of it opens percepts and the model."""
+EVALUATE_S: Final = 5.0
+"""The duration of what an evaluation does beside its matrix products."""
+EVALUATION_SPEEDUP: Final = 3.0
+"""The rate of matrix products of an evaluation over that of a training."""
 VISUALIZE_S: Final = 5.0
 """The duration of drawing; no part of it grows with the number of videos."""
 BYTES_PER_FRAME: Final = 3000
@@ -41,8 +45,12 @@ CONVNET_FRAMES_PER_S_AT_224_PX: Final = {"efficientnet_lite0": 190.0, "vgg16": 4
 
 def lstm_flop(*, num_sequences: int, num_steps: int, num_inputs: int, num_units: int, num_layers: int) -> float:
     """Returns the FLOP of the matrix products of a training step: three times the forward pass, 2 a multiply-add."""
-    weights = 4 * num_units * (num_inputs + num_units) + (num_layers - 1) * 8 * num_units**2
-    return 3.0 * 2.0 * num_sequences * num_steps * weights
+    return 3.0 * 2.0 * num_sequences * num_steps * lstm_weights(num_inputs, num_units, num_layers)
+
+
+def lstm_weights(num_inputs: int, num_units: int, num_layers: int) -> int:
+    """Returns the number of weights in an LSTM's matrix products."""
+    return 4 * num_units * (num_inputs + num_units) + (num_layers - 1) * 8 * num_units**2
 
 
 def extraction_seconds(convnet: str, input_px: int, num_frames: int) -> float | None:

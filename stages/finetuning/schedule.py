@@ -8,6 +8,7 @@ Trials and classifiers go to the same workers: a split and label count whose set
 the others. The files of an earlier, killed attempt are kept and not made again.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -76,6 +77,10 @@ class TrainingSchedule:
         Classifiers that wait for trials count in full.
         """
         return sum(map(num_trainings, self._left()))
+
+    def num_items_left(self) -> int:
+        """Counts the jobs and trials that were not done at `begin`."""
+        return len(self._left())
 
     def work(self, items: Iterable[Job | Trial]) -> float:
         """Returns the time of trainings, in that of reading a clip of each class: it grows with the clips."""
@@ -199,29 +204,54 @@ class TrainingSchedule:
 
 
 class ScheduleProgress:
-    """A schedule that reports its progress as jobs are done."""
+    """A schedule that reports its progress as jobs are done.
 
-    def __init__(self, schedule: TrainingSchedule, context: Context) -> None:
-        self._schedule, self._context = schedule, context
+    Jobs are few and long, so that what the other workers have done of theirs counts, too: as much as they do in the
+    time since each was last given a job.
+    """
+
+    def __init__(
+        self, schedule: TrainingSchedule, context: Context, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._schedule, self._context, self._clock = schedule, context, clock
         self._total = schedule.num_trials() + schedule.num_classifiers()
         self._done = self._total - schedule.num_left()
         self._all_work = schedule.all_work()
         self._work_left = schedule.work_left()
+        self._worked = self._worked_s = 0.0
+        """The work that is done, and the time of workers that it took."""
+        self._num_items_left = schedule.num_items_left()
+        self._begun_at: list[float] = []
+        """When each worker was given its job; empty until the first is done."""
         self._report()
 
     def next_jobs(self, item: Job | Trial, seconds: float) -> list[Job | Trial]:
         """Returns the jobs that a finished one has made possible."""
         jobs = self._schedule.next_jobs(item, seconds)
         self._done += num_trainings(item)
-        self._work_left -= self._schedule.work([item])
+        work = self._schedule.work([item])
+        self._work_left -= work
         kind = "" if isinstance(item, Job) else ", choosing settings"
         count = "all" if item.labels_per_class == ALL_CLIPS else str(item.labels_per_class)
         note = f"{count} labels a class{kind}"
-        self._report(note)
+        self._report(note, self._in_flight(work, seconds))
         return jobs
 
-    def _report(self, note: str = "") -> None:
-        share = 1 - self._work_left / self._all_work if self._all_work else 1.0
+    def _in_flight(self, work: float, seconds: float) -> float:
+        """Returns the work that is done of jobs in flight, as one of this work has ended that took so many seconds."""
+        now = self._clock()
+        if not self._begun_at:
+            self._begun_at = [now - seconds] * self._context.resources.num_workers
+        self._begun_at.remove(min(self._begun_at, key=lambda begun: abs(now - seconds - begun)))
+        self._worked, self._worked_s = self._worked + work, self._worked_s + seconds
+        rate = self._worked / max(self._worked_s, 1e-6)
+        self._num_items_left -= 1  # where fewer are left than workers, those that were begun last are idle
+        in_flight = sum(min((now - begun) * rate, work) for begun in sorted(self._begun_at)[: self._num_items_left])
+        self._begun_at.append(now)
+        return min(in_flight, self._work_left * (1 - 1 / (1 + len(self._begun_at))))
+
+    def _report(self, note: str = "", in_flight: float = 0.0) -> None:
+        share = 1 - (self._work_left - in_flight) / self._all_work if self._all_work else 1.0
         self._context.progress(self._done, self._total, "trainings", note, share)
 
     def may_continue(self, item: Job | Trial) -> bool:
