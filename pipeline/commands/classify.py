@@ -26,7 +26,8 @@ from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
-from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
+from stages.serving.video_answer import NUM_TOP, VideoAnswer
+from stages.serving.video_classifier import VideoClassifier
 
 
 @dataclass(frozen=True, kw_only=True)

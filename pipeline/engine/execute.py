@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.placement import take_what_is_there
@@ -148,7 +149,8 @@ class Execution:
     recipe: str
     steps: list[Step]
     store: Store
-    tracker: Tracker | NoTracker
+    open_tracker: Callable[[], Tracker | NoTracker]
+    """Called once, before the first stage starts or is reused; meanwhile Ray starts."""
     display: Display
     max_in_flight: int = MAX_IN_FLIGHT
     make_stage: Callable[[StageTask], Manifest] = make
@@ -162,6 +164,11 @@ class Execution:
     """The names of stages that have said anything: they have their workers, or say what they wait for."""
     _untracked: list[tuple[Node, Manifest]] = field(default_factory=list)
     _commit: tuple[str | None, bool | None] = field(default_factory=commit)
+
+    @cached_property
+    def tracker(self) -> Tracker | NoTracker:
+        """The tracker of the run."""
+        return self.open_tracker()
 
     def run(self, open_session: OpenSession) -> dict[str, Manifest]:
         """Makes the missing artifacts and returns node name -> manifest. Ray starts only if an artifact is missing.
@@ -330,7 +337,7 @@ class Execution:
             raise
 
     def _track_finished(self) -> None:
-        """Logs finished stages to MLflow. Logging a model takes seconds, so the next stages are started first."""
+        """Logs finished stages to MLflow, once the next ones have started."""
         while self._untracked:
             node, manifest = self._untracked.pop(0)
             self.tracker.finish_stage(node, manifest, self._run_ids[node.name])

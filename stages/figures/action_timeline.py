@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 
 from stages.figures.plots import DPI, STYLE
-from stages.serving.video_classifier import VideoAnswer
+from stages.serving.video_answer import VideoAnswer
 
 WIDTH_CHARACTERS: Final = 60
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"

@@ -13,15 +13,21 @@ unless PERCEPTS_ALLOW_PRIVATE is 1. PERCEPTS_VIDEO_MAX_BYTES bounds a video (1 G
 the convnet's weights where they are those of no package.
 """
 
+from __future__ import annotations
+
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ConfigError, PerceptsError
 from pipeline.core.files import join
-from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.config import MODEL_FILE
+from stages.models.header import read_header
 from stages.serving.fetching import FetchPolicy, fetched
-from stages.serving.video_classifier import NUM_TOP, VideoAnswer, VideoClassifier
+from stages.serving.video_answer import NUM_TOP, VideoAnswer
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a signature needs none of it
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+    from stages.serving.video_classifier import VideoClassifier
 
 COLUMN = "video"
 WEIGHTS_VARIABLE = "PERCEPTS_CONVNET_WEIGHTS"
@@ -54,6 +60,8 @@ class ServedClassifier:
 
     def _answer(self, address: Any, policy: FetchPolicy) -> dict[str, Any]:
         if self._classifier is None:
+            from stages.serving.video_classifier import VideoClassifier
+
             self._classifier = VideoClassifier(self.trained, weights=os.environ.get(WEIGHTS_VARIABLE))
         nothing = {"action": "", "probability": 0.0, "actions": [], "timeline": []}
         if not isinstance(address, str):
@@ -80,16 +88,21 @@ def _addresses(model_input: Any) -> list[Any]:
 
 def _load_pyfunc(path: str) -> ServedClassifier:
     """Loads the model for MLflow; `path` is the directory that holds model.safetensors, or that file."""
-    uri = path if path.endswith(".safetensors") else join(path, MODEL_FILE)
-    return ServedClassifier(TrainedClassifiers.load(uri))
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+
+    return ServedClassifier(TrainedClassifiers.load(_file(path)))
+
+
+def _file(path: str) -> str:
+    return path if path.endswith(".safetensors") else join(path, MODEL_FILE)
 
 
 def example(uri: str) -> tuple[Any, Any]:
-    """Returns an input and an output, for the signature; no video is read."""
+    """Returns an input and an output, for the signature; neither weights nor a video are read."""
     import numpy as np
     import pandas as pd
 
-    names = _load_pyfunc(uri).class_names
+    names = tuple(read_header(_file(uri))["class_names"])
     uniform_WC = np.full((1, len(names)), 1 / len(names), np.float32)
     answer = VideoAnswer(names, uniform_WC, np.zeros(1, np.int64), np.full(1, 640_000, np.int64))
     address = "https://example.org/clip.mp4"

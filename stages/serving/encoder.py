@@ -7,13 +7,20 @@ Shapes: N windows, T frames of a window (as many as in training: a signature has
 H units.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
-from stages.models.pretrained import Pretrained
+from pipeline.core.files import join
+from stages.models.config import MODEL_FILE
+from stages.models.header import read_header
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a signature needs none of it
+    from stages.models.pretrained import Pretrained
 
 Array = npt.NDArray[np.float32]
 
@@ -41,13 +48,13 @@ class EncoderModel:
 
 def _load_pyfunc(path: str) -> EncoderModel:
     """Loads the model for MLflow; `path` is the directory that holds model.safetensors, or that file."""
+    from stages.models.pretrained import Pretrained
+
     return EncoderModel(Pretrained.load(path))
 
 
 def example(uri: str) -> tuple[Array, Array]:
-    """Returns an input and its output, for the signature: one window of frames that the model reads as 0."""
-    pretrained = Pretrained.load(uri)
-    config = pretrained.composite.config
-    mean_D = pretrained.in_units(np.zeros(config.dim, np.float32))
-    x_NTD = np.tile(mean_D, (1, config.num_frames_in, 1))
-    return x_NTD, pretrained.represent(x_NTD)
+    """Returns an input and an output, zeros, for the signature: of the right shapes; the weights are not read."""
+    config = read_header(join(uri, MODEL_FILE))["config"]
+    x_NTD = np.zeros((1, config["num_frames_in"], config["dim"]), np.float32)
+    return x_NTD, np.zeros((1, 2 * config["num_layers"] * config["num_units"]), np.float32)

@@ -276,7 +276,7 @@ def measure(lists: str, share: float, store_uri: str, num_workers: int) -> dict[
     tracker.start(RunDescription(command="python -m tests.bench.full_size", params={"share": share}))
     started = time.monotonic()
     with PeakMemory() as memory, Display(plan.recipe, [n.name for n in plan.nodes], Console(stderr=True)) as display:
-        execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display)
+        execution = Execution(plan.recipe, look_up(plan, store), store, lambda: tracker, display)
         complete = execution.run(partial(session, None, str(ROOT)))
     seconds = time.monotonic() - started
     tracker.end("FINISHED")

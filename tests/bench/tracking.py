@@ -1,14 +1,15 @@
 """What MLflow costs: the page of 300 runs beside plain MLflow's, and the share of a run that is spent on logging.
 
-    python -m tests.bench.tracking                            # some minutes
-    python -m tests.bench.tracking --runs 30 --recipe "demo --in-process"
+    python -m tests.bench.tracking                            # a quarter of an hour
+    python -m tests.bench.tracking --runs 0 --pairs 3         # what logging costs a demo
+    python -m tests.bench.tracking --runs 30 --recipe ""
 
 The runs are those of a recipe with two stages, its results, table, data set and curves. The peer is a store of the same
 MLflow that has as many runs, each with the same metrics, parameters, tags and data sets, written by MLflow's client
 alone. Both are asked by the request of the page with the runs, in turn, from servers of their own.
 
-Then a recipe runs with its driver in this process. `share` is the time in which only calls to MLflow went on, over
-the time of the run; `share_in_calls` counts those beside which stages worked, too. One JSON line each.
+Then a recipe runs with and without tracking in turn, each time from an empty store and in a process of its own. `share`
+is how much longer tracking makes it, over the time that it then takes. One JSON line each.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 from urllib.request import Request, urlopen
@@ -33,13 +32,10 @@ from urllib.request import Request, urlopen
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-from pipeline.commands import run as run_command
 from pipeline.commands.ui import HOST, QUIET, _free_port, _wait
-from pipeline.engine.execute import Execution
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
 from pipeline.engine.tracking import tracker as tracker_module
-from pipeline.engine.tracking.tracker import Tracker
 from tests.pipeline.engine.measured_stages import MeasureConfig, judge
 from tests.pipeline.engine.toy_stages import CountConfig, count
 from tests.pipeline.engine.tracked_runs import run
@@ -47,18 +43,6 @@ from tests.pipeline.engine.tracked_runs import run
 GOAL_SHARE = 0.05
 PAGE = {"max_results": 100, "run_view_type": "ACTIVE_ONLY", "order_by": ["attributes.start_time DESC"]}
 """What MLflow's page of runs asks for, beside the experiment."""
-CALLS = (
-    "start",
-    "start_stage",
-    "reuse",
-    "metrics",
-    "finish_stage",
-    "end_stage",
-    "log_results",
-    "describe",
-    "report",
-    "end",
-)
 
 
 def copy_plainly(source: MlflowClient, target: MlflowClient, experiment_id: str) -> tuple[str, int]:
@@ -140,63 +124,31 @@ def measure_page(num_runs: int, directory: str, repetitions: int) -> None:
     print(json.dumps(line), flush=True)
 
 
-@dataclass
-class Clock:
-    """The time that calls to MLflow took."""
-
-    in_calls: float = 0.0
-    alone: float = 0.0
-    """The part of it in which no stage was running."""
-    num_running: int = 0
-    depth: int = 0
-
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            started, self.depth = time.perf_counter(), self.depth + 1
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.depth -= 1
-                if not self.depth:
-                    seconds = time.perf_counter() - started
-                    self.in_calls += seconds
-                    self.alone += 0.0 if self.num_running else seconds
-
-        return call
-
-    def counted(self, function: Callable[..., Any], change: int) -> Callable[..., Any]:
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            value = function(*args, **kwargs)
-            self.num_running += change
-            return value
-
-        return call
+def seconds_of(arguments: list[str]) -> float:
+    """Runs a recipe in a process of its own, as a person does; returns how long it took."""
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.commands", "run", *arguments], stdout=subprocess.DEVNULL, check=True
+    )
+    return time.perf_counter() - started
 
 
-def measure_share(arguments: list[str], directory: str) -> None:
-    """Runs a recipe, and prints the share of it that calls to MLflow took."""
-    clock = Clock()
-    with ExitStack() as stack:
-        for name in CALLS:
-            stack.enter_context(mock.patch.object(Tracker, name, clock.timed(getattr(Tracker, name))))
-        stack.enter_context(mock.patch.object(Tracker, "__init__", clock.timed(Tracker.__init__)))
-        stack.enter_context(mock.patch.object(Execution, "_start", clock.counted(Execution._start, 1)))
-        stack.enter_context(mock.patch.object(Execution, "_end", clock.counted(Execution._end, -1)))
-        stack.enter_context(mock.patch("sys.stdout", stack.enter_context(open(os.devnull, "w"))))
-        started = time.perf_counter()
-        assert run_command.main([*arguments, "--store", f"{directory}/run"]) == 0
-        seconds = time.perf_counter() - started
+def measure_share(arguments: list[str], directory: str, num_pairs: int) -> None:
+    """Runs a recipe with and without tracking in turn, and prints the share of its time that tracking adds."""
+    seconds: dict[str, list[float]] = {"tracked": [], "untracked": []}
+    for pair in range(num_pairs):
+        # Not always in the same order: the second of two finds files in the page cache.
+        for name in sorted(seconds, reverse=bool(pair % 2)):
+            how = [] if name == "tracked" else ["--no-tracking"]
+            seconds[name].append(seconds_of([*arguments, *how, "--store", f"{directory}/{name}-{pair}"]))
+    tracked, untracked = (statistics.median(seconds[name]) for name in ("tracked", "untracked"))
     line = {
         "benchmark": "tracking",
         "case": "share of a run",
         "command": shlex.join(["percepts", "run", *arguments]),
-        "seconds": round(seconds, 1),
-        "seconds_in_calls": round(clock.in_calls, 2),
-        "seconds_alone": round(clock.alone, 2),
-        "share": round(clock.alone / seconds, 4),
-        "share_in_calls": round(clock.in_calls / seconds, 4),
+        "seconds": [round(value, 1) for value in seconds["tracked"]],
+        "seconds_without": [round(value, 1) for value in seconds["untracked"]],
+        "share": round(1 - untracked / tracked, 4),
         "goal": GOAL_SHARE,
     }
     print(json.dumps(line), flush=True)
@@ -208,6 +160,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--pairs", type=int, default=2, help="runs of the recipe with and without tracking")
     parser.add_argument("--directory", help="where the stores are made; default: a temporary directory")
     options = parser.parse_args()
     # MLflow measures the machine of every run by a thread of its own: with hundreds of runs in a process they add up.
@@ -216,7 +169,7 @@ def main() -> None:
             with mock.patch.object(tracker_module, "SystemMetricsMonitor", mock.MagicMock()):
                 measure_page(options.runs, directory, options.repetitions)
         if options.recipe:
-            measure_share(shlex.split(options.recipe), directory)
+            measure_share(shlex.split(options.recipe), directory, options.pairs)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run(root: Path, plan: Plan) -> None:
     display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
     store = Store.open(str(root), create=True)
     steps = look_up(plan, store)
-    execution = Execution(plan.recipe, steps, store, NoTracker(), display, make_stage=make_in_process)
+    execution = Execution(plan.recipe, steps, store, NoTracker, display, make_stage=make_in_process)
 
     execution.run(lambda: in_process_session(discard))
 

@@ -64,7 +64,7 @@ def measure_holder(
         execution.recipe,
         [step for step in steps if step.node.name in names],
         store,
-        NoTracker(),
+        NoTracker,
         display,
         complete=dict(complete),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -75,14 +75,20 @@ class RecipeRun:
         self._say(options.workers_note)
         environment = options.environment  # before the tracker, which makes its own MLflow this process's
         display = self._display()
-        with recorded(self.store.root, self._record(), display.progress) as result, display:
-            tracker = self._open_tracker(display)
-            tracker.start(self._description())
+        with (
+            recorded(self.store.root, self._record(), display.progress) as result,
+            display,
+            ThreadPoolExecutor(max_workers=1) as opener,
+        ):
+            opening = opener.submit(self._tracker_to_open(display))
             try:
-                execution = Execution(self.recipe.name, self.steps, self.store, tracker, display)
-                execution.on_tracked = lambda node: self._register_early(tracker, node, execution.complete)
+                if options.tracking_uri is not None:  # a server that does not answer is refused before Ray starts
+                    opening.result()
+                execution = Execution(self.recipe.name, self.steps, self.store, opening.result, display)
+                execution.on_tracked = lambda node: self._register_early(execution.tracker, node, execution.complete)
                 execution.look_at_rejected = options.look_again
                 complete = self._execute(execution, environment)
+                tracker = execution.tracker
                 tracker.log_results(round(time.monotonic() - started, 1))
                 holder = self._measure_holder(execution, tracker, display, environment)
                 display.status("writing the report")
@@ -90,7 +96,9 @@ class RecipeRun:
                 promotion = self._register(tracker, complete, run_note(view, result.report), holder)
                 result.artifacts = _artifacts(execution.steps)
             except BaseException as error:
-                self._say(tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"))
+                if opening.exception() is None:
+                    status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+                    self._say(opening.result().end(status))
                 raise
             missing = tracker.end("FINISHED")
             display.status("")
@@ -151,16 +159,18 @@ class RecipeRun:
         if line:
             self.console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)
 
-    def _open_tracker(self, display: Display) -> Tracker | NoTracker:
+    def _tracker_to_open(self, display: Display) -> Callable[[], Tracker | NoTracker]:
+        """Returns what opens the run's MLflow and begins the parent run, which takes seconds. Raises UsageError."""
         options = self.options
         if options.tracking and not (options.in_process and find_spec("mlflow") is None):
             display.status("opening MLflow")
-            return _open_mlflow(self.store, options, self.recipe.name)
+            uri, description = options.tracking_uri or self.store.default_tracking_uri, self._description()
+            return partial(_open_tracker, self.store, uri, self.recipe.name, options.experiment, description)
         reason = "--no-tracking" if not options.tracking else "mlflow is not installed"
         if options.register is not None:
             raise UsageError(f"--register {options.register} needs MLflow, and {reason}")
         self.console.print(f"this run is not recorded in MLflow: {reason}", highlight=False)
-        return NoTracker()
+        return NoTracker
 
     def _description(self) -> RunDescription:
         values = asdict(self.options)
@@ -269,15 +279,11 @@ def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dic
     return execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
 
 
-def _open_mlflow(store: Store, options: RunOptions, recipe_name: str) -> Tracker:
-    # MLflow and Ray take seconds to import: at the same time they take half as many.
-    def open_tracker() -> Tracker:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pipeline.engine.tracking.tracker import Tracker
+def _open_tracker(store: Store, uri: str, recipe: str, experiment: str | None, description: RunDescription) -> Tracker:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pipeline.engine.tracking.tracker import Tracker
 
-        uri = options.tracking_uri or store.default_tracking_uri
-        return Tracker(store, uri, recipe_name, options.experiment)
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(open_tracker).result()
+    tracker = Tracker(store, uri, recipe, experiment)
+    tracker.start(description)
+    return tracker

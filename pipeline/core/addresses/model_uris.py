@@ -24,6 +24,8 @@ TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 HOME_STORE: Final = ".percepts"
 """The store whose MLflow is used where none is named: the default of --store."""
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported: it reports to its makers
+
 QUIET: Final = ("mlflow.system_metrics", "mlflow.store.db.utils", "mlflow.utils.rest_utils", "urllib3.connectionpool")
 """Loggers that print a traceback or a line of their own for what is said here in one."""
 

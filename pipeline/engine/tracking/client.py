@@ -1,16 +1,19 @@
 """MLflow's client for one run of a recipe: what MLflow does not take is kept in the store, and the run goes on.
 
-From the first call that fails on, every call goes into the run's box (`pipeline.core.outbox`). The end of the run, the
-next run of the store and `percepts track --resend` send it.
+A thread of its own writes, one call after the other, so that a run waits for MLflow at its end alone. From the first
+call that fails on, every call goes into the run's box (`pipeline.core.outbox`). The end of the run, the next run of the
+store and `percepts track --resend` send it.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -71,6 +74,9 @@ class TrackingClient:
         self._box = Outbox(store.root, self._address, experiment)
         self._client: MlflowClient | None = None
         self._note = ""
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._state = threading.Lock()
+        """Held by whoever finds that MLflow is away, or adds to the box."""
         try:
             self._client, self.experiment_id = open_mlflow(store, uri, experiment)
         except Exception as error:  # by place: MLflow, SQLAlchemy and drivers raise exceptions of their own
@@ -94,17 +100,16 @@ class TrackingClient:
         return self._client is not None
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
-        """Creates a run and returns its id: MLflow's, or one of its own until MLflow takes it."""
+        """Creates a run at once and returns its id: MLflow's, or one of its own until MLflow takes it."""
         start_ms, tags = int(time.time() * 1000), {key: masked(value) for key, value in tags.items()}
-        if self._client is not None:
+        if (client := self._client) is not None:
             try:
-                run = self._client.create_run(self.experiment_id, start_ms, tags, name)
+                run = client.create_run(self.experiment_id, start_ms, tags, name)
                 return str(run.info.run_id)
             except Exception as error:  # noqa: BLE001  # by place, as in `_call`
                 self._lose(error)
         run_id = uuid.uuid4().hex
-        values = {"run_name": name, "tags": tags, "start_time": start_ms}
-        self._call(Call("create_run", run_id, values))
+        self._keep(Call("create_run", run_id, {"run_name": name, "tags": tags, "start_time": start_ms}))
         return run_id
 
     def log_batch(
@@ -146,11 +151,12 @@ class TrackingClient:
 
     def register(self, registration: Registration) -> str:
         """Registers a model; returns what became of it. Raises as `pipeline.engine.tracking.registry.register`."""
-        if self._client is not None:
+        self.wait()
+        if (client := self._client) is not None:
             try:
-                return register(self._client, registration)
+                return register(client, registration)
             except Exception as error:
-                if isinstance(error, UsageError) and answers(self._client, self.experiment_id):
+                if isinstance(error, UsageError) and answers(client, self.experiment_id):
                     raise
                 self._lose(error)
         manifest = registration.manifest
@@ -167,10 +173,11 @@ class TrackingClient:
 
     def find_run(self, run_id: str | None) -> Run | None:
         """Returns a run by its id, or by the one that it had until MLflow took it; None where there is none."""
-        if self._client is None or run_id is None:
+        client = self._client
+        if client is None or run_id is None:
             return None
         try:
-            return find_run(self._client, run_id)
+            return find_run(client, run_id)
         except Exception as error:  # noqa: BLE001  # by place, as in `_call`
             self._lose(error)
             return None
@@ -185,8 +192,13 @@ class TrackingClient:
             self._lose(error)
             return []
 
+    def wait(self) -> None:
+        """Waits until every call so far was taken, or is in the box."""
+        self._writer.submit(int).result()
+
     def close(self) -> str:
         """Sends what is in the box, if MLflow answers again; returns a line on what MLflow lacks, empty if nothing."""
+        self.wait()
         self._box.close()
         if not self._box.box.num_calls:
             return self._note
@@ -196,16 +208,24 @@ class TrackingClient:
         return resend(self._store, {self._box.uri: (self._box.box, self.uri)})
 
     def _call(self, call: Call) -> None:
-        if self._client is not None:
+        self._writer.submit(self._write, call)
+
+    def _write(self, call: Call) -> None:
+        if (client := self._client) is not None:
             try:
-                perform(self._client, self._store, call)
+                perform(client, self._store, call)
                 return
             except Exception as error:  # noqa: BLE001  # by place: its servers, databases and buckets raise their own
                 self._lose(error)
-        self._box.add(call, self._reason)
+        self._keep(call)
+
+    def _keep(self, call: Call) -> None:
+        with self._state:
+            self._box.add(call, self._reason)
 
     def _lose(self, error: Exception) -> None:
-        self._client, self._reason = None, in_one_line(error)
+        with self._state:
+            self._client, self._reason = None, in_one_line(error)
 
 
 def _answered(store: Store) -> list[str]:

@@ -38,7 +38,6 @@ def log_model(run_id: str, node: Node, artifact: Artifact) -> None:
     model = artifact.model
     assert model is not None
     example_in, example_out = importlib.import_module(model.loader).example(artifact.uri)
-    code = [str(Path(SOURCE_ROOT) / name) for name in ("pipeline", "stages", "cluster")]
     with tempfile.TemporaryDirectory(prefix="percepts-") as directory, warnings.catch_warnings():
         # The signature is inferred here from an example; storing the example as well would need pandas' formats.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
@@ -55,10 +54,22 @@ def log_model(run_id: str, node: Node, artifact: Artifact) -> None:
                 name=model_name(type(artifact).__name__.lower(), node.stage.name, node.name),
                 loader_module=model.loader,
                 data_path=str(data),
-                code_paths=code,
+                code_paths=code_of_models(Path(directory) / "code"),
                 signature=infer_signature(example_in, example_out),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],
             )
+
+
+def code_of_models(directory: Path) -> list[str]:
+    """Returns the places of the packages that a served model needs: all stages, and the core, which is all they know.
+
+    directory: where links to them are made.
+    """
+    package, source = directory / "pipeline", Path(SOURCE_ROOT)
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "core").symlink_to(source / "pipeline" / "core")
+    return [str(package), str(source / "stages")]
 
 
 def aliased_keys(tracking_uri: str) -> set[str]:

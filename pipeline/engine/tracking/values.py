@@ -95,5 +95,7 @@ def _user() -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(_text(entry) for entry in value)
-    return printable(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value))
+        return ", ".join(_text(entry) for entry in value if entry is not None)
+    if isinstance(value, Mapping):
+        return printable(", ".join(f"{name}={part}" for name, part in value.items() if part is not None))
+    return printable(str(value))

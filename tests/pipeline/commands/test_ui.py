@@ -60,6 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_report(demo(root / "demo").view, reports)
     for tracked in runs:
         tracked.tracker.report(reports, "report.html")
+        tracked.tracker.end("FINISHED")  # waits until MLflow has it
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     command = [sys.executable, "-m", "pipeline.commands", "ui", "--store", store.root, "--port", "0", "--no-browser"]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

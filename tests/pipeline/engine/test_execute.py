@@ -53,7 +53,7 @@ def run(
 
     console = Console(quiet=True)
     display = Display(plan.recipe, [node.name for node in plan.nodes], console)
-    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display, max_in_flight)
+    execution = Execution(plan.recipe, look_up(plan, store), store, lambda: tracker, display, max_in_flight)
     try:
         complete = execution.run(open_session)
     except BaseException:

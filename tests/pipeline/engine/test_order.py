@@ -78,7 +78,7 @@ def story_of(plan: Plan, root: Path) -> list[str]:
 
     store, session = Store.open(str(root), create=True), SteppedSession()
     display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
-    execution = Execution(plan.recipe, look_up(plan, store), store, NoTracker(), display, 8, make)
+    execution = Execution(plan.recipe, look_up(plan, store), store, NoTracker, display, 8, make)
     execution._make_all(list(plan.nodes), session)
     return session.story
 

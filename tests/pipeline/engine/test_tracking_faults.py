@@ -20,10 +20,11 @@ from pipeline.commands.track import main as track
 from pipeline.core.addresses import mlflow_addresses
 from pipeline.core.errors import UsageError
 from pipeline.core.files import join, write_bytes
-from pipeline.core.outbox import unsent
+from pipeline.core.outbox import Call, unsent
 from pipeline.core.stage import Artifact, Context, Model, stage
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Store
+from pipeline.engine.tracking.client import perform
 from pipeline.engine.tracking.tracker import Tracker
 from tests.pipeline.engine.measured_stages import MeasureConfig, judge
 from tests.pipeline.engine.mlflow_server import Server
@@ -215,6 +216,25 @@ def test_a_full_disk_of_mlflow_stops_nothing_and_nothing_is_sent_twice(
         connection.execute("DROP TRIGGER full")
     assert track(["--store", store.root, "--resend"]) == 0
     assert seen(uri) == undisturbed
+
+
+def test_a_run_does_not_wait_for_what_mlflow_takes_slowly(
+    tmp_path: Path, blank: Path, undisturbed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages are made while MLflow's first call hangs; then everything arrives in its order."""
+    store, all_made, waited = new_store(tmp_path / "store"), threading.Event(), []
+
+    def slowly(client: MlflowClient, store: Store, call: Call) -> None:
+        if not waited:
+            waited.append(all_made.wait(timeout=120))
+        perform(client, store, call)
+
+    monkeypatch.setattr("pipeline.engine.tracking.client.perform", slowly)
+    HOOK.append(all_made.set)  # the last stage but one
+    shutil.copy(blank, store.root)
+    assert run(plan_of(), store).missing == ""
+    assert waited == [True]
+    assert seen(store.default_tracking_uri) == undisturbed
 
 
 def test_two_first_runs_begin_one_file(tmp_path: Path) -> None:

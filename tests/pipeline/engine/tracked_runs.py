@@ -64,7 +64,7 @@ def run(plan: Plan, store: Store, uri: str | None = None) -> Tracked:
         )
     )  # fmt: skip
     display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
-    execution = Execution(plan.recipe, look_up(plan, store), store, tracker, display, 1, make_in_process)
+    execution = Execution(plan.recipe, look_up(plan, store), store, lambda: tracker, display, 1, make_in_process)
     try:
         execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
         metrics = tracker.log_results(1.5)

@@ -153,6 +153,7 @@ def test_what_mlflow_refuses_in_a_name_is_left_out(in_mlflow: Registered) -> Non
     client, run_id = mlflow.MlflowClient(), in_mlflow.manifest.mlflow_run_id
     assert run_id is not None
     in_mlflow.tracker.metrics(run_id, 3, {"composite LSTM, conditional future error": 2.5, "a/b: c.d_e-f": 1.0})
+    in_mlflow.tracker._client.wait()
     (point,) = client.get_metric_history(run_id, "composite LSTM conditional future error")
     assert (point.step, point.value) == (3, 2.5)
     (point,) = client.get_metric_history(run_id, "a/b: c.d_e-f")

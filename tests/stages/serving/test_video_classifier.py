@@ -25,6 +25,7 @@ import pytest
 from pipeline.commands.classify import main as classify
 from pipeline.core.errors import ConfigError, DigestError, SourceError
 from pipeline.core.stage import Context
+from pipeline.engine.tracking.models import code_of_models
 from stages.convnets.config import ConvnetConfig
 from stages.datasets.labelled import ClipFinder, load_windows
 from stages.evaluate import EvaluateConfig, evaluate
@@ -42,7 +43,6 @@ from stages.serving.classifier import example
 from stages.serving.video_classifier import STRIDE_FRAMES, VideoClassifier
 from stages.standardize import StandardizeConfig, standardize
 from stages.video.decode import DecodeConfig
-from tests.conftest import ROOT
 from tests.stages.made_clips import make_index
 
 LENGTHS = (40, 33, 29, 41, 12, 9)
@@ -200,7 +200,7 @@ def saved(root: Path, classifiers: Classifiers) -> Path:
             str(root / "saved"),
             loader_module=model.loader,
             data_path=str(data),
-            code_paths=[str(ROOT / name) for name in ("pipeline", "stages", "cluster")],
+            code_paths=code_of_models(root / "code"),
             signature=mlflow.models.infer_signature(inputs, outputs),
             pip_requirements=[],
         )
