@@ -20,17 +20,18 @@ Shapes: G samplings, N clips, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, write_bytes
 from pipeline.core.numbers import check_numbers
-from pipeline.core.stage import Context, stage
+from pipeline.core.rates import EVALUATE_S, EVALUATION_SPEEDUP, FLOP_PER_S, lstm_weights
+from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.arrow_of_time import reversal_pairs, with_reversals
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
 from stages.datasets.split_subsets import MANIFEST_SPLIT, clips_of, records_of, split_numbers
@@ -42,10 +43,18 @@ from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores
 from stages.finetuning.artifacts import Classifiers
 from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import VideoRecord, amounts_of
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from stages.finetuning.trained_classifiers import TrainedClassifiers
+
+
+TEST_SHARE: Final = 1 / 3
+"""The share of the videos that are test clips, for estimates: about that of UCF-101."""
+WINDOWS_OF_A_FRAME: Final = 2
+"""The windows that hold a frame, for estimates."""
+FLOP_TO_READ: Final = 50
+"""The time of reading a number of a percept, in FLOP: it weighs jobs against each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,17 @@ class EvaluateConfig:
         check_numbers(self)
 
 
-@stage(version=4)
+def _estimate(config: EvaluateConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    """Estimates the time of the matrix products: every weight of every classifier, by every frame of the test clips."""
+    classifiers, percepts = inputs["classifiers"], inputs["percepts"]
+    if not (classifiers.num_bytes and percepts.num_frames):
+        return Estimate()
+    num_frames = percepts.num_frames * TEST_SHARE * WINDOWS_OF_A_FRAME
+    flop = 2.0 * classifiers.num_bytes / 4 * num_frames
+    return Estimate(num_frames=int(num_frames), seconds=EVALUATE_S + flop / (EVALUATION_SPEEDUP * FLOP_PER_S))
+
+
+@stage(version=4, estimate=_estimate)
 def evaluate(
     config: EvaluateConfig,
     context: Context,
@@ -96,6 +115,7 @@ def evaluate(
     _ = split_numbers(splits, config.splits)
     files = [arm.path(name) for arm in classifiers for name in arm.files()]
     served = [TrainedClassifiers.load(arm.path(MODEL_FILE)) for arm in classifiers]
+    work = [_work_of_a_frame(trained) for arm, trained in zip(classifiers, served, strict=True) for _ in arm.files()]
     most = max((trained.labels_per_class for trained in served), key=by_count)
     device = "cuda" if context.resources.gpus_per_worker else "cpu"
     factory = EvaluateFile(config, percepts, splits, most, device)
@@ -108,7 +128,9 @@ def evaluate(
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
         by_file[position] = answers
-        context.progress(len(by_file), len(files), "jobs", f"{answers.arm}, {answers.labels_per_class or 'all'} labels")
+        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels"
+        share = sum(work[done] for done in by_file) / sum(work)
+        context.progress(len(by_file), len(files), "jobs", note, share)
     ordered = [by_file[position] for position in range(len(files))]
     evaluated = [answers for answers in ordered if isinstance(answers, Predictions)]
     records = clips_of(percepts, splits)
@@ -132,9 +154,18 @@ def evaluate(
     context.record(
         num_test_clips=table.num_test_clips,
         num_classifiers=len(table.samplings),
+        **amounts_of(records, test={clip.sha256 for members in clips.values() for clip in members}),
         num_padded_clips=sum({answers.split: answers.num_padded for answers in evaluated}.values()),
     )
     return scores
+
+
+def _work_of_a_frame(trained: TrainedClassifiers) -> float:
+    """Returns the work of a classifier on a frame, in FLOP."""
+    config = trained.classifier.config
+    is_lstm = config.model == "lstm"
+    num_weights = lstm_weights(config.dim, config.num_units, config.num_layers) if is_lstm else config.dim
+    return 2.0 * num_weights + FLOP_TO_READ * config.dim
 
 
 def _with_coverage(

@@ -32,7 +32,7 @@ import numpy as np
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
 from pipeline.core.numbers import check_numbers
-from pipeline.core.rates import FLOP_PER_S, lstm_flop
+from pipeline.core.rates import FLOP_PER_S, lstm_flop, lstm_weights
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, count_text, draw
 from stages.datasets.split_subsets import SplitSubsets, clips_of, split_numbers
@@ -42,7 +42,7 @@ from stages.finetuning.artifacts import Classifiers
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import VideoRecord, amounts_of
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from stages.finetuning.schedule import TrainingSchedule
@@ -103,21 +103,25 @@ class FinetuneConfig(ArmConfig):
 
 
 def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimate:
-    """Estimates the frames that are read, and the time of the matrix products."""
+    """Estimates the frames that are read, the weights, and the time of the matrix products."""
     percepts = inputs["percepts"]
     if not (percepts.num_frames and percepts.num_bytes):
         return Estimate()
     dim = percepts.num_bytes // percepts.num_frames // 2
     num = sum(len(config.samplings(count)) for count in config.labels_per_class)
-    windows = num * max(1, len(config.splits)) * config.training.num_steps * config.training.batch_clips
+    num_splits = max(1, len(config.splits))
+    windows = num * num_splits * config.training.num_steps * config.training.batch_clips
+    num_units = config.classifier.num_units if config.classifier.model == "lstm" else 1
+    num_layers = config.classifier.num_layers
     flop = lstm_flop(
         num_sequences=windows,
         num_steps=config.num_frames,
         num_inputs=dim,
-        num_units=config.classifier.num_units if config.classifier.model == "lstm" else 1,
-        num_layers=config.classifier.num_layers,
+        num_units=num_units,
+        num_layers=num_layers,
     )
-    return Estimate(num_frames=windows * config.num_frames, seconds=flop / FLOP_PER_S)
+    num_bytes = 4 * num * num_splits * lstm_weights(dim, num_units, num_layers)
+    return Estimate(num_frames=windows * config.num_frames, num_bytes=num_bytes, seconds=flop / FLOP_PER_S)
 
 
 @stage(version=4, estimate=_estimate)
@@ -165,9 +169,19 @@ def finetune(
         num_classifiers=schedule.num_classifiers(),
         num_trials=schedule.num_trials(),
         num_labelled_clips=len({clip.sha256 for subset in subsets for clip in subset.learn}),
+        **_amounts(config, records, subsets),
         **{f"seconds_at_{count_text(count)}": round(value, 3) for count, value in schedule.seconds_of_all().items()},
     )
     return Classifiers(context.uri, context.key)
+
+
+def _amounts(
+    config: FinetuneConfig, records: Sequence[VideoRecord], subsets: Sequence[SplitSubsets]
+) -> dict[str, int | float | str]:
+    """Returns how much video may be learned from in any split, and how much settings are chosen on."""
+    training = {clip.sha256 for subset in subsets for clip in subset.learn}
+    validation = {clip.sha256 for subset in subsets for clip in subset.validation if config.selection.is_on}
+    return amounts_of(records, training=training, **({"validation": validation} if validation else {}))
 
 
 def _subsets(

@@ -19,6 +19,7 @@ from stages.evaluation.artifacts import Forecast
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig
 from stages.percepts.artifacts import Percepts, Statistics
+from stages.video.ledger import amounts_of
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from stages.evaluation.forecasting import Measuring, Sums
@@ -100,7 +101,8 @@ def forecast(
     errors = total_errors(sums_by_item, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
     artifact.write(errors)
     means = {f"{name} error": mean for name, mean in errors.means.items()}
-    context.record(num_windows=num_windows, num_videos=len(store.videos), **means)
+    amounts = amounts_of(percepts.iter_records(), test=set(store.videos))
+    context.record(num_windows=num_windows, num_videos=len(store.videos), **means, **amounts)
     return artifact
 
 

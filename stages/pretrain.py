@@ -288,6 +288,7 @@ def _record(encoder: Encoder, plan: TrainingPlan, context: Context) -> None:
         num_gpus=resources.num_workers * resources.gpus_per_worker,
         num_cores=resources.num_workers * resources.cpus_per_worker,
         **{name: loss for name, loss in losses.items() if loss is not None},
+        **history.amounts,
     )
     if history.num_sequences is not None:
         context.record(num_sequences=history.num_sequences)

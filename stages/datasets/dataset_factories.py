@@ -19,6 +19,7 @@ from stages.percepts.reader import PerceptStore
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Standardisation, Transform, TransformConfig
 from stages.percepts.windows import Windows
+from stages.video.ledger import amounts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class PerceptsFactory:
             validation=Windows(store.select(held_out), length=self.num_frames, stride=self.stride),
             transform=self.transform(),
             seed=self.seed,
+            amounts=amounts_of(self.percepts.iter_records(), training=set(kept), validation=set(held_out)),
         )
 
     def extractor(self) -> Extractor:

@@ -7,8 +7,8 @@ Shapes: T frames, B sequences of a batch, D dimensions of a frame.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from typing import Protocol, runtime_checkable
@@ -48,6 +48,11 @@ class SequenceSource(Protocol):
     @property
     def num_sequences(self) -> int | None:
         """Different training sequences that there are; None where there is no end."""
+        ...
+
+    @property
+    def amounts(self) -> Mapping[str, int | float | str]:
+        """Facts on how much is learned from and validated on, such as `training/num_videos`, as far as known."""
         ...
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
@@ -105,6 +110,7 @@ class MovingMNISTSource:
     validation_batch: int = 100
     dim: int = moving_mnist.NUM_PIXELS
     num_sequences: None = None
+    amounts: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
         return moving_mnist.draw_unit(self.train, self._scenes(step, batch_size, rank, world_size))
@@ -175,6 +181,10 @@ class PatchesSource:
     def num_sequences(self) -> int:
         return len(self.train)
 
+    @property
+    def amounts(self) -> Mapping[str, int | float | str]:
+        return {"training/num_sequences": len(self.train), "validation/num_sequences": len(self.validation)}
+
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
         order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
         rows = order.ids(step)[share(batch_size, rank, world_size)]
@@ -201,6 +211,7 @@ class PerceptSource:
     transform: Transform
     seed: int = 0
     validation_batch: int = 64
+    amounts: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.train.length == self.validation.length

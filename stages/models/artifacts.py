@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.core.files import exists, write_json
 from pipeline.core.records import read_record
@@ -42,6 +42,8 @@ class TrainingHistory:
     """The step whose weights became the model."""
     num_sequences: int | None = None
     """Different training sequences; None: there is no end of them."""
+    amounts: dict[str, Any] = field(default_factory=dict)
+    """Facts on how much was learned from and validated on: `training/num_videos` and others."""
 
     def write(self, uri: str) -> None:
         """Writes the file."""

@@ -378,6 +378,7 @@ class _Trainer:
                 num_steps=num_done,
                 kept_step=kept_step,
                 num_sequences=self.source.num_sequences,
+                amounts=dict(self.source.amounts),
             )
             history.write(join(plan.uri, HISTORY_FILE))
             remove(plan.checkpoints)

@@ -1,4 +1,4 @@
-"""What a classifier says of a video. Nothing here imports PyTorch.
+"""The answer of a classifier for a video. Nothing here imports PyTorch.
 
 Shapes: W windows, C classes.
 """

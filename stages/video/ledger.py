@@ -22,7 +22,7 @@ import itertools
 import posixpath
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal
 
@@ -163,6 +163,31 @@ class VideoTotals:
     def frames(self, kind: str) -> int:
         """Sums frames of a kind over the videos whose frames were counted."""
         return self._frames[kind]
+
+
+def amounts_of(records: Iterable[VideoRecord], **used: Collection[str]) -> dict[str, int | float | str]:
+    """Returns how much video a stage used, as facts: `training/num_videos`, `training/num_frames`, `training/hours`.
+
+    Frames are those that became percepts; hours are of whole videos. `training/digest` says which videos they were, in
+    any order.
+
+    used: `training`, `validation` or `test` -> sha256 of its videos.
+    """
+    sums = {use: [0, 0, 0, 0] for use in used}
+    for record in records:
+        for use, videos in used.items():
+            if record.sha256 in videos:
+                amounts = (1, record.frames_decoded or 0, record.duration_us or 0, int(record.sha256[-16:], 16))
+                sums[use] = [total + amount for total, amount in zip(sums[use], amounts, strict=True)]
+    facts: dict[str, int | float | str] = {}
+    for use, (num_videos, num_frames, duration_us, digest) in sums.items():
+        facts |= {
+            f"{use}/num_videos": num_videos,
+            f"{use}/num_frames": num_frames,
+            f"{use}/hours": round(duration_us / 3.6e9, 4),
+            f"{use}/digest": f"{digest % (1 << 64):016x}",
+        }
+    return facts
 
 
 def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:

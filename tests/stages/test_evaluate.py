@@ -48,6 +48,17 @@ def arm(config: FinetuneConfig, directory: Path, store: Store) -> Classifiers:
     return finetune(config, Context.for_test(directory / config.arm), percepts=store[0], statistics=store[1])
 
 
+def test_amounts_of_clips_are_those_of_the_ledger(tmp_path: Path, store: Store, arms: tuple[Classifiers, ...]) -> None:
+    ledger = pd.read_parquet(store[0].path("ledger.parquet"))
+    learning, testing = Context.for_test(tmp_path / "learn"), Context.for_test(tmp_path / "test")
+    finetune(replace(FRAME, labels_per_class=(2,)), learning, percepts=store[0], statistics=store[1])
+    evaluate(EvaluateConfig(stride=2), testing, classifiers=arms[:1], percepts=store[0])
+    for facts, use, part in ((learning.facts, "training", "train"), (testing.facts, "test", "test")):
+        of_part = ledger[ledger.part == part]
+        assert facts[f"{use}/num_videos"] == len(of_part) > 0
+        assert facts[f"{use}/num_frames"] == of_part.frames_decoded.sum()
+
+
 def judge(arms: tuple[Classifiers, ...], directory: Path, store: Store, **changes: Any) -> Scores:
     context = Context.for_test(directory)
     config = EvaluateConfig(**{"stride": 2, **changes})

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.core.errors import ConfigError, SourceError, TrainingDiverged
 from pipeline.core.events import Emit, Event, Progress, discard
 from pipeline.core.files import read_bytes, write_bytes
-from pipeline.core.stage import Context, config_dict
+from pipeline.core.stage import Context, Resources, config_dict
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.artifacts import Classifiers
@@ -54,7 +54,7 @@ def run(
     emit: Emit = discard,
 ) -> Classifiers:
     percepts, statistics = store
-    context = Context.for_test(directory, emit=emit)
+    context = Context.for_test(directory, emit=emit, resources=Resources(num_workers=1))
     return finetune(config, context, percepts=percepts, statistics=statistics, encoder=encoder)
 
 

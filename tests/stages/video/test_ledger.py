@@ -7,12 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import CorruptArtifact, StoreError
-from stages.video.ledger import SCHEMA, VideoRecord, read_records, write_records
+from stages.video.ledger import SCHEMA, VideoRecord, amounts_of, read_records, write_records
 
 RECORD = VideoRecord(
     uri="/films/a b.mp4",
@@ -46,6 +47,34 @@ def test_other_readers(tmp_path: Path) -> None:
     write_records(str(tmp_path / "ledger.parquet"), [RECORD, REJECTED])
     query = f"select verdict, sum(frames_missing) from '{tmp_path}/ledger.parquet' group by verdict order by verdict"
     assert duckdb.sql(query).fetchall() == [("partial", 2), ("rejected", None)]
+
+
+def test_amounts_of_video_are_those_of_pandas(tmp_path: Path) -> None:
+    rows = [
+        replace(
+            RECORD,
+            sha256=f"{number:064x}",
+            duration_us=1_000_000 * (number + 1),
+            part=("train", "test")[number % 2],
+            frames_decoded=6 - number,
+            frames_dropped=1 + number,
+            frames_missing=3,
+        )
+        for number in range(5)
+    ]
+    write_records(str(tmp_path / "ledger.parquet"), [*rows, REJECTED])
+    ledger = pd.read_parquet(tmp_path / "ledger.parquet")
+    parts = {"training": ledger[ledger.part == "train"], "test": ledger[ledger.part == "test"]}
+    amounts = amounts_of(read_records(str(tmp_path / "ledger.parquet")), **{k: set(v.sha256) for k, v in parts.items()})
+    for use, part in parts.items():
+        assert amounts[f"{use}/num_videos"] == len(part)
+        assert amounts[f"{use}/num_frames"] == part.frames_decoded.sum()
+        assert amounts[f"{use}/hours"] == pytest.approx(part.duration_us.sum() / 3.6e9, abs=1e-4)
+    assert amounts["training/digest"] != amounts["test/digest"]
+    assert (
+        amounts_of(reversed(rows), training=set(parts["training"].sha256))["training/digest"]
+        == (amounts["training/digest"])
+    )
 
 
 @pytest.mark.parametrize("root", ["{tmp}", "memory://store"])
