@@ -117,6 +117,7 @@ def main() -> int:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         with two_hosts.two_hosts() as hosts:
             seen = observe(hosts, root, [*commands[0], "--workers", "1", "--no-tracking"])
+        print(json.dumps(seen, indent=2), flush=True)
         quiet = [*commands[1], "--workers", "1", "--in-process", "--no-tracking"]
         subprocess.run(quiet, cwd=ROOT, env=environment, check=True, capture_output=True)
         models = []
@@ -124,7 +125,7 @@ def main() -> int:
             store = Store(str(root / name))
             models.append(Path(store.directory("pretrain", manifest(store, "pretrain").key), "model.safetensors"))
         seen["model as undisturbed, to the byte"] = models[0].read_bytes() == models[1].read_bytes()
-    print(json.dumps(seen, indent=2))
+        print("model as undisturbed, to the byte:", seen["model as undisturbed, to the byte"])
     counts = seen["checkpoints of the lost worker"]
     holds = counts["refused"] - counts["new group"] <= 1 and counts["at the cut"] < counts["new group"]
     return 0 if holds and seen["status of the run"] == 0 and seen["model as undisturbed, to the byte"] else 1
