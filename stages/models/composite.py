@@ -144,6 +144,12 @@ class Composite(nn.Module):
             if decoder is not None:
                 decoder.reset_parameters(generator)
 
+    def reading_weights(self) -> list[nn.Parameter]:
+        """Returns the weights through which conditional decoders read frames, (1, 4H, D) each."""
+        decoders = (self.reconstruct_decoder, self.predict_decoder)
+        layers = [decoder.lstm.layers[0] for decoder in decoders if decoder is not None]
+        return [layer.input_weight for layer in layers if layer.input_weight is not None]
+
     @torch.no_grad()
     def start_at_mean(self, mean_D: Tensor) -> None:
         """Sets the output biases to the natural parameter of a mean frame: its log-odds, or itself.

@@ -143,6 +143,10 @@ class FeedbackConfig:
     noise_std: float = field(default=0.0, metadata=CAME_LATER)
     """Standard deviation of Gaussian noise that is added to the true frames which conditional decoders read in
     training, in units of what the model reads; with probability 0 it stands in for their own errors."""
+    input_rate: float = field(default=1.0, metadata=CAME_LATER)
+    """The learning rate of the weights through which conditional decoders read frames, as a share of that of all other
+    weights. Below 1 these weights start at zero: such a decoder begins as the unconditional one, and learns slowly to
+    read. With probability 1 and 0.1 here it does not drift."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -156,6 +160,10 @@ class FeedbackConfig:
             raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
         if self.noise_std < 0:
             raise ConfigError(f"feedback.noise_std is {self.noise_std}; it must be at least 0")
+        if not 0 < self.input_rate <= 1:
+            raise ConfigError(f"feedback.input_rate is {self.input_rate}; it is a share: give 0 < input_rate <= 1")
+        if self.input_rate < 1 and not self:
+            raise ConfigError("feedback.input_rate is for decoders that read their own frames: set probability, too")
         check_numbers(self)
 
     def __bool__(self) -> bool:

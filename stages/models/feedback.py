@@ -7,6 +7,10 @@ one call of the recurrence with its batched products, where step by step would b
 frame may be the result of n of the decoder's own steps; with probability 1 and as many passes as a sequence has steps
 that read, the decoder runs exactly as in `Composite.open_loop`. No gradient flows through what is read.
 
+What comes back makes the weights that read, times those of the output, one more recurrent matrix. A frame has more
+dimensions than there are units, and AdamW moves each weight alike, so that this matrix takes the largest steps, and
+drifts: `FeedbackConfig.input_rate` shortens them.
+
 Noise on the true frames is the cheaper way to errors on what is read: they are no errors of the decoder's own.
 
 Shapes: T steps, S = T - 1 steps that read, B batch, D frame dimensions.

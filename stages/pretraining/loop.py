@@ -116,7 +116,9 @@ class _Trainer:
         if self.config.initial_weights == "published":
             draw_published_weights_(self.composite)
         self.model = worker.prepare(Objective(self.composite))
-        self.optimizer = build_optimizer(self.config.optimizer, self.composite)
+        slow, share = self.composite.reading_weights(), self.config.feedback.input_rate
+        self.optimizer = build_optimizer(self.config.optimizer, self.composite, slow=slow, share=share)
+        self.rate_shares = [group["lr"] / self.config.optimizer.learning_rate for group in self.optimizer.param_groups]
         self.max_grad_norm = self.config.optimizer.max_grad_norm if self.config.optimizer.kind == "adamw" else 0.0
         decay = self.config.weights.average_decay
         self.average = ExponentialMovingAverage(self.composite, decay) if decay else None
@@ -171,8 +173,9 @@ class _Trainer:
     def _step(self, step: int, x_TBD: Tensor, gradients: Gradients) -> None:
         worker = self.worker
         torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optimizer, step, self.num_steps)
+        rate = learning_rate(self.config.optimizer, step, self.num_steps)
+        for group, share in zip(self.optimizer.param_groups, self.rate_shares, strict=True):
+            group["lr"] = rate * share
         x_TBD = augment(
             self.config.augmentation,
             x_TBD,
@@ -304,11 +307,7 @@ class _Trainer:
 
     def _resume(self) -> int:
         checkpoint = newest_checkpoint(
-            self.plan.checkpoints,
-            self.composite,
-            self.optimizer,
-            self._log,
-            average=self.averaged,
+            self.plan.checkpoints, self.composite, self.optimizer, self._log, average=self.averaged
         )
         if checkpoint is None:
             self._start()
@@ -331,6 +330,9 @@ class _Trainer:
             self.composite.load_state_dict(load_model(self.plan.warm_start, Composite).state_dict())
         else:
             self.composite.fit_autoregression(torch.from_numpy(x_TBD) for x_TBD in self._first_batches())
+            if self.config.feedback.input_rate < 1:  # conditional decoders begin as unconditional ones
+                for weight in self.composite.reading_weights():
+                    nn.init.zeros_(weight)
         if self.config.start_at_mean:
             means = [x_TBD.mean((0, 1)) for x_TBD in self._first_batches()]
             self.composite.start_at_mean(torch.from_numpy(np.mean(means, axis=0)))

@@ -1,7 +1,7 @@
 """Parts that training loops share: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,24 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * cosine)
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Builds the optimiser of `config` over all of the model's parameters."""
-    if config.kind == "published":
-        return published_optimizer(config, model)
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, *, slow: Sequence[nn.Parameter] = (), share: float = 1.0
+) -> torch.optim.Optimizer:
+    """Builds the optimiser of `config` over all of the model's parameters.
+
+    slow: parameters whose learning rate is that of the others times `share`.
+    """
+    optimizer = published_optimizer(config, model) if config.kind == "published" else _adamw(config, model)
+    if share != 1:
+        for group in list(optimizer.param_groups):
+            slow_ones = [weight for weight in group["params"] if any(weight is other for other in slow)]
+            group["params"] = [weight for weight in group["params"] if not any(weight is other for other in slow)]
+            if slow_ones:
+                optimizer.add_param_group({**group, "params": slow_ones, "lr": share * group["lr"]})
+    return optimizer
+
+
+def _adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     named = list(model.named_parameters())
     matrices = [parameter for name, parameter in named if name.rsplit(".", 1)[-1].endswith("weight")]
     others = [parameter for name, parameter in named if not name.rsplit(".", 1)[-1].endswith("weight")]

@@ -23,7 +23,7 @@ from pipeline.core.workers import InProcessWorkers
 from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
-from stages.models.config import CompositeConfig
+from stages.models.config import CompositeConfig, FeedbackConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import EarlyStopConfig, OptimizerConfig, TrainingConfig, WeightsConfig
 from stages.pretraining.loop import pretraining_loop
@@ -34,13 +34,14 @@ from tests.stages.made_percepts import DIM, make_percepts
 SPAWN = multiprocessing.get_context("spawn")
 
 CONFIG = PretrainConfig(
-    model=CompositeConfig(num_units=10, num_frames_in=6, num_frames_out=4, dropout=0.2),
+    model=CompositeConfig(num_units=10, num_frames_in=6, num_frames_out=4, dropout=0.2, predict_conditional=True),
     training=TrainingConfig(
         batch_size=7,
         num_steps=60,
         optimizer=OptimizerConfig(learning_rate=3e-2, num_warmup_steps=4),
         weights=WeightsConfig(average_decay=0.8, keep="best"),
         early_stop=EarlyStopConfig(patience=2, min_improvement=0.15),
+        feedback=FeedbackConfig(probability=0.5, input_rate=0.3),
         validate_every_steps=4,
         checkpoint_every_steps=5,
     ),

@@ -1,5 +1,7 @@
 """Scheduled sampling in parallel passes, against the model's own open loop and against a step-by-step transcription."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,21 @@ def test_the_draw_has_its_probability_and_does_not_depend_on_how_many_workers_sh
     assert float(whole.double().mean()) == pytest.approx(0.3, abs=5 * np.sqrt(0.3 * 0.7 / 16_000))
 
 
+def test_a_decoder_whose_reading_weights_are_zero_is_the_unconditional_one(
+    model: Composite, frames: tuple[Tensor, Tensor]
+) -> None:
+    plain = replace(model.config, reconstruct_conditional=False, predict_conditional=False)
+    unconditional = Composite(plain).double()
+    reading = model.reading_weights()
+    assert [weight.shape for weight in reading] == [(1, 4 * 7, DIM)] * 2
+    assert unconditional.reading_weights() == []
+    for weight in reading:
+        torch.nn.init.zeros_(weight)
+    unconditional.load_state_dict({name: model.state_dict()[name] for name in unconditional.state_dict()})
+    for ours, theirs in zip((*model(*frames), *model.open_loop(frames[0])), unconditional(*frames) * 2, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -141,6 +158,9 @@ def test_the_draw_has_its_probability_and_does_not_depend_on_how_many_workers_sh
         {"end": 2},
         {"num_passes": 0},
         {"noise_std": -0.1},
+        {"input_rate": 0, "probability": 1},
+        {"input_rate": 1.5, "probability": 1},
+        {"input_rate": 0.1},
     ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ import torch
 from pipeline.core.stage import Context
 from stages.models.config import FeedbackConfig
 from stages.pretrain import pretrain
-from stages.pretraining.config import WeightsConfig
+from stages.pretraining.config import OptimizerConfig, WeightsConfig
 from tests.stages.made_percepts import make_percepts
 from tests.stages.test_pretrain import SMALL, opener
 
@@ -40,3 +40,16 @@ def test_with_feedback_what_is_kept_is_best_in_open_loop(tmp_path: Path, feedbac
     losses = [point["loss"] for point in history.validation]
     assert history.kept_loss == pytest.approx(sums[0].item() / sums[1].item(), rel=1e-4)
     assert history.kept_loss == min(losses)
+
+
+def test_the_weights_of_reading_start_at_zero_and_learn_slowly(tmp_path: Path) -> None:
+    """AdamW's first step moves every weight that has a gradient by the learning rate."""
+    percepts, statistics = make_percepts(tmp_path / "store", {"unlabelled": 20})
+    feedback = FeedbackConfig(probability=1.0, begin=0.0, end=0.0, input_rate=0.1)
+    optimizer = OptimizerConfig(learning_rate=1e-2, num_warmup_steps=0)
+    config = SMALL(predict_conditional=True, feedback=feedback, optimizer=optimizer, num_steps=1)
+    trained = pretrain(config, Context.for_test(tmp_path), percepts=percepts, statistics=statistics).load()
+    (reading,) = trained.reading_weights()
+    assert reading.abs().max().item() == pytest.approx(1e-3, rel=1e-3)
+    assert trained.predict_decoder is not None
+    assert trained.predict_decoder.output.bias.abs().max().item() == pytest.approx(1e-2, rel=1e-3)

@@ -4,6 +4,7 @@ import math
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,26 @@ def test_weight_decay_spares_biases_and_peepholes() -> None:
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     expected = {"input_weight": 0.1, "recurrent_weight": 0.1, "bias": 0.0, "peephole": 0.0}
     assert {name.split(".")[-1]: decay[id(parameter)] for name, parameter in lstm.named_parameters()} == expected
+
+
+@pytest.mark.parametrize("kind", ["adamw", "published"])
+def test_slow_weights_move_by_their_share(kind: Any) -> None:
+    """Both optimisers are linear in the learning rate at their first step, where no clamp holds."""
+    config = OptimizerConfig(kind=kind, learning_rate=1e-2, weight_decay=0.1, velocity_clamp=0)
+    steps = []
+    for share in (1.0, 0.25):
+        torch.manual_seed(0)
+        lstm = LSTM(3, 2).double()
+        before = {name: weight.detach().clone() for name, weight in lstm.named_parameters()}
+        slow = [lstm.layers[0].input_weight]
+        optimizer = build_optimizer(config, lstm, slow=slow, share=share)
+        for weight in lstm.parameters():
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        steps.append({name: weight.detach() - before[name] for name, weight in lstm.named_parameters()})
+    for name, step in steps[0].items():
+        expected = step * (0.25 if name.endswith("input_weight") else 1.0)
+        torch.testing.assert_close(steps[1][name], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_clipping_equals_torchs_and_is_each_groups_own() -> None:
