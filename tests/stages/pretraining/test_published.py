@@ -1,4 +1,4 @@
-"""The published training, by one update against a transcription of the authors' rule that shares nothing with ours.
+"""The published training, by its updates against a transcription of the authors' rule that shares nothing with ours.
 
 Shapes: T frames, B sequences, D frame dimensions, H units.
 """
@@ -28,7 +28,7 @@ from stages.pretraining.published import draw_published_weights_
 from tests.stages.made_percepts import DIM, make_percepts
 
 T_IN, T_OUT, H, B = 4, 3, 5, 6
-RATE, L2 = 1e-4, 1e-2
+RATE, MOMENTUM, L2 = 1e-4, 0.9, 1e-2
 """The L2 is a hundred times the published one, so that an update shows it."""
 
 
@@ -71,14 +71,15 @@ def authors_cost(weights: dict[str, Tensor], x_TBD: Tensor, *, conditional: bool
     return cost
 
 
-def updated(weights: dict[str, Tensor], clamp: float) -> dict[str, Tensor]:
-    """Returns the weights after the first step: the velocity starts at zero, so that momentum has no say yet."""
+def updated(weights: dict[str, Tensor], velocities: dict[str, Tensor], clamp: float) -> dict[str, Tensor]:
+    """Returns the weights after a step, and writes its velocities; the first ones are zero."""
     moved = {}
     for name, weight in weights.items():
         assert weight.grad is not None
         decay = 0.0 if name.endswith("bias") else L2
-        velocity = -RATE * (weight.grad + decay * weight.detach())
-        moved[name] = weight.detach() + (velocity.clamp(-clamp, clamp) if clamp else velocity)
+        velocity = MOMENTUM * velocities.get(name, torch.zeros(())) - RATE * (weight.grad + decay * weight.detach())
+        velocities[name] = velocity.clamp(-clamp, clamp) if clamp else velocity
+        moved[name] = weight.detach() + velocities[name]
     return moved
 
 
@@ -90,7 +91,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("clamp", [0.0, 1e-4])
 @pytest.mark.parametrize(("conditional", "loss"), [(False, "gaussian"), (True, "gaussian"), (False, "bernoulli")])
-def test_one_update_is_the_authors(
+def test_updates_are_the_authors(
     tmp_path: Path, inputs: dict[str, Any], conditional: bool, loss: Any, clamp: float
 ) -> None:
     config = PretrainConfig(
@@ -99,7 +100,7 @@ def test_one_update_is_the_authors(
         ),
         training=TrainingConfig(
             batch_size=B,
-            num_steps=1,
+            num_steps=2,  # the second shows the momentum
             initial_weights="published",
             optimizer=OptimizerConfig(
                 kind="published", learning_rate=RATE, final_fraction=1.0, num_warmup_steps=0, weight_decay=L2,
@@ -115,17 +116,21 @@ def test_one_update_is_the_authors(
         **inputs, parts=config.parts, num_frames=T_IN + T_OUT, stride=config.window_stride,
         validation_fraction=0.3, seed=0, transform_config=config.transform,
     )  # fmt: skip
-    x_TBD = torch.from_numpy(np.ascontiguousarray(factory(print).batch(0, B))).double()
+    source = factory(print)
     torch.manual_seed(0)
     model = Composite(config.model.spec(DIM))
     draw_published_weights_(model)
-    weights = {name: value.double().requires_grad_() for name, value in model.state_dict().items()}
-    authors_cost(weights, x_TBD, conditional=conditional, bernoulli=loss == "bernoulli").backward()
-    expected = updated(weights, clamp)
+    first = {name: value.double() for name, value in model.state_dict().items()}
+    expected = first
+    velocities: dict[str, Tensor] = {}
+    for number in range(2):
+        x_TBD = torch.from_numpy(np.ascontiguousarray(source.batch(number, B))).double()
+        weights = {name: value.clone().requires_grad_() for name, value in expected.items()}
+        authors_cost(weights, x_TBD, conditional=conditional, bernoulli=loss == "bernoulli").backward()
+        expected = updated(weights, velocities, clamp)
     assert trained.keys() == expected.keys()
     for name, value in trained.items():
-        start = weights[name].detach()
-        step, authors_step = value.double() - start, expected[name] - start
+        step, authors_step = value.double() - first[name], expected[name] - first[name]
         torch.testing.assert_close(
             step, authors_step, rtol=2e-3, atol=2e-3 * authors_step.abs().max().item() + 1e-8
         )  # an ulp
