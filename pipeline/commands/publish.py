@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     others = sorted(set(list_files(options.directory)) - {MODEL_FILE, CARD_FILE})
     if others:
         raise ConfigError(f"{options.directory} holds {others[0]}; give a directory that is empty, or a model's")
-    card = model_card(model, title=options.name, licence=options.licence, directory=options.directory)
+    card = model_card(model, title=options.name, licence=options.licence)
     # The card comes last: where it is, the model is whole.
     write_bytes(join(options.directory, MODEL_FILE), weights)
     write_bytes(join(options.directory, CARD_FILE), card.encode())

@@ -88,7 +88,7 @@ def describe(store: Store, key: str) -> PublishedModel:
     )
 
 
-def model_card(model: PublishedModel, *, title: str, licence: str, directory: str) -> str:
+def model_card(model: PublishedModel, *, title: str, licence: str) -> str:
     """Writes the card, Markdown."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, trim_blocks=True,
@@ -101,7 +101,6 @@ def model_card(model: PublishedModel, *, title: str, licence: str, directory: st
         manifest=manifest,
         title=title or f"{manifest.name} {manifest.key}",
         licence=licence,
-        directory=directory,
         settings=_settings(manifest.config),
         rows=[_rows(table, model.arms) for table in model.scores],
         data=[(one, {name: one.facts[name] for name in COUNTS if name in one.facts}) for one in model.data],

@@ -51,6 +51,8 @@ def test_an_encoder_loads_from_where_it_was_published(store: Store, tmp_path: Pa
     np.testing.assert_array_equal(ours.represent(x_NTD), published.represent(x_NTD))
     head, body = card_of((out / "README.md").read_text())
     assert (head["license"], head["library_name"]) == ("cc-by-4.0", "percepts")
+    assert 'load_encoder(".")' in body
+    assert str(tmp_path) not in body  # nobody else has this path
     assert hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest() in body
     loss = Encoder(store.directory("pretrain", manifest.key), manifest.key).metrics(manifest.facts).values
     assert f"| validation loss | {loss['validation_loss']:.4g} |" in body

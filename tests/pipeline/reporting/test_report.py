@@ -273,6 +273,13 @@ def test_teacher_forced_figures_have_a_table_of_their_own(tmp_path: Path) -> Non
     assert "500 test sequences" in open_loop
 
 
+def test_squared_errors_of_patches_stand_with_and_without_the_half(tmp_path: Path) -> None:
+    run, table = FakeRun(tmp_path / "store"), pixel_scores("open loop", "squared error/frame")
+    rows = (replace(table.rows[0], squared_error=210.4), table.rows[1])
+    run.add("pixels", replace(table, rows=rows))
+    assert "210.4 105.2" in Page(written(run.view, tmp_path)).text
+
+
 def test_one_sampling_has_no_interval_anywhere(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "store")
     run.add("evaluate", without_intervals(scores()))
