@@ -13,7 +13,7 @@ from stages.models.autoregression import Autoregression
 from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
 from stages.models.losses import bernoulli_loss, gaussian_loss
-from stages.models.lstm import LSTM, Planned, State, Trace, run_together, uniform_fan_in_
+from stages.models.lstm import LSTM, PeepholeLayer, Planned, State, Trace, run_together, uniform_fan_in_
 
 MIN_MEAN = 1e-3
 """A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
@@ -148,7 +148,11 @@ class Composite(nn.Module):
         """Returns the weights through which conditional decoders read frames, (1, 4H, D) each."""
         decoders = (self.reconstruct_decoder, self.predict_decoder)
         layers = [decoder.lstm.layers[0] for decoder in decoders if decoder is not None]
-        return [layer.input_weight for layer in layers if layer.input_weight is not None]
+        return [
+            layer.input_weight
+            for layer in layers
+            if isinstance(layer, PeepholeLayer) and layer.input_weight is not None
+        ]
 
     @torch.no_grad()
     def start_at_mean(self, mean_D: Tensor) -> None:
