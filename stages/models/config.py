@@ -146,7 +146,7 @@ class FeedbackConfig:
     input_rate: float = field(default=1.0, metadata=CAME_LATER)
     """The learning rate of the weights through which conditional decoders read frames, as a share of that of all other
     weights. Below 1 these weights start at zero: such a decoder begins as the unconditional one, and learns slowly to
-    read. 0.1 with probability 1 takes away most of the drift that own frames alone leave."""
+    read. On the demo's percepts, 0.1 with probability 1 has no more error in open loop than the unconditional."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
