@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, available_timezones
 
-from cronsim import CronSim, CronSimError
-
 from pipeline.core.errors import ConfigError
+
+if TYPE_CHECKING:  # a run that no schedule began needs no parser of them
+    from cronsim import CronSim
 
 SCHEDULE_VARIABLE = "PERCEPTS_SCHEDULE"
 """Environment variable with the schedule by which a run begins, as rendered files set it: see `Schedule.line`."""
@@ -87,6 +89,8 @@ class Schedule:
 
     def last_time(self, before: datetime) -> datetime:
         """Returns the last time that is not after `before` (aware of its zone), in the schedule's time zone."""
+        from cronsim import CronSim
+
         # The parser's own reverse begins before its start; a minute later it returns the start itself, too.
         start = before.astimezone(ZoneInfo(self.time_zone)).replace(second=0, microsecond=0) + timedelta(minutes=1)
         return next(CronSim(self.cron, start, reverse=True))
@@ -107,6 +111,8 @@ class Schedule:
         return [f"{names}*-{months}-{days} {time}"]
 
     def _parsed(self, start: datetime) -> CronSim:
+        from cronsim import CronSim, CronSimError
+
         try:
             return CronSim(self.cron, start)
         except CronSimError as error:

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -77,6 +77,8 @@ class TrackingClient:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._state = threading.Lock()
         """Held by whoever finds that MLflow is away, or adds to the box."""
+        self._fault: BaseException | None = None
+        """The first exception in the writing thread that is no failure of MLflow or the store, but our own mistake."""
         try:
             self._client, self.experiment_id = open_mlflow(store, uri, experiment)
         except Exception as error:  # by place: MLflow, SQLAlchemy and drivers raise exceptions of their own
@@ -193,8 +195,10 @@ class TrackingClient:
             return []
 
     def wait(self) -> None:
-        """Waits until every call so far was taken, or is in the box."""
+        """Waits until every call so far was taken, or is in the box. Raises what went wrong in writing besides."""
         self._writer.submit(int).result()
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> str:
         """Sends what is in the box, if MLflow answers again; returns a line on what MLflow lacks, empty if nothing."""
@@ -208,7 +212,10 @@ class TrackingClient:
         return resend(self._store, {self._box.uri: (self._box.box, self.uri)})
 
     def _call(self, call: Call) -> None:
-        self._writer.submit(self._write, call)
+        self._writer.submit(self._write, call).add_done_callback(self._keep_fault)
+
+    def _keep_fault(self, written: Future[None]) -> None:
+        self._fault = self._fault or written.exception()
 
     def _write(self, call: Call) -> None:
         if (client := self._client) is not None:

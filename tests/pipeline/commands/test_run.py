@@ -102,7 +102,7 @@ def test_a_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "0 have, 11 to make" in said
     assert "never made" in said
     assert "2,496" in said  # 24 clips of 40 frames and 48 of 32
-    assert "not known" in said  # evaluate has no estimate before this store has one of its artifacts
+    assert "not known" not in said, "every stage has an estimate before this store has one of its artifacts"
     assert not (tmp_path / "store").exists()
 
 
