@@ -5,12 +5,12 @@ The keys are those of a run on Ray, and so are the bytes if Ray has one worker a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.local_machine import count_cores
 from cluster.session import FinishedTask
 from pipeline.core.errors import PerceptsError
 from pipeline.core.events import Emit, Event
@@ -71,6 +71,6 @@ def make_in_process(task: StageTask) -> Manifest:
         source=task.manifest.name,
         emit=task.emit,
         device="cuda" if has_gpu else "cpu",
-        node=ClusterNode(num_cpus=os.cpu_count() or 1, num_gpus=int(has_gpu)),
+        node=ClusterNode(num_cpus=count_cores(), num_gpus=int(has_gpu)),
     )
     return make_with(replace(task, resources=resources), workers)

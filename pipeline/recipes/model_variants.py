@@ -172,6 +172,6 @@ PIXELS_ON_A_GPU: Final = ON_GPUS | {
     "pretrain.validate-every-steps": 1000,
     "pretrain.checkpoint-every-steps": 1000,
 }
-"""The size and schedule of models of pixels on one GPU."""
+"""The size and schedule of models of pixels on GPUs."""
 PUBLISHED_PIXELS: Final = PUBLISHED | ON_GPUS | {"pretrain.num-steps": 100_000}
-"""The paper's models of pixels, on one GPU."""
+"""The paper's models of pixels, on GPUs."""

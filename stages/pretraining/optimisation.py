@@ -32,9 +32,10 @@ def build_optimizer(
     """
     optimizer = published_optimizer(config, model) if config.kind == "published" else _adamw(config, model)
     if share != 1:
+        of_slow = set(map(id, slow))
         for group in list(optimizer.param_groups):
-            slow_ones = [weight for weight in group["params"] if any(weight is other for other in slow)]
-            group["params"] = [weight for weight in group["params"] if not any(weight is other for other in slow)]
+            slow_ones = [weight for weight in group["params"] if id(weight) in of_slow]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in of_slow]
             if slow_ones:
                 optimizer.add_param_group({**group, "params": slow_ones, "lr": share * group["lr"]})
     return optimizer

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -200,7 +201,8 @@ def followed(
     )
     monkeypatch.setattr(submission, "time", patched)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    server = JobServer(FlakyClient(answers, clock, 3600.0), "http://head:8265")  # type: ignore[arg-type]
+    client: Any = FlakyClient(answers, clock, 3600.0)
+    server = JobServer(client, "http://head:8265")
     written: list[str] = []
     return server.follow("demo-1", written.append, through_losses=through_losses).status, written
 
@@ -223,7 +225,8 @@ def test_a_head_that_is_gone_when_it_is_asked_is_one_line() -> None:
         def submit_job(self, **given: object) -> None:
             raise requests.exceptions.ConnectionError("refused")
 
-    server = JobServer(Gone(), "http://head:8265")  # type: ignore[arg-type]
+    client: Any = Gone()
+    server = JobServer(client, "http://head:8265")
     job = Submission(id="demo-1", entrypoint="true", working_dir="", environment={}, metadata={})
     for ask in (server.jobs, lambda: server.job("demo-1"), lambda: server.submit(job)):
         with pytest.raises(RunError, match=r"head:8265 does not answer any more \(refused\); the same command again"):

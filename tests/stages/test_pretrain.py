@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +17,16 @@ import s3fs
 import torch
 
 from cluster.session import Session
-from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.core.stage import Context, Resources
 from pipeline.core.workers import InProcessWorkers
-from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
-from stages.datasets.dataset_factories import DigitsFactory, PerceptsFactory
-from stages.datasets.mnist import PARTS, DigitSet
-from stages.datasets.patches import ChannelMoments
+from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
-from stages.percepts.transforms import Standardisation
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig
 from stages.serving.encoder import _load_pyfunc, example
@@ -294,45 +288,6 @@ def test_a_pretrained_model_survives_its_file(tmp_path: Path, inputs: Inputs) ->
     pretrained = Pretrained.load(encoder.uri)
     pretrained.save(str(tmp_path / "again.safetensors"))
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
-
-
-def test_digits_and_patches_are_learned_from_too(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    sets = {part: DigitSet(rng.integers(0, 255, (9, 28, 28), np.uint8), np.arange(9, dtype=np.uint8)) for part in PARTS}
-    write_digits(str(tmp_path / "digits"), sets)
-    config = SMALL(num_steps=2, num_layers=1, loss="bernoulli", max_validation_batches=1, batch_size=2)
-    encoder = pretrain(config, Context.for_test(tmp_path / "a"), digits=Digits(str(tmp_path / "digits")))
-    assert Pretrained.load(encoder.uri).transform is None
-    # A frame of 4096 pixels at probability one half.
-    assert history_of(encoder)["train"][0]["predict_loss"] == pytest.approx(4096 * np.log(2), rel=0.05)
-
-    for part in PARTS:
-        write_array(str(tmp_path / f"patches/{part}.npy"), rng.integers(0, 255, (4, 10, 32, 32, 3), np.uint8))
-    moments = ChannelMoments(np.full(3, 127, np.float32), np.full(3, 74, np.float32))
-    Patches(str(tmp_path / "patches")).write(PatchesManifest(num_frames=10, parts={}, moments=PlainMoments.of(moments)))
-    config = SMALL(num_steps=2, num_layers=1, batch_size=2)
-    encoder = pretrain(config, Context.for_test(tmp_path / "b"), patches=Patches(str(tmp_path / "patches")))
-    standardisation = Pretrained.load(encoder.uri).transform
-    assert isinstance(standardisation, Standardisation)
-    assert standardisation.scale_D.shape == (3072,)
-
-
-def test_a_start_at_the_mean_costs_what_the_mean_frame_costs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images = np.zeros((9, 28, 28), np.uint8)
-    images[:, 8:20, 10:18] = rng.integers(100, 255, (9, 12, 8))
-    write_digits(str(tmp_path / "digits"), {part: DigitSet(images, np.arange(9, dtype=np.uint8)) for part in PARTS})
-    digits = Digits(str(tmp_path / "digits"))
-    config = SMALL(
-        num_steps=1, num_layers=1, loss="bernoulli", max_validation_batches=2, batch_size=64, start_at_mean=True
-    )
-    history = history_of(pretrain(config, Context.for_test(tmp_path / "a"), digits=digits))
-    source = DigitsFactory(digits=digits, num_frames=10, seed=0)()
-    mean_D = np.mean([source.batch(step, 64) for step in range(8)], axis=(0, 1, 2), dtype=np.float64).clip(1e-3, 1)
-    x_TBD = np.concatenate(list(islice(source.validation_batches(), 2)), axis=1)[6:]
-    cost = -(x_TBD * np.log(mean_D) + (1 - x_TBD) * np.log(1 - mean_D)).sum(-1).mean()
-    # The weights' random start is still to be heard: bias and weights together are a little worse than the mean frame.
-    assert cost < history["validation"][0]["predict_loss"] < cost + 40
 
 
 def test_a_residual_model_starts_at_copying(tmp_path: Path, inputs: Inputs) -> None:
