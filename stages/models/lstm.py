@@ -155,9 +155,9 @@ class LSTM(nn.Module):
         self, x_GSBD: Tensor | None, state: State | None = None, *, num_steps: int | None = None
     ) -> tuple[tuple[Trace, ...], State]:
         """Runs `forward` in evaluation mode, and returns each layer's gates and states; `[-1].h` is its output."""
-        run = self.plan(x_GSBD, state, num_steps)
+        run, dtype = self.plan(x_GSBD, state, num_steps), self.dtype  # without autocast it is another
         with torch.autocast(run.weights[0].bias_GK.device.type, enabled=False):
-            (layers,) = run_forward([run], self.dtype)
+            (layers,) = run_forward([run], dtype)
         traces = []
         for layer in layers:
             i_GTBH, f_GTBH, a_GTBH, o_GTBH = layer.k_GTBK.chunk(4, dim=-1)

@@ -264,3 +264,14 @@ def test_bfloat16_autocast_trains() -> None:
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_bfloat16_autocast_is_close_in_open_loop(conditional: bool) -> None:
+    """Trainings with feedback validate so: a conditional decoder reads frames in the dtype of its own outputs."""
+    model = small(loss="gaussian", reconstruct_conditional=conditional, predict_conditional=conditional).float().eval()
+    x, future = frames(T_IN, 1).float(), frames(T_OUT, 2).float()
+    exact = model.losses(model.open_loop(x), x, future).total
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.losses(model.open_loop(x), x, future).total
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)

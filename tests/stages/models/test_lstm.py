@@ -183,8 +183,10 @@ def test_bfloat16_autocast_stays_close_and_keeps_c_precise() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         h, final = lstm(x)
         loss = h.float().square().sum()
+        traces, _ = lstm.trace(x)
     loss.backward()
     assert h.dtype == torch.bfloat16
+    assert torch.equal(traces[-1].h, h)
     assert final[0].c.dtype == torch.float32
     torch.testing.assert_close(h.float(), exact, atol=0.02, rtol=0.05)
     for name, parameter in lstm.named_parameters():
