@@ -15,17 +15,20 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.network_limiter import RayLimiter
-from cluster.placement import cluster_nodes, free_resources, node_id
+from cluster.placement import alive_nodes, cluster_nodes, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
-from pipeline.core.errors import WorkerDied
+from pipeline.core.errors import GroupReplaced, WorkerDied
 from pipeline.core.events import Emit, Log, Waiting, discard
+from pipeline.core.files import remove
 from pipeline.core.network import NetworkLimiter
 from pipeline.core.secrets import known, learn
-from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop
+from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop, num_held
 
 MAX_NODE_DEATHS = 10
 MAX_FAILED_STARTS = 5
+MAX_TRAINING_DEATHS = 6
+"""Deaths of the worker of a training on one machine after which it fails."""
 WAIT_MESSAGE_SECONDS = 15.0
 
 
@@ -90,6 +93,10 @@ class RayWorkers:
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
+        is_one_machine = len(alive_nodes()) == 1 and num_held(self.nodes(), cpus_per_worker, gpus_per_worker) >= 1
+        if num_workers == 1 and is_one_machine:
+            self._train_alone(loop, payload, cpus_per_worker, gpus_per_worker)
+            return
         from cluster.training.training_group import (  # torch and Ray Train take seconds: only to train
             Group,
             train_group,
@@ -108,6 +115,39 @@ class RayWorkers:
             emit=self.emit,
         )
         train_group(group)
+
+    def _train_alone(self, loop: TrainLoop, payload: Any, cpus_per_worker: float, gpus_per_worker: float) -> None:
+        """Trains in an actor, without the four processes of a group of Ray Train.
+
+        The one machine is the driver's: no other can be lost, and none can join.
+        """
+        from cluster.training.single_worker import SingleWorkerFactory
+
+        factory = SingleWorkerFactory(
+            loop=loop,
+            source=self.source,
+            emit=self.emit,
+            scratch_uri=self.scratch_uri,
+            num_threads=max(1, int(cpus_per_worker)),
+            device="cuda" if gpus_per_worker else "cpu",
+        )
+        try:
+            for _ in self.map(
+                factory,
+                [payload],
+                num_workers=1,
+                cpus_per_worker=cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+                describe=lambda _: "the training",
+                max_deaths=MAX_TRAINING_DEATHS,
+            ):
+                pass
+        except GroupReplaced:  # the scratch directory belongs to the other run
+            raise
+        except Exception:
+            remove(self.scratch_uri)
+            raise
+        remove(self.scratch_uri)
 
     def _log(self, line: str) -> None:
         self.emit(Log(source=self.source, line=line))

@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed
-from ray.train.torch import prepare_model
 from torch import nn
 
 from cluster.placement import available_resources
 from pipeline.core.errors import GroupReplaced
 from pipeline.core.events import Emit, EventSource
-from pipeline.core.files import read_json, write_json
+from pipeline.core.files import join, read_json, write_json
 
 
 class Regroup(Exception):
@@ -35,6 +34,11 @@ class FencingToken:
     """A file with the name of the group that may write, its size, its checkpoints and Ray Train's id of the run."""
 
     uri: str
+
+    @classmethod
+    def below(cls, scratch_uri: str) -> FencingToken:
+        """Returns the token of the training with this scratch directory."""
+        return cls(join(scratch_uri, "writer.json"))
 
     def write(self, writer: str, world_size: int, num_checkpoints: int, run_id: str) -> None:
         """Writes the token of this group over that of any group before it."""
@@ -64,7 +68,7 @@ def _read(uri: str) -> dict[str, Any]:
 
 @dataclass
 class RayTrainWorker(EventSource):
-    """A `pipeline.core.workers.TrainWorker` inside a Ray Train worker. Call `begin` first."""
+    """A `pipeline.core.workers.TrainWorker` inside a Ray Train worker, or alone in an actor. Call `begin` first."""
 
     source: str
     emit: Emit
@@ -110,6 +114,10 @@ class RayTrainWorker(EventSource):
         return all(free.get(name, 0.0) >= amount for name, amount in self.resources.items())
 
     def prepare(self, module: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return module.to(self.device)
+        from ray.train.torch import prepare_model  # takes a second to import, and needs a group of Ray Train
+
         prepared: nn.Module = prepare_model(module)
         return prepared
 

@@ -53,7 +53,7 @@ from cluster.training.torch_backend import NodeInterfaceConfig
 from cluster.waiting import wait_messages
 from pipeline.core.errors import GroupReplaced, WorkerDied
 from pipeline.core.events import Emit, Log, Waiting
-from pipeline.core.files import join, remove
+from pipeline.core.files import remove
 from pipeline.core.workers import TrainLoop
 
 MAX_RESTARTS = 5
@@ -61,7 +61,6 @@ MAX_RESTARTS = 5
 GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
 """The minimum age of a group below its full size before it checks for more workers: a restart costs 5 to 20 s."""
 COLLECTIVE_TIMEOUT_SECONDS = 300
-TOKEN_FILE = "writer.json"
 BACKOFF_SECONDS = 0.5
 """The pause of Ray Train's controller after a search for free resources without result."""
 
@@ -84,7 +83,7 @@ class Group:
 
     @property
     def token(self) -> FencingToken:
-        return FencingToken(join(self.scratch_uri, TOKEN_FILE))
+        return FencingToken.below(self.scratch_uri)
 
     @property
     def resources(self) -> dict[str, float]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from cluster.training.fencing import FencingToken, RayTrainWorker
 from pipeline.core.errors import GroupReplaced
@@ -21,15 +20,8 @@ from tests.stages.made_percepts import make_percepts
 from tests.stages.test_pretrain_exact import CONFIG, IN_PARTS, files_of
 
 
-class OnlyMember(RayTrainWorker):
-    """The only worker of a group, in this process."""
-
-    def prepare(self, module: nn.Module) -> nn.Module:
-        return module
-
-
 @dataclass
-class CutOff(OnlyMember):
+class CutOff(RayTrainWorker):
     """A group that Ray takes for lost in the middle of its second checkpoint, and that lives on."""
 
     when_lost: Callable[[], object] = lambda: None
@@ -59,7 +51,7 @@ class LosesItsGroup(InProcessWorkers):
             finally:
                 self.num_checkpoints.append(self.token.read()["num_checkpoints"])
 
-        begin(CutOff, when_lost=lambda: begin(OnlyMember))
+        begin(CutOff, when_lost=lambda: begin(RayTrainWorker))
 
 
 def test_the_lost_group_is_refused_and_what_the_new_one_wrote_stays(tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def test_the_loops_own_error_is_separated_from_those_of_a_lost_worker(
 
 
 def step_together(directory: str, worker: TrainWorker) -> None:
-    """Counts steps in a file; the second worker is killed at step 5, once. Then the gradients are averaged."""
+    """Counts steps in a file; the last worker is killed at step 5, once. Then the gradients are averaged."""
     for step in range(int(_read(directory, "step", "0")), 10):
         worker.any(False)
         if worker.rank == 0:
             Path(directory, "step").write_text(str(step + 1))
             with Path(directory, "log").open("a") as log:
                 log.write(f"{step} ")
-        if step == 5 and worker.rank == 1 and not Path(directory, "killed").exists():
+        if step == 5 and worker.rank == worker.world_size - 1 and not Path(directory, "killed").exists():
             Path(directory, "killed").touch()
             os._exit(1)
     model = worker.prepare(nn.Linear(1, 1))
@@ -77,21 +77,21 @@ def _read(directory: str, name: str, default: str) -> str:
     return path.read_text() if path.exists() else default
 
 
-def raise_on_second(directory: str, worker: TrainWorker) -> None:
+def raise_on_last(directory: str, worker: TrainWorker) -> None:
     with Path(directory, f"started-{worker.rank}").open("a") as log:
         log.write("x")
-    if worker.rank == 1:
+    if worker.rank == worker.world_size - 1:
         raise ValueError("my own")
     worker.barrier()
 
 
-def coordinate(loop: TrainLoop, directory: str) -> list[str]:
+def coordinate(loop: TrainLoop, directory: str, num_workers: int = 2) -> list[str]:
     from cluster.workers import RayWorkers
 
     events: list[Event] = []
     workers = RayWorkers(source="train", emit=events.append, scratch_uri=f"{directory}/scratch")
     try:
-        workers.train(loop, directory, name="group", num_workers=2)
+        workers.train(loop, directory, name="group", num_workers=num_workers)
     finally:
         Path(directory, "scratch-left").write_text(str(Path(directory, "scratch").exists()))
     return [event.line for event in events if isinstance(event, Log)]
@@ -102,10 +102,17 @@ def run(session: Session, *arguments: Any) -> Any:
 
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, ray_session: Session) -> None:
-    lines, _ = run(ray_session, step_together, str(tmp_path))
+@pytest.mark.parametrize(
+    ("num_workers", "said"),
+    [(2, "lost a training worker ("), (1, "a worker died on the training; trying it once more on a new one")],
+    ids=["a group of Ray Train", "an actor alone"],
+)
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
+    num_workers: int, said: str, tmp_path: Path, ray_session: Session
+) -> None:
+    lines, _ = run(ray_session, step_together, str(tmp_path), num_workers)
     (line,) = [line for line in lines if not line.startswith("waiting for ")]
-    assert line.startswith("lost a training worker (")
+    assert line.startswith(said)
     steps = [int(step) for step in (tmp_path / "log").read_text().split()]
     assert sorted(set(steps)) == list(range(10))
     assert len(steps) <= 11
@@ -113,11 +120,14 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(tmp_path: Pat
 
 
 @pytest.mark.ray
-def test_an_exception_of_the_loop_comes_through_and_is_not_retried(tmp_path: Path, ray_session: Session) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_exception_of_the_loop_comes_through_and_is_not_retried(
+    num_workers: int, tmp_path: Path, ray_session: Session
+) -> None:
     with pytest.raises(ValueError, match=r"^my own$") as raised:
-        run(ray_session, raise_on_second, str(tmp_path))
+        run(ray_session, raise_on_last, str(tmp_path), num_workers)
     assert type(raised.value) is ValueError
-    assert (tmp_path / "started-1").read_text() == "x"
+    assert (tmp_path / f"started-{num_workers - 1}").read_text() == "x"
     assert (tmp_path / "scratch-left").read_text() == "False"
 
 
