@@ -120,6 +120,7 @@ def add_arms(
     splits: Node | None,
     numbers: tuple[int, ...] = (),
     resources: Resources,
+    to_finetune: Resources | None = None,
     stream: str = "",
     reversals: tuple[tuple[str, str], ...] = (),
 ) -> Arms:
@@ -127,6 +128,7 @@ def add_arms(
 
     encoders: pretrained models by their name on the command line, each from one or more seeds; the rows of the others
       are left out.
+    to_finetune: resources of each finetune node, if they are others than `resources`, which are evaluate's.
     stream: put before the nodes' names, where a plan has arms of more than one kind of percepts.
     reversals: classes of the same frames in reverse order; with arms of --arrow they follow from the classes.
     """
@@ -148,7 +150,7 @@ def add_arms(
                 finetune,
                 replace(config, arm=row, labels_per_class=counts, splits=numbers),
                 name=f"{stream}finetune {row}{encoder_suffix(number)}",
-                resources=resources,
+                resources=to_finetune or resources,
                 percepts=percepts,
                 statistics=statistics,
                 encoder=encoder,

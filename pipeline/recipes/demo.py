@@ -222,8 +222,11 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
     encoders: dict[Model, list[Node]] = {"composite": [composite]}
     source = {"percepts": percepts, "statistics": statistics}
     others: list[Model] = [name for name in MODELS if name != "composite"]
-    # Far more trainings than workers: side by side on one worker each they exchange no gradients.
-    alone = replace(options.to_train, num_workers=1, min_workers=1, is_auto_workers=False)
+    # Far more trainings than workers: side by side on one worker each they exchange nothing.
+    alone, alone_on_cpus = (
+        replace(resources, num_workers=1, min_workers=1, is_auto_workers=False)
+        for resources in (options.to_train, options.on_cpus)
+    )
     nodes = pretrain_models(plan, others, options.pretrain, alone, **source)
     encoders |= {name: [node] for name, node in zip(others, nodes, strict=True)}
     numbers = range(1, 1 if options.encoder is not None else options.num_encoders or DEMO_ENCODERS)
@@ -243,6 +246,7 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
         statistics=statistics,
         splits=None,
         resources=options.on_cpus,
+        to_finetune=alone_on_cpus,
         reversals=() if options.arrow else REVERSALS,
     )
 
