@@ -18,7 +18,7 @@ from pipeline.core.workers import TrainLoop
 
 @dataclass(frozen=True, kw_only=True)
 class SingleWorkerFactory:
-    """What the actor is built of; it returns the function that runs the loop on a payload."""
+    """The parts that the actor is built of; it returns the function that runs the loop on a payload."""
 
     loop: TrainLoop
     source: str
