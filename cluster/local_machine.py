@@ -65,6 +65,12 @@ def check_local(*, num_cpus: int | None, cpus_per_worker: float, gpus_per_worker
         ) from error
 
 
+def cluster_address(address: str | None) -> str | None:
+    """Returns the address of the Ray cluster to join: `address`, else RAY_ADDRESS; None: a local Ray is started."""
+    address = (address or os.environ.get("RAY_ADDRESS", "")).strip()
+    return None if address in ("", "local") else address
+
+
 def this_machine(num_cpus: int | None = None) -> ClusterNode:
     """Returns this machine with so many of its cores (None: all), and the GPUs that the installed torch can use."""
     return ClusterNode(num_cpus=num_cpus or count_cores(), num_gpus=count_gpus() if has_cuda() else 0)

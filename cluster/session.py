@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,14 +20,15 @@ from typing import Any
 
 from cluster.code_package import code_package
 from cluster.exported_metrics import MetricsExport
+from cluster.local_machine import cluster_address
 from cluster.node_usage import NodeSampler
 from cluster.placement import check_cluster, this_node
 from cluster.ray_private import LOCAL_TRAIN_SETTINGS, is_ray_job, on_loopback, silence_raylets
+from pipeline.core.addresses.servers import why_no_connection, why_no_grpc_server
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 from pipeline.core.stage import Resources
 
-CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_RESTARTS = 2
 """Restarts of a task after the loss of its process."""
 
@@ -156,7 +156,7 @@ def session(
         UsageError: nothing answers at the address, it refuses the token or cannot meet the needs, or more than code
             would be sent.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = cluster_address(address)
     if address is None:
         _require_token()
     _put_on_python_path(source_root)
@@ -247,14 +247,19 @@ def _upload(source_root: str) -> Iterator[dict[str, Any]]:
 
 
 def check_reachable(address: str) -> None:
-    """Raises UsageError where nothing answers at the address of a Ray cluster; of other forms nothing is known."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address in ("auto", "local") or not port.isdigit():
+    """Raises UsageError for what is no address of a Ray cluster, and where nothing listens at one."""
+    if address == "auto":  # Ray looks for the head that `ray start` has left on this machine
         return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
-    except OSError as error:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port[:9]) < 1 << 16:
         raise UsageError(
-            f"no Ray cluster answers at {address!r} ({error.strerror or error}); "
+            f"{address!r} is no address of a Ray cluster: give --address or RAY_ADDRESS as HOST:PORT of its head, such "
+            "as 10.0.0.5:6379, or unset RAY_ADDRESS for a local Ray"
+        )
+    has_tls = os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false")
+    why_no_head = why_no_connection if has_tls else why_no_grpc_server
+    if reason := why_no_head(host.strip("[]"), int(port)):
+        raise UsageError(
+            f"no Ray cluster answers at {address!r} ({reason}); "
             "give --address HOST:PORT of a running head, or leave it out for a local Ray"
-        ) from error
+        )

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from cluster.ray_private import NO_AGENT
+from pipeline.core.addresses.servers import why_no_connection
 from pipeline.core.errors import RunError, UsageError
 from pipeline.core.printable import printable_lines
 from pipeline.core.secrets import masked
@@ -23,6 +25,10 @@ if TYPE_CHECKING:  # Ray takes a second to import
 
 ADDRESS_VARIABLE: Final = "RAY_API_SERVER_ADDRESS"
 DEFAULT_DASHBOARD: Final = "http://127.0.0.1:8265"
+NO_HEAD: Final = (
+    "no head takes jobs at {address} ({reason}); give --dashboard http://HOST:8265, reach it by `ray dashboard` or "
+    "`ssh -L 8265:127.0.0.1:8265 HOST`"
+)
 PLAN, NAME, STORE = "percepts_plan", "percepts_name", "percepts_store"
 """Keys of a job's metadata."""
 AGENT_TIMEOUT_S: Final = 90.0
@@ -90,6 +96,7 @@ class JobServer:
         """
         address = address or os.environ.get(ADDRESS_VARIABLE) or _web_address(os.environ.get("RAY_ADDRESS"))
         _check_web(address)
+        _check_listens(address)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
@@ -108,10 +115,7 @@ class JobServer:
                 "~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
         except (RuntimeError, OSError) as error:
-            raise UsageError(
-                f"no head takes jobs at {address} ({_one_line(error)}); give --dashboard http://HOST:8265, reach it by "
-                "`ray dashboard` or `ssh -L 8265:127.0.0.1:8265 HOST`"
-            ) from error
+            raise UsageError(NO_HEAD.format(address=address, reason=_one_line(error))) from error
 
     def jobs(self) -> list[SubmittedJob]:
         """Returns every job that was submitted to the head. Raises RunError where the head does not answer any more."""
@@ -237,6 +241,14 @@ def _check_web(address: str) -> None:
             f"the head's address is {masked(address)!r}; it must be that of its dashboard, http://HOST:8265 "
             "(--dashboard, or RAY_API_SERVER_ADDRESS)"
         )
+
+
+def _check_listens(address: str) -> None:
+    """Raises UsageError where no connection comes about, before Ray is imported; of what a proxy reaches nothing."""
+    parts = urlsplit(address)
+    host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+    if not getproxies().get(parts.scheme) and (reason := why_no_connection(host, port)):
+        raise UsageError(NO_HEAD.format(address=address, reason=reason))
 
 
 def _has_token() -> bool:

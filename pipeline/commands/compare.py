@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.addresses.model_uris import store_tracking_uri
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, write_bytes
 from pipeline.engine.store import DEFAULT_STORE
@@ -82,6 +83,8 @@ def comparison_of(tracking_uri: str, runs: Sequence[RecipeResults]) -> Compariso
 def main(arguments: Sequence[str]) -> int:
     """Runs `percepts compare`. Returns the exit status."""
     options = parse_options(CompareOptions, arguments, prog="percepts compare")
+    if options.tracking_uri is not None:
+        check_mlflow(options.tracking_uri)
     uri = options.tracking_uri or store_tracking_uri(options.store)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

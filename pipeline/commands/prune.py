@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import exists, is_local, join
 from pipeline.core.printable import printable, printable_json
@@ -96,6 +97,7 @@ def _aliased(store: Store, options: PruneOptions) -> set[str]:
                 "--no-aliases"
             )
         return set()
+    check_mlflow(uri)
     from pipeline.engine.tracking.models import aliased_keys
 
     return aliased_keys(uri)

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.local_machine import check_local
+from cluster.local_machine import check_local, cluster_address
 from cluster.run_records import failures_recorded
 from cluster.session import check_reachable
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, is_local, join
 from pipeline.core.secrets import masked, public
@@ -63,6 +64,7 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
         _print_plan(plan, options)
         return 0
     _refuse_to_lose(options)
+    _check_tracking(options)
     _check_machine(options)
     encoder = None if options.register is None else _encoder_of(plan, options.register)
     from pipeline.commands.running.recipe_run import RecipeRun
@@ -81,7 +83,7 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
         encoder=encoder,
     )
     if options.joins_cluster and not all(step.have for step in run.steps):
-        check_reachable(options.address or os.environ["RAY_ADDRESS"])  # before MLflow, which takes seconds
+        check_reachable(cluster_address(options.address) or "")  # before MLflow, which takes seconds
     report_uri = run.make()
     if options.log != "json":
         # A terminal opens a link; a program reads an address.
@@ -158,8 +160,15 @@ def _store_to_look_at(options: RunOptions) -> Store:
 
 
 def _check_machine(options: RunOptions) -> None:
-    """Raises UsageError for what a local Ray of this machine could not give."""
-    if options.in_process or options.joins_cluster:
+    """Raises UsageError for a cache that this machine could not have, or what its local Ray could not give."""
+    from stages.percepts.node_cache import NodeCache
+
+    cache = NodeCache.of_environment(directory=options.cache)
+    if options.joins_cluster:
+        return
+    if not is_local(options.store):
+        cache.usable_directory()
+    if options.in_process:
         return
     to_train = options.to_train
     check_local(
@@ -168,6 +177,15 @@ def _check_machine(options: RunOptions) -> None:
         gpus_per_worker=to_train.gpus_per_worker,
         min_workers=to_train.min_workers,
     )
+
+
+def _check_tracking(options: RunOptions) -> None:
+    """Raises UsageError where nothing listens at --tracking-uri and no MLflow ever answered there to this store."""
+    from pipeline.core.outbox import answered
+
+    uri = options.tracking_uri if options.tracking else None
+    if uri is not None and public(uri) not in answered(absolute(options.store)):
+        check_mlflow(uri)
 
 
 def _refuse_to_lose(options: RunOptions) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.printable import printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.upkeep.takedown import resolve_video, take_down
 
     store = Store.open(options.store)
+    if options.tracking_uri is not None:
+        check_mlflow(options.tracking_uri)
     report = take_down(
         store,
         resolve_video(store, options.video),

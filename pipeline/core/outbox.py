@@ -26,14 +26,18 @@ from pipeline.core.files import (
     list_directories,
     list_files,
     read_bytes,
+    read_json,
     remove,
     write_bytes,
+    write_json,
 )
 from pipeline.core.records import read_record, write_record
 
 TRACKING: Final = "tracking"
 """Directory of the store with what is known of its MLflow."""
 UNSENT: Final = f"{TRACKING}/unsent"
+ANSWERED: Final = f"{TRACKING}/answered.json"
+"""File of the store: addresses at which an MLflow has answered to it."""
 BOX_FILE: Final = "box.json"
 CALLS_PER_FILE: Final = 200
 SECONDS_BETWEEN_FILES: Final = 15.0
@@ -139,6 +143,21 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def answered(root: str) -> list[str]:
+    """Returns the public addresses at which an MLflow has answered to a store."""
+    try:
+        return list(read_json(join(root, ANSWERED)))
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def remember_answer(root: str, address: str) -> None:
+    """Notes that an MLflow has answered to the store at a public address."""
+    before = answered(root)
+    if address not in before:
+        write_json(join(root, ANSWERED), sorted({*before, address}))
 
 
 def unsent(root: str) -> dict[str, OutboxHead]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
-from cluster.local_machine import count_gpus, has_cuda, this_machine
+from cluster.local_machine import cluster_address, count_gpus, has_cuda, this_machine
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import ATTEMPTS_VARIABLE, absolute
@@ -113,7 +113,7 @@ class RunOptions:
     @property
     def joins_cluster(self) -> bool:
         """True for a run that joins a Ray cluster, whose machines are known only then."""
-        return not self.in_process and bool(self.address or os.environ.get("RAY_ADDRESS"))
+        return not self.in_process and cluster_address(self.address) is not None
 
     @property
     def on_cpus(self) -> Resources:
@@ -188,7 +188,7 @@ class RunOptions:
     def environment(self) -> dict[str, str]:
         """Environment variables that every process of the run gets, on every node."""
         named = {
-            "PERCEPTS_CACHE": self.cache,
+            "PERCEPTS_CACHE": None if self.cache is None else absolute(self.cache),
             "PERCEPTS_CACHE_GIGABYTES": self.cache_gigabytes,
             ATTEMPTS_VARIABLE: os.environ.get(ATTEMPTS_VARIABLE),
             TRACKING_VARIABLE: None if self.mlflow_of_models is None else remember(self.mlflow_of_models),

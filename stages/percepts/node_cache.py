@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, StoreError
-from pipeline.core.files import CHUNK_BYTES, filesystem, reaching, sha256_bytes
+from pipeline.core.files import CHUNK_BYTES, absolute, filesystem, is_url, reaching, sha256_bytes
 from pipeline.core.own_directory import check_own
 from stages.percepts.file_digests import STAMP, has_digest, write_stamp
 
@@ -93,22 +93,30 @@ class NodeCache:
     log: Log = field(default=silent, compare=False)
 
     @classmethod
-    def of_environment(cls, log: Log = silent) -> "NodeCache":
+    def of_environment(cls, log: Log = silent, directory: str | None = None) -> "NodeCache":
         """Returns the cache of PERCEPTS_CACHE (else of the temporary directory) and of PERCEPTS_CACHE_GIGABYTES.
 
+        directory: takes the place of PERCEPTS_CACHE.
+
         Raises:
-            ConfigError: the size is no positive number.
+            ConfigError: the size is no positive number, or the directory is a URL or the root.
         """
         default = Path(tempfile.gettempdir()) / f"percepts-cache-{os.getuid()}"
-        directory = Path(os.environ.get(DIRECTORY_VARIABLE) or default)
+        named = directory or os.environ.get(DIRECTORY_VARIABLE) or str(default)
+        path = Path(absolute(named))
+        if is_url(named) or not path.name:
+            raise ConfigError(
+                f"the node's cache is {named!r}; give --cache or {DIRECTORY_VARIABLE} a folder of each node, such as "
+                "/scratch/cache"
+            )
         text = os.environ.get(GIGABYTES_VARIABLE)
         try:
             max_bytes = int(float(text) * 1e9) if text else None
-        except ValueError:
+        except (ValueError, OverflowError):  # OverflowError: of infinity
             max_bytes = 0
         if max_bytes is not None and max_bytes <= 0:
             raise ConfigError(f"{GIGABYTES_VARIABLE} is {text!r}; give a number of gigabytes above 0, or leave it out")
-        return cls(directory, max_bytes, log)
+        return cls(path, max_bytes, log)
 
     @property
     def compiled_code(self) -> Path:
@@ -168,7 +176,7 @@ class NodeCache:
 
         Where it is missing, `fill` writes its `num_bytes` bytes and returns their digest.
         """
-        path, waiting = self._directory() / name, False
+        path, waiting = self.usable_directory() / name, False
         while True:
             descriptor = self._open(path)
             if descriptor is not None:
@@ -187,7 +195,12 @@ class NodeCache:
                 self.log(f"waiting for another process of this node to get {what}")
             time.sleep(POLL_SECONDS)
 
-    def _directory(self) -> Path:
+    def usable_directory(self) -> Path:
+        """Returns the directory, which is made where there is none.
+
+        Raises:
+            StoreError: it cannot be made or written to, or others may write to it.
+        """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK | os.X_OK):
@@ -277,7 +290,7 @@ class NodeCache:
     def _used_bytes(self, *, sweep: Path | None = None) -> int:
         """Counts the bytes of all files, finished or not. With `sweep` (the caller's own), leftovers are removed."""
         used_bytes = 0
-        for path in self._directory().iterdir():
+        for path in self.usable_directory().iterdir():
             if path.suffix == CHECKED or path.name == ADMISSION or path == sweep:
                 continue
             if sweep is not None and path.suffix == PARTIAL and _remove_unlocked(path):
@@ -288,7 +301,7 @@ class NodeCache:
     def _limit(self, used_bytes: int) -> int:
         if self.max_bytes is not None:
             return self.max_bytes
-        disk = shutil.disk_usage(self._directory())
+        disk = shutil.disk_usage(self.usable_directory())
         return used_bytes + disk.free - int(FREE_SHARE * disk.total)
 
     def _evict(self, num_bytes: int) -> int:

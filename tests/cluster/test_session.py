@@ -13,11 +13,14 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from cluster.session import Session, session
+from cluster.local_machine import cluster_address
+from cluster.session import Session, check_reachable, session
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Log
 from tests.conftest import ROOT
@@ -216,3 +219,35 @@ def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
     )
     with refusal, session("127.0.0.1:9", str(ROOT)):
         pass
+    for address in ("nonsense", ":", ":6379", "head:99999", "head:0", "http://127.0.0.1:8265", "ray://head"):
+        with pytest.raises(UsageError, match=r"is no address of a Ray cluster: give --address or RAY_ADDRESS"):
+            check_reachable(address)
+
+
+def test_what_listens_and_is_no_head_is_one_clear_error() -> None:
+    """Ray itself waits for minutes and prints lines of C++; the port of its dashboard is easily mistaken."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UsageError, match="what listens there is no Ray head"):
+            check_reachable(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_a_head_is_known_by_its_first_words(ray_session: Session) -> None:
+    import ray
+
+    check_reachable(str(ray.get_runtime_context().gcs_address))
+
+
+def test_a_local_ray_is_local_in_every_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local Ray has a token and listens on loopback alone, so Ray's own word for it must not pass for a cluster."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_address(None) is None
+    assert cluster_address("local") is None
+    for address in ("", " ", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert cluster_address(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert cluster_address(None) == "head:6379"
+    assert cluster_address("other:6379") == "other:6379"
+    assert cluster_address("local") is None

@@ -29,6 +29,9 @@ class RefusingBucket(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = ANSWERS[answer]
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps connections that a client drops out of the test's output, which is a command's."""
+
     @property
     def url(self) -> str:
         """The server's address."""

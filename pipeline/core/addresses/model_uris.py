@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from pipeline.core.addresses.mlflow_addresses import DATABASE, follow, sqlite_uri
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, join
 from pipeline.core.secrets import masked, real
@@ -58,9 +59,10 @@ def store_tracking_uri(store: str = HOME_STORE) -> str:
     """Returns the MLflow of MLFLOW_TRACKING_URI if that is set, else that of a store on this machine's disk.
 
     Raises:
-        UsageError: the variable is not set, and the store has no MLflow file.
+        UsageError: nothing listens at its address, or it is not set and the store has no MLflow file.
     """
     if named := os.environ.get(TRACKING_VARIABLE):
+        check_mlflow(named, TRACKING_VARIABLE)
         return follow(real(named))
     database = join(absolute(store), DATABASE)
     if "://" in database or not exists(database):

@@ -32,14 +32,15 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.core.addresses.model_uris import in_one_line
 from pipeline.core.errors import UsageError
-from pipeline.core.files import join, local_copy, read_json, write_json
+from pipeline.core.files import join, local_copy
 from pipeline.core.outbox import (
-    TRACKING,
     Call,
     Outbox,
     OutboxHead,
+    answered,
     iter_calls,
     only_sender,
+    remember_answer,
     save_progress,
     unsent,
 )
@@ -52,8 +53,6 @@ from pipeline.engine.tracking.models import log_model
 from pipeline.engine.tracking.registry import HolderResults, Registration, register
 from pipeline.engine.tracking.runs import SENT_TAG, find_run
 
-ANSWERED_FILE: Final = "answered.json"
-"""File of the store: addresses at which an MLflow has answered to it."""
 ENTITIES: Final = {
     kind.__name__: kind for kind in (Metric, Param, RunTag, InputTag, Dataset, DatasetInput, LoggedModelOutput)
 }
@@ -83,11 +82,12 @@ class TrackingClient:
             self._client, self.experiment_id = open_mlflow(store, uri, experiment)
         except Exception as error:  # by place: MLflow, SQLAlchemy and drivers raise exceptions of their own
             self._reason = in_one_line(error)
-            if self._address and self._address not in _answered(store) and "is locked" not in self._reason:
+            if self._address and self._address not in answered(store.root) and "is locked" not in self._reason:
                 raise UsageError(f"no MLflow answers at --tracking-uri {self._address!r}: {self._reason}") from error
             return
         self._reason = ""
-        _remember(store, self._address)
+        if self._address:
+            remember_answer(store.root, self._address)
         waiting = {
             u: box
             for u, box in unsent(store.root).items()
@@ -233,19 +233,6 @@ class TrackingClient:
     def _lose(self, error: Exception) -> None:
         with self._state:
             self._client, self._reason = None, in_one_line(error)
-
-
-def _answered(store: Store) -> list[str]:
-    try:
-        return list(read_json(join(store.root, TRACKING, ANSWERED_FILE)))
-    except (FileNotFoundError, ValueError):
-        return []
-
-
-def _remember(store: Store, address: str) -> None:
-    answered = _answered(store)
-    if address and address not in answered:
-        write_json(join(store.root, TRACKING, ANSWERED_FILE), sorted({*answered, address}))
 
 
 def answers(client: MlflowClient, experiment_id: str) -> bool:

@@ -78,8 +78,9 @@ def test_no_mlflow_is_begun_where_there_is_none(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UsageError, match=r"MLFLOW_TRACKING_URI is not set, and .*\.percepts/mlflow\.db does not exist"):
         resolve("models:/walks@best")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example")
-    assert store_tracking_uri(str(tmp_path)) == "http://tracking.example"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
+    assert store_tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/runs.db"
+    assert not list(tmp_path.iterdir())
 
 
 def test_differences_are_paired_where_samplings_are_shared(

@@ -297,3 +297,17 @@ def test_configs_refuse_numbers_that_are_none() -> None:
                     replace(config, **{field: (value, 1.0) if is_many(option.kind) else value})
                 num_tried += 1
     assert num_tried > 300
+
+
+def test_a_cache_that_no_node_can_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before a store is begun: a stage would have failed at the first percepts that it read."""
+    (tmp_path / "file").write_text("no folder")
+    run = ["run", "moving-mnist", "--store", "memory://never/begun", "--tracking-uri", f"sqlite:///{tmp_path}/runs.db"]
+    assert "'/'" in refusal([*run, "--cache", "/"], capsys)
+    assert "another --cache" in refusal([*run, "--cache", str(tmp_path / "file")], capsys)
+    for name, value in (("PERCEPTS_CACHE", "/proc/x"), ("PERCEPTS_CACHE_GIGABYTES", "inf")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            assert value in refusal(run, capsys)

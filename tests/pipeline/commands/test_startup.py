@@ -60,3 +60,40 @@ def test_options_and_plans_import_no_library_of_making(
     returncode, modules = modules_after([str(tmp_path / "store") if a == "STORE" else a for a in arguments])
     assert returncode == status
     assert not modules & heavy
+
+
+NOWHERE = "127.0.0.1:9"
+"""An address at which nothing listens."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["run", "demo", "--store", "STORE", "--tracking-uri", f"http://{NOWHERE}"], {}),
+        (["run", "demo", "--store", "STORE", "--tracking-uri", f"postgresql://me:word@{NOWHERE}/runs"], {}),
+        (["run", "demo", "--store", "STORE", "--tracking-uri", "nope://x"], {}),
+        (["run", "demo", "--store", "STORE", "--address", NOWHERE], {}),
+        (["run", "demo", "--store", "STORE"], {"RAY_ADDRESS": f"ray://{NOWHERE}"}),
+        (["run", "demo", "--store", "STORE"], {"RAY_ADDRESS": "http://127.0.0.1:8265"}),
+        (["run", "demo", "--store", "STORE"], {"RAY_ADDRESS": "nonsense"}),
+        (
+            ["plan", "demo", "--store", "STORE", "--encoder", "models:/x/1"],
+            {"MLFLOW_TRACKING_URI": f"http://{NOWHERE}"},
+        ),
+        (["compare", "latest~1", "latest"], {"MLFLOW_TRACKING_URI": f"http://{NOWHERE}"}),
+        (["compare", "latest~1", "latest", "--tracking-uri", f"http://{NOWHERE}"], {}),
+        (["predict", "models:/x/1", "moving-mnist:1"], {"MLFLOW_TRACKING_URI": f"http://{NOWHERE}"}),
+        (["submit", "demo", "--store", "STORE", "--dashboard", f"http://{NOWHERE}"], {}),
+    ],
+)
+def test_a_server_that_is_not_there_is_refused_before_its_library_is_imported(
+    arguments: list[str], environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow and Ray take seconds to import, and MLflow as many again to give up."""
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    returncode, modules = modules_after([str(tmp_path / "store") if a == "STORE" else a for a in arguments])
+    assert returncode == 2
+    assert not modules & {"mlflow", "ray"}

@@ -188,10 +188,18 @@ def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PERCEPTS_CACHE", str(tmp_path / "here"))
     monkeypatch.setenv("PERCEPTS_CACHE_GIGABYTES", "1.5")
     assert NodeCache.of_environment() == NodeCache(tmp_path / "here", 1_500_000_000)
-    for wrong in ("many", "-1", "0"):
+    assert NodeCache.of_environment(directory="/other").directory == Path("/other")
+    for wrong in ("many", "-1", "0", "nan", "inf", "1e400"):
         monkeypatch.setenv("PERCEPTS_CACHE_GIGABYTES", wrong)
         with pytest.raises(ConfigError, match="gigabytes above 0"):
             NodeCache.of_environment()
+    monkeypatch.delenv("PERCEPTS_CACHE_GIGABYTES")
+    for wrong in ("/", "/..", "s3://bucket/cache"):
+        monkeypatch.setenv("PERCEPTS_CACHE", wrong)
+        with pytest.raises(ConfigError, match="a folder of each node"):
+            NodeCache.of_environment()
+    monkeypatch.setenv("PERCEPTS_CACHE", ".")
+    assert NodeCache.of_environment().directory == Path.cwd()
 
 
 def test_a_directory_that_others_may_change_is_refused_in_one_line(tmp_path: Path) -> None:
