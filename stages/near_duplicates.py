@@ -104,7 +104,8 @@ def near_duplicates(
     context.progress(3, 4, "comparisons")
     pretraining_looks = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
     best_N, similarity_N = best_matches(test_looks, pretraining_looks, num_candidates=config.num_candidates)
-    names = {record.sha256: record.uri for record in pretraining.iter_records()}
+    matched = {pretraining_looks.videos[best] for best in best_N.tolist()}
+    names = {record.sha256: record.uri for record in pretraining.iter_records() if record.sha256 in matched}
     suspects = tuple(
         SuspectedClip(
             test=tested[row].uri,

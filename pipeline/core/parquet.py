@@ -28,5 +28,10 @@ def read_table(
 
 def iter_tables(data: bytes | pa.Buffer, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yields each row group of a Parquet file as a table; raises as `read_table`."""
-    for number in range(pq.read_metadata(pa.BufferReader(data)).num_row_groups):
-        yield read_table(data, columns=columns, row_groups=[number])
+    yield from iter_row_groups(pq.ParquetFile(pa.BufferReader(data)), columns=columns)
+
+
+def iter_row_groups(file: pq.ParquetFile, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yields each row group of an open Parquet file as a table, so that one of them is in memory."""
+    for number in range(file.num_row_groups):
+        yield file.read_row_group(number, columns=None if columns is None else list(columns), use_threads=False)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact, SourceError
-from pipeline.core.files import open_atomic, read_bytes
-from pipeline.core.parquet import iter_tables
+from pipeline.core.files import local_copy, open_atomic
+from pipeline.core.parquet import iter_row_groups
 from pipeline.core.records import column_types
 from stages.downloading.clip_rules import Span
 from stages.video.artifacts import INDEX_NAME, TO_LOOK_AT, Corpus
@@ -81,16 +81,17 @@ def iter_downloads(uri: str) -> Iterator[DownloadRecord]:
         FileNotFoundError: there is no such file.
         CorruptArtifact: it is no ledger of links.
     """
-    data = read_bytes(uri)
-    try:
-        schema = pq.read_schema(pa.BufferReader(data))
-        if schema.names != [field.name for field in fields(DownloadRecord)]:
-            raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger of links has {_SCHEMA.names}")
-        for table in iter_tables(data):
-            for row in table.to_pylist():
-                yield DownloadRecord(**row)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run again") from error
+    with local_copy(uri) as path, open(path, "rb") as raw:
+        try:
+            file = pq.ParquetFile(raw, pre_buffer=False)
+            if file.schema_arrow.names != [field.name for field in fields(DownloadRecord)]:
+                names = file.schema_arrow.names
+                raise CorruptArtifact(f"{uri} has columns {names}, a ledger of links has {_SCHEMA.names}")
+            for table in iter_row_groups(file):
+                for row in table.to_pylist():
+                    yield DownloadRecord(**row)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run again") from error
 
 
 def read_pinned(uri: str) -> dict[str, tuple[Span, ...]]:

@@ -20,7 +20,7 @@ from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
 from stages.video.artifacts import TO_LOOK_AT
-from stages.video.ledger import VideoRecord, iter_records, same_but_words
+from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but_words
 
 STATISTICS_FILE = "statistics.safetensors"
 NUM_REJECTED_HERE: Final = "num_videos_rejected_here"
@@ -60,10 +60,11 @@ class Percepts(Artifact):
             return open_store(self.uri, cache=cache)
         chosen: dict[str, None] = {}
         known: set[str] = set()
-        for record in self.iter_records():
-            known.add(str(record.part))
-            if record.part in parts:
-                chosen[record.sha256] = None
+        for table in read_tables(self.path(shards.LEDGER_FILE), ["sha256", "part"]):
+            for video, part in zip(table["sha256"].to_pylist(), table["part"].to_pylist(), strict=True):
+                known.add(str(part))
+                if part in parts:
+                    chosen[video] = None
         selected = open_store(self.uri, cache=cache, videos=chosen).select(chosen)
         if not selected.videos:
             raise SourceError(

@@ -43,7 +43,7 @@ from stages.percepts.node_cache import NUM_READERS, CacheEntry, NodeCache, Remot
 from stages.percepts.schema import Extractor, read_extractor
 from stages.percepts.shard_file import MAKE_AGAIN, FrameColumns, Segments, ShardFile, ShardLocation
 from stages.percepts.takedowns import taken_down
-from stages.video.ledger import iter_records
+from stages.video.ledger import read_tables
 
 ATTEMPTS: Final = 3
 """Number of attempts at finding the files of an artifact while a compaction rewrites them."""
@@ -332,7 +332,8 @@ def _parts(uri: str) -> tuple[list[ShardLocation], list[str], ShardList | None]:
         references = shards.locate(root, references, taken_down(root))
         if not references:
             raise SourceError(f"every video of {uri} was taken down; run its recipe again, with other videos")
-        order = dict.fromkeys(record.sha256 for record in iter_records(join(uri, shards.LEDGER_FILE)))
+        tables = read_tables(join(uri, shards.LEDGER_FILE), ["sha256"])
+        order = dict.fromkeys(video for table in tables for video in table["sha256"].to_pylist())
         return (
             [
                 ShardLocation(join(root, reference.path), reference.videos, reference.bytes, reference.sha256)

@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact, StoreError
-from pipeline.core.files import absolute, join, open_atomic, read_bytes
-from pipeline.core.parquet import iter_tables
+from pipeline.core.files import absolute, join, local_copy, open_atomic
+from pipeline.core.parquet import iter_row_groups
 
 Verdict = Literal["ok", "partial", "rejected"]
 
@@ -223,7 +223,7 @@ def read_records(uri: str) -> list[VideoRecord]:
 
 
 def iter_records(uri: str) -> Iterator[VideoRecord]:
-    """Yields the rows one after the other; in memory are the file's bytes and a row group of records.
+    """Yields the rows one after the other; in memory is a row group of records.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -239,18 +239,26 @@ def iter_records(uri: str) -> Iterator[VideoRecord]:
 
 
 def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yields the row groups of an index or ledger file, with URIs as they are stored. Raises as `iter_records`."""
-    data = read_bytes(uri)
-    try:
-        schema = pq.read_schema(pa.BufferReader(data))
-        version = (schema.metadata or {}).get(b"percepts.ledger", b"").decode()
-        if version.isdigit() and int(version) > int(FORMAT):
-            raise StoreError(f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts")
-        if schema.names != SCHEMA.names:
-            raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
-        yield from iter_tables(data, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run the recipe again") from error
+    """Yields the row groups of an index or ledger file, with URIs as they are stored.
+
+    In memory is one of them; a remote file is copied to this machine's disk first. Raises as `iter_records`.
+    """
+    with local_copy(uri) as path, open(path, "rb") as raw:
+        try:
+            file = pq.ParquetFile(raw, pre_buffer=False)
+            schema = file.schema_arrow
+            version = (schema.metadata or {}).get(b"percepts.ledger", b"").decode()
+            if version.isdigit() and int(version) > int(FORMAT):
+                raise StoreError(
+                    f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts"
+                )
+            if schema.names != SCHEMA.names:
+                raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
+            yield from iter_row_groups(file, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptArtifact(
+                f"{uri} is not a Parquet file ({error}); remove it and run the recipe again"
+            ) from error
 
 
 def same_but_words(records: Iterable[VideoRecord], others: Iterable[VideoRecord]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import CorruptArtifact, StoreError
-from stages.video.ledger import SCHEMA, VideoRecord, amounts_of, read_records, write_records
+from stages.video.ledger import (
+    ROW_GROUP_ROWS,
+    SCHEMA,
+    VideoRecord,
+    amounts_of,
+    read_records,
+    read_tables,
+    write_records,
+)
 
 RECORD = VideoRecord(
     uri="/films/a b.mp4",
@@ -41,6 +52,22 @@ def test_rows_come_back_and_bytes_are_stable(tmp_path: Path) -> None:
         write_records(str(tmp_path / name), [RECORD, REJECTED])
     assert read_records(str(tmp_path / "one")) == [RECORD, REJECTED]
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_ledger_is_read_in_pieces(tmp_path: Path) -> None:
+    """Files of ledgers grow by some 80 bytes a clip, records by a thousand: neither may be in memory whole."""
+    path = tmp_path / "ledger.parquet"
+    digests = [os.urandom(32).hex() for _ in range(8 * ROW_GROUP_ROWS)]
+    write_records(str(path), (replace(RECORD, sha256=digest) for digest in digests))
+    tracemalloc.start()
+    try:
+        for table, start in zip(read_tables(str(path), ["sha256"]), itertools.count(0, ROW_GROUP_ROWS), strict=False):
+            assert table["sha256"][0].as_py() == digests[start]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert start == 7 * ROW_GROUP_ROWS
+    assert peak < path.stat().st_size / 3
 
 
 def test_other_readers(tmp_path: Path) -> None:
