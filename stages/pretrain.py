@@ -88,7 +88,8 @@ class PretrainConfig:
         """
         if self.training.feedback and not (self.model.reconstruct_conditional or self.model.predict_conditional):
             raise ConfigError(
-                "feedback is for conditional decoders, and none is: set feedback.probability=0 and feedback.noise_std=0"
+                "--pretrain.feedback is for conditional decoders, and none is: set feedback.probability=0 and "
+                "feedback.noise_std=0"
             )
 
 

@@ -133,18 +133,20 @@ def check_selection(arms: Mapping[str, FinetuneConfig], validation_fraction: flo
             )
 
 
-def check_enough(index: Node, held_out: float) -> None:
+def check_enough(index: Node, *, has_test: bool, without_test: str = "") -> None:
     """Raises ConfigError where fewer videos were listed than there are parts: to learn from, to validate on, held out.
 
     index: the node of ingest; where some of its videos come out of archives, their number is not known.
+    without_test: the flags that hold no videos out; empty: the recipe always does.
     """
-    needed = 3 if held_out else 2
+    needed = 3 if has_test else 2
     num_videos = None if index.listing is None or index.parents else index.listing.estimate.num_videos
     if num_videos is not None and num_videos < needed:
-        how = "one each to learn from, to validate on and to be held out" if held_out else "one to validate on as well"
+        how = "one each to learn from, to validate on and to be held out" if has_test else "one to validate on as well"
         raise ConfigError(
             f"--videos names {num_videos} video{'s' * (num_videos != 1)}, and {needed} are needed ({how}): give more, "
-            "longer ones cut in pieces will do" + ("; --held-out 0 takes one less" if num_videos == 2 else "")
+            "longer ones cut in pieces will do"
+            + (f"; {without_test} takes one less" if without_test and num_videos == 2 else "")
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.agreement import check_patches
+from pipeline.recipes.agreement import check_enough, check_patches
 from pipeline.recipes.model_variants import (
     OF_PERCEPTS,
     PIXELS_ON_A_GPU,
@@ -71,6 +71,7 @@ def build(options: PatchesOptions) -> Plan:
         of_short="no patches come out of them",
     )
     index = add_index(plan, options, options.videos, check=check)
+    check_enough(index, has_test=True)
     made = plan.add(cut_patches, within_limits(options.cut, options.limits), resources=options.on_cpus, index=index)
     encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, patches=made)
     plan.add(score_pixels, options.score, resources=options.on_devices, encoders=encoders, patches=made)

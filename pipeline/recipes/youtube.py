@@ -91,7 +91,7 @@ def build(options: YoutubeOptions) -> Plan:
     check = _window_check(options)
     _check_clips(options, check)
     index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus, check=check)
-    check_enough(index, options.held_out)
+    check_enough(index, has_test=bool(options.held_out), without_test="--held-out 0")
     percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     source = {"percepts": percepts, "statistics": statistics}

@@ -44,6 +44,6 @@ def check_grid(height: int, width: int, grid: int) -> None:
     """Raises ConfigError where a map of `height` x `width` cells is coarser than the grid."""
     if grid > min(height, width):
         raise ConfigError(
-            f"grid {grid} is finer than the layer's {height}x{width} map; choose grid <= {min(height, width)}, "
-            "an earlier layer or more input pixels"
+            f"--extract.convnet.grid: grid {grid} is finer than the layer's {height}x{width} map; choose grid <= "
+            f"{min(height, width)}, an earlier layer or more input pixels"
         )

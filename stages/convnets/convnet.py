@@ -30,7 +30,10 @@ def _architecture(config: ConvnetConfig) -> registry.RegisteredArchitecture:
     registered = registry.find_architecture(config.name, config.plugin)
     names = registered.architecture.layers()
     if config.layer not in names:
-        raise ConfigError(f"convnet {config.name} has no layer {config.layer!r}; choose one of {', '.join(names)}")
+        raise ConfigError(
+            f"--extract.convnet.layer: convnet {config.name} has no layer {config.layer!r}; choose one of "
+            f"{', '.join(names)}"
+        )
     return registered
 
 
@@ -40,7 +43,7 @@ def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weig
     if config.weights is not None and config.weights_sha256 is None:
         sha256 = digest(config.weights)
         raise ConfigError(
-            f"weights {config.weights} need the sha256 that they must have: that file has {sha256}; "
+            f"--extract.convnet.weights: {config.weights} needs the sha256 that it must have: that file has {sha256}; "
             "give it as weights_sha256 if you trust the file"
         )
     if config.weights is not None and config.weights_sha256 is not None:
@@ -48,7 +51,8 @@ def _weights(config: ConvnetConfig, architecture: registry.Architecture) -> Weig
     shipped = architecture.default_weights()
     if shipped is None:
         raise ConfigError(
-            f"convnet {config.name} has no weights of its own; give weights (a URI) and weights_sha256 (its sha256)"
+            f"--extract.convnet.weights: convnet {config.name} has no weights of its own; give weights (a URI) and "
+            "weights_sha256 (its sha256)"
         )
     return Weights(str(shipped), digest(str(shipped)))
 
@@ -73,7 +77,9 @@ def _output_shape(config: ConvnetConfig, architecture: registry.Architecture) ->
     if len(shape) == 3:
         check_grid(*shape[1:], config.grid)
     elif config.grid != 1:
-        raise ConfigError(f"layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1")
+        raise ConfigError(
+            f"--extract.convnet.grid: layer {config.layer} is a vector and has no {config.grid}-cell grid; set grid=1"
+        )
     return shape
 
 

@@ -82,9 +82,12 @@ PAIRS: list[tuple[str, list[str], tuple[str, ...]]] = [
     # Crop and input, channels, layer.
     ("demo", ["--extract.convnet.input-px", "96"], ("crops to 64 px", "96 px")),
     ("demo", ["--extract.decode.flow", "dis"], ("--extract", "channels")),
-    ("demo", ["--extract.convnet.layer", "blocks.99"], ("blocks.99",)),
+    ("demo", ["--extract.convnet.layer", "blocks.99"], ("--extract.convnet.layer", "blocks.99")),
+    ("demo", ["--extract.convnet.name", "vgg16"], ("--extract.convnet.layer", "'blocks.1'", "pool5")),
+    ("demo", ["--extract.convnet.layer", "features"], ("--extract.convnet.grid", "2x2 map")),
     ("demo", ["--extract.convnet.name", "resnet"], ("resnet",)),
     # Models, decoders and tables.
+    ("demo", ["--pretrain.feedback.probability", "0.5"], ("--pretrain.feedback", "conditional")),
     ("moving-mnist", ["--pretrain.feedback.probability", "0.5"], ("--pretrain.feedback", "--models")),
     ("ucf101", ["--tables", "4"], ("Table 4", "--flow-percepts")),
     ("ucf101", ["--tables", "curve", "--curve"], ("curve", "--tables")),
@@ -142,6 +145,8 @@ def test_one_video_is_too_few(tmp_path: Path) -> None:
     for flags, needed in (([], "3 are needed"), (["--held-out", "0"], "2 are needed")):
         with pytest.raises(UsageError, match=f"--videos names 1 video, and {needed}"):
             plan_of("youtube", "--videos", str(tmp_path / "only.mp4"), *flags)
+    with pytest.raises(UsageError, match="--videos names 1 video, and 3 are needed"):
+        plan_of("patches", "--videos", str(tmp_path / "only.mp4"))
 
 
 def test_an_encoder_of_pixels_is_refused(tmp_path: Path) -> None:
