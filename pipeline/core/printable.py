@@ -1,4 +1,4 @@
-"""Text from outside, such as the name of a file, as a terminal, a log line or a page may show it.
+"""Numbers and times as people write them, and text from outside as a terminal, a log line or a page may show it.
 
 A name may hold a line break, the sequence that colours or clears a terminal, or a mark that reverses the direction of
 what follows. All of these are shown escaped, and everything else as it is.
@@ -16,6 +16,18 @@ JOINERS: Final = "\u200c\u200d"
 _ESCAPED: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of Unicode: control and format characters, bytes that are no UTF-8, and separators of lines."""
 _NOT_PLAIN: Final = re.compile(r"[^ -~]")
+
+
+def number_in_words(number: float) -> str:
+    """Formats a number; what is not nothing never reads as nothing."""
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
+
+
+def time_in_words(seconds: float) -> str:
+    """Formats a time in the largest unit that it fills: 95000 -> '1.1 days'."""
+    units = ((86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+    unit_s, name = next((unit for unit in units if seconds > unit[0]), units[-1])
+    return f"{number_in_words(seconds / unit_s)} {name}"
 
 
 def is_printable(character: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.printable import time_in_words
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Estimate, Resources
 from pipeline.engine.cost_estimates import Rate, rates
@@ -122,8 +123,8 @@ def with_bill(
             seconds = extraction.seconds(step.node.resources)
             total = total.plus(extraction.gpu_hours, extraction.core_hours, num_bytes)
         elif step.estimate.is_waiting and seconds is not None:
-            days = f"{seconds / 86400:,.1f} days" if seconds > 86400 else f"{_hours(seconds / 3600)} h"
-            lines.append(f"{step.node.name}: {days} of waiting for servers, in which no GPU is reserved")
+            rule = "of waiting for servers, in which no GPU is reserved"
+            lines.append(f"{step.node.name}: {time_in_words(seconds)} {rule}")
             total = total.plus(0.0, 0.0, num_bytes)
         elif seconds is None:
             total = replace(total, unknown=(*total.unknown, step.node.name))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable, time_in_words
 from pipeline.core.rates import PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Estimate, Resources, config_dict
 from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
@@ -24,6 +24,8 @@ from pipeline.engine.store import Manifest, Store
 
 INDEX = "ingest"
 """The stage whose artifact holds the number of frames."""
+DAYS_FROM_S: Final = 172_800.0
+"""The duration from which on days say more than hours and minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,9 @@ def human_bytes(num_bytes: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Formats a duration: 75 -> '1 min 15 s'."""
+    """Formats a duration: 75 -> '1 min 15 s'; from two days on in days."""
+    if seconds >= DAYS_FROM_S:
+        return time_in_words(seconds)
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

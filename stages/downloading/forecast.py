@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from pipeline.core.network import NetworkOptions
+from pipeline.core.printable import number_in_words, time_in_words
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules
@@ -18,7 +19,6 @@ REQUESTS_PER_CUT: Final = 3
 """Requests of a file of which only some seconds are fetched, about: its start, its index at the end, and the clip."""
 FRAMES_PER_S: Final = 30
 BYTES_PER_S: Final = FRAMES_PER_S * BYTES_PER_FRAME
-DAY_S: Final = 86_400.0
 
 
 def forecast_download(
@@ -34,15 +34,17 @@ def forecast_download(
     site_requests = of_sites * REQUESTS_PER_SITE_LINK
     file_requests = requested * (1 if rules.mode in ("whole", "shots") else REQUESTS_PER_CUT)
     rate_s = max(1.5 * network.site_interval_s * site_requests, network.host_interval_s * file_requests)
-    video = f" for {_shown(seconds / 3600)} h, {_shown(seconds * BYTES_PER_S / 1e9)} GB of video" if seconds else ""
+    video, shown_h = "", number_in_words((seconds or 0.0) / 3600)
+    if seconds:
+        video = f" for {shown_h} h, {number_in_words(seconds * BYTES_PER_S / 1e9)} GB of video"
     if seconds and hours and seconds < 0.999 * hours * 3600:
-        video += f" (the lists have about {_shown(seconds / 3600)} of {hours:g} h, if {1 - ALIVE_SHARE:.0%} are dead)"
+        video += f" (the lists have about {shown_h} of {hours:g} h, if {1 - ALIVE_SHARE:.0%} are dead)"
     rates = [f"to {'any other' if of_sites else 'a'} host every {network.host_interval_s:g} s"]
     if of_sites:
         rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
     note = (
         f"about {requested:,} links{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} "
-        f"that takes {_time(rate_s)}, over the whole cluster"
+        f"that takes {time_in_words(rate_s)}, over the whole cluster"
     )
     return Estimate(
         num_videos=requested,
@@ -52,15 +54,3 @@ def forecast_download(
         is_waiting=True,
         note=note,
     )
-
-
-def _time(seconds: float) -> str:
-    """Formats a time in the largest unit that it fills."""
-    units = ((DAY_S, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
-    unit_s, name = next((unit for unit in units if seconds > unit[0]), units[-1])
-    return f"{_shown(seconds / unit_s)} {name}"
-
-
-def _shown(number: float) -> str:
-    """Formats a number; what is not nothing never reads as nothing."""
-    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
