@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import CorruptArtifact, StoreError
 from pipeline.core.files import absolute, join, local_copy, open_atomic
 from pipeline.core.parquet import iter_row_groups
+from pipeline.core.records import column_types
 
 Verdict = Literal["ok", "partial", "rejected"]
 
@@ -104,33 +105,19 @@ class VideoRecord:
         return self.verdict == "rejected" and self.reason.startswith(NOT_READ)
 
 
+_TYPES: Final = {"string": pa.string(), "long": pa.int64(), "double": pa.float64()}
+_NARROW: Final = ("width", "height", "rotation_degrees")
 SCHEMA = pa.schema(
     [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("container", pa.string()),
-        pa.field("codec", pa.string()),
-        pa.field("pixel_format", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("rotation_degrees", pa.int32(), nullable=False),
-        pa.field("fps", pa.float64()),
-        pa.field("duration_us", pa.int64()),
-        pa.field("frames_expected", pa.int64(), nullable=False),
-        pa.field("frames_decoded", pa.int64()),
-        pa.field("frames_dropped", pa.int64()),
-        pa.field("frames_missing", pa.int64()),
-        pa.field("verdict", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("part", pa.string()),
-        pa.field("group", pa.string()),
+        pa.field(
+            field.name,
+            pa.int32() if field.name in _NARROW else _TYPES[column_types(VideoRecord)[field.name]],
+            nullable=str(field.type).endswith("| None"),
+        )
+        for field in fields(VideoRecord)
     ],
     metadata={"percepts.ledger": FORMAT},
 )
-assert SCHEMA.names == [field.name for field in fields(VideoRecord)]
-
 
 REPEATED: Final = ("container", "codec", "pixel_format", "verdict", "reason", "label", "part", "group")
 """Columns with texts that many rows have."""

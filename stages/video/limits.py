@@ -1,6 +1,6 @@
 """The limits on a video. Nothing here needs FFmpeg, so that options can be listed, and pixels learned, without it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
@@ -32,16 +32,7 @@ class Limits:
     """Number of the stream to decode in every file, counted from 0; None takes the one that ffmpeg would take."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_pixels",
-            "max_duration_s",
-            "max_frames",
-            "max_decode_s_per_s",
-            "min_decode_s",
-            "max_stall_s",
-            "max_memory_bytes",
-            "max_bytes",
-        ):
+        for name in (field.name for field in fields(self) if field.name != "video_stream"):
             value = getattr(self, name)
             if not value > 0:
                 raise ConfigError(f"{name} is {value}; a limit must be positive (raise it to effectively remove it)")

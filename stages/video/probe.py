@@ -31,6 +31,12 @@ from stages.video.timeline import Timeline
 
 HASH_BYTES: Final = 1 << 20
 
+PROBED: Final = (
+    *("container", "codec", "pixel_format", "width", "height", "rotation_degrees", "fps", "duration_us"),
+    *("frames_expected", "verdict"),
+)
+"""The facts of a `Probe` that a record has by the same names."""
+
 EMPTY = Timeline(np.empty(0, np.int64), np.empty(0, np.bool_), None)
 
 
@@ -49,8 +55,6 @@ class Probe:
     fps: float | None = None
     duration_us: int | None = None
     """From the first frame's timestamp to the end of the last; what the header says where no frame can be read."""
-    frames_declared: int | None = None
-    """Number of frames in the container's header; None where it counts none."""
     verdict: Verdict
     """Provisional: a video that is `ok` here may still turn out `partial` or `rejected` when it is decoded."""
     reason: str = ""
@@ -97,7 +101,6 @@ def _judge(scan: Scan, limits: Limits) -> Probe:
         height=scan.header_size[1] or None,
         fps=float(stream.average_rate) if stream.average_rate else None,
         duration_us=scan.duration_us or scan.container.duration,
-        frames_declared=stream.frames or None,
         verdict="ok",
         other_streams=others_in_words(scan.container, stream),
     )
@@ -155,16 +158,7 @@ def probe_source(source: VideoSource, limits: Limits, probe: Callable[[Path, Lim
         source,
         sha256=digest.hexdigest(),
         size_bytes=size_bytes,
-        container=result.container,
-        codec=result.codec,
-        pixel_format=result.pixel_format,
-        width=result.width,
-        height=result.height,
-        rotation_degrees=result.rotation_degrees,
-        fps=result.fps,
-        duration_us=result.duration_us,
-        frames_expected=result.frames_expected,
-        verdict=result.verdict,
+        **{name: getattr(result, name) for name in PROBED},
         reason="; ".join(filter(None, (result.reason, result.other_streams))),
     )
 

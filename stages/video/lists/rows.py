@@ -17,24 +17,8 @@ YOUTUBE_ID: Final = re.compile(r"[A-Za-z0-9_-]{11}")
 WATCH_URL: Final = "https://www.youtube.com/watch?v="
 
 SCHEMES: Final = (
-    *(
-        "http",
-        "https",
-        "s3",
-        "s3a",
-        "gs",
-        "gcs",
-        "az",
-        "abfs",
-        "abfss",
-        "adl",
-        "hf",
-        "ftp",
-        "sftp",
-        "file",
-        "local",
-        "memory",
-    ),
+    *("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf"),
+    *("ftp", "sftp", "file", "local", "memory"),
 )
 """Schemes of URLs that every list may hold. fsspec knows others, which open what the address inside them names."""
 

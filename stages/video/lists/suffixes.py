@@ -21,26 +21,11 @@ VIDEO_SUFFIXES: Final = frozenset(
 OTHER_SUFFIXES: Final = frozenset(
     f".{name}"
     for name in (
-        *(
-            "jpg",
-            "jpeg",
-            "png",
-            "webp",
-            "avif",
-            "heic",
-            "bmp",
-            "tif",
-            "tiff",
-            "svg",
-            "pdf",
-            "html",
-            "md",
-            "xml",
-            "yaml",
-        ),
-        *("txt", "csv", "tsv", "json", "jsonl", "ndjson", "parquet", "npy", "npz", "pt", "pkl", "log", "nfo", "py"),
-        *("srt", "vtt", "ass", "sub", "idx", "mp3", "m4a", "aac", "wav", "flac", "opus", "oga", "wma", "mka", "ac3"),
-        *("zip", "rar", "7z", "tar", "gz", "tgz", "bz2", "xz", "zst", "part", "ytdl", "crdownload", "tmp", "aria2"),
+        *("jpg", "jpeg", "png", "webp", "avif", "heic", "bmp", "tif", "tiff", "svg", "pdf", "html", "md", "xml"),
+        *("yaml", "txt", "csv", "tsv", "json", "jsonl", "ndjson", "parquet", "npy", "npz", "pt", "pkl", "log", "nfo"),
+        *("py", "srt", "vtt", "ass", "sub", "idx", "mp3", "m4a", "aac", "wav", "flac", "opus", "oga", "wma", "mka"),
+        *("ac3", "zip", "rar", "7z", "tar", "gz", "tgz", "bz2", "xz", "zst", "part", "ytdl", "crdownload", "tmp"),
+        *("aria2",),
     )
 )
 """Suffixes of files that are no videos, whatever their first bytes: some are pictures, sound or unfinished downloads in
@@ -49,26 +34,15 @@ containers that videos have, too."""
 START_BYTES: Final = 1024
 """The first bytes of a file by which its content is known."""
 
+_STARTS: Final = (
+    *(b"\x1aE\xdf\xa3", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"GIF87a"),
+    *(b"GIF89a", b"OggS", b"YUV4MPEG2", b"DKIF", b"nut/multimedia container", b".RMF", b"\x1f\x07\0"),
+    *(b"\x06\x0e\x2b\x34\x02\x05\x01\x01", b"\xb7\xd8\x00\x20\x37\x49\xda\x11"),
+)
 _MARKS: Final = (
     (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")),
     (8, (b"AVI ", b"AVIX")),
-    (
-        0,
-        (
-            *(b"\x1aE\xdf\xa3", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3"),
-            *(
-                b"GIF87a",
-                b"GIF89a",
-                b"OggS",
-                b"YUV4MPEG2",
-                b"DKIF",
-                b"nut/multimedia container",
-                b".RMF",
-                b"\x1f\x07\0",
-            ),
-            *(b"\x06\x0e\x2b\x34\x02\x05\x01\x01", b"\xb7\xd8\x00\x20\x37\x49\xda\x11"),
-        ),
-    ),
+    (0, _STARTS),
 )
 """Places in a file, and what stands there in the containers that FFmpeg reads."""
 _PICTURES: Final = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"crx ", b"M4A ", b"M4B ")
