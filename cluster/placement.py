@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,6 +32,17 @@ def this_node() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def each_node() -> Iterator[Any]:
+    """Yields the nodes that have cores, again and again, as places of actors that reserve none.
+
+    Ray itself puts such an actor on any node: several on one, or on a head that is to do no work.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ids = [entry["NodeID"] for entry in alive_nodes() if entry["Resources"].get("CPU", 0) >= 1]
+    return (NodeAffinitySchedulingStrategy(each, soft=True) for each in itertools.cycle(ids))
 
 
 def alive_nodes() -> list[dict[str, Any]]:

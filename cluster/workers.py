@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
 from cluster.network_limiter import RayLimiter
-from cluster.placement import alive_nodes, cluster_nodes, free_resources, node_id
+from cluster.placement import alive_nodes, cluster_nodes, each_node, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
 from pipeline.core.errors import GroupReplaced, WorkerDied
@@ -55,9 +55,10 @@ class RayWorkers:
         continuation: Continuation[Item, Result] | None = None,
         max_deaths: int = 2,
     ) -> Iterator[tuple[int, Result]]:
-        actor_class = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
+        actor_class: Any = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
+        places: Iterator[Any] = iter(()) if cpus_per_worker or gpus_per_worker else each_node()
         pool: _Pool[Item, Result] = _Pool(
-            lambda: actor_class.remote(factory, known()),
+            lambda: actor_class.options(scheduling_strategy=next(places, "DEFAULT")).remote(factory, known()),
             items,
             describe,
             on_retry,

@@ -46,7 +46,8 @@ class NetworkOptions:
     host_interval_s: float = 0.2
     """Least seconds between two requests to any other host, over the whole cluster."""
     downloads_at_a_time: int = 4
-    """Links that each worker requests at a time; the intervals between requests hold for all of them together."""
+    """Links that each worker requests at a time, of at most 8 workers; the intervals between requests hold for all of
+    them together."""
     tries: int = 4
     """Attempts at a link whose server fails, stalls or breaks off, with growing pauses; what had come is kept."""
     stall_s: float = 30.0

@@ -138,6 +138,8 @@ class Workers(Protocol):
     ) -> Iterator[tuple[int, Result]]:
         """Applies a worker's function to every item; yields (position, result) in order of completion.
 
+        Workers that reserve nothing (0 cores, 0 GPUs) start beside others, the same number on each node.
+
         A worker process that dies is replaced and its item retried, changed by `on_retry`. The loss of a node, with
         every process on it, is not caused by the item: it is counted separately, and `on_retry` is not applied.
 

@@ -77,6 +77,7 @@ def cut(
     """
     clips: list[CutClip] = []
     left = max_bytes
+    directory.mkdir(parents=True, exist_ok=True)
     for number, span in enumerate(spans):
         path = directory / f"clip-{number}"
         with open(path, "wb") as file:

@@ -21,7 +21,6 @@ from stages.downloading.address_guard import refuse_private
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.cutting import cut, duration_s, opened
 from stages.downloading.http_files import HttpClient, fetch_file
-from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem
 from stages.downloading.range_file import HEAD_BYTES, RangeFile
 from stages.downloading.shots import shot_boundaries_s
@@ -29,6 +28,7 @@ from stages.downloading.sites import Site, SiteFile
 from stages.video.fetch import UnreadableError, fetched
 from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
+from stages.video.lists.hosts import host_of
 from stages.video.lists.rows import ListRow
 from stages.video.lists.suffixes import VIDEO_SUFFIXES
 from stages.video.probe import probe_source
@@ -87,7 +87,7 @@ def fetch_link(task: LinkTask, directory: Path) -> Fetched:
 
     Args:
         task: the link.
-        directory: where its files go; what an attempt before left there is used.
+        directory: where its files go, made with the first of them; what an attempt before left there is used.
 
     Raises:
         LinkError: it ended without a clip; the reason is in words for the ledger.
@@ -140,6 +140,7 @@ class _Attempt:
                 if is_local:
                     return self._cut(path) if self._is_cut() else [(path, False, None)]
                 self._more_bytes += path.stat().st_size
+                self._directory.mkdir(parents=True, exist_ok=True)
                 kept = self._directory / "file"
                 shutil.move(path, kept)
                 return self._cut(kept) if self._is_cut() else [(kept, True, None)]
@@ -181,6 +182,7 @@ class _Attempt:
 
     def _from_pieces(self, site: Site, uri: str, file: SiteFile) -> Files:
         path = self._directory / "file"
+        path.parent.mkdir(parents=True, exist_ok=True)
         site.fetch(uri, file, path, self._task.max_bytes)
         self._more_bytes += path.stat().st_size
         return self._cut(path) if self._is_cut() else [(path, True, None)]

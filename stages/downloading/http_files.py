@@ -29,8 +29,8 @@ from urllib3.exceptions import (
 )
 
 from stages.downloading.address_guard import PrivateAddressError
-from stages.downloading.link_results import host_of
 from stages.downloading.problems import LinkError, Problem, problem_of_status
+from stages.video.lists.hosts import host_of
 
 MAX_REDIRECTS: Final = 10
 PIECE_BYTES: Final = 1 << 16
@@ -252,9 +252,9 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def too_large(max_bytes: int) -> LinkError:
-    """Returns the error for a file above the largest size."""
+    """Returns the error for a file above the largest size, which another run may have raised."""
     reason = f"has more than {max_bytes} bytes, a download's share of --max-disk-gb or --limits.max-bytes"
-    return LinkError(Problem(status="unusable", reason=reason))
+    return LinkError(Problem(status="failed", reason=reason))
 
 
 def fetch_file(client: HttpClient, url: str, path: Path, max_bytes: int) -> None:
@@ -281,6 +281,7 @@ def fetch_file(client: HttpClient, url: str, path: Path, max_bytes: int) -> None
             raise LinkError(Problem(status="failed", reason=reason, host=answer.host, may_pass=True))
         if total is not None and total > max_bytes:
             raise too_large(max_bytes)
+        path.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(answer.validator)
         num_bytes = _append(client, answer, path, first, max_bytes)
     finally:

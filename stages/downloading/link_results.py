@@ -15,8 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO, Final, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,8 +52,6 @@ CLIPS: Final = f"{DOWNLOADED}/clips"
 
 DIGEST_BYTES: Final = 16
 """Bytes of the digest of a link."""
-SITES: Final = ("youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com")
-"""Hosts whose pages are requested through yt-dlp at once; of any other, yt-dlp reads what turns out to be a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,26 +91,6 @@ def link_id(row: ListRow) -> str:
     return sha256_bytes(json.dumps([row.uri, row.start_s, row.end_s]).encode())[: 2 * DIGEST_BYTES]
 
 
-def host_of(uri: str) -> tuple[str, bool]:
-    """Returns the host that a link is requested of, with its port if it has one, and whether that is a known site.
-
-    The host of what is no address is empty.
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "", False
-    name = (parts.hostname or "").lower()
-    for site in SITES:
-        if name == site or name.endswith(f".{site}"):
-            return ("youtube.com" if site.startswith("you") else site), True
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return (f"{name}:{port}" if port else name), False
-
-
 _KEPT: Final = tuple(field.name for field in fields(LinkResult) if field.name not in ("clips", "refused_host"))
 _SCHEMA: Final = pa.schema(
     [
@@ -130,10 +107,13 @@ class BatchLog:
         """Opens the log of a batch, with what a worker that died has written to it."""
         self._store_uri = store_uri
         self._uri = join(store_uri, LINKS, f"{name}.jsonl")
-        self._path = Path(absolute(self._uri)) if is_local(store_uri) else None
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
         data = read_bytes(self._uri) if exists(self._uri) else b""
+        self._file: BinaryIO | None = None
+        """The log on this machine, at its end: opening it costs more than what a link writes."""
+        if is_local(store_uri):
+            path = Path(absolute(self._uri))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = cast(BinaryIO, open(path, "ab", buffering=0))  # noqa: SIM115  # `close` closes it
         self._lines = [line + b"\n" for line in data.splitlines() if _is_whole(line)]
         self._lock = threading.Lock()
 
@@ -147,11 +127,15 @@ class BatchLog:
         line = json.dumps(value).encode() + b"\n"
         with self._lock:
             self._lines.append(line)
-            if self._path is None:
+            if self._file is None:
                 write_bytes(self._uri, b"".join(self._lines))
-                return
-            with open(self._path, "ab") as file:
-                file.write(line)
+            else:
+                self._file.write(line)
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self._file is not None:
+            self._file.close()
 
 
 def _is_whole(line: bytes) -> bool:

@@ -34,11 +34,11 @@ from stages.downloading.link_results import (
     ClipResult,
     LinkResult,
     clip_uri,
-    host_of,
     is_kept_clip,
 )
 from stages.downloading.problems import LinkError, Problem
 from stages.video.limits import Limits
+from stages.video.lists.hosts import host_of
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
 
 UNFINISHED: Final = f"{DOWNLOADED}/{TEMPORARY_MARK}unfinished"
@@ -53,7 +53,7 @@ class Fetcher(Protocol):
     """Makes one attempt at a link."""
 
     def __call__(self, task: LinkTask, directory: Path) -> Fetched:
-        """Returns what came. Raises LinkError, ProcessDied."""
+        """Returns what came. Files go into `directory`, which need not exist. Raises LinkError, ProcessDied."""
         ...
 
 
@@ -143,6 +143,7 @@ class LinkWorker:
                 )
         finally:
             fetcher.close()
+            log.close()
 
     def answer(self, question: tuple[str, bool]) -> str:
         """Waits for a host's next time slot; returns the refusal, or an empty text."""
@@ -244,12 +245,15 @@ class LinkWorker:
 
     @contextmanager
     def _directory(self, task: LinkTask) -> Iterator[Path]:
-        """Yields the link's directory for files in flight. Where a process is killed, the next run goes on with it."""
+        """Yields the link's directory for files in flight. Where a process is killed, the next run goes on with it.
+
+        It is made with its first file: a dead link has none.
+        """
         home = Path(tempfile.gettempdir()) / "percepts-unfinished" if self._root is None else self._root / UNFINISHED
         directory = home / task.digest.hex()
-        directory.mkdir(parents=True, exist_ok=True)
         yield directory
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _keep(self, task: LinkTask, clip: FetchedClip) -> FetchedClip:
         """Moves a clip into the store, under the name of its content."""
@@ -259,8 +263,9 @@ class LinkWorker:
         if self._root is not None:
             path = Path(absolute(target))
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(clip.path, "rb") as written:
-                os.fsync(written.fileno())
+            if self._settings.bound_bytes is None:  # one that is deleted soon may be lost with the power: it is missed
+                with open(clip.path, "rb") as written:
+                    os.fsync(written.fileno())
             os.replace(clip.path, path)
         elif not exists(target):
             with open(clip.path, "rb") as source, open_atomic(target) as file:

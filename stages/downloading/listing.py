@@ -12,8 +12,8 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from typing import Any, Final
+from dataclasses import fields, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,15 @@ from pipeline.core.secrets import remember
 from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.forecast import forecast_download
-from stages.downloading.link_results import DIGEST_BYTES, LinkResult, host_of, link_digest, link_id
+from stages.downloading.link_results import DIGEST_BYTES, LinkResult, link_digest, link_id
 from stages.video.archives import is_archive
 from stages.video.ledger import ROW_GROUP_ROWS
-from stages.video.listing import ParquetListing
+from stages.video.listing import ParquetListing, decoded, encoded
+from stages.video.lists.hosts import host_of
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
 from stages.video.lists.rows import ListRow, ListRules, without_query
+from stages.video.lists.seen import SeenTexts
 from stages.video.lists.suffixes import has_video_suffix
 from stages.video.record_table import DigestOrder
 
@@ -84,12 +86,12 @@ class LinkListing(ParquetListing):
                 for row in batch:
                     if row.problem and not self.num_wrong:
                         first_problem = f"{row.uri.rpartition(':')[0]}, {row.problem}"
-                    digest.update(json.dumps(asdict(row), sort_keys=True).encode())
+                    digest.update(json.dumps({name: getattr(row, name) for name in _NAMES}, sort_keys=True).encode())
                     self.num_links += not row.problem
                     self.num_wrong += bool(row.problem)
                     self.num_by_part[row.part] += not row.problem
                     self.num_of_sites += not row.problem and host_of(row.uri)[1]
-                columns = {name: [_encoded(getattr(row, name)) for row in batch] for name in _NAMES}
+                columns = {name: [encoded(getattr(row, name)) for row in batch] for name in _NAMES}
                 writer.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA))
             if self.num_wrong:
                 rule = "each is a row of percepts ledger --why"
@@ -113,14 +115,6 @@ def _check_is_list(uri: str) -> None:
         )
 
 
-def _encoded(value: Any) -> Any:
-    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-
-
-def _decoded(value: Any) -> Any:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
-
-
 def read_listing(uri: str, note: Note = discard_note) -> Iterator[ListRow]:
     """Yields the rows that a listing wrote; `note` is called with what is to be said of the lists."""
     data = read_bytes(uri)
@@ -128,7 +122,7 @@ def read_listing(uri: str, note: Note = discard_note) -> Iterator[ListRow]:
         note(line)
     for table in iter_tables(data):
         for row in table.to_pylist():
-            yield ListRow(**{name: _decoded(value) for name, value in row.items()})
+            yield ListRow(**{name: decoded(value) for name, value in row.items()})
 
 
 class LinkTable:
@@ -155,7 +149,7 @@ class LinkTable:
         """Links to sites such as YouTube."""
         self.pinned = pinned
         self._rules, self._max_height = rules, max_height
-        raw, ranks, seen = bytearray(), array("Q"), set[bytes]()
+        raw, ranks, seen = bytearray(), array("Q"), SeenTexts()
         for row in rows:
             if row.problem:
                 self.wrong.append(row)
@@ -163,14 +157,13 @@ class LinkTable:
             if pinned is not None and link_id(row) not in pinned:
                 continue
             digest = link_digest(row, rules, max_height, self.pinned_spans(row))
-            if digest in seen:
+            if not seen.add(digest.hex()):
                 continue
-            seen.add(digest)
             self._rows.append(row)
             self.num_of_sites += host_of(row.uri)[1]
             raw += digest
             ranks.append(int(sha256_bytes(f"{rules.seed} {digest.hex()}".encode())[:16], 16))
-        self.digest_N = np.frombuffer(bytes(raw), f"S{DIGEST_BYTES}")
+        self.digest_N = np.frombuffer(raw, f"S{DIGEST_BYTES}")
         self.order_N: npt.NDArray[np.int64] = (
             np.argsort(np.frombuffer(ranks, np.uint64), kind="stable")
             if by_seed and len(ranks)

@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.core.events import Emit, Event, Progress, Waiting
 from pipeline.core.files import join, remove
 from pipeline.core.stage import Context
-from pipeline.core.workers import ClusterNode
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.extract_shards import extract_shards
 from stages.extraction.shard_plan import make_plan
@@ -59,11 +58,8 @@ class RoundExtraction:
         is_stored: list[bool] = (self._stored.find(digests(sha256)) >= 0).tolist()
         return is_stored
 
-    def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode] = ()) -> None:
-        """Extracts percepts of clips whose files are there, on nodes as large as these, or on all.
-
-        Raises as the stage extract.
-        """
+    def __call__(self, records: Iterable[VideoRecord]) -> None:
+        """Extracts percepts of clips whose files are there. Raises as the stage extract."""
         context = self._context
         uri = join(context.uri, ROUND)
         write_records(join(uri, INDEX_NAME), records, store_uri=context.store_uri)
@@ -71,5 +67,5 @@ class RoundExtraction:
         rows = RecordTable.read(index.tables(COLUMNS), taken_down(context.store_uri))
         fingerprint = self._extractor.fingerprint
         plan = make_plan(uri, context.store_uri, fingerprint, rows, shard_frames=self._shard_frames)
-        extract_shards(self._config, context, self._extractor, plan.tasks(index.iter_records()), nodes)
+        extract_shards(self._config, context, self._extractor, plan.tasks(index.iter_records()))
         remove(uri)

@@ -4,8 +4,9 @@ The links that are requested, and the clips that are used, are a pure function o
 alive: a round requests no more links than the hours still need, in the order of the seed, and the ones after it take
 the place of the dead.
 
-Where a cluster has cores for both, percepts of a round are made while the next one is requested. Clips take room on the
-disk until theirs are made, and a link that finds no room waits for that.
+Downloads wait nearly always, so that theirs are workers which reserve no cores: percepts of a round are made on all of
+them while the next one is requested. Clips take room on the disk until theirs are made, and a link that finds no room
+waits for that.
 
 Shapes: N links.
 """
@@ -22,9 +23,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.core.disk_list import DiskList
-from pipeline.core.files import join, list_files, remove
+from pipeline.core.files import join, list_states, remove
 from pipeline.core.stage import Context
-from pipeline.core.workers import ClusterNode
 from stages.downloading.background_call import BackgroundCall
 from stages.downloading.clip_rules import ClipRules
 from stages.downloading.fetch_link import LinkTask
@@ -33,7 +33,6 @@ from stages.downloading.link_results import (
     ASKED_AGAIN,
     CLIPS,
     LinkResult,
-    host_of,
     is_kept_clip,
     read_results,
     write_round,
@@ -52,11 +51,14 @@ from stages.downloading.selection import ClipSelection, seconds_of
 from stages.percepts.takedowns import taken_down
 from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
+from stages.video.lists.hosts import host_of
 
 ROUND_LINKS: Final = 2048
 """Most links of a round."""
 BATCHES_A_THREAD: Final = 8
 """Links that a worker is handed for each that it requests at a time."""
+MAX_WORKERS: Final = 8
+"""Most workers that request links. Hosts decide the rate, and each link in flight has its share of the disk."""
 GUESSED_S: Final = 60.0
 """Seconds that a link is taken to give before any has given some."""
 
@@ -86,8 +88,6 @@ class Rounds:
         self._refusals: dict[str, str] = {}
         self._num_alive, self._alive_s = 0, 0.0
         self._extracting: BackgroundCall | None = None
-        self._free_nodes = self._nodes_beside_downloads()
-        """What extraction may use while links are requested; nothing where both do not fit."""
 
     @property
     def is_full(self) -> bool:
@@ -120,19 +120,10 @@ class Rounds:
         self._end_extraction()
         remove(join(self.context.store_uri, UNFINISHED))
 
-    def _nodes_beside_downloads(self) -> tuple[ClusterNode, ...]:
-        workers, resources = self.context.workers, self.context.resources
-        num_taken = math.ceil(resources.num_workers * resources.cpus_per_worker)
-        if self.extraction is None or not workers.replaces_workers:
-            return ()
-        # Ray may put all downloads on one node, and on any.
-        nodes = (replace(node, num_cpus=node.num_cpus - num_taken) for node in workers.nodes())
-        return tuple(node for node in nodes if node.num_cpus >= max(1, num_taken))
-
     def _begin_extraction(self, records: list[VideoRecord]) -> None:
-        """Makes percepts of a round's clips, deletes them and gives back their room; later, where there are cores."""
+        """Makes percepts of a round's clips, deletes them and gives back their room; where processes may, meanwhile."""
         call = partial(self._extract, records, is_reserved=True)
-        if self._free_nodes:
+        if self.context.workers.replaces_workers:
             self._extracting = BackgroundCall(call)
         else:
             call()
@@ -146,7 +137,9 @@ class Rounds:
     def _recall(self) -> None:
         """Takes over what the store knows of the links, and makes percepts of clips that wait for them."""
         store_uri, removed = self.context.store_uri, taken_down(self.context.store_uri)
-        on_disk = {name.rpartition("/")[2].partition(".")[0] for name in list_files(join(store_uri, CLIPS))}
+        on_disk = {
+            join(store_uri, CLIPS, name): state.num_bytes for name, state in list_states(join(store_uri, CLIPS)).items()
+        }
         waiting: list[VideoRecord] = []
         num_known = 0
         for number, result in self.table.recalled(read_results(store_uri)):
@@ -158,8 +151,8 @@ class Rounds:
             elif videos:
                 has_percepts = self.extraction.has(videos) if self.extraction else [False] * len(videos)
                 lacking = [c.record for c, has in zip(result.clips, has_percepts, strict=True) if not has]
-                if any(is_kept_clip(store_uri, r.uri) and r.sha256 not in on_disk for r in lacking):
-                    continue  # deleted, after percepts of another extractor had been made: it is fetched again
+                if any(is_kept_clip(store_uri, r.uri) and on_disk.get(r.uri) != r.size_bytes for r in lacking):
+                    continue  # lost, or deleted after percepts of another extractor were made: it is fetched again
                 waiting += lacking
             self._add(number, result)
             num_known += 1
@@ -232,8 +225,8 @@ class Rounds:
     def _ask(self, numbers: list[int]) -> list[VideoRecord]:
         """Requests links over the workers; returns the facts about the clips that came."""
         resources, network = self.context.resources, self.context.resources.network
-        at_a_time = network.downloads_at_a_time
-        in_flight = resources.num_workers * at_a_time
+        num_workers, at_a_time = min(resources.num_workers, MAX_WORKERS), network.downloads_at_a_time
+        in_flight = num_workers * at_a_time
         bound = network.max_disk_bytes if self.extraction is not None else None
         share = self.limits.max_bytes if bound is None else max(1, bound // (2 * in_flight))
         max_bytes = min(self.limits.max_bytes, share if bound is None else share // 2)
@@ -248,7 +241,7 @@ class Rounds:
             make_fetcher=self.make_fetcher,
         )
         # Small enough that every worker has some.
-        per_batch = max(1, min(BATCHES_A_THREAD * at_a_time, math.ceil(len(numbers) / resources.num_workers)))
+        per_batch = max(1, min(BATCHES_A_THREAD * at_a_time, math.ceil(len(numbers) / num_workers)))
         parts = [numbers[first : first + per_batch] for first in range(0, len(numbers), per_batch)]
         batches = [
             LinkBatch(uuid.uuid4().hex[:16], tuple(self._task(number, max_bytes) for number in part)) for part in parts
@@ -256,8 +249,8 @@ class Rounds:
         answered = self.context.workers.map(
             partial(link_worker, settings),
             batches,
-            num_workers=resources.num_workers,
-            cpus_per_worker=resources.cpus_per_worker,
+            num_workers=num_workers,
+            cpus_per_worker=0.0,
         )
         to_keep, records = list[tuple[bytes, LinkResult]](), list[VideoRecord]()
         for position, results in answered:
@@ -294,7 +287,7 @@ class Rounds:
         clips = {record.uri: record for record in records}
         if self.extraction is None or not clips:
             return
-        self.extraction(clips.values(), self._free_nodes if is_reserved else ())
+        self.extraction(clips.values())
         store_uri = self.context.store_uri
         for uri in clips:
             if is_kept_clip(store_uri, uri):

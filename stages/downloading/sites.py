@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from pipeline.core.secrets import masked
 from stages.downloading.address_guard import PrivateAddressError
-from stages.downloading.link_results import host_of
+from stages.downloading.http_files import too_large
 from stages.downloading.problems import LinkError, Problem, problem_of_site
+from stages.video.lists.hosts import host_of
 
 MISSING: Final = (
     "links of sites and pages need yt-dlp: pip install '.[youtube]' where percepts' source lies, or yt-dlp itself"
@@ -39,7 +40,6 @@ class SiteFile:
     url: str
     headers: dict[str, str]
     """Headers of its request, cookies among them."""
-    duration_s: float | None
     is_direct: bool
     """True if it is one file of a web server."""
     info: dict[str, Any]
@@ -144,7 +144,6 @@ class Site:
             return SiteFile(
                 url=str(info.get("url") or ""),
                 headers=headers,
-                duration_s=float(info["duration"]) if info.get("duration") else None,
                 is_direct=info.get("protocol") in DIRECT and bool(info.get("url")),
                 info=info,
             )
@@ -155,7 +154,7 @@ class Site:
         def check(progress: dict[str, Any]) -> None:
             self._beat()
             if (progress.get("downloaded_bytes") or 0) > max_bytes:
-                raise LinkError(Problem(status="unusable", reason=f"has more than {max_bytes} bytes"))
+                raise too_large(max_bytes)
 
         name = str(path).replace("%", "%%")
         own = {"outtmpl": {"default": name}, "progress_hooks": [check], "hls_prefer_native": True}

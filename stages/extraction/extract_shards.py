@@ -12,7 +12,7 @@ from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, Progress
 from pipeline.core.stage import Context
-from pipeline.core.workers import ClusterNode, Workers
+from pipeline.core.workers import Workers
 from stages.extraction.config import ExtractionConfig
 from stages.extraction.decode_processes import DecodeProcesses, decoded_in_isolation
 from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeSource, TimedEvent, Video, decode_measured
@@ -40,9 +40,8 @@ def extract_shards(
     context: Context,
     extractor: Extractor,
     tasks: Sequence[ShardTask],
-    nodes: Sequence[ClusterNode] = (),
 ) -> tuple[list[ShardDone], WorkerAllocation]:
-    """Writes the shards that are not complete yet, with as many cores as `nodes` have, or all nodes that are alive.
+    """Writes the shards that are not complete yet, with all cores of the nodes that are alive.
 
     Raises:
         WorkerDied: workers died again and again on one shard, though its videos were decoded in isolated processes.
@@ -54,7 +53,7 @@ def extract_shards(
         if not all(r.is_to_try(look_at_rejected=context.looks_at_rejected) for r in shard.results.values())
     }
     missing = DiskList(task for task in tasks if task.path not in complete)
-    allocation = allocate_workers(context.resources, nodes or context.workers.nodes(), len(missing))
+    allocation = allocate_workers(context.resources, context.workers.nodes(), len(missing))
     progress = _OverallProgress(context, missing, worker="GPU" if allocation.gpus_per_worker else "worker")
     results = context.workers.map(
         partial(shard_extractor, config, extractor, context.store_uri, allocation, context.workers, progress.reporter),

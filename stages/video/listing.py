@@ -96,7 +96,7 @@ class SourceListing(ParquetListing):
         remaining = iter(sources)
         while batch := list(itertools.islice(remaining, ROW_GROUP_ROWS)):
             columns: dict[str, list[Any]] = {"size_bytes": [source.size_bytes for source in batch]}
-            columns |= {name: [_encode(getattr(source, name)) for source in batch] for name in _TEXT_COLUMNS}
+            columns |= {name: [encoded(getattr(source, name)) for source in batch] for name in _TEXT_COLUMNS}
             writer.write_table(pa.Table.from_pydict(columns, schema=writer.schema))
             self._num_videos += len(batch)
             self._num_bytes += sum(source.size_bytes or 0 for source in batch)
@@ -113,13 +113,14 @@ class SourceListing(ParquetListing):
         )
 
 
-def _encode(text: str | None) -> bytes | None:
-    # Names that are not UTF-8 reach Python as lone surrogates.
-    return None if text is None else text.encode("utf-8", "surrogatepass")
+def encoded(value: Any) -> Any:
+    """Returns a text as the bytes of a column: names that are not UTF-8 reach Python as lone surrogates."""
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
 
 
-def _decode(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "surrogatepass")
+def decoded(value: Any) -> Any:
+    """Returns the text of the bytes that `encoded` made."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
 def iter_listed(
@@ -146,7 +147,7 @@ def iter_listed(
     for table in iter_tables(data):
         for row in table.to_pylist():
             # A listing that an earlier version wrote has no column `problem`.
-            texts = {name: _decode(row[name]) for name in _TEXT_COLUMNS if name in row}
+            texts = {name: decoded(row[name]) for name in _TEXT_COLUMNS if name in row}
             yield VideoSource(size_bytes=row["size_bytes"], **texts), int(metadata[_LISTED_AT])  # type: ignore[arg-type]
 
 

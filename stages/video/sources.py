@@ -31,6 +31,7 @@ from stages.video.archives import UNREAD_SUFFIXES, is_archive
 from stages.video.fetch import check_file, fetched, open_filesystem
 from stages.video.limits import Limits
 from stages.video.lists.folders import FolderVideos, bucket_videos, in_words
+from stages.video.lists.hosts import host_of
 from stages.video.lists.published import Note
 from stages.video.lists.reader import discard_note, iter_rows
 from stages.video.lists.rows import STRANGERS, ListRules, without_query
@@ -54,7 +55,8 @@ class VideoSource:
     part: str | None = None
     group: str | None = None
     problem: str = ""
-    """The reason why a line of a list names no video; its `uri` is then the list's, a colon and the line's number."""
+    """The reason why a line of a list names no video; its `uri` is then the list's, a colon and the line's number, or
+    the page that it names."""
 
 
 def list_videos(
@@ -215,6 +217,12 @@ def is_plain_path(uri: str) -> bool:
 
 def _expand(given: str, rules: ListRules | None, note: Note) -> Iterator[VideoSource]:
     given = absolute(given) if given.startswith("file:/") else given
+    host, is_site = host_of(given)
+    if is_site:
+        raise SourceError(
+            f"{given!r} is a page of {host}, and --videos takes files: write it into a list, such as links.txt, and "
+            "give --links links.txt"
+        )
     if is_archive(given) and not os.path.isdir(given):
         raise SourceError(f"{given!r} is an archive, and ingest reads videos: connect an unpack stage before it")
     if without_query(given).lower().endswith(UNREAD_SUFFIXES) and not os.path.isdir(given):
@@ -358,18 +366,26 @@ def _remote(fs: Any, path: str, info: dict[str, Any]) -> VideoSource:
 
 def _listed(uri: str, rules: ListRules | None, note: Note) -> Iterator[VideoSource]:
     """Yields the videos that a list names, in its order, and a source with a problem for each line that is wrong."""
-    num_wrong = num_clips = 0
+    num_wrong = num_pages = num_clips = num_usable = 0
     first_problem = ""
     for row in iter_rows(uri, rules, note=note):
-        if row.problem:
-            num_wrong, first_problem = num_wrong + 1, first_problem or row.problem
-            yield VideoSource(uri=row.uri, problem=row.problem)
+        host, is_page = host_of(row.uri)
+        problem = row.problem or (f"line {row.line}: is a page of {host}" if is_page else "")
+        if problem:
+            num_pages += is_page
+            num_wrong, first_problem = num_wrong + 1, first_problem or problem
+            yield VideoSource(uri=row.uri, problem=problem)
             continue
+        num_usable += 1
         num_clips += row.start_s is not None or row.end_s is not None
         source = _local(row.uri) if row.uri.startswith("/") else VideoSource(uri=row.uri)
         yield replace(source, label=row.label, part=row.part, group=row.group)
     shown = without_query(uri)
+    rule = f" (pages of sites: {num_pages}; --links {shown} downloads their videos)" if num_pages else ""
+    if num_pages and not num_usable:
+        raise SourceError(f"no line of the list {shown!r} names a file: {first_problem}{rule}")
     if num_wrong:
-        note(f"{shown}: lines that name no usable video and are rejected: {num_wrong}; the first is {first_problem}")
+        first = f"the first is {first_problem}{rule}"
+        note(f"{shown}: lines that name no usable video and are rejected: {num_wrong}; {first}")
     if num_clips:
         note(f"{shown}: lines that name seconds of a video: {num_clips}; whole videos are indexed")

@@ -65,10 +65,12 @@ class PlayedFetcher:
             raise ProcessDied("no sign of life for 60 s", is_stall=True)
         waiting = directory / "waiting"
         if chance < 0.33 and not waiting.exists():
+            directory.mkdir(parents=True)
             waiting.touch()
             raise LinkError(Problem(status="failed", reason="503", host=host, may_pass=True))
         data = uri.encode()
         path = directory / "clip"
+        directory.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         facts: dict[str, Any] = {"size_bytes": len(data), "duration_us": 10_000_000, "frames_expected": 300}
         record = VideoRecord(
@@ -91,7 +93,7 @@ class NoExtraction:
         """Returns that none has percepts."""
         return [False] * len(sha256)
 
-    def __call__(self, records: Iterable[VideoRecord], nodes: object) -> None:
+    def __call__(self, records: Iterable[VideoRecord]) -> None:
         assert all(Path(record.uri).exists() for record in records)
         self.resident_mb.append(resident_bytes() / 1e6)
 

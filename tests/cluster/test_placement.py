@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from cluster import placement
-from cluster.placement import check_cluster, take_what_is_there
+from cluster.placement import check_cluster, each_node, take_what_is_there
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Resources
 
@@ -75,3 +76,13 @@ def test_a_cluster_that_grows_and_a_node_that_joins_are_given_the_chance(
     monkeypatch.setattr(placement, "JOIN_SECONDS", 60.0)
     monkeypatch.setattr(placement.time, "sleep", lambda _: nodes.append({"Resources": {"CPU": 2.0, "GPU": 8.0}}))
     check_cluster([Resources(gpus_per_worker=8.0)])
+
+
+def test_actors_that_reserve_nothing_lie_on_all_nodes_with_cores_in_turn(nodes: list[dict[str, Any]]) -> None:
+    first, head, second = (digit * 56 for digit in "abc")
+    cores = {first: 2.0, head: 0.0, second: 8.0}
+    nodes[:] = [{"NodeID": name, "Resources": {"CPU": number}} for name, number in cores.items()]
+    places = [place.node_id for place in itertools.islice(each_node(), 5)]
+    assert places == [first, second, first, second, first]
+    nodes[:] = [{"NodeID": "head", "Resources": {}}]
+    assert next(each_node(), "anywhere") == "anywhere"

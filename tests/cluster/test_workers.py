@@ -128,6 +128,25 @@ def test_an_exception_of_the_factory_comes_through_and_is_not_retried(tmp_path: 
     assert (tmp_path / "tried").read_text() == "x"
 
 
+def beside_others(directory: str) -> list[list[tuple[int, int]]]:
+    """Applies workers that reserve nothing while another one has every core."""
+    from cluster.workers import RayWorkers
+
+    workers = RayWorkers()
+    factory = partial(squares, directory)
+    num_cpus = sum(node.num_cpus for node in workers.nodes())
+    holding = workers.map(factory, [1, 2], num_workers=1, cpus_per_worker=num_cpus)
+    first = next(holding)
+    beside = sorted(workers.map(factory, [6, 7], num_workers=2, cpus_per_worker=0.0))
+    return [beside, [first, *holding]]
+
+
+@pytest.mark.ray
+def test_workers_that_reserve_nothing_start_while_every_core_is_taken(tmp_path: Path, ray_session: Session) -> None:
+    beside, holding = value_of(ray_session, "map", beside_others, str(tmp_path))
+    assert (beside, holding) == ([(0, 36), (1, 49)], [(0, 1), (1, 4)])
+
+
 @pytest.mark.ray
 def test_no_items_need_no_worker(tmp_path: Path, ray_session: Session) -> None:
     assert run(ray_session, no_squares, str(tmp_path), []) == ([], [])

@@ -115,6 +115,8 @@ def test_published_lists_become_an_encoder_and_nothing_private_is_written(
     (extracted,) = (out / "store").glob("extract/*/ledger.parquet")
     decoded = [record.frames_decoded for record in read_records(str(extracted))]
     assert decoded == [pytest.approx(37.5, abs=3)] * 7
+    (num_extracted,) = (m.facts["num_frames_extracted"] for m in store.manifests() if m.stage == "extract")
+    assert num_extracted == 0, "percepts were made before the files were deleted"
     assert {"download", "ingest", "extract", "pretrain", "forecast"} <= {m.stage for m in store.manifests()}
     assert not [path for path in (out / "store/downloaded/clips").rglob("*") if path.is_file()]
 

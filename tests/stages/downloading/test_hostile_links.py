@@ -25,6 +25,7 @@ from stages.downloading.artifacts import DownloadRecord, Downloads
 from stages.downloading.http_files import HttpClient, fetch_file
 from stages.downloading.link_results import read_results
 from stages.ingest import IngestConfig, ingest
+from stages.video.limits import Limits
 from tests.conftest import ROOT
 from tests.stages.downloading.hostile_server import MANNERS, HostileServer, hostile_server
 from tests.stages.loopback_server import running
@@ -146,6 +147,18 @@ def test_a_host_that_says_no_is_not_requested_again_in_the_run(
     assert [line for line in lines if "no further request" in line] == [
         f"{server.url.removeprefix('http://')} gets no further request of this run: {words}"
     ]
+
+
+def test_a_file_above_the_largest_size_is_requested_again_once_that_is_raised(
+    server: HostileServer, files: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    name = next(iter(files))
+    config = write_list(tmp_path, [f"{server.url}/good/{name}"])
+    small = replace(config, limits=Limits(max_bytes=len(files[name]) - 1))
+    with pytest.raises(SourceError, match=rf"1 failed; most often: has more than {len(files[name]) - 1} bytes"):
+        download(small, context(tmp_path, "small"))
+    (record,) = download(config, context(tmp_path, "large")).iter_links()
+    assert record.status == "downloaded"
 
 
 def test_private_addresses_are_refused_and_nothing_private_is_written(

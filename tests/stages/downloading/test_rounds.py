@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,20 @@ from stages.extraction.config import ExtractionConfig
 from stages.video.ledger import VideoRecord
 from stages.video.lists.rows import ListRules
 
-IN_PROCESS = InProcessWorkers()
-CLUSTER = InProcessWorkers(replaces_workers=True, node=ClusterNode(num_cpus=8))
-"""Workers that look like those of a cluster with cores to spare."""
+
+@dataclass(frozen=True)
+class WorkersBesideOthers(InProcessWorkers):
+    """Workers that look like those of a cluster whose two cores are all taken by extraction."""
+
+    replaces_workers: bool = True
+    node: ClusterNode = ClusterNode(num_cpus=2)
+
+    def map(self, *given: Any, cpus_per_worker: float = 1.0, **settings: Any) -> Iterator[tuple[int, Any]]:
+        assert cpus_per_worker == 0, "a download that waits for a core waits for the end of the extraction"
+        return super().map(*given, **settings)
+
+
+IN_PROCESS, CLUSTER = InProcessWorkers(), WorkersBesideOthers()
 TEN = ClipRules(clip_seconds=10.0)
 PATIENT = NetworkOptions(host_interval_s=0.0, site_interval_s=0.0, tries=1, max_unanswered=1.0)
 
@@ -62,6 +73,7 @@ class PlayedNetwork:
             raise LinkError(Problem(status="failed", reason="the server answers 500", host="h"))
         data = uri.encode().ljust(self.clip_bytes, b".")
         path = directory / "clip"
+        directory.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         folders = os.walk(self.store / "downloaded")
         files = [Path(folder, name) for folder, _, names in folders if not folder.endswith("links") for name in names]
@@ -188,7 +200,7 @@ class PlayedExtraction:
     def has(self, sha256: list[str]) -> list[bool]:
         return [False] * len(sha256)
 
-    def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
+    def __call__(self, records: Iterable[VideoRecord]) -> None:
         files = [Path(record.uri) for record in records]
         assert all(file.is_file() for file in files)
         self.rounds.append(len(files))
@@ -217,13 +229,12 @@ def test_the_next_links_are_requested_while_percepts_are_made(
     requested_meanwhile: list[int] = []
 
     class SlowExtraction(PlayedExtraction):
-        def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
+        def __call__(self, records: Iterable[VideoRecord]) -> None:
             num_before, deadline = len(network.requests), time.monotonic() + 240
             while len(network.requests) == num_before < 40 and time.monotonic() < deadline:
                 time.sleep(0.01)
             requested_meanwhile.append(len(network.requests) - num_before)
-            assert [node.num_cpus for node in nodes] == [7], "a core is left to the downloads"
-            super().__call__(records, nodes)
+            super().__call__(records)
 
     monkeypatch.setattr(module, "RoundExtraction", SlowExtraction)
     monkeypatch.setattr(rounds, "ROUND_LINKS", 10)
@@ -234,12 +245,34 @@ def test_the_next_links_are_requested_while_percepts_are_made(
     assert not [path for path in (tmp_path / "store/downloaded/clips").rglob("*") if path.is_file()]
 
     class FailingExtraction(PlayedExtraction):
-        def __call__(self, records: Iterable[VideoRecord], nodes: Sequence[ClusterNode]) -> None:
+        def __call__(self, records: Iterable[VideoRecord]) -> None:
             raise OSError("No space left on device")
 
     monkeypatch.setattr(module, "RoundExtraction", FailingExtraction)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path / "other", list_of(tmp_path, 40, extraction=ExtractionConfig()), workers=CLUSTER)
+
+
+def test_a_clip_that_was_lost_before_percepts_were_made_of_it_is_fetched_again(
+    network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files are that a power failure leaves empty, since clips that are deleted soon are not forced to the disk."""
+
+    class FailingExtraction(PlayedExtraction):
+        def __call__(self, records: Iterable[VideoRecord]) -> None:
+            raise OSError("No space left on device")
+
+    config = list_of(tmp_path, 5, extraction=ExtractionConfig())
+    monkeypatch.setattr(module, "RoundExtraction", FailingExtraction)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, config)
+    lost, *_ = (path for path in (tmp_path / "store/downloaded/clips").rglob("*") if path.is_file())
+    uri = lost.read_bytes().rstrip(b".").decode()
+    lost.write_bytes(b"")
+    network.requests.clear()
+    monkeypatch.setattr(module, "RoundExtraction", PlayedExtraction)
+    assert len(used(run(tmp_path, config))) == 5
+    assert network.requests == [uri]
 
 
 def test_too_many_unanswered_links_end_the_run_and_the_next_requests_those_alone(

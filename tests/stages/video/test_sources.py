@@ -241,6 +241,21 @@ def test_a_list_names_a_video_again(folder: Path) -> None:
     ]
 
 
+def test_pages_of_sites_are_left_to_the_download_of_links(folder: Path) -> None:
+    """Read in place, each would be a request without a rate limit, whose answer is no video."""
+    notes: list[str] = []
+    path = folder / "kinetics.csv"
+    path.write_text("label,youtube_id\nrun,AAAAAAAAAA1\nsit,AAAAAAAAAA2\n")
+    with pytest.raises(SourceError, match=rf"line 2: is a page of youtube.com \(pages of sites: 2; --links {path}"):
+        list_videos((str(path),))
+    with pytest.raises(SourceError, match=r"is a page of youtube.com.* give --links links.txt"):
+        list_videos(("https://youtu.be/AAAAAAAAAA1",))
+    (folder / "mixed.csv").write_text("uri\nb.mp4\nhttps://vimeo.com/1\n")
+    sources = list_videos((str(folder / "mixed.csv"),), note=notes.append)
+    assert [source.problem for source in sources] == ["", "line 3: is a page of vimeo.com"]
+    assert "--links" in notes[0]
+
+
 def test_a_forked_process_takes_no_listing_away(folder: Path, tmp_path: Path) -> None:
     listing = SourceListing([str(folder)])
     pid = os.fork()
