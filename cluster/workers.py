@@ -232,6 +232,7 @@ class _Pool(Generic[Item, Result]):
                 try:
                     value = ray.get(reference)
                 except RayTaskError as error:
+                    ray.kill(call.actor)  # no longer in flight: with the error's frames it would keep its cores
                     raise cause_of(error) from None
                 except LOSS_ERRORS as error:
                     self._handle_death(call, error)

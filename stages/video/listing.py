@@ -148,7 +148,7 @@ def iter_listed(
         for row in table.to_pylist():
             # A listing that an earlier version wrote has no column `problem`.
             texts = {name: decoded(row[name]) for name in _TEXT_COLUMNS if name in row}
-            yield VideoSource(size_bytes=row["size_bytes"], **texts), int(metadata[_LISTED_AT])  # type: ignore[arg-type]
+            yield VideoSource(size_bytes=row["size_bytes"], **texts), int(metadata[_LISTED_AT])
 
 
 def _with_known_stamps(sources: Iterable[tuple[VideoSource, int]]) -> Iterator[tuple[VideoSource, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -128,23 +129,32 @@ def test_an_exception_of_the_factory_comes_through_and_is_not_retried(tmp_path: 
     assert (tmp_path / "tried").read_text() == "x"
 
 
-def beside_others(directory: str) -> list[list[tuple[int, int]]]:
-    """Applies workers that reserve nothing while another one has every core."""
+def all_at_once(directory: str, num_workers: int) -> Callable[[int], int]:
+    """A worker's function that returns once so many workers are at work."""
+
+    def work(item: int) -> int:
+        Path(directory, f"here-{item}").touch()
+        while len(list(Path(directory).glob("here-*"))) < num_workers:
+            time.sleep(0.05)
+        return item
+
+    return work
+
+
+def beside_others(directory: str) -> tuple[int, list[tuple[int, int]]]:
+    """Applies more workers than there are cores."""
     from cluster.workers import RayWorkers
 
     workers = RayWorkers()
-    factory = partial(squares, directory)
-    num_cpus = sum(node.num_cpus for node in workers.nodes())
-    holding = workers.map(factory, [1, 2], num_workers=1, cpus_per_worker=num_cpus)
-    first = next(holding)
-    beside = sorted(workers.map(factory, [6, 7], num_workers=2, cpus_per_worker=0.0))
-    return [beside, [first, *holding]]
+    num_workers = 1 + sum(node.num_cpus for node in workers.nodes())
+    factory = partial(all_at_once, directory, num_workers)
+    return num_workers, sorted(workers.map(factory, range(num_workers), num_workers=num_workers, cpus_per_worker=0.0))
 
 
 @pytest.mark.ray
-def test_workers_that_reserve_nothing_start_while_every_core_is_taken(tmp_path: Path, ray_session: Session) -> None:
-    beside, holding = value_of(ray_session, "map", beside_others, str(tmp_path))
-    assert (beside, holding) == ([(0, 36), (1, 49)], [(0, 1), (1, 4)])
+def test_workers_that_reserve_nothing_need_no_core(tmp_path: Path, ray_session: Session) -> None:
+    num_workers, results = value_of(ray_session, "map", beside_others, str(tmp_path))
+    assert results == [(number, number) for number in range(num_workers)]
 
 
 @pytest.mark.ray
