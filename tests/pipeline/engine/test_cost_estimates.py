@@ -152,6 +152,7 @@ def test_a_download_waits_without_a_gpu_and_without_a_bill(tmp_path: Path, capsy
     assert main([*plan, *prices]) == 0
     lines = capsys.readouterr().out.splitlines()
     (waiting,) = [line for line in lines if "in which no GPU is reserved" in line]
+    assert [line for line in lines if "download-" in line and "2.7 days" in line], "and so says the plan's column"
     assert waiting == "download: 2.7 days of waiting for servers, in which no GPU is reserved"
     (price,) = [line for line in lines if line.startswith("price: ")]
     assert 0.05 < float(price.removeprefix("price: ")) < 1.0
