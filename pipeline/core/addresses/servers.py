@@ -28,8 +28,8 @@ HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTIN
 """The preface of a client of HTTP/2, with empty settings."""
 PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Kind of address of an MLflow -> the port where none is named."""
-OTHER_SCHEMES: Final = ("sqlite", "file", "databricks", "databricks-uc", "uc")
-"""Kinds of addresses that MLflow takes, of which a connection says nothing."""
+DATABRICKS: Final = ("databricks", "databricks-uc", "uc")
+"""Addresses, or what they begin with, whose server stands in the settings of Databricks."""
 SQLITE_HEADER: Final = b"SQLite format 3\0"
 
 
@@ -99,8 +99,7 @@ def _why_no_mlflow(uri: str) -> str:
     scheme, separator, _ = uri.partition("://")
     kind = scheme.partition("+")[0].lower()
     if kind not in PORTS:
-        is_known = not separator or kind in OTHER_SCHEMES or entry_points(group="mlflow.tracking_store", name=scheme)
-        return "" if is_known else f"MLflow knows no addresses that begin with {scheme}://"
+        return _why_no_other(uri, scheme if separator else "")
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port or PORTS[kind]
@@ -114,6 +113,25 @@ def _why_no_mlflow(uri: str) -> str:
     if not host or "host=" in parts.query or "unix_socket=" in parts.query:  # a socket of this machine
         return ""
     return why_no_connection(host, port)
+
+
+def _why_no_other(uri: str, scheme: str) -> str:
+    """Returns why an address of another kind than a server's or a file of SQLite is wrong; empty where it may be right.
+
+    scheme: what stands before `://`; empty where that is missing.
+    """
+    if (scheme or uri) in DATABRICKS:
+        settings = os.environ.get("DATABRICKS_CONFIG_FILE", "~/.databrickscfg")
+        is_set = any(name.startswith("DATABRICKS_") for name in os.environ)
+        is_known = is_set or os.path.exists(os.path.expanduser(settings))
+        return "" if is_known else f"neither DATABRICKS_HOST nor {settings} says where Databricks is"
+    if uri.startswith("sqlite"):
+        return "the address of an SQLite file is sqlite:///PATH"
+    if scheme in ("", "file"):
+        is_allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+        return "" if is_allowed else "MLflow keeps runs in folders no longer: give sqlite:///PATH of a file"
+    is_plugin = bool(entry_points(group="mlflow.tracking_store", name=scheme))
+    return "" if is_plugin else f"MLflow knows no addresses that begin with {scheme}://"
 
 
 def _why_no_database(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from pipeline.core.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -55,12 +58,20 @@ def closed_port() -> int:
         ("http://no-such-host.invalid", ""),
         ("http://" + "a" * 70 + ".x", ""),
         ("nope://x", "nope://"),
+        ("databricks", "DATABRICKS_HOST"),
+        ("databricks://profile", "DATABRICKS_HOST"),
+        ("mlruns", "folders no longer"),
+        ("file:///tmp/mlruns", "folders no longer"),
+        ("sqlite:", "sqlite:///PATH"),
         ("sqlite:///{folder}", "directory"),
         ("sqlite:///{folder}/text", "no SQLite database"),
         ("sqlite:///{folder}/text/x.db", "Not a directory"),
     ],
 )
-def test_an_address_without_a_server_is_one_line(uri: str, reason: str, tmp_path: Path, closed_port: int) -> None:
+def test_an_address_without_a_server_is_one_line(
+    uri: str, reason: str, tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text").write_text("no database, and longer than its header")
     with pytest.raises(UsageError) as refused:
         check_mlflow(uri.format(closed=closed_port, folder=tmp_path))
@@ -87,7 +98,11 @@ def test_an_address_without_a_server_is_one_line(uri: str, reason: str, tmp_path
         "mlruns",
     ],
 )
-def test_of_what_may_answer_nothing_is_said(uri: str, tmp_path: Path, port: int, closed_port: int) -> None:
+def test_of_what_may_answer_nothing_is_said(
+    uri: str, tmp_path: Path, port: int, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABRICKS_HOST", "https://workspace.example")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     with closing(sqlite3.connect(tmp_path / "a b?.db")) as connection:
         connection.execute("CREATE TABLE runs (id)")
     check_mlflow(uri.format(open=port, closed=closed_port, folder=tmp_path))
