@@ -250,6 +250,8 @@ def _factory(
     if digits is not None and percepts is None and patches is None:
         return DigitsFactory(digits=digits, num_frames=config.model.num_frames, seed=config.training.seed)
     if patches is not None and percepts is None and digits is None:
+        if config.model.loss == "bernoulli":
+            raise ConfigError("loss=bernoulli is for frames in [0, 1], and patches are standardised: set loss=gaussian")
         return PatchesFactory(patches=patches, num_frames=config.model.num_frames, seed=config.training.seed)
     if percepts is None or statistics is None or digits is not None or patches is not None:
         raise ConfigError("pretrain learns from percepts with their statistics, from digits, or from patches: give one")

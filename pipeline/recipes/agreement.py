@@ -80,6 +80,7 @@ def check_corpus(
         of_windows[f"pretraining by {flags}"] = (model.num_frames, "unlabelled")
         of_windows[f"the forecast by {flags}"] = (model.num_frames_in + model.num_frames_out, "labelled")
         _check_parts("pretrain.parts", pretrain.parts, PARTS)
+        _check_validation(corpus, pretrain)
     for what, (num_frames, kind) in of_windows.items():
         there = int(getattr(corpus, f"{kind}_frames"))
         flag = f"--corpus.{kind}-frames {there}"
@@ -103,6 +104,18 @@ def check_corpus(
                 f"--{flag}.labels-per-class {max(arm.labels_per_class)} is more than the {left} clips of a class that "
                 f"--corpus.num-train {corpus.num_train} leaves to learn from: ask for fewer labels, or make more clips"
             )
+
+
+def _check_validation(corpus: SynthesizeConfig, pretrain: PretrainConfig) -> None:
+    """Raises ConfigError where the clips to validate on are all that there are to learn from."""
+    num_clips = {part: int(getattr(corpus, f"num_{part}")) for part in PARTS}
+    there, share = sum(num_clips[part] for part in pretrain.parts), pretrain.validation_fraction
+    if max(1, round(share * there)) >= there:
+        given = ", ".join(f"--corpus.num-{part} {num_clips[part]}" for part in pretrain.parts)
+        raise ConfigError(
+            f"{given}: --pretrain.validation-fraction {share:g} of them leaves no clip to learn from: make more clips, "
+            "or hold out less"
+        )
 
 
 def check_labels(
@@ -151,8 +164,13 @@ def check_enough(index: Node, *, has_test: bool, without_test: str = "") -> None
 
 
 def check_patches(num_frames: int, pretrain: PretrainConfig) -> None:
-    """Raises ConfigError for patches that are shorter than what a model reads and predicts."""
+    """Raises ConfigError for patches shorter than what a model reads and predicts, and for a loss of other frames."""
     model = pretrain.model
+    if model.loss == "bernoulli":
+        raise ConfigError(
+            "--pretrain.loss bernoulli is for frames in [0, 1], and patches are standardised: give --pretrain.loss "
+            "gaussian"
+        )
     needed = model.num_frames_in + model.num_frames_out
     if num_frames < needed:
         raise ConfigError(

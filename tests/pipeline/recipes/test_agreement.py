@@ -49,6 +49,7 @@ PAIRS: list[tuple[str, list[str], tuple[str, ...]]] = [
     ("demo", ["--pretrain.loss", "bernoulli", "--pretrain.transform.kind", "squashed"], ()),
     ("youtube", ["--pretrain.loss", "bernoulli"], ("--pretrain.loss bernoulli", "--pretrain.transform.kind")),
     ("moving-mnist", ["--pretrain.loss", "gaussian"], ()),
+    ("patches", ["--pretrain.loss", "bernoulli"], ("--pretrain.loss bernoulli", "patches are standardised")),
     # Frames of a window and of a clip.
     ("demo", ["--pretrain.num-frames-out", "20"], ("--pretrain.num-frames-out 20", "--corpus.labelled-frames 32")),
     ("demo", ["--pretrain.num-frames-out", "20", "--corpus.labelled-frames", "40"], ()),
@@ -65,6 +66,10 @@ PAIRS: list[tuple[str, list[str], tuple[str, ...]]] = [
     ("demo", ["--tables", *arms("selection.validation-fraction", "0.3"), *arms("selection.num-checks", "2")],
      ("labels-per-class 50", "--corpus.num-train 480")),
     # Clips held out, and what they are held out for.
+    ("demo", ["--corpus.num-unlabelled", "1"], ("--corpus.num-unlabelled 1", "--pretrain.validation-fraction 0.")),
+    ("demo", ["--corpus.num-unlabelled", "2"], ()),
+    ("demo", ["--corpus.num-unlabelled", "1", "--pretrain.parts", "unlabelled", "train"], ()),
+    ("demo", ["--corpus.num-unlabelled", "4", "--pretrain.validation-fraction", "0.9"], ("--corpus.num-unlabelled 4",)),
     ("demo", arms("selection.num-checks", "2"), ("--single-frame.selection", "validation-fraction")),
     ("demo", ["--scratch.selection.num-checks", "2", "--scratch.selection.validation-fraction", "0.2"],
      ("0.2 for --scratch", "0 for --pretrained")),
