@@ -1,7 +1,7 @@
 """The metrics of a run at Ray's own metrics endpoint, which Prometheus reads: amounts of work, waiting, verdicts.
 
-They are made of the events that the driver shows and writes to MLflow. Ray puts `ray_` before each name. The dashboard
-`cluster/watching/grafana_dashboard.json` and the alerts `cluster/watching/alerts.yaml` read them.
+They are made of the events that the driver shows and writes to MLflow. Ray puts `ray_` before each name, and `_total`
+behind a counter's. `cluster/watching/grafana_dashboard.json` and `cluster/watching/alerts.yaml` read them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ class ExportedMetric:
     kind: Literal["gauge", "counter"]
     description: str
     tags: tuple[str, ...] = ("stage",)
-
-    def exported_name(self, name: str) -> str:
-        """Returns the name at the endpoint: Ray puts `ray_` before it, and `_total` behind a counter."""
-        return f"ray_{name}{'_total' if self.kind == 'counter' else ''}"
 
 
 EXPORTED: Final = {

@@ -17,7 +17,6 @@ from cluster.placement import alive_nodes
 
 LOSS_ERRORS: Final = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 """Exceptions of `ray.get` for a task that ran, or an object that lay, in a process that has died."""
-MESSAGE_CHARACTERS: Final = 300
 
 
 def is_node_loss(error: RayError, node: str | None) -> bool:
@@ -31,8 +30,3 @@ def is_node_loss(error: RayError, node: str | None) -> bool:
     if isinstance(error, RayActorError) and error.preempted:
         return True
     return node is not None and node not in {entry["NodeID"] for entry in alive_nodes()}
-
-
-def short_message(error: BaseException, max_characters: int | None = MESSAGE_CHARACTERS) -> str:
-    """Returns the exception's message on one line, cut to `max_characters`; None keeps all of it."""
-    return " ".join(str(error).split())[:max_characters]

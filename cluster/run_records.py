@@ -13,13 +13,14 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 from pipeline.core.errors import CorruptArtifact, PerceptsError
 from pipeline.core.files import absolute, join, list_files, read_bytes, read_many, write_json
+from pipeline.core.records import typed
 from pipeline.core.secrets import masked
 
 RUNS: Final = "runs"
@@ -132,13 +133,10 @@ def read_records(store: str) -> list[RunRecord]:
 def parse_record(data: bytes, uri: str) -> RunRecord:
     """Parses the file of a record; fields that a newer version added are left out. Raises CorruptArtifact."""
     try:
-        values = _known(RunRecord, json.loads(data))
-        values["artifacts"] = tuple(values.get("artifacts", ()))
-        values["progress"] = RunProgress(**_known(RunProgress, values.get("progress", {})))
-        record = RunRecord(**values)
+        record: RunRecord = typed(RunRecord, json.loads(data))
         for time in (record.submitted_at, record.started_at, record.heartbeat_at, record.ended_at):
             _ = time and moment(time)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CorruptArtifact(f"{uri} is not the record of a run ({error}); remove it") from error
     return record
 
@@ -146,11 +144,6 @@ def parse_record(data: bytes, uri: str) -> RunRecord:
 def _ids(store: str) -> list[str]:
     names = list_files(join(absolute(store), RUNS))
     return [name.removesuffix(".json") for name in names if name.endswith(".json")]
-
-
-def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
 
 
 def record_uri(store: str, run_id: str) -> str:

@@ -25,6 +25,7 @@ from cluster.node_usage import NodeSampler
 from cluster.placement import check_cluster, this_node
 from cluster.ray_private import LOCAL_TRAIN_SETTINGS, is_ray_job, on_loopback, silence_raylets
 from pipeline.core.addresses.servers import why_no_connection, why_no_grpc_server
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Emit, Event, Log
 from pipeline.core.stage import Resources
@@ -100,7 +101,7 @@ class Session:
         """Returns the finished task, or None if its process died and it was restarted."""
         import ray
 
-        from cluster.lost_nodes import LOSS_ERRORS, short_message
+        from cluster.lost_nodes import LOSS_ERRORS
 
         task = self._running.pop(reference)
         self.exported.set_running(len(self._running))
@@ -113,7 +114,7 @@ class Session:
                 return FinishedTask(name=task.name, error=error)
             restarted = replace(task, num_losses=task.num_losses + 1)
             which = f"beginning it again, {restarted.num_losses} of {MAX_RESTARTS} times"
-            self.emit(Log(source=task.name, line=f"the stage's own process was lost: {short_message(error)}; {which}"))
+            self.emit(Log(source=task.name, line=f"the stage's own process was lost: {one_line(error)}; {which}"))
             self._submit(restarted)
             return None
 
@@ -181,8 +182,7 @@ def session(
                 # Ray types it as a base class without the address.
                 context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"cannot join Ray at {address or 'this machine'}: {reason}") from error
+            raise UsageError(f"cannot join Ray at {address or 'this machine'}: {one_line(error, None)}") from error
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -11,9 +11,10 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayTaskError
 
-from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
+from cluster.lost_nodes import LOSS_ERRORS, is_node_loss
 from cluster.ray_private import stream_options
 from cluster.session import cause_of
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import WorkerDied
 from pipeline.core.secrets import known, learn
 from pipeline.core.workers import Item, Result
@@ -54,7 +55,7 @@ def stream(
                 num_deaths += 1
             if num_deaths >= MAX_DEATHS or num_node_deaths >= MAX_NODE_DEATHS:
                 raise WorkerDied(
-                    f"{num_deaths + num_node_deaths} processes died on {item}: {short_message(error)}"
+                    f"{num_deaths + num_node_deaths} processes died on {item}: {one_line(error)}"
                 ) from None
             log(f"a process died on {item}; trying it once more on a new one")
         finally:

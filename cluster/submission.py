@@ -16,6 +16,7 @@ from urllib.request import getproxies
 
 from cluster.ray_private import NO_AGENT
 from pipeline.core.addresses.servers import why_no_connection
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import RunError, UsageError
 from pipeline.core.printable import printable_lines
 from pipeline.core.secrets import masked
@@ -111,11 +112,11 @@ class JobServer:
                     "~/.ray/auth_token or RAY_AUTH_TOKEN"
                 ) from error
             raise UsageError(
-                f"the head at {address} refuses the token ({_one_line(error)}); copy the head's token into "
+                f"the head at {address} refuses the token ({one_line(error)}); copy the head's token into "
                 "~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
         except (RuntimeError, OSError) as error:
-            raise UsageError(NO_HEAD.format(address=address, reason=_one_line(error))) from error
+            raise UsageError(NO_HEAD.format(address=address, reason=one_line(error))) from error
 
     def jobs(self) -> list[SubmittedJob]:
         """Returns every job that was submitted to the head. Raises RunError where the head does not answer any more."""
@@ -123,7 +124,7 @@ class JobServer:
             listed = self.client.list_jobs()
         except (RuntimeError, OSError) as error:
             raise RunError(
-                f"the head at {self.address} does not answer any more ({_one_line(error)}); the same command again "
+                f"the head at {self.address} does not answer any more ({one_line(error)}); the same command again "
                 "joins what it had begun"
             ) from error
         return [_job(details) for details in listed if details.submission_id]
@@ -158,7 +159,7 @@ class JobServer:
                     continue
                 existing = self.job(submission.id)
                 if existing is None:
-                    raise RunError(f"{self.address} does not take the job: {_one_line(error)}") from error
+                    raise RunError(f"{self.address} does not take the job: {one_line(error)}") from error
                 return existing
             return SubmittedJob(id=submission.id, status="PENDING", metadata=submission.metadata)
 
@@ -183,7 +184,7 @@ class JobServer:
                     lost_at = time.monotonic()
                 if not through_losses or time.monotonic() - lost_at > LOST_TIMEOUT_S:
                     raise RunError(
-                        f"the head at {self.address} does not answer ({_one_line(error.__cause__ or error)}); the run "
+                        f"the head at {self.address} does not answer ({one_line(error.__cause__ or error)}); the run "
                         f"may go on: {self.attach(job_id)}"
                     ) from error
                 time.sleep(POLL_S)
@@ -283,8 +284,3 @@ def _job(details: Any) -> SubmittedJob:
         metadata=dict(details.metadata or {}),
         message=details.message or "",
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

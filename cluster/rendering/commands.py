@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 
 from cluster.rendering.settings import ClusterSettings
@@ -46,11 +45,6 @@ def allocated_nodes(settings: ClusterSettings) -> list[ClusterNode]:
     """Returns the machines of an allocation of Slurm."""
     slurm = settings.slurm
     return slurm.nodes * [ClusterNode(num_cpus=slurm.cpus_per_node, num_gpus=slurm.gpus_per_node)]
-
-
-def shell_line(command: Sequence[str]) -> str:
-    """Returns the command as one line of a shell."""
-    return shlex.join(command)
 
 
 def systemd_line(command: Sequence[str]) -> str:

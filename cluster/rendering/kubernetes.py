@@ -7,12 +7,13 @@ cluster (authOptions), the CronJob's pod reads it itself.
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.metadata import version
 from typing import Any, Final
 
 import yaml
 
-from cluster.rendering.commands import growing_nodes, run_command, shell_line, submit_command
+from cluster.rendering.commands import growing_nodes, run_command, submit_command
 from cluster.rendering.schedule import SCHEDULE_VARIABLE
 from cluster.rendering.settings import ClusterSettings, NodeSettings
 
@@ -146,7 +147,7 @@ def _labels(settings: ClusterSettings) -> dict[str, str]:
 def _job_spec(settings: ClusterSettings) -> Manifest:
     kubernetes = settings.kubernetes
     return {
-        "entrypoint": shell_line(run_command(settings, growing_nodes(settings))),
+        "entrypoint": shlex.join(run_command(settings, growing_nodes(settings))),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": kubernetes.ttl_s,
         "backoffLimit": kubernetes.backoff_limit,
@@ -168,6 +169,8 @@ def _cluster_spec(settings: ClusterSettings) -> Manifest:
         {"name": name, "containerPort": port}
         for name, port in {"gcs": 6379, "dashboard": DASHBOARD_PORT, "client": 10001, "metrics": 8080}.items()
     ]
+    pod = _ray_pod(settings, settings.head, head)
+    pod["metadata"]["annotations"] = dict(STAYS)
     return {
         "rayVersion": version("ray"),
         "authOptions": {"mode": "token", "secretName": settings.kubernetes.token_secret},
@@ -180,14 +183,10 @@ def _cluster_spec(settings: ClusterSettings) -> Manifest:
         "headGroupSpec": {
             # No CPU of the head is lent to workers. `run` is a queue: a job that asks for one waits for its turn.
             "rayStartParams": {"num-cpus": "0", "resources": "'" + json.dumps({"run": 1}) + "'"},
-            "template": _with_annotations(_ray_pod(settings, settings.head, head), STAYS),
+            "template": pod,
         },
         "workerGroupSpecs": [_worker_group(settings, kind, node) for kind, node in settings.workers.items()],
     }
-
-
-def _with_annotations(pod: Manifest, annotations: dict[str, str]) -> Manifest:
-    return {**pod, "metadata": {**pod["metadata"], "annotations": dict(annotations)}}
 
 
 def _submitter_pod(settings: ClusterSettings) -> Manifest:

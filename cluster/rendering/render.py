@@ -13,7 +13,6 @@ from cluster.rendering.commands import (
     allocated_nodes,
     growing_nodes,
     run_command,
-    shell_line,
     submit_command,
     systemd_line,
 )
@@ -25,13 +24,13 @@ Files = dict[str, str]
 
 def ray_up(settings: ClusterSettings) -> Files:
     """Returns the file for `ray up`, on EC2."""
-    submit = shell_line(submit_command(settings, growing_nodes(settings)))
+    submit = shlex.join(submit_command(settings, growing_nodes(settings)))
     return {"ray_cluster.yaml": _filled("ray_cluster.yaml.j2", settings, submit=submit)}
 
 
 def slurm(settings: ClusterSettings) -> Files:
     """Returns an sbatch script that starts Ray on the allocated nodes and runs the recipe there."""
-    text = _filled("slurm.sbatch.j2", settings, run=shell_line(run_command(settings, allocated_nodes(settings))))
+    text = _filled("slurm.sbatch.j2", settings, run=shlex.join(run_command(settings, allocated_nodes(settings))))
     return {f"{settings.name}.sbatch": text}
 
 
@@ -43,7 +42,7 @@ def systemd(settings: ClusterSettings) -> Files:
 
 def local(settings: ClusterSettings) -> Files:
     """Returns a script that starts Ray on machines of one's own and submits the run."""
-    text = _filled("local.sh.j2", settings, submit=shell_line(submit_command(settings)))
+    text = _filled("local.sh.j2", settings, submit=shlex.join(submit_command(settings)))
     return {f"{settings.name}.sh": text}
 
 

@@ -5,7 +5,6 @@ Only what cron, Kubernetes and systemd read alike is accepted: five fields of nu
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, available_timezones
 
+from pipeline.core.error_words import did_you_mean
 from pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:  # a run that no schedule began needs no parser of them
@@ -38,11 +38,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.time_zone not in available_timezones():
-            close = difflib.get_close_matches(self.time_zone, available_timezones(), n=1)
-            suggestion = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(
-                f"there is no time zone {self.time_zone!r}; {suggestion}give a name such as UTC or Europe/Berlin"
-            )
+            hint = did_you_mean(self.time_zone, available_timezones())
+            raise ConfigError(f"there is no time zone {self.time_zone!r}; {hint}give a name such as Europe/Berlin")
         parts = self.cron.split()
         if len(parts) != 5 or not all(FIELD.fullmatch(part) for part in parts):
             raise ConfigError(

@@ -6,12 +6,12 @@ two files, so that a file of one's own holds the differences only.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from pipeline.core.error_words import did_you_mean
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import read_bytes
 
@@ -56,11 +56,8 @@ def load(kind: type[Settings], table: Mapping[str, Any], where: str = "") -> Set
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass, by contract
     for name in table:
         if name not in hints:
-            close = difflib.get_close_matches(name, names, n=1)
-            suggestion = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(
-                f"there is no setting {_dotted(where, name)!r}; {suggestion}the settings here are: {', '.join(names)}"
-            )
+            hint = f"{did_you_mean(name, names)}the settings here are: {', '.join(names)}"
+            raise ConfigError(f"there is no setting {_dotted(where, name)!r}; {hint}")
     values = {name: _value(hints[name], value, _dotted(where, name)) for name, value in table.items()}
     try:
         return kind(**values)

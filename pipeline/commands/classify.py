@@ -9,7 +9,6 @@ Prints the actions with their probabilities and a line over time for each of the
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pipeline.core.printable import printable, printable_json
 from pipeline.core.secrets import public
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
+from stages.convnets.registry import import_plugin
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers
@@ -63,12 +63,7 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
         UsageError: no such video or model, or the convnet of the training cannot be built here.
     """
     if options.plugin is not None:
-        try:
-            importlib.import_module(options.plugin)
-        except ImportError as error:
-            raise ConfigError(
-                f"--plugin {options.plugin!r} cannot be imported: {error}; put it on PYTHONPATH"
-            ) from error
+        import_plugin(options.plugin)
     uri = resolve(options.model, options.store)
     trained = TrainedClassifiers.load(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
     classifier = VideoClassifier(trained, weights=options.weights)

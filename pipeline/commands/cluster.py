@@ -9,15 +9,15 @@ Kinds: ray-up (EC2), raycluster, rayjob, cronjob, raycronjob (Kubernetes), slurm
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cluster.rendering.render import RENDERERS, SCHEDULED, Files
 from cluster.rendering.settings import DEFAULTS, read_settings
+from pipeline.core.error_words import did_you_mean
 from pipeline.core.errors import UsageError
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
@@ -51,9 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write((__doc__ or "") + "\nOptions: percepts cluster render --help\n")
         return 0 if given else 2
     if given[0] not in subcommands:
-        raise UsageError(
-            f"there is no `{PROG} {given[0]}`{_suggestion(given[0], subcommands)}: give render or settings"
-        )
+        hint = did_you_mean(given[0], subcommands)
+        raise UsageError(f"there is no `{PROG} {given[0]}`; {hint}give render or settings")
     return subcommands[given[0]](given[1:])
 
 
@@ -67,10 +66,8 @@ def _settings(arguments: list[str]) -> int:
 def _render(arguments: list[str]) -> int:
     options = parse_options(RenderOptions, arguments, prog=f"{PROG} render")
     if options.kind not in RENDERERS:
-        known = ", ".join(RENDERERS)
-        raise UsageError(
-            f"{options.kind!r} is no kind of file{_suggestion(options.kind, RENDERERS)}: the kinds are {known}"
-        )
+        hint = f"{did_you_mean(options.kind, RENDERERS)}the kinds are {', '.join(RENDERERS)}"
+        raise UsageError(f"{options.kind!r} is no kind of file; {hint}")
     flags = {"cron": options.schedule, "time_zone": options.time_zone}
     changes = [("schedule", name, value) for name, value in flags.items() if value is not None]
     if changes and options.kind not in SCHEDULED:
@@ -107,8 +104,3 @@ def _write(files: Files, directory: Path) -> None:
                 f"{str(path)!r} cannot be written: {error.strerror}; give an existing --directory"
             ) from error
         sys.stderr.write(f"wrote {path}\n")
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.printable import human_bytes
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -68,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _line(merge: Merge) -> str:
-    from pipeline.engine.status import human_bytes
 
     what = f"{merge.fingerprint}: {merge.num_shards} shards, {merge.num_videos:,} videos, {merge.num_rows:,} frames"
     if merge.bytes_after is None:

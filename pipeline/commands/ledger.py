@@ -52,13 +52,9 @@ def table(records: Sequence[VideoRecord]) -> Table:
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     drawn.add_column("video", overflow="fold", ratio=3)
-    drawn.add_column("content", no_wrap=True)
-    drawn.add_column("codec", no_wrap=True)
-    drawn.add_column("size", justify="right", no_wrap=True)
-    drawn.add_column("frames/s", justify="right", no_wrap=True)
-    drawn.add_column("expected", justify="right", no_wrap=True)
-    drawn.add_column("decoded", justify="right", no_wrap=True)
-    drawn.add_column("verdict", no_wrap=True)
+    for heading in ("content", "codec", "size", "frames/s", "expected", "decoded", "verdict"):
+        is_number = heading in ("size", "frames/s", "expected", "decoded")
+        drawn.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     drawn.add_column("reason", overflow="fold", ratio=2)
     for record in records:
         drawn.add_row(

@@ -20,7 +20,7 @@ from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import exists, is_local, join
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -104,7 +104,6 @@ def _aliased(store: Store, options: PruneOptions) -> set[str]:
 
 
 def _lines(pruning: Pruning, options: PruneOptions) -> Iterator[str]:
-    from pipeline.engine.status import human_bytes
 
     verb = "removed" if options.remove else "would remove"
     for recipe, group in groupby(pruning.artifacts, key=lambda artifact: artifact.recipe):

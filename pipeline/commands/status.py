@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
 from pipeline.core.errors import ConfigError
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import human_seconds, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -127,7 +127,6 @@ def _missed(due: datetime, records: Sequence[RunRecord], recipe: str, now: datet
 
 
 def _active_line(record: RunRecord, now: datetime) -> str:
-    from pipeline.engine.status import human_seconds
 
     age = human_seconds((now - moment(record.begun_at)).total_seconds())
     line = f"now    {record.id}  {record.status}"
@@ -143,7 +142,6 @@ def _active_line(record: RunRecord, now: datetime) -> str:
 
 
 def _ended_lines(record: RunRecord, state: str) -> Iterator[str]:
-    from pipeline.engine.status import human_seconds
 
     end = record.ended_at or record.heartbeat_at or record.submitted_at
     took = human_seconds((moment(end) - moment(record.begun_at)).total_seconds()) if record.begun_at else ""

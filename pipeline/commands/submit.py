@@ -16,21 +16,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from cluster.claims import claim, free_id
+from cluster.code_package import code_package
+from cluster.rendering.schedule import schedule_line
+from cluster.run_records import FAILED, INTERRUPTED, RUN_ID_VARIABLE, SUBMITTED, RunRecord, close_record, write_record
+from cluster.submission import NAME, PLAN, STOPPED, STORE, SUCCEEDED, JobServer, Submission, SubmittedJob, say
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, exists, is_local, read_bytes
 from pipeline.core.secrets import has_secrets, masked
 from pipeline.engine.keys import digest_of
+from pipeline.engine.provenance import COMMIT_VARIABLE, SOURCE_ROOT, commit
+from pipeline.engine.store import Store
 from pipeline.options.command_line import HELP, parse_options, print_help
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help
-from pipeline.recipes.registry import load_recipe
-
-if TYPE_CHECKING:  # What a wrong option does not need is imported later.
-    from cluster.run_records import RunRecord
-    from cluster.submission import JobServer, SubmittedJob
+from pipeline.recipes.recipe import load_recipe
 
 PROGRAM: Final = "percepts submit"
 CONFIG: Final = "run.toml"
@@ -82,8 +85,6 @@ class Request:
     @property
     def metadata(self) -> dict[str, str]:
         """The marks by which the job is found again."""
-        from cluster.submission import NAME, PLAN, STORE
-
         return {PLAN: self.plan, NAME: self.name, STORE: self.store}
 
 
@@ -101,8 +102,6 @@ def main(arguments: Sequence[str]) -> int:
     own, rest = split(words)
     options = parse_options(SubmitOptions, own, prog=PROGRAM)
     request = identify(recipe_name, rest, options)
-
-    from cluster.submission import JobServer, say
 
     server = JobServer.connect(options.dashboard)
     job = _same_run(server, request)
@@ -170,8 +169,6 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
 
 def _same_run(server: JobServer, request: Request) -> SubmittedJob | None:
     """Returns the job of the same plan and store that goes on, if there is one."""
-    from cluster.submission import PLAN, STORE
-
     wanted = {STORE: request.store, PLAN: request.plan}.items()
     return next((job for job in server.jobs() if not job.has_ended and wanted <= job.metadata.items()), None)
 
@@ -182,12 +179,6 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
     Raises:
         UsageError: a run of the same name goes on, and is neither to be skipped nor waited for.
     """
-    from cluster.claims import claim, free_id
-    from cluster.rendering.schedule import schedule_line
-    from cluster.run_records import RunRecord
-    from cluster.submission import say
-    from pipeline.engine.store import Store
-
     # The record lies in the store, which the job would otherwise find as a directory of other files.
     Store.open(request.store, create=True)
     is_exclusive, waited_for = options.if_running != "start", ""
@@ -220,10 +211,6 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
 
 
 def _submit(server: JobServer, request: Request, options: SubmitOptions, record: RunRecord) -> SubmittedJob:
-    from cluster.code_package import code_package
-    from cluster.run_records import FAILED, RUN_ID_VARIABLE, SUBMITTED, close_record, write_record
-    from cluster.submission import Submission, say
-    from pipeline.engine.provenance import COMMIT_VARIABLE, SOURCE_ROOT, commit
 
     arguments, files = _with_config(request.arguments)
     head, is_dirty = commit()
@@ -262,8 +249,6 @@ def _with_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _follow(server: JobServer, job: SubmittedJob, request: Request, options: SubmitOptions) -> int:
-    from cluster.run_records import FAILED, INTERRUPTED, close_record
-    from cluster.submission import STOPPED, SUCCEEDED, say
 
     started = time.monotonic()
     try:
@@ -287,7 +272,6 @@ def _follow(server: JobServer, job: SubmittedJob, request: Request, options: Sub
 
 
 def _tell(command: str, request: Request, job: SubmittedJob) -> None:
-    from cluster.submission import say
 
     variables = {"PERCEPTS_RUN_ID": job.id, "PERCEPTS_STATUS": job.status, "PERCEPTS_STORE": request.store}
     status = subprocess.run(command, shell=True, env=os.environ | variables, check=False).returncode

@@ -6,11 +6,11 @@ and imports what it uses when it uses it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.core.error_words import did_you_mean
 from pipeline.core.errors import UsageError
 
 COMMANDS: Final = {
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         UsageError: there is no such command, or it cannot do what its arguments say.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        from pipeline.recipes.registry import RECIPES
+        from pipeline.recipes.recipe import RECIPES
 
         lines = [f"  {name:<14} {summary}" for name, summary in COMMANDS.items()]
         recipes = [f"  {name:<14} {summary}" for name, (_, summary) in RECIPES.items()]
@@ -50,9 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"there is no command {name!r}; {hint}the commands are: {', '.join(COMMANDS)}")
+        known = ", ".join(COMMANDS)
+        raise UsageError(f"there is no command {name!r}; {did_you_mean(name, COMMANDS)}the commands are: {known}")
     module = importlib.import_module(f"pipeline.commands.{name.replace('-', '_')}")
     status: int = module.main(rest)
     return status

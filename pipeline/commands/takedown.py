@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.addresses.servers import check_mlflow
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag, Word
@@ -69,8 +69,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _print(report: TakedownReport, options: TakedownOptions) -> None:
     from rich.console import Console
-
-    from pipeline.engine.status import human_bytes
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(f"video {report.video}")

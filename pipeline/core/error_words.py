@@ -1,7 +1,9 @@
-"""Errors of file systems and servers in one line, in the words of whatever raised them."""
+"""Words of messages: what a file system or server raised, in one line, and the name that was meant."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Final
 
 from pipeline.core.secrets import masked
@@ -10,6 +12,11 @@ NO_FILE: Final = "there is no such file"
 
 MAX_CHARACTERS: Final = 300
 """The length of a line."""
+
+
+def one_line(error: BaseException, max_characters: int | None = MAX_CHARACTERS) -> str:
+    """Returns the message of an error on one line, cut to so many characters; None keeps all of it."""
+    return " ".join(str(error).split())[:max_characters] or type(error).__name__
 
 
 def error_in_words(error: BaseException) -> str:
@@ -27,3 +34,9 @@ def error_in_words(error: BaseException) -> str:
     name = type(error).__name__
     is_plain = name in ("OSError", "UnreadableError", "ImportError") and words
     return (words if is_plain else f"{name}: {words}".rstrip(": "))[:MAX_CHARACTERS]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `did you mean 'demo'? ` with the nearest of the known names; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""

@@ -14,11 +14,12 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pipeline.core.error_words import one_line
 from pipeline.core.files import (
     filesystem,
     is_local,
@@ -131,7 +132,7 @@ class Outbox:
             write_record(join(self.uri, BOX_FILE), self.box)
             self.problem = ""
         except Exception as error:  # noqa: BLE001  # by place: a store raises what its client library raises
-            self.problem = " ".join(str(error).split())[:200]
+            self.problem = one_line(error)
 
 
 def is_alive(pid: int) -> bool:
@@ -193,12 +194,16 @@ def save_progress(uri: str, box: OutboxHead) -> None:
 @contextmanager
 def only_sender(root: str) -> Iterator[None]:
     """Waits until no other process of this machine sends what this store holds."""
-    if not is_local(root):
+    with locked(filesystem(join(root, UNSENT))[1]) if is_local(root) else nullcontext():
         yield
-        return
-    directory = os.open(filesystem(join(root, UNSENT))[1], os.O_RDONLY)
+
+
+@contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """Waits until no other process of this machine holds the lock of a directory, and holds it meanwhile."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(directory)
+        os.close(descriptor)

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from typing import Any, Final
 
+DAYS_FROM_S: Final = 172_800.0
+"""The duration from which on days say more than hours and minutes."""
 JOINERS: Final = "\u200c\u200d"
 """Zero-width characters that words of Persian and Indic scripts, and emoji, are spelt with."""
 _ESCAPED: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -49,3 +51,23 @@ def printable_json(value: Any, indent: int | None = None) -> str:
     """Returns JSON that a terminal can show: the same value, with control characters escaped as JSON escapes them."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return _NOT_PLAIN.sub(lambda m: m[0] if m[0] == "\n" or is_printable(m[0]) else json.dumps(m[0])[1:-1], text)
+
+
+def human_bytes(num_bytes: float) -> str:
+    """Formats a number of bytes in powers of 1000: 1536 -> '1.5 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Formats a duration: 75 -> '1 min 15 s'; from two days on in days."""
+    if seconds >= DAYS_FROM_S:
+        return time_in_words(seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

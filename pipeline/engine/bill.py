@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.printable import time_in_words
+from pipeline.core.printable import human_bytes, time_in_words
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import Estimate, Resources
 from pipeline.engine.cost_estimates import Rate, rates
 from pipeline.engine.cost_options import CostOptions
-from pipeline.engine.status import Step, human_bytes
+from pipeline.engine.status import Step
 from pipeline.engine.store import Store
 from stages.extraction.config import ExtractionConfig
 

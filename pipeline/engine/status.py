@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.printable import printable, time_in_words
+from pipeline.core.printable import human_bytes, human_seconds, printable
 from pipeline.core.rates import PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Estimate, Resources, config_dict
 from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
@@ -24,8 +24,6 @@ from pipeline.engine.store import Manifest, Store
 
 INDEX = "ingest"
 """The stage whose artifact holds the number of frames."""
-DAYS_FROM_S: Final = 172_800.0
-"""The duration from which on days say more than hours and minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,26 +169,6 @@ def plan_notes(steps: list[Step]) -> list[str]:
     ]
     notes += [f"warning: {note}" for listing in listings for note in listing.notes]
     return [printable(note) for note in notes]
-
-
-def human_bytes(num_bytes: float) -> str:
-    """Formats a number of bytes in powers of 1000: 1536 -> '1.5 kB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
-
-
-def human_seconds(seconds: float) -> str:
-    """Formats a duration: 75 -> '1 min 15 s'; from two days on in days."""
-    if seconds >= DAYS_FROM_S:
-        return time_in_words(seconds)
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:

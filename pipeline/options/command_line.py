@@ -25,9 +25,7 @@ MAX_WORD: Final = 256
 HELP = ("-h", "--help", "--help-all")
 
 
-def parse_options(
-    kind: type[Options], arguments: Sequence[str] | None, *, prog: str, description: str | None = None
-) -> Options:
+def parse_options(kind: type[Options], arguments: Sequence[str] | None, *, prog: str) -> Options:
     """Returns a dataclass of options from flags (None: those of this process).
 
     Raises:
@@ -36,8 +34,7 @@ def parse_options(
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = list_options(kind)
     if any(word in HELP for word in words):
-        summary = description or (kind.__doc__ or "").split("\n\n")[0]
-        print_help(full_help(prog, summary, options))
+        print_help(full_help(prog, (kind.__doc__ or "").split("\n\n")[0], options))
     try:
         return assemble(kind, read_arguments(words, options), options)
     except UsageError as error:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.flags import INLINE, InsteadOf
@@ -71,7 +71,7 @@ class Option:
 
 def list_options(kind: type[Any]) -> tuple[Option, ...]:
     """Returns the options of a dataclass and of those nested in it, in their order; found once a type."""
-    return _options(typing.cast(Hashable, kind))
+    return _options(typing.cast(Any, kind))
 
 
 @cache
@@ -79,14 +79,14 @@ def _options(kind: Any) -> tuple[Option, ...]:
     return tuple(_list(kind, None, "", ""))
 
 
-def _list(kind: type[Any], default: Any, prefix: str, flag_prefix: str) -> list[Option]:
+def _list(kind: Any, default: Any, prefix: str, flag_prefix: str) -> list[Option]:
     listed: list[Option] = []
-    for field, hint, marks in _fields(typing.cast(Hashable, kind)):
+    for field, hint, marks in _fields(kind):
         value = getattr(default, field.name) if default is not None else _default(field)
         path = f"{prefix}{field.name}"
         renamed = next((mark.name for mark in marks if isinstance(mark, Flag)), field.name)
         flag = flag_prefix + renamed.replace("_", "-")
-        if _is_config(hint):
+        if is_dataclass(hint):
             inner = flag_prefix if INLINE in marks else f"{flag}."
             listed += _list(hint, None if value is MISSING else value, f"{path}.", inner)
         else:
@@ -96,10 +96,6 @@ def _list(kind: type[Any], default: Any, prefix: str, flag_prefix: str) -> list[
                 Option(path=path, name=flag, kind=hint, default=value, owner=kind, positional=word, instead_of=rival)
             )
     return listed
-
-
-def _is_config(hint: Any) -> TypeGuard[type[Any]]:
-    return is_dataclass(hint)
 
 
 @cache
@@ -142,7 +138,7 @@ def read_arguments(
         if option is None:
             raise ConfigError(f"there is no option --{flag}{_nearest(flag, named, '--')}")
         if option.kind is bool and not has_value:
-            parsed: Any = not _is_negative(flag, named)
+            parsed: Any = flag.replace("_", "-") in named
         else:
             given = [value] if has_value else _take(words, option.kind)
             if not given and not is_many(option.kind):
@@ -178,10 +174,7 @@ def find_option(flag: str, named: Mapping[str, Option], refused: Mapping[str, st
     flag = flag.replace("_", "-")
     for reason in rules_of(flag, refused):
         raise ConfigError(f"--{flag} cannot be given: {reason}")
-    if flag not in named and _is_negative(flag, named):
-        head, _, last = flag.rpartition(".")
-        return named[f"{head}.{last[3:]}" if head else last[3:]]
-    return named.get(flag)
+    return named.get(flag) or _switched_off(flag, named)
 
 
 def rules_of(name: str, rules: Mapping[str, Rule]) -> list[Rule]:
@@ -190,10 +183,11 @@ def rules_of(name: str, rules: Mapping[str, Rule]) -> list[Rule]:
     return [rules[start] for start in (name, *starts) if start in rules]
 
 
-def _is_negative(flag: str, named: Mapping[str, Option]) -> bool:
-    head, _, last = flag.replace("_", "-").rpartition(".")
-    positive = f"{head}.{last[3:]}" if head else last[3:]
-    return last.startswith("no-") and positive in named and named[positive].kind is bool
+def _switched_off(flag: str, named: Mapping[str, Option]) -> Option | None:
+    """Returns the switch that `--no-NAME` turns off, or None where the flag is none of these."""
+    head, dot, last = flag.rpartition(".")
+    option = named.get(f"{head}{dot}{last.removeprefix('no-')}")
+    return option if last.startswith("no-") and option is not None and option.kind is bool else None
 
 
 def _nearest(name: str, known: Mapping[str, Option], dashes: str) -> str:
@@ -263,13 +257,13 @@ def assemble(kind: type[Options], values: Mapping[str, Any], options: Sequence[O
     return typing.cast(Options, _replaced(kind, None, values, ""))
 
 
-def _replaced(kind: type[Any], default: Any, values: Mapping[str, Any], prefix: str, flag_prefix: str = "") -> Any:
+def _replaced(kind: Any, default: Any, values: Mapping[str, Any], prefix: str, flag_prefix: str = "") -> Any:
     changes: dict[str, Any] = {}
-    for field, hint, marks in _fields(typing.cast(Hashable, kind)):
+    for field, hint, marks in _fields(kind):
         path = f"{prefix}{field.name}"
         if path in values:
             changes[field.name] = values[path]
-        elif _is_config(hint) and any(name.startswith(f"{path}.") for name in values):
+        elif is_dataclass(hint) and any(name.startswith(f"{path}.") for name in values):
             inner = getattr(default, field.name) if default is not None else _default(field)
             flag = flag_prefix if INLINE in marks else f"{flag_prefix}{field.name.replace('_', '-')}."
             changes[field.name] = _replaced(hint, None if inner is MISSING else inner, values, f"{path}.", flag)

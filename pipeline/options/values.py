@@ -5,13 +5,13 @@ One rule holds for every number: `pipeline.core.numbers`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Final, Literal, Union
 
+from pipeline.core.error_words import did_you_mean
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_number
 
@@ -93,9 +93,8 @@ def _parse_word(kind: Any, word: str, name: str) -> Any:
     assert typing.get_origin(kind) is Literal, f"{name}: no option has type {kind}"
     choices = {str(choice): choice for choice in typing.get_args(kind)}
     if word not in choices:
-        close = difflib.get_close_matches(word, choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"{name} is {word!r}; {hint}give one of {', '.join(map(repr, choices))}")
+        known = ", ".join(map(repr, choices))
+        raise ConfigError(f"{name} is {word!r}; {did_you_mean(word, choices)}give one of {known}")
     return choices[word]
 
 

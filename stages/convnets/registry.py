@@ -107,6 +107,14 @@ class RegisteredArchitecture:
     plugin_sha256: str | None
 
 
+def import_plugin(plugin: str) -> None:
+    """Imports a module that registers a convnet. Raises ConfigError."""
+    try:
+        importlib.import_module(plugin)
+    except ImportError as error:
+        raise ConfigError(f"convnet plugin {plugin!r} cannot be imported: {error}; put it on PYTHONPATH") from error
+
+
 def find_architecture(name: str, plugin: str | None) -> RegisteredArchitecture:
     """Finds the architecture of that name, after importing the module `plugin`, if one is named.
 
@@ -116,10 +124,7 @@ def find_architecture(name: str, plugin: str | None) -> RegisteredArchitecture:
     for module_name in BUILT_IN:
         importlib.import_module(f"stages.convnets.{module_name}")
     if plugin is not None:
-        try:
-            importlib.import_module(plugin)
-        except ImportError as error:
-            raise ConfigError(f"convnet plugin {plugin!r} cannot be imported: {error}; put it on PYTHONPATH") from error
+        import_plugin(plugin)
     if "/" in name:  # the zoo imports torch
         zoo_model = importlib.import_module("stages.convnets.zoo").find_in_zoo(name)
         if zoo_model is not None:

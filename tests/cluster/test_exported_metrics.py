@@ -20,7 +20,7 @@ from pipeline.core.events import Log, Metrics, Progress
 from tests.conftest import ROOT
 
 WATCHING = ROOT / "cluster" / "watching"
-NAMES = {metric.exported_name(name) for name, metric in EXPORTED.items()}
+NAMES = {f"ray_{name}{'_total' if metric.kind == 'counter' else ''}" for name, metric in EXPORTED.items()}
 OF_RAY = {"ray_node_gpus_utilization"}
 DURATION = re.compile(r"([0-9]+(ms|[smhdwy]))+")
 

@@ -34,7 +34,7 @@ from pipeline.core.errors import PerceptsError, RunError, UsageError
 from pipeline.engine.provenance import COMMIT_VARIABLE
 from pipeline.engine.store import Store
 from pipeline.options.command_line import run_command
-from pipeline.recipes.registry import RECIPES
+from pipeline.recipes.recipe import RECIPES
 
 MONDAY = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
 """Monday, 01:00 in Berlin."""
@@ -99,7 +99,7 @@ def head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Head:
         return head
 
     monkeypatch.setenv(COMMIT_VARIABLE, "0123abc")
-    monkeypatch.setattr("pipeline.engine.provenance.SOURCE_ROOT", str(tmp_path))  # no code travels
+    monkeypatch.setattr("pipeline.commands.submit.SOURCE_ROOT", str(tmp_path))  # no code travels
     monkeypatch.setattr(JobServer, "connect", connect)
     monkeypatch.setitem(RECIPES, "toy", ("tests.pipeline.commands.toy_recipe", "a toy"))
     return head
