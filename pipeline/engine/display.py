@@ -17,9 +17,8 @@ from rich.text import Text
 
 from cluster.run_records import RunProgress
 from pipeline.core.events import Event, Log, Metrics, Progress, Waiting
-from pipeline.core.printable import printable
+from pipeline.core.printable import human_bytes, human_seconds, printable
 from pipeline.core.secrets import masked
-from pipeline.engine.status import human_bytes, human_seconds
 from pipeline.engine.time_left import Pace, StageTime, run_seconds_left
 
 PLAIN_INTERVAL_SECONDS: Final = 10.0
@@ -136,29 +135,39 @@ class Display:
         if text and text != self._status:
             self._print_plain(text)
         self._status = text
+        if text:
+            self.write("status", text=text)
 
     def reused(self, name: str, detail: str) -> None:
         """Shows a stage whose artifact is in the store."""
         self._end(name, "have", detail, 0.0)
+        self.write("reused", stage=name)
 
     def start(self, name: str) -> None:
         """Shows that the stage has begun."""
         line = self._lines[name]
         line.state, line.started = "running", time.monotonic()
         self._print_plain(f"{name}: started")
+        self.write("started", stage=name)
 
     def done(self, name: str, num_bytes: int) -> None:
         """Shows that the stage has made its artifact."""
-        line = self._lines[name]
-        self._end(name, "made", human_bytes(num_bytes), time.monotonic() - line.started)
+        seconds = time.monotonic() - self._lines[name].started
+        self._end(name, "made", human_bytes(num_bytes), seconds)
+        self.write("made", stage=name, seconds=round(seconds, 3), num_bytes=num_bytes)
 
     def failed(self, name: str) -> None:
         """Shows that the stage has raised an exception."""
-        line = self._lines[name]
-        self._end(name, "failed", "", time.monotonic() - line.started)
+        seconds = time.monotonic() - self._lines[name].started
+        self._end(name, "failed", "", seconds)
+        self.write("failed", stage=name, seconds=round(seconds, 3))
 
     def report(self, uri: str) -> None:
         """Shows nothing: the last line of the output is the report's URI."""
+        self.write("report", uri=uri)
+
+    def write(self, event: str, **fields: object) -> None:
+        """Writes nothing: the form of the display that collectors of logs read does."""
 
     def handle(self, event: Event) -> None:
         """Shows an event of a running stage. Lines of the log are printed above the stages, in full."""
