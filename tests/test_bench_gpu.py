@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.commands.running.recipe_options import parse
 from pipeline.recipes.model_variants import MODELS, variant
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.reporting.paper_numbers import TABLE_2
 from stages.models.pretrained import Pretrained
 from tests.bench_gpu.__main__ import commands

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.commands.table import COMMANDS
 from pipeline.options.flags import list_options
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

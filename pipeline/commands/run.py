@@ -25,7 +25,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, is_local, join
 from pipeline.core.secrets import masked, public
 from pipeline.engine.store import DEFAULT_STORE
-from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.recipe import RECIPES, Recipe, load_recipe
 from pipeline.recipes.run_options import RunOptions
 
 if TYPE_CHECKING:  # A wrong recipe or flag is answered without the libraries that making needs.
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # A wrong recipe or flag is answered without the libraries th
 
     from pipeline.engine.plan import Plan
     from pipeline.engine.store import Store
-    from pipeline.recipes.recipe import Recipe
 
 PROGRAM = "percepts run"
 ENCODER_STAGES = ("pretrain", "import_encoder")

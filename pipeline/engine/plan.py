@@ -88,8 +88,6 @@ class Plan:
                 names both ends and what to do.
         """
         name = name or stage.name
-        if any(node.name == name for node in self.nodes):
-            raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
         if not isinstance(config, stage.config_type):
             expected = stage.config_type.__name__
             raise PlanError(f"{name}: config is a {type(config).__name__}; stage {stage.name!r} takes a {expected}")
@@ -101,29 +99,25 @@ class Plan:
         listing = outside if isinstance(outside, Listing) else None
         snapshot = outside.digest if isinstance(outside, Listing) else outside
         key = key_of(stage, config, snapshot, _known_by(stage, checked))
-        node = Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing)
-        self.nodes.append(node)
-        return node
+        return self._append(Node(name, stage, config, checked, resources or Resources(), key, snapshot, listing))
 
     def add_existing(self, stage: Stage[Any, ..., Any], key: str, *, name: str) -> Node:
         """Adds an artifact of the store by its key. Its config and inputs are in its manifest."""
-        if any(node.name == name for node in self.nodes):
-            raise PlanError(f"recipe {self.recipe!r} has two nodes named {name!r}; pass another name= to one of them")
-        node = Node(name, stage, ExistingArtifactConfig(), {}, Resources(), key)
+        return self._append(Node(name, stage, ExistingArtifactConfig(), {}, Resources(), key))
+
+    def replaced(self, node: Node, *, check: Check | None = None, content: str | None = None) -> Node:
+        """Returns `node`, which nothing reads yet, with a check or a content, in the place of the one without."""
+        changed = replace(node, check=check, content=content)
+        self.nodes[self.nodes.index(node)] = changed
+        return changed
+
+    def _append(self, node: Node) -> Node:
+        if any(other.name == node.name for other in self.nodes):
+            raise PlanError(
+                f"recipe {self.recipe!r} has two nodes named {node.name!r}; pass another name= to one of them"
+            )
         self.nodes.append(node)
         return node
-
-    def checked_by(self, node: Node, check: Check) -> Node:
-        """Returns the node with a check of its artifact, in the place of the one without."""
-        checked = replace(node, check=check)
-        self.nodes[self.nodes.index(node)] = checked
-        return checked
-
-    def known_by(self, node: Node, content: str) -> Node:
-        """Returns `node`, which nothing reads yet, as one that is known by its content; see `Node`."""
-        known = replace(node, content=content)
-        self.nodes[self.nodes.index(node)] = known
-        return known
 
     def _check(self, name: str, stage: Stage[Any, ..., Any], edge_name: str, value: Any) -> Any:
         edge = stage.edges[edge_name]

@@ -1,4 +1,4 @@
-"""The options and the DAG that recipes ucf101 and hmdb51 share: action recognition by official splits.
+"""Recipes ucf101 and hmdb51: action recognition by official splits.
 
 (unpack ─) select_clips ─ ingest ─┬─ assign_splits ──────────┐
                                   └─ extract ─ standardize ──┴─ finetune ─ evaluate
@@ -9,7 +9,7 @@ at clips that none of the chosen splits tests; `assign_splits` holds some traini
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -26,12 +26,10 @@ from pipeline.recipes.model_variants import (
     PUBLISHED_CLASSIFIER,
     REFUSED,
     Model,
-    pretrain_encoders,
+    pretrain_models,
     variant,
 )
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
 from pipeline.recipes.window_check import WindowCheck
 from stages.assign_splits import AssignSplitsConfig, assign_splits
@@ -124,18 +122,12 @@ class ActionOptions(VideoOptions):
             raise ConfigError(f"splits is {self.splits}; give any of 1, 2 and 3, each once")
         if "curve" in self.tables and (not self.curve or min(self.curve) < 1):
             raise ConfigError(f"curve is {self.curve}; give numbers of at least 1, or no curve in --tables")
+        if self.num_encoders < 1:
+            raise ConfigError(f"num_encoders is {self.num_encoders}; give at least 1")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The nodes that all stages after them read."""
-
-    splits: Node
-    percepts: Node
-
-
-def prepare(plan: Plan, options: ActionOptions) -> Prepared:
-    """Adds the nodes from clips and lists to percepts and splits.
+def _prepare(plan: Plan, options: ActionOptions) -> tuple[Node, Node]:
+    """Adds the nodes from clips and lists on; returns those of splits and percepts.
 
     Raises:
         DataSetError: no clips or no lists were given; it says what to put where.
@@ -151,22 +143,17 @@ def prepare(plan: Plan, options: ActionOptions) -> Prepared:
         SelectClipsConfig(data=data_config, videos=others, list_rules=options.list_rules),
         unpacked=unpacked,
     )
-    index = plan.add(
-        ingest,
-        IngestConfig(limits=options.limits),
-        resources=options.on_cpus,
-        corpus=clips,
-    )
-    if options.tables:
-        arms = [options.scratch]
-        arms += [options.single_frame] if {"1", "curve"} & set(options.tables) else []
-        arms += [options.finetuned] if options.pretrained or options.unlabelled else []
-        index = plan.checked_by(index, WindowCheck.to_classify(arms, options.extract))
+    arms = [options.scratch]
+    arms += [options.single_frame] if {"1", "curve"} & set(options.tables) else []
+    arms += [options.finetuned] if options.pretrained or options.unlabelled else []
+    check = WindowCheck.to_classify(arms, options.extract) if options.tables else None
+    index = plan.add(ingest, IngestConfig(limits=options.limits), resources=options.on_cpus, corpus=clips)
+    index = plan.replaced(index, check=check)
     config = AssignSplitsConfig(data=data_config, validation_fraction=options.validation_fraction)
     splits = plan.add(assign_splits, config, index=index)
     decoding = within_limits(options.extract, options.limits)
     percepts = plan.add(extract, decoding, resources=options.on_devices, index=index)
-    return Prepared(splits, percepts)
+    return splits, percepts
 
 
 def build(options: ActionOptions) -> Plan:
@@ -175,8 +162,7 @@ def build(options: ActionOptions) -> Plan:
         raise ConfigError("--arrow does not go with table 4: leave 4 out of --tables")
     plan = Plan(options.dataset)
     _check(options)
-    prepared = prepare(plan, options)
-    splits, percepts = prepared.splits, prepared.percepts
+    splits, percepts = _prepare(plan, options)
     source = _pretrained(plan, options)
     if source is None:
         statistics = plan.add(standardize, StandardizeConfig(splits=options.splits), percepts=percepts, splits=splits)
@@ -184,9 +170,7 @@ def build(options: ActionOptions) -> Plan:
         statistics = source.statistics
     if not options.tables:
         return plan
-    encoders: Mapping[Model, Sequence[Node]] = {} if source is None else source.encoders
-    size = None if source is None else source.size
-    arms = _arms(plan, options, encoders, percepts, statistics, splits, size=size)
+    arms = _arms(plan, options, source, percepts=percepts, statistics=statistics, splits=splits)
     if source is not None:
         plan.add(
             near_duplicates,
@@ -197,7 +181,7 @@ def build(options: ActionOptions) -> Plan:
             splits=splits,
         )
     if "4" in options.tables:
-        _table_4(plan, options, prepared, arms)
+        _table_4(plan, options, splits, arms)
     return plan
 
 
@@ -228,26 +212,26 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
         return add_existing_models(plan, options.pretrained, store_uri=options.store, tracking_uri=options.tracking_uri)
     if not options.unlabelled:
         return None
+    models = [variant(options.pretrain, model).model for model in options.models]
     index = plan.add(
         ingest,
         IngestConfig(videos=options.unlabelled, limits=options.limits, list_rules=options.list_rules),
         name="ingest unlabelled",
         resources=options.on_cpus,
     )
-    models = [variant(options.pretrain, model).model for model in options.models]
-    index = plan.checked_by(index, WindowCheck.to_pretrain(models, options.pretrain, options.extract))
+    index = plan.replaced(index, check=WindowCheck.to_pretrain(models, options.pretrain, options.extract))
     devices = options.on_devices
     decoding = within_limits(options.extract, options.limits)
     percepts = plan.add(extract, decoding, name="extract unlabelled", resources=devices, index=index)
     statistics = plan.add(
         standardize, StandardizeConfig(parts=("unlabelled",)), name="standardize unlabelled", percepts=percepts
     )
-    encoders = pretrain_encoders(
+    encoders = pretrain_models(
         plan,
         options.models,
         options.pretrain,
         options.to_train,
-        num_encoders=options.num_encoders,
+        numbers=range(options.num_encoders),
         percepts=percepts,
         statistics=statistics,
     )
@@ -258,12 +242,11 @@ def _pretrained(plan: Plan, options: ActionOptions) -> PretrainedNodes | None:
 def _arms(
     plan: Plan,
     options: ActionOptions,
-    encoders: Mapping[Model, Sequence[Node]],
+    source: PretrainedNodes | None,
+    *,
     percepts: Node,
     statistics: Node,
     splits: Node,
-    *,
-    size: tuple[int, int] | None,
     tables: tuple[Table, ...] | None = None,
     stream: str = "",
 ) -> Arms:
@@ -272,51 +255,37 @@ def _arms(
         replace(config, allow_fewer=fewer or config.allow_fewer, arrow=options.arrow)
         for config in (options.single_frame, options.scratch, options.finetuned)
     )
-    if size is not None:
+    if source is not None:
+        num_units, num_layers = source.size
         scratch, finetuned = (
-            replace(config, classifier=replace(config.classifier, num_units=size[0], num_layers=size[1]))
+            replace(config, classifier=replace(config.classifier, num_units=num_units, num_layers=num_layers))
             for config in (scratch, finetuned)
         )
     return add_arms(
         plan,
         configs=ArmConfigs(single_frame=single_frame, scratch=scratch, pretrained=finetuned),
         measured=Measured(tables=tables or options.tables, small=options.small, curve=options.curve),
-        encoders=encoders,
-        percepts=percepts,
-        statistics=statistics,
-        splits=splits,
+        encoders={} if source is None else source.encoders,
         numbers=options.splits,
         resources=options.on_devices,
         stream=stream,
+        percepts=percepts,
+        statistics=statistics,
+        splits=splits,
     )
 
 
-def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) -> None:
+def _table_4(plan: Plan, options: ActionOptions, splits: Node, rgb: Arms) -> None:
     """Adds the composite on a second stream of percepts, and both streams together."""
     if COMPOSITE not in rgb.finetuned:
         raise ConfigError(NEEDED_BY_TABLE_4)
     flow = add_existing_models(
-        plan,
-        options.flow_pretrained,
-        store_uri=options.store,
-        tracking_uri=options.tracking_uri,
-        stream="flow ",
+        plan, options.flow_pretrained, store_uri=options.store, tracking_uri=options.tracking_uri, stream="flow "
     )
     percepts = plan.add_existing(extract, options.flow_percepts, name="flow extract")
-    composite: Mapping[Model, Sequence[Node]] = {
-        name: nodes for name, nodes in flow.encoders.items() if name == "composite"
-    }
-    arms = _arms(
-        plan,
-        options,
-        composite,
-        percepts,
-        flow.statistics,
-        prepared.splits,
-        size=flow.size,
-        tables=("1", "4"),
-        stream="flow ",
-    )
+    composite = replace(flow, encoders={name: nodes for name, nodes in flow.encoders.items() if name == "composite"})
+    inputs = {"percepts": percepts, "statistics": flow.statistics, "splits": splits}
+    arms = _arms(plan, options, composite, tables=("1", "4"), stream="flow ", **inputs)
     plan.add(
         fuse,
         FuseConfig(),
@@ -325,7 +294,7 @@ def _table_4(plan: Plan, options: ActionOptions, prepared: Prepared, rgb: Arms) 
     )
 
 
-def recipe(options: type[ActionOptions]) -> Recipe:
+def _recipe(options: type[ActionOptions]) -> Recipe:
     """Returns the recipe of one of the data sets."""
     name = options.dataset
     arms = {"single-frame": "frame", "scratch": "lstm", "finetuned": "lstm"}
@@ -339,7 +308,6 @@ def recipe(options: type[ActionOptions]) -> Recipe:
     }
     return Recipe(
         name=name,
-        summary=RECIPES[name][1],
         options=options,
         build=build,
         shown={
@@ -353,7 +321,6 @@ def recipe(options: type[ActionOptions]) -> Recipe:
                 "pretrain.num-passes",
                 "finetuned.num-epochs",
             ),
-            "the run": RUN_GROUP,
         },
         examples=(
             f"percepts run {name} --videos clips/ --lists lists/ --pretrained pretrain-<key>",
@@ -365,9 +332,8 @@ def recipe(options: type[ActionOptions]) -> Recipe:
         | {f"{arm}.{name}": reason for arm in arms for name, reason in decided.items()}
         | {f"{arm}.model": f"its row is that of the {model} model" for arm, model in arms.items()}
         | {f"finetuned.{name}": "the pretrained model decides it" for name in ("num-units", "num-layers")},
-        only_with=NEEDS_PLAN | dict.fromkeys(("models", "num-encoders", "pretrain."), "unlabelled"),
-        not_with=NOT_WITH
-        | {f"scratch.{name}": ("pretrained", "unlabelled") for name in ("num-units", "num-layers")}
+        only_with=dict.fromkeys(("models", "num-encoders", "pretrain."), "unlabelled"),
+        not_with={f"scratch.{name}": ("pretrained", "unlabelled") for name in ("num-units", "num-layers")}
         | {"unlabelled": ("pretrained",)},
     )
 
@@ -394,3 +360,22 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     | {f"{arm}.{name}": value for arm in ("scratch", "finetuned") for name, value in PUBLISHED_CLASSIFIER.items()},
 }
 """The sizes of both data sets for a kind of machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UCF101Options(ActionOptions):
+    """UCF-101: 13,320 clips of 101 actions, three official splits."""
+
+    dataset: ClassVar[DataSetKey] = "ucf101"
+    small: ClassVar[int] = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMDB51Options(ActionOptions):
+    """HMDB-51: 6,766 clips of 51 actions, three official splits of 70 training and 30 test clips a class."""
+
+    dataset: ClassVar[DataSetKey] = "hmdb51"
+    small: ClassVar[int] = 4
+
+
+UCF101, HMDB51 = _recipe(UCF101Options), _recipe(HMDB51Options)

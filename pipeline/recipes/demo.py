@@ -13,10 +13,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_corpus, check_loss, sized
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
-from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix, of_encoder, pretrain_models, pretrain_more
+from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix, of_encoder, pretrain_models
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.config import ConvnetConfig
@@ -227,10 +225,9 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
         replace(resources, num_workers=1, min_workers=1, is_auto_workers=False)
         for resources in (options.to_train, options.on_cpus)
     )
-    nodes = pretrain_models(plan, others, options.pretrain, alone, **source)
-    encoders |= {name: [node] for name, node in zip(others, nodes, strict=True)}
+    encoders |= pretrain_models(plan, others, options.pretrain, alone, numbers=range(1), **source)
     numbers = range(1, 1 if options.encoder is not None else options.num_encoders or DEMO_ENCODERS)
-    more = pretrain_more(plan, tuple(MODELS), options.pretrain, alone, numbers=numbers, **source)
+    more = pretrain_models(plan, tuple(MODELS), options.pretrain, alone, numbers=numbers, **source)
     for name, nodes in more.items():
         encoders[name] += nodes
     frame, scratch, pretrained = (
@@ -254,9 +251,8 @@ def _demo_tables(plan: Plan, options: DemoOptions, composite: Node, percepts: No
 OF_TABLES = ("arm", "num-epochs", "num-full-samplings", "labels-per-class")
 """The settings of an arm that --tables decides."""
 
-RECIPE = Recipe(
+DEMO = Recipe(
     name="demo",
-    summary=RECIPES["demo"][1],
     options=DemoOptions,
     build=build,
     shown={
@@ -269,7 +265,6 @@ RECIPE = Recipe(
             "pretrain.optimizer.learning-rate",
             "pretrained.learning-rate",
         ),
-        "the run": RUN_GROUP,
     },
     examples=("percepts run demo", "percepts run demo --tables --store /data/percepts"),
     refused=ONE_LIMITS
@@ -282,9 +277,7 @@ RECIPE = Recipe(
             ("model", f"its row is that of the {model} model"),
         )
     },
-    only_with=NEEDS_PLAN,
-    not_with=NOT_WITH
-    | {"pretrain.": ("encoder",), "num-encoders": ("encoder",)}
+    not_with={"pretrain.": ("encoder",), "num-encoders": ("encoder",)}
     | {f"pretrain.{name}": ("tables",) for name in ("decoders", "reconstruct-conditional", "predict-conditional")}
     | {f"{arm}.{name}": ("tables",) for arm in ("single-frame", "scratch", "pretrained") for name in OF_TABLES},
 )

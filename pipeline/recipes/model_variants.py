@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.engine.plan import Node, Plan
+from pipeline.reporting.paper_numbers import PAPER_CONVNET, PAPER_SETTINGS
 from stages.models.config import FeedbackConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import TrainingConfig
@@ -33,9 +34,15 @@ MODELS: dict[Model, dict[str, Any]] = {
 
 
 def pretrain_models(
-    plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, **source: Node
-) -> list[Node]:
-    """Adds one pretrained model for each name.
+    plan: Plan,
+    models: Sequence[Model],
+    config: PretrainConfig,
+    resources: Resources,
+    *,
+    numbers: range,
+    **source: Node,
+) -> dict[Model, list[Node]]:
+    """Adds the encoders of each model that have these numbers: 0 is the config's seed, 1 the next.
 
     Raises:
         ConfigError: no model is named, or one twice, or feedback is on and no model has a conditional decoder.
@@ -46,35 +53,6 @@ def pretrain_models(
         raise ConfigError(f"--models names one twice: {', '.join(models)}; name each once")
     if config.training.feedback and not any(is_conditional(variant(config, model)) for model in models):
         raise ConfigError("--pretrain.feedback is for conditional decoders, and no model of --models has one")
-    nodes = pretrain_more(plan, models, config, resources, numbers=range(1), **source)
-    return [node for (node,) in nodes.values()]
-
-
-def pretrain_encoders(
-    plan: Plan,
-    models: Sequence[Model],
-    config: PretrainConfig,
-    resources: Resources,
-    *,
-    num_encoders: int,
-    **source: Node,
-) -> dict[Model, list[Node]]:
-    """Adds `num_encoders` pretrained models for each name, from seeds that follow the config's.
-
-    Raises:
-        ConfigError: as `pretrain_models`, or fewer than one encoder is wanted.
-    """
-    if num_encoders < 1:
-        raise ConfigError(f"--num-encoders is {num_encoders}; give at least 1")
-    first = pretrain_models(plan, models, config, resources, **source)
-    more = pretrain_more(plan, models, config, resources, numbers=range(1, num_encoders), **source)
-    return {model: [node, *more[model]] for model, node in zip(models, first, strict=True)}
-
-
-def pretrain_more(
-    plan: Plan, models: Sequence[Model], config: PretrainConfig, resources: Resources, *, numbers: range, **source: Node
-) -> dict[Model, list[Node]]:
-    """Adds the encoders of each model that have these numbers: 0 is the config's seed, 1 the next."""
     encoders: dict[Model, list[Node]] = {model: [] for model in models}
     for number in numbers:
         for model in models:
@@ -128,20 +106,10 @@ OF_PERCEPTS: Final = dict.fromkeys(
     ("pretrain.transform.", "pretrain.parts", "pretrain.window-stride", "pretrain.validation-fraction"),
     "this recipe learns from pixels, and it is for percepts",
 )
-PUBLISHED: Final = {
-    "pretrain.num-units": 2048,
-    "pretrain.num-layers": 2,
-    "pretrain.forget-bias": 0.0,
-    "pretrain.start-at-mean": False,
+PUBLISHED: Final[dict[str, Any]] = {
+    **{f"pretrain.{name.replace('_', '-')}": value for name, value in PAPER_SETTINGS.items()},
     "pretrain.batch-size": 100,
-    "pretrain.optimizer.kind": "published",
-    "pretrain.optimizer.learning-rate": 1e-4,
-    "pretrain.optimizer.final-fraction": 1.0,
     "pretrain.optimizer.num-warmup-steps": 0,
-    "pretrain.optimizer.weight-decay": 1e-4,
-    "pretrain.initial-weights": "published",
-    "pretrain.feedback.probability": 0.0,
-    "pretrain.feedback.noise-std": 0.0,
 }
 """The paper's models and optimiser, as its authors' code has them; conditional decoders read true frames."""
 PUBLISHED_CLASSIFIER: Final = {
@@ -159,19 +127,5 @@ PUBLISHED_CLASSIFIER: Final = {
 """The training of the paper's classifiers, as its authors' code has it: plain gradient descent at a constant rate."""
 ON_GPUS: Final = {"gpus-per-worker": 1}
 """A GPU for each worker that uses one: refused where there is none."""
-PAPER_PERCEPTS: Final = {"extract.convnet.name": "vgg16", "extract.convnet.layer": "fc6"}
+PAPER_PERCEPTS: Final = {f"extract.convnet.{name}": value for name, value in PAPER_CONVNET.items()}
 """The paper's percepts. They need weights: --extract.convnet.weights."""
-PIXELS_ON_A_GPU: Final = ON_GPUS | {
-    "pretrain.num-units": 2048,
-    "pretrain.num-layers": 2,
-    "pretrain.batch-size": 512,
-    "pretrain.num-steps": 16_000,
-    "pretrain.optimizer.learning-rate": 1e-3,
-    "pretrain.optimizer.final-fraction": 0.02,
-    "pretrain.optimizer.num-warmup-steps": 300,
-    "pretrain.validate-every-steps": 1000,
-    "pretrain.checkpoint-every-steps": 1000,
-}
-"""The size and schedule of models of pixels on GPUs."""
-PUBLISHED_PIXELS: Final = PUBLISHED | ON_GPUS | {"pretrain.num-steps": 100_000}
-"""The paper's models of pixels, on GPUs."""

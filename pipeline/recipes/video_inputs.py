@@ -74,7 +74,7 @@ def add_index(
     unpacked, others = add_unpacked(plan, videos, options.archive_limits)
     config = IngestConfig(videos=others, held_out=held_out, limits=options.limits, list_rules=options.list_rules)
     index = plan.add(ingest, config, resources=options.on_cpus, corpus=corpus, unpacked=unpacked)
-    return index if check is None else plan.checked_by(index, check)
+    return plan.replaced(index, check=check)
 
 
 ONE_LIMITS: Final = dict.fromkeys(("extract.limits.", "cut.limits."), "--limits decides it for every stage")

@@ -13,6 +13,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.engine.plan import Plan
 from pipeline.recipes.agreement import check_enough, check_loss
+from pipeline.recipes.existing_models import add_warm_start
 from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
     ON_GPUS,
@@ -26,10 +27,7 @@ from pipeline.recipes.model_variants import (
     variant,
 )
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import RECIPES
-from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
-from pipeline.recipes.warm_start import add_warm_start
 from pipeline.recipes.window_check import WindowCheck
 from stages.extract import ExtractConfig, extract
 from stages.forecast import ForecastConfig, forecast
@@ -103,7 +101,8 @@ def build(options: YoutubeOptions) -> Plan:
             store_uri=options.store,
             percepts=percepts,
         )
-    encoders = pretrain_models(plan, options.models, options.pretrain, options.to_train, **source)
+    models = pretrain_models(plan, options.models, options.pretrain, options.to_train, numbers=range(1), **source)
+    encoders = [node for (node,) in models.values()]
     shown = VisualizeConfig()
     if options.held_out:
         plan.add(
@@ -138,9 +137,8 @@ def _window_check(options: YoutubeOptions) -> WindowCheck:
     )
 
 
-RECIPE = Recipe(
+YOUTUBE = Recipe(
     name="youtube",
-    summary=RECIPES["youtube"][1],
     options=YoutubeOptions,
     build=build,
     shown={
@@ -153,7 +151,6 @@ RECIPE = Recipe(
             "extract.decode.rate-fps",
         ),
         "what is learned": ("models", *PRETRAIN_GROUP, "warm-start"),
-        "the run": RUN_GROUP,
     },
     examples=(
         "percepts run youtube --videos clips/ --preset laptop",
@@ -177,6 +174,6 @@ RECIPE = Recipe(
         "paper": PUBLISHED | PAPER_PERCEPTS | ON_GPUS | {"pretrain.few-videos": 0},
     },
     refused=REFUSED | ONE_LIMITS,
-    only_with=NEEDS_PLAN | ONLY_WITH_LINKS,
-    not_with=NOT_WITH | {"max-disk-gb": ("keep-videos",)},
+    only_with=ONLY_WITH_LINKS,
+    not_with={"max-disk-gb": ("keep-videos",)},
 )

@@ -1,4 +1,4 @@
-"""The paper's tables, and later numbers on Moving MNIST, as data: each with its source and how well it is known.
+"""The paper's settings and tables, and later numbers on Moving MNIST, as data: each with its source, and if it is sure.
 
 A number is confirmed if other publications or the authors' code give it, too; the others were recalled, and stand in
 one place of a report that says so. Check them against the PDF before quoting them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 PAPER = "Srivastava, Mansimov, Salakhutdinov: Unsupervised Learning of Video Representations using LSTMs, ICML 2015"
 
@@ -168,6 +168,26 @@ STEPS = (
     ("LSTM from scratch", "LSTM pretrained", TABLE_3, "LSTM, no pretraining", "composite"),
 )
 """Our arms (worse, better) and the rows of the paper whose difference is the same question on other data."""
+
+
+PAPER_SETTINGS: Final[Mapping[str, Any]] = {
+    "num_units": 2048,
+    "num_layers": 2,
+    "forget_bias": 0.0,
+    "residual": False,
+    "autoregressive": False,
+    "start_at_mean": False,
+    "initial_weights": "published",
+    "optimizer.kind": "published",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.final_fraction": 1.0,
+    "optimizer.weight_decay": 1e-4,
+    "feedback.probability": 0.0,
+    "feedback.noise_std": 0.0,
+}
+"""Settings of a pretraining as the authors' code has them; the batch, 80 to 128 there, is not compared."""
+PAPER_CONVNET: Final[Mapping[str, Any]] = {"name": "vgg16", "layer": "fc6"}
+"""The network and layer of its percepts."""
 
 
 def paper_number(recipe: str, metric: str) -> str | None:

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from pipeline.reporting.claims import listed_words
+from pipeline.reporting.paper_numbers import PAPER_CONVNET, PAPER_SETTINGS
 from pipeline.reporting.results import Results
 from stages.models.artifacts import Encoder
-
-PAPERS: Final[Mapping[str, Any]] = {
-    "num_units": 2048,
-    "num_layers": 2,
-    "forget_bias": 0.0,
-    "residual": False,
-    "autoregressive": False,
-    "start_at_mean": False,
-    "initial_weights": "published",
-    "optimizer.kind": "published",
-    "optimizer.learning_rate": 1e-4,
-    "optimizer.final_fraction": 1.0,
-    "optimizer.weight_decay": 1e-4,
-    "feedback.probability": 0.0,
-    "feedback.noise_std": 0.0,
-}
-"""Settings of a pretraining as the authors' code has them; the batch, 80 to 128 there, is not compared."""
-PERCEPTS: Final[Mapping[str, Any]] = {"name": "vgg16", "layer": "fc6"}
 
 
 def other_than_the_papers(results: Results) -> str:
@@ -37,7 +20,7 @@ def other_than_the_papers(results: Results) -> str:
     for node in results.view.nodes:
         if isinstance(node.artifact, Encoder):
             decided = {name: bool(node.facts[name]) for name in ("residual", "autoregressive") if name in node.facts}
-            _compare(_flat(node.config) | decided, PAPERS, differences)
+            _compare(_flat(node.config) | decided, PAPER_SETTINGS, differences)
     for node in results.extractions:
         convnet = node.config.get("convnet")
         if isinstance(convnet, dict):
@@ -47,7 +30,7 @@ def other_than_the_papers(results: Results) -> str:
 
 
 def _of_percepts() -> dict[str, Any]:
-    return {f"percepts' {name}": value for name, value in PERCEPTS.items()}
+    return {f"percepts' {name}": value for name, value in PAPER_CONVNET.items()}
 
 
 def _compare(settings: Mapping[str, Any], papers: Mapping[str, Any], differences: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from pipeline.commands.cluster import main as cluster
 from pipeline.commands.running.recipe_options import parse
 from pipeline.commands.submit import SubmitOptions, split
 from pipeline.options.command_line import parse_options
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from tests.conftest import ROOT
 
 

@@ -217,7 +217,7 @@ def test_bash_and_shellcheck_accept(kind: str, settings: ClusterSettings, tmp_pa
 
 def test_the_recipe_of_the_default_settings_exists_with_these_options() -> None:
     from pipeline.commands.running.recipe_options import parse
-    from pipeline.recipes.registry import load_recipe
+    from pipeline.recipes.recipe import load_recipe
 
     recipe, *flags = run_command(read_settings(), growing_nodes(read_settings()))[3:]
     options = parse(load_recipe(recipe), flags)

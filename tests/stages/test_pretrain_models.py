@@ -13,7 +13,7 @@ from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.core.stage import Context
 from pipeline.recipes.demo import DemoOptions
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from stages.forecast import ForecastConfig, forecast
 from stages.models.pretrained import Pretrained
 from stages.percepts.transforms import Squashing

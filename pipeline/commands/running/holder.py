@@ -16,9 +16,9 @@ from pipeline.engine.plan import Node, Plan, with_inputs
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking.no_tracking import NoTracker
-from pipeline.engine.tracking.registry import HolderResults, result_names, test_digests
-from pipeline.engine.tracking.values import allowed_name
-from pipeline.recipes.warm_start import ENCODERS
+from pipeline.engine.tracking.registry import result_names, test_digests
+from pipeline.engine.tracking.values import HolderResults, allowed_name
+from pipeline.recipes.existing_models import ENCODERS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pipeline.options.config_file import read_config, write_config
 from pipeline.options.flags import Option, assemble, list_options, merge, read_arguments, read_table, rules_of
 from pipeline.options.help import full_help, short_help
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.run_options import RunOptions
+from pipeline.recipes.run_options import NEEDS_PLAN, NOT_WITH, RUN_GROUP, RunOptions
 
 CONFIG: Final = Option(path="config", name="config", kind=str | None, default=None)
 PRESET: Final = Option(path="preset", name="preset", kind=str | None, default=None)
@@ -33,7 +33,8 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
     if "--help-all" in arguments:
         print_help(full_help(program, recipe.summary, options, recipe.examples))
     if "--help" in arguments or "-h" in arguments:
-        print_help(short_help(program, recipe.summary, options, recipe.shown, recipe.examples, _others(recipe)))
+        shown = {**recipe.shown, "the run": RUN_GROUP}
+        print_help(short_help(program, recipe.summary, options, shown, recipe.examples, _others(recipe)))
     try:
         values = read_arguments(arguments, [*options, *OF_FILES], recipe.refused)
         config, preset, target = (values.pop(option.path, None) for option in OF_FILES)
@@ -79,10 +80,10 @@ def _check_pairs(
     for option in options:
         if option.path not in flags:
             continue
-        for needed in rules_of(option.name, recipe.only_with):
+        for needed in rules_of(option.name, {**NEEDS_PLAN, **recipe.only_with}):
             if not is_on(needed):
                 raise ConfigError(f"--{option.name} has no effect without --{needed}; give both, or leave it out")
-        for others in rules_of(option.name, recipe.not_with):
+        for others in rules_of(option.name, {**NOT_WITH, **recipe.not_with}):
             for other in filter(is_on, others):
                 raise ConfigError(f"--{option.name} has no effect with --{other}; leave one of them out")
 

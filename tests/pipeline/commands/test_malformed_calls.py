@@ -20,7 +20,7 @@ from pipeline.engine.store import Store
 from pipeline.options.command_line import run_command
 from pipeline.options.flags import Option, list_options, rules_of
 from pipeline.options.values import is_many, number_or_words, optional
-from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.recipe import RECIPES, load_recipe
 
 LONG = "x" * 300
 DIGITS = "9" * 300

@@ -14,7 +14,7 @@ from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.options.config_file import write_config
 from pipeline.options.flags import list_options, rules_of
-from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.recipe import RECIPES, load_recipe
 
 NEEDED = {"youtube": ["--videos", "clips"], "patches": ["--videos", "clips"]}
 PRESETS = ("laptop", "gpu", "paper")

@@ -17,8 +17,7 @@ from pipeline.engine.status import look_up, plan_notes, plan_table
 from pipeline.engine.store import Store
 from pipeline.engine.tracking.values import flat
 from pipeline.options.command_line import run_command
-from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import Recipe, load_recipe
 from pipeline.recipes.run_names import run_name
 from pipeline.upkeep.takedown import TakedownReport
 from stages.video.ledger import VideoRecord

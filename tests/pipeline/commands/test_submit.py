@@ -19,7 +19,7 @@ from pipeline.core.errors import ConfigError, UsageError
 from pipeline.engine.provenance import commit
 from pipeline.engine.store import Store
 from pipeline.options.flags import list_options
-from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.recipe import RECIPES, load_recipe
 from tests.conftest import ROOT
 from tests.pipeline.left_behind import marked, ports_of
 

@@ -25,6 +25,4 @@ def build(options: ToyOptions) -> Plan:
     return plan
 
 
-RECIPE = Recipe(
-    name="toy", summary="a toy", options=ToyOptions, build=build, shown={}, examples=("percepts run toy --store s",)
-)
+TOY = Recipe(name="toy", options=ToyOptions, build=build, shown={}, examples=("percepts run toy --store s",))

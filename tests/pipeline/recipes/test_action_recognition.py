@@ -12,7 +12,7 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.arms import ATTENTION, MEAN_FRAMES, SINGLE_FRAME, TABLE_3_ROWS
 from pipeline.recipes.model_variants import MODELS
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.run import main
 
 NEIGHBOURS = (SINGLE_FRAME, MEAN_FRAMES, ATTENTION)

@@ -22,6 +22,7 @@ from pipeline.core.errors import DataSetError, UsageError
 from pipeline.core.files import sha256_file
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking.tracker import Tracker
+from pipeline.engine.tracking.values import Registration
 from pipeline.run import main
 from stages.convnets import vgg16
 
@@ -140,7 +141,7 @@ def test_a_model_that_is_given_is_the_one_that_was_made_first(run: Run, store: S
     assert "Nothing was made anew" in said
     tracker = Tracker(store, store.default_tracking_uri, "ucf101")
     (manifest,) = [found for found in store.manifests("pretrain") if found.key == pretrained]
-    tracker.register(manifest, "encoder@champion")
+    tracker.register(Registration(manifest=manifest, target="encoder@champion"))
     for given in (pretrained, "models:/encoder@champion", "models:/encoder/1"):
         assert run("ucf101", "--pretrained", given)[1] == {}
     with pytest.raises(UsageError, match="MLflow has no model 'models:/encoder@nobody'"):

@@ -10,7 +10,7 @@ import pytest
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Plan
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from stages.models.composite import Composite
 from stages.models.config import CompositeConfig
 from stages.models.pretrained import Pretrained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -47,7 +48,7 @@ def of_long(records: Iterable[VideoRecord]) -> list[VideoRecord]:
 def first_stages(video: Path, root: Path, limits: Limits) -> tuple[Index, Percepts]:
     """The index and the percepts of recipe youtube."""
     videos = (str(video.parent),)
-    plan = youtube.build(youtube.RECIPE.options(videos=videos, held_out=0.0, limits=limits, extract=EXTRACT))
+    plan = youtube.build(youtube.YOUTUBE.options(videos=videos, held_out=0.0, limits=limits, extract=EXTRACT))
     start = Plan("start", plan.nodes[:2])
     made = run_plan(str(root), start)
     return (
@@ -61,22 +62,24 @@ def test_a_video_of_seven_hours(video: Path, tmp_path: Path) -> None:
     (listed,), (decoded,) = of_long(index.records()), of_long(percepts.records())
     assert listed.duration_us == SEVEN_HOURS_S * 1_000_000
     assert (listed.verdict, decoded.verdict, decoded.frames_decoded) == ("ok", "ok", 14)
-    plan = youtube.build(youtube.RECIPE.options(videos=(str(video.parent),), held_out=0.0, extract=EXTRACT))
+    plan = youtube.build(youtube.YOUTUBE.options(videos=(str(video.parent),), held_out=0.0, extract=EXTRACT))
     made = run_plan(str(tmp_path / "default"), Plan("start", plan.nodes[:1]))
     (record,) = of_long(Index(f"{tmp_path}/default/ingest/{made['ingest'].key}").records())
     assert (record.verdict, record.reason) == ("rejected", "lasts longer than max_duration_s = 21600 s")
 
 
-def test_one_option_decides_for_every_stage(video: Path) -> None:
-    limits = Limits(max_frames=1000)
-    plan = patches.build(patches.RECIPE.options(videos=(str(video),), limits=limits))
+def test_one_option_decides_for_every_stage(video: Path, tmp_path: Path) -> None:
+    limits, videos = Limits(max_frames=1000), (str(tmp_path),)
+    for number in range(3):
+        shutil.copy(video, tmp_path / f"{number}.mp4")
+    plan = patches.build(patches.PATCHES.options(videos=videos, limits=limits))
     configs = {node.name: node.config for node in plan.nodes}
     assert isinstance(configs["ingest"], IngestConfig)
     assert configs["ingest"].limits == configs["cut_patches"].limits == limits
     cut = CutPatchesConfig(limits=Limits(max_frames=7))
     with pytest.raises(ConfigError, match=r"--limits"):
-        patches.build(patches.RECIPE.options(videos=(str(video),), limits=limits, cut=cut))
+        patches.build(patches.PATCHES.options(videos=videos, limits=limits, cut=cut))
     with pytest.raises(ConfigError, match=r"--limits"):
         youtube.build(
-            youtube.RECIPE.options(videos=(str(video),), held_out=0.0, extract=replace(EXTRACT, limits=limits))
+            youtube.YOUTUBE.options(videos=(str(video),), held_out=0.0, extract=replace(EXTRACT, limits=limits))
         )

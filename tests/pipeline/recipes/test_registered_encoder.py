@@ -17,7 +17,7 @@ from pipeline.core.stage import Context
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking.tracker import Tracker
-from pipeline.engine.tracking.values import RunDescription
+from pipeline.engine.tracking.values import Registration, RunDescription
 from stages.finetuning.arm import ArmConfig, check_encoder
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.artifacts import Encoder
@@ -76,7 +76,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
     )
     store.commit(manifest)
     tracker.finish_stage(node, manifest, run_id)
-    assert tracker.register(manifest, "walks@best") == "walks version 1, alias best"
+    assert tracker.register(Registration(manifest=manifest, target="walks@best")) == "walks version 1, alias best"
     return Registered(tracker, manifest, encoder, percepts)
 
 
@@ -162,10 +162,10 @@ def test_what_mlflow_refuses_in_a_name_is_left_out(in_mlflow: Registered) -> Non
 
 def test_a_model_is_registered_once_and_its_alias_moves(in_mlflow: Registered) -> None:
     tracker, manifest = in_mlflow.tracker, in_mlflow.manifest
-    assert tracker.register(manifest, "walks@newest") == "walks version 1, alias newest"
-    assert tracker.register(manifest, "runs") == "runs version 1"
+    assert tracker.register(Registration(manifest=manifest, target="walks@newest")) == "walks version 1, alias newest"
+    assert tracker.register(Registration(manifest=manifest, target="runs")) == "runs version 1"
     with pytest.raises(UsageError, match="holds no model of pretrain-made"):
-        tracker.register(replace(manifest, mlflow_run_id="0" * 32), "walks")
+        tracker.register(Registration(manifest=replace(manifest, mlflow_run_id="0" * 32), target="walks"))
 
 
 def test_unknown_names_and_models_of_pixels_say_so(in_mlflow: Registered, tmp_path: Path) -> None:

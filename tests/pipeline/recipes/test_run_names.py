@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.commands.running.recipe_options import parse
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.recipes.run_names import run_name
 
 

@@ -12,7 +12,7 @@ from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode
 from pipeline.engine.plan import Plan
 from pipeline.recipes import run_options
-from pipeline.recipes.registry import RECIPES, load_recipe
+from pipeline.recipes.recipe import RECIPES, load_recipe
 from pipeline.recipes.run_options import RunOptions
 
 

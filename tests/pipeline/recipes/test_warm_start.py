@@ -11,7 +11,7 @@ from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Store
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.run import main
 from stages.models.artifacts import Encoder
 from tests.pipeline.small_store import encode_clips
@@ -53,7 +53,9 @@ def test_last_weeks_encoder_goes_on_with_new_videos(
     folder = store / "pretrain" / first.key
     copied = tmp_path / "downloaded"
     shutil.copytree(folder, copied)
-    monkeypatch.setattr("pipeline.recipes.warm_start.resolve", lambda uri, _: str(copied) if "models:" in uri else uri)
+    monkeypatch.setattr(
+        "pipeline.recipes.existing_models.resolve", lambda uri, _: str(copied) if "models:" in uri else uri
+    )
     names = (first.key, str(folder), str(folder / "model.safetensors"), "models:/walks@best")
     plans = [planned(store, *week_1, "--warm-start", name) for name in names]
     keys = {plan["pretrain composite"].key for plan in plans}

@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.engine.plan import Plan
 from pipeline.recipes import action_recognition, demo, patches
-from pipeline.recipes.ucf101 import UCF101Options
+from pipeline.recipes.action_recognition import UCF101Options
 from pipeline.recipes.window_check import WindowCheck
 from pipeline.recipes.youtube import YoutubeOptions, build
 from stages.video.artifacts import Index
@@ -74,7 +74,8 @@ def checks(plan: Plan) -> dict[str, WindowCheck]:
 
 
 def test_every_recipe_that_takes_videos_has_the_check(shared_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"x")
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (tmp_path / name).write_bytes(b"x")
     videos, store = (str(tmp_path),), str(tmp_path / "store")
     assert checks(demo.build(demo.DemoOptions(videos=videos, store=store)))["ingest"].num_frames == 16 + 13
     assert checks(demo.build(demo.DemoOptions(store=store))) == {}

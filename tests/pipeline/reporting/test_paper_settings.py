@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.commands.running.recipe_options import parse
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.reporting.paper_settings import other_than_the_papers
 from pipeline.reporting.results import read_results
 from stages.models.artifacts import Encoder

@@ -11,7 +11,7 @@ import pytest
 from av.stream import Disposition
 
 from pipeline.core.errors import ConfigError
-from pipeline.recipes.youtube import RECIPE
+from pipeline.recipes.youtube import YOUTUBE
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.ingest import probe_source
 from stages.video.limits import Limits
@@ -77,10 +77,10 @@ def test_the_stream_that_is_named_is_taken_and_the_others_are_said(tmp_path: Pat
 
 
 def test_the_option_of_a_recipe_reaches_every_stage() -> None:
-    options = RECIPE.options(videos=("clips/",), video_stream=1)
+    options = YOUTUBE.options(videos=("clips/",), video_stream=1)
     assert options.limits == Limits(video_stream=1)
     with pytest.raises(ConfigError, match="video_stream is -1; it cannot be negative"):
-        RECIPE.options(videos=("clips/",), video_stream=-1)
+        YOUTUBE.options(videos=("clips/",), video_stream=-1)
 
 
 def test_a_stream_that_is_named_gives_other_percepts_and_none_keeps_the_fingerprint() -> None:
