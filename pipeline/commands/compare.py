@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from pipeline.engine.tracking.runs import RecipeResults
+    from pipeline.engine.tracking.values import ComparedRun
     from pipeline.reporting.comparison import Comparison
 
 PLAIN_COLUMNS = 150
@@ -46,38 +46,22 @@ class CompareOptions:
             raise ConfigError(f"{len(self.runs)} run was given; a comparison takes at least 2, such as latest~1 latest")
 
 
-def comparison_of(tracking_uri: str, runs: Sequence[RecipeResults]) -> Comparison:
+def comparison_of(tracking_uri: str, runs: Sequence[ComparedRun]) -> Comparison:
     """Compares runs of one MLflow, with the accuracies of each sampling that their stages logged.
 
     Raises:
         UsageError: MLflow does not answer.
         CorruptArtifact: a file of scores does not hold what its name promises.
     """
-    from pipeline.engine.tracking.registry import tests_of
     from pipeline.engine.tracking.runs import download_results
-    from pipeline.reporting.comparison import ComparedRun, compare
+    from pipeline.reporting.comparison import compare
     from stages.evaluation.artifacts import SCORES_FILE
     from stages.evaluation.score_table import ScoreTable
 
     with TemporaryDirectory(prefix="percepts-") as directory:
-        return compare(
-            [
-                ComparedRun(
-                    run_id=run.run_id,
-                    name=run.name,
-                    started_at=run.started_at,
-                    params=run.params,
-                    metrics=run.metrics,
-                    recipe=run.tags.get("recipe", ""),
-                    tests=tests_of(run.tags).get("accuracy", ""),
-                    scores=tuple(
-                        ScoreTable.read(path)
-                        for path in download_results(tracking_uri, run.run_id, SCORES_FILE, f"{directory}/{number}")
-                    ),
-                )
-                for number, run in enumerate(runs)
-            ]
-        )
+        paths = [download_results(tracking_uri, run.run_id, SCORES_FILE, f"{directory}/{run.run_id}") for run in runs]
+        scores = [tuple(map(ScoreTable.read, of_run)) for of_run in paths]
+    return compare([replace(run, scores=tables) for run, tables in zip(runs, scores, strict=True)])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,17 @@ class Finding:
     verdict: Verdict
     headline: str
     detail: str = ""
+
+
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """Returns `holds` if every part of a claim holds, `fails` if one fails, else `open`."""
+    said = set(verdicts)
+    return "fails" if "fails" in said else "open" if "open" in said else "holds"
+
+
+def labels(count: int) -> str:
+    """Writes a label count with its noun; 0 is all training clips."""
+    return f"{count_of(count, 'label')} a class" if count else "all labels"
 
 
 def points(fraction: float) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.printable import printable, printable_lines
+from pipeline.engine.tracking.values import ComparedRun
 from pipeline.reporting.claims import points
 from pipeline.reporting.paper_numbers import paper_number
 from pipeline.reporting.results import count_name
@@ -25,34 +26,6 @@ MIN_SAMPLINGS = 2
 SAME = "+0.0 (+0.0 to +0.0)"
 OF_SAMPLINGS = ("seed", "part", "splits", "num_samplings", "num_full_samplings", "samplings_per_job")
 """Settings by which labelled clips are drawn."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedRun:
-    """A run with its settings and results."""
-
-    run_id: str
-    name: str
-    started_at: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    recipe: str = ""
-    tests: str = ""
-    """The digests of its tests; runs of equal ones were measured by the same data and settings."""
-    scores: tuple[ScoreTable, ...] = ()
-    """The accuracies of each sampling, where the run has any."""
-
-    def shares_samplings(self, other: ComparedRun) -> bool:
-        """Returns whether both runs drew the same labelled clips, and were measured by the same test clips."""
-        drawn = [
-            {
-                name: text
-                for name, text in run.params.items()
-                if name.rpartition(".")[2] in OF_SAMPLINGS and not name.startswith("pretrain.")
-            }
-            for run in (self, other)
-        ]
-        return drawn[0] == drawn[1] and bool(self.tests) and self.tests == other.tests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +105,25 @@ def _paired(runs: Sequence[ComparedRun]) -> list[ComparedValue]:
     rows = []
     for cell, before in first:
         cells = [
-            _difference(before, dict(after).get(cell, {})) if run.shares_samplings(runs[0]) else "–"
+            _difference(before, dict(after).get(cell, {})) if _share_samplings(run, runs[0]) else "–"
             for run, after in zip(runs[1:], others, strict=True)
         ]
         if set(cells) != {"–"}:
             rows.append(ComparedValue(name=cell, cells=("–", *cells)))
     return rows
+
+
+def _share_samplings(one: ComparedRun, other: ComparedRun) -> bool:
+    """Returns whether both runs drew the same labelled clips, and were measured by the same test clips."""
+    drawn = [
+        {
+            name: text
+            for name, text in run.params.items()
+            if name.rpartition(".")[2] in OF_SAMPLINGS and not name.startswith("pretrain.")
+        }
+        for run in (one, other)
+    ]
+    return drawn[0] == drawn[1] and bool(one.tests) and one.tests == other.tests
 
 
 def _by_cell(table: ScoreTable) -> dict[str, dict[int, float]]:
@@ -178,12 +164,20 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 def comparison_page(comparison: Comparison) -> str:
     """Returns the comparison as one HTML page that needs nothing beside it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+    return html_templates().get_template("comparison.html.j2").render(comparison=comparison)
+
+
+def html_templates() -> Environment:
+    """Returns the templates of pages: whatever is filled in is escaped, and control characters with it."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Markup is a subclass of str that is already escaped: only plain text is made printable.
         finalize=lambda value: printable(value) if type(value) is str else value,
-    )  # fmt: skip
-    return environment.get_template("comparison.html.j2").render(comparison=comparison)
+    )
 
 
 def _measured(metrics: Mapping[str, float], name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.engine.status import human_seconds
+from pipeline.core.printable import human_seconds
 from pipeline.reporting.charts import NUM_STYLES, Point, Series, confusion_chart, line_chart
 from pipeline.reporting.dag_chart import Box, dag_chart
 from pipeline.reporting.svg import Chart, percent

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.engine.status import human_seconds
+from pipeline.core.printable import human_seconds
 from pipeline.reporting.action_tables import COMPOSITE
 from pipeline.reporting.claims import (
     Finding,
     Verdict,
     count_of,
     interval_scope,
+    labels,
     listed_words,
     number_of,
     points,
@@ -87,7 +88,7 @@ def _ordering(scores: ScoreTable) -> list[Finding]:
     details = "; ".join(_difference(pair) for pair in chain)
     count = count_of(chain[0].num_samplings, "sampling")
     samplings = f"Mean difference in accuracy, paired over {count} of the labels"
-    headline = within(chain, f"With {_labels(first)}, {says}")
+    headline = within(chain, f"With {labels(first)}, {says}")
     ordering_finding = Finding(verdict, f"{headline}.", f"{samplings}: {details}. {interval_scope(scores)}")
     others = {n: chain_verdict(c) for n, c in chains.items() if n != first}
     return [ordering_finding, *_elsewhere(others, limits=within(chain, ""))]
@@ -121,7 +122,7 @@ def _best(scores: ScoreTable) -> Finding:
         said = "Nothing could be judged: no split has training and test clips that are there."
         return Finding("open", said, missing_clips(scores))
     right = f"{percent(best.mean)} of {scores.num_test_clips:,} test clips"
-    headline = f"The best with {_labels(most)} is {best.model}: {right}."
+    headline = f"The best with {labels(most)} is {best.model}: {right}."
     chance = f"chance is {percent(scores.chance)}"
     if not best.has_interval:
         return Finding("open", headline, f"One value, which gives no interval; {chance}.")
@@ -140,7 +141,7 @@ def _order(scores: ScoreTable) -> list[Finding]:
     best = rows[0]
     verdict: Verdict = "open" if not best.has_interval or best.low <= CHANCE_OF_ORDER else "holds"
     does = "tells" if verdict == "holds" else "is not shown to tell"
-    headline = f"With {_labels(most)}, {best.model} {does} a class from its time reversal{best.limits}"
+    headline = f"With {labels(most)}, {best.model} {does} a class from its time reversal{best.limits}"
     details = "; ".join(
         f"{row.model} {percent(row.mean)}"
         + (f" ({percent(row.low)} to {percent(row.high)})" if row.has_interval else "")
@@ -196,10 +197,6 @@ def _reuse(results: Results) -> Finding:
     reused = len(nodes) - len(made)
     took = human_seconds(sum(node.seconds for node in made))
     return Finding("note", f"{count_of(len(made), 'stage')} made in {took} of work, {reused} reused.")
-
-
-def _labels(count: int) -> str:
-    return f"{count_of(count, 'label')} a class" if count else "all labels"
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import count
 from typing import Any
 
-from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.core.printable import human_bytes, human_seconds
 from pipeline.reporting.claims import listed_words
 from pipeline.reporting.results import Results, count_name
 from pipeline.reporting.svg import number

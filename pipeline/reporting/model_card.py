@@ -14,7 +14,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core.errors import UsageError
-from pipeline.engine.status import human_bytes
+from pipeline.core.printable import human_bytes
 from pipeline.engine.store import Manifest, Store
 from pipeline.reporting.claims import interval_scope
 from pipeline.reporting.note import escape_markdown

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.reporting.action_tables import ALL, COMPOSITE, PRETRAINED, SCRATCH, SINGLE_FRAME, small_count
-from pipeline.reporting.claims import Finding, Verdict, listed_words, points, within
+from pipeline.reporting.claims import Finding, Verdict, labels, listed_words, points, together, within
 from pipeline.reporting.results import missing_clips
 from stages.evaluation.score_table import Bounded, GainChange, PairedDifference, ScoreTable
 
@@ -82,7 +82,7 @@ def _step(scores: ScoreTable, worse: str, better: str, claim: str) -> list[Findi
         return []
     pair = scores.pair(worse, better, counts[-1])
     assert pair is not None
-    return [_say(verdict_of(pair), claim, f"With {_labels(counts[-1])}: {_figures(pair)}.", [pair])]
+    return [_say(verdict_of(pair), claim, f"With {labels(counts[-1])}: {_figures(pair)}.", [pair])]
 
 
 def _any_pretraining(scores: ScoreTable) -> list[Finding]:
@@ -92,11 +92,10 @@ def _any_pretraining(scores: ScoreTable) -> list[Finding]:
         if len(pairs) < 2:
             continue
         verdicts = [verdict_of(pair) for pair in pairs]
-        verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
-        number = sum(v == "holds" for v in verdicts)
-        claim = f"each of the {len(pairs)} ways of pretraining is better than none with {_labels(count or 0)} (Table 3)"
+        number = verdicts.count("holds")
+        claim = f"each of the {len(pairs)} ways of pretraining is better than none with {labels(count or 0)} (Table 3)"
         detail = "; ".join(f"{pair.better} {_figures(pair)}" for pair in pairs)
-        sentences.append(_say(verdict, claim, f"{number} of {len(pairs)} are. {detail}.", pairs))
+        sentences.append(_say(together(verdicts), claim, f"{number} of {len(pairs)} are. {detail}.", pairs))
     return sentences
 
 
@@ -106,7 +105,7 @@ def _fewer_labels(scores: ScoreTable) -> list[Finding]:
         if (gain.worse, gain.better) != (SCRATCH, COMPOSITE):
             continue
         verdict: Verdict = {"holds": "holds", "reversed": "fails", "unclear": "open"}[gain.verdict]  # type: ignore[assignment]
-        claim = f"pretraining helps more with {_labels(gain.fewest)} than with {_labels(gain.most)}"
+        claim = f"pretraining helps more with {labels(gain.fewest)} than with {labels(gain.most)}"
         sentences.append(_say(verdict, claim, f"The gain changes by {_figures(gain)}.", [gain]))
     return sentences
 
@@ -116,11 +115,9 @@ def _both_decoders(scores: ScoreTable) -> list[Finding]:
     pairs = [p for row in ("autoencoder", "future predictor") if count and (p := scores.pair(row, COMPOSITE, count))]
     if not pairs:
         return []
-    verdicts = {verdict_of(pair) for pair in pairs}
-    verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
     claim = f"the composite is better than {listed_words([pair.worse for pair in pairs], 'and')} alone (Table 3)"
     detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
-    return [_say(verdict, claim, f"With {_labels(count or 0)}: {detail}.", pairs)]
+    return [_say(together(map(verdict_of, pairs)), claim, f"With {labels(count or 0)}: {detail}.", pairs)]
 
 
 def _conditioning(scores: ScoreTable) -> list[Finding]:
@@ -144,7 +141,7 @@ def _conditioning(scores: ScoreTable) -> list[Finding]:
     else:
         verdict = "open"
     claim = f"conditional decoders change less than {points(LITTLE).lstrip('+')} points (Table 3)"
-    detail = "; ".join(f"{p.better}, {_labels(n)}: {_figures(p)}" for n, p in pairs)
+    detail = "; ".join(f"{p.better}, {labels(n)}: {_figures(p)}" for n, p in pairs)
     return [_say(verdict, claim, f"{detail}.", [pair for _, pair in pairs])]
 
 
@@ -157,13 +154,7 @@ def _fusion(scores: ScoreTable) -> list[Finding]:
         pairs = [pair for stream in streams if (pair := scores.pair(stream, rule, count))]
         if not pairs:
             continue
-        verdicts = {verdict_of(pair) for pair in pairs}
-        verdict: Verdict = "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
         detail = "; ".join(f"over {pair.worse} {_figures(pair)}" for pair in pairs)
         claim = f"{rule} is better than {listed_words(streams, 'and')} alone (Table 4)"
-        sentences.append(_say(verdict, claim, f"{detail}.", pairs))
+        sentences.append(_say(together(map(verdict_of, pairs)), claim, f"{detail}.", pairs))
     return sentences
-
-
-def _labels(count: int) -> str:
-    return "all labels" if count == ALL else "1 label a class" if count == 1 else f"{count} labels a class"

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, and the same in the terminal.
+"""The report of a run: one self-contained HTML page.
 
 The page needs nothing but itself: style, drawings and pictures are inside, nothing is fetched and no script runs.
 Equal runs give equal bytes. Everything that comes from outside (file names, class names, reasons) is escaped.
@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.console import Console
-
 from pipeline.core.files import join, write_bytes
-from pipeline.core.printable import printable
-from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.core.printable import human_bytes, human_seconds
 from pipeline.reporting.action_tables import action_tables, classifier_nodes, seconds_of
 from pipeline.reporting.claims import interval_scope, number_of, points, sentence, validation_clips
-from pipeline.reporting.comparison import Comparison
+from pipeline.reporting.comparison import Comparison, html_templates
 from pipeline.reporting.figures import confusions, forecast_chart, label_curve, loss_curve, model_styles, plan_chart
 from pipeline.reporting.findings import findings
 from pipeline.reporting.introduction import introduction, percept_sentences
-from pipeline.reporting.note import note
 from pipeline.reporting.paper_findings import verdict_of
 from pipeline.reporting.paper_numbers import (
     LATER,
@@ -38,14 +32,10 @@ from pipeline.reporting.paper_numbers import (
     PaperTable,
 )
 from pipeline.reporting.paper_settings import other_than_the_papers
-from pipeline.reporting.results import NodeResult, Results, missing_clips, read_results
+from pipeline.reporting.results import NodeResult, Results, missing_clips
 from pipeline.reporting.svg import percent
-from pipeline.reporting.terminal import print_results
-from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import PixelScoreRow, PixelScoreTable
 from stages.evaluation.score_table import PairedDifference, ScoreTable
-
-__all__ = ["NodeView", "RunView", "print_report", "run_note", "write_report"]
 
 PAGE = "report.html"
 MAX_CONFUSION_CLASSES = 16
@@ -57,43 +47,19 @@ MAX_BAD_VIDEOS = 200
 """Longer lists are cut, with a count: `percepts ledger` lists them all."""
 
 
-def write_report(view: RunView, directory_uri: str, comparison: Comparison | None = None) -> str:
+def write_report(results: Results, directory_uri: str, comparison: Comparison | None = None) -> str:
     """Writes `report.html` into the directory and returns its URI.
 
     comparison: the run against that of the same recipe before it, if there is one.
-
-    Raises:
-        CorruptArtifact: a result file of the run does not hold what its name promises.
     """
     uri = join(directory_uri, PAGE)
-    write_bytes(uri, page(read_results(view), comparison).encode())
+    write_bytes(uri, page(results, comparison).encode())
     return uri
-
-
-def print_report(view: RunView, console: Console) -> None:
-    """Prints the run's findings and tables.
-
-    Raises:
-        CorruptArtifact: as write_report.
-    """
-    print_results(read_results(view), console)
-
-
-def run_note(view: RunView, report_uri: str) -> str:
-    """Returns the run's findings, accuracies, command and report as a note in Markdown. Raises as write_report."""
-    return note(read_results(view), report_uri)
 
 
 def page(results: Results, comparison: Comparison | None = None) -> str:
     """Renders the HTML page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalized,
-    )
+    environment = html_templates()
     environment.filters.update(
         percent=percent, points=points, bytes=human_bytes, duration=human_seconds, error=number_of, sentence=sentence
     )
@@ -148,11 +114,6 @@ def fact(name: str, value: float | str | bool) -> str:
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _finalized(value: Any) -> Any:
-    # Markup is a subclass of str that is already escaped: only plain text is made printable.
-    return printable(value) if type(value) is str else value
 
 
 def _accuracy(results: Results, result: NodeResult[ScoreTable]) -> dict[str, Any]:

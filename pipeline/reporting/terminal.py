@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.files import absolute
-from pipeline.core.printable import printable
-from pipeline.engine.status import human_bytes, human_seconds
+from pipeline.core.printable import human_bytes, human_seconds, printable
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.reporting.claims import Finding, number_of, points
 from pipeline.reporting.findings import findings

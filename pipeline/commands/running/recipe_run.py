@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,16 +33,15 @@ from pipeline.engine.provenance import SOURCE_ROOT, commit
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking.no_tracking import NoTracker
-from pipeline.engine.tracking.values import RunDescription, flat
+from pipeline.engine.tracking.values import HolderResults, Registration, RunDescription, flat
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.run_names import model_description, run_name
 from pipeline.recipes.run_options import HOW_TO_RUN, RunOptions
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from pipeline.engine.tracking.registry import HolderResults
     from pipeline.engine.tracking.tracker import Tracker
     from pipeline.reporting.comparison import Comparison
-    from pipeline.reporting.view import RunView
+    from pipeline.reporting.results import Results
 
 REPORTS = "reports"
 
@@ -67,7 +67,8 @@ class RecipeRun:
             UsageError: MLflow or Ray does not answer, or a stage found that its request cannot be met.
             StageFailed: a stage raised.
         """
-        from pipeline.reporting.report import print_report, run_note
+        from pipeline.reporting.note import note
+        from pipeline.reporting.terminal import print_results
 
         started, started_at = time.monotonic(), datetime.now(UTC)
         options = self.options
@@ -92,8 +93,8 @@ class RecipeRun:
                 tracker.log_results(round(time.monotonic() - started, 1))
                 holder = self._measure_holder(execution, tracker, display, environment)
                 display.status("writing the report")
-                view, result.report = self._report(execution.steps, complete, tracker, started, started_at)
-                promotion = self._register(tracker, complete, run_note(view, result.report), holder)
+                results, result.report = self._report(execution.steps, complete, tracker, started, started_at)
+                promotion = self._register(tracker, complete, note(results, result.report), holder)
                 result.artifacts = _artifacts(execution.steps)
             except BaseException as error:
                 if opening.exception() is None:
@@ -103,7 +104,7 @@ class RecipeRun:
             missing = tracker.end("FINISHED")
             display.status("")
             display.report(result.report)
-        print_report(view, self.console)
+        print_results(results, self.console)
         self._say(promotion)
         self._say(missing)
         return result.report
@@ -196,7 +197,9 @@ class RecipeRun:
         name = target if self.options.if_better is None else target.partition("@")[0]
         description = model_description(self.recipe.name, complete[node.name], complete)
         try:
-            registered = tracker.register(complete[node.name], name, description=description, done=False)
+            registered = tracker.register(
+                Registration(manifest=complete[node.name], target=name, description=description)
+            )
         except UsageError as error:  # it is tried again at the end, when nothing can be lost by a failure
             self.console.print(f"not registered yet: {error}", highlight=False, markup=False)
         else:
@@ -212,7 +215,16 @@ class RecipeRun:
             return ""
         manifest = complete[self.encoder]
         description = f"{model_description(self.recipe.name, manifest, complete)}\n\n{note}"
-        registered = tracker.register(manifest, target, description=description, if_better=metric, holder=holder)
+        registered = tracker.register(
+            Registration(
+                manifest=manifest,
+                target=target,
+                run_id=tracker.parent_id,
+                description=description,
+                if_better=metric,
+                holder=holder,
+            )
+        )
         return "" if metric is None else registered
 
     def _report(
@@ -222,8 +234,11 @@ class RecipeRun:
         tracker: Tracker | NoTracker,
         started: float,
         started_at: datetime,
-    ) -> tuple[RunView, str]:
-        from pipeline.reporting.report import NodeView, RunView, run_note, write_report
+    ) -> tuple[Results, str]:
+        from pipeline.reporting.note import note
+        from pipeline.reporting.report import write_report
+        from pipeline.reporting.results import read_results
+        from pipeline.reporting.view import NodeView, RunView
 
         nodes = tuple(NodeView.of(step, complete[step.node.name], self.store) for step in steps)
         head, dirty = commit()
@@ -242,10 +257,11 @@ class RecipeRun:
         )
         name = f"{self.recipe.name}-{started_at:%Y%m%dT%H%M%S}-{tracker.parent_id[:8]}"
         directory = join(self.store.root, REPORTS, name)
-        report_uri = write_report(view, directory, self._since_the_run_before(tracker))
+        results = read_results(view)
+        report_uri = write_report(results, directory, self._since_the_run_before(tracker))
         tracker.report(directory, "report.html")
-        tracker.describe(run_note(view, report_uri))
-        return view, report_uri
+        tracker.describe(note(results, report_uri))
+        return results, report_uri
 
     def _since_the_run_before(self, tracker: Tracker | NoTracker) -> Comparison | None:
         """Compares the run with that of its recipe before it; None where MLflow has none, or does not say."""
@@ -272,11 +288,11 @@ def _shown(value: Any) -> Any:
 
 
 def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:
-    from pipeline.engine.in_process import in_process_session, make_in_process
+    from pipeline.engine.in_process import InProcessSession, make_in_process
 
     os.environ.update(environment)
     execution.max_in_flight, execution.make_stage = 1, make_in_process
-    return execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
+    return execution.run(lambda: nullcontext(InProcessSession(lambda event: execution.handle_events([event]))))
 
 
 def _open_tracker(store: Store, uri: str, recipe: str, experiment: str | None, description: RunDescription) -> Tracker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.core.addresses.mlflow_addresses import ARTIFACTS, SQLITE, follow_store
 from pipeline.core.addresses.model_uris import limit_waiting
 from pipeline.core.files import is_local, join
+from pipeline.core.outbox import locked
 from pipeline.engine.store import Store
 
 
@@ -64,9 +64,5 @@ def _only_beginner(uri: str) -> Iterator[None]:
         return
     directory = os.path.dirname(_database(uri)) or "."
     os.makedirs(directory, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(directory):
         yield
-    finally:
-        os.close(descriptor)

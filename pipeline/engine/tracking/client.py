@@ -50,8 +50,9 @@ from pipeline.engine.plan import ExistingArtifactConfig, Node
 from pipeline.engine.store import Store
 from pipeline.engine.tracking.addresses import is_own, open_mlflow
 from pipeline.engine.tracking.models import log_model
-from pipeline.engine.tracking.registry import HolderResults, Registration, register
+from pipeline.engine.tracking.registry import register
 from pipeline.engine.tracking.runs import SENT_TAG, find_run
+from pipeline.engine.tracking.values import HolderResults, Registration
 
 ENTITIES: Final = {
     kind.__name__: kind for kind in (Metric, Param, RunTag, InputTag, Dataset, DatasetInput, LoggedModelOutput)

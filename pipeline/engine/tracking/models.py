@@ -21,7 +21,7 @@ from pipeline.core.stage import Artifact
 from pipeline.engine.plan import Node
 from pipeline.engine.provenance import SOURCE_ROOT
 from pipeline.engine.store import MANIFEST
-from pipeline.engine.tracking.runs import pages
+from pipeline.engine.tracking.runs import answering, pages
 from pipeline.engine.tracking.values import KEY_TAG, model_name
 
 SERVED_WITH: Final = (
@@ -74,16 +74,12 @@ def code_of_models(directory: Path) -> list[str]:
 
 def aliased_keys(tracking_uri: str) -> set[str]:
     """Returns the keys of all artifacts whose models have an alias. Raises UsageError where no MLflow answers."""
-    limit_waiting()
-    try:
-        client = MlflowClient(tracking_uri)
+    with answering(tracking_uri) as client:
         versions = [
             client.get_model_version(model.name, str(number))
             for model in pages(client.search_registered_models)
             for number in model.aliases.values()
         ]
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UsageError(f"no MLflow answers at {tracking_uri!r}: {in_one_line(error)}") from error
     return {version.tags[KEY_TAG] for version in versions if KEY_TAG in version.tags}
 
 

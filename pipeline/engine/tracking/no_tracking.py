@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UsageError
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
-from pipeline.engine.tracking.values import RunDescription
-
-if TYPE_CHECKING:  # a machine without MLflow must be able to import this
-    from pipeline.engine.tracking.registry import HolderResults
+from pipeline.engine.tracking.values import Registration, RunDescription
 
 
 class NoTracker:
@@ -55,18 +51,9 @@ class NoTracker:
     def describe(self, note: str) -> None:
         return None
 
-    def register(
-        self,
-        manifest: Manifest,
-        target: str,
-        *,
-        description: str = "",
-        if_better: str | None = None,
-        holder: HolderResults | None = None,
-        done: bool = True,
-    ) -> str:
+    def register(self, registration: Registration) -> str:
         """Raises UsageError: without MLflow there is no registry."""
-        raise UsageError(f"--register {target} needs MLflow")
+        raise UsageError(f"--register {registration.target} needs MLflow")
 
     def report(self, directory_uri: str, name: str) -> None:
         return None

@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 from typing import Final
 
@@ -20,53 +19,22 @@ from pipeline.core.result_metrics import ResultMetrics
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest
 from pipeline.engine.tracking.datasets import context_of, is_data
-from pipeline.engine.tracking.runs import find_run
-from pipeline.engine.tracking.values import KEY_TAG, TAG_CHARACTERS, allowed_name, flat, lower_is_better
+from pipeline.engine.tracking.runs import TESTS_TAG, find_run, tests_of
+from pipeline.engine.tracking.values import (
+    KEY_TAG,
+    TAG_CHARACTERS,
+    Registration,
+    allowed_name,
+    flat,
+    lower_is_better,
+)
 
 RUNS_TAG: Final = "percepts.runs"
 """Tag of a model version: ids of the parent runs whose results are its own, the newest first."""
-TESTS_TAG: Final = "percepts.tests"
-"""Tag of a parent run: for each quantity, a digest of the data and the settings by which it was measured, as JSON."""
 OF_COMPARISON: Final = ("pairs",)
 """Settings of a test that say which of its results are compared, and leave the results as they are."""
 MAX_RUNS: Final = 100
 """Number of runs in the tag of a version."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HolderResults:
-    """Results of the model that holds an alias, by the tests of the run that may take it over."""
-
-    key: str
-    """The key of its artifact."""
-    metrics: Mapping[str, float]
-    tests: Mapping[str, str]
-    """Quantity -> digest of its test, as in the tag of a parent run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """A model to register under a name, and the run that has its results."""
-
-    manifest: Manifest
-    target: str
-    """NAME, or NAME@ALIAS: the alias then points at this version."""
-    run_id: str | None = None
-    """The parent run, if it has its results."""
-    description: str = ""
-    """Sentences on what the model was trained on and how well it does."""
-    if_better: str | None = None
-    """The metric by which the alias moves: only if the version that holds it is beaten on the same test."""
-    holder: HolderResults | None = None
-    """The results of that version, if it was measured for this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    """The decision whether the alias moves, and why."""
-
-    moves: bool
-    reason: str
 
 
 def result_names(measured: Iterable[tuple[Node, ResultMetrics]]) -> Callable[[str, Node], str]:
@@ -118,13 +86,13 @@ def register(client: MlflowClient, registration: Registration) -> str:
         if registration.if_better is None:
             client.set_registered_model_alias(name, alias, number)
             return f"{name} version {number}, alias {alias}"
-        compared = _compare(client, name, alias, number, registration)
-        if compared.moves:
+        moves, reason = _compare(client, name, alias, number, registration)
+        if moves:
             client.set_registered_model_alias(name, alias, number)
-            return f"{name} version {number}, alias {alias}: {compared.reason}"
+            return f"{name} version {number}, alias {alias}: {reason}"
     except MlflowException as error:
         raise UsageError(f"--register {target}: {' '.join(str(error).split())[:200]}") from error
-    return f"{name} version {number}; alias {alias} stays where it is: {compared.reason}"
+    return f"{name} version {number}; alias {alias} stays where it is: {reason}"
 
 
 def _model_of(client: MlflowClient, manifest: Manifest) -> str | None:
@@ -157,19 +125,19 @@ def _new_version(name: str, model_id: str, key: str) -> str:
         return str(mlflow.register_model(f"models:/{model_id}", name, tags={KEY_TAG: key}).version)
 
 
-def _compare(client: MlflowClient, name: str, alias: str, number: str, registration: Registration) -> _Comparison:
-    """Compares a version with the holder of the alias, by a metric of runs that measured both on the same test."""
+def _compare(client: MlflowClient, name: str, alias: str, number: str, registration: Registration) -> tuple[bool, str]:
+    """Returns whether the alias moves to a version, and why: by a metric of runs that tested both alike."""
     metric = allowed_name(str(registration.if_better))
     run = client.get_run(registration.run_id or "").data
     if metric not in run.metrics:
         known = ", ".join(sorted(n for n in run.metrics if lower_is_better(n) is not None)) or "none"
-        return _Comparison(moves=False, reason=f"the run has no metric {metric}; by these it can be compared: {known}")
+        return False, f"the run has no metric {metric}; by these it can be compared: {known}"
     new = f"{metric} is {run.metrics[metric]:.6g}"
     aliases = client.get_registered_model(name).aliases
     if alias not in aliases:
-        return _Comparison(moves=True, reason=f"{new}, and no version had the alias")
+        return True, f"{new}, and no version had the alias"
     if str(aliases[alias]) == number:
-        return _Comparison(moves=True, reason=f"{new}, and the alias was its own")
+        return True, f"{new}, and the alias was its own"
     holder = client.get_model_version(name, str(aliases[alias]))
     other, test = f"version {holder.version}", _test_of(run.tags, metric)
     measured = [one for run_id in _runs(holder.tags) if (one := _metrics_and_tags(client, run_id)) is not None]
@@ -178,21 +146,12 @@ def _compare(client: MlflowClient, name: str, alias: str, number: str, registrat
         measured.insert(0, (dict(now.metrics), {TESTS_TAG: json.dumps(dict(now.tests))}))
     same = [values[metric] for values, tags in measured if metric in values and _test_of(tags, metric) == test]
     if not any(metric in values for values, _ in measured):
-        return _Comparison(moves=False, reason=f"{other} holds it, and no run of it has the metric {metric}")
+        return False, f"{other} holds it, and no run of it has the metric {metric}"
     if test is None or not same:
-        return _Comparison(
-            moves=False,
-            reason=f"{other} holds it, and was measured on other test data or with other settings of a test",
-        )
+        return False, f"{other} holds it, and was measured on other test data or with other settings of a test"
     is_beaten = run.metrics[metric] < same[0] if lower_is_better(metric) else run.metrics[metric] > same[0]
     had = f"{other} {'had' if is_beaten else 'has'} {same[0]:.6g}"
-    return _Comparison(moves=is_beaten, reason=f"{new}, {had} on the same test")
-
-
-def tests_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """Returns the digests of a parent run's tests by quantity, from its tags."""
-    digests: dict[str, str] = json.loads(tags.get(TESTS_TAG, "{}"))
-    return digests
+    return is_beaten, f"{new}, {had} on the same test"
 
 
 def _test_of(tags: Mapping[str, str], metric: str) -> str | None:

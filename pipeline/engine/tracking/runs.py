@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,13 +17,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX, run_page
+from pipeline.core.addresses.mlflow_addresses import EXPERIMENT_PREFIX
 from pipeline.core.addresses.model_uris import in_one_line, limit_waiting
 from pipeline.core.errors import UsageError
 from pipeline.core.secrets import public
+from pipeline.engine.tracking.values import ComparedRun
 
 SENT_TAG: Final = "percepts.run_id"
 """Tag of a run that was sent later: the id that it had until then."""
+TESTS_TAG: Final = "percepts.tests"
+"""Tag of a parent run: for each quantity, a digest of the data and the settings by which it was measured, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +46,34 @@ class TrackedRun:
     """Ids of the models that the run logged: models:/<id>."""
 
 
-def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
-    """Returns all runs of stages whose artifact has one of `keys`, with the models that they logged.
+@contextmanager
+def answering(tracking_uri: str) -> Iterator[MlflowClient]:
+    """Yields a client of an MLflow, which tries for seconds; what it, or its database, raises becomes one line.
 
     Raises:
         UsageError: no tracking server or file answers.
     """
     limit_waiting()
     try:
-        client = MlflowClient(tracking_uri)
-        experiments = [
-            e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)
-        ]
+        yield MlflowClient(tracking_uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
+
+
+def runs_of(tracking_uri: str, keys: Collection[str]) -> list[TrackedRun]:
+    """Returns all runs of stages whose artifact has one of `keys`, with the models that they logged.
+
+    Raises:
+        UsageError: no tracking server or file answers.
+    """
+    with answering(tracking_uri) as client:
+        experiments = _experiments(client)
         if not experiments:
             return []
         runs = [r for r in pages(partial(client.search_runs, experiments)) if r.data.tags.get("key") in keys]
         models: dict[str, list[str]] = {}
         for model in pages(partial(client.search_logged_models, experiments)):
             models.setdefault(str(model.source_run_id), []).append(str(model.model_id))
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        shown = public(tracking_uri)
-        raise UsageError(f"no MLflow answers at --tracking-uri {shown!r}: {in_one_line(error)}") from error
     return [
         TrackedRun(
             run_id=run.info.run_id,
@@ -106,55 +117,32 @@ def pages(search: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecipeResults:
-    """A parent run of a recipe as MLflow has it."""
-
-    run_id: str
-    name: str
-    status: str
-    started_at: str
-    """UTC, ISO 8601."""
-    page: str
-    """The page of the run, to be put behind the address at which MLflow's pages are served."""
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-
-def find_results(tracking_uri: str, names: Sequence[str]) -> list[RecipeResults]:
+def find_results(tracking_uri: str, names: Sequence[str]) -> list[ComparedRun]:
     """Returns the runs of recipes that are named: by run id or its beginning, artifact key, `latest` or `latest~N`.
 
     Raises:
         UsageError: no tracking server or file answers, or no run has a name.
     """
-    limit_waiting()
-    try:
-        client = MlflowClient(tracking_uri)
-        ids = [e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)]
+    with answering(tracking_uri) as client:
+        ids = _experiments(client)
         search = partial(client.search_runs, ids, "tags.command LIKE '%'", order_by=["attributes.start_time DESC"])
         parents = list(pages(search)) if ids else []
         return [_results(_named(client, ids, parents, name, tracking_uri)) for name in names]
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
 
 
-def results_and_those_before(tracking_uri: str, run_id: str) -> list[RecipeResults]:
+def results_and_those_before(tracking_uri: str, run_id: str) -> list[ComparedRun]:
     """Returns the run of the same recipe that finished before a run, and that run; fewer than two if there is none.
 
     Raises:
         UsageError: MLflow does not answer, or has no such run.
     """
-    client = MlflowClient(tracking_uri)
-    try:
+    with answering(tracking_uri) as client:
         run = client.get_run(run_id)
         same = f"tags.command LIKE '%' AND tags.recipe = '{run.data.tags.get('recipe', '')}'"
         ended = f"attributes.status = 'FINISHED' AND attributes.start_time < {run.info.start_time}"
         before = client.search_runs(
             [run.info.experiment_id], f"{same} AND {ended}", max_results=1, order_by=["attributes.start_time DESC"]
         )
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
     return [_results(one) for one in (*before, run)]
 
 
@@ -166,8 +154,8 @@ def download_results(tracking_uri: str, run_id: str, file_name: str, directory: 
     Raises:
         UsageError: MLflow does not answer.
     """
-    client, paths = MlflowClient(tracking_uri), []
-    try:
+    paths = []
+    with answering(tracking_uri) as client:
         experiment_id = client.get_run(run_id).info.experiment_id
         stages = pages(partial(client.search_runs, [experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"))
         makers = dict.fromkeys(one.data.tags.get("made_by_run", one.info.run_id) for one in stages)
@@ -176,9 +164,12 @@ def download_results(tracking_uri: str, run_id: str, file_name: str, directory: 
                 place = Path(directory) / maker
                 place.mkdir(parents=True, exist_ok=True)
                 paths.append(str(client.download_artifacts(maker, file_name, str(place))))
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UsageError(f"no MLflow answers at {public(tracking_uri)!r}: {in_one_line(error)}") from error
     return paths
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    """Returns the ids of the experiments of recipes."""
+    return [e.experiment_id for e in pages(client.search_experiments) if e.name.startswith(EXPERIMENT_PREFIX)]
 
 
 def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: str, tracking_uri: str) -> Any:
@@ -203,14 +194,19 @@ def _named(client: MlflowClient, ids: list[str], parents: Sequence[Any], name: s
     return by_id[0]
 
 
-def _results(run: Any) -> RecipeResults:
-    return RecipeResults(
+def tests_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns the digests of a parent run's tests by quantity, from its tags."""
+    digests: dict[str, str] = json.loads(tags.get(TESTS_TAG, "{}"))
+    return digests
+
+
+def _results(run: Any) -> ComparedRun:
+    return ComparedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
-        status=run.info.status,
         started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
-        page=run_page(run.info.experiment_id, run.info.run_id),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        tags=dict(run.data.tags),
+        recipe=run.data.tags.get("recipe", ""),
+        tests=tests_of(run.data.tags).get("accuracy", ""),
     )

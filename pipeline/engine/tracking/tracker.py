@@ -28,10 +28,12 @@ from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.engine.tracking.client import TrackingClient
 from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
-from pipeline.engine.tracking.registry import TESTS_TAG, HolderResults, Registration, result_names, test_digests
+from pipeline.engine.tracking.registry import result_names, test_digests
+from pipeline.engine.tracking.runs import TESTS_TAG
 from pipeline.engine.tracking.values import (
     PARAM_CHARACTERS,
     TAG_CHARACTERS,
+    Registration,
     RunDescription,
     allowed_name,
     flat,
@@ -199,28 +201,8 @@ class Tracker:
         """Puts a note in Markdown on the page of the parent run."""
         self._client.set_tag(self.parent_id, "mlflow.note.content", note[:TAG_CHARACTERS])
 
-    def register(
-        self,
-        manifest: Manifest,
-        target: str,
-        *,
-        description: str = "",
-        if_better: str | None = None,
-        holder: HolderResults | None = None,
-        done: bool = True,
-    ) -> str:
-        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `registry.register`.
-
-        done: the parent run has its results.
-        """
-        registration = Registration(
-            manifest=manifest,
-            target=target,
-            run_id=self.parent_id if done else None,
-            description=description,
-            if_better=if_better,
-            holder=holder,
-        )
+    def register(self, registration: Registration) -> str:
+        """Registers the model of an artifact as NAME or NAME@ALIAS. Raises as `registry.register`."""
         return self._client.register(registration)
 
     def report(self, directory_uri: str, name: str) -> None:

@@ -8,9 +8,13 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.core.printable import printable
+from pipeline.engine.store import Manifest
+
+if TYPE_CHECKING:  # the values of a run need no NumPy
+    from stages.evaluation.score_table import ScoreTable
 
 KEY_TAG: Final = "percepts.key"
 """Tag of a model version: the key of its artifact."""
@@ -45,6 +49,51 @@ class RunDescription:
     tags: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     dirty: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """A parent run of a recipe with its settings and results."""
+
+    run_id: str
+    name: str
+    started_at: str
+    """UTC, ISO 8601."""
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    recipe: str = ""
+    tests: str = ""
+    """The digests of its tests; runs of equal ones were measured by the same data and settings."""
+    scores: tuple[ScoreTable, ...] = ()
+    """The accuracies of each sampling, where the run has any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HolderResults:
+    """Results of the model that holds an alias, by the tests of the run that may take it over."""
+
+    key: str
+    """The key of its artifact."""
+    metrics: Mapping[str, float]
+    tests: Mapping[str, str]
+    """Quantity -> digest of its test, as in the tag of a parent run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A model to register under a name, and the run that has its results."""
+
+    manifest: Manifest
+    target: str
+    """NAME, or NAME@ALIAS: the alias then points at this version."""
+    run_id: str | None = None
+    """The parent run, if it has its results."""
+    description: str = ""
+    """Sentences on what the model was trained on and how well it does."""
+    if_better: str | None = None
+    """The metric by which the alias moves: only if the version that holds it is beaten on the same test."""
+    holder: HolderResults | None = None
+    """The results of that version, if it was measured for this."""
 
 
 def allowed_name(name: str) -> str:

@@ -16,8 +16,10 @@ from pipeline.core.addresses.model_uris import resolve, store_tracking_uri
 from pipeline.core.errors import UsageError
 from pipeline.engine.store import Store
 from pipeline.engine.tracking.runs import download_results, results_and_those_before
-from pipeline.reporting.comparison import ComparedRun, compare, comparison_page
+from pipeline.engine.tracking.values import ComparedRun
+from pipeline.reporting.comparison import compare, comparison_page
 from pipeline.reporting.report import write_report
+from pipeline.reporting.results import read_results
 from stages.evaluation.score_table import ScoreTable
 from tests.pipeline.engine.measured_stages import accuracies
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
@@ -148,10 +150,10 @@ def test_the_report_compares_a_run_with_the_one_before_it(pair: tuple[Tracked, T
     assert [one.run_id for one in runs] == ids
     assert [one.run_id for one in results_and_those_before(uri, ids[0])] == ids[:1]
     view = demo(tmp_path / "store").view
-    text = Path(write_report(view, str(tmp_path), comparison_of(uri, runs))).read_text()
+    text = Path(write_report(read_results(view), str(tmp_path), comparison_of(uri, runs))).read_text()
     (section,) = re.findall(r'<section id="before">.*?</section>', text, re.DOTALL)
     assert "<td>0.35 (0.3 to 0.4)</td><td>0.45 (0.4 to 0.5)</td>" in section
     assert "<td>accuracy/single frame/5 labels" not in section  # equal in both
     assert "cost/" not in section
     assert 'href="#before"' in text
-    assert 'id="before"' not in Path(write_report(view, str(tmp_path))).read_text()
+    assert 'id="before"' not in Path(write_report(read_results(view), str(tmp_path))).read_text()

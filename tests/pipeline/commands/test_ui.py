@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.engine.store import Store
 from pipeline.reporting.report import write_report
+from pipeline.reporting.results import read_results
 from tests.conftest import ROOT
 from tests.pipeline.engine.measured_stages import film
 from tests.pipeline.engine.tracked_runs import Tracked, plan_of, run
@@ -57,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     store = Store.open(str(root / "store"), create=True)
     runs = run(plan_of(0.1, film), store), run(plan_of(0.2, film), store)
     reports = f"{store.root}/reports"  # of a run they lie in its store
-    write_report(demo(root / "demo").view, reports)
+    write_report(read_results(demo(root / "demo").view), reports)
     for tracked in runs:
         tracked.tracker.report(reports, "report.html")
         tracked.tracker.end("FINISHED")  # waits until MLflow has it

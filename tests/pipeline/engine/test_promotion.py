@@ -14,7 +14,9 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.stage import Context, stage
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking.registry import RUNS_TAG, TESTS_TAG
+from pipeline.engine.tracking.registry import RUNS_TAG
+from pipeline.engine.tracking.runs import TESTS_TAG
+from pipeline.engine.tracking.values import Registration
 from pipeline.recipes.run_options import RunOptions, check_register
 from stages.evaluation.artifacts import Forecast, ForecastErrors
 from stages.models.artifacts import Encoder
@@ -102,7 +104,12 @@ class Registry:
 
     def promote(self, trained: Trained, target: str, metric: str | None = METRIC) -> str:
         tracker = trained.tracked.tracker
-        return tracker.register(trained.model, target, if_better=metric, description="Made of numbers.")
+        words = "Made of numbers."
+        return tracker.register(
+            Registration(
+                manifest=trained.model, target=target, run_id=tracker.parent_id, if_better=metric, description=words
+            )
+        )
 
     def holder(self, name: str) -> str:
         return str(self.client.get_model_version_by_alias(name, "best").version)
@@ -164,7 +171,7 @@ def test_what_cannot_be_compared_leaves_the_alias(registry: Registry) -> None:
 
 def test_a_model_is_registered_before_its_run_has_results(registry: Registry) -> None:
     trained = registry.run(0.7)
-    assert trained.tracked.tracker.register(trained.model, "early", done=False) == "early version 1"
+    assert trained.tracked.tracker.register(Registration(manifest=trained.model, target="early")) == "early version 1"
     assert RUNS_TAG not in registry.client.get_model_version("early", "1").tags
     assert registry.promote(trained, "early@best").startswith("early version 1, alias best")
 

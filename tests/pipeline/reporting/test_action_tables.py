@@ -12,8 +12,9 @@ from pipeline.reporting.action_tables import PRETRAINED, SCRATCH, SINGLE_FRAME, 
 from pipeline.reporting.findings import findings
 from pipeline.reporting.note import note
 from pipeline.reporting.paper_findings import LITTLE, paper_findings, verdict_of
-from pipeline.reporting.report import print_report, write_report
+from pipeline.reporting.report import write_report
 from pipeline.reporting.results import Results, read_results
+from pipeline.reporting.terminal import print_results
 from stages.datasets.splits import Coverage
 from stages.evaluation.score_table import PairedDifference, ScoreTable
 from stages.evaluation.scores import NotEvaluable, scores_of
@@ -60,7 +61,7 @@ def test_other_data_never_stand_beside_the_paper_s_accuracies(tmp_path: Path) ->
 
 def test_the_page_says_what_was_missing_and_which_settings_were_chosen(tmp_path: Path) -> None:
     view = actions(tmp_path / "run").view
-    html = Path(write_report(view, str(tmp_path))).read_text()
+    html = Path(write_report(read_results(view), str(tmp_path))).read_text()
     accuracy = html[html.index("Clips recognised, %") :]
     row = accuracy[accuracy.index("composite<") :].partition("</tr>")[0]
     assert "finetune composite-0123456789abcdef" in row
@@ -175,7 +176,7 @@ def test_fused_streams_are_table_4(tmp_path: Path) -> None:
     (finding,) = paper_findings(results.scores[0].content)
     assert finding.verdict == "holds"
     assert "is better than RGB and flow alone (Table 4)" in finding.headline
-    assert "Table 4. RGB, flow, and both" in Path(write_report(run.view, str(tmp_path))).read_text()
+    assert "Table 4. RGB, flow, and both" in Path(write_report(read_results(run.view), str(tmp_path))).read_text()
 
 
 def test_flow_stands_beside_the_paper_s_flow(tmp_path: Path) -> None:
@@ -201,11 +202,11 @@ def test_a_run_that_could_judge_nothing_shows_its_cells_empty(
     )
     covered = {"dataset": "UCF-101", "num_clips": 6, "num_official_clips": 13320, "coverage": coverage}
     view = actions(tmp_path / "run", replace(scores_of(cells, {}), **covered)).view
-    html = Path(write_report(view, str(tmp_path))).read_text()
+    html = Path(write_report(read_results(view), str(tmp_path))).read_text()
     assert html.count("6 of the 13,320 clips of UCF-101 were there (0.045%)") >= 3
     assert "(test clips only: it judges nothing); split 2" in html
     assert "Table 1. Action recognition, UCF-101" in html
-    print_report(view, Console(width=150))
+    print_results(read_results(view), Console(width=150))
     said = capsys.readouterr().out
     assert "Nothing could be judged: no split has training and test clips that are there." in said
     assert "In this run as in the paper" not in html + said

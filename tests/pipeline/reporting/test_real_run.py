@@ -12,10 +12,11 @@ import pytest
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.stage import Artifact, Context, config_dict
 from pipeline.engine.plan import Node
-from pipeline.recipes.registry import load_recipe
+from pipeline.recipes.recipe import load_recipe
 from pipeline.reporting.introduction import introduction
-from pipeline.reporting.report import NodeView, RunView, write_report
+from pipeline.reporting.report import write_report
 from pipeline.reporting.results import Results, read_results
+from pipeline.reporting.view import NodeView, RunView
 from tests.pipeline.small_demo import SMALL_DEMO
 
 
@@ -31,7 +32,7 @@ class InProcessRun:
         """Makes a node whose parents are made."""
         uri = str(self.root / node.stage.name / node.key)
         facts: dict[str, int | float | str] = {}
-        context = Context(uri=uri, store_uri=str(self.root), key=node.key, name=node.name, facts=facts)
+        context = Context(uri=uri, store_uri=str(self.root), key=node.key, source=node.name, facts=facts)
         inputs = {edge: self._artifact(value) for edge, value in node.inputs.items()}
         self.artifacts[node.name] = artifact = node.stage.function(node.config, context, **inputs)
         self.views.append(
@@ -69,7 +70,7 @@ def results(view: RunView) -> Results:
 
 @pytest.fixture(scope="module")
 def text(view: RunView, tmp_path_factory: pytest.TempPathFactory) -> str:
-    page = Path(write_report(view, str(tmp_path_factory.mktemp("report")))).read_text()
+    page = Path(write_report(read_results(view), str(tmp_path_factory.mktemp("report")))).read_text()
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)))
 
 

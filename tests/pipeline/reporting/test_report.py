@@ -17,7 +17,10 @@ from pipeline.core.stage import Estimate
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Output, Store
-from pipeline.reporting.report import MAX_BAD_VIDEOS, NodeView, RunView, fact, print_report, write_report
+from pipeline.reporting.report import MAX_BAD_VIDEOS, fact, write_report
+from pipeline.reporting.results import read_results
+from pipeline.reporting.terminal import print_results
+from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import SCORES_FILE, Scores
 from stages.figures.gallery import Figure
 from stages.video.artifacts import Index
@@ -77,14 +80,14 @@ class Page(HTMLParser):
 
 
 def written(view: RunView, root: Path) -> str:
-    uri = write_report(view, str(root / "reports"))
+    uri = write_report(read_results(view), str(root / "reports"))
     assert uri.endswith("/reports/report.html")
     return Path(uri).read_text()
 
 
 def terminal(view: RunView, width: int = 100) -> str:
     stream = io.StringIO()
-    print_report(view, Console(file=stream, width=width, color_system=None))
+    print_results(read_results(view), Console(file=stream, width=width, color_system=None))
     return stream.getvalue()
 
 
@@ -343,7 +346,7 @@ def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     artifact = Scores(str(run.add("evaluate", kind=Scores)))
     Path(artifact.path(SCORES_FILE)).write_bytes(content)
     with pytest.raises(CorruptArtifact, match=r"evaluate/scores\.json"):
-        write_report(run.view, str(tmp_path))
+        write_report(read_results(run.view), str(tmp_path))
 
 
 @pytest.mark.parametrize("width", [80, 110])
