@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         TransferSpeedColumn,
     )
 
+    from pipeline.upkeep.faults import repair, with_removal
     from pipeline.upkeep.inspection import Inspection
-    from pipeline.upkeep.repair import repair, with_removal
 
     store = Store.open(options.store)
     console = Console(stderr=True)
@@ -93,8 +93,6 @@ def main(arguments: Sequence[str]) -> int:
 def _print(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[Fault]) -> None:
     from rich.console import Console
     from rich.markup import escape
-
-    from pipeline.engine.status import human_bytes
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True, emoji=False)
     for fault in faults:

@@ -36,6 +36,8 @@ from pipeline.core.stage import Holding
 FORMAT = 1
 MANIFEST = "manifest.json"
 STORE_FILE = "store.json"
+TRAIN_SCRATCH: Final = "ray-train"
+"""A directory below the store for Ray Train's own small state of groups in flight."""
 DEFAULT_STORE = ".percepts"
 """The `--store` of every command that is given none."""
 NOT_FOREIGN: Final = ("mlflow.db", "lost+found", ".snapshot", ".DS_Store")
@@ -228,6 +230,12 @@ class Store:
     def commit(self, manifest: Manifest) -> None:
         """Writes the manifest: from now on the artifact is complete."""
         write_json(join(self.directory(manifest.stage, manifest.key), MANIFEST), manifest.to_json())
+
+    def remove(self, stage: str, key: str) -> None:
+        """Removes an artifact, first the manifest: half of one must not look whole."""
+        remove(join(self.directory(stage, key), MANIFEST))
+        remove(self.directory(stage, key))
+        remove(join(self.root, TRAIN_SCRATCH, key))
 
     def outputs(self, stage: str, key: str) -> dict[str, Output]:
         """Returns the digest and size of every file of the artifact except its manifest."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from stages.percepts.shards import sidecar
+from pipeline.core.files import join, remove
+from pipeline.engine.store import Store
+from pipeline.upkeep.compaction import rewrite
+from stages.percepts.shards import read_shards, sidecar
 
 Kind = Literal[
     "damaged",
@@ -57,3 +60,22 @@ def foreign_file(name: str) -> Fault:
 def broken_shard(path: str, kind: Kind, what: str) -> Fault:
     """Returns the fault of a shard; its repair is known once the artifacts that use it are."""
     return Fault(kind=kind, path=path, what=what, repair="", removes=(sidecar(path), path))
+
+
+def repair(store: Store, fault: Fault) -> None:
+    """Mends a fault, and touches nothing that the store does not know.
+
+    Killed half-way, the rest is found by the next inspection.
+    """
+    for path in fault.removes:
+        remove(join(store.root, path))
+    if fault.takes_down:
+        for shard in read_shards(store.root, [fault.path]).values():
+            rewrite(store.root, [shard], leave_out=(fault.takes_down,))
+
+
+def with_removal(fault: Fault) -> Fault:
+    """Returns a fault whose repair removes an unfinished artifact; other faults are returned as they are."""
+    if fault.kind != "unfinished":
+        return fault
+    return replace(fault, repair="remove it", removes=(fault.path,))

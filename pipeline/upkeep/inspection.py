@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Final
 from cluster.run_records import RUNS, parse_record
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import TEMPORARY_MARK, FileState, join, list_states, read_bytes, sha256_file
-from pipeline.engine.store import MANIFEST, STORE_FILE, Manifest, Output, Store
+from pipeline.engine.store import MANIFEST, STORE_FILE, TRAIN_SCRATCH, Manifest, Output, Store
 from pipeline.upkeep.faults import MAKE_AGAIN, SET_ASIDE, Fault, Kind, broken_shard, foreign_file
 from pipeline.upkeep.lineage import KEY
 from stages.downloading.link_results import DOWNLOADED
@@ -34,7 +35,7 @@ from stages.video.probe_cache import PROBE_CACHE
 from stages.video.probe_cache import read_file as read_probe_cache_file
 from stages.video.record_table import digests
 
-NOT_CHECKED: Final = ("reports", "mlartifacts", "ray-train", "unpacked", DOWNLOADED, "runs", "tracking", SET_ASIDE)
+NOT_CHECKED: Final = ("reports", "mlartifacts", TRAIN_SCRATCH, "unpacked", DOWNLOADED, "runs", "tracking", SET_ASIDE)
 """Directories of the store that hold no artifact: only their unfinished writes are looked for."""
 
 
@@ -85,9 +86,13 @@ class Inspection:
         artifacts: dict[str, list[str]] = {}
         shard_files: dict[str, list[str]] = {}
         yield from self._sort_files(artifacts, shard_files)
-        taken = yield from self._takedowns()
-        yield from self._probed()
-        yield from self._runs()
+        taken = {name.rpartition("/")[2].removesuffix(".json") for name in self._files_of(DIRECTORY)}
+        again = "you: take the video of its name down again, which writes it anew"
+        yield from self._unreadable(DIRECTORY, lambda uri: parse_takedown(read_bytes(uri), uri), again)
+        again = "remove it; the next listing with its videos hashes them again"
+        yield from self._unreadable(PROBE_CACHE, lambda uri: deque(read_probe_cache_file(uri), maxlen=0), again)
+        no_result = "remove it; it is the record of one run, and no result"
+        yield from self._unreadable(RUNS, lambda uri: parse_record(read_bytes(uri), uri), no_result)
         manifests: dict[str, Manifest] = {}
         for name, files in artifacts.items():
             yield from self._artifact(name, files, manifests)
@@ -119,34 +124,17 @@ class Inspection:
     def _is_old(self, *names: str) -> bool:
         return time.time() - max(self.states[name].modified_s for name in names) >= self.grace_s
 
-    def _takedowns(self) -> Generator[Fault, None, set[str]]:
-        taken: set[str] = set()
-        for name in [name for name in self.states if name.startswith(f"{DIRECTORY}/")]:
-            uri = join(self.store.root, name)
-            taken.add(name.split("/")[-1].removesuffix(".json"))
+    def _unreadable(self, directory: str, parse: Callable[[str], object], repair: str) -> Iterator[Fault]:
+        """Yields the files of a directory that cannot be parsed; they are removed, unless that is for the user."""
+        for name in self._files_of(directory):
             try:
-                parse_takedown(read_bytes(uri), uri)
+                parse(join(self.store.root, name))
             except CorruptArtifact as error:
-                repair = "you: take the video of its name down again, which writes it anew"
-                yield Fault(kind="damaged", path=name, what=str(error), repair=repair)
-        return taken
+                removes = () if repair.startswith("you:") else (name,)
+                yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=removes)
 
-    def _probed(self) -> Iterator[Fault]:
-        for name in [name for name in self.states if name.startswith(f"{PROBE_CACHE}/") and TEMPORARY_MARK not in name]:
-            try:
-                for _ in read_probe_cache_file(join(self.store.root, name)):
-                    pass
-            except CorruptArtifact as error:
-                repair = "remove it; the next listing with its videos hashes them again"
-                yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
-
-    def _runs(self) -> Iterator[Fault]:
-        for name in [name for name in self.states if name.startswith(f"{RUNS}/") and TEMPORARY_MARK not in name]:
-            try:
-                parse_record(read_bytes(join(self.store.root, name)), name)
-            except CorruptArtifact as error:
-                repair = "remove it; it is the record of one run, and no result"
-                yield Fault(kind="damaged", path=name, what=str(error), repair=repair, removes=(name,))
+    def _files_of(self, directory: str) -> list[str]:
+        return [name for name in self.states if name.startswith(f"{directory}/") and TEMPORARY_MARK not in name]
 
     def _hash(self, expected: dict[str, Output]) -> Iterator[tuple[str, Kind, str]]:
         """Hashes files and yields (path, kind, what) of every one that is not as expected."""

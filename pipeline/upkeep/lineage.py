@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.core.files import absolute, exists, filesystem, join, list_directories, reaching, sha256_file
 from pipeline.core.secrets import public
 from pipeline.core.stage import Holding
-from pipeline.engine.store import MANIFEST, Manifest, Store
+from pipeline.engine.store import MANIFEST, TRAIN_SCRATCH, Manifest, Store
 from pipeline.upkeep.inventory import iter_listings
 from stages.datasets.artifacts import PATCHES_MANIFEST
 from stages.datasets.splits import SPLITS_FILE
@@ -159,7 +159,7 @@ def _has_seen(manifest: Manifest, seen: Mapping[str, Manifest], at: datetime) ->
 
 
 def _directories(store: Store) -> list[str]:
-    stages = [stage for stage in list_directories(store.root) if stage != "ray-train"]
+    stages = [stage for stage in list_directories(store.root) if stage != TRAIN_SCRATCH]
     names = [f"{s}/{key}" for s in stages for key in list_directories(join(store.root, s)) if KEY.fullmatch(key)]
     return [name for name in names if not exists(join(store.root, name, MANIFEST))]
 

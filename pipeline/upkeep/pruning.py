@@ -12,9 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.run_records import SUCCEEDED, RunRecord
-from pipeline.core.files import join, list_directories, list_states, remove
-from pipeline.engine.execute import TRAIN_SCRATCH
-from pipeline.engine.store import MANIFEST, Manifest, Store
+from pipeline.core.files import join, list_directories, list_states
+from pipeline.engine.store import Manifest, Store
 from pipeline.upkeep.compaction import remove_shard
 from pipeline.upkeep.inventory import iter_listings
 from stages.percepts.shards import folders, iter_complete
@@ -105,11 +104,7 @@ def prune(store: Store, pruning: Pruning) -> None:
     """Removes what the plan names. Killed at any moment, what is left is whole, and is named by the next plan."""
     # The newest first: none is left that was made of one that is gone.
     for artifact in sorted(pruning.artifacts, key=lambda artifact: artifact.finished_at, reverse=True):
-        directory = store.directory(artifact.stage, artifact.key)
-        # First the manifest: half an artifact must not look whole.
-        remove(join(directory, MANIFEST))
-        remove(directory)
-        remove(join(store.root, TRAIN_SCRATCH, artifact.key))
+        store.remove(artifact.stage, artifact.key)
     for shard in pruning.shards:
         remove_shard(store.root, shard.path)
 

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline.core.errors import UsageError
-from pipeline.core.files import exists, is_local, join, remove
-from pipeline.engine.store import MANIFEST, Store
+from pipeline.core.files import exists, is_local, join
+from pipeline.engine.store import Store
 from pipeline.upkeep.compaction import remove_replaced, rewrite
 from pipeline.upkeep.lineage import LineageEntry, digests_of, lineage, video_uris
 from stages.percepts.shards import Shard, folders, iter_in_use
 from stages.percepts.takedowns import Takedown, read_takedowns, write_takedown
-
-SCRATCH = "ray-train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +80,9 @@ def take_down(
         write_takedown(store.root, Takedown(video=video, at=at, reason=reason, uris=uris, seen_by=names))
         _remove_percepts(store, with_video, video)
         _tag(tracking_uri, entries, video, at)
-        if remove_artifacts:
-            _remove_artifacts(store, entries)
+        for entry in entries if remove_artifacts else ():
+            if entry.is_removable:
+                store.remove(entry.stage, entry.key)
     return report
 
 
@@ -93,16 +92,6 @@ def _remove_percepts(store: Store, with_video: Sequence[Shard], video: str) -> N
     # What an earlier attempt, or a compaction, was killed before it could remove.
     for folder in folders(store.root):
         remove_replaced(store.root, folder)
-
-
-def _remove_artifacts(store: Store, entries: Sequence[LineageEntry]) -> None:
-    for entry in entries:
-        if entry.is_removable:
-            directory = store.directory(entry.stage, entry.key)
-            # First the manifest: half an artifact must not look whole.
-            remove(join(directory, MANIFEST))
-            remove(directory)
-            remove(join(store.root, SCRATCH, entry.key))
 
 
 def _own_tracking(store: Store) -> str | None:
