@@ -13,17 +13,17 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from cluster.lost_nodes import LOSS_ERRORS, is_node_loss, short_message
+from cluster.lost_nodes import LOSS_ERRORS, is_node_loss
 from cluster.network_limiter import RayLimiter
 from cluster.placement import alive_nodes, cluster_nodes, each_node, free_resources, node_id
 from cluster.session import cause_of
 from cluster.streams import stream
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import GroupReplaced, WorkerDied
-from pipeline.core.events import Emit, Log, Waiting, discard
 from pipeline.core.files import remove
 from pipeline.core.network import NetworkLimiter
 from pipeline.core.secrets import known, learn
-from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop, num_held
+from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop, Workers, num_held
 
 MAX_NODE_DEATHS = 10
 MAX_FAILED_STARTS = 5
@@ -33,11 +33,9 @@ WAIT_MESSAGE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class RayWorkers:
-    """The `pipeline.core.workers.Workers` of the Ray cluster that this process belongs to."""
+class RayWorkers(Workers):
+    """The workers of the Ray cluster that this process belongs to."""
 
-    source: str = ""
-    emit: Emit = discard
     scratch_uri: str = ""
     """A directory for Ray Train's own small state, shared by the nodes."""
     replaces_workers: bool = True
@@ -64,8 +62,8 @@ class RayWorkers:
             on_retry,
             continuation,
             max_deaths,
-            self._log,
-            self._wait,
+            self.log,
+            self.wait,
         )
         try:
             yield from pool.run(num_workers if items and continuation else min(num_workers, len(items)))
@@ -75,7 +73,7 @@ class RayWorkers:
     def stream(
         self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
     ) -> Generator[Result, None, None]:
-        return stream(function, item, ahead=ahead, log=self._log)
+        return stream(function, item, ahead=ahead, log=self.log)
 
     def nodes(self) -> tuple[ClusterNode, ...]:
         return cluster_nodes()
@@ -149,12 +147,6 @@ class RayWorkers:
             remove(self.scratch_uri)
             raise
         remove(self.scratch_uri)
-
-    def _log(self, line: str) -> None:
-        self.emit(Log(source=self.source, line=line))
-
-    def _wait(self, reason: str) -> None:
-        self.emit(Waiting(source=self.source, reason=reason))
 
 
 class _WorkerActor:
@@ -312,7 +304,7 @@ class _Pool(Generic[Item, Result]):
     def _start_again(self, is_node_lost: bool, error: RayError) -> None:
         self.failed_starts += not is_node_lost
         if self.failed_starts >= MAX_FAILED_STARTS:
-            raise WorkerDied(f"{self.failed_starts} workers in a row died before they began: {short_message(error)}")
+            raise WorkerDied(f"{self.failed_starts} workers in a row died before they began: {one_line(error)}")
         self.log("a worker died while it started; starting a new one")
         self._start_actor()
 
@@ -322,7 +314,7 @@ class _Pool(Generic[Item, Result]):
         counter, limit = (self.node_deaths, MAX_NODE_DEATHS) if is_node_lost else (self.deaths, self.max_deaths)
         counter[position] += 1
         if counter[position] >= limit:
-            raise WorkerDied(f"a worker process died {limit} times on {description}: {short_message(error)}")
+            raise WorkerDied(f"a worker process died {limit} times on {description}: {one_line(error)}")
         died = "a node was lost with a worker" if is_node_lost else "a worker died"
         self.log(f"{died} on {description}; trying it once more on a new one")
         if self.on_retry is not None and not is_node_lost:

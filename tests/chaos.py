@@ -67,7 +67,7 @@ MAX_SECONDS = 1500.0
 
 
 def context_of(store: Path, name: str, **changes: Any) -> Context:
-    return Context.for_test(store, uri=f"{store}/{name}", name=name, **changes)
+    return Context.for_test(store, uri=f"{store}/{name}", source=name, **changes)
 
 
 def extract_on_ray(store: Path) -> None:

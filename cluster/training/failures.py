@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import torch.distributed
 
-from cluster.lost_nodes import short_message
 from cluster.ray_private import is_from_ray, loss_cause, node_address
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import PerceptsError
 
 COLLECTIVE_TEXTS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -27,10 +27,10 @@ def describe_loss(failures: Mapping[int, BaseException]) -> str | None:
     for rank, cause in sorted(failures.items()):
         if not is_from_ray(cause):
             continue
-        message = short_message(cause, max_characters=None)
+        message = one_line(cause, None)
         address = node_address(message)
         where = f" on {address}" if address else ""
-        return f"number {rank}{where}: {loss_cause(message) or short_message(cause)}"
+        return f"number {rank}{where}: {loss_cause(message) or one_line(cause)}"
     return None
 
 

@@ -21,8 +21,9 @@ from torch import nn
 
 from cluster.placement import available_resources
 from pipeline.core.errors import GroupReplaced
-from pipeline.core.events import Emit, EventSource
+from pipeline.core.events import Emit
 from pipeline.core.files import join, read_json, write_json
+from pipeline.core.workers import TrainWorker
 
 
 class Regroup(Exception):
@@ -67,8 +68,8 @@ def _read(uri: str) -> dict[str, Any]:
 
 
 @dataclass
-class RayTrainWorker(EventSource):
-    """A `pipeline.core.workers.TrainWorker` inside a Ray Train worker, or alone in an actor. Call `begin` first."""
+class RayTrainWorker(TrainWorker):
+    """A worker inside a Ray Train worker, or alone in an actor. Call `begin` first."""
 
     source: str
     emit: Emit

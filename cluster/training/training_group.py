@@ -29,6 +29,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +41,7 @@ from ray.train import PreemptionError, RunConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig, ScalingConfig  # ray.train's own, which mypy takes for version 1
 
-from cluster.lost_nodes import short_message
+from cluster.placement import free_resources
 from cluster.ray_private import (
     apply_train_settings,
     backoff_callback,
@@ -50,9 +53,9 @@ from cluster.session import cause_of
 from cluster.training.failures import describe_loss, error_of_loop
 from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup
 from cluster.training.torch_backend import NodeInterfaceConfig
-from cluster.waiting import wait_messages
+from pipeline.core.error_words import one_line
 from pipeline.core.errors import GroupReplaced, WorkerDied
-from pipeline.core.events import Emit, Log, Waiting
+from pipeline.core.events import Emit, EventSource
 from pipeline.core.files import remove
 from pipeline.core.workers import TrainLoop
 
@@ -61,12 +64,13 @@ MAX_RESTARTS = 5
 GROW_AFTER_SECONDS = float(os.environ.get("PERCEPTS_GROW_AFTER_S", "60"))
 """The minimum age of a group below its full size before it checks for more workers: a restart costs 5 to 20 s."""
 COLLECTIVE_TIMEOUT_SECONDS = 300
+MESSAGE_INTERVAL_SECONDS = 15.0
 BACKOFF_SECONDS = 0.5
 """The pause of Ray Train's controller after a search for free resources without result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Group(EventSource):
     """The settings that all groups of one training share."""
 
     loop: TrainLoop
@@ -89,12 +93,6 @@ class Group:
     def resources(self) -> dict[str, float]:
         """The resources of each worker, by Ray's name."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
-
-    def log(self, line: str) -> None:
-        self.emit(Log(source=self.source, line=line))
-
-    def wait(self, reason: str) -> None:
-        self.emit(Waiting(source=self.source, reason=reason))
 
 
 def train_group(group: Group) -> None:
@@ -157,7 +155,7 @@ class _Restarts:
         if token != before and token.get("num_checkpoints"):
             self.num_losses = 0
         self.num_losses += 1
-        loss = describe_loss(failures) or short_message(error)
+        loss = describe_loss(failures) or one_line(error)
         if self.num_losses > MAX_RESTARTS:
             raise WorkerDied(f"training lost workers {self.num_losses} times in a row, at last {loss}") from None
         self.group.log(f"lost a training worker ({loss}); resuming from the last checkpoint")
@@ -210,3 +208,23 @@ def _awaited(group: Group) -> str:
     low, high = group.min_workers, group.num_workers
     needs = " and ".join(f"{amount:g} {name}{'s' if amount != 1 else ''}" for name, amount in group.resources.items())
     return f"{high if low == high else f'{low} to {high}'} training workers of {needs} each on one node"
+
+
+@contextmanager
+def wait_messages(workers: str, has_begun: Callable[[], bool], wait: Callable[[str], None]) -> Iterator[None]:
+    """Reports at intervals which workers are awaited and what is free, until `has_begun` or the end of the block."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(MESSAGE_INTERVAL_SECONDS):
+            if has_begun():
+                return
+            wait(f"waiting for {workers} to begin; {free_resources()}")
+
+    thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -75,14 +75,18 @@ class EventSource:
     """Name under which the events are shown."""
     emit: Emit
 
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Reports that `done` of `total` units are finished."""
-        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note))
+    def progress(self, done: int, total: int, unit: str, note: str = "", share: float | None = None) -> None:
+        """Reports that `done` of `total` units are finished; a `total` of 0 is unknown. share: see `Progress`."""
+        self.emit(Progress(source=self.source, done=done, total=total, unit=unit, note=note, share=share))
 
     def metrics(self, step: int, **values: float) -> None:
-        """Reports points of curves."""
+        """Adds a point to every curve in `values` (MLflow metrics)."""
         self.emit(Metrics(source=self.source, step=step, values=values))
 
     def log(self, line: str) -> None:
-        """Reports a line for people."""
+        """Reports a line for the log that a user should read."""
         self.emit(Log(source=self.source, line=line))
+
+    def wait(self, reason: str) -> None:
+        """Reports what is waited for, and with an empty text that the work begins."""
+        self.emit(Waiting(source=self.source, reason=reason))

@@ -22,13 +22,13 @@ from os import PathLike
 from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, ParamSpec, Self, TypeVar, Union
 
 from pipeline.core.errors import ConfigError, PlanError
-from pipeline.core.events import Emit, Log, Metrics, Progress, discard
+from pipeline.core.events import Emit, EventSource, discard
 from pipeline.core.files import join
 from pipeline.core.network import NetworkOptions
 from pipeline.core.numbers import check_numbers
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.secrets import public
-from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers, num_held
+from pipeline.core.workers import ClusterNode, Workers, num_held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,18 +160,18 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Context:
-    """The run that a stage is part of. It pickles: parts of it travel to workers."""
+class Context(EventSource):
+    """The run that a stage is part of, which reports what the stage does. It pickles: parts of it travel to workers."""
 
     uri: str
     """The directory into which the stage writes; the manifest is added when the stage has returned."""
     store_uri: str
     """The root of the store, for files that stages share (`<store>/percepts/`)."""
     key: str = ""
-    name: str = ""
+    source: str = ""
     """The stage's name in its recipe, for displays."""
     resources: Resources = Resources()
-    workers: Workers = field(default_factory=InProcessWorkers)
+    workers: Workers = field(default_factory=Workers)
     emit: Emit = discard
     facts: dict[str, int | float | str] = field(default_factory=dict)
     listing_uri: str | None = None
@@ -187,19 +187,7 @@ class Context:
     def for_test(cls, directory: str | PathLike[str], **changes: Any) -> Context:
         """Returns a context that runs everything in this process and writes into `directory`/out."""
         root = str(directory)
-        return cls(**{"uri": join(root, "out"), "store_uri": root, "key": "test", "name": "test", **changes})
-
-    def progress(self, done: int, total: int, unit: str, note: str = "", share: float | None = None) -> None:
-        """Reports that `done` of `total` units are finished; a `total` of 0 is unknown. share: see `Progress`."""
-        self.emit(Progress(source=self.name, done=done, total=total, unit=unit, note=note, share=share))
-
-    def metrics(self, step: int, **values: float) -> None:
-        """Adds a point to every curve in `values` (MLflow metrics)."""
-        self.emit(Metrics(source=self.name, step=step, values=values))
-
-    def log(self, line: str) -> None:
-        """Reports a line for the log that a user should read."""
-        self.emit(Log(source=self.name, line=line))
+        return cls(**{"uri": join(root, "out"), "store_uri": root, "key": "test", "source": "test", **changes})
 
     def record(self, **facts: int | float | str) -> None:
         """Keeps facts for the manifest, MLflow and the report: counts, bytes, scores."""

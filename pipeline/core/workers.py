@@ -1,7 +1,7 @@
 """The three ways in which a stage uses many processes: a map over items, streams of values, and a training group.
 
-`Workers` is the interface that a stage uses. `InProcessWorkers` runs everything in the calling process, for tests and
-single steps in a debugger; `cluster.workers.RayWorkers` runs the same on Ray. Neither this module nor `pipeline.core`
+`Workers` is what a stage uses. By itself it runs everything in the calling process, for tests and single steps in a
+debugger; `cluster.workers.RayWorkers` runs the same on Ray. Neither this module nor `pipeline.core`
 imports torch before a training begins.
 """
 
@@ -40,47 +40,35 @@ class Continuation(Protocol[Item, Result_contra]):
         ...
 
 
-class TrainWorker(Protocol):
-    """A worker of a training group, as the training loop sees it."""
+class TrainWorker(EventSource):
+    """A worker of a training group, as the training loop sees it; this one is alone, in the calling process.
 
-    @property
-    def rank(self) -> int:
-        """The number of this worker, 0 to world_size - 1."""
-        ...
+    Only rank 0 may report progress, metrics and lines of the log.
+    """
 
-    @property
-    def world_size(self) -> int:
-        """The number of workers in the group."""
-        ...
+    rank: int
+    """The number of this worker, 0 to world_size - 1."""
+    world_size: int
+    """The number of workers in the group."""
+    device: torch.device
+    """The device on which this worker computes."""
 
-    @property
-    def device(self) -> torch.device:
-        """The device on which this worker computes."""
-        ...
+    def __init__(self, source: str = "", emit: Emit = discard, device: str = "cpu") -> None:
+        import torch
+
+        self.source, self.emit, self.device = source, emit, torch.device(device)
+        self.rank, self.world_size = 0, 1
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Moves the module to this worker's device; its gradients are averaged over the group (DDP)."""
-        ...
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Reports progress. Only rank 0 may call it."""
-        ...
-
-    def metrics(self, step: int, **values: float) -> None:
-        """Adds a point to every curve in `values`. Only rank 0 may call it."""
-        ...
-
-    def log(self, line: str) -> None:
-        """Reports a line for the log. Only rank 0 may call it."""
-        ...
+        return module.to(self.device)
 
     def barrier(self) -> None:
         """Waits until every worker of the group has called it."""
-        ...
 
     def any(self, flag: bool) -> bool:
         """Returns whether `flag` is true on any worker. Every worker must call it."""
-        ...
+        return flag
 
     def check_fencing_token(self) -> None:
         """Checks that this group may write. Rank 0 calls it before each write that another group could make, too.
@@ -88,11 +76,9 @@ class TrainWorker(Protocol):
         Raises:
             GroupReplaced: another group of the same training has begun, since this one was taken for lost.
         """
-        ...
 
     def checkpointed(self) -> None:
         """Ends the group if it can restart with more workers. Every worker calls it after a checkpoint is written."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -115,13 +101,18 @@ def num_held(nodes: Iterable[ClusterNode], num_cpus: float, num_gpus: float) -> 
 TrainLoop = Callable[[Any, TrainWorker], None]
 
 
-class Workers(Protocol):
-    """The processes on which the parts of a stage run."""
+@dataclass(frozen=True)
+class Workers(EventSource):
+    """The processes on which the parts of a stage run: here the calling one, which takes one item after the other."""
 
-    @property
-    def replaces_workers(self) -> bool:
-        """True if a worker of `map` is a process of its own that is replaced after its death."""
-        ...
+    source: str = ""
+    emit: Emit = discard
+    replaces_workers: bool = False
+    """True if a worker of `map` is a process of its own that is replaced after its death."""
+    device: str = "cpu"
+    """The device that trainings compute on."""
+    node: ClusterNode = ClusterNode(num_cpus=1)
+    """The machine of the calling process."""
 
     def map(
         self,
@@ -150,7 +141,16 @@ class Workers(Protocol):
             WorkerDied: `max_deaths` workers died on the same item.
             Exception: the exception that the function raised; the other items in flight are abandoned.
         """
-        ...
+        work = factory() if items else None
+        waiting, num_items = deque(enumerate(items)), len(items)
+        while waiting:
+            assert work is not None
+            position, item = waiting.popleft()
+            result = work(item)
+            further = list(continuation.next_jobs(item, result)) if continuation is not None else []
+            waiting.extendleft(reversed(list(enumerate(further, start=num_items))))
+            num_items += len(further)
+            yield position, result
 
     def stream(
         self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
@@ -165,15 +165,15 @@ class Workers(Protocol):
             WorkerDied: several processes in a row died on the item.
             Exception: the exception that the function raised.
         """
-        ...
+        yield from function(item)
 
     def nodes(self) -> tuple[ClusterNode, ...]:
         """Returns the machines that are alive now and have at least one core."""
-        ...
+        return (self.node,)
 
     def limiter(self) -> NetworkLimiter:
         """Returns the account of requests to other hosts that all workers share. It may be handed to them."""
-        ...
+        return PROCESS_LIMITER
 
     def train(
         self,
@@ -197,91 +197,4 @@ class Workers(Protocol):
             WorkerDied: workers were lost several times in a row, without a checkpoint between.
             Exception: the exception that the loop raised.
         """
-        ...
-
-
-class SingleTrainWorker(EventSource):
-    """A training group of one worker, which runs in the calling process."""
-
-    rank = 0
-    world_size = 1
-
-    def __init__(self, source: str = "", emit: Emit = discard, device: str = "cpu") -> None:
-        import torch
-
-        self.source, self.emit, self.device = source, emit, torch.device(device)
-
-    def prepare(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device)
-
-    def barrier(self) -> None:
-        return None
-
-    def any(self, flag: bool) -> bool:
-        return flag
-
-    def check_fencing_token(self) -> None:
-        return None
-
-    def checkpointed(self) -> None:
-        return None
-
-
-@dataclass(frozen=True)
-class InProcessWorkers:
-    """The `Workers` that process one item after the other in the calling process."""
-
-    source: str = ""
-    emit: Emit = discard
-    replaces_workers: bool = False
-    device: str = "cpu"
-    """The device that trainings compute on."""
-    node: ClusterNode = ClusterNode(num_cpus=1)
-
-    def map(
-        self,
-        factory: Factory[Item, Result],
-        items: Sequence[Item],
-        *,
-        num_workers: int,
-        cpus_per_worker: float = 1.0,
-        gpus_per_worker: float = 0.0,
-        describe: Callable[[Item], str] = str,
-        on_retry: Callable[[Item], Item] | None = None,
-        continuation: Continuation[Item, Result] | None = None,
-        max_deaths: int = 2,
-    ) -> Iterator[tuple[int, Result]]:
-        work = factory() if items else None
-        waiting, num_items = deque(enumerate(items)), len(items)
-        while waiting:
-            assert work is not None
-            position, item = waiting.popleft()
-            result = work(item)
-            further = list(continuation.next_jobs(item, result)) if continuation is not None else []
-            waiting.extendleft(reversed(list(enumerate(further, start=num_items))))
-            num_items += len(further)
-            yield position, result
-
-    def stream(
-        self, function: Callable[[Item], Iterator[Result]], item: Item, *, ahead: int
-    ) -> Generator[Result, None, None]:
-        yield from function(item)
-
-    def nodes(self) -> tuple[ClusterNode, ...]:
-        return (self.node,)
-
-    def limiter(self) -> NetworkLimiter:
-        return PROCESS_LIMITER
-
-    def train(
-        self,
-        loop: TrainLoop,
-        payload: Any,
-        *,
-        name: str,
-        num_workers: int,
-        min_workers: int = 1,
-        cpus_per_worker: float = 1.0,
-        gpus_per_worker: float = 0.0,
-    ) -> None:
-        loop(payload, SingleTrainWorker(source=self.source, emit=self.emit, device=self.device))
+        loop(payload, TrainWorker(source=self.source, emit=self.emit, device=self.device))

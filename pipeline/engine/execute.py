@@ -18,15 +18,16 @@ from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
 from pipeline.core.events import Emit, Event, Log, Metrics, NodeUsage
 from pipeline.core.files import TEMPORARY_MARK, join, remove
+from pipeline.core.printable import human_bytes
 from pipeline.core.secrets import known, learn
-from pipeline.core.stage import Artifact, Context, Resources, Stage, config_dict
+from pipeline.core.stage import Artifact, Context, Stage, config_dict
 from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
 from pipeline.engine.order import remaining_seconds, startable
 from pipeline.engine.plan import Node, Plan, with_inputs
 from pipeline.engine.provenance import commit, libraries
-from pipeline.engine.status import Step, human_bytes, look_up
-from pipeline.engine.store import Manifest, Store
+from pipeline.engine.status import Step, look_up
+from pipeline.engine.store import TRAIN_SCRATCH, Manifest, Store
 
 if TYPE_CHECKING:  # workers import this module and must not import MLflow
     from pipeline.engine.tracking.no_tracking import NoTracker
@@ -36,8 +37,6 @@ POLL_SECONDS = 0.25
 MAX_IN_FLIGHT = max(4, os.cpu_count() or 1)
 """The number of stages in flight. Each has a process of some 400 MB on the driver's node, and more of them would only
 queue for the same workers."""
-TRAIN_SCRATCH = "ray-train"
-"""A directory below the store for Ray Train's own small state of groups in flight."""
 
 
 class AnySession(Protocol):
@@ -68,16 +67,12 @@ class StageTask:
     stage: Stage[Any, ..., Any]
     config: Any
     inputs: dict[str, Artifact | tuple[Artifact, ...] | None]
-    store_root: str
-    resources: Resources
-    emit: Emit
+    context: Context
+    """The context without the workers."""
     manifest: Manifest
     """The manifest without the fields that are known only at the end."""
-    listing_uri: str | None = None
-    """The listing that the key was made of, in the artifact's directory while the stage runs."""
     looked_at: Manifest | None = None
     """The artifact of which what could not be read is looked at again."""
-    looks_at_rejected: bool = False
     addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Addresses with their secrets, by the public ones that are written down."""
 
@@ -86,8 +81,9 @@ def make(task: StageTask) -> Manifest:
     """Makes one artifact, writes its manifest last, and returns the manifest; runs inside a Ray task."""
     from cluster.workers import RayWorkers
 
-    scratch = join(task.store_root, TRAIN_SCRATCH, task.manifest.key)
-    return make_with(task, RayWorkers(source=task.manifest.name, emit=task.emit, scratch_uri=scratch))
+    context = task.context
+    scratch = join(context.store_uri, TRAIN_SCRATCH, context.key)
+    return make_with(task, RayWorkers(source=context.source, emit=context.emit, scratch_uri=scratch))
 
 
 def make_with(task: StageTask, workers: Workers) -> Manifest:
@@ -96,29 +92,17 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
     A renewed look that finds nothing leaves no artifact: the manifest is that of the one that it looked at.
     """
     learn(task.addresses)
-    store, draft, looked_at = Store(task.store_root), task.manifest, task.looked_at
-    uri = store.directory(draft.stage, draft.key)
-    context = Context(
-        uri=uri,
-        store_uri=store.root,
-        key=draft.key,
-        name=draft.name,
-        resources=task.resources,
-        workers=workers,
-        emit=task.emit,
-        listing_uri=task.listing_uri,
-        looked_at_uri=None if looked_at is None else store.directory(looked_at.stage, looked_at.key),
-        looks_at_rejected=task.looks_at_rejected,
-    )
+    draft, context = task.manifest, replace(task.context, workers=workers)
+    store = Store(context.store_uri)
     started = time.monotonic()
     _check_inputs(store, task)
     artifact = task.stage(task.config, context, **task.inputs)
     assert type(artifact) is task.stage.produces, f"{draft.stage} returned a {type(artifact).__name__}"
-    if task.listing_uri is not None:
-        remove(task.listing_uri)
-    if looked_at is not None and artifact.has_same_videos(task.stage.produces(str(context.looked_at_uri))):
-        remove(uri)
-        return looked_at
+    if context.listing_uri is not None:
+        remove(context.listing_uri)
+    if task.looked_at is not None and artifact.has_same_videos(task.stage.produces(str(context.looked_at_uri))):
+        remove(context.uri)
+        return task.looked_at
     manifest = replace(
         draft,
         outputs=store.outputs(draft.stage, draft.key),
@@ -273,24 +257,30 @@ class Execution:
             dirty=self._commit[1],
             libraries=libraries(),
         )
-        listing_uri = None
+        uri, listing_uri = self.store.directory(node.stage.name, node.key), None
         if node.listing is not None:
             # Marked as an unfinished write, so that it is no output of the artifact and a leftover is known as one.
-            name = f"{LISTING}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}"
-            listing_uri = join(self.store.directory(node.stage.name, node.key), name)
+            listing_uri = join(uri, f"{LISTING}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
             node.listing.write(listing_uri)
+        context = Context(
+            uri=uri,
+            store_uri=self.store.root,
+            key=node.key,
+            source=node.name,
+            resources=node.resources,
+            emit=session.emit,
+            listing_uri=listing_uri,
+            looked_at_uri=None if looked_at is None else self.store.directory(looked_at.stage, looked_at.key),
+            looks_at_rejected=self.look_at_rejected,
+        )
         task = StageTask(
             stage=node.stage,
             config=node.config,
             inputs={edge: self._artifacts(value) for edge, value in node.inputs.items()},
-            store_root=self.store.root,
-            resources=node.resources,
-            emit=session.emit,
+            context=context,
             manifest=manifest,
-            listing_uri=listing_uri,
-            addresses=known(),
             looked_at=looked_at,
-            looks_at_rejected=self.look_at_rejected,
+            addresses=known(),
         )
         session.start(node.name, self.make_stage, task)
 

@@ -5,8 +5,7 @@ The keys are those of a run on Ray, and so are the bytes if Ray has one worker a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from cluster.local_machine import count_cores
 from cluster.session import FinishedTask
 from pipeline.core.errors import PerceptsError
 from pipeline.core.events import Emit, Event
-from pipeline.core.workers import ClusterNode, InProcessWorkers
+from pipeline.core.workers import ClusterNode, Workers
 from pipeline.engine.execute import StageTask, make_with
 from pipeline.engine.store import Manifest
 
@@ -24,6 +23,7 @@ class InProcessSession:
     """A session whose tasks run to their end when they are started; their events are handled at once."""
 
     emit: Emit
+    """The function that receives every event."""
     _finished: list[FinishedTask] = field(default_factory=list)
 
     def start(self, name: str, function: Callable[..., Any], *args: Any) -> None:
@@ -46,31 +46,25 @@ class InProcessSession:
         """Does nothing: no task is in flight when another function runs."""
 
 
-@contextmanager
-def in_process_session(handle: Emit) -> Iterator[InProcessSession]:
-    """Opens a session of this process; `handle` receives every event."""
-    yield InProcessSession(handle)
-
-
 def make_in_process(task: StageTask) -> Manifest:
     """Makes one artifact in this process, on its GPU if it has one; returns the manifest, which is written last."""
     import torch
 
-    has_gpu = torch.cuda.is_available()
+    has_gpu, context = torch.cuda.is_available(), task.context
     resources = replace(
-        task.resources,
+        context.resources,
         num_workers=1,
         min_workers=1,
         gpus_per_worker=1.0 if has_gpu else 0.0,
         # On CPUs this process has the threads of all workers that it stands for.
-        cpus_per_worker=max(1.0, task.resources.num_workers * task.resources.cpus_per_worker),
+        cpus_per_worker=max(1.0, context.resources.num_workers * context.resources.cpus_per_worker),
     )
     if not has_gpu:
         torch.set_num_threads(int(resources.cpus_per_worker))
-    workers = InProcessWorkers(
-        source=task.manifest.name,
-        emit=task.emit,
+    workers = Workers(
+        source=context.source,
+        emit=context.emit,
         device="cuda" if has_gpu else "cpu",
         node=ClusterNode(num_cpus=count_cores(), num_gpus=int(has_gpu)),
     )
-    return make_with(replace(task, resources=resources), workers)
+    return make_with(replace(task, context=replace(context, resources=resources)), workers)

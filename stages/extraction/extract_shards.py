@@ -154,7 +154,7 @@ class _OverallProgress:
         self._context, self._reported_s = context, 0.0
         self._timings = Timings()
         self._num_frames = {task.path: task.num_frames for task in tasks}
-        self.reporter = _ProgressReporter(context.name, context.emit, sum(self._num_frames.values()), worker)
+        self.reporter = _ProgressReporter(context.source, context.emit, sum(self._num_frames.values()), worker)
 
     def add(self, shard: ShardDone) -> None:
         """Adds a shard that is done, with the frames that it had promised, so that the sum ends at the total."""

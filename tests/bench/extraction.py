@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core.files import sha256_file
 from pipeline.core.stage import Resources
-from pipeline.core.workers import ClusterNode, InProcessWorkers, Workers
+from pipeline.core.workers import ClusterNode, Workers
 from stages.convnets import vgg16
 from stages.convnets.config import ConvnetConfig
 from stages.convnets.convnet import Convnet, build, load_network
@@ -215,7 +215,7 @@ def bench(args: argparse.Namespace, config: ExtractionConfig, videos: Sequence[V
     resources = Resources(num_workers=1, gpus_per_worker=float(args.device == "cuda"), decoders_per_gpu=args.decoders)
     allocation = allocate_workers(resources, [ClusterNode(args.cpus, int(args.device == "cuda"))], 1)
     with ray_session(args.cpus) if allocation.decodes_elsewhere else nullcontext():
-        workers = on_ray() if allocation.decodes_elsewhere else InProcessWorkers()
+        workers = on_ray() if allocation.decodes_elsewhere else Workers()
         ours = shard_extractor(config, extractor, str(folder), allocation, workers)
         compare_all(args, config, videos, folder, ours, allocation)
 

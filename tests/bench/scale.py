@@ -183,7 +183,7 @@ def stubs(extractor: Extractor, phases: Phases, turn: str) -> Iterator[None]:
 
 def make(store: Store, node: Node, phases: Phases, turn: str) -> None:
     directory = store.directory(node.stage.name, node.key)
-    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name)
+    context = Context(uri=directory, store_uri=store.root, key=node.key, source=node.name)
     inputs: dict[str, Any] = {
         edge: value.stage.produces(store.directory(value.stage.name, value.key), value.key)
         for edge, value in node.inputs.items()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.core.events import Event, Metrics
-from pipeline.core.workers import SingleTrainWorker
+from pipeline.core.workers import TrainWorker
 from stages.pretraining.config import TrainingConfig
 from stages.pretraining.loop import pretraining_loop
 from stages.pretraining.training_plan import TrainingPlan
@@ -35,7 +35,7 @@ def train(plan: TrainingPlan, device: str) -> list[Mapping[str, float]]:
         if isinstance(event, Metrics) and "sequences_per_second" in event.values:
             reports.append(event.values)
 
-    pretraining_loop(plan, SingleTrainWorker(emit=listen, device=device))
+    pretraining_loop(plan, TrainWorker(emit=listen, device=device))
     return reports[NUM_WARM_REPORTS:-1] or reports
 
 

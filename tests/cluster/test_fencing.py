@@ -14,7 +14,7 @@ from cluster.training.fencing import FencingToken, RayTrainWorker
 from pipeline.core.errors import GroupReplaced
 from pipeline.core.events import discard
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages.pretrain import pretrain
 from tests.stages.made_percepts import make_percepts
 from tests.stages.test_pretrain_exact import CONFIG, IN_PARTS, files_of
@@ -35,7 +35,7 @@ class CutOff(RayTrainWorker):
 
 
 @dataclass(frozen=True)
-class LosesItsGroup(InProcessWorkers):
+class LosesItsGroup(Workers):
     """Trains in one group, and in a second one while the first goes on."""
 
     token: FencingToken = field(default_factory=lambda: FencingToken(""))

@@ -14,7 +14,7 @@ from torch import nn
 from cluster.session import Session
 from pipeline.core.errors import GroupReplaced, TrainingDiverged
 from pipeline.core.events import Event, Log
-from pipeline.core.workers import InProcessWorkers, TrainLoop, TrainWorker
+from pipeline.core.workers import TrainLoop, TrainWorker, Workers
 from tests.cluster.tasks import value_of
 
 GLOO = RuntimeError("[pair.cc:537] Read error [127.0.0.1]:52648: Connection reset by peer. This is typically caused by")
@@ -155,7 +155,5 @@ def test_a_group_that_was_replaced_may_not_write(tmp_path: Path, ray_session: Se
 def test_in_process_the_loop_is_a_group_of_one(tmp_path: Path) -> None:
     (tmp_path / "killed").touch()
     events: list[Event] = []
-    InProcessWorkers(source="train", emit=events.append).train(
-        step_together, str(tmp_path), name="group", num_workers=2
-    )
+    Workers(source="train", emit=events.append).train(step_together, str(tmp_path), name="group", num_workers=2)
     assert [event.line for event in events if isinstance(event, Log)] == ["1 workers, 1 threads, gradient 0"]

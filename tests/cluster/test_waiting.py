@@ -13,9 +13,9 @@ from cluster.session import Session
 def test_what_is_waited_for_is_said_until_a_worker_has_begun(
     ray_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster import waiting
+    from cluster.training import training_group
 
-    monkeypatch.setattr(waiting, "MESSAGE_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(training_group, "MESSAGE_INTERVAL_SECONDS", 0.01)
     lines: list[str] = []
     is_logged = threading.Event()
 
@@ -23,7 +23,7 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
         lines.append(line)
         is_logged.set()
 
-    with waiting.wait_messages("1 to 2 training workers", is_logged.is_set, log):
+    with training_group.wait_messages("1 to 2 training workers", is_logged.is_set, log):
         assert is_logged.wait(240)
     assert lines == [lines[0]]
     assert lines[0].startswith("waiting for 1 to 2 training workers to begin; ")

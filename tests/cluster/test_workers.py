@@ -14,7 +14,7 @@ import pytest
 from cluster.session import Session
 from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Event, Log
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from tests.cluster.tasks import value_of
 
 
@@ -100,7 +100,7 @@ def test_results_give_rise_to_items_for_the_same_workers(tmp_path: Path, ray_ses
     assert results == [(0, 100), (1, 121), (2, 144)]
     assert len(list(tmp_path.glob("built-*"))) <= 2
     assert not lines
-    here = InProcessWorkers().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, continuation=Successors())
+    here = Workers().map(partial(squares, str(tmp_path)), [20, 1], num_workers=1, continuation=Successors())
     assert list(here) == [(0, 400), (2, 441), (3, 484), (1, 1)]
 
 
@@ -164,6 +164,6 @@ def test_no_items_need_no_worker(tmp_path: Path, ray_session: Session) -> None:
 
 def test_in_process_gives_the_same(tmp_path: Path) -> None:
     (tmp_path / "died-of-3").touch()
-    workers = InProcessWorkers()
+    workers = Workers()
     assert list(workers.map(partial(squares, str(tmp_path)), [1, 2, 3], num_workers=2)) == [(0, 1), (1, 4), (2, 9)]
     assert list(workers.map(partial(no_squares, str(tmp_path)), [], num_workers=2)) == []

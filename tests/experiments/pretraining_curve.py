@@ -53,7 +53,7 @@ def make(store: str, stage: Any, config: Any, key: str, inputs: dict[str, Any]) 
     uri = join(store, stage.name, key)
     artifact: Artifact = stage.produces(uri, key)
     if not exists(join(uri, DONE)):
-        context = Context(uri=uri, store_uri=store, key=key, name=stage.name)
+        context = Context(uri=uri, store_uri=store, key=key, source=stage.name)
         stage(config, context, **inputs)
         write_json(join(uri, DONE), context.facts)
     return artifact

@@ -85,7 +85,7 @@ def _make(store: Store, node: Node) -> Manifest:
     if node.listing is not None:
         listing_uri = f"{store.root}/listing.parquet"
         node.listing.write(listing_uri)
-    context = Context(uri=directory, store_uri=store.root, key=node.key, name=node.name, listing_uri=listing_uri)
+    context = Context(uri=directory, store_uri=store.root, key=node.key, source=node.name, listing_uri=listing_uri)
     inputs: dict[str, Any] = {
         edge: value.stage.produces(store.directory(value.stage.name, value.key), value.key)
         for edge, value in node.inputs.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.core.errors import CorruptArtifact, PerceptsError
 from pipeline.core.events import discard
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
-from pipeline.engine.in_process import in_process_session, make_in_process
+from pipeline.engine.in_process import InProcessSession, make_in_process
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import MANIFEST, Store
@@ -33,7 +34,7 @@ def run(root: Path, plan: Plan) -> None:
     steps = look_up(plan, store)
     execution = Execution(plan.recipe, steps, store, NoTracker, display, make_stage=make_in_process)
 
-    execution.run(lambda: in_process_session(discard))
+    execution.run(lambda: nullcontext(InProcessSession(discard)))
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def cut_on_ray(videos: Sequence[str], store: str) -> tuple[dict[str, int], list[
     said: list[Event] = []
     index = ingest(IngestConfig(videos=tuple(videos)), Context.for_test(store, uri=f"{store}/ingest"))
     workers = on_ray()(source="x", emit=said.append)
-    context = Context.for_test(store, uri=f"{store}/cut", name="cut", workers=workers, emit=said.append)
+    context = Context.for_test(store, uri=f"{store}/cut", source="cut", workers=workers, emit=said.append)
     records = index.records()
     counts = _cut_all(CutPatchesConfig(num_frames=5, patches_per_video=3), context, records)
     by_name = {Path(record.uri).stem: counts[record.sha256] for record in records}

@@ -17,7 +17,7 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError, WorkerDied
 from pipeline.core.files import join, list_files, read_bytes, remove
 from pipeline.core.stage import Context, Estimate, Resources
-from pipeline.core.workers import ClusterNode, InProcessWorkers
+from pipeline.core.workers import ClusterNode, Workers
 from stages.convnets import convnet as convnets
 from stages.convnets.config import ConvnetConfig
 from stages.extract import ExtractConfig, estimate_extraction, extract
@@ -160,7 +160,7 @@ def test_growing_an_index_extracts_what_is_new(clips: Path, tmp_path: Path, deco
     assert "same bytes as" in percepts.records()[2].reason
 
 
-class Dies(InProcessWorkers):
+class Dies(Workers):
     """A pool whose driver is lost after some shards, in the middle of the next one."""
 
     def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
@@ -198,7 +198,7 @@ def test_killed_and_begun_again_ends_with_the_same_bytes(
     assert all_bytes(str(tmp_path / "killed")) == all_bytes(str(tmp_path / "whole"))
 
 
-class Backwards(InProcessWorkers):
+class Backwards(Workers):
     """A pool that takes items in reverse order, each in a worker of its own."""
 
     def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
@@ -224,7 +224,7 @@ def test_percepts_do_not_depend_on_shard_boundaries(clips: Path, tmp_path: Path)
 
 
 def test_decoding_in_isolated_processes_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
-    class Replaceable(InProcessWorkers):
+    class Replaceable(Workers):
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:
@@ -239,7 +239,7 @@ def test_decoding_in_isolated_processes_gives_the_same_bytes(clips: Path, tmp_pa
 def elsewhere(context: Context, num_decoders: int) -> Context:
     """The same context on two workers' cores, with decoders that are processes of their own."""
 
-    class Cores(InProcessWorkers):
+    class Cores(Workers):
         def nodes(self) -> tuple[ClusterNode, ...]:
             return (ClusterNode(num_cpus=8),)
 
@@ -265,7 +265,7 @@ def test_bytes_do_not_depend_on_decoders_or_on_the_order_of_their_frames(
 
 
 def test_a_video_on_which_processes_die_elsewhere_is_decoded_here(clips: Path, tmp_path: Path) -> None:
-    class Lost(InProcessWorkers):
+    class Lost(Workers):
         def nodes(self) -> tuple[ClusterNode, ...]:
             return (ClusterNode(num_cpus=8),)
 

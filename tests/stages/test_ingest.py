@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages import ingest as module
 from stages.ingest import IngestConfig, ingest, list_sources
 from stages.video.artifacts import Corpus
@@ -101,7 +101,7 @@ def test_what_an_interrupted_run_has_found_is_not_probed_again(
 
 
 def test_probing_in_isolated_processes_gives_the_same_bytes(films: Path, tmp_path: Path) -> None:
-    class Replaceable(InProcessWorkers):
+    class Replaceable(Workers):
         """A pool in which every item is a second try."""
 
         def map(self, factory: Callable[[], Any], items: Sequence[Any], **settings: Any) -> Iterator[tuple[int, Any]]:

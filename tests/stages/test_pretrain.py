@@ -20,7 +20,7 @@ from cluster.session import Session
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.events import Event, Log, Metrics, Progress
 from pipeline.core.stage import Context, Resources
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
@@ -177,7 +177,7 @@ def test_a_broken_checkpoint_is_passed_over(
     tmp_path: Path, inputs: Inputs, stop_at: Callable[[int, Exception | float], None]
 ) -> None:
     said: list[Event] = []
-    context = Context.for_test(tmp_path / "stopped", workers=InProcessWorkers(emit=said.append))
+    context = Context.for_test(tmp_path / "stopped", workers=Workers(emit=said.append))
     stop_at(18, InterruptedError("stopped"))
     with pytest.raises(InterruptedError):
         pretrain(SMALL(), context, **inputs)
@@ -195,7 +195,7 @@ def test_a_broken_checkpoint_is_passed_over(
 
 def test_progress_and_curves_are_told_live(tmp_path: Path, inputs: Inputs) -> None:
     said: list[Event] = []
-    encoder = pretrain(SMALL(), Context.for_test(tmp_path, workers=InProcessWorkers(emit=said.append)), **inputs)
+    encoder = pretrain(SMALL(), Context.for_test(tmp_path, workers=Workers(emit=said.append)), **inputs)
     last = [event for event in said if isinstance(event, Progress)][-1]
     assert (last.done, last.total, last.unit) == (24, 24, "steps")
     assert last.note.startswith("loss ")

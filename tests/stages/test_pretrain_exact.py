@@ -19,7 +19,7 @@ import pytest
 from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
 from stages.models.artifacts import Encoder
@@ -164,12 +164,12 @@ def test_the_same_windows_in_the_same_order_on_any_number_of_workers(
     tmp_path: Path, inputs: dict[str, Any], ray_session: Session
 ) -> None:
     """Two workers, stopped at step 13, resumed on one: what one alone sees, and its loss."""
-    InProcessWorkers().train(pretraining_loop, plan_of(tmp_path / "one", inputs), name="one", num_workers=1)
+    Workers().train(pretraining_loop, plan_of(tmp_path / "one", inputs), name="one", num_workers=1)
     ray_session.start("two", train_on_ray, tmp_path / "two", inputs, 2, 13)
     while not (ended := ray_session.finished(1.0)):
         pass
     assert "stopped" in str(ended[0].error)
-    InProcessWorkers().train(pretraining_loop, plan_of(tmp_path / "two", inputs), name="two", num_workers=1)
+    Workers().train(pretraining_loop, plan_of(tmp_path / "two", inputs), name="two", num_workers=1)
     one, two = seen(tmp_path / "one/seen"), seen(tmp_path / "two/seen")
     for step in range(20):
         print(f"step {step:2d}: one worker {one[step]}; two, then one {two[step]}")

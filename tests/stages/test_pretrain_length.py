@@ -14,7 +14,7 @@ import pytest
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, Metrics, Progress
 from pipeline.core.stage import Context, Estimate, Resources, config_dict
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from pipeline.engine.keys import key_of
 from pipeline.engine.plan import Plan
 from stages.datasets.sequences import PerceptSource
@@ -52,7 +52,7 @@ def trained(root: Path, inputs: dict[str, Any], config: PretrainConfig, **of_con
 
 def test_steps_and_their_learning_rates_follow_from_the_sequences(tmp_path: Path, inputs: dict[str, Any]) -> None:
     said: list[Event] = []
-    workers = InProcessWorkers(emit=said.append)
+    workers = Workers(emit=said.append)
     encoder, context = trained(tmp_path, inputs, TWO_PASSES, workers=workers)
     num_sequences = 8 * 8  # eight videos of 24 frames, in windows of ten frames every two
     num_steps = math.ceil(2.5 * num_sequences / 5)

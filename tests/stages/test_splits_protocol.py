@@ -15,7 +15,7 @@ from scipy import stats
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import read_json
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.splits import Coverage, Splits
 from stages.evaluate import EvaluateConfig, evaluate
@@ -162,7 +162,7 @@ def test_training_stops_where_validation_was_best(tmp_path: Path, made: Made) ->
 
 
 @dataclass(frozen=True)
-class Counting(InProcessWorkers):
+class Counting(Workers):
     """Writes down what its workers do, pool by pool."""
 
     pools: list[list[str]] = field(default_factory=list)

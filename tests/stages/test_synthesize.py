@@ -20,7 +20,7 @@ from scipy.stats import ks_2samp
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from stages.datasets.clip_painter import Painter, load_photographs, tiles, track
 from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
 from stages.synthesize import SynthesizeConfig, encode_h264, planned_clips, synthesize
@@ -140,7 +140,7 @@ def test_single_frames_of_a_pair_are_distributed_alike(motion: str) -> None:
         assert ks_2samp(one, other).pvalue > 0.01
 
 
-class Backwards(InProcessWorkers):
+class Backwards(Workers):
     """Shards are made in another order."""
 
     def map(

@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands import compact, verify
 from pipeline.core.errors import CorruptArtifact, StoreError, UsageError
 from pipeline.core.files import list_files
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from pipeline.engine.store import Store
 from pipeline.upkeep import compaction
 from pipeline.upkeep.compaction import merge_groups
@@ -121,7 +121,7 @@ def test_a_reader_that_comes_in_between_looks_again(root: Path, monkeypatch: pyt
     assert scan(root) == before
 
 
-class Merges(InProcessWorkers):
+class Merges(Workers):
     """A pool whose shards are merged as soon as the first two are there."""
 
     def __init__(self, root: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from cluster.session import FinishedTask
 from pipeline.core.events import Emit, Event, Progress, discard
 from pipeline.core.stage import Context, Estimate, Resources, stage
-from pipeline.core.workers import InProcessWorkers
+from pipeline.core.workers import Workers
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution, StageTask, make_with
 from pipeline.engine.order import remaining_seconds
@@ -74,7 +74,7 @@ class SteppedSession:
 
 def story_of(plan: Plan, root: Path) -> list[str]:
     def make(task: StageTask) -> Manifest:
-        return make_with(task, InProcessWorkers(source=task.manifest.name))
+        return make_with(task, Workers(source=task.manifest.name))
 
     store, session = Store.open(str(root), create=True), SteppedSession()
     display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))

@@ -177,7 +177,7 @@ def test_a_stage_that_raises_has_failed_and_one_that_is_stopped_is_killed(
     plan.add(add, SumConfig(fail=True), parts=[plan.add(count, CountConfig(num=2, seed=9))])
     with pytest.raises(ValueError, match="asked to fail"):
         run(plan, store)
-    monkeypatch.setattr("pipeline.engine.in_process.InProcessSession", Interrupted)
+    monkeypatch.setattr("tests.pipeline.engine.tracked_runs.InProcessSession", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(plan, store)
     client = MlflowClient(store.default_tracking_uri)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from mlflow.entities import Run
@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline.core.stage import Stage
 from pipeline.engine.display import Display
 from pipeline.engine.execute import Execution
-from pipeline.engine.in_process import in_process_session, make_in_process
+from pipeline.engine.in_process import InProcessSession, make_in_process
 from pipeline.engine.plan import Plan
 from pipeline.engine.status import look_up
 from pipeline.engine.store import Store
@@ -66,7 +66,7 @@ def run(plan: Plan, store: Store, uri: str | None = None) -> Tracked:
     display = Display(plan.recipe, [node.name for node in plan.nodes], Console(quiet=True))
     execution = Execution(plan.recipe, look_up(plan, store), store, lambda: tracker, display, 1, make_in_process)
     try:
-        execution.run(partial(in_process_session, lambda event: execution.handle_events([event])))
+        execution.run(lambda: nullcontext(InProcessSession(lambda event: execution.handle_events([event]))))
         metrics = tracker.log_results(1.5)
     except BaseException:
         tracker.end("FAILED")

@@ -15,7 +15,7 @@ import pytest
 from pipeline.core.errors import ConfigError, RunError, SourceError
 from pipeline.core.network import NetworkOptions
 from pipeline.core.stage import Context, Resources
-from pipeline.core.workers import ClusterNode, InProcessWorkers
+from pipeline.core.workers import ClusterNode, Workers
 from stages import download as module
 from stages.download import DownloadConfig, download
 from stages.downloading import rounds
@@ -31,7 +31,7 @@ from stages.video.lists.rows import ListRules
 
 
 @dataclass(frozen=True)
-class WorkersBesideOthers(InProcessWorkers):
+class WorkersBesideOthers(Workers):
     """Workers that look like those of a cluster whose two cores are all taken by extraction."""
 
     replaces_workers: bool = True
@@ -42,7 +42,7 @@ class WorkersBesideOthers(InProcessWorkers):
         return super().map(*given, **settings)
 
 
-IN_PROCESS, CLUSTER = InProcessWorkers(), WorkersBesideOthers()
+IN_PROCESS, CLUSTER = Workers(), WorkersBesideOthers()
 TEN = ClipRules(clip_seconds=10.0)
 PATIENT = NetworkOptions(host_interval_s=0.0, site_interval_s=0.0, tries=1, max_unanswered=1.0)
 
@@ -116,7 +116,7 @@ def run(
     config: DownloadConfig,
     key: str = "x",
     network: NetworkOptions = PATIENT,
-    workers: InProcessWorkers = IN_PROCESS,
+    workers: Workers = IN_PROCESS,
 ) -> Downloads:
     store, resources = tmp_path / "store", Resources(num_workers=1, network=network)
     context = Context(f"{store}/download/{key}", str(store), key=key, resources=resources, workers=workers)
@@ -208,7 +208,7 @@ class PlayedExtraction:
 
 @pytest.mark.parametrize("workers", [IN_PROCESS, CLUSTER], ids=["one after the other", "side by side"])
 def test_the_disk_stays_below_its_bound_and_files_are_deleted_once_extracted(
-    workers: InProcessWorkers, network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, network: PlayedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extraction = PlayedExtraction()
     monkeypatch.setattr(module, "RoundExtraction", lambda *given: extraction)
