@@ -42,6 +42,14 @@ def check_number(number: int | float, name: str, given: str | None = None) -> No
         raise ConfigError(f"{name} is {shown}; give a number of at most {most:,.0f}")
 
 
+def check_at_least(config: Any, least: int, *names: str) -> None:
+    """Checks that these fields of a config are None or at least so large. Raises ConfigError."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
 def check_numbers(config: Any) -> None:
     """Checks every number among the fields of a config, also in tuples; nested configs check themselves.
 

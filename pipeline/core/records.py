@@ -16,10 +16,12 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import read_json, write_json
+
+T = TypeVar("T")
 
 
 def write_record(uri: str, record: Any) -> None:
@@ -27,7 +29,7 @@ def write_record(uri: str, record: Any) -> None:
     write_json(uri, asdict(record))
 
 
-def read_record(uri: str, kind: Any, *, prepare: Callable[[Any], Any] = lambda value: value) -> Any:
+def read_record(uri: str, kind: type[T], *, prepare: Callable[[Any], Any] = lambda value: value) -> T:
     """Reads a JSON file as a value of the type `kind`.
 
     Args:
@@ -42,7 +44,8 @@ def read_record(uri: str, kind: Any, *, prepare: Callable[[Any], Any] = lambda v
     try:
         value = read_json(uri)
         _check_finite(value)
-        return typed(kind, prepare(value))
+        record: T = typed(kind, prepare(value))
+        return record
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{uri} is not what its stage writes ({type(error).__name__}: {error})"
         raise CorruptArtifact(f"{problem}; remove its directory and run again") from error
