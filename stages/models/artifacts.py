@@ -63,18 +63,16 @@ class Encoder(Artifact):
 
     def load(self, *, device: str = "cpu") -> Composite:
         """Loads the model, float32, in evaluation mode."""
-        from stages.models.composite import Composite
-        from stages.models.weights import load_model
+        from stages.models.pretrained import Pretrained
 
-        return load_model(self.path(MODEL_FILE), Composite, device=device)
+        return Pretrained.load(self.uri, device=device).composite
 
     def history(self) -> TrainingHistory | None:
         """Reads `history.json`; None for an imported encoder, which has none. Raises CorruptArtifact."""
         uri = self.path(HISTORY_FILE)
         if not exists(uri):
             return None
-        history: TrainingHistory = read_record(uri, TrainingHistory)
-        return history
+        return read_record(uri, TrainingHistory)
 
     def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
         """Reads the validation loss of the model, the share of a pass that its training saw."""

@@ -45,14 +45,38 @@ class EnsembleLinear(nn.Module):
         return y_GRN.view(num_members, num_steps, batch, num_outputs)
 
 
-class LSTMClassifier(nn.Module):
-    """Frames -> LSTM -> a softmax at every step."""
+class _Ensemble(nn.Module):
+    """The parts that all classifiers share. Layers are made, and their weights drawn, in the order of the data."""
 
     def __init__(self, config: ClassifierSpec) -> None:
         super().__init__()
-        assert config.model == "lstm", config
         self.config = config
         self.input_dropout = nn.Dropout(config.input_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew: every group another draw."""
+        for layer in self.children():
+            if isinstance(layer, LSTM | EnsembleLinear):
+                layer.reset_parameters(generator)
+
+    def each_member(self, x_GTBD: Tensor) -> Tensor:
+        """Expands shared frames to every group, so that each draws its own dropout; a view, no copy."""
+        if x_GTBD.shape[-1] != self.config.dim:
+            raise ValueError(f"frames have {x_GTBD.shape[-1]} dimensions; this classifier reads {self.config.dim}")
+        return x_GTBD.expand(self.config.num_members, -1, -1, -1)
+
+    def _linear(self, num_inputs: int, num_outputs: int | None = None) -> EnsembleLinear:
+        """Makes a layer; without `num_outputs`, that of the classes."""
+        config = self.config
+        return EnsembleLinear(num_inputs, num_outputs or config.num_classes, num_members=config.num_members)
+
+
+class LSTMClassifier(_Ensemble):
+    """Frames -> LSTM -> a softmax at every step."""
+
+    def __init__(self, config: ClassifierSpec) -> None:
+        super().__init__(config)
         self.lstm = LSTM(
             config.dim,
             config.num_units,
@@ -61,17 +85,11 @@ class LSTMClassifier(nn.Module):
             dropout=config.dropout,
             forget_bias=config.forget_bias,
         )
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = EnsembleLinear(config.num_units, config.num_classes, num_members=config.num_members)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws all weights anew: every group another draw."""
-        self.lstm.reset_parameters(generator)
-        self.output.reset_parameters(generator)
+        self.output = self._linear(config.num_units)
 
     @torch.no_grad()
-    def start_from(self, encoder: Composite, groups: Sequence[int] | None = None) -> None:
-        """Copies the encoder's weights into the LSTM of `groups` (default: every group); the output layer stays.
+    def start_from(self, encoder: Composite) -> None:
+        """Copies the encoder's weights into the LSTM of every group; the output layer stays.
 
         Raises:
             ConfigError: the encoder has another frame dimension, number of units or of layers.
@@ -79,89 +97,67 @@ class LSTMClassifier(nn.Module):
         given, needed = ((c.dim, c.num_units, c.num_layers) for c in (encoder.config, self.config))
         if given != needed:
             raise ConfigError(f"the encoder has (dim, units, layers) {given}, the classifier {needed}: make them equal")
-        chosen = list(range(self.config.num_members)) if groups is None else list(groups)
         lstm_parameters = dict(self.lstm.named_parameters())
         for name, parameter in encoder.encoder.named_parameters():
-            lstm_parameters[name][chosen] = parameter.to(lstm_parameters[name])
+            lstm_parameters[name].copy_(parameter.expand_as(lstm_parameters[name]))
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Returns logits of every step, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by every group."""
-        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
-        h_GTBH, _ = self.lstm(x_GTBD)
+        h_GTBH, _ = self.lstm(self.input_dropout(self.each_member(x_GTBD)))
         logits_GTBC: Tensor = self.output(self.dropout(h_GTBH))
         return logits_GTBC
 
 
-class SingleFrameClassifier(nn.Module):
+class SingleFrameClassifier(_Ensemble):
     """Each frame by itself -> a softmax; what a clip is, is the mean over its frames, as for the LSTM."""
 
     def __init__(self, config: ClassifierSpec) -> None:
-        super().__init__()
-        assert config.model == "frame", config
-        self.config = config
-        self.input_dropout = nn.Dropout(config.input_dropout)
-        self.dropout = nn.Dropout(config.dropout)
-        hidden = config.num_hidden_units
-        self.hidden = EnsembleLinear(config.dim, hidden, num_members=config.num_members) if hidden else None
-        self.output = EnsembleLinear(hidden or config.dim, config.num_classes, num_members=config.num_members)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws all weights anew: every group another draw."""
-        if self.hidden is not None:
-            self.hidden.reset_parameters(generator)
-        self.output.reset_parameters(generator)
+        super().__init__(config)
+        num_hidden = config.num_hidden_units
+        self.hidden = self._linear(config.dim, num_hidden) if num_hidden else None
+        self.output = self._linear(num_hidden or config.dim)
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Returns logits of every frame, (G, T, B, C), of frames (G, T, B, D), or (1, T, B, D) shared by all groups."""
-        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
+        x_GTBD = self.input_dropout(self.each_member(x_GTBD))
         if self.hidden is not None:
             x_GTBD = self.dropout(self.hidden(x_GTBD).relu())
         logits_GTBC: Tensor = self.output(x_GTBD)
         return logits_GTBC
 
 
-class MeanFramesClassifier(nn.Module):
+class MeanFramesClassifier(_Ensemble):
     """The mean of a window's frames -> a softmax: all that frames say without their order, in one vector."""
 
     def __init__(self, config: ClassifierSpec) -> None:
-        super().__init__()
-        assert config.model == "mean", config
-        self.config = config
-        self.output = EnsembleLinear(config.dim, config.num_classes, num_members=config.num_members)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws all weights anew: every group another draw."""
-        self.output.reset_parameters(generator)
+        super().__init__(config)
+        self.output = self._linear(config.dim)
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Returns logits of each window as those of one step, (G, 1, B, C), of frames (G or 1, T, B, D)."""
-        logits_G1BC: Tensor = self.output(_each_member(x_GTBD, self).mean(1, keepdim=True))
+        logits_G1BC: Tensor = self.output(self.each_member(x_GTBD).mean(1, keepdim=True))
         return logits_G1BC
 
 
-class AttentionClassifier(nn.Module):
+class AttentionClassifier(_Ensemble):
     """A mean of a window's frames, weighted by a softmax over their products with a learned query -> a softmax.
 
     The query starts at zero, where the weights are equal.
     """
 
     def __init__(self, config: ClassifierSpec) -> None:
-        super().__init__()
-        assert config.model == "attention", config
-        self.config = config
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        super().__init__(config)
         self.query = nn.Parameter(torch.zeros(config.num_members, config.dim))
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = EnsembleLinear(config.dim, config.num_classes, num_members=config.num_members)
+        self.output = self._linear(config.dim)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew: every group another draw; the query is zero."""
         nn.init.zeros_(self.query)
-        self.output.reset_parameters(generator)
+        super().reset_parameters(generator)
 
     def forward(self, x_GTBD: Tensor) -> Tensor:
         """Returns logits of each window as those of one step, (G, 1, B, C), of frames (G or 1, T, B, D)."""
-        x_GTBD = self.input_dropout(_each_member(x_GTBD, self))
+        x_GTBD = self.input_dropout(self.each_member(x_GTBD))
         scale = self.config.dim**-0.5
         weight_GTB = (torch.einsum("gtbd,gd->gtb", x_GTBD, self.query) * scale).softmax(1)
         pooled_G1BD = torch.einsum("gtb,gtbd->gbd", weight_GTB, x_GTBD).unsqueeze(1)
@@ -176,13 +172,6 @@ CLASSIFIERS: Final[dict[ClassifierKind, type[Classifier]]] = {
     "mean": MeanFramesClassifier,
     "attention": AttentionClassifier,
 }
-
-
-def _each_member(x_GTBD: Tensor, classifier: Classifier) -> Tensor:
-    """Expands shared frames to every group, so that each draws its own dropout; a view, no copy."""
-    if x_GTBD.shape[-1] != classifier.config.dim:
-        raise ValueError(f"frames have {x_GTBD.shape[-1]} dimensions; this classifier reads {classifier.config.dim}")
-    return x_GTBD.expand(classifier.config.num_members, -1, -1, -1)
 
 
 def classification_losses(logits_GTBC: Tensor, labels_GB: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stages.models.autoregression import Autoregression
 from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
-from stages.models.losses import bernoulli_loss, gaussian_loss
-from stages.models.lstm import LSTM, PeepholeLayer, Planned, State, Trace, run_together, uniform_fan_in_
+from stages.models.losses import decoder_loss
+from stages.models.lstm import LSTM, PeepholeLayer, State, Trace, run_together, uniform_fan_in_
 
 MIN_MEAN = 1e-3
 """A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
@@ -78,15 +78,13 @@ class Decoder(nn.Module):
         base_TBD = self.base(x_TBD, len(target_TBD))
         return self._run(self.frames_to_read(state, target_TBD, base_TBD, feedback), state, len(target_TBD), base_TBD)
 
-    def base(self, x_TBD: Tensor | None, num_steps: int) -> Tensor | None:
+    def base(self, x_TBD: Tensor, num_steps: int) -> Tensor | None:
         """Returns what a residual model's outputs are added to, (num_steps, B, D); None where it is not residual.
 
-        x_TBD: the frames read. Raises ValueError if a residual model is not given them.
+        x_TBD: the frames read.
         """
         if not self.residual:
             return None
-        if x_TBD is None:
-            raise ValueError("a residual model adds to the last frame read: give the frames, not their encoding")
         if self.autoregression is None:
             return x_TBD[-1:].expand(num_steps, -1, -1)
         forecast_TBD: Tensor = self.autoregression(x_TBD, num_steps)
@@ -184,7 +182,7 @@ class Composite(nn.Module):
         The outputs are natural parameters: `means` turns them into frames, `losses` into losses.
         """
         if self.predict_decoder is not None and future_TBD is None:
-            raise ValueError("this model predicts: give forward() the frames after x, or use extrapolate()")
+            raise ValueError("this model predicts: give forward() the frames after x, or use open_loop()")
         state = self.encode(x_TBD)
         present: list[tuple[Decoder, Tensor]] = []
         if self.reconstruct_decoder is not None:
@@ -208,8 +206,9 @@ class Composite(nn.Module):
         for decoder, target_TBD in decoders:
             bases.append(decoder.base(x_TBD, len(target_TBD)))
             read_SBD = decoder.frames_to_read(state, target_TBD, bases[-1], feedback)
-            planned.append(Planned(decoder.lstm, None if read_SBD is None else read_SBD[None], state, len(target_TBD)))
-        results = run_together(planned)
+            x_GSBD = None if read_SBD is None else read_SBD[None]
+            planned.append(decoder.lstm.plan(x_GSBD, state, len(target_TBD)))
+        results = run_together(planned, decoders[0][0].lstm.dtype)
         return [
             decoder.read_out(h_GTBH[0], base_TBD)
             for (decoder, _), base_TBD, (h_GTBH, _) in zip(decoders, bases, results, strict=True)
@@ -217,13 +216,12 @@ class Composite(nn.Module):
 
     def losses(self, outputs: Outputs, x_TBD: Tensor, future_TBD: Tensor | None = None) -> Losses:
         """Returns each decoder's loss and their sum. Gradients flow into `outputs`, not into the frames."""
-        loss = bernoulli_loss if self.config.loss == "bernoulli" else gaussian_loss
         reconstruction = prediction = None
         if outputs.reconstruction is not None:
-            reconstruction = loss(outputs.reconstruction, x_TBD, reverse=True)
+            reconstruction = decoder_loss(outputs.reconstruction, x_TBD, self.config.loss, reverse=True)
         if outputs.prediction is not None:
             assert future_TBD is not None, "a prediction is judged against the frames after x"
-            prediction = loss(outputs.prediction, future_TBD)
+            prediction = decoder_loss(outputs.prediction, future_TBD, self.config.loss)
         present = [part for part in (reconstruction, prediction) if part is not None]
         return Losses(torch.stack(present).sum(), reconstruction, prediction)
 
@@ -233,7 +231,7 @@ class Composite(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, x_TBD: Tensor, num_steps: int | None = None) -> Outputs:
-        """Returns the outputs whose `means` are those of `reconstruct` and `extrapolate`; frames are encoded once.
+        """Returns the outputs of decoders that see no true frame: a conditional one reads its own.
 
         Like those of `forward` they are natural parameters, so that `losses` takes them: from a logit the cross-entropy
         of a sure and wrong pixel is exact, where its probability has been rounded to 0 or 1.
@@ -254,42 +252,15 @@ class Composite(nn.Module):
         parts = self.open_loop(x_TBD, num_steps)
         return Outputs(*(None if part is None else self.means(part) for part in parts))
 
-    def extrapolate(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
-        """Predicts the next frames, (num_steps, B, D) means; a conditional decoder reads its own, never the truth.
-
-        source: frames (T, B, D), or what `encode` gave, which a residual model cannot do with (ValueError).
-        num_steps: default `config.num_frames_out`; any is allowed.
-        """
-        return self.extrapolate_with_traces(source, num_steps)[0]
-
-    def extrapolate_with_traces(
-        self, source: Tensor | State, num_steps: int | None = None
-    ) -> tuple[Tensor, tuple[Trace, ...]]:
-        """Returns what `extrapolate` does, and for each layer of the decoder a Trace of (1, num_steps, B, H)."""
+    @torch.no_grad()
+    def extrapolate_with_traces(self, x_TBD: Tensor, num_steps: int) -> tuple[Tensor, tuple[Trace, ...]]:
+        """Predicts the next frames, (num_steps, B, D) means; and for each layer a Trace of (1, num_steps, B, H)."""
         if self.predict_decoder is None:
             raise ValueError("an autoencoder has no future decoder: train decoders=future or composite")
-        num_steps = self.config.num_frames_out if num_steps is None else num_steps
-        output_TBD, traces = self._run(self.predict_decoder, *self._encoded(source), num_steps)
+        output_TBD, traces = self._run(self.predict_decoder, self.encode(x_TBD), x_TBD, num_steps)
         return self.means(output_TBD), traces
 
-    def reconstruct(self, source: Tensor | State, num_steps: int | None = None) -> Tensor:
-        """Reconstructs the input from its representation: (num_steps, B, D) means in REVERSE order, last frame first.
-
-        source: as for `extrapolate`. num_steps: default `config.num_frames_in`.
-        """
-        if self.reconstruct_decoder is None:
-            raise ValueError("a future predictor cannot reconstruct: train decoders=autoencoder or composite")
-        num_steps = self.config.num_frames_in if num_steps is None else num_steps
-        return self.means(self._run(self.reconstruct_decoder, *self._encoded(source), num_steps)[0])
-
-    @torch.no_grad()
-    def _encoded(self, source: Tensor | State) -> tuple[State, Tensor | None]:
-        return (self.encode(source), source) if isinstance(source, Tensor) else (source, None)
-
-    @torch.no_grad()
-    def _run(
-        self, decoder: Decoder, state: State, x_TBD: Tensor | None, num_steps: int
-    ) -> tuple[Tensor, tuple[Trace, ...]]:
+    def _run(self, decoder: Decoder, state: State, x_TBD: Tensor, num_steps: int) -> tuple[Tensor, tuple[Trace, ...]]:
         """Returns outputs (T, B, D), natural parameters; a conditional decoder reads their means."""
         base_TBD = decoder.base(x_TBD, num_steps)
         if not decoder.conditional:

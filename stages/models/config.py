@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 from pipeline.core.stage import CAME_LATER
 
 MODEL_FILE = "model.safetensors"
@@ -52,9 +52,7 @@ class CompositeConfig:
     sequences. Needs residual; the paper's models have none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_units", "num_layers", "num_frames_in", "num_frames_out"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "num_units", "num_layers", "num_frames_in", "num_frames_out")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it is a probability: give 0 <= dropout < 1")
         if self.reconstruct_conditional and not self.reconstructs:
@@ -96,8 +94,21 @@ class CompositeSpec(CompositeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 1:
-            raise ConfigError(f"dim is {self.dim}; it must be at least 1")
+        check_at_least(self, 1, "dim")
+
+
+def common_lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
+    """Returns the frames in and out that all models share; an autoencoder has no frames out. Raises ConfigError."""
+    if not configs:
+        raise ConfigError("there is no encoder to score: connect at least one")
+    ins = {config.num_frames_in for config in configs}
+    outs = {config.num_frames_out for config in configs if config.predicts} or {configs[0].num_frames_out}
+    if len(ins) != 1 or len(outs) != 1:
+        raise ConfigError(
+            f"models of {sorted(ins)} frames in and {sorted(outs)} out cannot be compared on the same sequences: "
+            "pretrain them with the same num_frames_in and num_frames_out"
+        )
+    return ins.pop(), outs.pop()
 
 
 def model_names(configs: Sequence[CompositeConfig]) -> list[str]:
@@ -156,10 +167,7 @@ class FeedbackConfig:
                 f"feedback.begin is {self.begin} and feedback.end {self.end}; they are shares of the training's "
                 "steps: give 0 <= begin <= end <= 1"
             )
-        if self.num_passes < 1:
-            raise ConfigError(f"feedback.num_passes is {self.num_passes}; it must be at least 1")
-        if self.noise_std < 0:
-            raise ConfigError(f"feedback.noise_std is {self.noise_std}; it must be at least 0")
+        check_at_least(self, 1, "num_passes")
         if not 0 < self.input_rate <= 1:
             raise ConfigError(f"feedback.input_rate is {self.input_rate}; it is a share: give 0 < input_rate <= 1")
         if self.input_rate < 1 and not self:
@@ -210,12 +218,9 @@ class ClassifierConfig:
         probabilities = (self.dropout, self.input_dropout)
         if not all(0.0 <= probability < 1.0 for probability in probabilities):
             raise ConfigError(f"dropout is {probabilities}; each is a probability: give 0 <= dropout < 1")
-        if self.num_units < 1 or self.num_layers < 1:
-            raise ConfigError(f"num_units {self.num_units}, num_layers {self.num_layers}: give at least 1 of each")
+        check_at_least(self, 1, "num_units", "num_layers")
         if not self.inverse_regularization > 0:
             raise ConfigError(f"inverse_regularization is {self.inverse_regularization}; it must be above 0")
-        if self.num_hidden_units < 0:
-            raise ConfigError(f"num_hidden_units is {self.num_hidden_units}; give 0 (no hidden layer) or more")
         check_numbers(self)
 
     def spec(self, *, dim: int, num_classes: int, num_members: int = 1) -> ClassifierSpec:
@@ -237,10 +242,8 @@ class ClassifierSpec(ClassifierConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 1 or self.num_members < 1 or self.num_classes < 2:
-            raise ConfigError(
-                f"dim {self.dim}, num_classes {self.num_classes}, num_members {self.num_members}: give at least 1, 2, 1"
-            )
+        check_at_least(self, 1, "dim", "num_members")
+        check_at_least(self, 2, "num_classes")
 
     def single(self) -> Self:
         """Returns the same classifier without others beside it."""

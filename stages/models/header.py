@@ -49,3 +49,8 @@ def check_version(header: Mapping[str, Any], uri: str) -> None:
         raise StoreError(
             f"{uri} has model format {header['version']}; this percepts reads up to {FORMAT_VERSION}: upgrade percepts"
         )
+
+
+def as_tuples(value: Any) -> Any:
+    """Returns a value of a header with tuples for its lists, at every depth."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value

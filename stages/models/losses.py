@@ -4,14 +4,14 @@ Each keeps one tensor for backward, the gradient of its outputs, and no float32 
 Shapes: T steps, B batch, D dimensions.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from stages.models.cuda.kernels import has_kernels
+from stages.models.cuda import has_kernels
 
 
 def _bernoulli(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,20 +53,14 @@ class _FrameLoss(torch.autograd.Function):
         return gradient_TBD * grad.to(gradient_TBD.dtype), None, None, None
 
 
-def bernoulli_loss(logits_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
-    """Returns the cross-entropy of logistic outputs against targets in [0, 1], real values allowed: a scalar.
+def decoder_loss(
+    output_TBD: Tensor, target_TBD: Tensor, kind: Literal["bernoulli", "gaussian"], *, reverse: bool = False
+) -> Tensor:
+    """Returns the loss a frame, summed over dimensions, averaged over steps and sequences: a scalar.
 
-    Nats a frame, summed over dimensions, averaged over steps and sequences.
+    bernoulli: the cross-entropy, nats, of logistic outputs against targets in [0, 1], real values allowed.
+    gaussian: the squared error (no factor 1/2).
     reverse: the target's last step belongs to the first output.
     """
-    loss: Tensor = _FrameLoss.apply(logits_TBD, target_TBD, "bernoulli", reverse)  # type: ignore[no-untyped-call]
-    return loss
-
-
-def gaussian_loss(mean_TBD: Tensor, target_TBD: Tensor, *, reverse: bool = False) -> Tensor:
-    """Returns the squared error a frame (no factor 1/2), summed over dimensions: a scalar.
-
-    reverse: the target's last step belongs to the first output.
-    """
-    loss: Tensor = _FrameLoss.apply(mean_TBD, target_TBD, "gaussian", reverse)  # type: ignore[no-untyped-call]
+    loss: Tensor = _FrameLoss.apply(output_TBD, target_TBD, kind, reverse)  # type: ignore[no-untyped-call]
     return loss

@@ -139,13 +139,13 @@ class LSTM(nn.Module):
         Under autocast the matrix products, gates and h are in its dtype; c stays in the parameters' dtype.
         """
         if not (self.training and self.dropout.p):
-            return run_together([Planned(self, x_GSBD, state, num_steps)])[0]
+            return run_together([self.plan(x_GSBD, state, num_steps)], self.dtype)[0]
         num_steps = self._num_steps(x_GSBD, num_steps)
         final: list[LayerState] = []
         for m in range(self.num_layers):
             if m:
                 x_GSBD = self.dropout(x_GSBD)
-            (x_GSBD, last), *_ = _run_all([self.plan(x_GSBD, state, num_steps, range(m, m + 1))], self.dtype)
+            (x_GSBD, last), *_ = run_together([self.plan(x_GSBD, state, num_steps, range(m, m + 1))], self.dtype)
             final += last
         assert x_GSBD is not None
         return x_GSBD, tuple(final)
@@ -192,27 +192,11 @@ class LSTM(nn.Module):
         return Run(x_GSBD, weights, start, num_steps)
 
 
-class Planned(NamedTuple):
-    """Arguments of an LSTM's forward."""
+def run_together(runs: Sequence[Run], dtype: torch.dtype) -> list[tuple[Tensor, State]]:
+    """Returns what `LSTM.forward` does, of several LSTMs' plans, side by side where the device has room.
 
-    lstm: LSTM
-    x_GSBD: Tensor | None
-    state: State | None
-    num_steps: int | None
-
-
-def run_together(planned: Sequence[Planned]) -> list[tuple[Tensor, State]]:
-    """Runs several LSTMs' forward, side by side where the device has room.
-
-    None may need another's result, and none drops units. They share a dtype and a device.
+    None may need another's result, and none drops units. They share a dtype, that of products, and a device.
     """
-    assert not any(each.lstm.training and each.lstm.dropout.p for each in planned)
-    return _run_all(
-        [each.lstm.plan(each.x_GSBD, each.state, each.num_steps) for each in planned], planned[0].lstm.dtype
-    )
-
-
-def _run_all(runs: Sequence[Run], dtype: torch.dtype) -> list[tuple[Tensor, State]]:
     with torch.autocast(runs[0].weights[0].bias_GK.device.type, enabled=False):
         results = run_stacks(runs, dtype)
     return [(h_GTBH, tuple(LayerState(h, c) for h, c in last)) for h_GTBH, last in results]

@@ -1,4 +1,4 @@
-"""The steps of one peephole LSTM layer, forward and backward: the equations, and the interface of what computes them.
+"""The steps of one peephole LSTM layer, forward and backward: the equations.
 
     i = sigmoid(W_xi x + W_hi h' + w_ci * c' + b_i)
     f = sigmoid(W_xf x + W_hf h' + w_cf * c' + b_f)
@@ -14,7 +14,7 @@ a group axis, so that G independent small models of one shape train as one job; 
 Shapes: G groups, B batch, D input size, H units, K = 4H gates (i, f, a, o), R rows, P = 3H.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,54 +31,6 @@ class LayerWeights(NamedTuple):
     recurrent_weight_GKH: Tensor
     bias_GK: Tensor
     peephole_G3H: Tensor
-
-
-class Steps(Protocol):
-    """The steps of one layer over one batch, with fixed weights. Where c' is None the state before is zero."""
-
-    def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
-        """Writes the inputs' share of the pre-activations of many steps, as `forward` with `has_input` takes it."""
-        ...
-
-    def forward(
-        self,
-        k_GBK: Tensor,
-        has_input: bool,
-        h_before_GBH: Tensor | None,
-        c_before_GBH: Tensor | None,
-        c_GBH: Tensor,
-        h_GBH: Tensor,
-    ) -> None:
-        """Takes one step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
-        ...
-
-    def backward(
-        self,
-        dk_after_GBK: Tensor | None,
-        dh_GBH: Tensor | None,
-        k_GBK: Tensor,
-        c_before_GBH: Tensor | None,
-        c_GBH: Tensor,
-        dc_GBH: Tensor,
-        dk_GBK: Tensor,
-    ) -> None:
-        """Takes one step backward: writes the gradient of the pre-activations to `dk`.
-
-        The gradient of h is `dk_after` (of the step after) times the recurrent weights, plus `dh`, or what there is of
-        them. `dc` holds the gradient that reaches c from the step after; it becomes the one that reaches c'.
-        """
-        ...
-
-    def through_weights(self, dk_GBK: Tensor) -> Tensor:
-        """Returns the gradient (G, B, H) of the h before a step."""
-        ...
-
-    def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the gradients of bias and peepholes, after the last `backward`.
-
-        c_first: c before the first step.
-        """
-        ...
 
 
 def _gates(k_GBK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -146,8 +98,9 @@ def cell_backward(
 
 
 class EquationSteps:
-    """The `Steps` of a layer as the equations stand.
+    """The steps of one layer over one batch, with fixed weights, as the equations stand.
 
+    Where c' is None the state before is zero.
     num_steps: the steps that are about to be taken, for which the weights are laid out.
     """
 
@@ -164,6 +117,7 @@ class EquationSteps:
             self._d_peephole_GBP = weights.peephole_G3H.new_zeros(num_groups, batch, 3 * num_units)
 
     def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
+        """Writes the inputs' share of the pre-activations of many steps, as `forward` with `has_input` takes it."""
         assert self.weights.input_weight_GKD is not None, "this layer has no input weights"
         project_into(k_GRK, x_GRD, self.weights.input_weight_GKD, self.weights.bias_GK)
 
@@ -176,6 +130,7 @@ class EquationSteps:
         c_GBH: Tensor,
         h_GBH: Tensor,
     ) -> None:
+        """Takes one step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
         if not has_input:
             k_GBK.copy_(self.weights.bias_GK[:, None])
         if h_before_GBH is not None:
@@ -192,6 +147,11 @@ class EquationSteps:
         dc_GBH: Tensor,
         dk_GBK: Tensor,
     ) -> None:
+        """Takes one step backward: writes the gradient of the pre-activations to `dk`.
+
+        The gradient of h is `dk_after` (of the step after) times the recurrent weights, plus `dh`, or what there is of
+        them. `dc` holds the gradient that reaches c from the step after; it becomes the one that reaches c'.
+        """
         assert self._dh_GBH is not None
         assert self._d_peephole_GBP is not None
         if dk_after_GBK is None:
@@ -204,11 +164,16 @@ class EquationSteps:
         cell_backward(self._dh_GBH, dc_GBH, k_GBK, c_before_GBH, c_GBH, peephole_G3H, dk_GBK, d_peephole_GBP)
 
     def through_weights(self, dk_GBK: Tensor) -> Tensor:
+        """Returns the gradient (G, B, H) of the h before a step."""
         dh_GBH = torch.empty_like(self.weights.recurrent_weight_GKH[:, :1]).expand(-1, dk_GBK.shape[1], -1).contiguous()
         self._product.into(dh_GBH, dk_GBK)
         return dh_GBH
 
     def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the gradients of bias and peepholes, after the last `backward`.
+
+        c_first: c before the first step.
+        """
         assert self._d_peephole_GBP is not None
         peephole_G3H = self.weights.peephole_G3H
         d_bias_GK = dk_GTBK.sum((1, 2), dtype=peephole_G3H.dtype)

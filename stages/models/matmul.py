@@ -6,8 +6,6 @@ product. For the repeated one the weights are laid out once in oneDNN's blocked 
 Shapes: G groups, B batch, N outputs, K inputs, R rows.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -15,19 +13,9 @@ MIN_STEPS_TO_PACK = 4
 """Laying out costs about as much as two products at batch 64."""
 
 
-class Product(Protocol):
+class _Batched:
     """A product of a (G, B, K) and fixed weights, (G, B, N), written into or added to `out`."""
 
-    def into(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
-        """Writes a times the weights to `out`."""
-        ...
-
-    def add_to(self, out_GBN: Tensor, a_GBK: Tensor) -> None:
-        """Adds a times the weights to `out`."""
-        ...
-
-
-class _Batched:
     def __init__(self, weight_GKN: Tensor) -> None:
         self.weight_GKN = weight_GKN
 
@@ -39,6 +27,8 @@ class _Batched:
 
 
 class _Packed:
+    """The same product by oneDNN, with its weights laid out for a batch of one size."""
+
     def __init__(self, weight_GKN: Tensor, batch: int) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_GKN[0].T.contiguous(), batch)
 
@@ -68,7 +58,7 @@ def project_into(out_GRN: Tensor, x_GRK: Tensor, weight_GNK: Tensor, bias_GN: Te
     torch.baddbmm(bias_GN.to(out_GRN.dtype).unsqueeze(1), x_GRK, weight_GNK.mT, out=out_GRN)
 
 
-def repeated_product(weight_GKN: Tensor, *, batch: int, num_steps: int) -> Product:
+def repeated_product(weight_GKN: Tensor, *, batch: int, num_steps: int) -> _Batched | _Packed:
     """Returns the fastest product with `weight_GKN` for `num_steps` repetitions."""
     if num_steps >= MIN_STEPS_TO_PACK and _is_onednn(weight_GKN):
         return _Packed(weight_GKN, batch)

@@ -20,10 +20,10 @@ from pipeline.core.addresses.hub import hub_address
 from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.files import join
+from pipeline.core.stage import config_dict
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE
-from stages.models.lstm import State
-from stages.models.weights import built, config_header, read_tensors, write_tensors
+from stages.models.weights import build_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 from stages.percepts.windows import window_starts
@@ -50,10 +50,7 @@ class Pretrained:
 
     def save(self, uri: str) -> None:
         """Writes the file, atomically; equal models give equal bytes."""
-        header: dict[str, Any] = {
-            "class": type(self.composite).__name__,
-            "config": config_header(self.composite),
-        }
+        header: dict[str, Any] = {"class": Composite.__name__, "config": config_dict(self.composite.config)}
         if self.transform is not None:
             header[TRANSFORM_KEY] = to_header(self.transform)
         if self.extractor is not None:
@@ -76,7 +73,10 @@ class Pretrained:
         uri = resolve(uri)
         uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
         tensors, header = read_tensors(uri, device=device)
-        composite = built(tensors, header, Composite, uri)
+        if header.get("class") != Composite.__name__:
+            raise CorruptArtifact(f"{uri} holds a {header.get('class')}, not a Composite: give the file of one")
+        composite = build_model(tensors, Composite.__name__, header.get("config", {}), uri)
+        assert isinstance(composite, Composite)
         made_by: dict[str, Any] | None = header.get(EXTRACTOR_KEY)
         try:
             transform = of_header(header[TRANSFORM_KEY]) if TRANSFORM_KEY in header else None
@@ -96,10 +96,6 @@ class Pretrained:
     def in_units(self, x: Array) -> Array:
         """Transforms frames (..., D) that the model wrote into the units of the videos."""
         return x if self.transform is None else self.transform.inverse(x)
-
-    def encode(self, x_TBD: Tensor) -> State:
-        """Returns final h and c, (1, B, H), of every layer, lowest first, of frames that `standardise` returned."""
-        return self.composite.encode(x_TBD)
 
     @torch.no_grad()
     def represent(self, x_NTD: Array) -> Array:
@@ -130,7 +126,7 @@ class Pretrained:
         if stride < 1:
             raise ConfigError(f"stride is {stride}; it must be at least 1")
         seen = read_video(video, self.extractor, weights=weights)
-        start_N = window_starts(np.zeros(len(seen.segment_N), np.int64), seen.segment_N, length, stride)
+        start_N = window_starts(seen.segment_N, length, stride)
         if not len(start_N):
             raise SourceError(
                 f"{video} has {len(seen.segment_N)} frames, and no run of {length} without a gap, which a window takes"

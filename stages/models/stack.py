@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stages.models.cuda.fused_steps import new_steps
-from stages.models.cuda.queues import Mark, open_queues
-from stages.models.lstm_equations import LayerWeights, Steps
+from stages.models.cuda.fused_steps import Steps, new_steps
+from stages.models.cuda.queues import Queues
+from stages.models.lstm_equations import LayerWeights
 from stages.models.matmul import times_weights, weight_gradient
 
 STEPS_AT_ONCE = 4
@@ -131,13 +131,13 @@ def run_forward(runs: Sequence[Run], dtype: torch.dtype) -> list[list[Layer]]:
     places = [(r, m) for r, of_run in enumerate(layers) for m in range(len(of_run))]
     steps = {(r, m): layers[r][m].steps(backward=False) for r, m in places}
     device, longest = layers[0][0].k_GTBK.device, max(run.num_steps for run in runs)
-    queues = open_queues(device, len(places))
-    done: dict[tuple[int, int, int], Mark] = {}
+    queues = Queues(device, len(places))
+    done: dict[tuple[int, int, int], torch.cuda.Event | None] = {}
     shapes = [(len(run.weights), run.num_steps) for run in runs]
     for r, m, chunk in _front_by_front(shapes, _chunk_size(device, layers, longest)):
         with queues.on(places.index((r, m))):
             if m:
-                done[r, m - 1, chunk.start].wait()
+                queues.wait(done[r, m - 1, chunk.start])
             _step_forward(layers[r][m], steps[r, m], chunk)
             done[r, m, chunk.start] = queues.mark()
     queues.join()
@@ -307,8 +307,8 @@ def _backward(
     places = [(r, m) for r, of_run in enumerate(layers) for m in range(len(of_run))]
     shapes = [(len(of_run), of_run[0].num_steps) for of_run in layers]
     device, longest = layers[0][0].k_GTBK.device, max(num_steps for _, num_steps in shapes)
-    queues = open_queues(device, len(places))
-    done: dict[tuple[int, int, int], Mark] = {}
+    queues = Queues(device, len(places))
+    done: dict[tuple[int, int, int], torch.cuda.Event | None] = {}
     # From the last chunk of the top layer on: the order of `run_forward`, counted from the other end.
     size = _chunk_size(device, layers, longest)
     for r, passed, mirrored in _front_by_front(shapes, size):
@@ -316,7 +316,7 @@ def _backward(
         chunk = range(num_steps - mirrored.stop, num_steps - mirrored.start)
         with queues.on(places.index((r, m))):
             if passed:
-                done[r, m + 1, chunk.start].wait()
+                queues.wait(done[r, m + 1, chunk.start])
             ways[r][m].step_backward(chunk)
             done[r, m, chunk.start] = queues.mark()
             if chunk.start == 0:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import safetensors
 import safetensors.torch
@@ -16,21 +16,12 @@ from torch import Tensor
 
 from pipeline.core import files
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
-from pipeline.core.stage import config_dict
-from stages.models.classifier import (
-    CLASSIFIERS,
-    AttentionClassifier,
-    Classifier,
-    LSTMClassifier,
-    MeanFramesClassifier,
-    SingleFrameClassifier,
-)
+from stages.models.classifier import CLASSIFIERS, Classifier
 from stages.models.composite import Composite
 from stages.models.config import MODEL_FILE, ClassifierSpec, CompositeSpec
 from stages.models.header import FORMAT_VERSION, METADATA_KEY, check_version
 
 Model = Composite | Classifier
-M = TypeVar("M", Composite, LSTMClassifier, SingleFrameClassifier, MeanFramesClassifier, AttentionClassifier)
 
 DIGEST_KEY: Final = "content_sha256"
 MANIFEST: Final = "manifest.json"
@@ -106,54 +97,17 @@ def read_tensors(uri: str, *, device: str = "cpu") -> tuple[dict[str, Tensor], d
     return tensors, header
 
 
-def config_header(model: Model) -> dict[str, Any]:
-    """Returns the settings that a file's header keeps of a model: those that build it again, without its weights."""
-    return config_dict(model.config) if isinstance(model, Composite) else model.config.to_header()
-
-
-def build_from_header(class_name: str, config: Mapping[str, Any]) -> Model:
-    """Builds the model of a header, without memory for its weights, which are to be assigned.
-
-    Raises:
-        KeyError: no model has this class.
-        TypeError, ConfigError: the settings are not those of this class.
-    """
-    with torch.device("meta"):
-        if class_name == Composite.__name__:
-            return Composite(CompositeSpec(**config))
-        kind = _KINDS[class_name]
-        return CLASSIFIERS[kind](ClassifierSpec.of_header(kind, config))
-
-
-def save_model(uri: str, model: Model, *, dtype: torch.dtype | None = None) -> None:
-    """Writes the model, weights and config, to a file on any store; `dtype` (say float16) for a smaller file."""
-    tensors = {name: tensor.to(dtype) if dtype else tensor for name, tensor in model.state_dict().items()}
-    write_tensors(uri, tensors, {"class": type(model).__name__, "config": config_header(model)})
-
-
-def load_model(uri: str, expected: type[M], *, device: str = "cpu") -> M:
-    """Builds the model that `save_model` wrote to `uri` (the file, or the directory that holds model.safetensors).
-
-    Float32 on `device`, in evaluation mode.
-
-    Raises:
-        SourceError: there is no such file.
-        StoreError: a newer version of percepts wrote it.
-        CorruptArtifact: it is no model file, holds another kind of model, or weights that do not fit its config.
-    """
-    uri = uri if uri.endswith(".safetensors") else files.join(uri, MODEL_FILE)
-    return built(*read_tensors(uri, device=device), expected, uri)
-
-
-def built(tensors: Mapping[str, Tensor], header: Mapping[str, Any], expected: type[M], uri: str) -> M:
-    """Builds the model of a file's tensors and header, float32, in evaluation mode. Raises CorruptArtifact."""
-    class_name = str(header.get("class"))
-    if class_name != expected.__name__:
-        raise CorruptArtifact(f"{uri} holds a {class_name}, not a {expected.__name__}: give the file of one")
+def build_model(tensors: Mapping[str, Tensor], class_name: str, config: Mapping[str, Any], uri: str) -> Model:
+    """Builds the model that a file's header describes, float32, in evaluation mode. Raises CorruptArtifact."""
     try:
-        model = build_from_header(class_name, header["config"])
+        with torch.device("meta"):  # no memory for weights that are to be assigned
+            if class_name == Composite.__name__:
+                model: Model = Composite(CompositeSpec(**config))
+            else:
+                kind = _KINDS[class_name]
+                model = CLASSIFIERS[kind](ClassifierSpec.of_header(kind, config))
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    except (TypeError, RuntimeError, ConfigError) as error:
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CorruptArtifact(f"{uri}: the weights do not fit the config beside them ({reason})") from error
-    return cast(M, model.eval())
+    return model.eval()

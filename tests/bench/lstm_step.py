@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
-from stages.models.losses import gaussian_loss
+from stages.models.losses import decoder_loss
 
 Step = Callable[[], None]
 
@@ -39,7 +39,7 @@ class PeerComposite(nn.Module):
         losses = []
         for decoder, output, target in zip(self.decoders, self.outputs, (x_TBD.flip(0), future_TBD), strict=True):
             h_TBH, _ = decoder(target.new_zeros(*target.shape[:2], 1), state)
-            losses.append(gaussian_loss(output(h_TBH), target))
+            losses.append(decoder_loss(output(h_TBH), target, "gaussian"))
         return torch.stack(losses).sum()
 
 

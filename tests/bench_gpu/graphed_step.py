@@ -25,7 +25,7 @@ from stages.models import stack
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.cuda import fused_steps
-from stages.models.cuda.queues import OneQueue
+from stages.models.cuda.queues import Queues
 from stages.models.lstm_equations import EquationSteps
 from stages.pretraining.cuda_graph import CapturedGradients, capture_on_cuda
 from tests.bench.lstm_step import PeerComposite, product_flops, timed
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="a toy on CPU, where both are the plain step")
     args = parser.parse_args()
     if args.one_lane:
-        stack.open_queues = lambda device, num_queues: OneQueue()
+        stack.Queues = lambda device, num_queues: Queues(device, 1)
         stack.STEPS_AT_ONCE = 1 << 20
     if args.library_products:
         fused_steps._product_pays = lambda weight_GKH, batch: False

@@ -29,7 +29,6 @@ from stages.datasets.mnist import read_digits
 from stages.datasets.sequences import MovingMNISTSource
 from stages.models.config import CompositeConfig, model_names
 from stages.models.pretrained import Pretrained
-from stages.models.weights import save_model
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.pretraining.training_plan import TrainingPlan
@@ -187,7 +186,7 @@ def carry_home(store: Store, home: Path, trained: Manifest, scores: Manifest, pi
     half_bytes = 2 * sum(weight.numel() for weight in model.parameters())
     if half_bytes >= HOME_BYTES:
         return {"float16_bytes": half_bytes, "checkpoint": None}
-    save_model(str(home / "model.safetensors"), model, dtype=torch.float16)
+    Pretrained(model.half()).save(str(home / "model.safetensors"))
     return {"float16_bytes": half_bytes, "checkpoint": str(home / "model.safetensors")}
 
 

@@ -1,4 +1,4 @@
-"""`Steps` on a GPU: the cell in one kernel a step, which also multiplies where that pays.
+"""The steps of an LSTM layer on a GPU: the cell in one kernel a step, which also multiplies where that pays.
 
 Shapes: G groups, B batch, D input size, H units, K = 4H gates (i, f, a, o), R rows.
 """
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.models.cuda.kernels import has_kernels
-from stages.models.lstm_equations import EquationSteps, LayerWeights, Steps
+from stages.models.cuda import has_kernels
+from stages.models.lstm_equations import EquationSteps, LayerWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,6 @@ NUM_RUNS = 32
 """Programs over the rows of a sum."""
 
 
-def new_steps(weights: LayerWeights, *, batch: int, num_steps: int, backward: bool) -> Steps:
-    """Returns the fastest steps for a layer: kernels on a GPU, the equations as they stand everywhere else."""
-    if has_kernels(weights.recurrent_weight_GKH):
-        return FusedSteps(weights, batch=batch)
-    return EquationSteps(weights, batch=batch, num_steps=num_steps, backward=backward)
-
-
 @lru_cache(maxsize=8)
 def _num_processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
@@ -59,7 +52,7 @@ def _product_pays(weight_GKH: Tensor, batch: int) -> bool:
 
 
 class FusedSteps:
-    """The `Steps` of a layer, computed by kernels."""
+    """The steps of a layer, computed by kernels; the methods are those of `EquationSteps`."""
 
     def __init__(self, weights: LayerWeights, *, batch: int) -> None:
         self.weights = weights
@@ -189,6 +182,16 @@ class FusedSteps:
 
     def _grid(self, k_GBK: Tensor, tiling: Tiling) -> tuple[int, int]:
         return -(-k_GBK.shape[1] // tiling.rows) * -(-self.num_units // tiling.units), self.num_groups
+
+
+Steps = EquationSteps | FusedSteps
+
+
+def new_steps(weights: LayerWeights, *, batch: int, num_steps: int, backward: bool) -> Steps:
+    """Returns the fastest steps for a layer: kernels on a GPU, the equations as they stand everywhere else."""
+    if has_kernels(weights.recurrent_weight_GKH):
+        return FusedSteps(weights, batch=batch)
+    return EquationSteps(weights, batch=batch, num_steps=num_steps, backward=backward)
 
 
 def _product(out_GRN: Tensor, a_GRK: Tensor, weight_GKN: Tensor, *, add: bool = False) -> None:

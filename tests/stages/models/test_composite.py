@@ -145,7 +145,8 @@ def test_both_decoders_gradients_add_in_the_encoder() -> None:
 @pytest.mark.parametrize("loss", ["bernoulli", "gaussian"])
 def test_conditional_open_loop_feeds_means_back_once(loss: str) -> None:
     model = small(loss=loss, predict_conditional=True)
-    state = model.encode(frames(T_IN, 1))
+    x = frames(T_IN, 1)
+    state = model.encode(x)
     decoder = model.predict_decoder
     assert decoder is not None
     starts = [(layer.h[0].detach().numpy(), layer.c[0].detach().numpy()) for layer in state]
@@ -158,7 +159,7 @@ def test_conditional_open_loop_feeds_means_back_once(loss: str) -> None:
             starts[m], value = (h, c), h
         out = value @ weight.T + bias
         expected.append(sigmoid(out) if loss == "bernoulli" else out)
-    got, traces = model.extrapolate_with_traces(state, 7)
+    got, traces = model.extrapolate_with_traces(x, 7)
     np.testing.assert_allclose(got, np.stack(expected), atol=1e-13)
     assert [tuple(trace.h.shape) for trace in traces] == [(1, 7, B, H)] * 2
     torch.testing.assert_close(model.means(decoder.output(traces[-1].h[0])), got)
@@ -168,24 +169,23 @@ def test_unconditional_open_loop_is_what_training_sees() -> None:
     model = small()
     x, future = frames(T_IN, 1), frames(T_OUT, 2)
     outputs = model(x, future)
-    torch.testing.assert_close(model.extrapolate(x), outputs.prediction.sigmoid())
-    torch.testing.assert_close(model.reconstruct(model.encode(x)), outputs.reconstruction.sigmoid())
-    torch.testing.assert_close(model.extrapolate(x, 100)[:T_OUT], outputs.prediction.sigmoid())
+    torch.testing.assert_close(model.open_loop_means(x).prediction, outputs.prediction.sigmoid())
+    torch.testing.assert_close(model.open_loop_means(x).reconstruction, outputs.reconstruction.sigmoid())
+    torch.testing.assert_close(model.open_loop_means(x, 100).prediction[:T_OUT], outputs.prediction.sigmoid())
 
 
 def test_teacher_forcing_equals_open_loop_on_its_own_output() -> None:
     model = small(predict_conditional=True)
     x = frames(T_IN, 1)
-    own = model.extrapolate(x, T_OUT)
+    own = model.open_loop_means(x, T_OUT).prediction
     torch.testing.assert_close(model(x, own).prediction.sigmoid(), own)
 
 
 def test_both_decoders_run_open_loop_from_one_encoding() -> None:
     model = small(decoders="composite", predict_conditional=True)
     x = frames(T_IN, 1)
-    reconstruction, prediction = model.open_loop_means(x, 7)
-    torch.testing.assert_close(reconstruction, model.reconstruct(x))
-    torch.testing.assert_close(prediction, model.extrapolate(x, 7))
+    reconstruction, _ = model.open_loop_means(x, 7)
+    torch.testing.assert_close(reconstruction, model.open_loop_means(x).reconstruction)
     assert model.open_loop(x, 0).prediction is None
     assert small(decoders="autoencoder").open_loop(x).prediction is None
     assert small(decoders="future").open_loop(x).reconstruction is None
@@ -204,10 +204,8 @@ def test_an_untrained_residual_model_copies_the_last_frame() -> None:
 def test_a_residual_decoder_runs_on_from_the_last_frame(conditional: bool, autoregressive: bool) -> None:
     model = small(loss="gaussian", predict_conditional=conditional, residual=True, autoregressive=autoregressive)
     x = frames(T_IN, 1)
-    own = model.extrapolate(x)
+    own = model.open_loop_means(x).prediction
     torch.testing.assert_close(model(x, own).prediction, own)
-    with pytest.raises(ValueError, match="give the frames"):
-        model.extrapolate(model.encode(x))
 
 
 def test_an_untrained_autoregressive_model_is_the_least_squares_forecast() -> None:
@@ -228,17 +226,15 @@ def test_an_untrained_autoregressive_model_is_the_least_squares_forecast() -> No
     weight, *_ = np.linalg.lstsq(np.vstack([past, ridge]), np.vstack([ahead, np.zeros((T_IN, T_OUT))]), rcond=None)
     x = frames(T_IN, 99)
     expected = x[-1] + torch.einsum("sbd,sp->pbd", columns(x), torch.from_numpy(weight))
-    torch.testing.assert_close(model.extrapolate(x), expected)
+    torch.testing.assert_close(model.open_loop_means(x).prediction, expected)
     # Beyond what was trained the last forecast stays; of a shorter past only the weights of its frames count.
-    torch.testing.assert_close(model.extrapolate(x, T_OUT + 2)[T_OUT:], expected[-1:].expand(2, B, D))
-    torch.testing.assert_close(model.extrapolate(x[-1:])[0], x[-1] * (1 + weight[-1, 0]))
+    torch.testing.assert_close(model.open_loop_means(x, T_OUT + 2).prediction[T_OUT:], expected[-1:].expand(2, B, D))
+    torch.testing.assert_close(model.open_loop_means(x[-1:]).prediction[0], x[-1] * (1 + weight[-1, 0]))
 
 
 def test_a_missing_decoder_is_named() -> None:
     with pytest.raises(ValueError, match="autoencoder has no future decoder"):
-        small(decoders="autoencoder").extrapolate(frames(T_IN, 1))
-    with pytest.raises(ValueError, match="future predictor cannot reconstruct"):
-        small(decoders="future").reconstruct(frames(T_IN, 1))
+        small(decoders="autoencoder").extrapolate_with_traces(frames(T_IN, 1), 7)
     with pytest.raises(ValueError, match="give forward"):
         small()(frames(T_IN, 1))
 

@@ -20,7 +20,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.cuda import fused_steps
 from stages.models.cuda.loss_kernels import frame_loss
-from stages.models.lstm_equations import EquationSteps, LayerWeights, Steps
+from stages.models.lstm_equations import EquationSteps, LayerWeights
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 T = 3
@@ -34,7 +34,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    steps: tuple[Steps, Steps],
+    steps: tuple[fused_steps.Steps, fused_steps.Steps],
     weights: LayerWeights,
     *,
     batch: int,

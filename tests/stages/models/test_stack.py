@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.models import stack
-from stages.models.lstm import LSTM, LayerState, Planned, run_together
+from stages.models.lstm import LSTM, LayerState, run_together
 from tests.stages.models.authority import randomize
 
 G, B, D, H = 2, 3, 4, 5
@@ -44,11 +44,11 @@ def outcome(size: int, monkeypatch: pytest.MonkeyPatch, *, conditional: bool) ->
         randomize(lstm, number)
         x_GSBD = draw(G, num_steps - 1, B, D) if conditional else None
         state = tuple(LayerState(draw(G, B, H), draw(G, B, H)) for _ in range(3))
-        planned.append(Planned(lstm, x_GSBD, state, num_steps))
+        planned.append(lstm.plan(x_GSBD, state, num_steps))
         leaves += [*lstm.parameters(), *(part for layer in state for part in layer)]
         leaves += [x_GSBD] if x_GSBD is not None else []
     outputs = []
-    for h_GTBH, final in run_together(planned):
+    for h_GTBH, final in run_together(planned, torch.float64):
         outputs += [h_GTBH, *(part for layer in final for part in layer)]
     loss = sum((draw(*output.shape).detach() * output).sum() for output in outputs)
     loss.backward()
