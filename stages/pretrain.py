@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
+from pipeline.core.numbers import check_at_least
 from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S, REFERENCE_CORES, TRAIN_START_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, Work, stage
 from stages.datasets.artifacts import Digits, Patches
@@ -49,14 +50,12 @@ class PretrainConfig:
     log says so; 0: never (percepts only)."""
 
     def __post_init__(self) -> None:
-        if self.window_stride < 1:
-            raise ConfigError(f"window_stride is {self.window_stride}; it must be at least 1")
+        check_at_least(self, 1, "window_stride")
+        check_at_least(self, 0, "few_videos")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to learn from, such as unlabelled")
-        if self.few_videos < 0:
-            raise ConfigError(f"few_videos is {self.few_videos}; it must be at least 0")
         if self.training.augmentation and self.model.loss == "bernoulli":
             raise ConfigError("augmentation takes frames out of [0, 1], where loss=bernoulli needs them: leave one")
         if self.model.residual and self.training.start_at_mean:

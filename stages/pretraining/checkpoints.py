@@ -1,4 +1,4 @@
-"""Checkpoints of a training, each one whole file; on any fsspec store.
+"""Checkpoints of a training, each one whole file; on any fsspec store; and the step whose weights are kept.
 
     <directory>/step-00000200.safetensors    all that a resume needs; the newest few are kept
     <directory>/best-00000150.safetensors    weights of the best validation, where the training keeps them
@@ -7,7 +7,7 @@ A checkpoint holds its history, and the history names the best step. So the best
 file for each step that was the best at a checkpoint that is still there, and for any later one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,32 @@ from torch import nn
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import join, list_files, remove
 from stages.models.weights import read_tensors, write_tensors
-from stages.pretraining.early_stopping import Validations, best_step
+from stages.pretraining.config import EarlyStopConfig
 from stages.pretraining.optimisation import restore_training_state, save_training_state
 
 STATE, BEST, SUFFIX = "step-", "best-", ".safetensors"
+Validations = Sequence[Mapping[str, Any]]
+"""The validations of a history, with `step` and `loss`, in the order of their steps. What is decided by them is a pure
+function of them, so that a resume agrees."""
+
+
+def best_step(validations: Validations) -> int:
+    """Returns the step of the smallest loss; of equal ones, the first."""
+    return int(min(validations, key=lambda point: point["loss"])["step"])
+
+
+def has_plateaued(config: EarlyStopConfig, validations: Validations) -> bool:
+    """Returns True where the validation loss has not improved for `patience` validations in a row."""
+    if not config.patience:
+        return False
+    best, num_since = float("inf"), 0
+    for point in validations:
+        # Losses may be negative nowhere: they are squared errors and cross-entropies.
+        if point["loss"] < best * (1.0 - config.min_improvement):
+            best, num_since = point["loss"], 0
+        else:
+            num_since += 1
+    return num_since >= config.patience
 
 
 def write_checkpoint(

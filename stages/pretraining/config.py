@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import InsteadOf
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 from pipeline.core.stage import CAME_LATER
 from stages.datasets.augmentation import AugmentationConfig
 from stages.models.config import FeedbackConfig
@@ -51,8 +51,6 @@ class OptimizerConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1 and 0 <= self.final_fraction <= 1):
             raise ConfigError("momentum and beta2 lie in [0, 1), final_fraction in [0, 1]")
-        if min(self.num_warmup_steps, self.weight_decay, self.max_grad_norm, self.velocity_clamp) < 0:
-            raise ConfigError("num_warmup_steps, weight_decay, max_grad_norm and velocity_clamp are at least 0")
         check_numbers(self)
 
 
@@ -81,11 +79,9 @@ class EarlyStopConfig:
     """A validation is better where its loss lies below the best one by more than this share of it."""
 
     def __post_init__(self) -> None:
-        if self.patience < 0 or not 0 <= self.min_improvement < 1:
-            raise ConfigError(
-                f"patience is {self.patience} and min_improvement {self.min_improvement}; "
-                "they must be at least 0, and min_improvement below 1"
-            )
+        if self.min_improvement >= 1:
+            raise ConfigError(f"min_improvement is {self.min_improvement}; it is a share: give 0 <= share < 1")
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +120,14 @@ class TrainingConfig:
     """The seed of the initial weights, the order of the sequences, dropout, and which videos are held out."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("batch_size", "num_steps", "validate_every_steps", "max_validation_batches")
-        for name in (*at_least_one, "checkpoint_every_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "batch_size", "num_steps", "validate_every_steps", "max_validation_batches")
+        check_at_least(self, 1, "checkpoint_every_steps")
         if self.num_passes is not None and not 0 < self.num_passes < math.inf:
             raise ConfigError(f"num_passes is {self.num_passes}; it must be above 0")
         if (self.num_steps is None) == (self.num_passes is None):
             given = "neither was" if self.num_steps is None else "both were"
             raise ConfigError(f"a training lasts num_steps or num_passes, and {given} given: give one of them")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; it must be at least 0")
+        check_numbers(self)
 
     def steps(self, num_sequences: int | None) -> int:
         """Returns the number of optimiser steps, with so many training sequences; None: there is no end of them.

@@ -10,7 +10,6 @@ Trainings over several workers are not captured: DistributedDataParallel's all-r
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,23 +24,12 @@ NUM_WARM_UPS = 2
 """The number of runs before the capture: they compile kernels, make cuBLAS's workspaces and choose its algorithms."""
 
 
-class Replay(Protocol):
-    """A captured run, which can be repeated with the present values of the captured tensors."""
-
-    def replay(self) -> None:
-        """Repeats the captured run."""
-        ...
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""A function that runs another once, and returns what repeats that run with the present values of the captured tensors,
+and the function's result, which each repetition overwrites."""
 
 
-class Capture(Protocol):
-    """A function that runs another once, and returns how to repeat that run."""
-
-    def __call__(self, function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """Returns the repeatable run, and the function's result, which each replay overwrites."""
-        ...
-
-
-def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Captures a function as a CUDA graph, after runs to warm up; generators are left as they were."""
     generators = torch.cuda.get_rng_state()
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's constructor has no types
@@ -55,7 +43,7 @@ def capture_on_cuda(function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = function()
     torch.cuda.set_rng_state(generators)
-    return graph, result
+    return graph.replay, result
 
 
 def capture_for(device: torch.device, world_size: int) -> Capture | None:
@@ -66,7 +54,7 @@ def capture_for(device: torch.device, world_size: int) -> Capture | None:
 @dataclass
 class _Captured:
     inputs: tuple[Tensor, Tensor | None]
-    replay: Replay
+    replay: Callable[[], None]
     values: Tensor
     gradients: list[Tensor | None]
 
@@ -90,7 +78,7 @@ class CapturedGradients:
         captured.inputs[0].copy_(batch)
         if other is not None and captured.inputs[1] is not None:
             captured.inputs[1].copy_(other)
-        captured.replay.replay()
+        captured.replay()
         for parameter, gradient in zip(self._parameters, captured.gradients, strict=True):
             parameter.grad = gradient
         return captured.values

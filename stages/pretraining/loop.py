@@ -10,7 +10,7 @@ Shapes: T frames, B sequences of this worker's share, D frame dimensions.
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -31,16 +31,20 @@ from stages.models.composite import Composite, Losses
 from stages.models.config import MODEL_FILE
 from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
-from stages.models.weights import load_model
-from stages.pretraining.checkpoints import newest_checkpoint, newest_step, restore_best, write_best, write_checkpoint
+from stages.pretraining import checkpoints
 from stages.pretraining.cuda_graph import CapturedGradients, Gradients, capture_for
-from stages.pretraining.early_stopping import best_step, has_plateaued
-from stages.pretraining.ema import ExponentialMovingAverage
-from stages.pretraining.optimisation import DivergenceGuard, build_optimizer, clip_gradients, learning_rate
-from stages.pretraining.precision import autocast, slow_on
+from stages.pretraining.optimisation import (
+    DivergenceGuard,
+    ExponentialMovingAverage,
+    autocast,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    slow_on,
+    start_reading,
+)
 from stages.pretraining.prefetcher import Prefetcher
 from stages.pretraining.published import draw_published_weights_, summed_loss
-from stages.pretraining.readback import start_reading
 from stages.pretraining.resource_errors import translate_resource_errors
 from stages.pretraining.telemetry import Telemetry
 from stages.pretraining.training_plan import CHECKPOINTS, TrainingPlan
@@ -103,7 +107,7 @@ def pretraining_loop(plan: TrainingPlan, worker: TrainWorker) -> None:
 
 
 def _how_to_resume(plan: TrainingPlan) -> str:
-    step = newest_step(plan.checkpoints)
+    step = checkpoints.newest_step(plan.checkpoints)
     return "the next run begins anew" if step is None else f"the next run goes on from the checkpoint of step {step}"
 
 
@@ -164,9 +168,9 @@ class _Trainer:
         """Validates where it is time to, and returns whether the validation loss has reached a plateau."""
         if num_done % self.config.validate_every_steps == 0:
             self._validate(num_done)
-        stalled = has_plateaued(self.config.early_stop, self.history["validation"])
+        stalled = checkpoints.has_plateaued(self.config.early_stop, self.history["validation"])
         if stalled:
-            best = best_step(self.history["validation"])
+            best = checkpoints.best_step(self.history["validation"])
             self._log(f"ending after step {num_done} of {self.num_steps}: no better validation since step {best}")
         return stalled
 
@@ -223,7 +227,9 @@ class _Trainer:
                 own_SB = None if is_own_SB is None else is_own_SB[:, begin:end]
                 feedback = Feedback(own_SB, self.config.feedback.num_passes, noise_std)
             begin, share = end, part_TBD.shape[1] / self.config.batch_size
-            with self._gradients_stay_here(number + 1 < len(parts)):
+            adds_up = number + 1 < len(parts)  # DDP's sum over the workers is made once, at the last part
+            model = self.model
+            with model.no_sync() if adds_up and isinstance(model, DistributedDataParallel) else nullcontext():
                 with autocast(self.config.precision, worker.device):
                     losses: Losses = self.model(part_TBD.contiguous(), feedback)
                 # DDP takes the mean over workers, whose shares may differ by a sequence: weigh them to get the
@@ -238,12 +244,6 @@ class _Trainer:
             return summed_loss(losses, self.plan.model, num_sequences=self.config.batch_size)
         # The loss per dimension, so that one clipping norm suits any D.
         return losses.total / self.plan.model.dim
-
-    def _gradients_stay_here(self, stay: bool) -> AbstractContextManager[None]:
-        """Suspends DDP's sum of gradients over the workers while `stay`: it is made once, at the last part."""
-        if stay and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
 
     def _check(self) -> None:
         """Applies the guard to the step before, and adds it to the curve; only steps that passed are checkpointed."""
@@ -285,9 +285,9 @@ class _Trainer:
         if not math.isfinite(total):
             raise TrainingDiverged(f"the validation loss at step {step} is {total}: lower the learning rate")
         done.append({"step": step, **losses_of})
-        if self.worker.rank == 0 and self.config.weights.keep == "best" and best_step(done) == step:
+        if self.worker.rank == 0 and self.config.weights.keep == "best" and checkpoints.best_step(done) == step:
             self.worker.check_fencing_token()
-            write_best(self.plan.checkpoints, self.kept, step)
+            checkpoints.write_best(self.plan.checkpoints, self.kept, step)
         if self.worker.rank == 0:
             known = {f"validation_{name}": value for name, value in losses_of.items() if value is not None}
             self.worker.metrics(step, **known)
@@ -306,7 +306,7 @@ class _Trainer:
         return values
 
     def _resume(self) -> int:
-        checkpoint = newest_checkpoint(
+        checkpoint = checkpoints.newest_checkpoint(
             self.plan.checkpoints, self.composite, self.optimizer, self._log, average=self.averaged
         )
         if checkpoint is None:
@@ -327,7 +327,7 @@ class _Trainer:
     def _start(self) -> None:
         """Sets the weights before the first step; every worker computes the same ones, from whole first batches."""
         if self.plan.warm_start is not None:
-            self.composite.load_state_dict(load_model(self.plan.warm_start, Composite).state_dict())
+            self.composite.load_state_dict(Pretrained.load(self.plan.warm_start).composite.state_dict())
         else:
             self.composite.fit_autoregression(torch.from_numpy(x_TBD) for x_TBD in self._first_batches())
             if self.config.feedback.input_rate < 1:  # conditional decoders begin as unconditional ones
@@ -353,7 +353,7 @@ class _Trainer:
         self.source.check_unchanged()
         if self.worker.rank == 0:
             self.worker.check_fencing_token()
-            write_checkpoint(
+            checkpoints.write_checkpoint(
                 self.plan.checkpoints,
                 self.composite,
                 self.optimizer,
@@ -371,8 +371,8 @@ class _Trainer:
             self.worker.check_fencing_token()
             validations, kept_step = self.history["validation"], num_done
             if self.config.weights.keep == "best":
-                kept_step = best_step(validations)
-                restore_best(plan.checkpoints, self.kept, validations)
+                kept_step = checkpoints.best_step(validations)
+                checkpoints.restore_best(plan.checkpoints, self.kept, validations)
             Pretrained(self.kept, plan.transform, plan.extractor).save(join(plan.uri, MODEL_FILE))
             history = TrainingHistory(
                 train=tuple(self.history["train"]),

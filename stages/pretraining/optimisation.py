@@ -1,17 +1,37 @@
-"""Parts that training loops share: optimisers, the learning rate of a step, clipping, the guard, exact checkpoints."""
+"""Parts of training loops: precision, optimisers, learning rates, clipping, averages, the guard, exact checkpoints.
 
+Weights, cell states, losses and optimisers are float32 always, whatever the number format of matrix products.
+"""
+
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import CorruptArtifact, TrainingDiverged
 from stages.models.weights import read_tensors, write_tensors
-from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.config import OptimizerConfig, Precision
 from stages.pretraining.published import published_optimizer
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Returns the context in which a model's forward pass runs."""
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def slow_on(precision: Precision, device: torch.device) -> bool:
+    """Returns whether `device` is a CPU that only emulates a bfloat16 precision, without AVX512-BF16 or AMX."""
+    if precision != "bfloat16" or device.type != "cpu":
+        return False
+    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
@@ -77,6 +97,41 @@ def _clip_at_once(gradients: list[Tensor], max_norm: float) -> Tensor:
     if max_norm:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm[None]
+
+
+class ExponentialMovingAverage(Generic[M]):
+    """An exponential moving average of a module's weights: a module of the same kind, that no gradient reaches."""
+
+    def __init__(self, module: M, decay: float) -> None:
+        self.module: M = copy.deepcopy(module).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: M, step: int) -> None:
+        """Moves the average after step `step` (from 0): average += (1 - d) * (weights - average).
+
+        d is `decay`, but at first only (1 + step) / (10 + step), or the average would remember the random start.
+        """
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.module.parameters()), [weight.detach() for weight in module.parameters()], share)
+
+
+def start_reading(values: Tensor) -> Callable[[], list[float]]:
+    """Begins to copy a vector to the host; the function that it returns waits for the copy and gives the numbers.
+
+    On a GPU, `values.tolist()` would wait for all that was launched since, and the GPU then for Python.
+    """
+    if values.device.type != "cuda":
+        return values.tolist
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    copied = torch.cuda.current_stream(values.device).record_event()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        return [float(value) for value in host.tolist()]
+
+    return read
 
 
 @dataclass

@@ -18,8 +18,7 @@ import torch
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.pretraining.config import OptimizerConfig
-from stages.pretraining.optimisation import build_optimizer
-from stages.pretraining.precision import autocast
+from stages.pretraining.optimisation import autocast, build_optimizer
 from tests.bench.lstm_step import largest_batch
 
 TOY_LIMIT = 23

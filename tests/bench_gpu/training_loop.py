@@ -31,7 +31,7 @@ from stages.percepts.windows import Windows
 from stages.pretraining.config import TrainingConfig, WeightsConfig
 from stages.pretraining.cuda_graph import CapturedGradients, capture_on_cuda
 from stages.pretraining.loop import Objective
-from stages.pretraining.precision import autocast
+from stages.pretraining.optimisation import autocast
 from stages.pretraining.training_plan import TrainingPlan
 from tests.bench.lstm_step import product_flops, timed
 from tests.bench_gpu.timed_loop import measured, sequences_per_second, train

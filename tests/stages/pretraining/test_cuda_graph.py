@@ -14,7 +14,7 @@ from stages.models.config import FeedbackConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining import loop
 from stages.pretraining.config import WeightsConfig
-from stages.pretraining.cuda_graph import Capture, CapturedGradients, Gradients, Replay, capture_on_cuda
+from stages.pretraining.cuda_graph import Capture, CapturedGradients, Gradients, capture_on_cuda
 from tests.stages.made_configs import changed
 from tests.stages.made_percepts import make_percepts
 
@@ -27,25 +27,23 @@ class Rehearsal:
     num_captures: int = 0
     num_replays: int = 0
 
-    def __call__(self, function: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         generator = torch.get_rng_state()
         values = function()
         torch.set_rng_state(generator)
         gradients = [parameter.grad for parameter in self.parameters]
         self.num_captures += 1
-        rehearsal = self
 
-        class Again:
-            def replay(self) -> None:
-                rehearsal.num_replays += 1
-                made = function()
-                with torch.no_grad():
-                    values.copy_(made)
-                    for kept, parameter in zip(gradients, rehearsal.parameters, strict=True):
-                        if kept is not None and parameter.grad is not None:
-                            kept.copy_(parameter.grad)
+        def replay() -> None:
+            self.num_replays += 1
+            made = function()
+            with torch.no_grad():
+                values.copy_(made)
+                for kept, parameter in zip(gradients, self.parameters, strict=True):
+                    if kept is not None and parameter.grad is not None:
+                        kept.copy_(parameter.grad)
 
-        return Again(), values
+        return replay, values
 
 
 def test_replays_see_new_batches_and_new_weights_and_overwrite_gradients() -> None:

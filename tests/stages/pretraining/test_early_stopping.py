@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ConfigError
+from stages.pretraining.checkpoints import best_step, has_plateaued
 from stages.pretraining.config import EarlyStopConfig, WeightsConfig
-from stages.pretraining.early_stopping import best_step, has_plateaued
-from stages.pretraining.ema import ExponentialMovingAverage
+from stages.pretraining.optimisation import ExponentialMovingAverage
 
 
 def validations(*losses: float) -> list[dict[str, float]]:
@@ -56,7 +56,7 @@ def test_the_average_is_that_of_numpy() -> None:
 
 def test_settings_are_checked() -> None:
     for wrong in ({"patience": -1}, {"min_improvement": 1.0}):
-        with pytest.raises(ConfigError, match="must be at least 0"):
+        with pytest.raises(ConfigError, match=r"cannot be negative|it is a share"):
             EarlyStopConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"average_decay is 1.0; it must lie in \[0, 1\)"):
         WeightsConfig(average_decay=1.0)

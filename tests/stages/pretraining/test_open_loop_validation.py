@@ -31,8 +31,8 @@ def test_with_feedback_what_is_kept_is_best_in_open_loop(tmp_path: Path, feedbac
         x_TBD = torch.from_numpy(np.ascontiguousarray(x))
         past_TBD, future_TBD = x_TBD[:6], x_TBD[6:]
         errors = [
-            (model.reconstruct(past_TBD).flip(0) - past_TBD).square().sum(-1).mean(0),
-            (model.extrapolate(past_TBD) - future_TBD).square().sum(-1).mean(0),
+            (model.open_loop_means(past_TBD).reconstruction.flip(0) - past_TBD).square().sum(-1).mean(0),
+            (model.open_loop_means(past_TBD).prediction - future_TBD).square().sum(-1).mean(0),
         ]
         sums += torch.tensor([sum(error.sum().item() for error in errors), x_TBD.shape[1]])
     history = encoder.history()

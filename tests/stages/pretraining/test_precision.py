@@ -8,7 +8,7 @@ import torch
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.pretraining.config import Precision
-from stages.pretraining.precision import autocast, slow_on
+from stages.pretraining.optimisation import autocast, slow_on
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
