@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, write_bytes
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 from pipeline.core.rates import EVALUATE_S, EVALUATION_SPEEDUP, FLOP_PER_S, lstm_weights
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.arrow_of_time import reversal_pairs, with_reversals
@@ -76,8 +76,7 @@ class EvaluateConfig:
     """(worse, better) names of arms whose difference is measured; none: each arm and the next."""
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ConfigError(f"stride is {self.stride}; it must be at least 1")
+        check_at_least(self, 1, "stride")
         check_numbers(self)
 
 

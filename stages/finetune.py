@@ -31,7 +31,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 from pipeline.core.rates import FLOP_PER_S, lstm_flop, lstm_weights
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, count_text, draw
@@ -69,10 +69,7 @@ class FinetuneConfig(ArmConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = {name: getattr(self, name) for name in ("num_samplings", "num_full_samplings", "samplings_per_job")}
-        if min(numbers.values()) < 1:
-            given = ", ".join(f"{name} {value}" for name, value in numbers.items())
-            raise ConfigError(f"{given}: give at least 1 of each")
+        check_at_least(self, 1, "num_samplings", "num_full_samplings", "samplings_per_job")
         counts = self.labels_per_class
         if not counts or min(counts) < 0 or len(set(counts)) < len(counts):
             raise ConfigError(

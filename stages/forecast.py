@@ -8,16 +8,16 @@ Shapes: T frames, P frames ahead, B windows, D percept dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.numbers import check_at_least
 from pipeline.core.rates import FORECAST_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.evaluation.artifacts import Forecast
 from stages.models.artifacts import Encoder
-from stages.models.config import CompositeConfig
+from stages.models.config import common_lengths
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.video.ledger import amounts_of
 
@@ -41,10 +41,7 @@ class ForecastConfig:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ConfigError("parts is empty; name the parts to measure on, such as test")
-        if self.window_stride < 1:
-            raise ConfigError(f"window_stride is {self.window_stride}; it must be at least 1")
-        if self.num_frames_ahead is not None and self.num_frames_ahead < 1:
-            raise ConfigError(f"num_frames_ahead is {self.num_frames_ahead}; it must be at least 1")
+        check_at_least(self, 1, "window_stride", "num_frames_ahead")
 
 
 @stage(version=2, estimate=lambda config, inputs: Estimate(seconds=FORECAST_S))
@@ -73,7 +70,7 @@ def forecast(
     loaded = [Pretrained.load(encoder.uri) for encoder in encoders]
     standardise = Standardisation.of(statistics.moments())
     models = [each.composite.config for each in loaded]
-    num_frames_in, num_frames_out = _lengths(models)
+    num_frames_in, num_frames_out = common_lengths(models)
     measuring = Measuring(
         encoders=dict(zip(predictor_names(models), encoders, strict=True)),
         percepts=percepts,
@@ -88,7 +85,7 @@ def forecast(
     artifact = Forecast(context.uri, context.key)
     try:
         store = percepts.open(parts=config.parts)
-        num_windows = len(open_windows(store, num_frames, config.window_stride).windows)
+        num_windows = len(open_windows(store, num_frames, config.window_stride))
     except (SourceError, ConfigError) as error:
         if config.num_frames_ahead is not None and isinstance(error, ConfigError):
             raise
@@ -104,20 +101,6 @@ def forecast(
     amounts = amounts_of(percepts.iter_records(), test=set(store.videos))
     context.record(num_windows=num_windows, num_videos=len(store.videos), **means, **amounts)
     return artifact
-
-
-def _lengths(models: Sequence[CompositeConfig]) -> tuple[int, int]:
-    """Returns the frames in and out that all models share; autoencoders have no say in the latter."""
-    if not models:
-        raise ConfigError("forecast was given no encoder: connect one model, or more")
-    lengths_in = {model.num_frames_in for model in models}
-    lengths_out = {model.num_frames_out for model in models if model.predicts} or {models[0].num_frames_out}
-    if len(lengths_in) > 1 or len(lengths_out) > 1:
-        raise ConfigError(
-            f"models of {sorted(lengths_in)} frames in and {sorted(lengths_out)} out cannot be compared on the same "
-            "windows: pretrain them with the same num_frames_in and num_frames_out"
-        )
-    return lengths_in.pop(), lengths_out.pop()
 
 
 def _measure_all(measuring: Measuring, num_windows: int, context: Context) -> list[Sums]:

@@ -15,20 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_at_least
 from pipeline.core.stage import Context, stage
 from stages.evaluation.artifacts import Scores
 from stages.evaluation.predictions import PROBABILITIES_FILE, ClassProbabilities, read_probabilities
 from stages.evaluation.scores import NotEvaluable, Predictions, by_count, scores_of
 from stages.finetuning.artifacts import Classifiers
-
-if TYPE_CHECKING:  # torch takes seconds to import
-    from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.selection import TrialResult
 
 FLOOR = 1e-12
 """A probability below it counts as this much."""
@@ -49,8 +47,7 @@ class FuseConfig:
     def __post_init__(self) -> None:
         if len(set(self.streams)) != 2 or not all(self.streams):
             raise ConfigError(f"streams is {self.streams}; give two different names")
-        if self.num_weights < 2:
-            raise ConfigError(f"num_weights is {self.num_weights}; give at least 2, for 0 and 1")
+        check_at_least(self, 2, "num_weights")
 
     @property
     def mean_rule(self) -> str:
@@ -163,7 +160,7 @@ def _clips_learned_from(classifiers: Classifiers) -> dict[Key, tuple[str, ...]]:
     }
 
 
-def _in_order(probabilities: ClassProbabilities, videos: Sequence[str]) -> npt.NDArray[np.float32]:
+def _in_order(probabilities: ClassProbabilities | TrialResult, videos: Sequence[str]) -> npt.NDArray[np.float32]:
     place = {video: row for row, video in enumerate(probabilities.videos)}
     return probabilities.probabilities_NC[[place[video] for video in videos]]
 
@@ -174,9 +171,9 @@ def _log(probabilities_NC: npt.NDArray[np.float32]) -> Log:
 
 def _fused(logs: Sequence[Log], weight: float) -> Log:
     """Returns probabilities (N, C), proportional to p^weight q^(1 - weight)."""
-    mixed_NC = weight * logs[0] + (1 - weight) * logs[1]
-    shifted_NC = np.exp(mixed_NC - mixed_NC.max(1, keepdims=True))
-    return np.asarray(shifted_NC / shifted_NC.sum(1, keepdims=True))
+    from scipy.special import softmax  # takes a moment to import
+
+    return np.asarray(softmax(weight * logs[0] + (1 - weight) * logs[1], axis=1))
 
 
 def _answer(
@@ -206,8 +203,7 @@ def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int
         one, two = trials[0][split], trials[1][split]
         if one.class_names != two.class_names or set(one.videos) != set(two.videos):
             raise ConfigError(f"{' and '.join(config.streams)} have held out other clips; connect the same splits")
-        place = {video: row for row, video in enumerate(two.videos)}
-        logs = [_log(one.probabilities_NC), _log(two.probabilities_NC[[place[video] for video in one.videos]])]
+        logs = [_log(one.probabilities_NC), _log(_in_order(two, one.videos))]
         truth = np.array([one.class_names.index(label) for label in one.labels])
         weights[split] = max(grid, key=lambda weight: float((_fused(logs, weight).argmax(1) == truth).mean()))
     return weights
@@ -215,8 +211,6 @@ def _weights(config: FuseConfig, classifiers: Sequence[Classifiers]) -> dict[int
 
 def _chosen_trials(classifiers: Classifiers) -> dict[int, TrialResult]:
     """Loads, for each split, the trial that won at the most labels."""
-    from stages.finetuning.hyperparameter_search import TrialResult
-
     at_most_labels: dict[int, str] = {}
     for row in sorted(classifiers.selection().choices, key=lambda row: by_count(row.labels_per_class)):
         at_most_labels[row.split] = row.trial

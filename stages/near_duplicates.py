@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.numbers import check_at_least
 from pipeline.core.stage import Context, stage
 from stages.datasets.split_subsets import clips_of, records_of, split_numbers
 from stages.datasets.splits import Splits
 from stages.evaluation.artifacts import DuplicateReport, NearDuplicates, SuspectedClip
-from stages.evaluation.similarity import best_matches, looks, similarities
+from stages.evaluation.similarity import Looks, best_matches, similarities
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation
 from stages.video.ledger import VideoRecord
@@ -49,11 +50,9 @@ class NearDuplicatesConfig:
     """Share of test clips that would be suspects if there were strangers only."""
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.num_candidates < 1 or not 0 < self.false_alarms < 1:
-            raise ConfigError(
-                f"num_frames {self.num_frames}, num_candidates {self.num_candidates}, false_alarms "
-                f"{self.false_alarms}: give at least 1, 1, and a share between 0 and 1"
-            )
+        check_at_least(self, 1, "num_frames", "num_candidates")
+        if not 0 < self.false_alarms < 1:
+            raise ConfigError(f"false_alarms is {self.false_alarms}; it is a share: give one between 0 and 1")
 
 
 @stage(version=2)
@@ -88,9 +87,9 @@ def near_duplicates(
         chosen = np.sort(rng.choice(len(strangers), len(unlabelled.videos), replace=False))
         strangers = [strangers[number] for number in chosen]
     seen = dict.fromkeys(unlabelled.videos)
-    test_looks = looks(store, [clip.sha256 for clip in tested], standardise, num_frames=config.num_frames)
+    test_looks = Looks(store, [clip.sha256 for clip in tested], standardise, config.num_frames)
     context.progress(1, 4, "comparisons")
-    other = looks(store, [clip.sha256 for clip in strangers], standardise, num_frames=config.num_frames)
+    other = Looks(store, [clip.sha256 for clip in strangers], standardise, config.num_frames)
     labels = np.array([str(clip.label) for clip in strangers])
     groups = np.array([str(clip.group) for clip in strangers])
     related_NM = np.stack([(labels == clip.label) | (groups == str(clip.group)) for clip in tested])
@@ -99,10 +98,10 @@ def near_duplicates(
     null_N = null_N[~related_NM.all(1)]
     # Without strangers nothing says what is too alike: then only the very same file is a suspect.
     threshold = float(np.quantile(null_N, 1 - config.false_alarms, method="higher")) if len(null_N) else 1.0
-    again = looks(store, test_looks.videos, standardise, num_frames=config.num_frames, offset=0.5)
+    again = Looks(store, test_looks.videos, standardise, config.num_frames, offset=0.5)
     self_N = np.array([similarities(test_looks.frames([n])[0], again.frames([n]))[0] for n in range(len(tested))])
     context.progress(3, 4, "comparisons")
-    pretraining_looks = looks(unlabelled, list(seen), standardise, num_frames=config.num_frames)
+    pretraining_looks = Looks(unlabelled, list(seen), standardise, config.num_frames)
     best_N, similarity_N = best_matches(test_looks, pretraining_looks, num_candidates=config.num_candidates)
     matched = {pretraining_looks.videos[best] for best in best_N.tolist()}
     names = {record.sha256: record.uri for record in pretraining.iter_records() if record.sha256 in matched}

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_at_least
 from pipeline.core.stage import Context, stage
 from stages.datasets.artifacts import Digits, Patches
 from stages.evaluation.artifacts import PixelScores, PixelScoreTable
 from stages.models.artifacts import Encoder
-from stages.models.config import model_names
+from stages.models.config import common_lengths, model_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,7 @@ class ScorePixelsConfig:
     """The first sequences of the fixed test set; figures beside published ones need all 10,000. Of patches: at most."""
 
     def __post_init__(self) -> None:
-        if self.num_test_sequences < 2:
-            raise ConfigError(f"num_test_sequences is {self.num_test_sequences}; an interval needs at least 2")
+        check_at_least(self, 2, "num_test_sequences")
 
 
 @stage(version=2)
@@ -53,7 +53,7 @@ def score_pixels(
 
     models = [encoder.load() for encoder in encoders]
     configs = [model.config for model in models]
-    num_in, num_out = pixel_table.common_lengths(configs)
+    num_in, num_out = common_lengths(configs)
     if digits is not None and patches is None:
         facts, task = pixel_table.digits_task(config.num_test_sequences, encoders, digits, num_in, num_out)
     elif patches is not None and digits is None:
@@ -70,7 +70,7 @@ def score_pixels(
             name,
             each,
             task.in_nats,
-            num_parameters=pixel_table.count_parameters(model),
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             **pixel_table.training_facts(encoder),
         )
         for name, each, model, encoder in zip(

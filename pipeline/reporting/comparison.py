@@ -17,7 +17,7 @@ from pipeline.engine.tracking.values import ComparedRun
 from pipeline.reporting.claims import points
 from pipeline.reporting.paper_numbers import paper_number
 from pipeline.reporting.results import count_name
-from stages.evaluation.intervals import paired_interval
+from stages.evaluation.intervals import t_interval
 from stages.evaluation.score_table import ScoreTable
 
 ENDS = ("_low", "_high")
@@ -141,7 +141,7 @@ def _difference(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     shared = sorted(before.keys() & after.keys())
     if len(shared) < MIN_SAMPLINGS:
         return "–"
-    interval = paired_interval([before[s] for s in shared], [after[s] for s in shared])
+    interval = t_interval([after[s] - before[s] for s in shared])
     return f"{points(interval.mean)} ({points(interval.low)} to {points(interval.high)})"
 
 

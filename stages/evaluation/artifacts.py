@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pipeline.core.records import read_record, write_record
 from pipeline.core.result_metrics import ResultMetrics, columns, finite
@@ -17,6 +18,25 @@ DUPLICATES_FILE = "duplicates.json"
 COPY_LAST, MEAN_FRAME = "copy last frame", "mean frame"
 BASELINES = (COPY_LAST, MEAN_FRAME)
 """Names in `forecast.json` of the predictors that know nothing of motion."""
+
+
+R = TypeVar("R")
+
+
+class _JsonArtifact(Artifact, Generic[R]):
+    """An artifact of one JSON file that holds a record."""
+
+    file: ClassVar[str]
+    record: ClassVar[type[Any]]
+
+    def read(self) -> R:
+        """Reads the file. Raises CorruptArtifact."""
+        record: R = read_record(self.path(self.file), self.record)
+        return record
+
+    def write(self, record: R) -> None:
+        """Writes the file, atomically."""
+        write_record(self.path(self.file), record)
 
 
 @dataclass(frozen=True)
@@ -78,17 +98,10 @@ class ForecastErrors:
 
 
 @dataclass(frozen=True)
-class Forecast(Artifact):
+class Forecast(_JsonArtifact[ForecastErrors]):
     """`forecast.json`: errors of each predictor at each frame ahead, their means, and those of reconstruction."""
 
-    def read(self) -> ForecastErrors:
-        """Reads the file. Raises CorruptArtifact."""
-        errors: ForecastErrors = read_record(self.path(FORECAST_FILE), ForecastErrors)
-        return errors
-
-    def write(self, errors: ForecastErrors) -> None:
-        """Writes the file."""
-        write_record(self.path(FORECAST_FILE), errors)
+    file, record = FORECAST_FILE, ForecastErrors
 
     def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
         """Reads errors, their ratio to copying, and their curves."""
@@ -196,17 +209,10 @@ class PixelScoreTable:
 
 
 @dataclass(frozen=True)
-class PixelScores(Artifact):
+class PixelScores(_JsonArtifact[PixelScoreTable]):
     """`pixel_scores.json`: protocol, unit, a row a model, a row a baseline; means over sequences and frames."""
 
-    def read(self) -> PixelScoreTable:
-        """Reads the file. Raises CorruptArtifact."""
-        table: PixelScoreTable = read_record(self.path(PIXEL_SCORES_FILE), PixelScoreTable)
-        return table
-
-    def write(self, table: PixelScoreTable) -> None:
-        """Writes the file."""
-        write_record(self.path(PIXEL_SCORES_FILE), table)
+    file, record = PIXEL_SCORES_FILE, PixelScoreTable
 
     def metrics(self, facts: Mapping[str, int | float | str]) -> ResultMetrics:
         """Reads nats or squared errors, MSE and SSIM of every model and baseline."""
@@ -243,14 +249,7 @@ class DuplicateReport:
 
 
 @dataclass(frozen=True)
-class NearDuplicates(Artifact):
+class NearDuplicates(_JsonArtifact[DuplicateReport]):
     """`duplicates.json`: the threshold, what it rests on, and the suspects, the most similar first."""
 
-    def read(self) -> DuplicateReport:
-        """Reads the file. Raises CorruptArtifact."""
-        report: DuplicateReport = read_record(self.path(DUPLICATES_FILE), DuplicateReport)
-        return report
-
-    def write(self, report: DuplicateReport) -> None:
-        """Writes the file."""
-        write_record(self.path(DUPLICATES_FILE), report)
+    file, record = DUPLICATES_FILE, DuplicateReport

@@ -56,7 +56,7 @@ class Measuring:
     def __call__(self) -> Callable[[Span], Sums]:
         loaded = {name: Pretrained.load(encoder.uri, device=self.device) for name, encoder in self.encoders.items()}
         num_frames = self.num_frames_in + self.num_frames_ahead
-        windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride).windows
+        windows = open_windows(self.percepts.open(parts=self.parts), num_frames, self.stride)
 
         def measure(span: Span) -> Sums:
             percepts_TBD = torch.from_numpy(windows.gather(np.arange(*span))).to(self.device)

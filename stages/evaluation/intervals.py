@@ -4,11 +4,13 @@ Shapes: E encoders, S samplings or splits.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from stages.evaluation.metrics import Values, check_same_shape
+from stages.evaluation.metrics import Values
+
+CONFIDENCE: Final = 0.95
 
 
 class Interval(NamedTuple):
@@ -23,8 +25,8 @@ class Interval(NamedTuple):
     """Two-sided p value of the hypothesis that the mean is 0; 1 for a single value."""
 
 
-def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, overlap: float = 0.0) -> Interval:
-    """Computes the mean of values and its two-sided interval by Student's t; that of a single value is infinite.
+def t_interval(values: Sequence[float] | Values, *, overlap: float = 0.0) -> Interval:
+    """Computes the mean of values and its two-sided 95% interval by Student's t; that of a single value is infinite.
 
     overlap: test clips per training clip where the values are of splits whose training sets overlap, so that they are
       not independent: the variance of the mean is then s^2 (1/n + overlap) and not s^2 / n (Nadeau and Bengio, 2003:
@@ -38,15 +40,19 @@ def t_interval(values: Sequence[float] | Values, confidence: float = 0.95, *, ov
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, -np.inf, np.inf, 1, 1.0)
+    return _interval(mean, float(x.std(ddof=1) * np.sqrt(1 / x.size + overlap)), x.size - 1, x.size)
+
+
+def _interval(mean: float, error: float, num_free: float, num: int) -> Interval:
+    """Returns the interval of a mean by its standard error and degrees of freedom."""
     from scipy import stats  # takes a second to import
 
-    error = float(x.std(ddof=1) * np.sqrt(1 / x.size + overlap))
-    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, x.size - 1)) if error else float(mean == 0)
-    return Interval(mean, mean - half, mean + half, x.size, p)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, num_free)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, num_free)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, num, p)
 
 
-def two_way_interval(values_ES: Values, confidence: float = 0.95, *, overlap: float = 0.0) -> Interval:
+def two_way_interval(values_ES: Values, *, overlap: float = 0.0) -> Interval:
     """Computes the mean over two crossed factors, E encoders and S samplings or splits, and its two-sided interval.
 
     Both are random: another run would pretrain other encoders and draw other samplings. With the mean squares of a
@@ -65,11 +71,9 @@ def two_way_interval(values_ES: Values, confidence: float = 0.95, *, overlap: fl
         raise ValueError(f"an interval over two factors needs a table of values; got shape {x_ES.shape}")
     E, S = x_ES.shape
     if E == 1:
-        return t_interval(x_ES[0], confidence, overlap=overlap)
+        return t_interval(x_ES[0], overlap=overlap)
     if S == 1:
-        return t_interval(x_ES[:, 0], confidence)
-    from scipy import stats  # takes a second to import
-
+        return t_interval(x_ES[:, 0])
     mean, mean_E1, mean_1S = float(x_ES.mean()), x_ES.mean(1, keepdims=True), x_ES.mean(0, keepdims=True)
     residual_ES = x_ES - mean_E1 - mean_1S + mean
     of_encoders = S * float(np.square(mean_E1 - mean).sum()) / (E - 1)
@@ -80,19 +84,7 @@ def two_way_interval(values_ES: Values, confidence: float = 0.95, *, overlap: fl
     if of_encoders < of_columns and total > of_columns:
         spread = of_encoders**2 / (E - 1) + of_columns**2 / (S - 1) + of_both**2 / ((E - 1) * (S - 1))
         num_free = total**2 / spread
-    error = float(np.sqrt(total / x_ES.size))
-    half = float(stats.t.ppf((1 + confidence) / 2, num_free)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, num_free)) if error else float(mean == 0)
-    return Interval(mean, mean - half, mean + half, x_ES.size, p)
-
-
-def paired_interval(
-    worse: Sequence[float], better: Sequence[float], confidence: float = 0.95, *, overlap: float = 0.0
-) -> Interval:
-    """Computes the interval of the mean of `better - worse`, value by value; above 0, `better` is better."""
-    a, b = np.asarray(worse, dtype=np.float64), np.asarray(better, dtype=np.float64)
-    check_same_shape(a, b)
-    return t_interval(b - a, confidence, overlap=overlap)
+    return _interval(mean, float(np.sqrt(total / x_ES.size)), num_free, x_ES.size)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The metrics: errors of frames, and accuracy of labels.
+"""The metrics: errors of frames.
 
 Accounting of the paper's tables: a frame's error is summed over its dimensions; a model's is the mean over sequences
 and frames. Functions that end in `_per_frame` keep every frame apart: the mean may be taken over any axes.
@@ -65,15 +65,6 @@ def ssim_per_frame(mean_NHW: Frames, target_NHW: Frames) -> Values:
     for n, pair in enumerate(zip(mean_NHW.astype(np.float64), target_NHW.astype(np.float64), strict=True)):
         similarity_N[n] = structural_similarity(*pair, data_range=1.0)  # type: ignore[no-untyped-call]
     return similarity_N
-
-
-def accuracy(predicted: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Returns the share of labels that agree, 0..1. Raises ValueError where there are none."""
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    check_same_shape(predicted, truth)
-    if not predicted.size:
-        raise ValueError("accuracy of no labels at all: give at least one")
-    return float(np.mean(predicted == truth))
 
 
 def check_same_shape(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> None:

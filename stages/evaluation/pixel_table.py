@@ -5,7 +5,6 @@ Shapes: T frames, N sequences of the test set, D pixels (and channels) of a fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,25 +19,10 @@ from stages.evaluation.intervals import t_interval
 from stages.evaluation.metrics import Frames
 from stages.evaluation.pixel_scoring import PIECE, SOFTENINGS, Columns, PixelTask
 from stages.models.artifacts import Encoder
-from stages.models.composite import Composite
-from stages.models.config import CompositeConfig
 
 MANIFEST_FILE: Final = "manifest.json"
 NUM_MEAN_FRAME_SEQUENCES: Final = 1000
 """Training sequences whose frames make the mean frame."""
-
-
-def common_lengths(configs: Sequence[CompositeConfig]) -> tuple[int, int]:
-    """Returns the numbers of frames in and out that all models share; an autoencoder has no frames out."""
-    if not configs:
-        raise ConfigError("score_pixels has no encoder to score: connect at least one")
-    ins = {config.num_frames_in for config in configs}
-    outs = {config.num_frames_out for config in configs if config.predicts} or {configs[0].num_frames_out}
-    if len(ins) != 1 or len(outs) != 1:
-        raise ConfigError(
-            f"models that read {sorted(ins)} and predict {sorted(outs)} frames share no table: score them apart"
-        )
-    return ins.pop(), outs.pop()
 
 
 def digits_task(
@@ -124,10 +108,6 @@ def table_row(name: str, columns: Columns, in_nats: bool, **facts: Any) -> Pixel
         row |= {f"{error}_low": interval.low, f"{error}_high": interval.high}
         row[f"{error}_by_frame"] = tuple(columns["error"].mean(0).tolist())
     return PixelScoreRow(model=name, **row)
-
-
-def count_parameters(model: Composite) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def training_facts(encoder: Encoder) -> dict[str, Any]:

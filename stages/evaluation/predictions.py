@@ -9,7 +9,7 @@ Shapes: G samplings, N clips, C classes.
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,47 +40,48 @@ Clips = Mapping[int, Sequence[VideoRecord]]
 
 def predictions(results: Sequence[Predictions], clips: Clips) -> bytes:
     """Writes the content of predictions.parquet."""
-    schema = pa.schema(
-        [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("predicted", _NAMES), ("probability", pa.float32())]
-    )
 
-    def tables() -> Iterator[pa.Table]:
-        for result in results:
-            members = clips[result.split]
-            videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
-            labels = pa.array([clip.label for clip in members]).dictionary_encode()
-            names = pa.array(result.class_names)
-            for group, sampling in enumerate(result.samplings):
-                predicted = pa.DictionaryArray.from_arrays(pa.array(result.predicted_GN[group].astype(np.int32)), names)
-                columns = {"video": videos, "label": labels, "predicted": predicted}
-                columns |= {"probability": result.probability_GN[group]}
-                yield pa.table({**_classifier(result, sampling, len(members)), **columns}, schema=schema)
+    def values(result: Predictions, group: int) -> dict[str, Any]:
+        numbers_N = pa.array(result.predicted_GN[group].astype(np.int32))
+        predicted = pa.DictionaryArray.from_arrays(numbers_N, pa.array(result.class_names))
+        return {"predicted": predicted, "probability": result.probability_GN[group]}
 
-    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
+    return _parquet(results, clips, [("predicted", _NAMES), ("probability", pa.float32())], values)
 
 
 def probabilities(results: Sequence[Predictions], clips: Clips, class_names: Sequence[str]) -> bytes:
     """Writes the content of probabilities.parquet."""
-    kind = pa.list_(pa.float32(), len(class_names))
-    schema = pa.schema(
-        [*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), ("probabilities", kind)],
-        metadata={_CLASS_NAMES: json.dumps(class_names)},
-    )
 
-    def tables() -> Iterator[pa.Table]:
-        for result in results:
-            if result.probabilities_GNC is None:
-                continue
-            members = clips[result.split]
-            videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
-            labels = pa.array([clip.label for clip in members]).dictionary_encode()
-            for group, sampling in enumerate(result.samplings):
-                flat = pa.array(result.probabilities_GNC[group].ravel())
-                lists = pa.FixedSizeListArray.from_arrays(flat, len(class_names))
-                columns = {"video": videos, "label": labels, "probabilities": lists}
-                yield pa.table({**_classifier(result, sampling, len(members)), **columns}, schema=schema)
+    def values(result: Predictions, group: int) -> dict[str, Any]:
+        assert result.probabilities_GNC is not None
+        flat = pa.array(result.probabilities_GNC[group].ravel())
+        return {"probabilities": pa.FixedSizeListArray.from_arrays(flat, len(class_names))}
 
-    return _parquet(pa.concat_tables([schema.empty_table(), *tables()]).unify_dictionaries())
+    kept = [result for result in results if result.probabilities_GNC is not None]
+    column = ("probabilities", pa.list_(pa.float32(), len(class_names)))
+    return _parquet(kept, clips, [column], values, {_CLASS_NAMES: json.dumps(class_names)})
+
+
+def _parquet(
+    results: Sequence[Predictions],
+    clips: Clips,
+    columns: Sequence[tuple[str, pa.DataType]],
+    values: Callable[[Predictions, int], dict[str, Any]],
+    metadata: Mapping[bytes, str] | None = None,
+) -> bytes:
+    """Writes a table of classifiers, clips and `columns`, which `values` gives of a result's group."""
+    schema = pa.schema([*_CLASSIFIER, ("video", _NAMES), ("label", _NAMES), *columns], metadata=metadata)
+    tables = [schema.empty_table()]
+    for result in results:
+        members = clips[result.split]
+        videos = pa.array([clip.sha256 for clip in members]).dictionary_encode()
+        labels = pa.array([clip.label for clip in members]).dictionary_encode()
+        for group, sampling in enumerate(result.samplings):
+            row = {**_classifier(result, sampling, len(members)), "video": videos, "label": labels}
+            tables.append(pa.table({**row, **values(result, group)}, schema=schema))
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), sink, compression="zstd")
+    return sink.getvalue()
 
 
 def _classifier(result: Predictions, sampling: int, num_rows: int) -> dict[str, Any]:
@@ -92,12 +93,6 @@ def _classifier(result: Predictions, sampling: int, num_rows: int) -> dict[str, 
         "sampling": ones * sampling,
         "encoder": pa.DictionaryArray.from_arrays(pa.array(ones * 0), pa.array([result.encoder])),
     }
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 @dataclass(frozen=True)

@@ -172,8 +172,7 @@ class ScoreTable:
     @classmethod
     def read(cls, uri: str) -> ScoreTable:
         """Reads the file that `write` wrote. Raises as `pipeline.core.records.read_record`."""
-        table: ScoreTable = read_record(uri, cls, prepare=_prepared)
-        return table
+        return read_record(uri, cls, prepare=_prepared)
 
     @property
     def is_evaluated(self) -> bool:

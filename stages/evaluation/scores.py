@@ -16,10 +16,8 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
 from stages.datasets.labelled import ALL_CLIPS
-from stages.evaluation.cells import Cell, Run, differences, split_means
-from stages.evaluation.group_bootstrap import GroupInterval, group_bootstrap
+from stages.evaluation.cells import Cell, Run, differences, group_bootstrap, split_means
 from stages.evaluation.intervals import holm
-from stages.evaluation.metrics import accuracy
 from stages.evaluation.score_table import (
     GainChange,
     MeanAccuracy,
@@ -192,8 +190,8 @@ def _cells(
             if run in cell.accuracy:
                 raise ConfigError(f"two arms are called {prediction.arm!r}; give each a name of its own")
             predicted_N = prediction.predicted_GN[group]
-            cell.accuracy[run] = accuracy(predicted_N, truth_N)
             cell.is_correct[run] = predicted_N == truth_N
+            cell.accuracy[run] = float(cell.is_correct[run].mean())
             clips = cell.clips.setdefault((prediction.split, sampling), prediction.clips[group])
             if clips != prediction.clips[group]:
                 raise ConfigError(
@@ -228,7 +226,6 @@ def _paired(
         )
     paired = differences(worse_cell, better_cell)
     interval, _ = better_cell.interval(paired)
-    resampled = None if groups is None else group_bootstrap(worse_cell, better_cell, groups)
     return PairedDifference(
         worse=worse,
         better=better,
@@ -236,12 +233,8 @@ def _paired(
         **_figures("difference", better_cell, paired),
         num_encoders=max(numbers, default=0),
         p=interval.p,
-        **({} if resampled is None else _bounds_over_groups(resampled)),
+        **({} if groups is None else group_bootstrap(worse_cell, better_cell, groups)),
     )
-
-
-def _bounds_over_groups(interval: GroupInterval) -> dict[str, Any]:
-    return {"groups_low": interval.low, "groups_high": interval.high, "num_groups": interval.num_groups}
 
 
 def _with_holm(pairs: list[PairedDifference]) -> tuple[PairedDifference, ...]:

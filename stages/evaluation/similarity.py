@@ -23,15 +23,15 @@ BLOCK_VIDEOS = 1024
 
 @dataclass(frozen=True)
 class Looks:
-    """Frames of some videos; they are read when they are compared, because those of a hundred thousand do not fit."""
+    """Evenly spaced frames of some videos, read when they are compared: those of a hundred thousand do not fit."""
 
     store: PerceptStore
-    videos: tuple[str, ...]
+    videos: Sequence[str]
     """sha256 of the videos."""
     standardise: Standardisation
     num_frames: int
     """K, the frames of a video."""
-    offset: float
+    offset: float = 0.0
     """Shift of the frames, in units of their distance; frames of 0.5 lie between those of 0."""
 
     @cached_property
@@ -51,13 +51,6 @@ class Looks:
         places = (np.arange(self.num_frames) + 0.25 + self.offset) / self.num_frames * len(percepts_FD)
         frames_KD = percepts_FD[np.minimum(places.astype(int), len(percepts_FD) - 1)].astype(np.float32)
         return np.asarray((frames_KD - self.standardise.mean_D) / self.standardise.scale_D, np.float32)
-
-
-def looks(
-    store: PerceptStore, videos: Sequence[str], standardise: Standardisation, *, num_frames: int, offset: float = 0.0
-) -> Looks:
-    """Selects evenly spaced frames of each video (`Looks`)."""
-    return Looks(store, tuple(videos), standardise, num_frames, offset)
 
 
 def _unit(x: Floats) -> Floats:

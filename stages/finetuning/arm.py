@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 from stages.models.artifacts import Encoder
 from stages.models.config import ClassifierConfig
 from stages.pretraining.config import InitialWeights, OptimizerConfig
 
 MAX_FOLDS: Final = 5
+Candidate = Mapping[str, float]
+"""Settings to try, by name: those that differ from the configured ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,7 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction <= 0.5:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must be from 0 to 0.5")
-        if self.num_checks < 1 or self.stride < 1:
-            raise ConfigError(f"num_checks {self.num_checks}, stride {self.stride}: give at least 1 of each")
+        check_at_least(self, 1, "num_checks", "stride")
         check_numbers(self)
 
     def num_folds(self, labels_per_class: int) -> int:
@@ -64,25 +66,16 @@ class SelectionConfig:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Returns every combination, in the order given: the first of equals wins."""
-        grids = (
-            self.learning_rates, self.dropouts, self.input_dropouts, self.weight_decays, self.inverse_regularizations
-        )  # fmt: skip
-        return tuple(Candidate(*values) for values in itertools.product(*(grid or (None,) for grid in grids)))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Settings to try; None leaves the configured one."""
-
-    learning_rate: float | None = None
-    dropout: float | None = None
-    input_dropout: float | None = None
-    weight_decay: float | None = None
-    inverse_regularization: float | None = None
-
-    def settings(self) -> dict[str, float]:
-        """Returns the settings that differ from the configured ones, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        grids = {
+            "learning_rate": self.learning_rates,
+            "dropout": self.dropouts,
+            "input_dropout": self.input_dropouts,
+            "weight_decay": self.weight_decays,
+            "inverse_regularization": self.inverse_regularizations,
+        }
+        names = [name for name, grid in grids.items() if grid]
+        values = itertools.product(*(grids[name] for name in names))
+        return tuple(dict(zip(names, combination, strict=True)) for combination in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +98,9 @@ class EnsembleTrainingConfig:
     """Weight decay of the softmax layer with adamw; none uses that of the layers below."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.batch_clips < 1 or self.num_epochs < 0:
-            raise ConfigError(
-                f"num_steps {self.num_steps}, batch_clips {self.batch_clips}, num_epochs {self.num_epochs}: "
-                "give at least 1, 1 and 0"
-            )
+        check_at_least(self, 1, "num_steps", "batch_clips")
         if self.output_learning_rate is not None and not self.output_learning_rate > 0:
             raise ConfigError(f"output_learning_rate is {self.output_learning_rate}; it must be above 0, or none")
-        if self.output_weight_decay is not None and self.output_weight_decay < 0:
-            raise ConfigError(f"output_weight_decay is {self.output_weight_decay}; it must be at least 0, or none")
         if self.optimizer.kind == "published" and (self.output_learning_rate, self.output_weight_decay) != (None, None):
             raise ConfigError("the published optimiser has one learning rate and no weight decay; use kind=adamw")
         check_numbers(self)
@@ -157,21 +144,19 @@ class ArmConfig:
     """Seed of samplings, weights, batches and dropout. Arms that are compared need the same."""
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "crop_stride"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "num_frames", "crop_stride")
         if not self.arm:
             raise ConfigError("arm is empty; give the model a name for tables")
         if (self.frozen or self.frozen_peepholes) and self.classifier.model != "lstm":
             raise ConfigError(f"frozen weights are an lstm's, and model is {self.classifier.model}; use model=lstm")
         for candidate in self.selection.candidates():
-            if candidate.settings():
+            if candidate:
                 self.chosen(candidate)
         check_numbers(self)
 
     def chosen(self, candidate: Candidate) -> ArmConfig:
         """Returns the arm with a candidate's settings. Raises ConfigError where one of them breaks its rule."""
-        settings: dict[str, Any] = dict(candidate.settings())
+        settings: dict[str, Any] = dict(candidate)
         of_optimizer = {name: settings.pop(name) for name in ("learning_rate", "weight_decay") if name in settings}
         optimizer = replace(self.training.optimizer, **of_optimizer)
         return replace(

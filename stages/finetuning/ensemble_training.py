@@ -3,11 +3,17 @@
 Both optimisers work element by element, losses are summed over groups and gradients clipped group by group: so each
 group takes the steps that it would take alone.
 
-Shapes: G groups, S steps, T frames, B clips, D frame dimensions.
+Batches are decided before training begins. Every classifier passes through its clips in an order of its own, drawn
+anew for each pass, and reads a random window of a clip each time. Both are pure functions of its seed and of the number
+of its clips: not of the model, nor of others.
+
+Shapes: G groups, S steps, T frames of a window, B clips of a step, D frame dimensions, N clips of a classifier.
 """
 
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,27 +21,65 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import TrainingDiverged
+from stages.datasets.labelled import ClipWindows, Rows
 from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.models.classifier import IGNORED_LABEL, Classifier, classification_losses
 from stages.pretraining.optimisation import clip_gradients, learning_rate
 from stages.pretraining.published import published_optimizer
 
 
-class Batches(Protocol):
-    """A source of the batches of every training step."""
+@dataclass(frozen=True)
+class ClipBatches:
+    """The batch of each step: windows of `windows` by their first row, and the labels of their clips."""
+
+    windows: ClipWindows
+    members_GN: Rows
+    """Positions, in `windows`, of the clips that each classifier learns from."""
+    labels_GN: Rows
+    """Classes of these clips."""
+    starts_SGB: Rows
+    labels_SGB: Rows
 
     def __len__(self) -> int:
-        """Returns S, the number of steps."""
-        ...
+        return len(self.starts_SGB)
 
     def step(self, number: int) -> tuple[Tensor, Tensor]:
-        """Returns frames x_GTBD float32 and labels_GB int64, on the classifier's device."""
-        ...
+        """Returns frames x_GTBD and labels_GB (int64) of a step, on the device of `windows`."""
+        labels_GB = torch.from_numpy(self.labels_SGB[number])
+        return self.windows.gather(self.starts_SGB[number]), labels_GB.to(self.windows.device)
+
+
+def clip_batches(
+    windows: ClipWindows, members_GN: Rows, labels_GN: Rows, *, seeds: Sequence[int], num_steps: int, batch_clips: int
+) -> ClipBatches:
+    """Lays out the batches of classifiers that learn from clips `members` (positions in `windows`) with class `labels`.
+
+    A step has `batch_clips` clips, or all of a classifier's where it has fewer.
+    """
+    counts_N = np.array([len(starts) for starts in windows.starts_N])
+    first_N, all_starts = np.cumsum([0, *counts_N[:-1]]), np.concatenate(windows.starts_N)
+    starts, labels = [], []
+    for members_N, labels_N, seed in zip(members_GN, labels_GN, seeds, strict=True):
+        order_SB, crop_SB = _passes(len(members_N), seed, num_steps, batch_clips)
+        clips_SB = members_N[order_SB]
+        window_SB = (crop_SB * counts_N[clips_SB]).astype(np.int64)
+        starts.append(all_starts[first_N[clips_SB] + window_SB])
+        labels.append(labels_N[order_SB])
+    return ClipBatches(windows, members_GN, labels_GN, np.stack(starts, axis=1), np.stack(labels, axis=1))
+
+
+def _passes(num_clips: int, seed: int, num_steps: int, batch_clips: int) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """Draws (S, B) clip numbers in the order of the passes, and (S, B) uniforms in [0, 1) that select a window."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    shape = (num_steps, min(num_clips, batch_clips))
+    total = math.prod(shape)
+    passes = [rng.permutation(num_clips) for _ in range(math.ceil(total / num_clips))]
+    return np.concatenate(passes)[:total].reshape(shape), rng.random(shape)
 
 
 def train_ensemble(
     classifier: Classifier,
-    batches: Batches,
+    batches: ClipBatches,
     config: EnsembleTrainingConfig,
     *,
     num_steps: int | None = None,

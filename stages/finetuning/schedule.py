@@ -19,8 +19,7 @@ from pipeline.core.stage import Context
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.split_subsets import SplitSubsets
 from stages.finetuning.arm import ArmConfig
-from stages.finetuning.hyperparameter_search import TrialResult
-from stages.finetuning.selection import SELECTION_FILE, SelectedSettings, Selection, TriedSettings
+from stages.finetuning.selection import SELECTION_FILE, SelectedSettings, Selection, TrialResult, TriedSettings
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.finetuning.trainer import Job, Trial
 
@@ -71,17 +70,6 @@ class TrainingSchedule:
         """Returns `seconds` of the label counts all of whose classifiers were trained in this attempt."""
         return {count: value for count, value in self.seconds.items() if count not in self._kept}
 
-    def num_left(self) -> int:
-        """Counts the trainings that were not done at `begin`: each trial and each classifier is one.
-
-        Classifiers that wait for trials count in full.
-        """
-        return sum(map(num_trainings, self._left()))
-
-    def num_items_left(self) -> int:
-        """Counts the jobs and trials that were not done at `begin`."""
-        return len(self._left())
-
     def work(self, items: Iterable[Job | Trial]) -> float:
         """Returns the time of trainings, in that of reading a clip of each class: it grows with the clips."""
         most = max((len(s.fit) + len(s.validation)) / len(s.class_names) for s in self.subsets)
@@ -91,11 +79,8 @@ class TrainingSchedule:
         """Returns the `work` of all trials and classifiers."""
         return sum(self.work([*self.trials(cell), *self._bare_jobs(cell)]) for cell in self._cells())
 
-    def work_left(self) -> float:
-        """Returns the `work` of the trainings that were not done at `begin`."""
-        return self.work(self._left())
-
-    def _left(self) -> list[Job | Trial]:
+    def left(self) -> list[Job | Trial]:
+        """Returns the jobs and trials that were not done at `begin`; of those that wait for trials, all jobs."""
         waiting = [job for cell, trials in self._awaited.items() if trials for job in self._bare_jobs(cell)]
         return [*self._first, *waiting]
 
@@ -171,11 +156,11 @@ class TrainingSchedule:
             labels_per_class=cell[1],
             sampling=sampling,
             num_validation_clips=len(results[best].videos),
-            chosen={**candidates[best].settings(), "stop": choice["stop"]},
+            chosen={**candidates[best], "stop": choice["stop"]},
             accuracy=max(results[best].accuracies),
             trial=trials[best].file,
             tried=tuple(
-                TriedSettings(settings=candidate.settings(), accuracies=result.accuracies)
+                TriedSettings(settings=dict(candidate), accuracies=result.accuracies)
                 for candidate, result in zip(candidates, results, strict=True)
             ),
         )
@@ -214,13 +199,14 @@ class ScheduleProgress:
         self, schedule: TrainingSchedule, context: Context, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._schedule, self._context, self._clock = schedule, context, clock
+        left = schedule.left()
         self._total = schedule.num_trials() + schedule.num_classifiers()
-        self._done = self._total - schedule.num_left()
+        self._done = self._total - sum(map(num_trainings, left))
         self._all_work = schedule.all_work()
-        self._work_left = schedule.work_left()
+        self._work_left = schedule.work(left)
         self._worked = self._worked_s = 0.0
         """The work that is done, and the time of workers that it took."""
-        self._num_items_left = schedule.num_items_left()
+        self._num_items_left = len(left)
         self._begun_at: list[float] = []
         """When each worker was given its job; empty until the first is done."""
         self._report()

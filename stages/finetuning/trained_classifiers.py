@@ -6,7 +6,6 @@ Shapes: G classifiers, N windows, T frames of a window, D percept dimension, C c
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import ConfigError, CorruptArtifact
+from pipeline.core.errors import CorruptArtifact
 from stages.models.classifier import Classifier, build_classifier, clip_probabilities
 from stages.models.composite import Composite
-from stages.models.weights import build_from_header, config_header, read_tensors, write_tensors
+from stages.models.header import as_tuples
+from stages.models.weights import build_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 
@@ -95,7 +95,7 @@ class TrainedClassifiers:
         header["transform"] = to_header(self.transform)
         if self.encoder:
             header["encoder"] = self.encoder
-        model = {"name": type(self.classifier).__name__, "config": config_header(self.classifier)}
+        model = {"name": type(self.classifier).__name__, "config": self.classifier.config.to_header()}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
         write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
@@ -118,33 +118,15 @@ class TrainedClassifiers:
             raise CorruptArtifact(f"{uri} lacks {lacking[0]!r}: another version of percepts wrote it; finetune again")
         losses = tensors.pop(_LOSSES).numpy()
         state = {name.removeprefix(_WEIGHTS): tensor for name, tensor in tensors.items()}
-        try:
-            classifier = _without_weights(header["classifier"]["name"], header["classifier"]["config"])
-            classifier.load_state_dict(state, assign=True)
-        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
-            reason = str(error).splitlines()[0]
-            raise CorruptArtifact(f"{uri}: weights do not fit their config ({reason}): make it again") from error
+        classifier = build_model(state, header["classifier"]["name"], header["classifier"]["config"], uri)
+        if isinstance(classifier, Composite):
+            raise CorruptArtifact(f"{uri} holds a Composite among its classifiers: give a file that finetune wrote")
+        facts = {name: as_tuples(header[key]) for name, key in _FACTS.items()}
         return cls(
-            classifier.to(device).eval(),
+            classifier.to(device),
             of_header(header["transform"]),
-            class_names=tuple(header["class_names"]),
-            arm=header["arm"],
-            num_frames=header["num_frames"],
-            labels_per_class=header["labels_per_class"],
-            split=header["split"],
-            samplings=tuple(header["samplings"]),
-            clips=tuple(tuple(clips) for clips in header["clips"]),
-            search_clips=tuple(header["consulted"]),
-            groups=tuple(header["groups"]),
             losses_SG=losses,
             encoder=header.get("encoder", ""),
             extractor=Extractor(**header["extractor"]) if "extractor" in header else None,
+            **facts,
         )
-
-
-def _without_weights(class_name: str, config: Mapping[str, Any]) -> Classifier:
-    """Builds a classifier without memory for its weights, which are to be assigned. Raises as `build_from_header`."""
-    model = build_from_header(class_name, config)
-    if isinstance(model, Composite):
-        raise KeyError(class_name)
-    return model

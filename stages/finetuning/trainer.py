@@ -8,7 +8,7 @@ compared sampling by sampling.
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -20,15 +20,14 @@ from torch import nn
 from pipeline.core.errors import ConfigError, TrainingDiverged
 from pipeline.core.files import join
 from stages.datasets.arrow_of_time import clip_identity, with_reversals, with_reversed_names
-from stages.datasets.labelled import ClipFinder, ClipWindows, Rows, count_text, draw, load_windows
+from stages.datasets.labelled import ClipFinder, count_text, draw, load_windows
 from stages.datasets.split_subsets import MANIFEST_SPLIT, SplitSubsets, clips_of, split_subsets_of
 from stages.datasets.splits import Splits
 from stages.evaluation.clip_inference import infer_clips
 from stages.finetuning.arm import ArmConfig, Candidate
-from stages.finetuning.clip_batches import ClipBatches, clip_batches
-from stages.finetuning.ensemble_training import train_ensemble
-from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.ensemble_training import ClipBatches, clip_batches, train_ensemble
 from stages.finetuning.logistic_regression import fit, mean_frames
+from stages.finetuning.selection import TrialResult
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
 from stages.models.classifier import (
@@ -49,14 +48,21 @@ from stages.pretraining.published import draw_published_weights_
 from stages.video.ledger import VideoRecord
 
 
+class _Item:
+    @property
+    def file(self) -> str:
+        """Name of the file that is written when it is done."""
+        return f"{self}.safetensors"
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(_Item):
     """Samplings of one label count of one split that train side by side."""
 
     labels_per_class: int
     samplings: tuple[int, ...]
     split: int = MANIFEST_SPLIT
-    candidate: Candidate = Candidate()
+    candidate: Candidate = field(default_factory=dict)
     """Settings that were selected."""
     stop: float = 1.0
     """Share of the training steps after which training ends; selected, too."""
@@ -68,14 +74,9 @@ class Job:
         count = count_text(self.labels_per_class)
         return f"{split}labels-{count}-samplings-{self.samplings[0]:03d}-{self.samplings[-1]:03d}"
 
-    @property
-    def file(self) -> str:
-        """Name of the file that is written when it is done."""
-        return f"{self}.safetensors"
-
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(_Item):
     """A candidate, trained on clips that are not held out and evaluated on those that are."""
 
     labels_per_class: int
@@ -88,11 +89,6 @@ class Trial:
     def __str__(self) -> str:
         within = "" if self.sampling is None else f"-sampling-{self.sampling:03d}"
         return f"trial-split-{self.split}-labels-{count_text(self.labels_per_class)}{within}-{self.number:02d}"
-
-    @property
-    def file(self) -> str:
-        """Name of the file that is written when it is done."""
-        return f"{self}.safetensors"
 
 
 class Fold(NamedTuple):
@@ -155,11 +151,9 @@ class _Bench:
         """Trains the job's samplings as one model, on clips of all training clips of the split."""
         config, subsets = self.config.chosen(job.candidate), self.subsets(job.split)
         drawn = [self._draw(subsets.learn, job.labels_per_class, sampling) for sampling in job.samplings]
-        batches = self._batches(config, job, drawn, subsets.class_names)
-        classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
-        seed_dropout(classifier, _seeds(config, "dropout", job))
+        batches, classifier = self._prepare(config, job, drawn, subsets.class_names)
         if isinstance(classifier, MeanFramesClassifier):
-            losses_SG = self._fit(classifier, batches.windows, drawn, subsets.class_names)
+            losses_SG = fit(classifier, mean_frames(batches.windows), batches.members_GN, batches.labels_GN)
         else:
             num_steps = max(1, round(job.stop * len(batches)))
             losses_SG = train_ensemble(classifier, batches, config.training, num_steps=num_steps)
@@ -193,9 +187,7 @@ class _Bench:
         drawn = [fold.fit for fold in folds]
         judged = [clip for fold in folds for clip in fold.held_out]
         fold_N = np.repeat(range(len(folds)), [len(fold.held_out) for fold in folds])
-        batches = self._batches(config, job, drawn, subsets.class_names)
-        classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
-        seed_dropout(classifier, _seeds(config, "dropout", job))
+        batches, classifier = self._prepare(config, job, drawn, subsets.class_names)
         truth_N = np.array([subsets.class_names.index(str(clip.label)) for clip in judged])
         accuracies: list[float] = []
         best_NC: list[npt.NDArray[np.float32]] = []
@@ -217,7 +209,7 @@ class _Bench:
             accuracies.append(accuracy)
 
         if isinstance(classifier, MeanFramesClassifier):
-            self._fit(classifier, batches.windows, drawn, subsets.class_names)
+            fit(classifier, mean_frames(batches.windows), batches.members_GN, batches.labels_GN)
             with torch.no_grad():
                 check()
         else:
@@ -256,28 +248,18 @@ class _Bench:
         size = min(len(fit) for fit, _ in parts)
         return [Fold(fit[:size], held_out) for fit, held_out in parts]
 
-    def _fit(
-        self,
-        classifier: MeanFramesClassifier,
-        windows: ClipWindows,
-        drawn: Sequence[Sequence[VideoRecord]],
-        class_names: Sequence[str],
-    ) -> npt.NDArray[np.float32]:
-        """Fits a classifier of the mean of frames, whose solver takes all clips at once; returns losses (1, G)."""
-        return fit(classifier, mean_frames(windows), _positions(drawn), _labels(drawn, class_names))
-
     def _draw(self, clips: Sequence[VideoRecord], labels_per_class: int, sampling: int) -> list[VideoRecord]:
         seed, fewer = self.config.seed, self.config.allow_fewer
         return draw(clips, labels_per_class=labels_per_class, sampling=sampling, seed=seed, allow_fewer=fewer)
 
-    def _batches(
+    def _prepare(
         self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
-    ) -> ClipBatches:
-        """Maps the clips of all samplings, and lays out every step. Raises ConfigError."""
-        clips = _distinct(drawn)
+    ) -> tuple[ClipBatches, Classifier]:
+        """Maps the clips, lays out every step, and builds the job's classifiers. Raises ConfigError."""
+        clips = {clip_identity(clip): clip for sampling in drawn for clip in sampling}
         windows = load_windows(
             self.finder,
-            clips,
+            list(clips.values()),
             self.transform,
             num_frames=config.num_frames,
             stride=config.crop_stride,
@@ -285,30 +267,18 @@ class _Bench:
         )
         if windows.num_padded == len(clips):
             raise ConfigError(f"num_frames is {config.num_frames}, longer than every clip: ask for shorter windows")
-        return clip_batches(
+        position = {identity: number for number, identity in enumerate(clips)}
+        batches = clip_batches(
             windows,
-            _positions(drawn),
-            _labels(drawn, class_names),
+            np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn]),
+            np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
             seeds=_seeds(config, "batches", job),
             num_steps=config.training.steps(len(drawn[0])),
             batch_clips=config.training.batch_clips,
         )
-
-
-def _distinct(drawn: Sequence[Sequence[VideoRecord]]) -> list[VideoRecord]:
-    """Returns every clip of the samplings once, in the order in which they come."""
-    return list({clip_identity(clip): clip for sampling in drawn for clip in sampling}.values())
-
-
-def _positions(drawn: Sequence[Sequence[VideoRecord]]) -> Rows:
-    """Returns the places (G, N) of each sampling's clips in `_distinct`."""
-    position = {clip_identity(clip): number for number, clip in enumerate(_distinct(drawn))}
-    return np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn])
-
-
-def _labels(drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]) -> Rows:
-    """Returns the numbers (G, N) of the classes of each sampling's clips."""
-    return np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn])
+        classifier = _classifier(config, job, self.dim, len(class_names), self.encoder).to(self.device)
+        seed_dropout(classifier, _seeds(config, "dropout", job))
+        return batches, classifier
 
 
 def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:

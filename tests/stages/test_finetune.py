@@ -204,7 +204,7 @@ def test_windows_longer_than_every_clip_are_refused(tmp_path: Path, store: tuple
         ({"arm": ""}, "arm is empty"),
         ({"labels_per_class": (2, 2)}, "named once"),
         ({"labels_per_class": ()}, "give one or more counts"),
-        ({"num_samplings": 0}, "num_samplings 0"),
+        ({"num_samplings": 0}, "num_samplings is 0"),
         ({"crop_stride": 0}, "crop_stride is 0"),
         ({"model": "frame", "frozen": True}, "frozen weights are an lstm's, and model is frame"),
         ({"dropout": 1.0}, "dropout"),

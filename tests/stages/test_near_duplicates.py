@@ -103,5 +103,5 @@ def test_similarity_is_the_mean_of_the_best_cosines() -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, made: Made) -> None:
     with pytest.raises(SourceError, match="both are needed"):
         run(tmp_path / "none", made, [clip("unlabelled", None, "x")], replace(CONFIG, test_part="nowhere"))
-    with pytest.raises(ConfigError, match="a share between 0 and 1"):
+    with pytest.raises(ConfigError, match="give one between 0 and 1"):
         NearDuplicatesConfig(false_alarms=0)

@@ -22,9 +22,9 @@ from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluation.predictions import read_probabilities
 from stages.evaluation.scores import Predictions, scores_of
 from stages.finetune import FinetuneConfig, finetune
-from stages.finetuning.arm import Candidate, EnsembleTrainingConfig, SelectionConfig
+from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.selection import TrialResult
 from stages.models.config import ClassifierConfig
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.pretraining.config import OptimizerConfig
@@ -393,7 +393,7 @@ def test_candidates_are_every_combination() -> None:
     config = SelectionConfig(learning_rates=(1e-3, 1e-2), dropouts=(0.0, 0.5))
     assert config.is_on
     assert not SelectionConfig().is_on
-    assert config.candidates()[1] == Candidate(learning_rate=1e-3, dropout=0.5)
+    assert config.candidates()[1] == {"learning_rate": 1e-3, "dropout": 0.5}
     assert FRAME.chosen(config.candidates()[2]).training.optimizer.learning_rate == 1e-2
     with pytest.raises(ConfigError, match="dropout is"):
         replace(FRAME, selection=SelectionConfig(dropouts=(1.5,)))

@@ -6,32 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.evaluation.intervals import paired_interval, t_interval, two_way_interval
+from stages.evaluation.intervals import t_interval, two_way_interval
 from stages.evaluation.scores import Predictions, scores_of
 
 CLASSES = ("a", "b")
 NUM_CLIPS = 400
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
-def test_t_interval_is_scipy_s(values: list[float], confidence: float) -> None:
-    found = t_interval(values, confidence)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
+def test_t_interval_is_scipy_s(values: list[float]) -> None:
+    found = t_interval(values)
     assert found.num == len(values)
     if np.std(values) < 1e-9:
         assert found.high - found.low < 1e-6
         return
-    expected = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-9, atol=1e-9)
-
-
-def test_paired_interval_is_scipy_s_paired_test() -> None:
-    rng = np.random.default_rng(2)
-    worse = rng.random(10)
-    better = worse + 0.05 + 0.02 * rng.standard_normal(10)
-    found = paired_interval(worse.tolist(), better.tolist())
-    expected = stats.ttest_rel(better, worse).confidence_interval(0.95)
-    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
-    assert found.low > 0
 
 
 def test_one_value_has_no_finite_interval() -> None:

@@ -81,13 +81,7 @@ def test_ssim_of_one_window_is_its_formula() -> None:
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
-def test_accuracy() -> None:
-    assert metrics.accuracy([1, 2, 3, 3], [1, 2, 0, 3]) == 0.75
-
-
 def test_what_is_compared_must_have_one_shape() -> None:
     one, other = np.zeros((2, 3, 4), np.float32), np.zeros((2, 3, 5), np.float32)
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 3, 5\)"):
         metrics.cross_entropy_per_frame(one, other)
-    with pytest.raises(ValueError, match="at least one"):
-        metrics.accuracy([], [])

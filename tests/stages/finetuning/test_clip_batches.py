@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.datasets.labelled import ClipWindows
-from stages.finetuning.clip_batches import clip_batches
+from stages.finetuning.ensemble_training import clip_batches
 from stages.percepts.transforms import Standardisation
 
 NUM_FRAMES = 3

@@ -125,7 +125,7 @@ def test_divergence_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_steps": 0}, "num_steps 0"),
+        ({"num_steps": 0}, "num_steps is 0"),
         ({"output_learning_rate": 0.0}, "output_learning_rate is 0"),
         ({"output_weight_decay": -1.0}, "output_weight_decay is -1"),
         ({"optimizer": OptimizerConfig(kind="published"), "output_learning_rate": 1e-3}, "use kind=adamw"),

@@ -16,7 +16,7 @@ from stages.datasets.labelled import draw, labelled
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.artifacts import Classifiers
-from stages.finetuning.hyperparameter_search import TrialResult
+from stages.finetuning.selection import TrialResult
 from stages.models.config import ClassifierConfig
 from stages.percepts.transforms import Standardisation
 from tests.stages.labelled_store import make_store, turning_clips

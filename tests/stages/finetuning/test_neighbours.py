@@ -17,7 +17,7 @@ from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.finetuning.logistic_regression import fit
 from stages.models.classifier import AttentionClassifier, MeanFramesClassifier
 from stages.models.config import ClassifierConfig
-from stages.models.weights import load_model, save_model
+from stages.models.weights import build_model
 from stages.percepts.transforms import Standardisation
 from tests.stages.labelled_store import MOTIONS, make_store, turning_clips
 
@@ -76,11 +76,10 @@ def test_order_is_nothing_to_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "attention"])
-def test_they_are_kept_and_loaded(kind: str, tmp_path: Path) -> None:
+def test_they_are_kept_and_loaded(kind: str) -> None:
     spec = ClassifierConfig(model=kind).spec(dim=7, num_classes=3)  # type: ignore[arg-type]
     model = {"mean": MeanFramesClassifier, "attention": AttentionClassifier}[kind](spec)
-    save_model(str(tmp_path / "model.safetensors"), model)
-    loaded = load_model(str(tmp_path), type(model))
+    loaded = build_model(model.state_dict(), type(model).__name__, model.config.to_header(), "the model")
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
 
