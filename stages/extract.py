@@ -13,17 +13,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.errors import SourceError
 from pipeline.core.files import join
+from pipeline.core.numbers import check_at_least
 from pipeline.core.rates import extraction_seconds
 from pipeline.core.stage import Context, Estimate, stage
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.extract_shards import extract_shards
 from stages.extraction.shard_plan import collect_results, make_plan
-from stages.extraction.shard_task import ShardDone
-from stages.extraction.timings import describe_timings, sum_timings
+from stages.extraction.shard_task import ShardDone, describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation
 from stages.percepts.artifacts import NUM_REJECTED_HERE, Percepts
 from stages.percepts.schema import Extractor
@@ -46,28 +46,22 @@ class ExtractConfig(ExtractionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shard_frames < 1:
-            raise ConfigError(f"shard_frames is {self.shard_frames}; a shard needs at least 1 frame")
-
-
-def estimate_extraction(config: ExtractConfig, num_frames: int, frames_per_s: float | None = None) -> Estimate:
-    """Estimates frames, bytes before compression, and seconds where a rate is known.
-
-    With a target rate_fps they are upper bounds.
-    """
-    from stages.convnets.convnet import percept_dim
-
-    row_bytes = 2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES
-    seconds = None if frames_per_s is None else num_frames / frames_per_s
-    return Estimate(num_frames=num_frames, num_bytes=num_frames * row_bytes, seconds=seconds)
+        check_at_least(self, 1, "shard_frames")
 
 
 def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate:
+    """Estimates frames, bytes before compression, and seconds: upper bounds with a target rate_fps."""
+    from stages.convnets.convnet import percept_dim
+
     num_frames = inputs["index"].num_frames
     if num_frames is None:
         return Estimate()
-    seconds = extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames)
-    return replace(estimate_extraction(config, num_frames), seconds=seconds, num_videos=inputs["index"].num_videos)
+    return Estimate(
+        num_videos=inputs["index"].num_videos,
+        num_frames=num_frames,
+        num_bytes=num_frames * (2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES),
+        seconds=extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames),
+    )
 
 
 def fingerprint(config: ExtractConfig) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ class ConvnetConfig:
     """Python module that registers further convnets, imported first."""
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise ConfigError(f"grid is {self.grid}; pooling needs at least 1 cell")
+        check_at_least(self, 1, "grid")
         if self.in_channels != 3 and (self.in_channels < 2 or self.in_channels % 2):
             raise ConfigError(f"in_channels is {self.in_channels}; RGB has 3, stacks of L flow fields have 2 L")
         if not 8 <= self.input_px <= 2048:

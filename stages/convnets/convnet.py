@@ -132,19 +132,7 @@ class Convnet:
     config: ConvnetConfig
     dim: int
     """D, values in a percept."""
-    weights_sha256: str | None
-    """Digest of the weights file; None for a network without weights."""
     engine: Engine
-
-    @property
-    def input_px(self) -> int:
-        """Side of the frames that it takes, in pixels."""
-        return self.config.input_px
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the frames that it takes."""
-        return self.config.in_channels
 
     @property
     def batch_frames(self) -> int:
@@ -153,7 +141,11 @@ class Convnet:
 
     def new_batch(self) -> Frames:
         """Returns memory for a full batch: uint8 (batch_frames, input_px, input_px, in_channels), not initialised."""
-        return self.engine.new_batch((self.batch_frames, self.input_px, self.input_px, self.in_channels))
+        return self.engine.new_batch((self.batch_frames, *self._frame_shape))
+
+    @property
+    def _frame_shape(self) -> tuple[int, int, int]:
+        return self.config.input_px, self.config.input_px, self.config.in_channels
 
     def __call__(self, frames_NHWC: Frames) -> Percepts:
         """Returns percepts of any number of frames: uint8 (N, input_px, input_px, in_channels) -> float16 (N, D).
@@ -184,10 +176,9 @@ class Convnet:
             yield percepts_ND
 
     def _padded(self, batch_BHWC: Frames) -> Frames:
-        shape = (self.batch_frames, self.input_px, self.input_px, self.in_channels)
         assert batch_BHWC.dtype == np.uint8, batch_BHWC.dtype
-        assert batch_BHWC.shape[1:] == shape[1:], batch_BHWC.shape
-        if len(batch_BHWC) == shape[0]:
+        assert batch_BHWC.shape[1:] == self._frame_shape, batch_BHWC.shape
+        if len(batch_BHWC) == self.batch_frames:
             return np.ascontiguousarray(batch_BHWC)
         filled_BHWC = self.new_batch()
         filled_BHWC[: len(batch_BHWC)] = batch_BHWC
@@ -195,8 +186,8 @@ class Convnet:
         return filled_BHWC
 
 
-def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
-    """Loads plain torch: x_BCHW float32 RGB in 0..255 -> percepts_BD float32; D; digest of the weights.
+def load_network(config: ConvnetConfig) -> tuple[nn.Module, int]:
+    """Loads plain torch: x_BCHW float32 RGB in 0..255 -> percepts_BD float32; and D.
 
     Raises:
         ConfigError, DigestError, SourceError: as `build`.
@@ -212,7 +203,7 @@ def load_network(config: ConvnetConfig) -> tuple[nn.Module, int, str | None]:
     weights = _weights(config, architecture)
     if weights is not None:
         architecture.load(network, weights.load())
-    return nn.Sequential(network, pooling).eval(), _dim(config, shape), None if weights is None else weights.sha256
+    return nn.Sequential(network, pooling).eval(), _dim(config, shape)
 
 
 def build(
@@ -234,14 +225,13 @@ def build(
 
     from stages.convnets import engines
 
-    network, dim, weights_sha256 = load_network(config)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network, dim = load_network(config)
     engine = engines.choose_engine(
         network,
         config.input_px,
         config.in_channels,
-        device=chosen,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         num_threads=num_threads,
         compiled_code=compiled_code,
     )
-    return Convnet(config, dim, weights_sha256, engine)
+    return Convnet(config, dim, engine)

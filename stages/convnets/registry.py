@@ -85,6 +85,22 @@ class Architecture(ABC):
         network.load_state_dict(dict(state))
 
 
+def load_named(network: nn.Module, state: Mapping[str, Tensor], what: str, advice: str) -> None:
+    """Loads the weights of a network by their names; keys that it does not have are left alone.
+
+    what, advice: the checkpoint, and the one to give instead, for the message.
+
+    Raises:
+        ConfigError: a key is missing, or a shape is another one.
+    """
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state or state[name].shape != tensor.shape:
+            actual = tuple(state[name].shape) if name in state else "nothing"
+            raise ConfigError(f"{what} have {actual} under {name!r}, not {tuple(tensor.shape)}; {advice}")
+    network.load_state_dict({name: state[name] for name in wanted})
+
+
 A = TypeVar("A", bound=type[Architecture])
 _ARCHITECTURES: dict[str, Architecture] = {}
 

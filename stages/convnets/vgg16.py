@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from pipeline.core.errors import ConfigError
-from stages.convnets.registry import Architecture, register
+from stages.convnets.registry import Architecture, load_named, register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,22 +66,6 @@ def vgg16_layers(
     return network
 
 
-def load_torchvision(layers: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads `features.*` and `classifier.*`; keys of layers behind the cut are left alone.
-
-    Raises:
-        ConfigError: a key is missing or a shape is another one: not a VGG-16 in torchvision's naming.
-    """
-    wanted = layers.state_dict()
-    for name, tensor in wanted.items():
-        if name not in state or state[name].shape != tensor.shape:
-            actual = tuple(state[name].shape) if name in state else "nothing"
-            raise ConfigError(
-                f"VGG-16 weights have {actual} under {name!r}, not {tuple(tensor.shape)}; use torchvision's naming"
-            )
-    layers.load_state_dict({name: state[name] for name in wanted})
-
-
 def _check_size(layer: str, input_px: int) -> None:
     if layer != "pool5" and input_px // 32 != POOL5_CELLS:
         raise ConfigError(f"VGG-16 {layer} needs 224x224 input (a 7x7 map), not {input_px}; set input_px=224")
@@ -95,7 +79,7 @@ class _Vgg16(Architecture):
         from torch import nn
 
         assert isinstance(network, nn.Sequential)
-        load_torchvision(network[-1], state)
+        load_named(network[-1], state, "VGG-16 weights", "use torchvision's naming")
 
 
 class _RgbVgg16(_Vgg16):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError
 from stages.convnets.layers import Normalize, Opaque
-from stages.convnets.registry import Architecture
+from stages.convnets.registry import Architecture, load_named
 from stages.convnets.vgg16 import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB
 
 POOLED: Final = "pooled"
@@ -183,14 +183,7 @@ class ZooModel(Architecture):
         wanted = cut.model.state_dict()
         if any(name not in state or state[name].shape != tensor.shape for name, tensor in wanted.items()):
             state = self._converted(state, cut.model)
-        for name, tensor in wanted.items():
-            if name not in state or state[name].shape != tensor.shape:
-                actual = tuple(state[name].shape) if name in state else "nothing"
-                raise ConfigError(
-                    f"weights of {self._zoo}/{self._name} have {actual} under {name!r}, not {tuple(tensor.shape)}; "
-                    "give the state dict of that very model"
-                )
-        cut.model.load_state_dict({name: state[name] for name in wanted})
+        load_named(cut.model, state, f"weights of {self._zoo}/{self._name}", "give the state dict of that very model")
 
     def _converted(self, state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
         """Returns a published checkpoint in the names and shapes of the model, as far as timm knows how."""

@@ -6,7 +6,6 @@ their order; the consumer takes those of any video that has some, so that one lo
 decoders idle.
 """
 
-import hashlib
 import queue
 import threading
 import time
@@ -14,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pipeline.core.files import sha256_file
 from stages.percepts.shards import VideoResult
 from stages.video.decode import DecodeConfig, FrameChunk, VideoDecoder
 from stages.video.fetch import unreadable_reason
@@ -29,7 +28,6 @@ from stages.video.sources import is_plain_path, local_video
 CHUNK_FRAMES: Final = 32
 CHUNKS_AHEAD: Final = 2
 """Chunks that wait, at most, for each video being decoded: 10 MB at 224x224 pixels."""
-HASH_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
     """
     try:
         with local_video(video.uri, max_bytes=limits.max_bytes) as path:
-            if _sha256(path) != video.sha256:
+            if sha256_file(str(path)) != video.sha256:
                 reason = "its bytes have changed since it was indexed: run again with --look-again"
                 # Of a local file the next listing shows it.
                 yield _unreadable(video, reason if is_plain_path(video.uri) else NOT_READ + reason)
@@ -138,14 +136,6 @@ def rejected(frames_expected: int, reason: str, *, final: bool) -> VideoResult:
         reason=reason,
         final=final,
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(HASH_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 @dataclass

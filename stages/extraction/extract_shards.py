@@ -16,8 +16,7 @@ from pipeline.core.workers import Workers
 from stages.extraction.config import ExtractionConfig
 from stages.extraction.decode_processes import DecodeProcesses, decoded_in_isolation
 from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeSource, TimedEvent, Video, decode_measured
-from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
-from stages.extraction.timings import Timings, describe_timings, sum_timings
+from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask, Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import iter_shards
@@ -134,16 +133,9 @@ class _ProgressReporter:
     """Number of frames of all shards."""
     worker: str
 
-    def __call__(self, path: str, timings: Timings) -> None:
-        self.report_progress(path, timings.num_frames, timings)
-
-    def report_progress(self, path: str, num_frames: int, timings: Timings) -> None:
-        """Reports that `num_frames` of a shard are done; `timings` are what the note is about."""
-        note = describe_timings(timings, worker=self.worker)
-        total_frames = self.num_frames
-        self.emit(
-            Progress(source=self.source, part=path, done=num_frames, total=total_frames, unit="frames", note=note)
-        )
+    def __call__(self, path: str, num_frames: int, timings: Timings) -> None:
+        note, total = describe_timings(timings, worker=self.worker), self.num_frames
+        self.emit(Progress(source=self.source, part=path, done=num_frames, total=total, unit="frames", note=note))
 
 
 class _OverallProgress:
@@ -160,7 +152,7 @@ class _OverallProgress:
         """Adds a shard that is done, with the frames that it had promised, so that the sum ends at the total."""
         self.done.append(shard)
         self._timings = sum_timings((self._timings, shard.timings))
-        self.reporter.report_progress(shard.path, self._num_frames[shard.path], self._timings)
+        self.reporter(shard.path, self._num_frames[shard.path], self._timings)
         if time.monotonic() - self._reported_s < SECONDS_BETWEEN_REPORTS and len(self.done) < len(self._num_frames):
             return
         self._reported_s = time.monotonic()

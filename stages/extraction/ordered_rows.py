@@ -6,7 +6,7 @@ Shapes: N frames of a piece of one video, D percept dimension.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ class RejectedLate(Exception):
         self.result = result
 
 
-@dataclass(frozen=True)
-class FrameRows:
+class FrameRows(NamedTuple):
     """Rows that wait for their percepts."""
 
     video: str
@@ -98,13 +97,7 @@ class OrderedRows:
         while self._order:
             rows = self._rows[self._order[0]]
             for frames, percepts_ND in rows.buffered:
-                self._writer.write(
-                    frames.video,
-                    frames.index_N,
-                    frames.pts_us_N,
-                    frames.segment_N,
-                    percepts_ND,
-                )
+                self._writer.write(*frames, percepts_ND)
                 self._buffered_bytes -= percepts_ND.nbytes
                 rows.is_begun = True
             rows.buffered.clear()

@@ -25,8 +25,7 @@ from stages.convnets.convnet import Convnet
 from stages.extraction.config import ExtractionConfig
 from stages.extraction.decode_queue import DecodeQueue, DecodeSource, IsolatedDecoder, decode_measured
 from stages.extraction.ordered_rows import FrameRows, OrderedRows, RejectedLate
-from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask
-from stages.extraction.timings import Timings
+from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask, Timings
 from stages.percepts.background_writer import BackgroundWriter
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.schema import Extractor
@@ -94,7 +93,7 @@ class _Pass:
         )
         if self._report_progress is not None and seconds - self._reported_s > REPORT_EVERY_S:
             self._reported_s = seconds
-            self._report_progress(self._task.path, self.timings)
+            self._report_progress(self._task.path, self.timings.num_frames, self.timings)
 
     def _batches(self, decoding: DecodeQueue, rows: OrderedRows) -> Iterator[npt.NDArray[np.uint8]]:
         """Yields full batches across videos, and a last shorter one; notes the rows of each."""
@@ -150,18 +149,13 @@ class ShardExtractor:
         self._num_decoders = num_decoders
         self._report_progress = report_progress
         torch.set_num_threads(num_threads)
-        self._convnet = convnets.build(
+        self.convnet: Convnet = convnets.build(
             config.convnet,
             device=device,
             num_threads=num_threads,
             compiled_code=NodeCache.of_environment().compiled_code,
         )
-        assert self._convnet.dim == extractor.dim
-
-    @property
-    def convnet(self) -> Convnet:
-        """The network that it runs."""
-        return self._convnet
+        assert self.convnet.dim == extractor.dim
 
     def __call__(self, task: ShardTask) -> ShardDone:
         """Writes the shard and its sidecar, each atomically."""
@@ -170,14 +164,14 @@ class ShardExtractor:
             try:
                 with self._source_of(task) as source:
                     attempt = _Pass(
-                        replace(task, known=known), source, self._convnet, self._num_decoders, self._report_progress
+                        replace(task, known=known), source, self.convnet, self._num_decoders, self._report_progress
                     )
                     self._write(task.path, attempt)
             except RejectedLate as late:
                 # Rare (a limit hit far into a video), and cheaper than holding every video back until its end.
                 known[late.video] = late.result
                 continue
-            return ShardDone(task.path, attempt.timings, self._convnet.engine.name)
+            return ShardDone(task.path, attempt.timings, self.convnet.engine.name)
 
     def _source_of(self, task: ShardTask) -> AbstractContextManager[DecodeSource]:
         if task.isolated and self._is_local:

@@ -15,10 +15,10 @@ from pipeline.core.files import join, read_bytes, write_bytes
 from pipeline.core.records import column_types
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import Artifact
-from stages.percepts import shards
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
+from stages.percepts.shards import LEDGER_FILE
 from stages.video.artifacts import TO_LOOK_AT
 from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but_words
 
@@ -43,11 +43,7 @@ class Percepts(Artifact):
 
     def iter_records(self) -> Iterator[VideoRecord]:
         """Yields the ledger's rows one after the other, so that a ledger of any length takes little memory."""
-        return iter_records(self.path(shards.LEDGER_FILE))
-
-    def references(self) -> list[shards.ShardReference]:
-        """Returns the shards that this artifact uses."""
-        return shards.read_references(self.uri)
+        return iter_records(self.path(LEDGER_FILE))
 
     def open(self, *, parts: Collection[str] | None = None, cache: NodeCache | None = None) -> PerceptStore:
         """Opens the percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.

@@ -3,9 +3,9 @@
 Shapes: N rows (frames) of one video, D percept dimension.
 """
 
-import threading
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,7 +16,6 @@ from stages.percepts.writer import ShardWriter
 
 MAX_WAITING_BYTES: Final = 64 << 20
 """Percepts that wait for the thread, at most, beside those of one call."""
-
 Rows = tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float16]]
 
 
@@ -29,68 +28,41 @@ class BackgroundWriter:
 
     def __init__(self, writer: ShardWriter) -> None:
         self._writer = writer
-        self._rows: deque[Rows] = deque()
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
         self._waiting_bytes = 0
-        self._is_ending = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._has_failed = False
         self.busy_s = 0.0
         """Seconds that the thread has worked."""
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._is_ending = True
-            if kind is not None:
-                self._rows.clear()
-            self._changed.notify_all()
-        self._thread.join()
+        self._thread.shutdown(cancel_futures=kind is not None)
         if kind is None:
-            self._raise()
+            for _, written in self._waiting:
+                written.result()
 
-    def write(
-        self,
-        video: str,
-        frames_N: npt.NDArray[np.int32],
-        pts_us_N: npt.NDArray[np.int64],
-        segments_N: npt.NDArray[np.int32],
-        percepts_ND: npt.NDArray[np.float16],
-    ) -> None:
-        """Appends frames of one video, later: the arrays must not change any more. Raises what an earlier row did."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._waiting_bytes < MAX_WAITING_BYTES)
-            self._raise()
-            self._rows.append((video, frames_N, pts_us_N, segments_N, percepts_ND))
-            self._waiting_bytes += percepts_ND.nbytes
-            self._changed.notify_all()
+    def write(self, *rows: *Rows) -> None:
+        """Appends rows as `ShardWriter.write`, later: they must not change any more. Raises what earlier rows did."""
+        while self._waiting and (self._waiting[0][1].done() or self._waiting_bytes >= MAX_WAITING_BYTES):
+            num_bytes, written = self._waiting.popleft()
+            written.result()
+            self._waiting_bytes -= num_bytes
+        self._waiting.append((rows[-1].nbytes, self._thread.submit(self._write, *rows)))
+        self._waiting_bytes += rows[-1].nbytes
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        """Writes the queued rows, in the thread."""
-        while (rows := self._next()) is not None:
-            began = time.perf_counter()
-            try:
-                self._writer.write(*rows)
-            except BaseException as error:  # noqa: BLE001  # raised again in the thread that calls `write`
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-            self.busy_s += time.perf_counter() - began
-            with self._changed:
-                self._waiting_bytes -= rows[-1].nbytes
-                self._changed.notify_all()
-
-    def _next(self) -> Rows | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._is_ending)
-            return self._rows.popleft() if self._rows else None
+    def _write(self, *rows: *Rows) -> None:
+        """Writes queued rows, in the thread; none after one that could not be written."""
+        if self._has_failed:
+            return
+        began = time.perf_counter()
+        try:
+            self._writer.write(*rows)
+        except BaseException:
+            self._has_failed = True
+            raise
+        self.busy_s += time.perf_counter() - began

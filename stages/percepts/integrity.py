@@ -115,8 +115,8 @@ def ledger_faults(
 ) -> Iterator[str]:
     """Yields the faults of the ledger of an extraction, given in pieces.
 
-    `uses` are its videos by the shards that it names, `shards` those that hold them now; videos that were taken down
-    are not looked for. Shapes: R rows of the ledger, V videos of the shards.
+    `references` are its videos by the shards that it names, `shards` those that hold them now; videos that were taken
+    down are not looked for. Shapes: R rows of the ledger, V videos of the shards.
     """
     nothing = digests([])
     sha256_V = np.concatenate([nothing, *(shard.sha256_U for shard in shards)])

@@ -44,7 +44,6 @@ class MappedPercepts:
     """The byte at which the percepts of each row group begin."""
     group_rows: int
     """Number of rows of every row group; the last one may have fewer."""
-    num_rows: int
     dim: int
     keep: CacheEntry | None = None
     """The entry that keeps the mapped file in the node's cache."""
@@ -59,15 +58,6 @@ class MappedPercepts:
             warnings.filterwarnings("ignore", message=".*is not writable")  # nothing writes to it
             data = torch.from_numpy(self.data)
         return torch.as_strided(data, (max(0, len(data) - row_bytes + 1), row_bytes), (1, 1))
-
-    def gather(self, row_R: npt.NDArray[np.int64]) -> Percepts:
-        """Copies any rows, in any order: (R,) row numbers -> (R, D)."""
-        import torch
-
-        percepts_RD = np.empty((len(row_R), self.dim), np.float16)
-        offset_R = self.offset_G[row_R // self.group_rows] + row_R % self.group_rows * (2 * self.dim)
-        self.copy_at(torch.from_numpy(offset_R), torch.from_numpy(percepts_RD))
-        return percepts_RD
 
     def copy_at(self, offset_R: Tensor, out_RD: Tensor) -> None:
         """Copies rows that begin at these bytes (R,) into the caller's contiguous float16 memory.
@@ -118,9 +108,7 @@ def map_plain(data: pa.Buffer, metadata: pq.FileMetaData, dim: int) -> MappedPer
     if len(set(rows[:-1])) > 1 or (rows and rows[-1] > rows[0]):
         return None
     group_rows = rows[0] if rows else 1
-    return MappedPercepts(
-        np.frombuffer(data, np.uint8), np.array(offsets, np.int64), max(1, group_rows), metadata.num_rows, dim
-    )
+    return MappedPercepts(np.frombuffer(data, np.uint8), np.array(offsets, np.int64), max(1, group_rows), dim)
 
 
 def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCache) -> MappedPercepts:
@@ -131,7 +119,7 @@ def map_decompressed(file: pq.ParquetFile, state: str, dim: int, cache: NodeCach
         name, num_rows * 2 * dim, lambda target: _write_plain(file, dim, target), what="plain percepts of a file"
     )
     data = np.frombuffer(map_file(plain.path), np.uint8)
-    return MappedPercepts(data, np.zeros(1, np.int64), max(1, num_rows), num_rows, dim, plain)
+    return MappedPercepts(data, np.zeros(1, np.int64), max(1, num_rows), dim, plain)
 
 
 def map_file(path: Path) -> pa.Buffer:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -163,11 +164,8 @@ class NodeCache:
 
     def fetch(self, file: RemoteFile) -> CacheEntry:
         """Returns the file, read if it is not here or has changed. Raises as `fetch_all`."""
-
-        def download(target: BinaryIO) -> str:
-            return _download(file, target)
-
-        return self.entry(file.name, file.num_bytes, download, sha256=file.sha256, what=file.uri)
+        fill = partial(_download, file)
+        return self.entry(file.name, file.num_bytes, fill, sha256=file.sha256, what=file.uri)
 
     def entry(
         self, name: str, num_bytes: int, fill: Callable[[BinaryIO], str], *, sha256: str | None = None, what: str

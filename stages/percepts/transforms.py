@@ -76,22 +76,16 @@ class Standardisation:
         floor = SCALE_FLOOR * typical if typical > 0 else 1.0
         return cls(moments.mean_D.astype(np.float32), np.maximum(moments.std_D, floor).astype(np.float32))
 
-    def __call__(self, percepts: Tensor) -> Tensor:
-        """Transforms (..., D) of any float type into a new float32 tensor on the same device."""
-        import torch
-
-        mean_D, scale_D = (torch.from_numpy(array).to(percepts.device) for array in (self.mean_D, self.scale_D))
-        return percepts.to(torch.float32, copy=True).sub_(mean_D).div_(scale_D)
-
-    def into(self, out: Tensor, percepts: Tensor) -> None:
-        """Transforms (..., D) of any float type into float32 on the CPU, to the same bits.
+    def __call__(self, percepts: Tensor, out: Tensor | None = None) -> Tensor:
+        """Transforms (..., D) of any float type into a new float32 tensor on the same device, or into `out`.
 
         Only the last operation writes to `out`.
         """
         import torch
 
-        centred = percepts.to(torch.float32, copy=True).sub_(torch.from_numpy(self.mean_D))
-        torch.div(centred, torch.from_numpy(self.scale_D), out=out)
+        mean_D, scale_D = (torch.from_numpy(array).to(percepts.device) for array in (self.mean_D, self.scale_D))
+        centred = percepts.to(torch.float32, copy=True).sub_(mean_D)
+        return torch.div(centred, scale_D, out=centred if out is None else out)
 
     def inverse(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Transforms (..., D) standardised values back to percepts."""
@@ -118,19 +112,13 @@ class Squashing:
     dim: int
     squash_lambda: float
 
-    def __call__(self, percepts: Tensor) -> Tensor:
-        """Transforms (..., D) of any float type into a new float32 tensor in [0, 1] on the same device."""
+    def __call__(self, percepts: Tensor, out: Tensor | None = None) -> Tensor:
+        """Transforms as `Standardisation` does, into [0, 1]."""
         import torch
 
         # 2 * sigmoid(y) - 1 = tanh(y / 2), which loses no digits near 0.
-        return percepts.to(torch.float32, copy=True).clamp_(min=0).mul_(self.squash_lambda / 2).tanh_()
-
-    def into(self, out: Tensor, percepts: Tensor) -> None:
-        """Transforms into float32 on the CPU, to the same bits."""
-        import torch
-
         scaled = percepts.to(torch.float32, copy=True).clamp_(min=0).mul_(self.squash_lambda / 2)
-        torch.tanh(scaled, out=out)
+        return torch.tanh(scaled, out=scaled if out is None else out)
 
     def inverse(self, x: Floats) -> Floats:
         """Transforms (..., D) of a model back to percepts.

@@ -11,7 +11,7 @@ piece, R = K * T.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,31 +22,22 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError
 from stages.percepts.reader import PerceptStore
+from stages.percepts.transforms import Transform
 
 Ids = npt.NDArray[np.int64]
-Into = Callable[[Tensor, Tensor], object]
-"""(out, float16 percepts of the same shape): writes float32 into `out`."""
-
 PIECE_BYTES = 1 << 18
 """Bytes of float16 that are converted at once: together with its float32 it stays in a core's own cache."""
 
 
-def copy_into(out: Tensor, percepts: Tensor) -> None:
-    """Copies percepts as they are."""
-    out.copy_(percepts)
-
-
-def window_starts(video_N: Ids, segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
-    """Returns (W,) first rows of all windows of `length` rows that lie in one segment of one video.
+def window_starts(segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids:
+    """Returns (W,) first rows of all windows of `length` rows of one video that lie in one segment.
 
     Windows begin every `stride` rows from each segment's first.
     """
-    num_rows = len(video_N)
-    if num_rows == 0:
+    if not len(segment_N):
         return np.empty(0, np.int64)
-    is_first_N = np.r_[True, (video_N[1:] != video_N[:-1]) | (segment_N[1:] != segment_N[:-1])]
-    first_S = np.flatnonzero(is_first_N)
-    windows_S = _num_windows(np.diff(np.r_[first_S, num_rows]), length, stride)
+    first_S = np.flatnonzero(np.r_[True, segment_N[1:] != segment_N[:-1]])
+    windows_S = _num_windows(np.diff(np.r_[first_S, len(segment_N)]), length, stride)
     within_W = np.arange(windows_S.sum()) - np.repeat(np.cumsum(windows_S) - windows_S, windows_S)
     return np.asarray(np.repeat(first_S, windows_S) + stride * within_W, np.int64)
 
@@ -61,7 +52,7 @@ def clip_rows(segment_N: npt.NDArray[np.int32], length: int, stride: int) -> Ids
 
     Without `length` rows in a row, it is the longest segment with its last row repeated.
     """
-    start_W = window_starts(np.zeros(len(segment_N), np.int64), segment_N, length, stride)
+    start_W = window_starts(segment_N, length, stride)
     if len(start_W):
         return start_W[:, None] + np.arange(length)
     segments, num_rows = np.unique(segment_N, return_counts=True)
@@ -94,9 +85,9 @@ class Windows:
         return int(self._end_S[-1]) if len(self._end_S) else 0
 
     @property
-    def videos(self) -> Ids:
-        """Numbers, in `store.videos`, of the videos that have a window, in order."""
-        return np.unique(self._video_S)
+    def videos(self) -> list[str]:
+        """sha256 of the videos that have a window, in the order of the store."""
+        return [self.store.videos[number] for number in np.unique(self._video_S)]
 
     def locate(self, ids_B: Ids) -> tuple[Ids, Ids]:
         """Locates windows by number: ((B,), (B,)) number of the video, row of the first frame.
@@ -114,12 +105,12 @@ class Windows:
         return self._video_S[segment_B], self._first_S[segment_B] + self.stride * (ids_B - before_B)
 
     def gather(
-        self, ids_B: Ids, out_TBD: Tensor | None = None, into: Into = copy_into, *, piece_bytes: int = PIECE_BYTES
+        self, ids_B: Ids, out_TBD: Tensor | None = None, transform: Transform | None = None
     ) -> npt.NDArray[np.float32]:
         """Gathers windows by number, time first: (B,) -> (T, B, D) float32, in `out_TBD` (float32) if given.
 
-        into: writes (K, T, D) float16 into (K, T, D) float32, say standardised: it works on pieces that are still in
-        a core's own cache, and its last operation is the only one that touches `out_TBD`.
+        transform: works on pieces that are still in a core's own cache, and its last operation is the only one that
+        touches `out_TBD`.
 
         Raises:
             IndexError: a number outside 0 to len - 1.
@@ -127,13 +118,17 @@ class Windows:
         if out_TBD is None:
             out_TBD = torch.empty(self.length, len(ids_B), self.store.dim)
         window_bytes = 2 * self.length * self.store.dim
-        most = min(len(ids_B), max(1, piece_bytes // window_bytes))
+        most = min(len(ids_B), max(1, PIECE_BYTES // window_bytes))
         half_KTD = torch.empty(most, self.length, self.store.dim, dtype=torch.float16)
         files, offset_BT = self._places(ids_B)
         for first in range(0, len(ids_B), max(1, most)):
             here_KTD = half_KTD[: len(ids_B) - first]
             self._copy(files[first : first + most], offset_BT[first : first + most], here_KTD)
-            into(out_TBD[:, first : first + most].transpose(0, 1), here_KTD)
+            out_KTD = out_TBD[:, first : first + most].transpose(0, 1)
+            if transform is None:
+                out_KTD.copy_(here_KTD)
+            else:
+                transform(here_KTD, out_KTD)
         result: npt.NDArray[np.float32] = out_TBD.numpy()
         return result
 
@@ -195,10 +190,6 @@ class WindowOrder:
             is_here_B = epoch_B == epoch
             ids_B[is_here_B] = _permutation(self.num_windows, self.seed, epoch)[within_B[is_here_B]]
         return ids_B
-
-    def epoch(self, step: int) -> float:
-        """Returns the epochs that have been seen before a step."""
-        return step * self.global_batch / self.num_windows
 
 
 @lru_cache(maxsize=4)

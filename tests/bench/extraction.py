@@ -43,8 +43,7 @@ from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.decode_queue import Video
 from stages.extraction.extract_shards import shard_extractor
 from stages.extraction.shard_extractor import ShardExtractor
-from stages.extraction.shard_task import ShardDone, ShardTask
-from stages.extraction.timings import describe_timings
+from stages.extraction.shard_task import ShardDone, ShardTask, describe_timings
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.shards import directory
 from stages.video.decode import DecodeConfig, VideoDecoder

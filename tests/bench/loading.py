@@ -64,7 +64,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     x_TBD = torch.empty(LENGTH, args.batch, args.dim)
 
     def load() -> None:
-        windows.gather(rng.integers(0, len(windows), args.batch), x_TBD, standardise.into)
+        windows.gather(rng.integers(0, len(windows), args.batch), x_TBD, standardise)
 
     num_rows = LENGTH * args.batch
     target = np.empty((num_rows, args.dim), np.float16)

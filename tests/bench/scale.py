@@ -39,8 +39,7 @@ from stages import extract as extraction_stage
 from stages import ingest as ingest_stage
 from stages.extract import ExtractConfig, extract
 from stages.extraction import extract_shards
-from stages.extraction.shard_task import ShardDone, ShardTask
-from stages.extraction.timings import Timings
+from stages.extraction.shard_task import ShardDone, ShardTask, Timings
 from stages.ingest import IngestConfig, ingest
 from stages.percepts import Windows, open_store
 from stages.percepts.schema import Extractor

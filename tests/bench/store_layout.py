@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from stages.percepts.memory_map import MappedPercepts, map_file, map_plain
 from stages.percepts.schema import ROW_GROUP_ROWS, Extractor
@@ -90,21 +91,29 @@ def write(folder: Path, percepts_ND: Half, layout: Layout) -> list[Path]:
     return paths
 
 
+def gathered(part: MappedPercepts, row_R: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    """Any rows, in any order: (R,) row numbers -> (R, D)."""
+    percepts_RD = np.empty((len(row_R), part.dim), np.float16)
+    offset_R = part.offset_G[row_R // part.group_rows] + row_R % part.group_rows * (2 * part.dim)
+    part.copy_at(torch.from_numpy(offset_R), torch.from_numpy(percepts_RD))
+    return percepts_RD
+
+
 class Mapped:
     """As the store reads."""
 
-    def __init__(self, parts: Sequence[MappedPercepts], file_rows: int) -> None:
-        self.parts, self.file_rows = parts, file_rows
+    def __init__(self, parts: Sequence[MappedPercepts], file_rows: int, num_rows: int) -> None:
+        self.parts, self.file_rows, self.num_rows = parts, file_rows, num_rows
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        for part in self.parts:
-            for piece_ND in part.pieces(0, part.num_rows):
+        for part, first_row in zip(self.parts, range(0, self.num_rows, self.file_rows), strict=True):
+            for piece_ND in part.pieces(0, min(self.file_rows, self.num_rows - first_row)):
                 for first in range(0, len(piece_ND), 2048):
                     yield piece_ND[first : first + 2048]
 
     def gather(self, rows_TB: npt.NDArray[np.int64]) -> object:
         file_B, within_TB = rows_TB[0] // self.file_rows, rows_TB % self.file_rows
-        return [self.parts[file].gather(within_TB[:, file_B == file].ravel()) for file in np.unique(file_B)]
+        return [gathered(self.parts[file], within_TB[:, file_B == file].ravel()) for file in np.unique(file_B)]
 
 
 class ByGroups:
@@ -158,7 +167,7 @@ def measure(percepts_ND: Half, layout: Layout, repetitions: int) -> dict[str, fl
         mapped = [part for part in plain if part is not None]
         is_mapped = layout.column == "fixed_size_binary" and len(mapped) == len(paths)
         assert is_mapped == (layout.column == "fixed_size_binary" and layout.compression == "none")
-        reader = Mapped(mapped, layout.file_rows) if is_mapped else ByGroups(paths, layout, dim)
+        reader = Mapped(mapped, layout.file_rows, num_rows) if is_mapped else ByGroups(paths, layout, dim)
         block = np.empty(layout.group_rows * dim * (4 if "float" in layout.column else 2), np.uint8)
 
         def scan() -> None:

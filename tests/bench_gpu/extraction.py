@@ -39,8 +39,7 @@ from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.decode_processes import DecodeProcesses
 from stages.extraction.decode_queue import DecodeQueue, Video
 from stages.extraction.shard_extractor import ShardExtractor
-from stages.extraction.shard_task import ShardTask
-from stages.extraction.timings import describe_timings
+from stages.extraction.shard_task import ShardTask, describe_timings
 from stages.percepts.node_cache import NodeCache
 from stages.percepts.shards import VideoResult, directory
 from stages.video.decode import DecodeConfig
@@ -176,7 +175,7 @@ def decoding_alone(bench: Bench, name: str) -> None:
 def plain_alone(bench: Bench, name: str) -> None:
     """The engine that does not compile."""
     config = bench.config(name).convnet
-    network, _, _ = load_network(config)
+    network, _ = load_network(config)
     if bench.rehearse:
         engine: Engine = engines.TorchCpu(network, 1)
     else:

@@ -24,7 +24,7 @@ from pipeline.core.stage import Artifact, Context
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.demo import DemoOptions, build
 from stages.percepts.artifacts import Percepts
-from stages.percepts.shards import LEDGER_FILE, write_references
+from stages.percepts.shards import LEDGER_FILE, read_references, write_references
 from stages.video.ledger import VideoRecord, write_records
 
 matplotlib.use("Agg")
@@ -70,7 +70,7 @@ def with_fewer(store: str, percepts: Percepts, num_clips: int) -> Percepts:
         aside = record.part == "unlabelled" and record.sha256 not in kept
         return replace(record, part="left out") if aside else record
 
-    write_references(uri, percepts.references())
+    write_references(uri, read_references(percepts.uri))
     write_records(join(uri, LEDGER_FILE), [part(record) for record in records], store_uri=store)
     return Percepts(uri, f"{percepts.key}-{num_clips}")
 

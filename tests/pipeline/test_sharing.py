@@ -10,6 +10,7 @@ from pipeline.engine.store import Store
 from stages.extract import extract
 from stages.ingest import IngestConfig, ingest
 from stages.percepts.artifacts import Percepts
+from stages.percepts.shards import read_references
 from stages.standardize import StandardizeConfig, standardize
 from tests.pipeline.small_store import CONFIG, all_bytes, clips, made, root, run_plan, run_recipe
 from tests.stages.test_extract import decoded
@@ -19,7 +20,7 @@ __all__ = ["clips", "decoded", "made", "root"]
 
 def uses(root: Path, key: str) -> list[str]:
     percepts = Percepts(Store.open(str(root)).directory("extract", key))
-    return [use.path for use in percepts.references()]
+    return [use.path for use in read_references(percepts.uri)]
 
 
 def test_two_recipes_share_percepts(clips: list[str], root: Path, decoded: list[str]) -> None:

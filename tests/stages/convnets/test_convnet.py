@@ -71,7 +71,7 @@ def test_lite_equals_the_published_network_cut_at_the_layer(variant: int, layer:
 
 
 def test_nothing_behind_the_layer_is_built() -> None:
-    network, dim, _ = load_network(ConvnetConfig(layer="blocks.2", input_px=64))
+    network, dim = load_network(ConvnetConfig(layer="blocks.2", input_px=64))
     assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 1 + 2 + 3 + 3
     assert dim == 24
 
@@ -99,7 +99,7 @@ def test_bits_do_not_depend_on_the_batch(config: ConvnetConfig) -> None:
 
 def test_torch_cpu_bits_do_not_depend_on_the_batch() -> None:
     frames = noise(16, 64)
-    network, _, _ = load_network(ConvnetConfig(layer="blocks.4", grid=3, input_px=64))
+    network, _ = load_network(ConvnetConfig(layer="blocks.4", grid=3, input_px=64))
     engine = engines.TorchCpu(network, 1)
     order = np.random.default_rng(1).permutation(len(frames))
     (whole,), (shuffled,) = engine.stream([frames]), engine.stream([np.ascontiguousarray(frames[order])])
@@ -107,8 +107,8 @@ def test_torch_cpu_bits_do_not_depend_on_the_batch() -> None:
 
 
 def test_a_back_end_that_computes_something_else_is_refused() -> None:
-    network, _, _ = load_network(ConvnetConfig(layer="stem", input_px=64))
-    wrong, _, _ = load_network(ConvnetConfig(layer="stem", input_px=64))
+    network, _ = load_network(ConvnetConfig(layer="stem", input_px=64))
+    wrong, _ = load_network(ConvnetConfig(layer="stem", input_px=64))
     with torch.no_grad():
         next(wrong.parameters()).mul_(1.01)
     with pytest.raises(RunError, match="onnxruntime differs from plain torch"):
@@ -170,13 +170,13 @@ def test_values_beyond_float16_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
             return nn.Sequential(nn.AvgPool2d(input_px), nn.Flatten(), nn.Linear(3, 2))
 
     monkeypatch.setattr(registry, "_ARCHITECTURES", {**registry._ARCHITECTURES, "large": Large()})
-    network, dim, _ = load_network(ConvnetConfig(name="large", layer="last", input_px=8))
+    network, dim = load_network(ConvnetConfig(name="large", layer="last", input_px=8))
     monkeypatch.setattr(engines, "check_engine", lambda *_: None)
     convnet = build(ConvnetConfig(name="large", layer="last", input_px=8))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1e5)
-    large = type(convnet)(convnet.config, dim, None, engines.OnnxCpu(network, 8, 3, 1))
+    large = type(convnet)(convnet.config, dim, engines.OnnxCpu(network, 8, 3, 1))
     with pytest.raises(RunError, match="float16 cannot hold"):
         large(noise(1, 8))
 

@@ -66,7 +66,7 @@ def toy_network() -> nn.Module:
 
 @pytest.mark.parametrize("config", [LITE, ConvnetConfig(name="pixels", layer="gray", grid=4, input_px=16)])
 def test_half_weights_agree_with_plain_torch(config: ConvnetConfig) -> None:
-    network, dim, _ = load_network(config)
+    network, dim = load_network(config)
     engine = OnCpu("half", HalfNetwork(network, CPU))
     engines.check_engine(engine, network, config.input_px, 3)
     (percepts_BD,) = engine.stream([noise(4, config.input_px)])
@@ -220,7 +220,7 @@ def test_batches_stream_in_order_with_a_bounded_number_under_way(monkeypatch: py
 
     engine = CudaEngine("pretended", forward)
     monkeypatch.setattr(engine, "batch_frames", 3)
-    convnet = Convnet(ConvnetConfig(input_px=8), 2, None, engine)
+    convnet = Convnet(ConvnetConfig(input_px=8), 2, engine)
     frames_NHWC = noise(20, 8)
     percepts_ND = convnet(frames_NHWC)
     assert percepts_ND.tobytes() == frames_NHWC.reshape(20, -1)[:, :2].astype(np.float16).tobytes()
@@ -239,6 +239,6 @@ def test_on_a_gpu() -> None:
     order = np.random.default_rng(1).permutation(len(frames))
     assert convnet(frames[order])[np.argsort(order)].tobytes() == whole.tobytes()
     assert np.concatenate([convnet(part) for part in np.split(frames, [5, 6, 20])]).tobytes() == whole.tobytes()
-    network, _, _ = load_network(LITE)
+    network, _ = load_network(LITE)
     plain = CudaEngine("torch-cuda", cuda_engines.plain_forward(network, torch.device("cuda")))
     engines.check_engine(plain, network, LITE.input_px, 3)

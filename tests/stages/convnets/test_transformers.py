@@ -91,7 +91,7 @@ def frames_of(input_px: int, config: dict[str, Any]) -> tuple[npt.NDArray[np.uin
 
 def run(config: ConvnetConfig, frames_NHWC: npt.NDArray[np.uint8]) -> Tensor:
     """The percepts of the plain network, which engines are checked against."""
-    network, dim, _ = load_network(config)
+    network, dim = load_network(config)
     with torch.inference_mode():
         percepts: Tensor = network(torch.from_numpy(frames_NHWC.transpose(0, 3, 1, 2)).float())
     assert percepts.shape == (len(frames_NHWC), dim)

@@ -121,7 +121,6 @@ def test_weights_by_uri_and_digest(tmp_path: Path, suffix: str) -> None:
     config = made(layer="pool5", input_px=32, weights=str(file), weights_sha256=digest)
     convnet = build(config)
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    assert convnet.weights_sha256 == digest
     assert convnet(frames).shape == (2, 512)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Resources
 from pipeline.core.workers import ClusterNode
-from stages.extraction.timings import Timings, describe_timings, sum_timings
+from stages.extraction.shard_task import Timings, describe_timings, sum_timings
 from stages.extraction.worker_allocation import allocate_workers
 
 

@@ -25,20 +25,13 @@ def plain_starts(segments: list[list[int]], length: int, stride: int) -> list[in
 
 
 @given(
-    segments=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), max_size=5),
+    segments=st.lists(st.integers(1, 12), max_size=9),
     length=st.integers(1, 8),
     stride=st.integers(1, 5),
 )
-def test_window_starts(segments: list[list[int]], length: int, stride: int) -> None:
-    rows = [
-        (video, segment)
-        for video, lengths in enumerate(segments)
-        for segment, n in enumerate(lengths)
-        for _ in range(n)
-    ]
-    video_N, segment_N = np.array(rows, np.int64).reshape(-1, 2).T
-    found = window_starts(video_N, segment_N.astype(np.int32), length, stride)
-    assert found.tolist() == plain_starts(segments, length, stride)
+def test_window_starts(segments: list[int], length: int, stride: int) -> None:
+    segment_N = np.repeat(np.arange(len(segments), dtype=np.int32), segments)
+    assert window_starts(segment_N, length, stride).tolist() == plain_starts([segments], length, stride)
 
 
 @pytest.fixture(scope="module")
