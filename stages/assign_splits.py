@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import join, write_json
 from pipeline.core.stage import Context, stage
-from stages.datasets.official.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
+from stages.datasets.official.action_sets import ActionSetConfig, missing_line, report_check, some
 from stages.datasets.official.clips import DataSet, Match, match
 from stages.datasets.splits import Splits, write_splits
 from stages.video.artifacts import Index
@@ -56,18 +55,7 @@ def assign_splits(config: AssignSplitsConfig, context: Context, *, index: Index)
     clips, records = config.data.read_clips(), index.records()
     matched = match(clips, records)
     lines = findings(data, matched)
-    check = join(context.uri, CHECK_FILE)
-    write_json(check, _account(matched))
-    check_there(
-        data,
-        num_found=len(matched.usable),
-        num_videos=len(records),
-        lines=lines,
-        allow_missing=config.data.allow_missing,
-        check=check,
-    )
-    for line in lines:
-        context.log(f"warning: {data.name}: {line}")
+    report_check(config.data, context, _account(matched), num_videos=len(records), lines=lines)
     if matched.extra:
         extra = [record.uri for record in matched.extra]
         context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, ignored")

@@ -7,7 +7,7 @@ Videos, in whole groups, are dealt to the parts train, validation and test, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,9 +18,9 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, open_atomic, remove
 from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
-from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart, PlainMoments
+from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart
 from stages.datasets.mnist import PARTS
-from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, MomentSums
+from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, Patch, moments_of
 from stages.percepts.takedowns import taken_down
 from stages.video.artifacts import TO_LOOK_AT, Index
 from stages.video.ledger import NOT_READ, VideoRecord
@@ -63,7 +63,6 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
     parts = _deal(config, usable)
     records = [record for part in parts.values() for record in part]
     counts = _cut_all(config, context, records)
-    sums = MomentSums()
     cut_parts: dict[str, PatchesPart] = {}
     for part, members in parts.items():
         num = sum(counts[record.sha256] for record in members)
@@ -73,11 +72,14 @@ def cut_patches(config: CutPatchesConfig, context: Context, *, index: Index) -> 
                 "more or longer videos, or fewer frames"
             )
         shape = (num, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS)
-        _join(context, part, members, shape, sums if part == "train" else None)
+        with open_atomic(join(context.uri, f"{part}.npy")) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for piece in _pieces(context, members):
+                file.write(piece.tobytes())
         videos = (CutVideo(sha256=r.sha256, num_patches=counts[r.sha256]) for r in members if counts[r.sha256])
         cut_parts[part] = PatchesPart(num_patches=num, videos=tuple(videos))
     patches = Patches(context.uri, context.key)
-    moments = PlainMoments.of(sums.moments())
+    moments = moments_of(_pieces(context, parts["train"]))
     patches.write(PatchesManifest(num_frames=config.num_frames, parts=cut_parts, moments=moments))
     remove(join(context.uri, PIECES))
     context.record(**{f"num_{part}": cut_parts[part].num_patches for part in parts})
@@ -100,12 +102,12 @@ def _deal(config: CutPatchesConfig, records: Sequence[VideoRecord]) -> dict[str,
 
 def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[VideoRecord]) -> dict[str, int]:
     """Cuts every video, and returns its number of patches; the patches themselves are in piece files."""
-    from stages.datasets.patch_cutting import Cutter, Task
+    from stages.datasets.patch_cutting import Task, cutter
 
     counts: dict[str, int] = {}
     num_deadly = num_to_look_at = 0
     for position, piece in context.workers.map(
-        Cutter(config, context.uri, context.workers.replaces_workers),
+        partial(cutter, config, context.uri, context.workers.replaces_workers),
         [Task(record) for record in records],
         num_workers=context.resources.num_workers,
         cpus_per_worker=context.resources.cpus_per_worker,
@@ -124,16 +126,9 @@ def _cut_all(config: CutPatchesConfig, context: Context, records: Sequence[Video
     return counts
 
 
-def _join(
-    context: Context, part: str, members: Sequence[VideoRecord], shape: tuple[int, ...], sums: MomentSums | None
-) -> None:
-    """Puts the pieces of a part together, in the index's order, one in memory at a time."""
+def _pieces(context: Context, members: Sequence[VideoRecord]) -> Iterator[Patch]:
+    """Yields the patches of each video, in the index's order, one in memory at a time."""
     from stages.datasets.patch_cutting import piece_uri
 
-    with open_atomic(join(context.uri, f"{part}.npy")) as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for record in members:
-            piece = map_array(piece_uri(context.uri, record))
-            file.write(piece.tobytes())
-            if sums is not None:
-                sums.add(piece)
+    for record in members:
+        yield map_array(piece_uri(context.uri, record))

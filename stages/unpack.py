@@ -13,8 +13,6 @@ percepts, unpacked clips are small.
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,13 +30,12 @@ from pipeline.core.files import (
     read_json,
     sha256_file,
     size_bytes,
-    write_bytes,
     write_json,
 )
 from pipeline.core.secrets import public
 from pipeline.core.stage import Context, Estimate, stage
 from stages.video.archives import ArchiveLimits, ArchiveMember
-from stages.video.artifacts import MANIFEST_NAME, Corpus
+from stages.video.artifacts import Corpus, write_manifest
 from stages.video.lists.folders import in_words
 from stages.video.lists.sidecars import MARKS, MAX_BYTES, Sidecars, is_video_or_sidecar
 from stages.video.lists.suffixes import has_video_suffix, suffix_of
@@ -89,20 +86,13 @@ def unpack(config: UnpackConfig, context: Context) -> Corpus:
     for number, archive in enumerate(config.archives):
         context.progress(number, len(config.archives), "archives", posixpath.basename(public(archive)))
         rows += _unpacked(archive, config.limits, context)
-    manifest = io.StringIO(newline="")
-    columns = ["uri", *(mark for mark in MARKS if any(mark in row for row in rows))]
-    writer = csv.DictWriter(manifest, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    # Relative to the manifest, so that a store may be moved.
-    up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
-    writer.writerows({**row, "uri": posixpath.join(up, row["uri"])} for row in rows)
-    write_bytes(join(context.uri, MANIFEST_NAME), manifest.getvalue().encode())
+    write_manifest(context, ["uri", *(mark for mark in MARKS if any(mark in row for row in rows))], rows)
     context.record(num_archives=len(config.archives), num_videos=len(rows))
     return Corpus(context.uri, context.key)
 
 
 def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[dict[str, str]]:
-    """Returns rows of the archive's videos, with paths relative to the store's root, in the archive's order."""
+    """Returns rows of the archive's videos, in the archive's order."""
     with local_copy(archive) as path:
         if not path.is_file():
             raise SourceError(f"there is no archive {archive!r}; give an existing file")
@@ -119,7 +109,7 @@ def _unpacked(archive: str, limits: ArchiveLimits, context: Context) -> list[dic
             )
     unpacked = read_json(contents)
     marks = unpacked.get("marks", {})  # an earlier version read none
-    return [{"uri": join(home, FILES, name), **marks.get(name, {})} for name in unpacked["videos"]]
+    return [{"uri": join(context.store_uri, home, FILES, name), **marks.get(name, {})} for name in unpacked["videos"]]
 
 
 class _Unpacking:

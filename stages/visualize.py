@@ -8,27 +8,15 @@ as it is (`stages.figures.pixels`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pipeline.core.errors import ConfigError
-from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import VISUALIZE_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.artifacts import Digits, Patches
-from stages.figures.config import PictureConfig
+from stages.figures.config import VisualizeConfig
 from stages.figures.gallery import Gallery, write_gallery
 from stages.models.artifacts import Encoder
 from stages.percepts.artifacts import Percepts
 from stages.video.artifacts import TO_LOOK_AT
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisualizeConfig(PictureConfig):
-    """The pictures of a model, and the sequences that they show."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self)
 
 
 @stage(version=1, estimate=lambda config, inputs: Estimate(seconds=VISUALIZE_S))

@@ -14,10 +14,9 @@ from math import ceil
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node
 from stages.datasets.official.action_sets import ActionSetConfig
-from stages.datasets.synthetic_clips import MOTIONS, PARTS
+from stages.datasets.synthetic_clips import MOTIONS, PARTS, SynthesizeConfig
 from stages.finetune import FinetuneConfig
 from stages.pretrain import PretrainConfig
-from stages.synthesize import SynthesizeConfig
 from stages.video.decode import DecodeConfig
 
 

@@ -18,9 +18,10 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.config import ConvnetConfig
-from stages.datasets.synthetic_clips import MOTIONS
+from stages.datasets.synthetic_clips import MOTIONS, SynthesizeConfig
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
+from stages.figures.config import VisualizeConfig
 from stages.finetune import FinetuneConfig, finetune
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.forecast import ForecastConfig, forecast
@@ -29,9 +30,9 @@ from stages.models.config import ClassifierConfig, CompositeConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.standardize import StandardizeConfig, standardize
-from stages.synthesize import SynthesizeConfig, synthesize
+from stages.synthesize import synthesize
 from stages.video.decode import DecodeConfig
-from stages.visualize import VisualizeConfig, visualize
+from stages.visualize import visualize
 
 LSTM_CLASSIFIER = FinetuneConfig(
     arm="LSTM from scratch",

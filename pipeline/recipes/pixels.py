@@ -13,9 +13,10 @@ from pipeline.recipes.model_variants import (
     pretrain_models,
 )
 from pipeline.recipes.run_options import RunOptions
+from stages.figures.config import VisualizeConfig
 from stages.pretrain import PretrainConfig
 from stages.score_pixels import ScorePixelsConfig, score_pixels
-from stages.visualize import VisualizeConfig, visualize
+from stages.visualize import visualize
 
 
 @dataclass(frozen=True, kw_only=True)

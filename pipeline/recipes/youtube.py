@@ -30,11 +30,12 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
 from pipeline.recipes.window_check import WindowCheck
 from stages.extract import ExtractConfig, extract
+from stages.figures.config import VisualizeConfig
 from stages.forecast import ForecastConfig, forecast
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import FEW_VIDEOS
 from stages.standardize import StandardizeConfig, standardize
-from stages.visualize import VisualizeConfig, visualize
+from stages.visualize import visualize
 
 FASTEST_FPS: Final = 60.0
 """Frames per second of a video, at most, where no rate is given."""

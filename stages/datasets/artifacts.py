@@ -52,25 +52,12 @@ class PatchesPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainMoments:
-    """Mean and standard deviation of each channel, in units of a byte."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, moments: ChannelMoments) -> PlainMoments:
-        """Converts the moments from arrays."""
-        return cls(mean=tuple(moments.mean_C.tolist()), std=tuple(moments.std_C.tolist()))
-
-
-@dataclass(frozen=True, kw_only=True)
 class PatchesManifest:
     """The content of `patches.json`."""
 
     num_frames: int
     parts: dict[str, PatchesPart]
-    moments: PlainMoments
+    moments: ChannelMoments
 
 
 @dataclass(frozen=True)
@@ -88,13 +75,11 @@ class Patches(Artifact):
 
     def moments(self) -> ChannelMoments:
         """Reads the mean and standard deviation of each channel over the training part."""
-        moments = self.read().moments
-        return ChannelMoments(np.array(moments.mean, np.float32), np.array(moments.std, np.float32))
+        return self.read().moments
 
     def read(self) -> PatchesManifest:
         """Reads `patches.json`. Raises CorruptArtifact."""
-        manifest: PatchesManifest = read_record(self.path(PATCHES_MANIFEST), PatchesManifest)
-        return manifest
+        return read_record(self.path(PATCHES_MANIFEST), PatchesManifest)
 
     def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
         """Returns how many videos of the index could not be read when they were cut."""

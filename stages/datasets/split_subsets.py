@@ -12,9 +12,8 @@ from typing import Final
 
 from pipeline.core.errors import ConfigError
 from stages.datasets.labelled import labelled, refuse_leaks
-from stages.datasets.official.clips import OfficialClip
+from stages.datasets.official.clips import OfficialClip, hold_out_sources
 from stages.datasets.splits import Splits
-from stages.datasets.validation import hold_out_sources
 from stages.percepts.artifacts import Percepts
 from stages.video.ledger import VideoRecord
 

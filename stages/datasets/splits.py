@@ -19,8 +19,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import write_json
 from pipeline.core.records import read_record
 from pipeline.core.stage import Artifact
-from stages.datasets.official.clips import DataSet, OfficialClip, name_of
-from stages.datasets.validation import hold_out_sources
+from stages.datasets.official.clips import DataSet, OfficialClip, hold_out_sources, name_of
 from stages.video.ledger import VideoRecord
 
 SPLITS_FILE: Final = "splits.json"
@@ -103,8 +102,7 @@ class AssignedSplits:
     @classmethod
     def read(cls, uri: str) -> AssignedSplits:
         """Reads the file that `write` wrote. Raises as `pipeline.core.records.read_record`."""
-        content: AssignedSplits = read_record(uri, cls, prepare=lambda read: {"counts_in_index": read["found"], **read})
-        return content
+        return read_record(uri, cls, prepare=lambda read: {"counts_in_index": read["found"], **read})
 
 
 @dataclass(frozen=True)

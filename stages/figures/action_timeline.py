@@ -3,14 +3,12 @@
 Shapes: W windows, C classes, K classes that are shown.
 """
 
-import io
 from typing import Final
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 
-from stages.figures.plots import DPI, STYLE
+from stages.figures.plots import DPI, STYLE, sheet_png
 from stages.serving.video_answer import VideoAnswer
 
 WIDTH_CHARACTERS: Final = 60
@@ -22,7 +20,6 @@ def timeline_picture(answer: VideoAnswer, *, num_top: int = 3) -> bytes:
     middle_s = (answer.start_us_W + answer.end_us_W) / 2e6
     with mpl.rc_context(STYLE):
         sheet = Sheet(figsize=(6, 2.2), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(sheet)
         axes = sheet.subplots()
         for number in answer.top(num_top):
             label = f"{answer.class_names[number]} ({answer.overall[number]:.0%})"
@@ -32,9 +29,7 @@ def timeline_picture(answer: VideoAnswer, *, num_top: int = 3) -> bytes:
         axes.set_xlabel("seconds")
         axes.set_ylabel("probability")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.28), ncols=num_top, frameon=False, fontsize=7)
-        sink = io.BytesIO()
-        sheet.savefig(sink, format="png", metadata={"Software": None})
-    return sink.getvalue()
+        return sheet_png(sheet)
 
 
 def timeline_lines(answer: VideoAnswer, *, num_top: int = 3, width: int = WIDTH_CHARACTERS) -> list[str]:

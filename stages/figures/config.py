@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.numbers import check_numbers
+from pipeline.core.numbers import check_at_least, check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureConfig:
-    """The number and the subjects of pictures."""
+class VisualizeConfig:
+    """The pictures of a model, and the sequences that they show."""
 
     num_examples: int = 4
     """The number of sequences that are shown; where videos have labels, of as many different ones."""
@@ -34,11 +34,8 @@ class PictureConfig:
     """The seed of the choice of sequences and units, and of the untrained model beside the trained one."""
 
     def __post_init__(self) -> None:
-        for name in ("num_examples", "thumbnail_px", "num_readout_videos", "readout_frames_per_video", "num_units"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.num_future < 0 or self.num_features < 0:
-            raise ConfigError("num_future and num_features count pictures; 0 leaves them out, less is not possible")
+        names = ("num_examples", "thumbnail_px", "num_readout_videos", "readout_frames_per_video", "num_units")
+        check_at_least(self, 1, *names)
         if (self.fit_part is None) != (self.show_part is None):
             raise ConfigError("fit_part and show_part go together: name two parts, or none of both")
         check_numbers(self)

@@ -31,8 +31,7 @@ class Gallery(Artifact):
 
     def read(self) -> tuple[GalleryEntry, ...]:
         """Reads `gallery.json`. Raises CorruptArtifact."""
-        entries: tuple[GalleryEntry, ...] = read_record(self.path(GALLERY_FILE), tuple[GalleryEntry, ...])
-        return entries
+        return read_record(self.path(GALLERY_FILE), tuple[GalleryEntry, ...])
 
     def num_to_look_at(self, facts: Mapping[str, int | float | str], *, all_rejected: bool = False) -> int:
         """Returns how many videos could not be read any more when pictures were taken of them."""

@@ -14,7 +14,7 @@ from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX
 from stages.datasets.sequences import hold_out_groups
 from stages.figures.canvas import Frames, to_rgb
-from stages.figures.config import PictureConfig
+from stages.figures.config import VisualizeConfig
 from stages.figures.gallery import Figure
 from stages.figures.percepts import ChosenVideos, PerceptView, fit_view, percept_figures
 from stages.figures.pixels import Floats, PixelView, far_future_figures, feature_figures, sequence_figures
@@ -27,7 +27,7 @@ DELETED: Final = "clips of links were deleted once their percepts were made, and
 
 
 def figures_of_percepts(
-    config: PictureConfig, pretrained: Pretrained, percepts: Percepts
+    config: VisualizeConfig, pretrained: Pretrained, percepts: Percepts
 ) -> tuple[list[Figure], list[str], str]:
     """Draws sequences of percepts, read out as pictures.
 
@@ -51,7 +51,7 @@ def figures_of_percepts(
         return [], view.unseen, DELETED if view.deleted and not view.unseen else str(error)
 
 
-def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[ChosenVideos, ChosenVideos]:
+def _fitted_and_shown(config: VisualizeConfig, view: PerceptView) -> tuple[ChosenVideos, ChosenVideos]:
     if config.fit_part is not None:
         return view.videos(config.fit_part), view.videos(config.show_part)
     videos = view.videos(None)
@@ -61,7 +61,7 @@ def _fitted_and_shown(config: PictureConfig, view: PerceptView) -> tuple[ChosenV
     return videos.only(~is_out_N), videos.only(is_out_N)
 
 
-def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -> list[Figure]:
+def figures_of_digits(config: VisualizeConfig, model: Composite, digits: Digits) -> list[Figure]:
     """Draws Moving MNIST sequences of two digits and of unseen counts, the far future, and features.
 
     Raises:
@@ -90,7 +90,7 @@ def figures_of_digits(config: PictureConfig, model: Composite, digits: Digits) -
     return figures + _of_pixels(config, model, view, moving(1, 2, num_in + config.num_future))
 
 
-def figures_of_patches(config: PictureConfig, model: Composite, patches: Patches) -> list[Figure]:
+def figures_of_patches(config: VisualizeConfig, model: Composite, patches: Patches) -> list[Figure]:
     """Draws test patches that move, the far future, and features.
 
     Raises:
@@ -114,7 +114,7 @@ def figures_of_patches(config: PictureConfig, model: Composite, patches: Patches
     return figures + _of_pixels(config, model, view, x_TBD[:, :1])
 
 
-def _of_pixels(config: PictureConfig, model: Composite, view: PixelView, x_TBD: Floats) -> list[Figure]:
+def _of_pixels(config: VisualizeConfig, model: Composite, view: PixelView, x_TBD: Floats) -> list[Figure]:
     figures: list[Figure] = []
     if config.num_future and model.config.predicts:
         untrained = Composite(model.config).eval()

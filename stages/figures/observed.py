@@ -13,6 +13,7 @@ import torch
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import exists, join
+from stages.convnets.pixels import LUMA_RGB
 from stages.datasets import moving_mnist
 from stages.datasets.mnist import read_digits
 from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS, PATCH_PX
@@ -35,8 +36,6 @@ MOVING_MNIST: Final = "moving-mnist:"
 THUMBNAIL_PX: Final = 32
 READOUT_VIDEOS: Final = 60
 READOUT_FRAMES: Final = 8
-LUMA_RGB: Final = np.array([0.299, 0.587, 0.114], np.float32)
-"""The weights of R, G and B in luma, by ITU-R BT.601-7."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,9 @@ def _video_pixels(pretrained: Pretrained, source: str, num_frames: int) -> Obser
     dim, rule = pretrained.composite.config.dim, pretrained.transform
     if dim == moving_mnist.NUM_PIXELS and rule is None:
         images = [shrunk(image, moving_mnist.FRAME_PX) for image in _frames(source, DecodeConfig(), num_frames)]
-        grey_TD = ((np.stack(images) @ LUMA_RGB) / 255).astype(np.float32).reshape(len(images), -1)
+        grey_TD = (
+            ((np.stack(images) @ np.array(LUMA_RGB, np.float32)) / 255).astype(np.float32).reshape(len(images), -1)
+        )
         return Observed(grey_TD, (moving_mnist.FRAME_PX,) * 2, _grey)
     if dim == NUM_DIMS and isinstance(rule, Standardisation) and _is_per_channel(rule.mean_D):
         decode = DecodeConfig(crop_px=PATCH_PX)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stages.figures.canvas import Frames, Row, Scene, animation, gif, png, strip, tiles
 from stages.figures.gallery import Figure
+from stages.figures.percepts import remembered_and_expected
 from stages.figures.plots import feature_pictures, largest, trace_sheet
 from stages.models.composite import Composite
 from stages.models.lstm import PeepholeLayer, Trace
@@ -35,19 +36,10 @@ class PixelView:
     """A function from (T, B, D) to (T, B, rows, columns, 3) bytes."""
 
 
-@torch.no_grad()
-def remembered_and_expected(model: Composite, x_TBD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
-    """Returns the reconstruction in forward order and `num_out` predicted frames; None where there is no decoder."""
-    reconstruction, prediction = model.open_loop_means(torch.from_numpy(x_TBD), num_out)
-    remembered = None if reconstruction is None else reconstruction.flip(0).numpy()
-    return remembered, None if prediction is None else prediction.numpy()
-
-
 def model_scenes(view: PixelView, model: Composite, x_TBD: Floats, titles: list[str]) -> list[Scene]:
     """Returns each sequence, above the model's output for its first `num_frames_in` frames."""
     num_in = model.config.num_frames_in
-    parts = remembered_and_expected(model, x_TBD[:num_in], len(x_TBD) - num_in)
-    made = np.concatenate([part for part in parts if part is not None])
+    made = remembered_and_expected(model, x_TBD[:num_in], len(x_TBD) - num_in)
     first = 0 if model.config.reconstructs else num_in
     truth, pictures = view.picture(x_TBD), view.picture(made)
     return [

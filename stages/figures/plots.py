@@ -44,7 +44,7 @@ def trace_sheet(
                 panel.set_ylabel(f"{name}\n{row_word}" if c == 0 else "")
                 panel.set_xlabel(column_word if r == len(traces) - 1 else "")
             sheet.colorbar(drawn, ax=list(panels[:, c]), location="bottom", shrink=0.9)
-        return _png(sheet)
+        return sheet_png(sheet)
 
 
 def feature_pictures(weight_RHWC: npt.NDArray[np.float32]) -> Frames:
@@ -61,7 +61,8 @@ def largest(weight_RD: npt.NDArray[np.float32], num: int) -> npt.NDArray[np.intp
     return np.argsort(-norms, kind="stable")[:num]
 
 
-def _png(sheet: Sheet) -> bytes:
+def sheet_png(sheet: Sheet) -> bytes:
+    """Draws the sheet as a PNG file, without time or software in it."""
     FigureCanvasAgg(sheet)
     file = io.BytesIO()
     sheet.savefig(file, format="png", metadata={"Software": None})

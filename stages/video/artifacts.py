@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+import io
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 import pyarrow as pa
 
+from pipeline.core.files import join, write_bytes
 from pipeline.core.records import column_types
 from pipeline.core.result_metrics import ResultMetrics
-from pipeline.core.stage import Artifact
+from pipeline.core.stage import Artifact, Context
 from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but_words
 
 MANIFEST_NAME = "manifest.csv"
@@ -31,6 +35,20 @@ class Corpus(Artifact):
     def manifest_uri(self) -> str:
         """The manifest, as `stages.video.sources.list_videos` takes it."""
         return self.path(MANIFEST_NAME)
+
+
+def write_manifest(context: Context, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Writes `manifest.csv`; what a row lacks is empty. URIs below the store become relative: it may be moved."""
+    store = context.store_uri.rstrip("/")
+    up = posixpath.relpath(store, context.uri)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        is_inside = row["uri"].startswith(f"{store}/")
+        uri = posixpath.join(up, row["uri"][len(store) + 1 :]) if is_inside else row["uri"]
+        writer.writerow({**row, "uri": uri})
+    write_bytes(join(context.uri, MANIFEST_NAME), text.getvalue().encode())
 
 
 @dataclass(frozen=True)

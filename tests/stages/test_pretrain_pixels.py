@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.arrays import write_array
 from pipeline.core.stage import Context
-from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
+from stages.datasets.artifacts import Digits, Patches, PatchesManifest, write_digits
 from stages.datasets.dataset_factories import DigitsFactory
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import ChannelMoments
@@ -32,8 +32,8 @@ def test_digits_and_patches_are_learned_from_too(tmp_path: Path) -> None:
 
     for part in PARTS:
         write_array(str(tmp_path / f"patches/{part}.npy"), rng.integers(0, 255, (4, 10, 32, 32, 3), np.uint8))
-    moments = ChannelMoments(np.full(3, 127, np.float32), np.full(3, 74, np.float32))
-    Patches(str(tmp_path / "patches")).write(PatchesManifest(num_frames=10, parts={}, moments=PlainMoments.of(moments)))
+    moments = ChannelMoments(mean=(127,) * 3, std=(74,) * 3)
+    Patches(str(tmp_path / "patches")).write(PatchesManifest(num_frames=10, parts={}, moments=moments))
     config = SMALL(num_steps=2, num_layers=1, batch_size=2)
     encoder = pretrain(config, Context.for_test(tmp_path / "b"), patches=Patches(str(tmp_path / "patches")))
     standardisation = Pretrained.load(encoder.uri).transform

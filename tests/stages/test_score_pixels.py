@@ -15,14 +15,14 @@ from pipeline.core.errors import ConfigError, CorruptArtifact
 from pipeline.core.files import read_json, sha256_bytes
 from pipeline.core.stage import Context
 from stages.datasets import moving_mnist
-from stages.datasets.artifacts import Digits, Patches, PatchesManifest, PlainMoments, write_digits
+from stages.datasets.artifacts import Digits, Patches, PatchesManifest, write_digits
 from stages.datasets.mnist import PARTS, DigitSet
-from stages.datasets.patches import MomentSums
+from stages.datasets.patches import moments_of
 from stages.evaluation import pixel_scoring
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec, model_names
-from stages.models.weights import save_model
+from stages.models.pretrained import Pretrained
 from stages.score_pixels import ScorePixelsConfig, score_pixels
 
 NUM_TEST = 12
@@ -46,15 +46,12 @@ def digits(tmp_path: Path) -> Digits:
 @pytest.fixture
 def patches(tmp_path: Path) -> Patches:
     rng = np.random.default_rng(0)
-    sums = MomentSums()
     for part in PARTS:
         pixels = rng.integers(0, 256, (7, 9, 32, 32, 3)).astype(np.uint8)
         write_array(f"{tmp_path}/patches/{part}.npy", pixels)
         if part == "train":
-            sums.add(pixels)
-    Patches(f"{tmp_path}/patches").write(
-        PatchesManifest(num_frames=0, parts={}, moments=PlainMoments.of(sums.moments()))
-    )
+            moments = moments_of([pixels])
+    Patches(f"{tmp_path}/patches").write(PatchesManifest(num_frames=0, parts={}, moments=moments))
     return Patches(f"{tmp_path}/patches")
 
 
@@ -62,7 +59,7 @@ def make(root: Path, name: str, **settings: object) -> tuple[Composite, Encoder]
     config = CompositeSpec(**{"num_units": 6, "num_frames_in": 5, "num_frames_out": 4, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
     model = Composite(config).eval()
-    save_model(f"{root}/{name}/model.safetensors", model)
+    Pretrained(model).save(f"{root}/{name}/model.safetensors")
     return model, Encoder(f"{root}/{name}")
 
 
@@ -89,14 +86,14 @@ def test_moving_mnist_scores(tmp_path: Path, digits: Digits) -> None:
     )
     x = torch.from_numpy(frames.reshape(9, NUM_TEST, 4096).astype(np.float32) / 255)
     seen, future = x[:5], x[5:]
-    prediction = model.extrapolate(seen)
+    prediction = model.open_loop_means(seen).prediction
     bce = torch.nn.functional.binary_cross_entropy
     assert row["cross_entropy"] == pytest.approx(4096 * bce(prediction, future).item(), rel=1e-5)
     assert row["mse"] == pytest.approx(((prediction - future) ** 2).sum(-1).mean().item(), rel=1e-5)
     images = prediction.reshape(-1, 64, 64).numpy(), future.reshape(-1, 64, 64).numpy()
     ssim = [structural_similarity(a, b, data_range=1.0) for a, b in zip(*images, strict=True)]
     assert row["ssim"] == pytest.approx(np.mean(ssim), rel=1e-5)
-    reconstruction = model.reconstruct(seen).flip(0)
+    reconstruction = model.open_loop_means(seen).reconstruction.flip(0)
     assert row["reconstruction_cross_entropy"] == pytest.approx(4096 * bce(reconstruction, seen).item(), rel=1e-5)
     forced = model.losses(model(seen, future), seen, future).prediction
     assert row["teacher_forced_cross_entropy"] == pytest.approx(forced.item(), rel=1e-5)
@@ -126,9 +123,9 @@ def test_patch_scores(tmp_path: Path, patches: Patches) -> None:
     assert (scores["unit"], scores["num_test_sequences"]) == ("squared error/frame", 7)
     x = torch.from_numpy(patches.moments().standardise(patches.map("test")))
     row = scores["rows"][0]
-    expected = ((model.extrapolate(x[:5]) - x[5:]) ** 2).sum(-1).mean().item()
+    expected = ((model.open_loop_means(x[:5]).prediction - x[5:]) ** 2).sum(-1).mean().item()
     assert row["squared_error"] == pytest.approx(expected, rel=1e-5)
-    expected = ((model.reconstruct(x[:5]).flip(0) - x[:5]) ** 2).sum(-1).mean().item()
+    expected = ((model.open_loop_means(x[:5]).reconstruction.flip(0) - x[:5]) ** 2).sum(-1).mean().item()
     assert row["reconstruction_squared_error"] == pytest.approx(expected, rel=1e-5)
     copied = scores["baselines"][0]
     assert copied["squared_error"] == pytest.approx(((x[4] - x[5:]) ** 2).sum(-1).mean().item(), rel=1e-5)
@@ -154,7 +151,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, digits: Digits, patches: P
     _, encoder = make(tmp_path, "c", dim=4096)
     _, longer = make(tmp_path, "d", dim=4096, num_frames_out=9)
     config, context = ScorePixelsConfig(), Context.for_test(tmp_path)
-    with pytest.raises(ConfigError, match="share no table"):
+    with pytest.raises(ConfigError, match="cannot be compared"):
         score_pixels(config, context, encoders=(encoder, longer), digits=digits)
     with pytest.raises(ConfigError, match="4096 values, the data have 3072"):
         score_pixels(config, context, encoders=(encoder,), patches=patches)

@@ -22,8 +22,8 @@ from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
 from pipeline.core.workers import Workers
 from stages.datasets.clip_painter import Painter, load_photographs, tiles, track
-from stages.datasets.synthetic_clips import MOTIONS, PARTS, SyntheticClip
-from stages.synthesize import SynthesizeConfig, encode_h264, planned_clips, synthesize
+from stages.datasets.synthetic_clips import MOTIONS, PARTS, SynthesizeConfig, SyntheticClip
+from stages.synthesize import encode_h264, planned_clips, synthesize
 from stages.video.artifacts import Corpus
 
 SMALL = SynthesizeConfig(num_unlabelled=10, num_train=24, num_test=16, unlabelled_frames=20, labelled_frames=24)

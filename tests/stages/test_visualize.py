@@ -16,6 +16,7 @@ from pipeline.core.files import list_files, read_bytes, read_json
 from pipeline.core.stage import Context
 from stages.datasets.artifacts import Digits, write_digits
 from stages.datasets.mnist import PARTS, DigitSet
+from stages.figures.config import VisualizeConfig
 from stages.figures.gallery import Gallery
 from stages.figures.percepts import PerceptView, fit_view, remembered_and_expected
 from stages.figures.thumbnails import one_a_label, thumbnails
@@ -25,7 +26,7 @@ from stages.models.config import CompositeSpec
 from stages.models.pretrained import Pretrained
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation
-from stages.visualize import VisualizeConfig, visualize
+from stages.visualize import visualize
 from tests.stages.made_clips import frames_of, make_index, make_percepts
 
 CONFIG = VisualizeConfig(num_examples=2, thumbnail_px=12, num_future=12, num_units=5, num_features=6)

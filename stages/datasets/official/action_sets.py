@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pipeline.core.errors import ConfigError, DataSetError
-from pipeline.core.files import sha256_bytes
+from pipeline.core.files import join, sha256_bytes, write_json
+from pipeline.core.stage import Context
 from stages.datasets.official import hmdb51, ucf101
 from stages.datasets.official.clips import DataSet, OfficialClip
 
@@ -71,20 +72,27 @@ def missing_line(data: DataSet, missing: Sequence[str]) -> str:
     return f"{len(missing)} of {data.num_clips} clips are missing ({some(missing)})"
 
 
-def check_there(
-    data: DataSet, *, num_found: int, num_videos: int, lines: Sequence[str], allow_missing: bool, check: str
+def report_check(
+    config: ActionSetConfig, context: Context, account: Mapping[str, Any], *, num_videos: int, lines: Sequence[str]
 ) -> None:
-    """Raises DataSetError if no clip is among the videos, or if `lines` name missing ones without `allow_missing`.
+    """Writes the account of a check to `check.json`, and logs its lines.
 
-    check: the file with all names.
+    account: every name that the check reports, and how many clips were `found` among `num_videos` videos.
+
+    Raises:
+        DataSetError: no clip is there, or `lines` name missing ones without `allow_missing`.
     """
-    if not num_found:
+    data, check = config.data, join(context.uri, CHECK_FILE)
+    write_json(check, account)
+    if not account["found"]:
         raise DataSetError(
             f"none of the {data.num_clips} clips of {data.name} is among the {num_videos} videos given",
             data.instructions,
         )
-    if lines and not allow_missing:
+    if lines and not config.allow_missing:
         raise DataSetError(
             f"{data.name} is not whole: {'; '.join(lines)}. Complete it, or give --allow-missing. All names: {check}",
             data.instructions,
         )
+    for line in lines:
+        context.log(f"warning: {data.name}: {line}")

@@ -52,9 +52,9 @@ def test_moving_mnist_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     x = torch.from_numpy(moving_mnist.sequences(images, seed=7, stream="test", first=0, num=1, num_frames=4))
     found = np.load(tmp_path / "out" / "prediction.npy")
     assert found.shape == (5, 64, 64)
-    np.testing.assert_allclose(found.reshape(5, 1, 4096), model.extrapolate(x, 5), rtol=1e-5)
+    np.testing.assert_allclose(found.reshape(5, 1, 4096), model.open_loop_means(x, 5).prediction, rtol=1e-5)
     found = np.load(tmp_path / "out" / "reconstruction.npy")
-    np.testing.assert_allclose(found.reshape(4, 1, 4096), model.reconstruct(x).flip(0), rtol=1e-5)
+    np.testing.assert_allclose(found.reshape(4, 1, 4096), model.open_loop_means(x).reconstruction.flip(0), rtol=1e-5)
     with Image.open(tmp_path / "out" / "prediction.gif") as moving:
         assert moving.n_frames == 9
 
@@ -69,7 +69,7 @@ def test_a_file_of_percepts(tmp_path: Path, percepts: tuple[Percepts, Statistics
     store = percepts[0].open()
     raw = store.select(sorted(store.videos)).percepts(min(v for v in store.videos if len(store.percepts(v)) >= 7))[:4]
     x = torch.from_numpy((raw.astype(np.float32) - rule.mean_D) / rule.scale_D)[:, None]
-    expected = model.extrapolate(x)[:, 0].numpy() * rule.scale_D + rule.mean_D
+    expected = model.open_loop_means(x).prediction[:, 0].numpy() * rule.scale_D + rule.mean_D
     np.testing.assert_allclose(np.load(tmp_path / "out" / "prediction.npy"), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_a_video_for_a_model_of_percepts(tmp_path: Path, percepts: tuple[Percept
     x = pretrained.standardise(torch.from_numpy(raw))[:, None]
     rule = pretrained.transform
     assert rule is not None
-    expected = pretrained.composite.extrapolate(x)[:, 0].numpy() * rule.scale_D + rule.mean_D
+    expected = pretrained.composite.open_loop_means(x).prediction[:, 0].numpy() * rule.scale_D + rule.mean_D
     np.testing.assert_allclose(np.load(tmp_path / "video" / "prediction.npy"), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -97,8 +97,8 @@ def test_a_video_for_models_of_pixels(tmp_path: Path, percepts: tuple[Percepts, 
     save(tmp_path / "grey", dim=4096, loss="bernoulli", decoders="future")
     written = predict(PredictOptions(checkpoint=str(tmp_path / "grey"), input=video, out=str(tmp_path / "a")))
     assert written == ["prediction.npy", "prediction.png", "prediction.gif"]
-    moments = ChannelMoments(np.array([100, 110, 120], np.float32), np.array([50, 60, 70], np.float32))
-    rule = Standardisation(np.tile(moments.mean_C, 1024), np.tile(moments.std_C, 1024))
+    moments = ChannelMoments(mean=(100, 110, 120), std=(50, 60, 70))
+    rule = Standardisation(*(np.tile(array_C, 1024) for array_C in moments.arrays))
     save(tmp_path / "patch", rule, dim=3072, decoders="autoencoder")
     written = predict(PredictOptions(checkpoint=str(tmp_path / "patch"), input=video, out=str(tmp_path / "b")))
     assert written == ["reconstruction.npy", "prediction.png", "prediction.gif"]

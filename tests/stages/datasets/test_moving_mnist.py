@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -117,19 +116,6 @@ def test_draws_are_uniform() -> None:
     # Between the walls every pixel is as likely; the walls collect what would have flown on.
     assert abs(corners[4:32] / corners[4:32].mean() - 1).max() < 0.1
     assert corners[36] > corners[35] / 2
-
-
-def test_devices_draw_the_same(images: np.ndarray) -> None:
-    what = moving_mnist.scenes(7, seed=1, stream="train", first=5, num=4, num_frames=5, num_digits=3)
-    found = moving_mnist.draw_on_device(torch.from_numpy(images), what)
-    np.testing.assert_array_equal(found.numpy(), moving_mnist.draw_unit(images, what))
-
-
-def test_a_buffer_can_be_used_again(images: np.ndarray) -> None:
-    what = moving_mnist.scenes(7, seed=1, stream="train", first=5, num=4, num_frames=5, num_digits=2)
-    buffer = np.full((5, 4, 4096), 9.0, np.float32)
-    assert moving_mnist.draw_unit(images, what, buffer) is buffer
-    np.testing.assert_array_equal(buffer, moving_mnist.draw_unit(images, what))
 
 
 def test_the_test_set_s_pieces_do_not_matter(images: np.ndarray) -> None:

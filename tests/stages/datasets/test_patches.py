@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.datasets.patches import ChannelMoments, MomentSums
+from stages.datasets.patches import ChannelMoments, moments_of
 
 
 def some_patches() -> np.ndarray:
@@ -16,31 +16,24 @@ def some_patches() -> np.ndarray:
 
 def test_moments_are_numpy_s_in_any_order() -> None:
     patches = some_patches()
-    sums, backwards = MomentSums(), MomentSums()
-    for patch in patches:
-        sums.add(patch)
-    for patch in patches[::-1]:
-        backwards.add(patch)
-    found = sums.moments()
-    np.testing.assert_allclose(found.mean_C, patches.mean((0, 1, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(found.std_C, patches.std((0, 1, 2, 3)), rtol=1e-6)
-    np.testing.assert_array_equal(found.std_C, backwards.moments().std_C)
+    found = moments_of(patches)
+    mean_C, std_C = found.arrays
+    np.testing.assert_allclose(mean_C, patches.mean((0, 1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(std_C, patches.std((0, 1, 2, 3)), rtol=1e-6)
+    assert found == moments_of(patches[::-1])
 
 
 def test_a_constant_channel_is_left_as_it_is() -> None:
     patches = some_patches()
     patches[..., 2] = 7
-    sums = MomentSums()
-    sums.add(patches)
-    assert sums.moments().std_C[2] == 1
-    assert (sums.moments().standardise(patches)[:, :, 2::3] == 0).all()
+    moments = moments_of([patches])
+    assert moments.std[2] == 1
+    assert (moments.standardise(patches)[:, :, 2::3] == 0).all()
 
 
 def test_standardised_patches_have_mean_0_and_deviation_1_and_come_back() -> None:
     patches = some_patches()
-    sums = MomentSums()
-    sums.add(patches)
-    moments = sums.moments()
+    moments = moments_of([patches])
     x_TBD = moments.standardise(patches)
     assert x_TBD.shape == (5, 6, 3072)
     assert x_TBD.dtype == np.float32
@@ -48,12 +41,11 @@ def test_standardised_patches_have_mean_0_and_deviation_1_and_come_back() -> Non
     np.testing.assert_allclose(channels.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(channels.std(0), 1, atol=1e-4)
     np.testing.assert_array_equal(moments.to_bytes(x_TBD).swapaxes(0, 1), patches)
-    assert (
-        x_TBD[3, 2, (7 * 32 + 5) * 3 + 1] == (np.float32(patches[2, 3, 7, 5, 1]) - moments.mean_C[1]) / moments.std_C[1]
-    )
+    mean_C, std_C = moments.arrays
+    assert x_TBD[3, 2, (7 * 32 + 5) * 3 + 1] == (np.float32(patches[2, 3, 7, 5, 1]) - mean_C[1]) / std_C[1]
 
 
 def test_pictures_are_cut_off_and_do_not_wrap() -> None:
-    moments = ChannelMoments(np.full(3, 100, np.float32), np.full(3, 50, np.float32))
+    moments = ChannelMoments(mean=(100,) * 3, std=(50,) * 3)
     x_TBD = np.tile(np.array([-9, 0, 9], np.float32), 1024).reshape(1, 1, 3072)
     assert moments.to_bytes(x_TBD)[0, 0, 0, 0].tolist() == [0, 100, 255]

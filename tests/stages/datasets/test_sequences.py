@@ -39,7 +39,7 @@ def moving_mnist_source(seed: int) -> MovingMNISTSource:
 
 def patches_source(seed: int) -> PatchesSource:
     patches = np.random.default_rng(0).integers(0, 256, (11, NUM_FRAMES + 2, 32, 32, 3)).astype(np.uint8)
-    moments = ChannelMoments(np.array([100, 110, 120], np.float32), np.array([50, 60, 70], np.float32))
+    moments = ChannelMoments(mean=(100, 110, 120), std=(50, 60, 70))
     return PatchesSource(
         train=patches, validation=patches[:7], moments=moments, num_frames=NUM_FRAMES, seed=seed, validation_batch=3
     )
