@@ -56,7 +56,7 @@ class Percepts(Artifact):
             return open_store(self.uri, cache=cache)
         chosen: dict[str, None] = {}
         known: set[str] = set()
-        for table in read_tables(self.path(shards.LEDGER_FILE), ["sha256", "part"]):
+        for table in read_tables(self.path(LEDGER_FILE), ["sha256", "part"]):
             for video, part in zip(table["sha256"].to_pylist(), table["part"].to_pylist(), strict=True):
                 known.add(str(part))
                 if part in parts:
