@@ -18,9 +18,10 @@ from pipeline.commands import prune, verify
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.files import sha256_file
+from pipeline.engine import store as store_module
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import models as tracking_models
-from pipeline.upkeep import compaction, pruning
+from pipeline.upkeep import compaction
 from stages.percepts import open_store
 from stages.percepts.shards import folders, iter_complete
 from tests.pipeline.killed import kill_at_every_step
@@ -216,5 +217,5 @@ def test_killed_at_any_moment_what_is_left_is_whole(
         assert verify.main(["--store", str(root), "--grace-minutes", "0", "--repair"]) == 0
 
     prune_now = ["--store", str(root), "--keep", "1", "--remove", "--json"]
-    steps = kill_at_every_step(prepare, lambda: prune.main(prune_now), check, [pruning, compaction], "remove")
+    steps = kill_at_every_step(prepare, lambda: prune.main(prune_now), check, [store_module, compaction], "remove")
     assert steps == 3 * 6 + 2
