@@ -295,6 +295,9 @@ def test_a_password_of_an_address_is_shown_nowhere(
     monkeypatch.setitem(RECIPES, "toy", ("tests.pipeline.commands.toy_recipe", "a toy"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv(TRACKING_VARIABLE, "")  # MLflow sets it, for this process and those that it starts
+    monkeypatch.setenv(RUN_ID_VARIABLE, "submitted")
+    Store.open(weekly.store, create=True)
+    write_record(weekly.store, RunRecord(id="submitted", name="toy", submitted_at="2026-01-01T00:00:00+00:00"))
     run = ["run", "toy", "--store", weekly.store, "--in-process", "--tracking-uri", "http://me:secret@127.0.0.1:9"]
     try:
         with pytest.raises(SystemExit, match="2"):
