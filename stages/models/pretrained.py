@@ -141,6 +141,6 @@ def load_encoder(uri: str, *, device: str = "cpu") -> Pretrained:
 
     uri: `models:/NAME@ALIAS`, `models:/m-<id>`, `hf://OWNER/NAME[@REVISION]` as `percepts publish` and an upload make
       it, or a path or fsspec URL of its file or of the directory that holds it.
-      The MLflow server is the one at `MLFLOW_TRACKING_URI`.
+      The MLflow is that of `MLFLOW_TRACKING_URI` where it is set, else that of the store in `.percepts`.
     """
     return Pretrained.load(uri, device=device)

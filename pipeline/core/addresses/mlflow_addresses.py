@@ -34,8 +34,15 @@ COLUMNS: Final = (
     ("model_versions", "storage_location"),
 )
 """Table and column of every absolute address in MLflow's schema."""
-OWN: Final = (("tags", "value"), ("datasets", "dataset_source"))
-"""The same for what percepts logged: the tags `store` and `artifact_uri`, and where a dataset lies."""
+OF_STORE: Final = " AND key IN ('store', 'artifact_uri')"
+OF_NOTE: Final = " AND key = 'mlflow.note.content'"
+OWN: Final = (
+    ("tags", "value", "", OF_STORE),
+    ("tags", "value", "file://", OF_NOTE),
+    ("model_versions", "description", "file://", ""),
+    ("datasets", "dataset_source", "", ""),
+)
+"""The same for what percepts logged: with what stands before an address, and a condition on the row."""
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
@@ -101,10 +108,9 @@ def _replace(connection: sqlite3.Connection, old: str, new: str) -> int:
             f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
             (new, len(old) + 1, len(old) + 1, f"{old}/"),
         ).rowcount
-    for table, column in OWN:
+    for table, column, before, condition in OWN:
         changed += connection.execute(
-            f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?) > 0"
-            + (" AND key IN ('store', 'artifact_uri')" if table == "tags" else ""),
-            (old, new, old),
+            f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?) > 0{condition}",
+            (before + old, before + new, before + old),
         ).rowcount
     return changed

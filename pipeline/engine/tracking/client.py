@@ -202,8 +202,13 @@ class TrackingClient:
             raise self._fault
 
     def close(self) -> str:
-        """Sends what is in the box, if MLflow answers again; returns a line on what MLflow lacks, empty if nothing."""
-        self.wait()
+        """Ends the writing thread and sends what is in the box, if MLflow answers again; no call may follow.
+
+        Returns a line on what MLflow lacks, empty if nothing.
+        """
+        self._writer.shutdown()
+        if self._fault is not None:
+            raise self._fault
         self._box.close()
         if not self._box.box.num_calls:
             return self._note

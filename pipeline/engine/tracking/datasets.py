@@ -47,8 +47,9 @@ def dataset_inputs(
     for manifest in inputs:
         whole = _dataset(store, manifest, kinds.get(manifest.stage, Artifact), known)
         parts = _parts(whole, node, facts) if is_data(manifest) and manifest.holds != "names" else []
-        own_use = use if is_data(manifest) and use else manifest.stage
-        datasets += parts or [DatasetInput(whole, [InputTag(CONTEXT, own_use)])]
+        if not parts and is_data(manifest) and use:
+            parts = [_used(whole, use, node, whole.digest, whole.profile)]
+        datasets += parts or [DatasetInput(whole, [InputTag(CONTEXT, manifest.stage)])]
     return datasets
 
 
@@ -58,10 +59,14 @@ def _parts(whole: Dataset, node: Node, facts: Mapping[str, int | float | str]) -
         profile = {k.partition("/")[2]: value for k, value in facts.items() if k.startswith(f"{use}/")}
         if profile:
             digest = str(profile.pop("digest", whole.digest))
-            name = f"{whole.name} ({use} of {node.stage.name})"
-            part = Dataset(name, digest, whole.source_type, whole.source, whole.schema, json.dumps(profile))
-            parts.append(DatasetInput(part, [InputTag(CONTEXT, use)]))
+            parts.append(_used(whole, use, node, digest, json.dumps(profile)))
     return parts
+
+
+def _used(of: Dataset, use: str, node: Node, digest: str, profile: str) -> DatasetInput:
+    """Returns data by what a stage used it for. A run has a name and a digest once, so that the name says the use."""
+    named = Dataset(f"{of.name} ({use} of {node.stage.name})", digest, of.source_type, of.source, of.schema, profile)
+    return DatasetInput(named, [InputTag(CONTEXT, use)])
 
 
 def is_data(manifest: Manifest) -> bool:
@@ -77,18 +82,9 @@ def context_of(kind: type[Artifact]) -> str | None:
     return "test" if has_results and kind.holds not in DATA else None
 
 
-def for_parent(one: DatasetInput) -> DatasetInput | None:
-    """Returns a data set of a training, its validation or a test as the parent run has it; None for any other.
-
-    A run has each data set once, so that its name says what it is for.
-    """
-    use, of = next((tag.value for tag in one.tags if tag.key == CONTEXT), ""), one.dataset
-    if use not in USES:
-        return None
-    if f"({use} of " in of.name:
-        return one
-    named = Dataset(f"{of.name} ({use})", of.digest, of.source_type, of.source, of.schema, of.profile)
-    return DatasetInput(named, one.tags)
+def is_for_parent(one: DatasetInput) -> bool:
+    """Returns whether a data set is that of a training, its validation or a test, which the parent run has, too."""
+    return any(tag.key == CONTEXT and tag.value in USES for tag in one.tags)
 
 
 def _dataset(store: Store, manifest: Manifest, kind: type[Artifact], known: Mapping[str, Manifest]) -> Dataset:

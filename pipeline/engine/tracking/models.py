@@ -67,7 +67,8 @@ def code_of_models(directory: Path) -> list[str]:
     """
     package, source = directory / "pipeline", Path(SOURCE_ROOT)
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    # Whoever loads a model before the rest of this repository finds the rest beside it, not the core alone.
+    (package / "__init__.py").write_text('__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
     (package / "core").symlink_to(source / "pipeline" / "core")
     return [str(package), str(source / "stages")]
 

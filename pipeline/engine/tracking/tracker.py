@@ -27,7 +27,7 @@ from pipeline.core.stage import config_dict
 from pipeline.engine.plan import Node
 from pipeline.engine.store import MANIFEST, Manifest, Store
 from pipeline.engine.tracking.client import TrackingClient
-from pipeline.engine.tracking.datasets import dataset_inputs, for_parent
+from pipeline.engine.tracking.datasets import dataset_inputs, is_for_parent
 from pipeline.engine.tracking.registry import result_names, test_digests
 from pipeline.engine.tracking.runs import TESTS_TAG
 from pipeline.engine.tracking.values import (
@@ -270,7 +270,7 @@ class Tracker:
         known = {tracked.manifest.key: tracked.manifest for tracked in self._tracked}
         datasets = dataset_inputs(self._store, node, inputs, known, facts)
         self._client.log_inputs(run_id, datasets)
-        of_parent = [dataset for one in datasets if (dataset := for_parent(one)) is not None]
+        of_parent = [one for one in datasets if is_for_parent(one)]
         if of_parent:
             self._client.log_inputs(self.parent_id, of_parent)
 
