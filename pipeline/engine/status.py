@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
@@ -21,6 +22,7 @@ from pipeline.core.rates import PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Estimate, Resources, config_dict
 from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
 from pipeline.engine.store import Manifest, Store
+from pipeline.engine.time_left import seconds_added
 
 INDEX = "ingest"
 """The stage whose artifact holds the number of frames."""
@@ -36,6 +38,8 @@ class Step:
     estimate: Estimate
     num_to_look_at: int = 0
     """Videos of the complete artifact that are looked at again."""
+    expected_s: float | None = None
+    """The time that making it adds to the run: less than it takes, where other stages ran beside the one measured."""
 
     @property
     def have(self) -> bool:
@@ -55,10 +59,11 @@ def look_up(
         CorruptArtifact: a manifest cannot be read, or a file of an artifact has not the size that it promises.
     """
     steps: dict[str, Step] = {}
-    histories: dict[str, list[Manifest]] = {}
+    histories = {name: list(store.manifests(name)) for name in {node.stage.name for node in plan.nodes}}
+    added_s = seconds_added({m.key: _span(m) for history in histories.values() for m in history})
     for node in plan.nodes:
         node, manifest = _latest(_with_latest_inputs(node, steps), store)
-        history = histories.setdefault(node.stage.name, list(store.manifests(node.stage.name)))
+        history = histories[node.stage.name]
         is_assumed = assumed_index is not None and (node.stage.name == INDEX or bool(node.parents))
         if is_assumed:
             manifest = None
@@ -69,17 +74,26 @@ def look_up(
                 num_to_look_at = _num_to_look_at(node, manifest, store, all_rejected=look_at_rejected)
         reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
         upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
-        estimate = _from_manifest(manifest) if manifest else _estimate(node, upstream, history)
+        if manifest is not None:
+            estimate, expected_s = _from_manifest(manifest), None
+        else:
+            estimate, expected_s = _estimate(node, upstream, history, added_s)
         if num_to_look_at:
             which = "rejected videos" if look_at_rejected else "videos that could not be read"
             reason = f"complete but for {num_to_look_at:,} {which}"
-            estimate = replace(estimate, seconds=num_to_look_at / PROBED_VIDEOS_PER_S)
+            expected_s = num_to_look_at / PROBED_VIDEOS_PER_S
+            estimate = replace(estimate, seconds=expected_s)
         if is_assumed:
             reason = "assumed"
             if assumed_index is not None and node.stage.name == INDEX:
                 estimate = assumed_index
         steps[node.name] = Step(
-            node=node, manifest=manifest, reason=reason, estimate=estimate, num_to_look_at=num_to_look_at
+            node=node,
+            manifest=manifest,
+            reason=reason,
+            estimate=estimate,
+            num_to_look_at=num_to_look_at,
+            expected_s=expected_s,
         )
     return list(steps.values())
 
@@ -208,26 +222,41 @@ def _from_manifest(manifest: Manifest) -> Estimate:
     )
 
 
-def _estimate(node: Node, upstream: Mapping[str, Estimate], history: list[Manifest]) -> Estimate:
+def _span(manifest: Manifest) -> tuple[float, float]:
+    """Returns when the making of an artifact began and ended, in seconds of the epoch."""
+    end = datetime.fromisoformat(manifest.finished_at).timestamp() if manifest.finished_at else 0.0
+    return end - manifest.seconds, end
+
+
+def _estimate(
+    node: Node, upstream: Mapping[str, Estimate], history: list[Manifest], added_s: Mapping[str, float]
+) -> tuple[Estimate, float | None]:
+    """Returns the estimate of a stage, and the time that it adds to the run. added_s: key -> that of earlier ones."""
     inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
     expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
     # What others' servers take says nothing about other links.
     of_same_kind = [] if expected.is_waiting else history
     for last in sorted(of_same_kind, key=lambda manifest: manifest.finished_at, reverse=True):
-        measured = _scaled(last, expected, node.resources)
-        if measured is not None:
-            return replace(expected, seconds=measured, is_measured=True)
-    return replace(expected, seconds=expected.duration_s(node.resources))
+        growth = _growth(last, expected, node.resources)
+        if growth is not None:
+            return replace(expected, seconds=last.seconds * growth, is_measured=True), added_s[last.key] * growth
+    seconds = expected.duration_s(node.resources)
+    return replace(expected, seconds=seconds), seconds
 
 
-def _scaled(last: Manifest, expected: Estimate, resources: Resources) -> float | None:
-    """Returns the seconds of an artifact, scaled to the expected size; None where its devices were of another kind."""
+def _growth(last: Manifest, expected: Estimate, resources: Resources) -> float | None:
+    """Returns how many times as long as an earlier one an artifact will take; None where its devices were others.
+
+    What comes beside the work, such as the start of a training, does not grow with it.
+    """
     num_cores, num_gpus = (float(last.facts.get(name, 0.0)) for name in ("num_cores", "num_gpus"))
     if num_cores and bool(num_gpus) != bool(resources.gpus_per_worker):
         return None
     if expected.work is not None:
-        done = float(last.facts.get("work", 0.0))
-        devices = (num_gpus or num_cores) / resources.num_devices
-        return last.seconds * expected.work.amount / done * devices if done and devices else None
+        done, devices = float(last.facts.get("work", 0.0)), num_gpus or num_cores
+        if not (done and devices):
+            return None
+        here = replace(expected.work, amount=done * resources.num_devices / devices)  # on devices as many as there
+        return (expected.duration_s(resources) or 0.0) / ((expected.seconds or 0.0) + here.seconds(resources))
     last_frames, frames = last.facts.get("num_frames"), expected.num_frames
-    return last.seconds * (frames / float(last_frames) if frames and last_frames else 1.0)
+    return frames / float(last_frames) if frames and last_frames else 1.0

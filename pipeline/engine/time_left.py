@@ -6,8 +6,9 @@ not begun counts with the plan's estimate, scaled by how much longer than estima
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 UNKNOWN_S: Final = 1.0
@@ -108,3 +109,18 @@ def run_seconds_left(stages: Iterable[StageTime]) -> float | None:
             expected_s = UNKNOWN_S if stage.expected_s is None else stage.expected_s
             total_s += max(expected_s * scale - stage.worked_s, 0.0)
     return longest_s + total_s
+
+
+def seconds_added(spans: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Returns how much each stage adds to the time of all: where several run at once, each has an equal part.
+
+    spans: name -> beginning and end, seconds of one clock.
+    """
+    added = dict.fromkeys(spans, 0.0)
+    ends = [(at, name) for name, (begin, end) in spans.items() if begin < end for at in (begin, end)]
+    running: set[str] = set()
+    for (at, name), (until, _) in pairwise(sorted(ends)):
+        running ^= {name}
+        for one in running:
+            added[one] += (until - at) / len(running)
+    return added

@@ -141,7 +141,7 @@ class RecipeRun:
 
     def _display(self) -> Display:
         names = [step.node.name for step in self.steps]
-        expected_s = {step.node.name: step.estimate.seconds for step in self.steps if not step.have}
+        expected_s = {step.node.name: step.expected_s for step in self.steps if not step.have}
         if self.options.log == "json":
             return JsonDisplay(self.recipe.name, names, write_line, expected_s)
         return Display(self.recipe.name, names, self.console, expected_s)

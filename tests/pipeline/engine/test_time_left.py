@@ -15,8 +15,25 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.core.events import Event, Log, Progress, Waiting
+from pipeline.core.stage import Context, Estimate, Resources, Work, stage
 from pipeline.engine.display import Display
-from pipeline.engine.time_left import Pace, StageTime, run_seconds_left
+from pipeline.engine.plan import Plan
+from pipeline.engine.status import look_up
+from pipeline.engine.store import Manifest, Store
+from pipeline.engine.time_left import Pace, StageTime, run_seconds_left, seconds_added
+from tests.pipeline.engine.toy_stages import CountConfig, Numbers, count
+
+
+@stage(
+    version=1,
+    estimate=lambda config, inputs: Estimate(
+        seconds=20.0, work=Work(amount=config.num, per_core_s=10.0, per_gpu_s=100.0)
+    ),
+)
+def train(config: CountConfig, context: Context) -> Numbers:
+    """A training of `num` steps, 20 s after it was started."""
+    raise NotImplementedError
+
 
 TRACE = Path(__file__).parent / "demo_trace.csv"
 """The events of a real run of the demo on two cores that other programs used, too (seconds, event, stage, ...)."""
@@ -180,3 +197,29 @@ def test_units_that_are_not_alike_are_weighed() -> None:
         pace.report(number, 20, "trainings", 9.0 * number, 0.09 * number)
         assert pace.seconds_left(9.0 * number) == pytest.approx(100.0 - 9.0 * number)
     assert pace.rate(90.0) == pytest.approx(1 / 9)
+
+
+def test_stages_that_ran_beside_each_other_add_up_to_the_time_that_they_took_together() -> None:
+    spans = {"a": (0.0, 10.0), "b": (4.0, 8.0), "c": (4.0, 12.0), "none": (5.0, 5.0), "later": (20.0, 21.0)}
+    added = seconds_added(spans)
+    third = 4.0 / 3
+    assert added == pytest.approx({"a": 5.0 + third, "b": third, "c": 3.0 + third, "none": 0.0, "later": 1.0})
+    assert sum(added.values()) == pytest.approx(13.0)
+
+
+def test_a_longer_training_is_foreseen_by_a_short_one_and_what_ran_beside_it(tmp_path: Path) -> None:
+    """4 steps took 36 s, nearly all of it the start of the workers: 60 steps do not take nine minutes."""
+    store, plan = Store.open(str(tmp_path), create=True), Plan("demo")
+    node = plan.add(train, CountConfig(num=60), resources=Resources(num_workers=2))
+    beside = plan.add(count, CountConfig())
+    for name in ("train", "count"):
+        store.commit(
+            Manifest(
+                stage=name, version=1, key=f"{name}-0", name=name, recipe="demo", config={}, inputs={},
+                facts={"work": 4.0, "num_cores": 2}, seconds=36.0, finished_at="2026-11-27T11:00:36+00:00",
+            )
+        )  # fmt: skip
+    steps = {step.node.name: step for step in look_up(plan, store)}
+    assert steps[node.name].estimate.seconds == pytest.approx(36.0 * (20 + 60 / 20) / (20 + 4 / 20))
+    assert steps[node.name].expected_s == pytest.approx(steps[node.name].estimate.seconds / 2)
+    assert (steps[beside.name].estimate.seconds, steps[beside.name].expected_s) == pytest.approx((36.0, 18.0))
