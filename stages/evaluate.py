@@ -127,7 +127,8 @@ def evaluate(
         gpus_per_worker=context.resources.gpus_per_worker,
     ):
         by_file[position] = answers
-        note = f"{answers.arm}, {answers.labels_per_class or 'all'} labels"
+        plural = "" if answers.labels_per_class == 1 else "s"
+        note = f"{answers.arm}, {answers.labels_per_class or 'all'} label{plural}"
         share = sum(work[done] for done in by_file) / sum(work)
         context.progress(len(by_file), len(files), "jobs", note, share)
     ordered = [by_file[position] for position in range(len(files))]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.reporting.results import count_name
 from pipeline.reporting.svg import number
 from stages.evaluation.score_table import Bounded, ScoreTable
 
@@ -27,11 +28,6 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
     return "fails" if "fails" in said else "open" if "open" in said else "holds"
 
 
-def labels(count: int) -> str:
-    """Writes a label count with its noun; 0 is all training clips."""
-    return f"{count_of(count, 'label')} a class" if count else "all labels"
-
-
 def points(fraction: float) -> str:
     """Writes a difference of accuracies in percentage points, signed: 0.062 -> '+6.2'."""
     return f"{100 * fraction:+.1f}".replace("-", "−")
@@ -50,6 +46,12 @@ def number_of(value: float) -> str:
 def count_of(count: int, noun: str) -> str:
     """Writes a count with its noun: '1 video', '1,360 videos'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def labels(*counts: int) -> str:
+    """Writes numbers of labels: '1 label a class', '1, 2 and 10 labels a class', 'all labels'."""
+    noun = "label" if counts == (1,) else "labels"
+    return "all labels" if counts == (0,) else f"{listed_words([count_name(n) for n in counts], 'and')} {noun} a class"
 
 
 def sentence(text: str) -> str:

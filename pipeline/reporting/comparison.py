@@ -14,9 +14,8 @@ from rich.text import Text
 
 from pipeline.core.printable import printable, printable_lines
 from pipeline.engine.tracking.values import ComparedRun
-from pipeline.reporting.claims import points
+from pipeline.reporting.claims import labels, points
 from pipeline.reporting.paper_numbers import paper_number
-from pipeline.reporting.results import count_name
 from stages.evaluation.intervals import t_interval
 from stages.evaluation.score_table import ScoreTable
 
@@ -132,7 +131,7 @@ def _by_cell(table: ScoreTable) -> dict[str, dict[int, float]]:
         return {}
     values: dict[str, dict[int, list[float]]] = {}
     for row in table.samplings:
-        cell = values.setdefault(f"{row.model}, {count_name(row.labels_per_class)} labels a class", {})
+        cell = values.setdefault(f"{row.model}, {labels(row.labels_per_class)}", {})
         cell.setdefault(row.sampling, []).append(row.accuracy)
     return {name: {sampling: sum(each) / len(each) for sampling, each in cell.items()} for name, cell in values.items()}
 

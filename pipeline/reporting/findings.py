@@ -108,11 +108,10 @@ def _elsewhere(verdicts: dict[int, Verdict], *, limits: str) -> list[Finding]:
         return []
     words = {"holds": "holds", "open": "is not established", "fails": "does not hold"}
     groups = {word: [n for n, v in verdicts.items() if v == verdict] for verdict, word in words.items()}
-    said = [(_listed(counts), word) for word, counts in groups.items() if counts]
-    (counts, word), *rest = said
-    others = "".join(f"; with {counts} it {word}" for counts, word in rest)
+    (word, counts), *rest = [(word, counts) for word, counts in groups.items() if counts]
+    others = "".join(f"; with {_listed(counts)} it {word}" for word, counts in rest)
     only = next(iter(set(verdicts.values()))) if len(set(verdicts.values())) == 1 else "note"
-    return [Finding(only, f"The same ordering {word} with {counts} labels a class{others}{limits}.")]
+    return [Finding(only, f"The same ordering {word} with {labels(*counts)}{others}{limits}.")]
 
 
 def _best(scores: ScoreTable) -> Finding:

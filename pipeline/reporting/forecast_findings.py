@@ -96,12 +96,28 @@ def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     if pretrained and not any(node.facts.get("residual") or _setting(node, "residual") for node in pretrained):
         reasons.append("a model that is not residual must carry through its state what copying has for nothing")
         options.append("--pretrain.residual --pretrain.autoregressive, whose untrained model is a linear forecast")
+    for node in pretrained:
+        if node.facts.get("autoregressive") or _setting(node, "autoregressive"):
+            reasons += _of_linear_part(histories.get(node.name))
     if not reasons:
         reasons.append("nothing in the run's settings explains it")
         options.append("a larger model (--pretrain.num-units) and another --pretrain.optimizer.learning-rate")
     return [
         Finding("note", f"Why: {listed_words(reasons, 'and')}."),
         Finding("note", f"To try: {listed_words(list(dict.fromkeys(options)), 'or')}."),
+    ]
+
+
+def _of_linear_part(history: TrainingHistory | None) -> list[str]:
+    """Says what the linear forecast can do that a residual model begins as, and what its training added to that."""
+    losses = {row["step"]: row.get("predict_loss") for row in history.validation} if history is not None else {}
+    linear, kept = losses.get(0), losses.get(history.kept_step if history is not None else None)
+    if not linear or kept is None:
+        return []
+    gain = 1 - kept / linear
+    added = f"took {percent(gain)} off" if gain >= STILL_FALLING else "added nothing"
+    return [
+        f"a linear forecast, as which the model began, had a validation loss of {number(linear)}, and training {added}"
     ]
 
 

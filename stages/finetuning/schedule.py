@@ -219,7 +219,7 @@ class ScheduleProgress:
         self._work_left -= work
         kind = "" if isinstance(item, Job) else ", choosing settings"
         count = "all" if item.labels_per_class == ALL_CLIPS else str(item.labels_per_class)
-        note = f"{count} labels a class{kind}"
+        note = f"{count} label{'' if item.labels_per_class == 1 else 's'} a class{kind}"
         self._report(note, self._in_flight(work, seconds))
         return jobs
 

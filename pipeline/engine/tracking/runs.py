@@ -201,9 +201,10 @@ def tests_of(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _results(run: Any) -> ComparedRun:
+    ended = f" ({run.info.status.lower()})" if run.info.status in ("FAILED", "KILLED") else ""
     return ComparedRun(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name=f"{run.info.run_name}{ended}",
         started_at=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),

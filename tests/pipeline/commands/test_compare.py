@@ -15,7 +15,7 @@ from pipeline.commands.compare import comparison_of
 from pipeline.core.addresses.model_uris import resolve, store_tracking_uri
 from pipeline.core.errors import UsageError
 from pipeline.engine.store import Store
-from pipeline.engine.tracking.runs import download_results, results_and_those_before
+from pipeline.engine.tracking.runs import download_results, find_results, results_and_those_before
 from pipeline.engine.tracking.values import ComparedRun
 from pipeline.reporting.comparison import compare, comparison_page
 from pipeline.reporting.report import write_report
@@ -73,6 +73,14 @@ def test_runs_that_do_not_exist_are_refused(
     del pair
     with pytest.raises(UsageError, match=problem):
         compare_command.main([*runs, "--store", store.root])
+
+
+def test_a_run_that_did_not_finish_is_named_so(pair: tuple[Tracked, Tracked], store: Store) -> None:
+    run_id, name = pair[0].tracker.parent_id, pair[0].parent.info.run_name
+    for status, shown in (("KILLED", f"{name} (killed)"), ("FINISHED", name)):
+        pair[0].client.set_terminated(run_id, status)
+        (found,) = find_results(store.default_tracking_uri, [run_id])
+        assert found.name == shown
 
 
 def test_no_mlflow_is_begun_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.stage import Artifact
-from pipeline.reporting.claims import points
+from pipeline.reporting.claims import labels, points
 from pipeline.reporting.findings import chain_verdict, findings, longest_chain
 from pipeline.reporting.forecast_findings import relative
 from pipeline.reporting.results import Results, read_results
 from stages.evaluation.score_table import PairedDifference
-from stages.models.artifacts import Encoder
+from stages.models.artifacts import Encoder, TrainingHistory
 from stages.video.artifacts import Index
 from tests.pipeline.reporting.fake_run import (
     MEANS,
@@ -95,6 +95,14 @@ def test_the_longest_chain_is_found_among_all_pairs() -> None:
     assert len(longest_chain([pair("a", "b", 1, 2), pair("b", "a", 1, 2)])) == 1
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [((1,), "1 label a class"), ((2,), "2 labels a class"), ((1, 2), "1 and 2 labels a class"), ((0,), "all labels")],
+)
+def test_numbers_of_labels_are_written_as_people_do(counts: tuple[int, ...], words: str) -> None:
+    assert labels(*counts) == words
+
+
 def test_one_sampling_proves_nothing(tmp_path: Path) -> None:
     found = said(results_of(tmp_path, without_intervals(scores())))
     assert found[0][0] == "open"
@@ -146,6 +154,16 @@ def test_a_model_that_loses_to_copying_comes_with_reasons_and_options(tmp_path: 
     assert "--pretrain.num-units" in text
     assert not [option for option in ("--pretrain.num-steps", "--pretrain.residual") if option in text]
     assert advice(tmp_path / "good", error=100.0, facts=little, residual=False, num_videos=6) == ""
+
+
+def test_what_a_linear_forecast_can_do_is_said(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    losses = ({"step": 0.0, "loss": 20.0, "predict_loss": 12.0}, {"step": 6.0, "loss": 17.0, "predict_loss": 9.0})
+    history = TrainingHistory(train=(), validation=losses, num_steps=6, kept_step=6)
+    run.add("pretrain", history, kind=Encoder, config={"model": {"residual": True, "autoregressive": True}})
+    run.add("forecast", forecast(9000.0), parents=("pretrain",))
+    text = " ".join(text for _, text in said(read_results(run.view)))
+    assert "as which the model began, had a validation loss of 12, and training took 25% off" in text
 
 
 @pytest.mark.parametrize(
