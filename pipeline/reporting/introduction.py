@@ -119,9 +119,11 @@ def _models(results: Results) -> list[str]:
         name if len(seeds) == 1 else f"{name} from {len(seeds)} seeds"
         for name, seeds in zip(model_names(models), seeds_of.values(), strict=True)
     ]
-    if len(set(sizes)) > 1:
-        return [f"{name}: {size}." for name, size in zip(names, sizes, strict=True)]
-    return [f"LSTM encoder-decoder, {listed_words(names, 'and')}: {sizes[0]}."] if models else []
+    of_size: dict[str, list[str]] = {}
+    for name, size in zip(names, sizes, strict=True):
+        of_size.setdefault(size, []).append(name)
+    told = [f"{listed_words(alike, 'and')}: {size}." for size, alike in of_size.items()]
+    return [f"LSTM encoder-decoder, {told[0]}"] if len(told) == 1 else told
 
 
 def _training(node: NodeView, flat: Mapping[str, Any]) -> str:
