@@ -74,7 +74,10 @@ def main(arguments: Sequence[str]) -> int:
             _wait(server, port)
             server_uri = f"http://{HOST}:{port}"
             _open(f"{server_uri}/{runs_page(_experiments(server_uri))}", options.browser)
-            return server.wait()
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                return 130  # Ctrl-C is how it ends: nothing was left undone that had to be said
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)  # it has processes of its own

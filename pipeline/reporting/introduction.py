@@ -122,8 +122,8 @@ def _models(results: Results) -> list[str]:
     of_size: dict[str, list[str]] = {}
     for name, size in zip(names, sizes, strict=True):
         of_size.setdefault(size, []).append(name)
-    told = [f"{listed_words(alike, 'and')}: {size}." for size, alike in of_size.items()]
-    return [f"LSTM encoder-decoder, {told[0]}"] if len(told) == 1 else told
+    sentences = [f"{listed_words(alike, 'and')}: {size}." for size, alike in of_size.items()]
+    return [f"LSTM encoder-decoder, {sentences[0]}"] if len(sentences) == 1 else sentences
 
 
 def _training(node: NodeView, flat: Mapping[str, Any]) -> str:
