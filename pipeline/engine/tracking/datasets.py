@@ -63,7 +63,7 @@ def _parts(whole: Dataset, node: Node, facts: Mapping[str, int | float | str]) -
     return parts
 
 
-def _used(of: Dataset, use: str, node: Node, digest: str, profile: str) -> DatasetInput:
+def _used(of: Dataset, use: str, node: Node, digest: str, profile: str | None) -> DatasetInput:
     """Returns data by what a stage used it for. A run has a name and a digest once, so that the name says the use."""
     named = Dataset(f"{of.name} ({use} of {node.stage.name})", digest, of.source_type, of.source, of.schema, profile)
     return DatasetInput(named, [InputTag(CONTEXT, use)])
