@@ -14,7 +14,7 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.stage import Context, stage
 from pipeline.engine.plan import Plan
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.tracking.registry import RUNS_TAG
+from pipeline.engine.tracking.registry import RUNS_TAG, register
 from pipeline.engine.tracking.runs import TESTS_TAG
 from pipeline.engine.tracking.values import Registration
 from pipeline.recipes.run_options import RunOptions, check_register
@@ -102,13 +102,16 @@ class Registry:
         self.client.finalize_logged_model(model.model_id, "READY")
         return Trained(tracked, maker)
 
-    def promote(self, trained: Trained, target: str, metric: str | None = METRIC) -> str:
-        tracker = trained.tracked.tracker
-        words = "Made of numbers."
-        return tracker.register(
+    def promote(self, trained: Trained, target: str, metric: str | None = METRIC, *, done: bool = True) -> str:
+        return register(
+            self.client,
             Registration(
-                manifest=trained.model, target=target, run_id=tracker.parent_id, if_better=metric, description=words
-            )
+                manifest=trained.model,
+                target=target,
+                run_id=trained.tracked.tracker.parent_id if done else None,
+                description="Made of numbers.",
+                if_better=metric,
+            ),
         )
 
     def holder(self, name: str) -> str:
@@ -171,7 +174,7 @@ def test_what_cannot_be_compared_leaves_the_alias(registry: Registry) -> None:
 
 def test_a_model_is_registered_before_its_run_has_results(registry: Registry) -> None:
     trained = registry.run(0.7)
-    assert trained.tracked.tracker.register(Registration(manifest=trained.model, target="early")) == "early version 1"
+    assert registry.promote(trained, "early", None, done=False) == "early version 1"
     assert RUNS_TAG not in registry.client.get_model_version("early", "1").tags
     assert registry.promote(trained, "early@best").startswith("early version 1, alias best")
 

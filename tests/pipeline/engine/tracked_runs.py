@@ -71,5 +71,5 @@ def run(plan: Plan, store: Store, uri: str | None = None) -> Tracked:
     except BaseException:
         tracker.end("FAILED")
         raise
-    tracker.describe(f"# what was found\n\nReport: `file://{store.root}/reports/1/report.html`")
+    tracker.describe("# what was found")
     return Tracked(tracker, metrics, tracker.end("FINISHED"))
