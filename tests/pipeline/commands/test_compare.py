@@ -77,8 +77,8 @@ def test_runs_that_do_not_exist_are_refused(
 
 def test_a_run_that_did_not_finish_is_named_so(pair: tuple[Tracked, Tracked], store: Store) -> None:
     run_id, name = pair[0].tracker.parent_id, pair[0].parent.info.run_name
-    for status, shown in (("KILLED", f"{name} (killed)"), ("FINISHED", name)):
-        pair[0].client.set_terminated(run_id, status)
+    for status, shown in (("RUNNING", name), ("KILLED", f"{name} (killed)"), ("FINISHED", name)):
+        pair[0].client.update_run(run_id, status)
         (found,) = find_results(store.default_tracking_uri, [run_id])
         assert found.name == shown
 
