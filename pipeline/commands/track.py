@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
+from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.secrets import public
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{box.started_at}  {box.experiment}: {to} lacks {box.num_missing} entries ({box.reason})")
         print("MLflow has everything of this store" if not boxes else "percepts track --resend sends them")
         return 0
+    if options.tracking_uri is not None:
+        check_mlflow(options.tracking_uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pipeline.engine.tracking.client import resend

@@ -18,6 +18,7 @@ from stages.datasets.synthetic_clips import MOTIONS, PARTS, SynthesizeConfig
 from stages.finetune import FinetuneConfig
 from stages.pretrain import PretrainConfig
 from stages.video.decode import DecodeConfig
+from stages.video.listing import SourceListing
 
 
 def check_loss(config: PretrainConfig) -> None:
@@ -143,6 +144,23 @@ def check_selection(arms: Mapping[str, FinetuneConfig], validation_fraction: flo
                 f"--{flag}.selection chooses settings on clips that are held out, and --validation-fraction 0 holds "
                 "out none: give a share, or one candidate of each setting and --selection.num-checks 1"
             )
+
+
+def check_held_out(index: Node, held_out: float, validation_fraction: float) -> None:
+    """Raises ConfigError where no video is left to learn from, however the videos are grouped.
+
+    Where a list names parts, or some videos come out of archives, nothing is said here.
+    """
+    listing = index.listing
+    if not isinstance(listing, SourceListing) or listing.has_parts or index.parents:
+        return
+    there = listing.estimate.num_videos or 0
+    left = there - max(1, round(held_out * there)) if held_out else there
+    if left - max(1, round(validation_fraction * left)) < 1:
+        raise ConfigError(
+            f"--held-out {held_out:g} of {there} videos, and --pretrain.validation-fraction {validation_fraction:g} of "
+            "what is left, leave none to learn from: give more videos, or hold out less"
+        )
 
 
 def check_enough(index: Node, *, has_test: bool, without_test: str = "") -> None:

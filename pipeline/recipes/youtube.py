@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.engine.plan import Plan
-from pipeline.recipes.agreement import check_enough, check_loss
+from pipeline.recipes.agreement import check_enough, check_held_out, check_loss
 from pipeline.recipes.existing_models import add_warm_start
 from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
@@ -91,6 +91,7 @@ def build(options: YoutubeOptions) -> Plan:
     _check_clips(options, check)
     index = add_index(plan, options, options.videos, held_out=options.held_out, corpus=corpus, check=check)
     check_enough(index, has_test=bool(options.held_out), without_test="--held-out 0")
+    check_held_out(index, options.held_out, options.pretrain.validation_fraction)
     percepts = plan.add(extract, extraction, resources=run_gpu, index=index)
     statistics = plan.add(standardize, StandardizeConfig(parts=("unlabelled",)), percepts=percepts)
     source = {"percepts": percepts, "statistics": statistics}

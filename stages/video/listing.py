@@ -86,6 +86,8 @@ class SourceListing(ParquetListing):
         """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key."""
         super().__init__()
         self._num_videos = self._num_bytes = 0
+        self.has_parts = False
+        """True where a list says of some of its videos which part they belong to."""
         schema = _SCHEMA.with_metadata({_LISTED_AT: str(time.time_ns()).encode()})
         with pq.ParquetWriter(self._file, schema, compression="zstd") as writer:
             digest = hash_sources(self._written(iter_videos(places, rules, note=self._notes.append), writer))
@@ -99,6 +101,7 @@ class SourceListing(ParquetListing):
             columns |= {name: [encoded(getattr(source, name)) for source in batch] for name in _TEXT_COLUMNS}
             writer.write_table(pa.Table.from_pydict(columns, schema=writer.schema))
             self._num_videos += len(batch)
+            self.has_parts = self.has_parts or any(source.part is not None for source in batch)
             self._num_bytes += sum(source.size_bytes or 0 for source in batch)
             yield from batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,28 @@ def test_one_video_is_too_few(tmp_path: Path) -> None:
             plan_of("youtube", "--videos", str(tmp_path / "only.mp4"), *flags)
     with pytest.raises(UsageError, match="--videos names 1 video, and 3 are needed"):
         plan_of("patches", "--videos", str(tmp_path / "only.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_refused"),
+    [
+        (("--held-out", "0.9"), True),
+        (("--held-out", "0.99"), True),
+        (("--held-out", "0.5", "--pretrain.validation-fraction", "0.8"), False),
+        (("--held-out", "0.5", "--pretrain.validation-fraction", "0.9"), True),
+        (("--held-out", "0", "--pretrain.validation-fraction", "0.95"), True),
+        ((), False),
+    ],
+)
+def test_held_out_videos_leave_some_to_learn_from(tmp_path: Path, flags: tuple[str, ...], is_refused: bool) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.mp4").write_bytes(b"x" * (number + 1))
+    refusal = pytest.raises(UsageError, match=r"--held-out .* of 8 videos") if is_refused else nullcontext()
+    with refusal:
+        plan_of("youtube", "--videos", str(tmp_path), *flags)
+    listed = tmp_path / "list.csv"
+    listed.write_text("uri,part\n" + "".join(f"{number}.mp4,{'train' if number else ''}\n" for number in range(8)))
+    plan_of("youtube", "--videos", str(listed), *flags)  # parts of its own: nothing is known
 
 
 def test_an_encoder_of_pixels_is_refused(tmp_path: Path) -> None:
