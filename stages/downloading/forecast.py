@@ -42,12 +42,16 @@ def forecast_download(
     rates = [f"to {'any other' if of_sites else 'a'} host every {network.host_interval_s:g} s"]
     if of_sites:
         rates.insert(0, f"to a site every {network.site_interval_s:g}-{2 * network.site_interval_s:g} s")
+    num_videos = round(requested * ALIVE_SHARE) if seconds is None else None
+    if each_s is not None and seconds is not None:  # of whole videos nobody knows how many make so many hours
+        num_videos = round(seconds / each_s)
+    links = f"{'up to' if num_videos is None else 'about'} {requested:,} links"
     note = (
-        f"about {requested:,} links{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} "
+        f"{links}{video}, {site_requests + file_requests:,} requests; at one {' and '.join(rates)} "
         f"that takes {time_in_words(rate_s)}, over the whole cluster"
     )
     return Estimate(
-        num_videos=requested,
+        num_videos=num_videos,
         num_frames=round(seconds * FRAMES_PER_S) if seconds else None,
         num_bytes=round(seconds * BYTES_PER_S) if seconds else None,
         seconds=rate_s,

@@ -156,3 +156,20 @@ def test_a_download_waits_without_a_gpu_and_without_a_bill(tmp_path: Path, capsy
     assert waiting == "download: 2.7 days of waiting for servers, in which no GPU is reserved"
     (price,) = [line for line in lines if line.startswith("price: ")]
     assert 0.05 < float(price.removeprefix("price: ")) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [((), "up to 16,000 links"), (("--clip-seconds", "10"), "about 15,429 links")]
+)
+def test_a_plan_of_hours_counts_the_videos_that_make_them(
+    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the links: of 30 hours in all that were listed, each would have had seven seconds, and no window."""
+    links = tmp_path / "links.txt"
+    links.write_text("".join(f"https://host/{n}.mp4\n" for n in range(16_000)))
+    plan = ["youtube", "--plan", "--links", str(links), "--hours", "30", "--store", str(tmp_path / "store")]
+    assert main([*plan, *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("download: ") and said in line]
+    (learned,) = [line for line in lines if line.startswith("pretrain composite: about ")]
+    assert int(learned.split(" over ")[1].split()[0].replace(",", "")) > 100_000
