@@ -16,10 +16,9 @@ import pytest
 import s3fs
 import torch
 
-from cluster.session import Session
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.events import Event, Log, Metrics, Progress
-from pipeline.core.stage import Context, Resources
+from pipeline.core.stage import Context
 from pipeline.core.workers import Workers
 from stages.datasets.dataset_factories import PerceptsFactory
 from stages.datasets.sequences import PerceptSource
@@ -329,32 +328,3 @@ def test_half_precision_learns_and_resumes_to_the_bit(
     assert half["train"][0]["loss"] != single["train"][0]["loss"]
     assert half["train"][0]["loss"] == pytest.approx(single["train"][0]["loss"], rel=1e-2)
     assert half["train"][-1]["loss"] == pytest.approx(single["train"][-1]["loss"], rel=0.05)
-
-
-def pretrain_on_ray(config: PretrainConfig, root: str, inputs: Inputs, num_workers: int) -> list[str]:
-    """What `pipeline.engine.execute.make` does, without a store; returns what was said."""
-    from cluster.workers import RayWorkers
-
-    said: list[Event] = []
-    workers = RayWorkers(source="pretrain", emit=said.append, scratch_uri=f"{root}/scratch")
-    resources = Resources(num_workers=num_workers)
-    pretrain(config, Context.for_test(root, workers=workers, resources=resources), **inputs)
-    return [event.line for event in said if isinstance(event, Log)]
-
-
-@pytest.mark.ray
-def test_two_workers_on_ray_learn_what_one_learns(tmp_path: Path, inputs: Inputs, ray_session: Session) -> None:
-    config = SMALL(dropout=0.0)
-    ray_session.start("pretrain", pretrain_on_ray, config, str(tmp_path / "two"), inputs, 2)
-    alone = history_of(pretrain(config, Context.for_test(tmp_path / "one"), **inputs))
-    while not (ended := ray_session.finished(1.0)):
-        pass
-    if ended[0].error is not None:
-        raise ended[0].error
-    together = history_of(Encoder(str(tmp_path / "two/out")))
-    for curve in ("train", "validation"):
-        assert [point["step"] for point in together[curve]] == [point["step"] for point in alone[curve]]
-        np.testing.assert_allclose(
-            [point["loss"] for point in together[curve]], [point["loss"] for point in alone[curve]], rtol=1e-4
-        )
-    assert sorted(files_of(tmp_path / "two/out")) == ["history.json", "model.safetensors"]
