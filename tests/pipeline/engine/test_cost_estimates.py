@@ -124,8 +124,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "price: less than 0.01" in few
     layers = ("--pretrain.num-layers", "2", "--gpus-per-worker", "1", "--workers")
     seconds = [said(*hours, *layers, num).partition("pretrain composite")[2].splitlines()[0] for num in ("1", "8")]
-    assert "19 min 42 s" in seconds[0]
-    assert "2 min 45 s" in seconds[1]  # twenty of them start the group
+    assert "19 min 32 s" in seconds[0]
+    assert "2 min 35 s" in seconds[1]  # ten of them start the group
     assert "GPU-hours" not in said()
     with pytest.raises(UsageError, match="pixels was never measured on a GPU: give --gpu-frames-per-s"):
         main(
