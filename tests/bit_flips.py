@@ -86,16 +86,16 @@ def percepts(*arguments: str, main: Callable[[list[str]], object] | None = None)
 def stop_after_a_checkpoint(arguments: list[str]) -> None:
     """Runs a command, and leaves it as by Ctrl-C once two checkpoints are written."""
     from pipeline.commands.table import main
-    from stages.pretraining import loop
+    from stages.pretraining import checkpoints
 
-    write, num_written = loop.write_checkpoint, itertools.count(1)
+    write, num_written = checkpoints.write_checkpoint, itertools.count(1)
 
     def write_and_stop(*arguments: Any, **others: Any) -> None:
         write(*arguments, **others)
         if next(num_written) == 2:
             raise KeyboardInterrupt
 
-    loop.write_checkpoint = write_and_stop
+    checkpoints.write_checkpoint = write_and_stop
     main(arguments)
 
 
