@@ -19,8 +19,7 @@ from cluster.placement import alive_nodes, cluster_nodes, each_node, free_resour
 from cluster.session import cause_of
 from cluster.streams import stream
 from pipeline.core.error_words import one_line
-from pipeline.core.errors import GroupReplaced, WorkerDied
-from pipeline.core.files import remove
+from pipeline.core.errors import WorkerDied
 from pipeline.core.network import NetworkLimiter
 from pipeline.core.secrets import known, learn
 from pipeline.core.workers import ClusterNode, Continuation, Factory, Item, Result, TrainLoop, Workers, num_held
@@ -92,8 +91,7 @@ class RayWorkers(Workers):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
     ) -> None:
-        is_one_machine = len(alive_nodes()) == 1 and num_held(self.nodes(), cpus_per_worker, gpus_per_worker) >= 1
-        if num_workers == 1 and is_one_machine:
+        if num_workers == 1 and self._is_one_machine(cpus_per_worker, gpus_per_worker):
             self._train_alone(loop, payload, cpus_per_worker, gpus_per_worker)
             return
         from cluster.training.training_group import (  # torch and Ray Train take seconds: only to train
@@ -115,11 +113,16 @@ class RayWorkers(Workers):
         )
         train_group(group)
 
+    def _is_one_machine(self, num_cpus: float, num_gpus: float) -> bool:
+        """Returns whether the driver's machine is the only one, and holds a worker of so many cores and GPUs."""
+        return len(alive_nodes()) == 1 and num_held(self.nodes(), num_cpus, num_gpus) >= 1
+
     def _train_alone(self, loop: TrainLoop, payload: Any, cpus_per_worker: float, gpus_per_worker: float) -> None:
         """Trains in an actor, without the four processes of a group of Ray Train.
 
         The one machine is the driver's: no other can be lost, and none can join.
         """
+        from cluster.training.fencing import scratch_directory
         from cluster.training.single_worker import SingleWorkerFactory
 
         factory = SingleWorkerFactory(
@@ -130,7 +133,7 @@ class RayWorkers(Workers):
             num_threads=max(1, int(cpus_per_worker)),
             device="cuda" if gpus_per_worker else "cpu",
         )
-        try:
+        with scratch_directory(self.scratch_uri):
             for _ in self.map(
                 factory,
                 [payload],
@@ -141,12 +144,6 @@ class RayWorkers(Workers):
                 max_deaths=MAX_TRAINING_DEATHS,
             ):
                 pass
-        except GroupReplaced:  # the scratch directory belongs to the other run
-            raise
-        except Exception:
-            remove(self.scratch_uri)
-            raise
-        remove(self.scratch_uri)
 
 
 class _WorkerActor:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import nn
 from cluster.placement import available_resources
 from pipeline.core.errors import GroupReplaced
 from pipeline.core.events import Emit
-from pipeline.core.files import join, read_json, write_json
+from pipeline.core.files import join, read_json, remove, write_json
 from pipeline.core.workers import TrainWorker
 
 
@@ -57,6 +59,19 @@ class FencingToken:
 
     def _progress_uri(self, writer: str) -> str:
         return f"{self.uri}.{writer}"
+
+
+@contextmanager
+def scratch_directory(uri: str) -> Iterator[None]:
+    """Removes a training's scratch directory at its end, well or by an error, unless another run has taken it over."""
+    try:
+        yield
+    except GroupReplaced:
+        raise
+    except Exception:
+        remove(uri)
+        raise
+    remove(uri)
 
 
 def _read(uri: str) -> dict[str, Any]:

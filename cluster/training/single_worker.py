@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from cluster.training.fencing import FencingToken, RayTrainWorker
@@ -44,8 +43,4 @@ class SingleWorkerFactory:
             grow_after_seconds=0.0,
         )
         worker.begin()
-        return partial(_run, self.loop, worker)
-
-
-def _run(loop: TrainLoop, worker: RayTrainWorker, payload: Any) -> None:
-    loop(payload, worker)
+        return lambda payload: self.loop(payload, worker)

@@ -51,12 +51,11 @@ from cluster.ray_private import (
 )
 from cluster.session import cause_of
 from cluster.training.failures import describe_loss, error_of_loop
-from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup
+from cluster.training.fencing import FencingToken, RayTrainWorker, Regroup, scratch_directory
 from cluster.training.torch_backend import NodeInterfaceConfig
 from pipeline.core.error_words import one_line
-from pipeline.core.errors import GroupReplaced, WorkerDied
+from pipeline.core.errors import WorkerDied
 from pipeline.core.events import Emit, EventSource
-from pipeline.core.files import remove
 from pipeline.core.workers import TrainLoop
 
 MAX_RESTARTS = 5
@@ -107,20 +106,14 @@ def train_group(group: Group) -> None:
     if killed_run_id is not None:
         cancel_reservation(killed_run_id)
     restarts = _Restarts(group)
-    try:
+    with scratch_directory(group.scratch_uri):
         while True:
             before = group.token.read()
             try:
                 _fit(group, restarts.grow_after_seconds)
-                break
+                return
             except ray.train.TrainingFailedError as error:
                 restarts.decide(error, before)
-    except GroupReplaced:  # the scratch directory belongs to the other run
-        raise
-    except Exception:
-        remove(group.scratch_uri)
-        raise
-    remove(group.scratch_uri)
 
 
 @dataclass

@@ -110,12 +110,17 @@ def _check_validation(corpus: SynthesizeConfig, pretrain: PretrainConfig) -> Non
     """Raises ConfigError where the clips to validate on are all that there are to learn from."""
     num_clips = {part: int(getattr(corpus, f"num_{part}")) for part in PARTS}
     there, share = sum(num_clips[part] for part in pretrain.parts), pretrain.validation_fraction
-    if max(1, round(share * there)) >= there:
+    if _num_held_out(share, there) >= there:
         given = ", ".join(f"--corpus.num-{part} {num_clips[part]}" for part in pretrain.parts)
         raise ConfigError(
             f"{given}: --pretrain.validation-fraction {share:g} of them leaves no clip to learn from: make more clips, "
             "or hold out less"
         )
+
+
+def _num_held_out(share: float, num_groups: int) -> int:
+    """Returns the number of groups that `hold_out_groups` would hold out; it needs torch, and a plan does not."""
+    return max(1, round(share * num_groups))
 
 
 def check_labels(
@@ -155,8 +160,8 @@ def check_held_out(index: Node, held_out: float, validation_fraction: float) -> 
     if not isinstance(listing, SourceListing) or listing.has_parts or index.parents:
         return
     there = listing.estimate.num_videos or 0
-    left = there - max(1, round(held_out * there)) if held_out else there
-    if left - max(1, round(validation_fraction * left)) < 1:
+    left = there - _num_held_out(held_out, there) if held_out else there
+    if left <= _num_held_out(validation_fraction, left):
         raise ConfigError(
             f"--held-out {held_out:g} of {there} videos, and --pretrain.validation-fraction {validation_fraction:g} of "
             "what is left, leave none to learn from: give more videos, or hold out less"

@@ -62,5 +62,6 @@ def decoder_loss(
     gaussian: the squared error (no factor 1/2).
     reverse: the target's last step belongs to the first output.
     """
+    # torch's apply has no types.
     loss: Tensor = _FrameLoss.apply(output_TBD, target_TBD, kind, reverse)  # type: ignore[no-untyped-call]
     return loss
