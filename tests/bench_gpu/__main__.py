@@ -4,7 +4,7 @@
     python -m tests.bench_gpu --mnist URI --only moving_mnist --minutes 10
     python -m tests.bench_gpu --rehearse                     # everything at toy size, on CPU
 
-Parts, in this order, each in a process of its own:
+Parts, in this order, each command in a process of its own, which is ended after `--limit-minutes`:
 
     lstm_step           one composite step, 2 x 2048, bfloat16, against cuDNN's LSTM and the matrix-product floor
     lstm_step_graphed   the same as training runs it, one CUDA graph, against cuDNN's LSTM and an 8192 cube; variants
@@ -15,9 +15,10 @@ Parts, in this order, each in a process of its own:
     extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
     extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
 
-Every figure is one JSON line, also in OUT/results.jsonl. A part that fails leaves a line with its error, the others go
-on, and the exit status is 1. What is to be carried home lies in OUT/home: scores, curves, figures, and weights in
-float16 where they are under 16 MB. A run that was cut off goes on where it was: the store is OUT/store.
+Every figure is one JSON line, also in OUT/results.jsonl, written when it is known. A part that fails or takes too long
+leaves a line with its error, the others go on, and the exit status is 1. Neither Ray nor MLflow is needed. What is to
+be carried home lies in OUT/home: scores, curves, figures, and weights in float16 where they are under 16 MB. A run that
+was cut off goes on where it was: the store is OUT/store.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -45,7 +48,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="bench_gpu", help="directory for the store, the results and what goes home")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the moving_mnist run, all included")
-    parser.add_argument("--row-minutes", type=float, default=5.0, help="of each run of table_2, all included")
+    parser.add_argument("--row-minutes", type=float, default=5.0, help="of training of each row of table_2")
+    parser.add_argument("--limit-minutes", type=float, default=15.0, help="after which a part's command is ended")
     parser.add_argument("--vgg16-weights", help="URI of the VGG-16 weights; none: random ones")
     parser.add_argument("--vgg16-sha256", help="their sha256")
     parser.add_argument("--vgg16-videos", help="videos to extract from; none: some made by the benchmark")
@@ -121,14 +125,42 @@ def _extraction(options: argparse.Namespace) -> list[str]:
     return [*command, "--random-weights"]
 
 
-def run(part: str, command: list[str]) -> tuple[list[str], bool]:
-    """The part's JSON lines, and whether it succeeded; where it did not, one with the last words of its process."""
-    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode:
-        error = f"exit status {done.returncode}; its own words are above"
-        lines.append(json.dumps({"benchmark": part, "command": command, "error": error}))
-    return lines, not done.returncode
+def run(part: str, command: list[str], results: Path, limit_minutes: float) -> bool:
+    """Prints the part's JSON lines as they come, and keeps them in `results`; returns whether it succeeded.
+
+    Where it did not, the last line says so.
+    """
+    # A session of its own, so that the end takes the part's own processes along.
+    part_process = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        os.killpg(part_process.pid, signal.SIGKILL)
+
+    limit = threading.Timer(60 * limit_minutes, end)
+    limit.start()
+    assert part_process.stdout is not None
+    for line in part_process.stdout:
+        if line.startswith("{"):
+            _keep(line, results)
+    status = part_process.wait()
+    limit.cancel()
+    if status:
+        error = f"ended after {limit_minutes:g} min" if is_late.is_set() else f"exit status {status}"
+        _keep(
+            json.dumps({"benchmark": part, "command": command, "error": f"{error}; its own words are above"}), results
+        )
+    return not status
+
+
+def _keep(line: str, results: Path) -> None:
+    line = line.rstrip("\n")
+    with results.open("a") as file:
+        file.write(f"{line}\n")
+    print(line, flush=True)
 
 
 def main() -> int:
@@ -145,11 +177,7 @@ def main() -> int:
         if not todo:
             print(f"bench_gpu: {part} is left out: it needs --vgg16-weights", file=sys.stderr)
         for command in todo:
-            lines, succeeded = run(part, command)
-            whole &= succeeded
-            with results.open("a") as file:
-                file.writelines(f"{line}\n" for line in lines)
-            print("\n".join(lines), flush=True)
+            whole &= run(part, command, results, options.limit_minutes)
     return 0 if whole else 1
 
 

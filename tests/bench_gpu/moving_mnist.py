@@ -4,7 +4,8 @@
 
 First the rate of training steps is measured, of the model that is to be trained; the steps that fit into the minutes,
 less what start, scoring and figures take, are the recipe's `num_steps`. They are kept in OUT/steps.json, so that a run
-that was cut off is the same run when it goes on. Prints one JSON line; `ratio` is the nats over the paper's.
+that was cut off is the same run when it goes on. Where there is no Ray the recipe runs in one process (`--in-process`),
+which then scores the test set alone. Prints one JSON line; `ratio` is the nats over the paper's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,9 @@ def recipe_arguments(args: argparse.Namespace, config: PretrainConfig) -> list[s
     optimizer = config.training.optimizer
     digits = ["--digits.mnist", args.mnist] if args.mnist else []
     gpus = [] if args.rehearse else ["--gpus-per-worker", "1"]
+    workers = ["--in-process"] if find_spec("ray") is None else ["--workers", "1", *gpus]
     return [
-        *("moving-mnist", "--store", f"{args.out}/store", "--models", args.model, "--workers", "1", *gpus, *digits),
+        *("moving-mnist", "--store", f"{args.out}/store", "--models", args.model, *workers, *digits),
         *("--num-test-sequences", "20" if args.rehearse else "10000"),
         *("--pretrain.num-units", str(config.model.num_units), "--pretrain.num-layers", str(config.model.num_layers)),
         *(
