@@ -61,7 +61,11 @@ MOVING_MNIST = Recipe(
         "percepts run moving-mnist --preset laptop",
         "percepts run moving-mnist --preset gpu --digits.mnist /data/mnist",
     ),
-    presets={"laptop": {"pretrain.num-units": 384, "pretrain.num-steps": 2800}, **PRESETS},
+    presets=PRESETS
+    | {
+        "laptop": {"pretrain.num-units": 384, "pretrain.num-steps": 2800},
+        "gpu": PRESETS["gpu"] | {"pretrain.batch-size": 1024, "pretrain.optimizer.learning-rate": 2e-3},
+    },
     refused=REFUSED
     | OF_PERCEPTS
     | {"pretrain.num-passes": "sequences of Moving MNIST never repeat, so that there is no pass"},
