@@ -127,13 +127,13 @@ def test_a_part_that_takes_too_long_is_ended_and_the_next_one_runs(tmp_path: Pat
 
 
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:
-    parts = ["lstm_step", "lstm_step_graphed", "training_loop", "largest_batch", "moving_mnist"]
+    parts = ["lstm_step", "lstm_step_graphed", "training_loop", "largest_batch", "moving_mnist", "patches"]
     done = rehearsed(tmp_path, "tests.bench_gpu", "--out", str(tmp_path), "--only", *parts)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines == [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line["benchmark"] for line in lines] == [
         *("lstm_step_vs_torch", "lstm_step_graphed", "lstm_step_graphed", "training_loop", "training_loop"),
-        *("largest_batch_2x2048", "moving_mnist"),
+        *("largest_batch_2x2048", "moving_mnist", "patches", "patches"),
     ]
     assert lines[5]["batch"] == 23
     row = lines[6]
@@ -144,4 +144,8 @@ def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_pat
     model = Pretrained.load(row["checkpoint"]).composite
     assert model.config.predict_conditional
     assert Path(row["checkpoint"]).stat().st_size == pytest.approx(row["float16_bytes"], abs=10_000)
+    patches = lines[7:]
+    assert [row["model"] for row in patches] == ["composite", "composite, conditional future"]
+    assert all(0 < row["squared_error_a_frame"] == 2 * row["half_of_it"] for row in patches)
+    assert patches[0]["copy_last_frame"] == patches[1]["copy_last_frame"] > 0
     assert (tmp_path / "home" / "composite-conditional-future" / "sequences.png").stat().st_size > 1000

@@ -11,7 +11,8 @@ Parts, in this order, each command in a process of its own, which is ended after
     training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST and for percepts
     largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
     moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
-    table_2             the four models that predict, --row-minutes of training each, without Ray and MLflow
+    table_2             the four models that predict, --row-minutes of training each
+    patches             the same four on 32x32 colour patches, of --patch-videos where they are given
     extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
     extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
 
@@ -50,6 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the moving_mnist run, all included")
     parser.add_argument("--row-minutes", type=float, default=5.0, help="of training of each row of table_2")
     parser.add_argument("--limit-minutes", type=float, default=15.0, help="after which a part's command is ended")
+    parser.add_argument("--patch-videos", help="videos to cut patches from; none: some made by the benchmark")
     parser.add_argument("--vgg16-weights", help="URI of the VGG-16 weights; none: random ones")
     parser.add_argument("--vgg16-sha256", help="their sha256")
     parser.add_argument("--vgg16-videos", help="videos to extract from; none: some made by the benchmark")
@@ -64,6 +66,7 @@ PARTS = (
     "largest_batch",
     "moving_mnist",
     "table_2",
+    "patches",
     "extract_vgg16_fc6",
     "extract_convnets",
 )
@@ -87,6 +90,9 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         return [["tests.bench_gpu.largest_batch", *toy]]
     if part == "extract_convnets":
         return [["tests.bench_gpu.extraction", *(["--only", "random_vgg16", "--num-videos", "4"] if toy else []), *toy]]
+    if part == "patches":
+        videos = ["--videos", options.patch_videos] if options.patch_videos else []
+        return [["tests.bench_gpu.patches", "--out", options.out, *videos, *toy]]
     if part == "extract_vgg16_fc6":
         return [_extraction(options)]
     digits = ["--mnist", options.mnist] if options.mnist else []
