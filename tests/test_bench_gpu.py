@@ -124,6 +124,8 @@ def test_a_part_that_takes_too_long_is_ended_and_the_next_one_runs(tmp_path: Pat
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["benchmark"] for line in lines] == ["largest_batch", "lstm_step"]
     assert all("0.001 min" in line["error"] for line in lines)
+    done = rehearsed(tmp_path, "tests.bench_gpu", "--out", str(tmp_path), *parts[:3], "--total-minutes", "0", status=1)
+    assert ["not begun" in json.loads(line)["error"] for line in done.stdout.splitlines()] == [True, True]
 
 
 def test_a_rehearsal_leaves_a_line_a_part_and_a_checkpoint_to_carry_home(tmp_path: Path) -> None:

@@ -1,36 +1,40 @@
 """What only a GPU can show, in one command: `make bench-gpu MNIST=URI`, or
 
-    python -m tests.bench_gpu --mnist ../shared/data/mnist --out bench_gpu
+    python -m tests.bench_gpu --mnist URI --out bench_gpu
+    python -m tests.bench_gpu --mnist URI --total-minutes 10 --row-minutes 0.75
     python -m tests.bench_gpu --mnist URI --only moving_mnist --minutes 10
     python -m tests.bench_gpu --rehearse                     # everything at toy size, on CPU
 
-Parts, in this order, each command in a process of its own, which is ended after `--limit-minutes`:
+Parts, worth first, each command in a process of its own, which is ended after `--limit-minutes`:
 
-    lstm_step           one composite step, 2 x 2048, bfloat16, against cuDNN's LSTM and the matrix-product floor
-    lstm_step_graphed   the same as training runs it, one CUDA graph, against cuDNN's LSTM and an 8192 cube; variants
+    lstm_step_graphed   the composite's step as training runs it, one CUDA graph, 2 x 2048, bfloat16, against cuDNN's
+                        LSTM and an 8192 cube; variants
     training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST and for percepts
-    largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
-    moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
     table_2             the four models that predict, --row-minutes of training each
-    patches             the same four on 32x32 colour patches, of --patch-videos where they are given
-    extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
     extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
+    patches             the models of table_2 on 32x32 colour patches, of --patch-videos where they are given
+    largest_batch       sequences of the percept model, 2 x 2048, in this GPU's memory, with AdamW
+    extract_vgg16_fc6   VGG-16 fc6 from files against the convnet alone, all cores decoding; goal: 0.90
+    moving_mnist        composite with conditional future predictor within --minutes, start and scoring included
+    lstm_step           one composite step, launched from Python, against cuDNN's LSTM and the matrix-product floor
 
-Every figure is one JSON line, also in OUT/results.jsonl, written when it is known. A part that fails or takes too long
-leaves a line with its error, the others go on, and the exit status is 1. Neither Ray nor MLflow is needed. What is to
-be carried home lies in OUT/home: scores, curves, figures, and weights in float16 where they are under 16 MB. A run that
-was cut off goes on where it was: the store is OUT/store.
+Every figure is one JSON line, also in OUT/results.jsonl, written when it is known. A part that fails, takes too long or
+is not begun within `--total-minutes` leaves a line with its error, the others go on, and the exit status is 1. Neither
+Ray nor MLflow is needed. What is to be carried home lies in OUT/home: scores, curves, figures, and weights in float16
+where they are under 16 MB. A run that was cut off goes on where it was: the store is OUT/store.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -51,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the moving_mnist run, all included")
     parser.add_argument("--row-minutes", type=float, default=5.0, help="of training of each row of table_2")
     parser.add_argument("--limit-minutes", type=float, default=15.0, help="after which a part's command is ended")
+    parser.add_argument("--total-minutes", type=float, default=math.inf, help="after which no part goes on")
     parser.add_argument("--patch-videos", help="videos to cut patches from; none: some made by the benchmark")
     parser.add_argument("--vgg16-weights", help="URI of the VGG-16 weights; none: random ones")
     parser.add_argument("--vgg16-sha256", help="their sha256")
@@ -60,15 +65,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 PARTS = (
-    "lstm_step",
     "lstm_step_graphed",
     "training_loop",
-    "largest_batch",
-    "moving_mnist",
     "table_2",
-    "patches",
-    "extract_vgg16_fc6",
     "extract_convnets",
+    "patches",
+    "largest_batch",
+    "extract_vgg16_fc6",
+    "moving_mnist",
+    "lstm_step",
 )
 
 
@@ -140,6 +145,9 @@ def run(part: str, command: list[str], results: Path, limit_minutes: float) -> b
 
     Where it did not, the last line says so.
     """
+    if limit_minutes <= 0:
+        _keep(json.dumps({"benchmark": part, "command": command, "error": "not begun within --total-minutes"}), results)
+        return False
     # A session of its own, so that the end takes the part's own processes along.
     part_process = subprocess.Popen(
         [sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -181,13 +189,11 @@ def main() -> int:
         return 2
     results = Path(join(options.out, "results.jsonl"))
     results.parent.mkdir(parents=True, exist_ok=True)
-    whole = True
+    whole, ends_at = True, time.monotonic() + 60 * options.total_minutes
     for part in options.only:
-        todo = commands(part, options)
-        if not todo:
-            print(f"bench_gpu: {part} is left out: it needs --vgg16-weights", file=sys.stderr)
-        for command in todo:
-            whole &= run(part, command, results, options.limit_minutes)
+        for command in commands(part, options):
+            minutes = min(options.limit_minutes, (ends_at - time.monotonic()) / 60)
+            whole &= run(part, command, results, minutes)
     return 0 if whole else 1
 
 
