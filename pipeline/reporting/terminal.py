@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.files import absolute
 from pipeline.core.printable import human_bytes, human_seconds, printable
+from pipeline.engine.display import NARROW
 from pipeline.engine.store import DEFAULT_STORE
 from pipeline.reporting.claims import Finding, number_of, points
 from pipeline.reporting.findings import findings
@@ -25,29 +26,47 @@ from stages.percepts.artifacts import Percepts
 
 MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
 PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}
+LINES_AFTER = 5
+"""Lines of a screen beside the results: an empty one, the link to the report (two), what became of an alias, the
+prompt."""
 MAX_STAGES = 12
 MAX_BAD_VIDEOS = 4
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Prints sentences, then tables. Names from outside are printed without markup or control characters."""
+    """Prints sentences, then tables. Names from outside are printed without markup or control characters.
+
+    Tables are dense on a narrow terminal, and where all but the stages would else be higher than it.
+    """
     console.print()
     console.print(_stages(results.view.nodes))  # first, so that a screen ends with what was found
     console.print()
-    for finding in findings(results):
-        console.print(_sentence(finding))
+    parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=False)]
+    commands = [Text(command, overflow="fold") for command in next_commands(results.view)]
+    num_lines = sum(len(console.render_lines(part, pad=False)) for part in (*parts, *commands))
+    if console.is_terminal and (console.width < NARROW or num_lines + LINES_AFTER > console.height):
+        parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=True)]
+    for part in parts:
+        console.print(part)
+    console.print()
+    for command in commands:
+        console.print(command, soft_wrap=True)
+
+
+def _tables(results: Results, *, is_dense: bool) -> list[RenderableType]:
+    """Returns the tables of the results, each after an empty line; dense ones have but one before them all."""
     tables: list[Table] = []
     for scores in (result.content for result in results.scores):
-        tables += [_accuracy(scores), *([_paired(scores)] if scores.paired else [])]
+        tables.append(_accuracy(scores, is_dense=is_dense))
+        tables += [_paired(scores)] if scores.paired and not is_dense else []
     tables += [_forecast(forecast.content) for forecast in results.forecasts]
     tables += [_pixels(pixels.content) for pixels in results.pixel_scores]
     tables += [_bad_videos(results)] if results.bad_videos else []
+    if not is_dense:
+        return [part for table in tables for part in (Text(), table)]
     for table in tables:
-        console.print()
-        console.print(table)
-    console.print()
-    for command in next_commands(results.view):
-        console.print(Text(command), soft_wrap=True)
+        table.box, table.padding = None, (0, 1, 0, 0)
+    return [*([Text()] if tables else []), *tables]
 
 
 def next_commands(view: RunView) -> list[str]:
@@ -85,18 +104,25 @@ def _cell(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def _accuracy(scores: ScoreTable) -> Table:
+def _accuracy(scores: ScoreTable, *, is_dense: bool) -> Table:
+    """Returns the table of accuracies; a dense one has each model's paired differences below it."""
     splits = f" of {scores.num_splits} splits" if scores.num_splits > 1 else ""
     title = f"Accuracy, {scores.num_test_clips:,} test clips{splits}, ± 95% (chance {percent(scores.chance)})"
+    pairs = _pairs(scores) if is_dense else {}
+    title += "; paired differences, points, ± 95% (? includes zero, ✗ below)" if pairs else ""
     table = _table(title, "labels a class", *(count_name(n) for n in scores.label_counts))
     _say_covered(table, scores)
     best = {n: leader.model for n in scores.label_counts if (leader := scores.best(n))}
     for model in scores.models:
         cells = []
         for n in scores.label_counts:
-            score = scores.score(model, n)
-            cells.append(Text(_interval(score), "bold" if best.get(n) == model else ""))
+            text = _interval(scores.score(model, n))
+            cells.append(Text(_closer(text) if is_dense else text, "bold" if best.get(n) == model else ""))
         table.add_row(_cell(model), *cells)
+        for (better, worse), of_counts in pairs.items():
+            if better == model:
+                differences = [_closer(_difference(of_counts.get(n))) for n in scores.label_counts]
+                table.add_row(_cell(f" over {worse}"), *(text.removeprefix("✓") for text in differences))
     return table
 
 
@@ -110,26 +136,30 @@ def _interval(score: MeanAccuracy | None) -> str:
     return "–" if score is None else f"{100 * score.mean:.1f} {_half(score)}"
 
 
-def _paired(scores: ScoreTable) -> Table:
-    table = _table(
-        "Paired differences, points, ± 95% (✓ above zero, ? includes zero, ✗ below)",
-        "better over worse",
-        *(count_name(n) for n in scores.label_counts),
-    )
-    _say_covered(table, scores)
-    rows: dict[tuple[str, str], dict[int, PairedDifference]] = {}
+def _pairs(scores: ScoreTable) -> dict[tuple[str, str], dict[int, PairedDifference]]:
+    """Returns the paired differences by (better, worse) and number of labels."""
+    pairs: dict[tuple[str, str], dict[int, PairedDifference]] = {}
     for pair in scores.paired:
-        rows.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
-    for (better, worse), pairs in rows.items():
-        cells = [_difference(pairs.get(n)) for n in scores.label_counts]
-        table.add_row(_cell(f"{better} over {worse}"), *cells)
+        pairs.setdefault((pair.better, pair.worse), {})[pair.labels_per_class] = pair
+    return pairs
+
+
+def _paired(scores: ScoreTable) -> Table:
+    title = "Paired differences, points, ± 95% (✓ above zero, ? includes zero, ✗ below)"
+    table = _table(title, "better over worse", *(count_name(n) for n in scores.label_counts))
+    _say_covered(table, scores)
+    for (better, worse), of_counts in _pairs(scores).items():
+        table.add_row(_cell(f"{better} over {worse}"), *(_difference(of_counts.get(n)) for n in scores.label_counts))
     return table
 
 
-def _difference(pair: PairedDifference | None) -> Text:
-    if pair is None:
-        return Text("–")
-    return Text(f"{PAIR_MARKS[pair.verdict]} {points(pair.difference)} {_half(pair)}")
+def _difference(pair: PairedDifference | None) -> str:
+    return "–" if pair is None else f"{PAIR_MARKS[pair.verdict]} {points(pair.difference)} {_half(pair)}"
+
+
+def _closer(text: str) -> str:
+    """Returns a number with its interval without spaces."""
+    return text.replace(" ", "")
 
 
 def _half(measured: MeanAccuracy | PairedDifference) -> str:

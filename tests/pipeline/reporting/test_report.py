@@ -96,6 +96,25 @@ def run(tmp_path: Path) -> FakeRun:
     return demo(tmp_path / "store")
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_findings_tables_and_commands_fit_a_screen_and_hide_nothing(run: FakeRun, width: int) -> None:
+    """A screen of 40 lines, of which the link to the report takes two, and the prompt one."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, height=40, force_terminal=True, color_system=None)
+    print_results(read_results(run.view), console)
+    lines = stream.getvalue().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("✓ With 5 labels"))
+    shown = [line for line in lines[first:] for _ in range(0, max(1, len(line)), width)]  # as the terminal folds them
+    assert len(shown) <= 40 - 3
+    words = "".join("".join(lines[first:]).split())
+    for row in scores().summary:
+        assert f"{100 * row.mean:.1f}±{50 * (row.high - row.low):.1f}" in words
+    for row in scores().paired:
+        assert f"{100 * row.difference:+.1f}±{50 * (row.high - row.low):.1f}" in words
+    for mean in forecast().means.values():
+        assert f"{mean:.1f}" in words
+
+
 def test_every_number_of_the_comparison_is_on_the_page_and_in_the_terminal(run: FakeRun, tmp_path: Path) -> None:
     page, printed = Page(written(run.view, tmp_path)).text, terminal(run.view)
     for row in scores().summary:
