@@ -5,11 +5,13 @@ All of it works inside a Ray task, where stages run.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
+import psutil  # type: ignore[import-untyped]  # it has no types
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
@@ -54,8 +56,13 @@ class RayWorkers(Workers):
     ) -> Iterator[tuple[int, Result]]:
         actor_class: Any = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)(_WorkerActor)
         places: Iterator[Any] = iter(()) if cpus_per_worker or gpus_per_worker else each_node()
+
+        def new_actor() -> tuple[Any, Any]:
+            actor = actor_class.options(scheduling_strategy=next(places, "DEFAULT")).remote()
+            return actor, actor.ready.remote(factory, known())
+
         pool: _Pool[Item, Result] = _Pool(
-            lambda: actor_class.options(scheduling_strategy=next(places, "DEFAULT")).remote(factory, known()),
+            new_actor,
             items,
             describe,
             on_retry,
@@ -149,14 +156,15 @@ class RayWorkers(Workers):
 class _WorkerActor:
     """An actor that builds the worker's function once and applies it to each item."""
 
-    def __init__(self, factory: Factory[Any, Any], addresses: Mapping[str, str]) -> None:
-        learn(addresses)
-        self._factory = factory
+    def __init__(self) -> None:
+        self._began = time.monotonic()
 
-    def ready(self) -> str:
+    def ready(self, factory: Factory[Any, Any], addresses: Mapping[str, str]) -> tuple[str, float, float]:
+        """Builds the function; returns the node's id, and the ages of the process and of the actor in it, seconds."""
         # Not in __init__: Ray reports what a constructor raises as the death of the actor.
-        self._work = self._factory()
-        return node_id()
+        learn(addresses)
+        self._work = factory()
+        return node_id(), time.time() - psutil.Process().create_time(), time.monotonic() - self._began
 
     def apply(self, item: Any) -> Any:
         return self._work(item)
@@ -182,7 +190,8 @@ class _Call:
 class _Pool(Generic[Item, Result]):
     """A pool of actors. Items go only to actors that have started: one that waits for a CPU or GPU has no item."""
 
-    new_actor: Callable[[], Any]
+    new_actor: Callable[[], tuple[Any, Any]]
+    """Returns a new actor, and the reference to what it says when it has started."""
     items: Sequence[Item]
     """The items, read one at a time when they are handed out: they may lie on a disk."""
     describe: Callable[[Item], str]
@@ -190,8 +199,8 @@ class _Pool(Generic[Item, Result]):
     continuation: Continuation[Item, Result] | None
     max_deaths: int
     log: Callable[[str], None]
-    wait: Callable[[str], None]
-    """Reports what is waited for, and with an empty text that the work begins."""
+    wait: Callable[[str, float], None]
+    """Reports what has been waited for so long, and with an empty text that the work begins."""
     changed_items: dict[int, Item] = field(default_factory=dict)
     """Position -> item that `on_retry` has replaced or `continuation` has added."""
     num_items: int = field(init=False)
@@ -201,6 +210,8 @@ class _Pool(Generic[Item, Result]):
     failed_starts: int = 0
     """The number of actors in a row that died before they had started."""
     in_flight: dict[Any, _Call] = field(default_factory=dict)
+    awaited_since: float = 0.0
+    """The time at which the pool began to start actors while none had started, by the monotonic clock."""
     idle: list[_Call] = field(default_factory=list)
     """Actors without an item, kept while awaited results may still add items."""
 
@@ -214,8 +225,9 @@ class _Pool(Generic[Item, Result]):
         num_left = self.num_items
         while num_left:
             done, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=WAIT_MESSAGE_SECONDS)
-            if not done and all(call.node is None for call in self.in_flight.values()):
-                self.wait(f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}")
+            if not done and not self._has_started():
+                reason = f"waiting for a free worker of {len(self.in_flight)}: {free_resources()}"
+                self.wait(reason, time.monotonic() - self.awaited_since)
             for reference in done:
                 call = self.in_flight.pop(reference)
                 try:
@@ -232,9 +244,12 @@ class _Pool(Generic[Item, Result]):
                     self._next_item(call)
                 elif call.position is None:
                     self.failed_starts = 0
-                    if all(other.node is None for other in self.in_flight.values()):
-                        self.wait("")
-                    self._next_item(replace(call, node=value))
+                    node, process_s, actor_s = value
+                    if not self._has_started():
+                        took_s = time.monotonic() - self.awaited_since
+                        # A process that is older than the pool was idle, and given to the actor when a core was free.
+                        self.wait("", max(took_s - (process_s if process_s < took_s else actor_s), 0.0))
+                    self._next_item(replace(call, node=node))
                 else:
                     num_left += self._add(call.position, value) - 1
                     self._next_item(call)
@@ -264,9 +279,14 @@ class _Pool(Generic[Item, Result]):
         positions = [call.position for call in self.in_flight.values() if call.position is not None]
         return any(self.continuation.may_continue(self._item(position)) for position in positions)
 
+    def _has_started(self) -> bool:
+        return any(call.node is not None for call in self.in_flight.values())
+
     def _start_actor(self) -> None:
-        actor = self.new_actor()
-        self.in_flight[actor.ready.remote()] = _Call(actor)
+        if not self._has_started():
+            self.awaited_since = time.monotonic()
+        actor, ready = self.new_actor()
+        self.in_flight[ready] = _Call(actor)
 
     def _next_item(self, call: _Call) -> None:
         if self.queue:

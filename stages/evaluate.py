@@ -30,7 +30,7 @@ import numpy as np
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, write_bytes
 from pipeline.core.numbers import check_at_least, check_numbers
-from pipeline.core.rates import EVALUATE_S, EVALUATION_SPEEDUP, FLOP_PER_S, lstm_weights
+from pipeline.core.rates import EVALUATE_S, EVALUATION_SPEEDUP, FLOP_PER_S, WORKER_START_S, lstm_weights
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.arrow_of_time import reversal_pairs, with_reversals
 from stages.datasets.labelled import ClipFinder, labelled, refuse_leaks
@@ -87,7 +87,8 @@ def _estimate(config: EvaluateConfig, inputs: Mapping[str, Estimate]) -> Estimat
         return Estimate()
     num_frames = percepts.num_frames * TEST_SHARE * WINDOWS_OF_A_FRAME
     flop = 2.0 * classifiers.num_bytes / 4 * num_frames
-    return Estimate(num_frames=int(num_frames), seconds=EVALUATE_S + flop / (EVALUATION_SPEEDUP * FLOP_PER_S))
+    seconds = WORKER_START_S + EVALUATE_S + flop / (EVALUATION_SPEEDUP * FLOP_PER_S)
+    return Estimate(num_frames=int(num_frames), seconds=seconds)
 
 
 @stage(version=4, estimate=_estimate)

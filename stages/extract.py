@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import SourceError
 from pipeline.core.files import join
 from pipeline.core.numbers import check_at_least
-from pipeline.core.rates import extraction_seconds
+from pipeline.core.rates import WORKER_START_S, extraction_seconds
 from pipeline.core.stage import Context, Estimate, stage
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.extract_shards import extract_shards
@@ -56,11 +56,12 @@ def _estimate(config: ExtractConfig, inputs: Mapping[str, Estimate]) -> Estimate
     num_frames = inputs["index"].num_frames
     if num_frames is None:
         return Estimate()
+    computing_s = extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames)
     return Estimate(
         num_videos=inputs["index"].num_videos,
         num_frames=num_frames,
         num_bytes=num_frames * (2 * percept_dim(config.convnet) + ROW_OVERHEAD_BYTES),
-        seconds=extraction_seconds(config.convnet.name, config.convnet.input_px, num_frames),
+        seconds=None if computing_s is None else WORKER_START_S + computing_s,
     )
 
 

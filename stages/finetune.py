@@ -32,7 +32,7 @@ import numpy as np
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join
 from pipeline.core.numbers import check_at_least, check_numbers
-from pipeline.core.rates import FLOP_PER_S, lstm_flop, lstm_weights
+from pipeline.core.rates import FINETUNING_FLOP_PER_S, WORKER_START_S, lstm_flop, lstm_weights
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.labelled import ALL_CLIPS, count_text, draw
 from stages.datasets.split_subsets import SplitSubsets, clips_of, split_numbers
@@ -118,7 +118,8 @@ def _estimate(config: FinetuneConfig, inputs: Mapping[str, Estimate]) -> Estimat
         num_layers=num_layers,
     )
     num_bytes = 4 * num * num_splits * lstm_weights(dim, num_units, num_layers)
-    return Estimate(num_frames=windows * config.num_frames, num_bytes=num_bytes, seconds=flop / FLOP_PER_S)
+    seconds = WORKER_START_S + flop / FINETUNING_FLOP_PER_S
+    return Estimate(num_frames=windows * config.num_frames, num_bytes=num_bytes, seconds=seconds)
 
 
 @stage(version=4, estimate=_estimate)

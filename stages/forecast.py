@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.numbers import check_at_least
-from pipeline.core.rates import FORECAST_S
+from pipeline.core.rates import FORECAST_S, WORKER_START_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.evaluation.artifacts import Forecast
 from stages.models.artifacts import Encoder
@@ -44,7 +44,7 @@ class ForecastConfig:
         check_at_least(self, 1, "window_stride", "num_frames_ahead")
 
 
-@stage(version=2, estimate=lambda config, inputs: Estimate(seconds=FORECAST_S))
+@stage(version=2, estimate=lambda config, inputs: Estimate(seconds=WORKER_START_S + FORECAST_S))
 def forecast(
     config: ForecastConfig,
     context: Context,

@@ -26,7 +26,7 @@ from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.numbers import check_numbers
-from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S
+from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, WORKER_START_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
@@ -93,7 +93,7 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
         num_videos=(corpus.num_videos or 0) + (listed.num_videos or 0) or None,
         num_frames=num_frames,
         num_bytes=INDEX_BYTES_A_VIDEO * (listed.num_videos or 0) or None,
-        seconds=(listed.seconds or 0.0) + num_frames / DECODED_FRAMES_PER_S / 10,
+        seconds=WORKER_START_S + (listed.seconds or 0.0) + num_frames / DECODED_FRAMES_PER_S / 10,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.core.numbers import check_at_least
-from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S, REFERENCE_CORES, TRAIN_START_S
+from pipeline.core.rates import FLOP_PER_S, FLOP_PER_S_BFLOAT16, H100_FLOP_PER_S, REFERENCE_CORES, WORKER_START_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, Work, stage
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.augmentation import AugmentationConfig
@@ -107,7 +107,7 @@ def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimat
     return Estimate(
         num_frames=num_seen * model.num_frames,
         num_bytes=4 * num_weights,
-        seconds=TRAIN_START_S,
+        seconds=WORKER_START_S,
         work=Work(
             amount=num_seen * sequence_flop(model, dim),
             per_core_s=rate / REFERENCE_CORES,
@@ -286,7 +286,6 @@ def _record(encoder: Encoder, plan: TrainingPlan, context: Context) -> None:
         num_steps=history.num_steps,
         kept_step=history.kept_step,
         num_sequences_seen=num_seen,
-        work=num_seen * sequence_flop(plan.model, plan.model.dim),
         num_gpus=resources.num_workers * resources.gpus_per_worker,
         num_cores=resources.num_workers * resources.cpus_per_worker,
         **{name: loss for name, loss in losses.items() if loss is not None},

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.files import exists, join, size_bytes, write_bytes
-from pipeline.core.rates import ENCODED_FRAMES_PER_S
+from pipeline.core.rates import ENCODED_FRAMES_PER_S, WORKER_START_S
 from pipeline.core.stage import Context, Estimate, stage
 from stages.datasets.synthetic_clips import MOTIONS, NUM_DIGITS, PARTS, SynthesizeConfig, SyntheticClip
 from stages.video.artifacts import Corpus, write_manifest
@@ -53,9 +53,8 @@ def planned_clips(config: SynthesizeConfig) -> list[SyntheticClip]:
 def _estimate(config: SynthesizeConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     num_labelled = config.num_train + config.num_test
     num_frames = config.num_unlabelled * config.unlabelled_frames + num_labelled * config.labelled_frames
-    return Estimate(
-        num_frames=num_frames, num_bytes=num_frames * BYTES_A_FRAME, seconds=num_frames / ENCODED_FRAMES_PER_S
-    )
+    seconds = WORKER_START_S + num_frames / ENCODED_FRAMES_PER_S
+    return Estimate(num_frames=num_frames, num_bytes=num_frames * BYTES_A_FRAME, seconds=seconds)
 
 
 @stage(version=1, estimate=_estimate)

@@ -30,6 +30,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -204,15 +205,15 @@ def _awaited(group: Group) -> str:
 
 
 @contextmanager
-def wait_messages(workers: str, has_begun: Callable[[], bool], wait: Callable[[str], None]) -> Iterator[None]:
+def wait_messages(workers: str, has_begun: Callable[[], bool], wait: Callable[[str, float], None]) -> Iterator[None]:
     """Reports at intervals which workers are awaited and what is free, until `has_begun` or the end of the block."""
-    ended = threading.Event()
+    ended, began = threading.Event(), time.monotonic()
 
     def watch() -> None:
         while not ended.wait(MESSAGE_INTERVAL_SECONDS):
             if has_begun():
                 return
-            wait(f"waiting for {workers} to begin; {free_resources()}")
+            wait(f"waiting for {workers} to begin; {free_resources()}", time.monotonic() - began)
 
     thread = threading.Thread(target=watch, name="waiting for workers", daemon=True)
     thread.start()

@@ -51,6 +51,8 @@ class Waiting(_Reported):
 
     reason: str
     """The workers that are awaited, and what is free; empty where the wait is over and the work begins."""
+    seconds: float = 0.0
+    """The time for which the workers have been awaited, without the start of their processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,6 @@ class EventSource:
         """Reports a line for the log that a user should read."""
         self.emit(Log(source=self.source, line=line))
 
-    def wait(self, reason: str) -> None:
-        """Reports what is waited for, and with an empty text that the work begins."""
-        self.emit(Waiting(source=self.source, reason=reason))
+    def wait(self, reason: str, seconds: float) -> None:
+        """Reports what has been waited for so long, and with an empty text that the work begins."""
+        self.emit(Waiting(source=self.source, reason=reason, seconds=seconds))

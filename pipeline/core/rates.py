@@ -9,6 +9,8 @@ from typing import Final
 
 FLOP_PER_S: Final = 40e9
 """The rate of matrix products of a small LSTM in training."""
+FINETUNING_FLOP_PER_S: Final = 100e9
+"""The rate of matrix products of small LSTMs that are trained side by side."""
 FLOP_PER_S_BFLOAT16: Final = 250e9
 """The rate of matrix products in bfloat16, with two threads, AVX512-BF16, 384 units and frames of 4096 values."""
 REFERENCE_CORES: Final = 2
@@ -16,21 +18,26 @@ REFERENCE_CORES: Final = 2
 H100_FLOP_PER_S: Final = 390e12
 """The rate of matrix products in training on one H100: 34,495 sequences/s of a composite of 2 x 2048 units in bfloat16,
 at batch 512, in the loop (tests/RESULTS.md). Smaller models and batches leave more of the GPU idle."""
-TRAIN_START_S: Final = 10.0
-"""The time until a training takes its first step, about: 3 s of one worker on one machine, 14 s of a group of two."""
+WORKER_START_S: Final = 2.5
+"""The time until the first worker of a stage works: its process and the stage's own import what they need."""
+GROUP_START_S: Final = 11.0
+"""The further time until a training of several workers takes its first step: four more processes, which find each
+other."""
 PROBED_VIDEOS_PER_S: Final = 350.0
-ENCODED_FRAMES_PER_S: Final = 3000.0
+ENCODED_FRAMES_PER_S: Final = 5000.0
 DECODED_FRAMES_PER_S: Final = 2500.0
 SCANNED_BYTES_PER_S: Final = 130e6
 """The rate of percepts from the page cache into moments in float64."""
-FORECAST_S: Final = 7.0
-"""The duration of a forecast of the default number of windows; most of it opens percepts and the model."""
-EVALUATE_S: Final = 5.0
+FORECAST_S: Final = 0.5
+"""The duration of a forecast of the default number of windows, after the start of its workers."""
+EVALUATE_S: Final = 2.5
 """The duration of what an evaluation does beside its matrix products."""
 EVALUATION_SPEEDUP: Final = 3.0
 """The rate of matrix products of an evaluation over that of a training."""
-VISUALIZE_S: Final = 5.0
+VISUALIZE_S: Final = 1.0
 """The duration of drawing; no part of it grows with the number of videos."""
+REPORT_S: Final = 2.5
+"""The duration of what comes after the last stage: results for MLflow, the report, and the end of Ray."""
 BYTES_PER_FRAME: Final = 3000
 """The size of a frame of compressed web video, 240p to 480p: it turns file sizes into numbers of frames."""
 H100_FRAMES_PER_S_AT_224_PX: Final = {

@@ -26,6 +26,7 @@ from pipeline.core.events import Emit, EventSource, discard
 from pipeline.core.files import join
 from pipeline.core.network import NetworkOptions
 from pipeline.core.numbers import check_numbers
+from pipeline.core.rates import GROUP_START_S
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.secrets import public
 from pipeline.core.workers import ClusterNode, Workers, num_held
@@ -199,7 +200,7 @@ class Work:
     """Work that the devices of a stage share, so that twice as many take half as long."""
 
     amount: float
-    """The amount, in any unit; the stage records it as its fact `work`."""
+    """The amount, in any unit."""
     per_core_s: float
     """The amount that one CPU core does in a second."""
     per_gpu_s: float
@@ -218,7 +219,7 @@ class Estimate:
     num_frames: int | None = None
     num_bytes: int | None = None
     seconds: float | None = None
-    """The duration; with `work`, of what comes beside it."""
+    """The duration; with `work`, of what comes beside it on one worker."""
     work: Work | None = None
     is_measured: bool = False
     """True where the seconds are those of an earlier artifact of the store, scaled."""
@@ -231,7 +232,8 @@ class Estimate:
         """Returns the duration on these workers, in seconds; None while it is not known."""
         if self.work is None:
             return self.seconds
-        return (self.seconds or 0.0) + self.work.seconds(resources)
+        group_start_s = GROUP_START_S if resources.num_workers > 1 else 0.0
+        return (self.seconds or 0.0) + group_start_s + self.work.seconds(resources)
 
 
 class Listing(ABC):

@@ -18,13 +18,14 @@ from rich.text import Text
 from cluster.run_records import RunProgress
 from pipeline.core.events import Event, Log, Metrics, Progress, Waiting
 from pipeline.core.printable import human_bytes, human_seconds, printable
+from pipeline.core.rates import REPORT_S
 from pipeline.core.secrets import masked
 from pipeline.engine.time_left import Pace, StageTime, run_seconds_left
 
 PLAIN_INTERVAL_SECONDS: Final = 10.0
 NUM_CURVES: Final = 3
 NARROW: Final = 72
-"""The width of a terminal, in characters, below which amounts are shown as percentages."""
+"""The width of a terminal, in characters, below which amounts are shown as percentages, and tables are dense."""
 WIDE: Final = 120
 """The width of a terminal, in characters, from which bars are long, and rates and notes are shown."""
 MARKS: Final = {"waiting": ("·", "dim"), "have": ("=", "blue"), "made": ("✓", "green"), "failed": ("✗", "red")}
@@ -50,12 +51,12 @@ class _Line:
     parts: dict[str, int] = field(default_factory=dict)
     """Part of the work -> units done, if the stage's workers report separately."""
 
-    def wait(self, reason: str, at: float) -> None:
+    def wait(self, event: Waiting, at: float) -> None:
         """Begins a wait, or goes on with one."""
         if not self.waits_for:
-            self.waits_since = at
+            self.waits_since = at - event.seconds
             self.pace.stop()
-        self.waits_for = reason
+        self.waits_for = event.reason
 
     def end_wait(self, at: float) -> None:
         """Ends a wait, if there is one."""
@@ -124,11 +125,14 @@ class Display:
         )
 
     def seconds_left(self) -> float | None:
-        """Returns the time until the end of all stages; None while it is not known."""
-        now, lines = time.monotonic(), self._lines.values()
+        """Returns the time until the end of the run; None while it is not known."""
+        now, lines = time.monotonic(), [line for line in self._lines.values() if line.state != "have"]
+        if lines and all(line.state == "made" for line in lines):
+            return max(REPORT_S - (now - max(line.started + line.seconds for line in lines)), 0.0)
         if not any(line.state == "running" for line in lines):
             return None
-        return run_seconds_left([line.time(now) for line in lines if line.state != "have"])
+        left = run_seconds_left([line.time(now) for line in lines])
+        return None if left is None else left + REPORT_S
 
     def status(self, text: str) -> None:
         """Shows what the run as a whole waits for; an empty text if it waits for nothing."""
@@ -179,21 +183,23 @@ class Display:
             line.end_wait(now)
             self._print(f"{event.source}: {event.line}")
         elif isinstance(event, Waiting):
-            self._wait(line, event.reason, now)
+            self._wait(line, event, now)
         elif isinstance(event, Metrics):
             line.metrics = event
         elif isinstance(event, Progress):
             self._progress(line, event, now)
 
-    def _wait(self, line: _Line, reason: str, now: float) -> None:
+    def _wait(self, line: _Line, event: Waiting, now: float) -> None:
         """Shows a wait in the stage's line; in a pipe once, when it begins."""
-        if not reason:
+        if not event.reason:
+            if not line.waits_for:
+                line.seconds_waited += event.seconds
             line.end_wait(now)
             line.pace.begin(now)
             return
         if not line.waits_for:
-            self._print_plain(f"{line.name}: {reason}")
-        line.wait(reason, now)
+            self._print_plain(f"{line.name}: {event.reason}")
+        line.wait(event, now)
 
     def _progress(self, line: _Line, event: Progress, now: float) -> None:
         line.end_wait(now)

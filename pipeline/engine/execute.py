@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.placement import take_what_is_there
 from cluster.session import FinishedTask
 from pipeline.core.errors import CorruptArtifact, PerceptsError, StageFailed, UsageError
-from pipeline.core.events import Emit, Event, Log, Metrics, NodeUsage
+from pipeline.core.events import Emit, Event, Log, Metrics, NodeUsage, Waiting
 from pipeline.core.files import TEMPORARY_MARK, join, remove
 from pipeline.core.printable import human_bytes
 from pipeline.core.secrets import known, learn
@@ -26,7 +26,7 @@ from pipeline.engine.display import Display
 from pipeline.engine.order import remaining_seconds, startable
 from pipeline.engine.plan import Node, Plan, with_inputs
 from pipeline.engine.provenance import commit, libraries
-from pipeline.engine.status import Step, look_up
+from pipeline.engine.status import Step, expected_seconds, look_up
 from pipeline.engine.store import TRAIN_SCRATCH, Manifest, Store
 
 if TYPE_CHECKING:  # workers import this module and must not import MLflow
@@ -83,11 +83,35 @@ def make(task: StageTask) -> Manifest:
 
     context = task.context
     scratch = join(context.store_uri, TRAIN_SCRATCH, context.key)
-    return make_with(task, RayWorkers(source=context.source, emit=context.emit, scratch_uri=scratch))
+    waits = Waits(context.emit)
+    return make_with(task, RayWorkers(source=context.source, emit=waits, scratch_uri=scratch), waits)
 
 
-def make_with(task: StageTask, workers: Workers) -> Manifest:
+@dataclass
+class Waits:
+    """Passes events on, and adds up how long the stage has waited for its workers."""
+
+    emit: Emit
+    ended_s: float = 0.0
+    current_s: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            self.current_s = event.seconds
+            if not event.reason:
+                self.ended_s, self.current_s = self.ended_s + event.seconds, 0.0
+        self.emit(event)
+
+    @property
+    def seconds(self) -> float:
+        """All waits; the end of one is not always reported."""
+        return self.ended_s + self.current_s
+
+
+def make_with(task: StageTask, workers: Workers, waits: Waits | None = None) -> Manifest:
     """Makes one artifact with the given workers, writes its manifest last, and returns the manifest.
+
+    waits: those of the workers, which are not part of the manifest's seconds.
 
     A renewed look that finds nothing leaves no artifact: the manifest is that of the one that it looked at.
     """
@@ -107,7 +131,7 @@ def make_with(task: StageTask, workers: Workers) -> Manifest:
         draft,
         outputs=store.outputs(draft.stage, draft.key),
         facts=dict(context.facts),
-        seconds=round(time.monotonic() - started, 3),
+        seconds=round(max(time.monotonic() - started - (waits.seconds if waits else 0.0), 0.0), 3),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
@@ -253,6 +277,7 @@ class Execution:
             snapshot=node.snapshot,
             holds=node.stage.produces.holds,
             mlflow_run_id=run_id,
+            expected_s=expected_seconds(node, self.complete),
             commit=self._commit[0],
             dirty=self._commit[1],
             libraries=libraries(),

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from pipeline.core.printable import human_bytes, human_seconds, printable
 from pipeline.core.rates import PROBED_VIDEOS_PER_S
-from pipeline.core.stage import Estimate, Resources, config_dict
+from pipeline.core.stage import Estimate, config_dict
 from pipeline.engine.plan import ExistingArtifactConfig, Inputs, Node, Plan, with_inputs
 from pipeline.engine.store import Manifest, Store
-from pipeline.engine.time_left import seconds_added
+from pipeline.engine.time_left import PRIOR_S, seconds_added
 
 INDEX = "ingest"
 """The stage whose artifact holds the number of frames."""
@@ -73,7 +73,8 @@ def look_up(
             if all(steps[parent.name].have for parent in node.parents):
                 num_to_look_at = _num_to_look_at(node, manifest, store, all_rejected=look_at_rejected)
         reason = "complete" if manifest else why_make(node, history, {n: s.have for n, s in steps.items()})
-        upstream = {edge: _joined(value, steps) for edge, value in node.inputs.items()}
+        estimates = {name: step.estimate for name, step in steps.items()}
+        upstream = {edge: _joined(value, estimates) for edge, value in node.inputs.items()}
         if manifest is not None:
             estimate, expected_s = _from_manifest(manifest), None
         else:
@@ -197,11 +198,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:21] + "..."
 
 
-def _joined(value: Node | tuple[Node, ...] | None, steps: Mapping[str, Step]) -> Estimate:
+def _joined(value: Node | tuple[Node, ...] | None, estimates: Mapping[str, Estimate]) -> Estimate:
     nodes = value if isinstance(value, tuple) else (value,) if value is not None else ()
-    estimates = [steps[node.name].estimate for node in nodes]
     videos, frames, num_bytes = (
-        [count for estimate in estimates if (count := getattr(estimate, name)) is not None]
+        [count for node in nodes if (count := getattr(estimates[node.name], name)) is not None]
         for name in ("num_videos", "num_frames", "num_bytes")
     )
     return Estimate(
@@ -228,35 +228,42 @@ def _span(manifest: Manifest) -> tuple[float, float]:
     return end - manifest.seconds, end
 
 
+def expected_seconds(node: Node, complete: Mapping[str, Manifest]) -> float | None:
+    """Returns the stage's own estimate of its duration, by the sizes of its inputs' artifacts; None: it has none."""
+    made = {name: _from_manifest(manifest) for name, manifest in complete.items()}
+    upstream = {edge: _joined(value, made) for edge, value in node.inputs.items()}
+    return _expected(node, upstream).duration_s(node.resources)
+
+
+def _expected(node: Node, upstream: Mapping[str, Estimate]) -> Estimate:
+    inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
+    return node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
+
+
 def _estimate(
     node: Node, upstream: Mapping[str, Estimate], history: list[Manifest], added_s: Mapping[str, float]
 ) -> tuple[Estimate, float | None]:
     """Returns the estimate of a stage, and the time that it adds to the run. added_s: key -> that of earlier ones."""
-    inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
-    expected = node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
+    expected = _expected(node, upstream)
+    seconds = expected.duration_s(node.resources)
     # What others' servers take says nothing about other links.
     of_same_kind = [] if expected.is_waiting else history
     for last in sorted(of_same_kind, key=lambda manifest: manifest.finished_at, reverse=True):
-        growth = _growth(last, expected, node.resources)
-        if growth is not None:
+        num_cores, num_gpus = (last.facts.get(name, 0.0) for name in ("num_cores", "num_gpus"))
+        if not num_cores or bool(num_gpus) == bool(node.resources.gpus_per_worker):
+            growth = _growth(last, seconds)
             return replace(expected, seconds=last.seconds * growth, is_measured=True), added_s[last.key] * growth
-    seconds = expected.duration_s(node.resources)
     return replace(expected, seconds=seconds), seconds
 
 
-def _growth(last: Manifest, expected: Estimate, resources: Resources) -> float | None:
-    """Returns how many times as long as an earlier one an artifact will take; None where its devices were others.
+def _growth(last: Manifest, expected_s: float | None) -> float:
+    """Returns how many times as long as an earlier one an artifact will take, whose own estimate is `expected_s`.
 
-    What comes beside the work, such as the start of a training, does not grow with it.
+    The start of workers is most of a short stage, and says little about the speed of the work in a longer one.
     """
-    num_cores, num_gpus = (float(last.facts.get(name, 0.0)) for name in ("num_cores", "num_gpus"))
-    if num_cores and bool(num_gpus) != bool(resources.gpus_per_worker):
-        return None
-    if expected.work is not None:
-        done, devices = float(last.facts.get("work", 0.0)), num_gpus or num_cores
-        if not (done and devices):
-            return None
-        here = replace(expected.work, amount=done * resources.num_devices / devices)  # on devices as many as there
-        return (expected.duration_s(resources) or 0.0) / ((expected.seconds or 0.0) + here.seconds(resources))
-    last_frames, frames = last.facts.get("num_frames"), expected.num_frames
-    return frames / float(last_frames) if frames and last_frames else 1.0
+    if not (expected_s and last.expected_s and last.seconds):
+        return 1.0
+    if expected_s <= last.expected_s:
+        return expected_s / last.expected_s
+    speed = (last.seconds + PRIOR_S) / (last.expected_s + PRIOR_S)
+    return 1 + (expected_s - last.expected_s) * speed / last.seconds

@@ -69,6 +69,9 @@ class Manifest:
     outputs: dict[str, Output] = field(default_factory=dict)
     facts: dict[str, int | float | str] = field(default_factory=dict)
     seconds: float = 0.0
+    """The time that making it took, without waiting for workers."""
+    expected_s: float | None = None
+    """The stage's own estimate of that, by the sizes that its inputs had."""
     peak_memory_bytes: int = 0
     finished_at: str = ""
     mlflow_run_id: str | None = None

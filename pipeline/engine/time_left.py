@@ -16,7 +16,8 @@ UNKNOWN_S: Final = 1.0
 PRIOR_S: Final = 30.0
 """The weight of the plan's estimates against what was measured, in seconds of work."""
 MIN_SHARE: Final = 0.05
-"""The share of its work from which a running stage says how good the plan's estimates are."""
+"""The share of its work from which a running stage is timed by its own pace, and says how good the plan's estimates
+are."""
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Pace:
     _first_at: float | None = None
     _last_at: float = 0.0
     _num_reports: int = 0
+    _first_report: tuple[int, float, float] | None = None
+    """Units done, their share and the time of the first report since the clock was started."""
 
     def begin(self, at: float) -> None:
         """Starts the clock: the work begins, or goes on after a wait."""
@@ -54,6 +57,14 @@ class Pace:
             return
         self._num_reports += 1
         self._last_at = at
+        if self._num_reports == 1:
+            self._first_report = (done, self.share, at)
+        elif self._num_reports == 3 and self._first_report is not None:
+            # What comes before the first of many units, as opening the data, is not at their pace.
+            if self._first_report[1] - self._first_share < MIN_SHARE:
+                self._first_done, self._first_share, self._first_at = self._first_report
+                self._num_reports = 2
+            self._first_report = None
 
     def rate(self, now: float) -> float:
         """Returns the units per second since the work began; 0 while there is nothing to tell it by."""
@@ -101,7 +112,7 @@ def run_seconds_left(stages: Iterable[StageTime]) -> float | None:
     scale = (actual_s + PRIOR_S) / (sum(s.expected_s or 0.0 for s in known) + PRIOR_S)
     longest_s = total_s = 0.0
     for stage in stages:
-        if stage.left_s is not None:
+        if stage.left_s is not None and (stage.share >= MIN_SHARE or stage.expected_s is None):
             longest_s = max(longest_s, stage.left_s)
         elif stage.expected_s is None and stage.is_running:
             return None

@@ -19,7 +19,8 @@ def test_what_is_waited_for_is_said_until_a_worker_has_begun(
     lines: list[str] = []
     is_logged = threading.Event()
 
-    def log(line: str) -> None:
+    def log(line: str, seconds: float) -> None:
+        assert seconds > 0
         lines.append(line)
         is_logged.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ import pytest
 
 from cluster.session import Session
 from pipeline.core.errors import WorkerDied
-from pipeline.core.events import Event, Log
+from pipeline.core.events import Event, Log, Waiting
 from pipeline.core.workers import Workers
 from tests.cluster.tasks import value_of
 
@@ -139,6 +140,33 @@ def all_at_once(directory: str, num_workers: int) -> Callable[[int], int]:
         return item
 
     return work
+
+
+def behind_another(directory: str, wait_s: float) -> list[Waiting]:
+    """Applies a worker while another holds both cores, for so long; returns what was said of the wait."""
+    import ray
+
+    from cluster.workers import RayWorkers
+
+    class Holder:
+        def ready(self) -> None: ...
+
+    actor_class: Any = ray.remote(num_cpus=2)(Holder)
+    holder = actor_class.remote()
+    ray.get(holder.ready.remote())
+    events: list[Event] = []
+    threading.Timer(wait_s, ray.kill, (holder,)).start()
+    results = RayWorkers(source="map", emit=events.append).map(partial(squares, directory), [2], num_workers=1)
+    assert list(results) == [(0, 4)]
+    return [event for event in events if isinstance(event, Waiting)]
+
+
+@pytest.mark.ray
+def test_the_time_until_a_core_is_free_is_said(tmp_path: Path, ray_session: Session) -> None:
+    """Without the time that processes take to start, which is work."""
+    *_, begins = value_of(ray_session, "map", behind_another, str(tmp_path), 3.0)
+    assert begins.reason == ""
+    assert begins.seconds > 1.0
 
 
 def beside_others(directory: str) -> tuple[int, list[tuple[int, int]]]:

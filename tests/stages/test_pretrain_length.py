@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, Metrics, Progress
+from pipeline.core.rates import GROUP_START_S, WORKER_START_S
 from pipeline.core.stage import Context, Estimate, Resources, config_dict
 from pipeline.core.workers import Workers
 from pipeline.engine.keys import key_of
@@ -119,12 +120,13 @@ def test_a_plan_knows_the_steps_and_what_devices_change() -> None:
     # A video of 300 frames has 34 windows of 29 frames.
     assert estimate.note == "about 2.5 passes over 2,755 sequences in 1,378 steps"
     assert pytest.approx(100 * 34 * 0.8, rel=0.02) == 2755
-    on_cores = estimate.duration_s(Resources(num_workers=2))
-    on_gpus = [estimate.duration_s(Resources(num_workers=n, gpus_per_worker=1)) for n in (1, 8)]
-    assert on_cores is not None
-    assert on_gpus[0] is not None
-    assert on_gpus[1] is not None
-    assert on_cores > 10 * on_gpus[0] > 10 * on_gpus[1]
+    assert estimate.work is not None
+    on_gpu, on_cores = Resources(num_workers=1, gpus_per_worker=1), Resources(num_workers=2)
+    assert estimate.work.seconds(on_cores) > 10 * estimate.work.seconds(on_gpu)
+    on_gpus = replace(on_gpu, num_workers=8)
+    assert estimate.duration_s(on_gpu) == pytest.approx(WORKER_START_S + estimate.work.seconds(on_gpu))
+    in_a_group = WORKER_START_S + GROUP_START_S + estimate.work.seconds(on_gpu) / 8
+    assert estimate.duration_s(on_gpus) == pytest.approx(in_a_group)
     unknown = pretrain.estimate(wide, {"percepts": Estimate(), "statistics": Estimate()})
     assert unknown.duration_s(Resources()) is None
 

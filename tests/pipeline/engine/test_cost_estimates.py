@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError, UsageError
+from pipeline.core.printable import human_seconds
+from pipeline.core.rates import GROUP_START_S, WORKER_START_S
 from pipeline.core.stage import Estimate, Resources
 from pipeline.engine.bill import Total, bill, bill_lines
 from pipeline.engine.cost_estimates import Rate, calibrate, rates
@@ -124,8 +126,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "price: less than 0.01" in few
     layers = ("--pretrain.num-layers", "2", "--gpus-per-worker", "1", "--workers")
     seconds = [said(*hours, *layers, num).partition("pretrain composite")[2].splitlines()[0] for num in ("1", "8")]
-    assert "19 min 32 s" in seconds[0]
-    assert "2 min 35 s" in seconds[1]  # ten of them start the group
+    computing_s = 19 * 60 + 22.2  # on one GPU
+    assert f" {human_seconds(WORKER_START_S + computing_s)} " in seconds[0]
+    assert f" {human_seconds(WORKER_START_S + GROUP_START_S + computing_s / 8)} " in seconds[1]
     assert "GPU-hours" not in said()
     with pytest.raises(UsageError, match="pixels was never measured on a GPU: give --gpu-frames-per-s"):
         main(

@@ -115,6 +115,16 @@ def test_the_live_part_goes_when_the_work_is_done_and_stays_when_it_failed() -> 
     assert left == [True, False]
 
 
+def test_a_wait_that_ends_before_it_is_shown_is_no_work() -> None:
+    display = Display("demo", NAMES, Console(file=io.StringIO(), width=200), {"extract": 60.0})
+    display.start("extract")
+    began = display._lines["extract"].started
+    display.handle(Waiting(source="extract", reason="", seconds=9.0, at=began + 12.0))
+    display.handle(Waiting(source="extract", reason="a worker was lost", seconds=15.0, at=began + 35.0))
+    display.handle(Progress(source="extract", done=0, total=10, unit="frames", at=began + 40.0))
+    assert display._lines["extract"].time(began + 50.0).worked_s == pytest.approx(50.0 - 9.0 - (15.0 + 5.0))
+
+
 WAIT = "waiting for a free worker of 2: 0 of 2 CPUs free"
 
 
