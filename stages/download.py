@@ -8,9 +8,6 @@ Clips are kept by content below `<store>/downloaded/`, and what became of a link
 
 from __future__ import annotations
 
-import csv
-import io
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +15,7 @@ from typing import Final
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import ConfigError, RunError, SourceError
-from pipeline.core.files import absolute, join, open_atomic, sha256_file
+from pipeline.core.files import join, sha256_file
 from pipeline.core.flags import Inline
 from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, Estimate, stage
@@ -31,7 +28,7 @@ from stages.downloading.round_extraction import RoundExtraction
 from stages.downloading.rounds import Rounds
 from stages.downloading.selection import ledger_rows
 from stages.extraction.config import ExtractionConfig, extractor_of
-from stages.video.artifacts import INDEX_NAME, MANIFEST_NAME, TO_LOOK_AT
+from stages.video.artifacts import INDEX_NAME, TO_LOOK_AT, write_manifest
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.lists.rows import ListRow, ListRules
@@ -144,23 +141,14 @@ def _finish(rounds: Rounds, config: DownloadConfig, context: Context) -> Downloa
     if not used:
         answers = f"{counts.in_words()}; most often: {counts.usual_reason}"
         raise SourceError(f"no link gave a clip ({answers}); see percepts ledger --store STORE --why")
-    up = posixpath.relpath(context.store_uri.rstrip("/"), context.uri)
-    root = absolute(context.store_uri).rstrip("/") + "/"
-    with open_atomic(join(context.uri, MANIFEST_NAME)) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["uri", "label", "part", "group"])
-        for number in range(len(used)):
-            record = used[number]
-            # Relative to the manifest, so that a store may be moved.
-            is_inside = record.uri.startswith(root)
-            part = "" if record.part == LEARNED_PART else record.part
-            uri = posixpath.join(up, record.uri.removeprefix(root)) if is_inside else record.uri
-            writer.writerow([uri, record.label, part, record.group])
-        text.flush()
-        text.detach()
-    write_records(join(context.uri, INDEX_NAME), (used[n] for n in range(len(used))), store_uri=context.store_uri)
+    write_manifest(context, ("uri", "label", "part", "group"), map(_row, used))
+    write_records(join(context.uri, INDEX_NAME), used, store_uri=context.store_uri)
     return Downloads(context.uri, context.key)
+
+
+def _row(clip: VideoRecord) -> dict[str, str | None]:
+    part = None if clip.part == LEARNED_PART else clip.part
+    return {"uri": clip.uri, "label": clip.label, "part": part, "group": clip.group}
 
 
 def _record_account(rounds: Rounds, counts: _LinkCounter, config: DownloadConfig, context: Context) -> None:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Final, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptArtifact, SourceError
-from pipeline.core.files import local_copy, open_atomic
-from pipeline.core.parquet import iter_row_groups
+from pipeline.core.parquet import groups_of, iter_checked, write_groups
 from pipeline.core.records import column_types
 from stages.downloading.clip_rules import Span
 from stages.video.artifacts import INDEX_NAME, TO_LOOK_AT, Corpus
-from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord, iter_records
+from stages.video.ledger import VideoRecord, iter_records
 
 DOWNLOADS_NAME: Final = "downloads.parquet"
 FORMAT: Final = "1"
@@ -67,11 +65,9 @@ _SCHEMA: Final = pa.schema(
 
 
 def write_downloads(uri: str, records: Iterable[DownloadRecord]) -> None:
-    """Writes the ledger of links as Parquet, atomically; in memory are `ROW_GROUP_ROWS` of its rows."""
-    rows = iter(records)
-    with open_atomic(uri) as target, pq.ParquetWriter(target, _SCHEMA, compression="zstd") as writer:
-        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist([asdict(row) for row in group], schema=_SCHEMA))
+    """Writes the ledger of links as Parquet, atomically; in memory is a row group."""
+    groups = groups_of(map(asdict, records))
+    write_groups(uri, _SCHEMA, (pa.Table.from_pylist(group, schema=_SCHEMA) for group in groups))
 
 
 def iter_downloads(uri: str) -> Iterator[DownloadRecord]:
@@ -80,18 +76,11 @@ def iter_downloads(uri: str) -> Iterator[DownloadRecord]:
     Raises:
         FileNotFoundError: there is no such file.
         CorruptArtifact: it is no ledger of links.
+        StoreError: a newer version of percepts wrote it.
     """
-    with local_copy(uri) as path, open(path, "rb") as raw:
-        try:
-            file = pq.ParquetFile(raw, pre_buffer=False)
-            if file.schema_arrow.names != [field.name for field in fields(DownloadRecord)]:
-                names = file.schema_arrow.names
-                raise CorruptArtifact(f"{uri} has columns {names}, a ledger of links has {_SCHEMA.names}")
-            for table in iter_row_groups(file):
-                for row in table.to_pylist():
-                    yield DownloadRecord(**row)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptArtifact(f"{uri} is not a Parquet file ({error}); remove it and run again") from error
+    for table in iter_checked(uri, _SCHEMA, "a ledger of links"):
+        for row in table.to_pylist():
+            yield DownloadRecord(**row)
 
 
 def read_pinned(uri: str) -> dict[str, tuple[Span, ...]]:

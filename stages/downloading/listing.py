@@ -24,14 +24,13 @@ from pipeline.core.disk_list import DiskList
 from pipeline.core.errors import SourceError
 from pipeline.core.files import read_bytes, sha256_bytes
 from pipeline.core.network import NetworkOptions
-from pipeline.core.parquet import iter_tables
+from pipeline.core.parquet import groups_of, iter_tables
 from pipeline.core.secrets import remember
 from pipeline.core.stage import Estimate
 from stages.downloading.clip_rules import ClipRules, Span
 from stages.downloading.forecast import forecast_download
 from stages.downloading.link_results import DIGEST_BYTES, LinkResult, link_digest, link_id
 from stages.video.archives import is_archive
-from stages.video.ledger import ROW_GROUP_ROWS
 from stages.video.listing import ParquetListing, decoded, encoded
 from stages.video.lists.hosts import host_of
 from stages.video.lists.published import Note
@@ -80,7 +79,7 @@ class LinkListing(ParquetListing):
             _check_is_list(uri)
         rows = itertools.chain.from_iterable(iter_rows(uri, list_rules, note=self._notes.append) for uri in links)
         with pq.ParquetWriter(self._file, _SCHEMA, compression="zstd") as writer:
-            while batch := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+            for batch in groups_of(rows):
                 # What is signed anew is the same link, and no signature is written to the listing.
                 batch = [row if row.problem else replace(row, uri=remember(row.uri)) for row in batch]
                 for row in batch:
@@ -192,11 +191,11 @@ class LinkTable:
 
     def recalled(self, known: Iterable[tuple[bytes, LinkResult]]) -> Iterator[tuple[int, LinkResult]]:
         """Yields (number, result) of the links among `known`, each once: as it was when it was last requested."""
-        order, remaining = DigestOrder(self.digest_N), iter(known)
+        order = DigestOrder(self.digest_N)
         latest: dict[int, str] = {}
         results: DiskList[LinkResult] = DiskList()
         place_of: dict[int, int] = {}
-        while batch := list(itertools.islice(remaining, ROW_GROUP_ROWS)):
+        for batch in groups_of(known):
             digest_U = np.frombuffer(b"".join(digest for digest, _ in batch), f"S{DIGEST_BYTES}")
             for number, (_, result) in zip(order.find(digest_U).tolist(), batch, strict=True):
                 if number >= 0 and result.asked_at >= latest.get(number, ""):

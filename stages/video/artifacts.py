@@ -11,7 +11,7 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-from pipeline.core.files import join, write_bytes
+from pipeline.core.files import absolute, join, open_atomic
 from pipeline.core.records import column_types
 from pipeline.core.result_metrics import ResultMetrics
 from pipeline.core.stage import Artifact, Context
@@ -37,18 +37,20 @@ class Corpus(Artifact):
         return self.path(MANIFEST_NAME)
 
 
-def write_manifest(context: Context, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+def write_manifest(context: Context, columns: Sequence[str], rows: Iterable[Mapping[str, str | None]]) -> None:
     """Writes `manifest.csv`; what a row lacks is empty. URIs below the store become relative: it may be moved."""
-    store = context.store_uri.rstrip("/")
-    up = posixpath.relpath(store, context.uri)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        is_inside = row["uri"].startswith(f"{store}/")
-        uri = posixpath.join(up, row["uri"][len(store) + 1 :]) if is_inside else row["uri"]
-        writer.writerow({**row, "uri": uri})
-    write_bytes(join(context.uri, MANIFEST_NAME), text.getvalue().encode())
+    store = absolute(context.store_uri).rstrip("/")
+    up = posixpath.relpath(store, absolute(context.uri))
+    with open_atomic(join(context.uri, MANIFEST_NAME)) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            uri = row["uri"] or ""
+            is_inside = uri.startswith(f"{store}/")
+            writer.writerow({**row, "uri": posixpath.join(up, uri[len(store) + 1 :]) if is_inside else uri})
+        text.flush()
+        text.detach()
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core.errors import CorruptArtifact, StoreError
-from pipeline.core.files import absolute, join, local_copy, open_atomic
-from pipeline.core.parquet import iter_row_groups
+from pipeline.core.files import absolute, join
+from pipeline.core.parquet import groups_of, iter_checked, write_groups
 from pipeline.core.records import column_types
 
 Verdict = Literal["ok", "partial", "rejected"]
@@ -121,8 +119,6 @@ SCHEMA = pa.schema(
 
 REPEATED: Final = ("container", "codec", "pixel_format", "verdict", "reason", "label", "part", "group")
 """Columns with texts that many rows have."""
-ROW_GROUP_ROWS: Final = 4096
-"""Records that are in memory at a time: a few megabytes."""
 
 
 @dataclass(kw_only=True)
@@ -180,22 +176,16 @@ def amounts_of(records: Iterable[VideoRecord], **used: Collection[str]) -> dict[
 def write_records(uri: str, records: Iterable[VideoRecord], *, store_uri: str | None = None) -> None:
     """Writes rows as Parquet, atomically, in the order given.
 
-    Equal rows give equal bytes, and never are more than `ROW_GROUP_ROWS` of them in memory.
+    Equal rows give equal bytes, and a row group of them is in memory.
 
     Videos that lie in the store itself (`store_uri`) are written relative to the file's directory, so that a store
     may be moved and two stores that hold the same are equal byte for byte.
     """
-    directory, root = posixpath.dirname(absolute(uri)), None
+    tables: Iterable[pa.Table] = map(to_table, groups_of(records))
     if store_uri is not None:
-        root = absolute(store_uri).rstrip("/")
-    rows = iter(records)
-    with open_atomic(uri) as target, pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
-        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
-            table = to_table(group)
-            if root is not None:
-                uris = [_to_stored(row.uri, directory, root) for row in group]
-                table = table.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
-            writer.write_table(table)
+        directory, root = posixpath.dirname(absolute(uri)), absolute(store_uri).rstrip("/")
+        tables = (_with_stored_uris(table, directory, root) for table in tables)
+    write_groups(uri, SCHEMA, tables)
 
 
 def to_table(records: Sequence[VideoRecord]) -> pa.Table:
@@ -228,24 +218,9 @@ def iter_records(uri: str) -> Iterator[VideoRecord]:
 def read_tables(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yields the row groups of an index or ledger file, with URIs as they are stored.
 
-    In memory is one of them; a remote file is copied to this machine's disk first. Raises as `iter_records`.
+    In memory is one of them. Raises as `iter_records`.
     """
-    with local_copy(uri) as path, open(path, "rb") as raw:
-        try:
-            file = pq.ParquetFile(raw, pre_buffer=False)
-            schema = file.schema_arrow
-            version = (schema.metadata or {}).get(b"percepts.ledger", b"").decode()
-            if version.isdigit() and int(version) > int(FORMAT):
-                raise StoreError(
-                    f"{uri} has ledger format {version}, this percepts reads {FORMAT}; use a newer percepts"
-                )
-            if schema.names != SCHEMA.names:
-                raise CorruptArtifact(f"{uri} has columns {schema.names}, a ledger has {SCHEMA.names}")
-            yield from iter_row_groups(file, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptArtifact(
-                f"{uri} is not a Parquet file ({error}); remove it and run the recipe again"
-            ) from error
+    return iter_checked(uri, SCHEMA, "a ledger of videos", columns=columns)
 
 
 def same_but_words(records: Iterable[VideoRecord], others: Iterable[VideoRecord]) -> bool:
@@ -256,6 +231,11 @@ def same_but_words(records: Iterable[VideoRecord], others: Iterable[VideoRecord]
 
 def _without_words(record: VideoRecord) -> VideoRecord:
     return replace(record, reason="") if record.verdict == "rejected" else record
+
+
+def _with_stored_uris(table: pa.Table, directory: str, root: str) -> pa.Table:
+    uris = [_to_stored(uri, directory, root) for uri in table["uri"].to_pylist()]
+    return table.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
 
 
 def _to_stored(video_uri: str, directory: str, root: str) -> str:

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from pipeline.core.disk_list import DiskList
 from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
-from pipeline.core.parquet import iter_tables
+from pipeline.core.parquet import groups_of, iter_tables
 from pipeline.core.rates import BYTES_PER_FRAME, PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
-from stages.video.ledger import ROW_GROUP_ROWS, VideoRecord
+from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
 from stages.video.lists.published import Note
 from stages.video.lists.rows import STRANGERS, ListRules
@@ -95,8 +95,7 @@ class SourceListing(ParquetListing):
         self._digest = sha256_bytes(f"{salt} {digest}".encode()) if salt else digest
 
     def _written(self, sources: Iterable[VideoSource], writer: pq.ParquetWriter) -> Iterator[VideoSource]:
-        remaining = iter(sources)
-        while batch := list(itertools.islice(remaining, ROW_GROUP_ROWS)):
+        for batch in groups_of(sources):
             columns: dict[str, list[Any]] = {"size_bytes": [source.size_bytes for source in batch]}
             columns |= {name: [encoded(getattr(source, name)) for source in batch] for name in _TEXT_COLUMNS}
             writer.write_table(pa.Table.from_pydict(columns, schema=writer.schema))

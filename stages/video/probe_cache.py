@@ -12,20 +12,17 @@ Shapes: N sources of a listing.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import join, list_files, open_atomic, read_bytes
-from pipeline.core.parquet import iter_tables
-from stages.video.ledger import ROW_GROUP_ROWS, SCHEMA, VideoRecord, to_table
+from pipeline.core.files import join, list_files
+from pipeline.core.parquet import groups_of, iter_checked, write_groups
+from stages.video.ledger import SCHEMA, VideoRecord, to_table
 from stages.video.limits import Limits
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, Digests
 from stages.video.sources import VideoSource
@@ -56,12 +53,13 @@ def is_cacheable(source: VideoSource, listed_at_ns: int) -> bool:
 
 def write_cached(uri: str, records: Iterable[tuple[bytes, VideoRecord]]) -> None:
     """Writes records, each with the digest of its source, atomically."""
-    rows = iter(records)
-    with open_atomic(uri) as target, pq.ParquetWriter(target, _SCHEMA, compression="zstd") as writer:
-        while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
-            sources, records = zip(*group, strict=True)
-            column = pa.array(sources, pa.binary(DIGEST_BYTES))
-            writer.write_table(to_table(records).append_column(_SCHEMA.field("source"), column).cast(_SCHEMA))
+    write_groups(uri, _SCHEMA, map(_to_table, groups_of(records)))
+
+
+def _to_table(group: Sequence[tuple[bytes, VideoRecord]]) -> pa.Table:
+    sources, records = zip(*group, strict=True)
+    column = pa.array(sources, pa.binary(DIGEST_BYTES))
+    return to_table(records).append_column(_SCHEMA.field("source"), column).cast(_SCHEMA)
 
 
 def read_cached(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]]:
@@ -82,10 +80,4 @@ def read_cached(uri: str, source_N: Digests) -> Iterator[tuple[int, VideoRecord]
 
 def read_file(uri: str) -> Iterator[pa.Table]:
     """Yields the row groups of one file. Raises CorruptArtifact."""
-    data = read_bytes(uri)
-    try:
-        if pq.read_schema(pa.BufferReader(data)).names != _SCHEMA.names:
-            raise CorruptArtifact(f"{uri} holds no records of probed videos; remove it")
-        yield from iter_tables(data)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptArtifact(f"{uri} is damaged ({error}); remove it: its videos are probed again") from error
+    return iter_checked(uri, _SCHEMA, "a cache of probed videos")

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import CorruptArtifact, StoreError
+from pipeline.core.parquet import ROW_GROUP_ROWS
 from stages.video.ledger import (
-    ROW_GROUP_ROWS,
     SCHEMA,
     VideoRecord,
     amounts_of,
