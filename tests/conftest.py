@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+# Read when torch is imported. A run in a test's own process has threads that would spin beside two other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Ray reads these when it is imported, which some tests do before they open a session.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -47,7 +49,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 FIRST = (
     *("pipeline/test_two_hosts.py", "stages/downloading/test_on_two_hosts.py", "pipeline/commands/test_run.py"),
     *("pipeline/commands/test_submit.py", "test_bench_gpu.py", "pipeline/test_left_behind.py"),
-    *("pipeline/commands/test_ui.py", "pipeline/test_divergence.py", "test_chaos.py"),
+    *("pipeline/commands/test_ui.py", "test_chaos.py"),
     *("pipeline/engine/test_in_process.py", "pipeline/engine/test_team_server.py", "pipeline/test_bucket.py"),
 )
 """Files that take longest. They begin first, or the last of them would run alone."""
@@ -57,10 +59,15 @@ settings.register_profile("percepts", deadline=None)
 settings.load_profile("percepts")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
-    """One thread a process: tests share the machine with Ray's workers, and sums keep their order."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> Iterator[None]:
+    """One thread a process, whatever a run in this one has set: tests share the machine, and sums keep their order."""
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(1)
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cluster.rendering.schedule import schedule_line
 from cluster.run_records import RunRecord, recorded
-from cluster.session import session
+from cluster.session import THREAD_SETTINGS, session
 from pipeline.commands.compare import comparison_of
 from pipeline.core.errors import RunError, UsageError
 from pipeline.core.files import join, wait_for_buckets
@@ -290,7 +290,7 @@ def _shown(value: Any) -> Any:
 def _run_in_process(execution: Execution, environment: Mapping[str, str]) -> dict[str, Manifest]:
     from pipeline.engine.in_process import InProcessSession, make_in_process
 
-    os.environ.update(environment)
+    os.environ.update({**THREAD_SETTINGS, **os.environ, **environment})  # before the first stage imports torch
     execution.max_in_flight, execution.make_stage = 1, make_in_process
     return execution.run(lambda: nullcontext(InProcessSession(lambda event: execution.handle_events([event]))))
 

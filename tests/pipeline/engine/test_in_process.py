@@ -45,7 +45,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(code: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_WAIT"))}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=800)
 
@@ -54,10 +54,12 @@ def test_few_libraries_are_enough_and_the_bytes_are_those_of_ray(digits: str, tm
     """On this recipe; a name in sys.modules that is None is as one that is not installed."""
     recipe = ["run", "moving-mnist", "--digits.mnist", digits, *TOY]
     entry = "from pipeline.commands.__main__ import entry; entry()"
-    block = f"import sys; sys.modules.update(dict.fromkeys({MISSING!r})); {entry}"
+    tell = "import atexit, os, sys; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'], file=sys.stderr))"
+    block = f"{tell}; sys.modules.update(dict.fromkeys({MISSING!r})); {entry}"
     alone = run(block, [*recipe, "--in-process", "--store", str(tmp_path / "alone")])
     assert alone.returncode == 0, alone.stderr
     assert "not recorded in MLflow: mlflow is not installed" in alone.stdout
+    assert alone.stderr.splitlines()[-1] == "passive", "threads that wait would spin beside other processes"
     report = Path(alone.stdout.strip().splitlines()[-1])
     assert report.is_file()
     on_ray = run(entry, [*recipe, "--no-tracking", "--store", str(tmp_path / "ray")])
