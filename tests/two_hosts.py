@@ -35,6 +35,8 @@ SETTINGS = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1500",
     "PERCEPTS_GROW_AFTER_S": "2",
+    # Nobody takes these hosts back; a group has a process less, which imports Ray Train at each of its starts.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "OMP_NUM_THREADS": "1",
 }
 

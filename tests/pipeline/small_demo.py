@@ -14,3 +14,12 @@ SMALL_DEMO = [
     *("--single-frame.num-steps", "4", "--single-frame.labels-per-class", "1", "2"),
     *("--scratch.num-samplings", "2", "--pretrained.num-samplings", "2", "--single-frame.num-samplings", "2"),
 ]
+
+TINY_DEMO = [
+    *("demo", "--corpus.num-unlabelled", "8", "--corpus.num-train", "16", "--corpus.num-test", "8"),
+    *SMALL_DEMO[7:],  # all but the sizes of the corpus
+    *("--extract.convnet.name", "pixels", "--extract.convnet.layer", "gray", "--extract.convnet.grid", "2"),
+    *("--extract.convnet.input-px", "32", "--extract.decode.crop-px", "32", "--extract.decode.short-side-px", "32"),
+    *("--workers", "1", "--in-process", "--no-tracking"),
+]
+"""The same with fewer clips and four pixels as percepts, in one process."""

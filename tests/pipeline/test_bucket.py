@@ -13,15 +13,7 @@ from pipeline.commands.table import main
 from pipeline.core.files import ATTEMPTS, ATTEMPTS_VARIABLE
 from pipeline.engine.store import Manifest, Output, Store
 from tests.pipeline.flaky_proxy import flaky_proxy
-from tests.pipeline.small_demo import SMALL_DEMO
-
-SMALL = (
-    *("demo", "--corpus.num-unlabelled", "8", "--corpus.num-train", "16", "--corpus.num-test", "8"),
-    *SMALL_DEMO[7:],  # all but the sizes of the corpus
-    *("--extract.convnet.name", "pixels", "--extract.convnet.layer", "gray", "--extract.convnet.grid", "2"),
-    *("--extract.convnet.input-px", "32", "--extract.decode.crop-px", "32", "--extract.decode.short-side-px", "32"),
-    *("--workers", "1", "--in-process", "--no-tracking"),
-)
+from tests.pipeline.small_demo import TINY_DEMO
 
 
 def made(root: str) -> dict[str, tuple[str, dict[str, Output]]]:
@@ -39,7 +31,7 @@ def test_a_bucket_that_fails_for_a_while_costs_retries_and_no_result(
     with flaky_proxy((str(moto.hostname), int(moto.port or 0)), break_every=40, busy_every=600, busy_s=5.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         s3fs.S3FileSystem.clear_instance_cache()
-        assert main(["run", *SMALL, "--store", root]) == 0
+        assert main(["run", *TINY_DEMO, "--store", root]) == 0
         assert min(proxy.counted["broken"], proxy.counted["busy"]) > 0, proxy.counted
         # AWS's own library gives up a busy bucket after 7 s on average.
         assert os.environ[ATTEMPTS_VARIABLE] == ATTEMPTS
@@ -47,6 +39,6 @@ def test_a_bucket_that_fails_for_a_while_costs_retries_and_no_result(
         # The corpus is encoded once, which is what takes longest: on disk it is the bucket's.
         Store.open(on_disk, create=True)
         s3fs.S3FileSystem().get(f"{root}/synthesize/", f"{on_disk}/synthesize/", recursive=True)
-    assert main(["run", *SMALL, "--store", on_disk]) == 0
+    assert main(["run", *TINY_DEMO, "--store", on_disk]) == 0
     assert len(there) == 11
     assert made(on_disk) == there

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from pipeline.engine.store import Store
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
@@ -17,7 +15,6 @@ from tests.pipeline.commands.test_run import run
 NUM_UNITS = 8
 
 
-@pytest.mark.ray
 def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     root = tmp_path / "store"
     # The learning rate goes up by 100 a step, which no model bears for long.
@@ -27,6 +24,10 @@ def test_a_diverging_run_names_step_loss_and_norm_and_keeps_the_last_good_checkp
             *("--pretrain.num-units", str(NUM_UNITS), "--pretrain.num-steps", "200", "--pretrain.batch-size", "4"),
             *("--pretrain.optimizer.learning-rate", "1e5", "--pretrain.optimizer.num-warmup-steps", "1000"),
             *("--pretrain.max-validation-batches", "1", "--pretrain.checkpoint-every-steps", "2"),
+            *(
+                "--in-process",
+                "--no-tracking",
+            ),  # how errors leave a worker of Ray, tests/cluster/test_training_group.py has
         ]
     )
     assert done.returncode == 1, done.stderr

@@ -31,7 +31,9 @@ from stages.pretraining.training_plan import TrainingPlan
 from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, make_percepts
 
-SPAWN = multiprocessing.get_context("spawn")
+FRESH = multiprocessing.get_context("forkserver")
+# Imported once and not in each; the last is what the first step of an optimiser imports.
+FRESH.set_forkserver_preload(["stages.pretraining.loop", "tests.stages.made_percepts", "torch._dynamo"])
 
 CONFIG = PretrainConfig(
     model=CompositeConfig(num_units=10, num_frames_in=6, num_frames_out=4, dropout=0.2, predict_conditional=True),
@@ -84,7 +86,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path: Path, input
     kills = sorted(rng.integers(1, num_steps, 3).tolist())
     print(f"killed at the steps {kills} of {num_steps}")
     for killed_at in (*kills, None):
-        process = SPAWN.Process(target=train_until, args=(tmp_path / "killed", inputs, killed_at))
+        process = FRESH.Process(target=train_until, args=(tmp_path / "killed", inputs, killed_at))
         process.start()
         process.join()
         assert process.exitcode == (0 if killed_at is None else -signal.SIGKILL)

@@ -19,15 +19,14 @@ from stages.evaluation.artifacts import Scores
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
 from stages.models.pretrained import load_encoder
-from tests.pipeline.small_demo import SMALL_DEMO
+from tests.pipeline.small_demo import TINY_DEMO
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A small demo with two encoders, made in this process."""
+    """A tiny demo with two encoders, made in this process."""
     root = str(tmp_path_factory.mktemp("published") / "store")
-    options = ["--num-encoders", "2", "--in-process", "--no-tracking", "--store", root]
-    assert main(["run", *SMALL_DEMO, *options]) == 0
+    assert main(["run", *TINY_DEMO, "--num-encoders", "2", "--store", root]) == 0
     return Store.open(root)
 
 

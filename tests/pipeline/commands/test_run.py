@@ -233,7 +233,7 @@ def test_a_registered_encoder_is_finetuned_in_the_place_of_pretraining(
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     undisturbed: tuple[Store, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """kill -9 of the driver while it trains and finetunes; on one worker even the models are equal.
+    """kill -9 of the driver while it trains and finetunes on Ray; one without Ray goes on, to the bytes of one with.
 
     While it extracts, `tests/test_chaos.py` kills it.
     """
@@ -243,7 +243,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     for stage in ("pretrain", "finetune"):
         kill_when_begun(arguments, Path(root) / stage, tmp_path / "log")
     before = {manifest.key: manifest.finished_at for manifest in Store(root).manifests()}
-    done = run(arguments)
+    done = run([*arguments, "--in-process"])
     assert done.returncode == 0, done.stderr
     assert_is_its_report(done.stdout.strip().splitlines()[-1], Store(root))
     after = {manifest.key: manifest for manifest in Store(root).manifests()}

@@ -26,6 +26,7 @@ from tests.pipeline.left_behind import marked, ports_of
 SMALL = [
     *("moving-mnist", "--num-test-sequences", "20", "--pretrain.num-units", "8", "--pretrain.num-steps", "4"),
     *("--pretrain.batch-size", "4", "--pretrain.max-validation-batches", "1", "--no-pictures"),
+    "--no-tracking",
 ]
 """A recipe of few and short stages."""
 SUBMIT = [sys.executable, "-m", "pipeline.commands", "submit"]
