@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 
 from pipeline.core.files import exists, join, read_json, write_json
@@ -26,9 +25,6 @@ from pipeline.recipes.demo import DemoOptions, build
 from stages.percepts.artifacts import Percepts
 from stages.percepts.shards import LEDGER_FILE, read_references, write_references
 from stages.video.ledger import VideoRecord, write_records
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 LABELS = 5
 STEPS = (50, 150, 500, 1500)
@@ -118,7 +114,10 @@ def measure(store: str, options: DemoOptions, steps: Sequence[int], clips: Seque
 
 
 def draw(found: dict[str, Any], png: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     scratch = 100 * found["scratch"]["accuracy"]
     sides = (
         (axes[0], "by_steps", "num_steps", f"pretraining steps, {found['num_clips']} clips"),

@@ -11,7 +11,6 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mlflow.server
 from werkzeug.serving import make_server
 
 
@@ -28,6 +27,10 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        from mlflow.server import (
+            app,
+        )  # takes 1.7 s of CPU to import, which other tests of this process need not wait for
+
         if not self.port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -39,7 +42,7 @@ class Server:
             os.environ.pop("PYTEST_CURRENT_TEST", None)
             warnings.simplefilter("ignore")
             logging.disable()
-            make_server("127.0.0.1", self.port, mlflow.server.app, threaded=True).serve_forever()
+            make_server("127.0.0.1", self.port, app, threaded=True).serve_forever()
         self.pids.append(pid)
         while True:
             try:
