@@ -44,11 +44,11 @@ def print_results(results: Results, console: Console) -> None:
     parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=False)]
     commands = [Text(command, overflow="fold") for command in next_commands(results.view)]
     num_lines = sum(len(console.render_lines(part, pad=False)) for part in (*parts, *commands))
-    if console.is_terminal and (console.width < NARROW or num_lines + LINES_AFTER > console.height):
+    is_dense = console.is_terminal and (console.width < NARROW or num_lines + LINES_AFTER > console.height)
+    if is_dense:
         parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=True)]
-    for part in parts:
+    for part in parts if is_dense else [*parts, Text()]:
         console.print(part)
-    console.print()
     for command in commands:
         console.print(command, soft_wrap=True)
 
@@ -62,11 +62,13 @@ def _tables(results: Results, *, is_dense: bool) -> list[RenderableType]:
     tables += [_forecast(forecast.content) for forecast in results.forecasts]
     tables += [_pixels(pixels.content) for pixels in results.pixel_scores]
     tables += [_bad_videos(results)] if results.bad_videos else []
-    if not is_dense:
-        return [part for table in tables for part in (Text(), table)]
+    parts: list[RenderableType] = [Text()] if tables and is_dense else []
     for table in tables:
-        table.box, table.padding = None, (0, 1, 0, 0)
-    return [*([Text()] if tables else []), *tables]
+        if is_dense:
+            table.box, table.padding = None, (0, 1, 0, 0)
+        title, table.title = table.title, None  # a table's own would be cut into lines as short as the table's
+        parts += [*([] if is_dense else [Text()]), title or Text(), table]
+    return parts
 
 
 def next_commands(view: RunView) -> list[str]:

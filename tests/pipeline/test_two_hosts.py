@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from cluster.workers import _WorkerActor
 from pipeline.engine.store import Manifest, Store
@@ -202,6 +203,16 @@ def test_the_log_tells_what_happened(story: Story) -> None:
     said = iter(story.said)
     missing = [words for words in order if not any(words in line for line in said)]
     assert not missing, "\n".join(story.said)
+
+
+def test_the_other_host_is_measured_while_it_works(story: Story) -> None:
+    """Its use stands beside that of the driver's host on the run in MLflow."""
+    client = MlflowClient(story.store.default_tracking_uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    names = {name for run in runs for name in run.data.metrics}
+    for measured in ("cpu_utilization", "system_memory_usage", "disk_usage"):
+        assert f"system/{measured}_percentage" in names, sorted(names)
+        assert [name for name in names if re.fullmatch(f"system/[^/]+/{measured}_percentage", name)], sorted(names)
 
 
 def test_every_step_sees_the_samples_that_it_would_have_seen(story: Story) -> None:
