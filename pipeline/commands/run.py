@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # A wrong recipe or flag is answered without the libraries th
     from rich.console import Console
 
     from pipeline.engine.plan import Plan
+    from pipeline.engine.status import Step
     from pipeline.engine.store import Store
 
 PROGRAM = "percepts run"
@@ -83,6 +84,8 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
     )
     if options.joins_cluster and not all(step.have for step in run.steps):
         check_reachable(cluster_address(options.address) or "")  # before MLflow, which takes seconds
+    if not options.joins_cluster:
+        _check_decoder(run.steps)
     report_uri = run.make()
     if options.log != "json":
         # A terminal opens a link; a program reads an address.
@@ -176,6 +179,16 @@ def _check_machine(options: RunOptions) -> None:
         gpus_per_worker=to_train.gpus_per_worker,
         min_workers=to_train.min_workers,
     )
+
+
+def _check_decoder(steps: Sequence[Step]) -> None:
+    """Raises ConfigError where frames are to be decoded on a GPU of this machine that does not decode."""
+    from stages.extraction.config import ExtractionConfig
+    from stages.video.container import check_cuda_decoder
+
+    configs = (step.node.config for step in steps if not step.have)
+    if any(isinstance(config, ExtractionConfig) and config.decode.hardware == "cuda" for config in configs):
+        check_cuda_decoder()
 
 
 def _check_tracking(options: RunOptions) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.stage import config_dict
 from stages.convnets.config import ConvnetConfig
 from stages.percepts.schema import FORMAT, Extractor
 from stages.percepts.writer import Compression
@@ -66,7 +67,7 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
 
     settings: dict[str, Any] = {
         "convnet": convnets.identity(config.convnet),
-        "decode": asdict(config.decode),
+        "decode": config_dict(config.decode),
         "limits": _deciding(config.limits),
         "compression": config.compression,
         "format": FORMAT,

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -71,7 +71,8 @@ def decode(video: Video, config: DecodeConfig, limits: Limits) -> Generator[Even
                 # Of a local file the next listing shows it.
                 yield _unreadable(video, reason if is_plain_path(video.uri) else NOT_READ + reason)
                 return
-            decoder = VideoDecoder(path, config, limits=limits, chunk_frames=CHUNK_FRAMES)
+            on_gpu = config.hardware == "cuda"
+            decoder = VideoDecoder(path, config, limits=limits, chunk_frames=CHUNK_FRAMES, on_gpu=on_gpu)
             yield from decoder
             yield VideoResult(**vars(decoder.report))
     except OSError as error:
@@ -91,10 +92,11 @@ class IsolatedDecoder:
     """A DecodeSource that decodes in isolated processes (`stages.video.processes.isolated_process`).
 
     It rejects a video that kills the process or hangs in it. A context manager, which ends the processes.
+    They decode on the CPU: CUDA takes more address space than they may have.
     """
 
     def __init__(self, config: DecodeConfig, limits: Limits) -> None:
-        self._config = config
+        self._config = replace(config, hardware="none")
         self._limits = limits
         self._idle: queue.SimpleQueue[IsolatedProcess] = queue.SimpleQueue()
         self._processes = ExitStack()

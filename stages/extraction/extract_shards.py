@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline.core.disk_list import DiskList
-from pipeline.core.errors import WorkerDied
+from pipeline.core.errors import ConfigError, WorkerDied
 from pipeline.core.events import Emit, Progress
 from pipeline.core.stage import Context
-from pipeline.core.workers import Workers
+from pipeline.core.workers import ClusterNode, Workers
 from stages.extraction.config import ExtractionConfig
 from stages.extraction.decode_processes import DecodeProcesses, decoded_in_isolation
 from stages.extraction.decode_queue import CHUNKS_AHEAD, DecodeSource, TimedEvent, Video, decode_measured
@@ -20,6 +20,7 @@ from stages.extraction.shard_task import ReportProgress, ShardDone, ShardTask, T
 from stages.extraction.worker_allocation import WorkerAllocation, allocate_workers
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import iter_shards
+from stages.video.container import check_cuda_decoder
 from stages.video.decode import DecodeConfig
 from stages.video.limits import Limits
 from stages.video.processes import watchdog
@@ -43,6 +44,7 @@ def extract_shards(
     """Writes the shards that are not complete yet, with all cores of the nodes that are alive.
 
     Raises:
+        ConfigError: frames are to be decoded on GPUs, and no worker has one, or one without a decoder.
         WorkerDied: workers died again and again on one shard, though its videos were decoded in isolated processes.
     """
     # A shard that no video came out of has the name of the one that tries them again.
@@ -52,7 +54,10 @@ def extract_shards(
         if not all(r.is_to_try(look_at_rejected=context.looks_at_rejected) for r in shard.results.values())
     }
     missing = DiskList(task for task in tasks if task.path not in complete)
-    allocation = allocate_workers(context.resources, context.workers.nodes(), len(missing))
+    nodes = context.workers.nodes()
+    if missing and config.decode.hardware == "cuda":
+        nodes = _with_gpus(context, nodes)
+    allocation = allocate_workers(context.resources, nodes, len(missing))
     progress = _OverallProgress(context, missing, worker="GPU" if allocation.gpus_per_worker else "worker")
     results = context.workers.map(
         partial(shard_extractor, config, extractor, context.store_uri, allocation, context.workers, progress.reporter),
@@ -68,6 +73,17 @@ def extract_shards(
     return progress.done, allocation
 
 
+def _with_gpus(context: Context, nodes: Sequence[ClusterNode]) -> tuple[ClusterNode, ...]:
+    """Returns the nodes that can decode on GPUs: cores of others would conceal damage in another way."""
+    with_gpus = tuple(node for node in nodes if node.num_gpus)
+    if not with_gpus or not context.resources.gpus_per_worker:
+        raise ConfigError(
+            "decode.hardware is cuda, and no worker of the extraction has a GPU: run where there is one, with"
+            " --gpus-per-worker auto or a number, or give --extract.decode.hardware none"
+        )
+    return with_gpus
+
+
 def shard_extractor(
     config: ExtractionConfig,
     extractor: Extractor,
@@ -79,6 +95,8 @@ def shard_extractor(
     """Builds the extractor in a worker, which may be ended where a video hangs, if it is replaced then."""
     if workers.replaces_workers:
         watchdog.arm(config.limits.max_stall_s, config.limits.max_memory_bytes)
+    if config.decode.hardware == "cuda":
+        check_cuda_decoder()
     source: DecodeSource | None = None
     if allocation.decodes_elsewhere:
         source = partial(_decode_elsewhere, workers, config)

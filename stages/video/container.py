@@ -2,10 +2,14 @@
 
 Only container formats from a fixed list are opened, and only the named file is ever read: a playlist that calls
 itself .mp4 must not make FFmpeg read other files or the network.
+
+On request the decoder is the one of an NVIDIA GPU (NVDEC, through FFmpeg's `cuda`): frames are downloaded, interleaved
+(NV12, P010), and are FFmpeg's in all else. What the chip cannot decode FFmpeg decodes on the CPU.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,12 +19,14 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import av
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.core.errors import ConfigError, RunError
 from stages.video.clock import Clock
 from stages.video.limits import Limits
 from stages.video.streams import DAMAGE, choose_stream, films
@@ -48,16 +54,17 @@ FALLBACK_FPS = 25
 
 @contextmanager
 def open_video(
-    path: str | os.PathLike[str], limits: Limits, *, num_threads: int = 1, conceal: bool = True
+    path: str | os.PathLike[str], limits: Limits, *, num_threads: int = 1, conceal: bool = True, on_gpu: bool = False
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a container and the video stream to decode, with a limited decoder.
 
     `num_threads` decoder threads; 0 lets FFmpeg choose. Without `conceal`, the decoder reports an error where it would
-    otherwise make up a damaged part of a frame without a word.
+    otherwise make up a damaged part of a frame without a word. `on_gpu` is for a file that can be opened without.
 
     Raises:
         NoVideoError: no such stream, or no decoder for it.
         DAMAGE: FFmpeg cannot open the file.
+        RunError: FFmpeg cannot open it with the GPU's decoder.
     """
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     # The prefix keeps names such as "http:x.mp4" names.
@@ -69,7 +76,17 @@ def open_video(
     open_again = partial(
         av.open, name, mode="r", format=demuxer, options=options, metadata_errors="replace", timeout=timeout_s
     )
-    with open_again() as container:
+    try:
+        # A context of its own: FFmpeg refuses the primary one with torch's flags.
+        opened = open_again(hwaccel=HWAccel("cuda", allow_software_fallback=True)) if on_gpu else open_again()
+    except DAMAGE as error:
+        if not on_gpu:
+            raise
+        raise RunError(
+            f"{path} cannot be opened with the GPU's decoder ({in_words(error)}), which takes about 1 GB of the GPU's"
+            " memory for each process: give fewer --decoders-per-gpu, or --extract.decode.hardware none"
+        ) from error
+    with opened as container:
         if limits.video_stream is None and len(films(container)) > 1:
             with open_again() as again:
                 stream = choose_stream(container, None, again)
@@ -82,6 +99,25 @@ def open_video(
         if not conceal:
             decoder.options["err_detect"] = "crccheck+bitstream+buffer+explode"
         yield container, stream
+
+
+def check_cuda_decoder() -> None:
+    """Checks that this machine has a GPU that decodes, and the libraries for it. It takes some tenths of a second.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        if "cuda" not in hwdevices_available():
+            raise OSError("PyAV was built without it")
+        ctypes.CDLL("libnvcuvid.so.1")
+        av.CodecContext.create("h264", "r", HWAccel("cuda"))
+    except DAMAGE as error:
+        raise ConfigError(
+            f"decode.hardware is cuda, and here is no such decoder ({in_words(error)}): run on a machine with an NVIDIA"
+            " GPU and libnvcuvid (a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video), or give"
+            " --extract.decode.hardware none"
+        ) from error
 
 
 def clock_of(container: InputContainer, stream: VideoStream, repairs: Mapping[int, int] | None = None) -> Clock:

@@ -16,8 +16,8 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
+from pipeline.core.stage import CAME_LATER
 from stages.video.chunks import ChunkBuilder, FrameChunk
 from stages.video.container import Damage, PacketReader, clock_of, decode_packet, in_words, open_video
 from stages.video.filters import UprightRgb
@@ -37,6 +38,13 @@ from stages.video.streams import DAMAGE
 from stages.video.timeline import FrameAccount, Place, to_us
 
 __all__ = ["DecodeConfig", "DecodeReport", "FrameChunk", "VideoDecoder"]
+
+GPU_FORMATS: Final = {"h264", "hevc", "vp9"}, {"yuv420p", "yuvj420p", "yuv420p10le"}
+"""Codecs whose standard fixes every bit of a frame, and the pixels that scale to the same bytes when interleaved."""
+MIN_GPU_LINES: Final = 720
+MIN_GPU_FRAMES: Final = 500
+"""A video takes 0.4 s of the GPU to open, 3 s where 14 are opened at once, and at 1280x720 a frame saves 3.6 ms of a
+core, at 1920x1080 more (tests/RESULTS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,11 @@ class DecodeConfig:
     """Displacement that becomes 255 (and, the other way, 0), in pixels of the scaled frame."""
     flow_subtract_mean: bool = False
     """Take the mean displacement out of every field."""
+    hardware: Literal["none", "cuda"] = field(default="none", metadata=CAME_LATER)
+    """Decoder of large videos: `cuda` takes that of the GPU for H.264, HEVC and VP9 of 720 lines and 500 frames or more
+    that are to be made smaller, and goes on with the CPU's from where a video shows damage or changes its size. Intact
+    H.264 gave the CPU's pixels and times to the byte (0 levels of difference; HEVC and VP9 were not compared). Damage
+    that the chip conceals without a word may look different, so the percepts have a fingerprint of their own."""
 
     def __post_init__(self) -> None:
         for name in ("short_side_px", "crop_px", "rate_fps"):
@@ -71,6 +84,11 @@ class DecodeConfig:
             raise ConfigError(f"flow_stack is {self.flow_stack}; a stack holds 1 to 32 fields")
         if not self.flow_bound_px > 0:
             raise ConfigError(f"flow_bound_px is {self.flow_bound_px}; it must be positive")
+        if self.hardware == "cuda" and self.after_damage == "drop":
+            raise ConfigError(
+                "after_damage is drop and hardware is cuda, which does not say what it makes up: give after_damage"
+                " keep, or hardware none"
+            )
         if self.crop_px is not None and (self.short_side_px is None or self.crop_px > self.short_side_px):
             raise ConfigError(
                 f"crop_px is {self.crop_px} and short_side_px is {self.short_side_px}; the square must fit into the"
@@ -111,11 +129,13 @@ class VideoDecoder:
         limits: Limits | None = None,
         chunk_frames: int = 64,
         num_threads: int = 1,
+        on_gpu: bool = False,
     ) -> None:
         """Prepares the decoding of a file.
 
         `chunk_frames`: frames in a chunk, fewer where they are large. `num_threads`: decoder threads, 0 for FFmpeg's
-        choice; many videos side by side with one thread each are the faster use of the same cores.
+        choice; many videos side by side with one thread each are the faster use of the same cores. `on_gpu`: decode
+        on the GPU what `DecodeConfig.hardware` names; iterating then raises RunError where that cannot be opened.
         """
         assert chunk_frames > 0
         self.path = path
@@ -123,6 +143,7 @@ class VideoDecoder:
         self._limits = limits or Limits()
         self._chunk_frames = chunk_frames
         self._num_threads = num_threads
+        self._on_gpu = on_gpu
         self._report: DecodeReport | None = None
         self._num_concealed = 0
         self._first_error = ""
@@ -224,46 +245,71 @@ class VideoDecoder:
         """Yields every frame that decodes, in presentation order, with its time in microseconds.
 
         FFmpeg's frame threads report an error some packets late and lose frames that were ready, so that what is
-        salvaged would depend on their number. A video that shows any sign of damage is therefore decoded again on
-        one thread, from where the sound part ended.
+        salvaged would depend on their number; a GPU conceals damage in its own way. A video that shows any sign of
+        damage is therefore decoded again on one thread of the CPU, from where the sound part ended.
         """
-        if self._num_threads != 1:
-            is_sound = yield from self._session(account, beat, self._num_threads, skip=0)
+        on_gpu = self._on_gpu and self._pays_on_gpu()
+        if on_gpu or self._num_threads != 1:
+            num_threads = 1 if on_gpu else self._num_threads
+            is_sound = yield from self._session(account, beat, num_threads, skip=0, is_last=False, on_gpu=on_gpu)
             if is_sound:
                 return
-        yield from self._session(account, beat, 1, skip=account.num_placed)
+        yield from self._session(account, beat, 1, skip=account.num_placed, is_last=True)
+
+    def _pays_on_gpu(self) -> bool:
+        assert self.probe is not None
+        (codecs, pixel_formats), short_side_px = GPU_FORMATS, self.config.short_side_px
+        num_lines = min(self.probe.width or 0, self.probe.height or 0)
+        return (
+            self.probe.codec in codecs
+            and self.probe.pixel_format in pixel_formats
+            and num_lines >= MIN_GPU_LINES
+            and self.probe.frames_expected >= MIN_GPU_FRAMES
+            # At native size FFmpeg makes RGB of interleaved chroma in another way.
+            and short_side_px is not None
+            and short_side_px < num_lines
+        )
 
     def _session(
-        self, account: FrameAccount, beat: Callable[[], None], num_threads: int, skip: int
+        self,
+        account: FrameAccount,
+        beat: Callable[[], None],
+        num_threads: int,
+        *,
+        skip: int,
+        is_last: bool,
+        on_gpu: bool = False,
     ) -> Generator[tuple[VideoFrame, int | None], None, bool]:
         """Yields the frames of one pass over the file, without its first `skip` frames.
 
-        With several threads the pass ends, and returns False, at the first sign of damage.
+        Unless it is the last, the pass ends, and returns False, at the first sign of damage or frame of another size.
         """
         assert self.probe is not None
-        with open_video(
-            self.path, self._limits, num_threads=num_threads, conceal=self.config.after_damage == "keep"
-        ) as (container, stream):
+        size = {self.probe.width, self.probe.height}
+        conceal = self.config.after_damage == "keep"
+        opened = open_video(self.path, self._limits, num_threads=num_threads, conceal=conceal, on_gpu=on_gpu)
+        with opened as (container, stream):
             assert stream.time_base is not None
             time_base = stream.time_base
             clock = clock_of(container, stream, self.probe.timeline.repairs)
             reader = PacketReader(container, (stream,), beat, clock)
             for item in _decoded(reader, stream.codec_context):
                 if not isinstance(item, VideoFrame):
-                    if num_threads != 1:
+                    if not is_last:
                         return False
                     self._note(item)
                     self._key_pts_at_error = reader.last_key_pts
                     account.error()
                     continue
-                if num_threads != 1 and (item.is_corrupt or not account.is_next(item.pts)):
+                is_sound = not item.is_corrupt and account.is_next(item.pts) and {item.width, item.height} == size
+                if not (is_last or is_sound):
                     return False
                 if skip:
                     skip -= 1
                     continue
                 account.damaged |= item.is_corrupt
                 yield item, None if item.pts is None else to_us(item.pts, time_base)
-        return num_threads == 1 or account.is_complete
+        return is_last or account.is_complete
 
     def _note(self, error: Damage) -> None:
         self._first_error = self._first_error or in_words(error)
