@@ -96,11 +96,12 @@ def test_extraction_is_measured_without_ray_and_mlflow(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     figures = [line["benchmark"] for line in lines if line["benchmark"] not in ("machine", "elapsed")]
     assert figures == [
-        *("convnet_alone", "extract_vs_convnet", "extract_vs_convnet", "decode_in_processes", "convnet_plain"),
-        *("same_bits", "second_worker"),
+        *("convnet_alone", "extract_vs_convnet", "extract_vs_convnet", "decode_in_processes"),
+        *("extract_large_frames", "convnet_plain", "same_bits", "second_worker"),
     ]
     by_name = {line["benchmark"]: line for line in lines}
     assert by_name["extract_vs_convnet"]["frames"] == 3 * 40
+    assert by_name["extract_large_frames"]["frames"] == 6 * 40
     assert by_name["same_bits"]["twice"]
     assert by_name["same_bits"]["shuffled"]
     assert by_name["same_bits"]["short_batch"]

@@ -6,7 +6,8 @@
 
 A JSON line for each figure, as it is known, worth first. Videos are H.264 at 320x240, decoded to 224x224 in as many
 processes as there are cores but one. `ratio` is frames a second from files to percepts on disk over those of the
-convnet alone, with frames in pinned memory; the goal for VGG-16 fc6 is 0.90 and 12,000 frames/s. Parts that would begin
+convnet alone, with frames in pinned memory; the goal for VGG-16 fc6 is 0.90 and 12,000 frames/s. For the first convnet
+also from long videos at 1280x720 and 1920x1080, decoded on the cores and on the GPU. Parts that would begin
 after --seconds are left out, with a line that says so.
 """
 
@@ -21,11 +22,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from stages.convnets.cuda_engines import CudaEngine, plain_forward
 from stages.convnets.engines import Engine, Frames
 from stages.extraction.config import ExtractionConfig, extractor_of
 from stages.extraction.decode_processes import DecodeProcesses
-from stages.extraction.decode_queue import DecodeQueue, Video
+from stages.extraction.decode_queue import DecodeQueue, DecodeSource, Video
 from stages.extraction.shard_extractor import ShardExtractor
 from stages.extraction.shard_task import ShardTask, describe_timings
 from stages.percepts.node_cache import NodeCache
@@ -59,6 +60,8 @@ class Bench:
     ends_s: float
     built: dict[str, ShardExtractor] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
+    source: DecodeSource = field(init=False)
+    """Where frames are decoded for the extractor that was built last."""
 
     @property
     def device(self) -> str:
@@ -109,7 +112,7 @@ def compiled_alone(bench: Bench, name: str) -> None:
     """Builds the extractor, whose engine compiles; then the convnet alone."""
     config = bench.config(name)
     began = time.perf_counter()
-    source = DecodeProcesses(config.decode, config.limits, num_processes=bench.num_decoders)
+    bench.source = DecodeProcesses(config.decode, config.limits, num_processes=bench.num_decoders)
     extractor = ShardExtractor(
         config,
         extractor_of(config),
@@ -117,7 +120,7 @@ def compiled_alone(bench: Bench, name: str) -> None:
         device=bench.device,
         num_threads=1,
         num_decoders=bench.num_decoders,
-        source=source,
+        source=lambda video: bench.source(video),
     )
     built_s = time.perf_counter() - began
     bench.built[name] = extractor
@@ -169,6 +172,37 @@ def decoding_alone(bench: Bench, name: str) -> None:
                 decoders=bench.num_decoders,
                 decode_core_ms_per_frame=1000 * decoding.core_s / frames,
                 consumer_core_ms_per_frame=1000 * (time.process_time() - core_s) / frames,
+            )
+
+
+def large_frames(bench: Bench, name: str) -> None:
+    """Long videos of large frames to percepts, decoded on the cores and on the GPU; equal bytes have one sha256."""
+    config, extractor = bench.config(name), bench.built[name]
+    on: tuple[Literal["none", "cuda"], ...] = ("none",) if bench.rehearse else ("none", "cuda")
+    for width, height in ((128, 96),) if bench.rehearse else ((1280, 720), (1920, 1080)):
+        folder = bench.folder / f"{width}x{height}"
+        (folder / "copies").mkdir(parents=True)
+        make_videos(folder, 1, 40 if bench.rehearse else 600, width, height, grain=6)
+        videos = videos_of(folder, folder / "copies", 3 * bench.num_decoders)
+        for hardware in on:
+            decode = replace(config.decode, hardware=hardware)
+            bench.source = DecodeProcesses(decode, config.limits, num_processes=bench.num_decoders)
+            # The first pass warms the processes up.
+            for shard in (videos[: bench.num_decoders], videos):
+                path = f"{directory(extractor_of(config).fingerprint)}/{height}-{hardware}-{len(shard)}.parquet"
+                began = time.perf_counter()
+                done = extractor(ShardTask(path, tuple(shard)))
+                seconds = time.perf_counter() - began
+            say(
+                "extract_large_frames",
+                convnet=name,
+                size=folder.name,
+                hardware=hardware,
+                frames_per_second=done.timings.num_frames / seconds,
+                frames=done.timings.num_frames,
+                decode_core_ms_per_frame=1000 * done.timings.decode_core_s / done.timings.num_frames,
+                bottleneck=describe_timings(done.timings, worker="GPU"),
+                sha256=sha256_file(str(bench.folder / path))[:16],
             )
 
 
@@ -245,7 +279,7 @@ def parts(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[[], No
     for name in names:
         each = [compiled_alone, from_files, plain_alone, same_bits]
         if name == names[0]:
-            each[2:2] = [decoding_alone]
+            each[2:2] = [decoding_alone, large_frames]
         for part in each:
             yield f"{part.__name__} {name}", partial(part, bench, name)
     yield f"second_worker {names[0]}", partial(second_worker, bench, names[0])
