@@ -76,7 +76,7 @@ class _Line:
         return StageTime(
             expected_s=self.expected_s,
             worked_s=now - self.started - self.seconds_waited - waiting_s,
-            left_s=None if self.waits_for else self.pace.seconds_left(now),
+            left_s=None if self.waits_for or self.pace.is_early else self.pace.seconds_left(now),
             share=self.pace.share,
             is_running=True,
         )

@@ -18,6 +18,8 @@ PRIOR_S: Final = 30.0
 MIN_SHARE: Final = 0.05
 """The share of its work from which a running stage is timed by its own pace, and says how good the plan's estimates
 are."""
+EARLY_SHARE: Final = 0.1
+"""The share of its work below which a stage of fewer than three reports is not timed by its own pace."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Pace:
     _last_at: float = 0.0
     _num_reports: int = 0
     _first_report: tuple[int, float, float] | None = None
-    """Units done, their share and the time of the first report since the clock was started."""
+    """Units done, their share and the time of the first report since the clock was started; None after the third."""
 
     def begin(self, at: float) -> None:
         """Starts the clock: the work begins, or goes on after a wait."""
@@ -69,6 +71,11 @@ class Pace:
     def rate(self, now: float) -> float:
         """Returns the units per second since the work began; 0 while there is nothing to tell it by."""
         return self._per_second(self.done - self._first_done, now)
+
+    @property
+    def is_early(self) -> bool:
+        """Returns whether the pace may still be that of what comes before the work."""
+        return self._first_report is not None and self.share < EARLY_SHARE
 
     def seconds_left(self, now: float) -> float | None:
         """Returns the time until all is done; None while it is not known."""

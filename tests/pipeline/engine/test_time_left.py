@@ -174,6 +174,7 @@ def test_what_comes_before_the_first_steps_is_not_at_their_pace() -> None:
     pace.begin(0.0)
     for step in range(1, 4):
         pace.report(step, 101, "steps", 10.0 + step)
+        assert pace.is_early == (step < 3)
     assert pace.seconds_left(13.0) == pytest.approx(98.0)
     early = StageTime(expected_s=90.0, worked_s=13.0, left_s=1000.0, share=0.03, is_running=True)
     assert run_seconds_left([early]) == pytest.approx(77.0)
