@@ -14,6 +14,7 @@ from stages.models.config import CompositeSpec
 from stages.models.feedback import Feedback
 from stages.models.losses import decoder_loss
 from stages.models.lstm import LSTM, PeepholeLayer, State, Trace, run_together, uniform_fan_in_
+from stages.models.matmul import linear
 
 MIN_MEAN = 1e-3
 """A pixel that is black in every training frame may yet be lit: its mean is taken to be at least this."""
@@ -113,7 +114,7 @@ class Decoder(nn.Module):
 
     def read_out(self, h_TBH: Tensor, base_TBD: Tensor | None) -> Tensor:
         """Returns outputs (T, B, D) of the top layer's h, added to the first T frames of `base`, if there is one."""
-        output_TBD: Tensor = self.output(h_TBH)
+        output_TBD = linear(h_TBH, self.output.weight, self.output.bias)
         return output_TBD if base_TBD is None else output_TBD + base_TBD[: len(output_TBD)]
 
 

@@ -45,21 +45,31 @@ def _peepholes(peephole_G3H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cell_forward(
-    k_GBK: Tensor, c_before_GBH: Tensor | None, peephole_G3H: Tensor, c_GBH: Tensor, h_GBH: Tensor
+    before_GBK: Tensor,
+    k_GBK: Tensor,
+    c_before_GBH: Tensor | None,
+    peephole_G3H: Tensor,
+    c_GBH: Tensor,
+    h_GBH: Tensor,
 ) -> None:
-    """Computes one step's elementwise part: turns pre-activations `k` into gates in place, and writes `c` and `h`."""
+    """Computes one step's elementwise part: turns pre-activations `before` into gates `k`, and writes `c` and `h`.
+
+    `before` may be `k` itself.
+    """
     i_GBH, f_GBH, a_GBH, o_GBH = _gates(k_GBK)
+    before_i_GBH, before_f_GBH, before_a_GBH, before_o_GBH = _gates(before_GBK)
     ci_G1H, cf_G1H, co_G1H = _peepholes(peephole_G3H)
-    a_GBH.tanh_()
+    num_both = 2 * i_GBH.shape[-1]
+    torch.tanh(before_a_GBH, out=a_GBH)
     if c_before_GBH is None:
-        k_GBK[..., : 2 * i_GBH.shape[-1]].sigmoid_()
+        torch.sigmoid(before_GBK[..., :num_both], out=k_GBK[..., :num_both])
         torch.mul(i_GBH, a_GBH, out=c_GBH)
     else:
-        i_GBH.addcmul_(c_before_GBH, ci_G1H)
-        f_GBH.addcmul_(c_before_GBH, cf_G1H)
-        k_GBK[..., : 2 * i_GBH.shape[-1]].sigmoid_()
+        torch.addcmul(before_i_GBH, c_before_GBH, ci_G1H, out=i_GBH)
+        torch.addcmul(before_f_GBH, c_before_GBH, cf_G1H, out=f_GBH)
+        k_GBK[..., :num_both].sigmoid_()
         torch.mul(f_GBH, c_before_GBH, out=c_GBH).addcmul_(i_GBH, a_GBH)
-    o_GBH.addcmul_(c_GBH, co_G1H).sigmoid_()
+    torch.addcmul(before_o_GBH, c_GBH, co_G1H, out=o_GBH).sigmoid_()
     torch.tanh(c_GBH, out=h_GBH).mul_(o_GBH)
 
 
@@ -110,10 +120,9 @@ class EquationSteps:
         self._product = repeated_product(
             recurrent_weight_GKH if backward else recurrent_weight_GKH.mT, batch=batch, num_steps=num_steps
         )
-        num_groups, _, num_units = recurrent_weight_GKH.shape
-        self._dh_GBH = self._d_peephole_GBP = None
+        self._d_peephole_GBP = None
         if backward:
-            self._dh_GBH = recurrent_weight_GKH.new_empty(num_groups, batch, num_units)
+            num_groups, _, num_units = recurrent_weight_GKH.shape
             self._d_peephole_GBP = weights.peephole_G3H.new_zeros(num_groups, batch, 3 * num_units)
 
     def project(self, k_GRK: Tensor, x_GRD: Tensor) -> None:
@@ -131,11 +140,11 @@ class EquationSteps:
         h_GBH: Tensor,
     ) -> None:
         """Takes one step: writes the gates to `k` (over the inputs' share, where there is one), and c and h."""
-        if not has_input:
-            k_GBK.copy_(self.weights.bias_GK[:, None])
+        before_GBK = k_GBK if has_input else self.weights.bias_GK[:, None].to(k_GBK.dtype)
         if h_before_GBH is not None:
-            self._product.add_to(k_GBK, h_before_GBH)
-        cell_forward(k_GBK, c_before_GBH, self.weights.peephole_G3H, c_GBH, h_GBH)
+            before_GBK = self._product.plus(before_GBK, h_before_GBH, k_GBK)
+        before_GBK = before_GBK.expand_as(k_GBK)
+        cell_forward(before_GBK, k_GBK, c_before_GBH, self.weights.peephole_G3H, c_GBH, h_GBH)
 
     def backward(
         self,
@@ -152,22 +161,18 @@ class EquationSteps:
         The gradient of h is `dk_after` (of the step after) times the recurrent weights, plus `dh`, or what there is of
         them. `dc` holds the gradient that reaches c from the step after; it becomes the one that reaches c'.
         """
-        assert self._dh_GBH is not None
         assert self._d_peephole_GBP is not None
-        if dk_after_GBK is None:
-            self._dh_GBH.zero_()
-        else:
-            self._product.into(self._dh_GBH, dk_after_GBK)
-        if dh_GBH is not None:
-            self._dh_GBH.add_(dh_GBH)
+        if dk_after_GBK is not None:
+            through_GBH = self._product.times(dk_after_GBK)
+            dh_GBH = through_GBH if dh_GBH is None else through_GBH.add_(dh_GBH)
+        elif dh_GBH is None:
+            dh_GBH = torch.zeros_like(c_GBH, dtype=k_GBK.dtype)
         peephole_G3H, d_peephole_GBP = self.weights.peephole_G3H, self._d_peephole_GBP
-        cell_backward(self._dh_GBH, dc_GBH, k_GBK, c_before_GBH, c_GBH, peephole_G3H, dk_GBK, d_peephole_GBP)
+        cell_backward(dh_GBH, dc_GBH, k_GBK, c_before_GBH, c_GBH, peephole_G3H, dk_GBK, d_peephole_GBP)
 
     def through_weights(self, dk_GBK: Tensor) -> Tensor:
         """Returns the gradient (G, B, H) of the h before a step."""
-        dh_GBH = torch.empty_like(self.weights.recurrent_weight_GKH[:, :1]).expand(-1, dk_GBK.shape[1], -1).contiguous()
-        self._product.into(dh_GBH, dk_GBK)
-        return dh_GBH
+        return self._product.times(dk_GBK)
 
     def vector_gradients(self, dk_GTBK: Tensor, c_first_GBH: Tensor | None, c_GTBH: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the gradients of bias and peepholes, after the last `backward`.
