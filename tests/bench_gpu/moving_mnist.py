@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -34,9 +32,9 @@ from stages.models.pretrained import Pretrained
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig, TrainingConfig
 from stages.pretraining.training_plan import TrainingPlan
+from tests.bench_gpu.recipe_process import run_recipe
 from tests.bench_gpu.timed_loop import measured, sequences_per_second, train
 
-ROOT = Path(__file__).resolve().parents[2]
 HOME_BYTES = 16_000_000
 """Weights that are larger in float16 stay where they are."""
 OVERHEAD_S = 110.0
@@ -199,9 +197,7 @@ def main() -> None:
     num_steps, seconds_a_step = planned_steps(args, config)
     config = replace(config, training=replace(config.training, num_steps=num_steps))
     started = time.monotonic()
-    command = [sys.executable, str(ROOT / "pipeline" / "run.py"), *recipe_arguments(args, config)]
-    # The recipe's own words go to stderr: stdout is for the JSON line.
-    subprocess.run(command, stdout=sys.stderr, check=True)
+    run_recipe(recipe_arguments(args, config), is_rehearsal=args.rehearse)
     store = Store.open(f"{args.out}/store")
     trained, scores, pictures = made(store, args, config)
     table = json.loads(Path(store.directory(scores.stage, scores.key), "pixel_scores.json").read_text())

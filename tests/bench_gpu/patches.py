@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from pipeline.recipes.model_variants import MODELS
 from pipeline.reporting.paper_numbers import PATCHES_COLUMN, TABLE_2
 from stages.evaluation.artifacts import PixelScores
 from tests.bench.made_videos import make_videos
+from tests.bench_gpu.recipe_process import run_recipe
 from tests.bench_gpu.table_2 import ROWS
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY = (
     *("--pretrain.num-units", "8", "--pretrain.batch-size", "4", "--cut.patches-per-video", "8", "--no-pictures"),
     *("--pretrain.optimizer.num-warmup-steps", "1", "--pretrain.precision", "float32", "--num-test-sequences", "8"),
@@ -41,14 +39,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_recipe(args: argparse.Namespace, videos: str) -> None:
-    """Makes patches, models and scores in OUT/store."""
+def recipe_arguments(args: argparse.Namespace, videos: str) -> list[str]:
+    """The command line that makes patches, models and scores in OUT/store."""
     models = [name for name in ROWS.values() if not args.rehearse or MODELS[name].get("decoders") == "composite"]
-    command = [sys.executable, str(ROOT / "pipeline" / "run.py"), "patches", "--in-process", "--videos", videos]
-    command += ["--preset", "gpu", "--store", f"{args.out}/store", "--pretrain.num-steps", str(args.steps)]
-    command += ["--pretrain.feedback.probability", "1", *(TOY if args.rehearse else ()), "--models", *models]
-    # The recipe's own words go to stderr: stdout is for the JSON lines.
-    subprocess.run(command, stdout=sys.stderr, check=True)
+    return [
+        *("patches", "--in-process", "--videos", videos, "--preset", "gpu", "--store", f"{args.out}/store"),
+        *("--pretrain.num-steps", str(args.steps), "--pretrain.feedback.probability", "1"),
+        *(*(TOY if args.rehearse else ()), "--models", *models),
+    ]
 
 
 def main() -> None:
@@ -58,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not args.videos:
             make_videos(Path(folder), 4 if args.rehearse else 32, 60 if args.rehearse else 300)
-        run_recipe(args, args.videos or folder)
+        run_recipe(recipe_arguments(args, args.videos or folder), is_rehearsal=args.rehearse)
     store = Store.open(f"{args.out}/store")
     manifests = [manifest for manifest in store.manifests() if manifest.stage == "score_pixels"]
     newest = max(manifests, key=lambda manifest: manifest.finished_at)
