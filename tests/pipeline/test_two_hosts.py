@@ -48,7 +48,7 @@ def recipe(clips: Path, store: Path) -> list[str]:
         *("--pretrain.window-stride", "1", "--pretrain.validate-every-steps", "400"),
         *("--pretrain.checkpoint-every-steps", str(CHECKPOINT_EVERY)),
         # Rounding grows with every step that is taken by it; small steps keep it small.
-        *("--pretrain.optimizer.learning-rate", "2e-4", "--no-tracking"),
+        *("--pretrain.optimizer.learning-rate", "2e-4"),
     ]
 
 
@@ -96,7 +96,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     told = Story(Store(str(root / "disturbed")), Store(str(root / "undisturbed")), root / "log")
     command = [*recipe(clips, root / "disturbed"), "--workers", "2"]  # auto would take the host that is there
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    quiet_command = [*recipe(clips, root / "undisturbed"), "--workers", "1", "--in-process"]
+    quiet_command = [*recipe(clips, root / "undisturbed"), "--workers", "1", "--in-process", "--no-tracking"]
     with (root / "undisturbed.log").open("wb") as log, two_hosts.two_hosts() as hosts:
         # Most of the time the hosts wait for one another: the undisturbed run takes nothing away from them.
         undisturbed = subprocess.Popen(quiet_command, cwd=ROOT, env=environment, stdout=log, stderr=log)
