@@ -183,10 +183,12 @@ def _check_machine(options: RunOptions) -> None:
 
 def _check_decoder(steps: Sequence[Step]) -> None:
     """Raises ConfigError where frames are to be decoded on a GPU of this machine that does not decode."""
+    configs = [step.node.config for step in steps if step.node.stage.name == "extract" and not step.have]
+    if not configs:
+        return  # not every recipe has the libraries of video
     from stages.extraction.config import ExtractionConfig
     from stages.video.container import check_cuda_decoder
 
-    configs = (step.node.config for step in steps if not step.have)
     if any(isinstance(config, ExtractionConfig) and config.decode.hardware == "cuda" for config in configs):
         check_cuda_decoder()
 
