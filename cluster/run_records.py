@@ -254,4 +254,4 @@ def _beat(store: str, running: RunRecord, progress: Callable[[], RunProgress], s
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -190,7 +190,7 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
             plan=request.plan,
             dashboard=server.address,
             schedule=schedule_line(),
-            submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            submitted_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         other = claim(server, request.store, record, lambda run: is_exclusive or run.name == request.name)
         if other is None:
