@@ -109,6 +109,11 @@ def moment(time: str) -> datetime:
     return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
 
+def now_text() -> str:
+    """Returns the present time as records have it; runs that begin in one second keep their order."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def write_record(store: str, record: RunRecord) -> None:
     """Writes the record into the store."""
     write_json(record_uri(store, record.id), asdict(record))
@@ -193,7 +198,7 @@ def recorded(store: str, run: RunRecord, progress: Callable[[], RunProgress] = R
             schedule=earlier.schedule or run.schedule,
             submitted_at=earlier.submitted_at,
         )
-    now = _now()
+    now = now_text()
     running = replace(
         run, id=run_id, status=RUNNING, started_at=now, heartbeat_at=now, host=socket.gethostname(), progress=progress()
     )
@@ -212,7 +217,7 @@ def recorded(store: str, run: RunRecord, progress: Callable[[], RunProgress] = R
     finally:
         stop.set()
         thread.join()
-        now = _now()
+        now = now_text()
         ended = replace(running, status=status, message=message, report=result.report, heartbeat_at=now, ended_at=now)
         ended = replace(ended, artifacts=result.artifacts or running.artifacts)
         write_record(store, replace(ended, progress=progress()))
@@ -222,7 +227,7 @@ def close_record(store: str, run_id: str, status: str, error: BaseException | st
     """Writes the end of a run that could not write it itself: it never began, or was killed."""
     record = read_record(store, run_id)
     if record is not None and not record.ended_at:
-        ended = replace(record, status=status, ended_at=_now(), message=without_passwords(error))
+        ended = replace(record, status=status, ended_at=now_text(), message=without_passwords(error))
         write_record(store, ended)
 
 
@@ -248,10 +253,6 @@ def without_passwords(error: BaseException | str) -> str:
 def _beat(store: str, running: RunRecord, progress: Callable[[], RunProgress], stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         try:
-            write_record(store, replace(running, heartbeat_at=_now(), progress=progress()))
+            write_record(store, replace(running, heartbeat_at=now_text(), progress=progress()))
         except Exception as error:  # noqa: BLE001  # a store raises what its client library raises, and may come back
             sys.stderr.write(f"the run's heartbeat could not be written to {store}: {error}\n")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

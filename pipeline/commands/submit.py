@@ -15,13 +15,21 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final
 
 from cluster.claims import claim, free_id
 from cluster.code_package import code_package
 from cluster.rendering.schedule import schedule_line
-from cluster.run_records import FAILED, INTERRUPTED, RUN_ID_VARIABLE, SUBMITTED, RunRecord, close_record, write_record
+from cluster.run_records import (
+    FAILED,
+    INTERRUPTED,
+    RUN_ID_VARIABLE,
+    SUBMITTED,
+    RunRecord,
+    close_record,
+    now_text,
+    write_record,
+)
 from cluster.submission import NAME, PLAN, STOPPED, STORE, SUCCEEDED, JobServer, Submission, SubmittedJob, say
 from pipeline.commands.running.recipe_options import parse
 from pipeline.core.errors import ConfigError, RunError, UsageError
@@ -190,7 +198,7 @@ def _claim(server: JobServer, request: Request, options: SubmitOptions) -> RunRe
             plan=request.plan,
             dashboard=server.address,
             schedule=schedule_line(),
-            submitted_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            submitted_at=now_text(),
         )
         other = claim(server, request.store, record, lambda run: is_exclusive or run.name == request.name)
         if other is None:

@@ -32,6 +32,15 @@ def test_a_run_without_an_id_gets_one_of_name_date_and_plan(tmp_path: Path, monk
     assert {record.report for record in records} == {"report.html"}
 
 
+def test_runs_that_begin_in_one_second_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune --keep 1` keeps the last of them."""
+    monkeypatch.delenv(RUN_ID_VARIABLE, raising=False)
+    for run_id in ("z", "y", "x"):
+        with recorded(str(tmp_path), RunRecord(id=run_id, name="demo")):
+            pass
+    assert [record.id for record in read_records(str(tmp_path))] == ["z", "y", "x"]
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "succeeded"), (ValueError(), "failed"), (KeyboardInterrupt(), "interrupted")]
 )
