@@ -41,12 +41,13 @@ def print_results(results: Results, console: Console) -> None:
     console.print()
     console.print(_stages(results.view.nodes))  # first, so that a screen ends with what was found
     console.print()
-    parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=False)]
+    sentences = [_sentence(finding) for finding in findings(results)]
+    parts = [*sentences, *_tables(results, is_dense=False)]
     commands = [Text(command, overflow="fold") for command in next_commands(results.view)]
     num_lines = sum(len(console.render_lines(part, pad=False)) for part in (*parts, *commands))
     is_dense = console.is_terminal and (console.width < NARROW or num_lines + LINES_AFTER > console.height)
     if is_dense:
-        parts = [*map(_sentence, findings(results)), *_tables(results, is_dense=True)]
+        parts = [*sentences, *_tables(results, is_dense=True)]
     for part in parts if is_dense else [*parts, Text()]:
         console.print(part)
     for command in commands:

@@ -66,6 +66,7 @@ def _is_onednn(operand_G: Tensor, *sides: int) -> bool:
     """
     plain = operand_G.device.type == "cpu" and operand_G.dtype == torch.float32 and len(operand_G) == 1
     large = operand_G.numel() > 0 and min(sides, default=MIN_SIDE) >= MIN_SIDE
+    # torch's question has no types.
     return plain and large and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 

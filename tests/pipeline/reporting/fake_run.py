@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 
 from pipeline.core.stage import Artifact
+from pipeline.reporting.results import read_results
+from pipeline.reporting.terminal import print_results
 from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import (
     DuplicateReport,
@@ -302,3 +305,10 @@ def demo(root: Path) -> FakeRun:
     clip = Figure("clip.gif", "A clip", "Moves right.", picture(160, 160, "gif"))
     run.add("visualize", [strip, clip], parents=("pretrain", "extract", "standardize"), seconds=3.0)
     return run
+
+
+def terminal(view: RunView, width: int = 100) -> str:
+    """What a run's end prints."""
+    stream = io.StringIO()
+    print_results(read_results(view), Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()

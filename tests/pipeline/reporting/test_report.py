@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.stage import Estimate
@@ -19,7 +17,6 @@ from pipeline.engine.status import Step
 from pipeline.engine.store import Manifest, Output, Store
 from pipeline.reporting.report import MAX_BAD_VIDEOS, fact, write_report
 from pipeline.reporting.results import read_results
-from pipeline.reporting.terminal import print_results
 from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import SCORES_FILE, Scores
 from stages.figures.gallery import Figure
@@ -37,6 +34,7 @@ from tests.pipeline.reporting.fake_run import (
     pixel_scores,
     records,
     scores,
+    terminal,
     without_intervals,
 )
 
@@ -83,36 +81,6 @@ def written(view: RunView, root: Path) -> str:
     uri = write_report(read_results(view), str(root / "reports"))
     assert uri.endswith("/reports/report.html")
     return Path(uri).read_text()
-
-
-def terminal(view: RunView, width: int = 100) -> str:
-    stream = io.StringIO()
-    print_results(read_results(view), Console(file=stream, width=width, color_system=None))
-    return stream.getvalue()
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> FakeRun:
-    return demo(tmp_path / "store")
-
-
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_findings_tables_and_commands_fit_a_screen_and_hide_nothing(run: FakeRun, width: int) -> None:
-    """A screen of 40 lines, of which the link to the report takes two, and the prompt one."""
-    stream = io.StringIO()
-    console = Console(file=stream, width=width, height=40, force_terminal=True, color_system=None)
-    print_results(read_results(run.view), console)
-    lines = stream.getvalue().splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("✓ With 5 labels"))
-    shown = [line for line in lines[first:] for _ in range(0, max(1, len(line)), width)]  # as the terminal folds them
-    assert len(shown) <= 40 - 3
-    words = "".join("".join(lines[first:]).split())
-    for row in scores().summary:
-        assert f"{100 * row.mean:.1f}±{50 * (row.high - row.low):.1f}" in words
-    for row in scores().paired:
-        assert f"{100 * row.difference:+.1f}±{50 * (row.high - row.low):.1f}" in words
-    for mean in forecast().means.values():
-        assert f"{mean:.1f}" in words
 
 
 def test_every_number_of_the_comparison_is_on_the_page_and_in_the_terminal(run: FakeRun, tmp_path: Path) -> None:
@@ -207,12 +175,6 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     printed = terminal(replace(run.view, nodes=nodes))
     assert "\x1b" not in printed
     assert "<script>" in printed
-
-
-def test_names_with_brackets_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
-    run = FakeRun(tmp_path / "store")
-    run.add("[bold]node[/nope]", forecast())
-    assert "[bold]node[/nope]" in terminal(run.view)
 
 
 @pytest.mark.parametrize(
@@ -366,23 +328,6 @@ def test_a_result_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     Path(artifact.path(SCORES_FILE)).write_bytes(content)
     with pytest.raises(CorruptArtifact, match=r"evaluate/scores\.json"):
         write_report(read_results(run.view), str(tmp_path))
-
-
-@pytest.mark.parametrize("width", [80, 110])
-def test_the_terminal_shows_a_screen_or_two(run: FakeRun, width: int) -> None:
-    lines = terminal(run.view, width).splitlines()
-    assert len(lines) <= 60
-    assert max(len(line) for line in lines if not line.startswith("percepts ")) <= width  # commands are to be copied
-
-
-def test_a_screen_ends_with_what_was_found_and_what_to_do_next(run: FakeRun) -> None:
-    *_, last = screen = terminal(replace(run.view, mlflow_page="#/a/page"), 80).splitlines()[-39:]
-    text = "\n".join(screen)
-    assert "✓ With 5 labels a class" in text
-    assert "Accuracy, 240 test clips" in text
-    assert screen[-3] == "percepts ui --store /data/store"
-    assert screen[-2] == f"percepts predict {run.root}/pretrain VIDEO"
-    assert last == f"percepts classify {run.root}/finetune-pretrained VIDEO"
 
 
 def test_a_wide_plan_is_summed_up(tmp_path: Path) -> None:
