@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.models import matmul
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.matmul import (
@@ -19,6 +20,13 @@ from stages.models.matmul import (
 T, B = 3, 8
 SIDES = [(MIN_SIDE, MIN_SIDE + 64), (MIN_SIDE - 1, MIN_SIDE), (24, 40)]
 """Outputs and inputs: oneDNN's where there is one, else PyTorch's."""
+
+
+@pytest.fixture(autouse=True, params=["oneDNN's machine", "MKL's machine"])
+def maker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both choices are tested on any machine."""
+    is_made_for_mkl = request.param == "MKL's machine" and torch.backends.mkl.is_available()
+    monkeypatch.setattr(matmul, "_is_made_for_mkl", lambda: is_made_for_mkl)
 
 
 def draw(*shape: int) -> Tensor:
@@ -117,3 +125,13 @@ def test_gradients_of_a_large_model_are_those_of_float64(conditional: bool) -> N
         scale = expected.grad.abs().max()
         error = ((parameter.grad - expected.grad).abs().max() / scale).item()
         assert error < 1e-5, f"{name}: {error}"
+
+
+def test_large_products_are_mkls_where_it_is_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkl.is_available():
+        pytest.skip("PyTorch has no MKL here")
+    monkeypatch.setattr(matmul, "_is_made_for_mkl", lambda: True)
+    x, d = draw(1, T * B, MIN_SIDE), draw(1, T * B, MIN_SIDE)
+    assert torch.equal(weight_gradient(d, x, torch.float32), torch.bmm(d.mT, x))
+    repeated = repeated_product(draw(1, MIN_SIDE, MIN_SIDE), batch=B, num_steps=MIN_STEPS_TO_PACK)
+    assert torch.equal(repeated.times(x[:, :B]), torch.bmm(x[:, :B], draw(1, MIN_SIDE, MIN_SIDE)))
