@@ -77,7 +77,7 @@ def _is_onednn(operand_G: Tensor, *sides: int) -> bool:
 
 @cache
 def _is_made_for_mkl() -> bool:
-    """Returns whether this is an Intel processor and PyTorch has MKL. Only Linux tells the maker."""
+    """Returns whether this is an Intel processor, which only Linux has a file about, and PyTorch has MKL."""
     cpuinfo = Path("/proc/cpuinfo")
     has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # as above
     return has_mkl and cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text()
