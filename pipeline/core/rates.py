@@ -34,6 +34,8 @@ EVALUATE_S: Final = 2.5
 """The duration of what an evaluation does beside its matrix products."""
 EVALUATION_SPEEDUP: Final = 3.0
 """The rate of matrix products of an evaluation over that of a training."""
+EMBEDDED_FRAMES_PER_S: Final = 9000.0
+"""The rate of embedding percepts of 1,280 values by an encoder of 256 units, in windows that follow one another."""
 VISUALIZE_S: Final = 1.0
 """The duration of drawing; no part of it grows with the number of videos."""
 REPORT_S: Final = 2.5

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.core.addresses.hub import hub_address
 from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, join, sha256_file
@@ -129,13 +130,34 @@ def model_of(config: dict[str, Any]) -> Model:
 def add_warm_start(
     plan: Plan, source: str, configs: Sequence[PretrainConfig], *, store_uri: str, percepts: Node
 ) -> Node:
-    """Adds the encoder that pretrainings with these configs go on from. Keys know it by its bytes, not by its name.
+    """Adds the encoder that pretrainings with these configs go on from.
 
-    source: key of an encoder of the store, `models:/NAME@ALIAS`, or path or fsspec URL of a file or of its directory.
-    percepts: the percepts that are learned from.
+    source: see `add_encoder`. percepts: the percepts that are learned from.
 
     Raises:
-        ConfigError: the store has no such key, or the encoder does not fit a config or the percepts.
+        ConfigError: the encoder does not fit a config or the percepts.
+        ConfigError, SourceError, CorruptArtifact, StoreError, UsageError: as `add_encoder`.
+    """
+    node, header = add_encoder(plan, source, flag="warm-start", name=WARM_START, store_uri=store_uri)
+    for config in configs:
+        try:
+            config = config.for_videos(0, header)  # what is decided of a model, a warm start keeps
+            check_warm_start(header, config.model, config.training, config.transform, extractor=percepts.snapshot)
+        except ConfigError as error:
+            raise ConfigError(f"--warm-start {source}: {error}") from error
+    return node
+
+
+def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str) -> tuple[Node, dict[str, Any]]:
+    """Adds an encoder by whatever it is called; returns its node, and the header of its file.
+
+    Keys know it by its bytes, not by its name. One that the store has is taken from there.
+
+    source: key of an encoder of the store, `models:/NAME@ALIAS`, or path or fsspec URL of a file or of its directory.
+    flag: the option that names it, without dashes.
+
+    Raises:
+        ConfigError: the store has no such key.
         SourceError, CorruptArtifact, StoreError: see `stages.models.header.read_header`.
         UsageError: MLflow has no such model.
     """
@@ -144,26 +166,20 @@ def add_warm_start(
     if KEY.fullmatch(source):
         known = _find(store, lambda manifest: manifest.key == source)
         if known is None:
-            raise ConfigError(f"--warm-start names {source}, which the store {store.root} does not have")
+            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have")
         uri = store.directory(known.stage, known.key)
     else:
         uri = resolve(source, store_uri)
-    uri = uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
+    uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
     header = read_header(uri)
-    for config in configs:
-        try:
-            config = config.for_videos(0, header)  # what is decided of a model, a warm start keeps
-            check_warm_start(header, config.model, config.training, config.transform, extractor=percepts.snapshot)
-        except ConfigError as error:
-            raise ConfigError(f"--warm-start {source}: {error}") from error
     digest = _digest(known) if known is not None else sha256_file(uri)
     known = known or _find(store, lambda manifest: _digest(manifest) == digest)
     if known is None:
-        node = plan.add(import_encoder, ImportEncoderConfig(encoder=source), name=WARM_START)
+        node = plan.add(import_encoder, ImportEncoderConfig(encoder=source), name=name)
     else:
         stage = next(stage for stage in ENCODERS if stage.name == known.stage)
-        node = plan.add_existing(stage, known.key, name=WARM_START)
-    return plan.replaced(node, content=digest)
+        node = plan.add_existing(stage, known.key, name=name)
+    return plan.replaced(node, content=digest), header
 
 
 def _digest(manifest: Manifest) -> str:

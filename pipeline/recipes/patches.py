@@ -41,7 +41,7 @@ def build(options: PatchesOptions) -> Plan:
     check = WindowCheck(
         num_frames=options.cut.num_frames,
         rate_fps=None,
-        setting="cut.num_frames",
+        remedy="give fewer cut.num_frames",
         of_short="no patches come out of them",
     )
     index = add_index(plan, options, options.videos, check=check)

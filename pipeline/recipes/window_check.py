@@ -25,8 +25,8 @@ class WindowCheck:
     """Frames per second that are extracted; None: all."""
     learned: Collection[str] | None = None
     """Parts of the videos that are learned from; None: every part is, the official splits deal them later, say."""
-    setting: str = "num_frames_in or num_frames_out"
-    """The settings by which a window becomes shorter."""
+    remedy: str = "give fewer num_frames_in or num_frames_out"
+    """The change by which a window becomes shorter."""
     of_short: str = "nothing is learned from them"
     """The fate of videos that are shorter than a window."""
     num_frames_scored: int = 0
@@ -50,7 +50,7 @@ class WindowCheck:
         return cls(
             num_frames=max(arm.num_frames for arm in arms),
             rate_fps=extract.decode.rate_fps,
-            setting="num_frames",
+            remedy="give fewer num_frames",
             of_short="their last frame is repeated",
         )
 
@@ -84,8 +84,8 @@ class WindowCheck:
         num_short = sum(frames < self.num_frames for frames in to_learn)
         if num_short == len(to_learn):
             raise SourceError(
-                f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} videos to learn from "
-                f"has at most {max(to_learn)}{rate}: give fewer {self.setting}, or longer videos"
+                f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} videos "
+                f"has at most {max(to_learn)}{rate}: {self.remedy}, or longer videos"
             )
         if num_short:
             window = f"a window of {self.num_frames} frames{rate}"

@@ -23,8 +23,10 @@ from pipeline.reporting.paper_findings import paper_findings
 from pipeline.reporting.paper_numbers import MNIST_COLUMN, OPEN_LOOP, TABLE_2
 from pipeline.reporting.results import Results, count_name, missing_clips
 from pipeline.reporting.svg import percent
+from pipeline.reporting.view import NodeView
 from stages.evaluation.artifacts import PixelScoreTable
 from stages.evaluation.score_table import PairedDifference, ScoreTable
+from stages.serving.artifacts import EMBEDDINGS, Embeddings
 
 CHANCE_OF_ORDER = 0.5
 HEADLINE_LABELS = 5
@@ -42,6 +44,7 @@ def findings(results: Results) -> tuple[Finding, ...]:
         sentences += forecast_findings(results, forecast)
     for pixels in results.pixel_scores:
         sentences += _pixels(pixels.content)
+    sentences += [_embeddings(node) for node in results.view.nodes if isinstance(node.artifact, Embeddings)]
     if results.ledgers:
         sentences.append(_videos(results))
     sentences.append(_reuse(results))
@@ -168,6 +171,14 @@ def _pixels(pixels: PixelScoreTable) -> list[Finding]:
     does = "predicts better than" if wins else "does not predict better than"
     names = " and ".join(baselines)
     return [Finding("holds" if wins else "fails", sentence(f"{best.model} {does} {names}: {reached}."), detail)]
+
+
+def _embeddings(node: NodeView) -> Finding:
+    facts = node.facts
+    videos, values = count_of(int(facts["num_videos"]), "video"), f"{facts['num_values']:,} values"
+    num_rows = int(facts["num_embeddings"])
+    rows = videos if num_rows == facts["num_videos"] else f"{count_of(num_rows, 'window')} of {videos}"
+    return Finding("note", f"Embeddings: {rows}, {values} each.", f"In {node.uri}/{EMBEDDINGS}, as Parquet.")
 
 
 def _videos(results: Results) -> Finding:

@@ -1,9 +1,10 @@
 """Everything that decides the percepts of a video, and the fingerprint that stands for it."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, DigestError
 from pipeline.core.stage import config_dict
 from stages.convnets.config import ConvnetConfig
 from stages.percepts.schema import FORMAT, Extractor
@@ -79,3 +80,45 @@ def extractor_of(config: ExtractionConfig) -> Extractor:
         flow.check_algorithm(config.decode.flow)
         settings["opencv"] = flow.version()
     return Extractor(settings=settings, dim=convnets.percept_dim(config.convnet))
+
+
+def config_of(extractor: Extractor, *, weights: str | None = None) -> ExtractionConfig:
+    """Returns the config that an extractor was made from.
+
+    weights: URI of the convnet's weights, where they are not those of a package.
+
+    Raises:
+        ConfigError: the extractor is no convnet of ours.
+    """
+    settings = extractor.settings.get("convnet")
+    if settings is None:
+        raise ConfigError(f"these percepts were made by {extractor.settings}, which is no convnet that can be run here")
+    known = {field.name for field in fields(ConvnetConfig)} & set(settings) - {"weights_sha256"}
+    allocation = {name: settings[name] for name in known}
+    if weights is not None:
+        allocation |= {"weights": weights, "weights_sha256": settings["weights_sha256"]}
+    return ExtractionConfig(
+        convnet=ConvnetConfig(**allocation),
+        decode=DecodeConfig(**extractor.settings["decode"]),
+        limits=Limits(**extractor.settings["limits"]),
+        compression=extractor.settings["compression"],
+    )
+
+
+def check_convnet(needed: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Checks that the convnet at hand is the one that made percepts, by what `stages.convnets.convnet.identity` says.
+
+    Raises:
+        DigestError: the weights at hand are others, or the network's code is.
+    """
+    if here["weights_sha256"] != needed["weights_sha256"]:
+        raise DigestError(
+            f"the weights of {needed['name']} here have sha256 {here['weights_sha256']}, the percepts were made with "
+            f"{needed['weights_sha256']}: install the same ones, or give a file of percepts instead of a video"
+        )
+    changed = sorted(name for name in needed if needed[name] != here.get(name))
+    if changed:
+        raise DigestError(
+            f"the convnet {needed['name']} here differs from the one that made the percepts ({', '.join(changed)}): "
+            "use the version of percepts, or of the plugin, that made them"
+        )

@@ -12,21 +12,20 @@ Shapes: N frames, D percept dimension.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import ConfigError, DigestError, SourceError
+from pipeline.core.errors import DigestError, SourceError
 from stages.convnets import convnet
-from stages.convnets.config import ConvnetConfig
 from stages.convnets.convnet import Convnet
+from stages.extraction.config import check_convnet, config_of
 from stages.percepts.schema import Extractor
 from stages.video import flow
-from stages.video.decode import DecodeConfig, VideoDecoder
-from stages.video.limits import Limits
+from stages.video.decode import VideoDecoder
 from stages.video.sources import local_video
 
 
@@ -49,9 +48,8 @@ class VideoExtractor:
 
         `weights`: URI of its weights, where they are not those of a package. Raises as `convnet_of`.
         """
+        self._config = config_of(extractor, weights=weights)
         self._convnet = convnet_of(extractor, weights=weights)
-        self._decode = DecodeConfig(**extractor.settings["decode"])
-        self._limits = Limits(**extractor.settings["limits"])
         made_with = extractor.settings.get("opencv")
         if made_with is not None and made_with != flow.version():
             raise DigestError(
@@ -64,7 +62,7 @@ class VideoExtractor:
         Raises:
             SourceError: nothing of it can be decoded.
         """
-        decoder = VideoDecoder(path, self._decode, limits=self._limits)
+        decoder = VideoDecoder(path, self._config.decode, limits=self._config.limits)
         columns = [
             (self._convnet(chunk.frames_NHWC), chunk.index_N, chunk.pts_us_N, chunk.segment_N)
             for chunk in decoder
@@ -109,24 +107,6 @@ def convnet_of(extractor: Extractor, *, weights: str | None = None) -> Convnet:
         ConfigError: the extractor is no convnet of ours, or needs `weights` or a plugin that was not imported.
         DigestError: the weights at hand are others, or the network's code is.
     """
-    settings = extractor.settings.get("convnet")
-    if settings is None:
-        raise ConfigError(f"these percepts were made by {extractor.settings}, which is no convnet that can be run here")
-    known = {field.name for field in fields(ConvnetConfig)} & set(settings) - {"weights_sha256"}
-    allocation = {name: settings[name] for name in known}
-    if weights is not None:
-        allocation |= {"weights": weights, "weights_sha256": settings["weights_sha256"]}
-    config = ConvnetConfig(**allocation)
-    here = convnet.identity(config)
-    if here["weights_sha256"] != settings["weights_sha256"]:
-        raise DigestError(
-            f"the weights of {settings['name']} here have sha256 {here['weights_sha256']}, the percepts were made with "
-            f"{settings['weights_sha256']}: install the same ones, or give a file of percepts instead of a video"
-        )
-    changed = sorted(name for name in settings if settings[name] != here.get(name))
-    if changed:
-        raise DigestError(
-            f"the convnet {settings['name']} here differs from the one that made the percepts ({', '.join(changed)}): "
-            "use the version of percepts, or of the plugin, that made them"
-        )
+    config = config_of(extractor, weights=weights).convnet
+    check_convnet(extractor.settings["convnet"], convnet.identity(config))
     return convnet.build(config)

@@ -89,6 +89,12 @@ class Windows:
         """sha256 of the videos that have a window, in the order of the store."""
         return [self.store.videos[number] for number in np.unique(self._video_S)]
 
+    @property
+    def num_per_video(self) -> Ids:
+        """(num_videos,) windows of each video, in the order of `store.videos`."""
+        windows_S = np.diff(self._end_S, prepend=0)
+        return np.bincount(self._video_S, windows_S, minlength=len(self.store.videos)).astype(np.int64)
+
     def locate(self, ids_B: Ids) -> tuple[Ids, Ids]:
         """Locates windows by number: ((B,), (B,)) number of the video, row of the first frame.
 

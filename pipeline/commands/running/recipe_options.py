@@ -33,7 +33,8 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
     if "--help-all" in arguments:
         print_help(full_help(program, recipe.summary, options, recipe.examples))
     if "--help" in arguments or "-h" in arguments:
-        shown = {**recipe.shown, "the run": RUN_GROUP}
+        of_run = [name for name in RUN_GROUP if not rules_of(name, recipe.refused)]
+        shown = {**recipe.shown, "the run": of_run}
         print_help(short_help(program, recipe.summary, options, shown, recipe.examples, _others(recipe)))
     try:
         values = read_arguments(arguments, [*options, *OF_FILES], recipe.refused)

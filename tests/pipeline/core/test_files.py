@@ -45,12 +45,14 @@ ALPHABET = st.one_of(
     st.sampled_from("[]*?!{}%#&;:~$'\"\\ \n\r\t\x01\x1f\x7f.-ab01é\u0301漢🎬\u202e\ufeff"),
     st.characters(exclude_categories=["Cs"], exclude_characters="/\0"),
 )
+TAKEN = (".", "..", "store.json", "k")
+"""Steps, and what the store itself writes beside these names."""
 NAMES = st.one_of(
     st.sampled_from(
         ["run[1]", "a?b", "a*", "%20", "a%2Fb", "a::b", "s3:", "~", "-rf", "a\nb", "{a,b}", "[!a]", "x.tmp-y"]
     ),
     st.text(ALPHABET, min_size=1, max_size=40),
-).filter(lambda name: name not in (".", "..") and len(name.encode()) <= 255)
+).filter(lambda name: name not in TAKEN and len(name.encode()) <= 255)
 S3_NAMES = NAMES.filter(lambda name: "\n" not in name)
 """The routes of moto's server match no key with a newline; S3 itself takes one."""
 

@@ -113,17 +113,19 @@ def test_any_shape_of_file_reads_back(
 def test_an_open_store_holds_nothing_a_row(tmp_path: Path) -> None:
     write_shard(str(tmp_path / "a.parquet"), {1: [200_000], 2: [100_000]})
     open_store(str(tmp_path / "a.parquet"))  # whatever is imported when it is first used
-    before = pa.total_allocated_bytes()
-    tracemalloc.start()
-    try:
-        store = open_store(str(tmp_path / "a.parquet"))
-        windows = Windows(store, length=29)
-        gc.collect()
-        held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
-    finally:
-        tracemalloc.stop()
+    helds = []
+    for _ in range(3):  # threads that earlier tests left allocate, too
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        try:
+            store = open_store(str(tmp_path / "a.parquet"))
+            windows = Windows(store, length=29)
+            gc.collect()
+            helds.append(tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before)
+        finally:
+            tracemalloc.stop()
     assert len(windows) == 300_000 - 2 * 28
-    assert held < store.num_rows / 10
+    assert min(helds) < store.num_rows / 10
 
 
 def test_row_groups_and_columns(tmp_path: Path) -> None:
