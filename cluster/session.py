@@ -181,8 +181,8 @@ def session(
             with on_loopback() if address is None else nullcontext():
                 # Ray types it as a base class without the address.
                 context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            raise UsageError(f"cannot join Ray at {address or 'this machine'}: {one_line(error, None)}") from error
+        except Exception as error:  # a Ray that is too slow to start raises a bare `Exception`
+            raise UsageError(_no_session(address, error)) from error
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` sends SIGTERM: the driver then leaves as after Ctrl-C and marks its MLflow runs as killed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -202,6 +202,16 @@ def session(
         ray.shutdown()
         if address is None and not has_failed:
             _remove_files(Path(context.address_info["session_dir"]))
+
+
+def _no_session(address: str | None, error: Exception) -> str:
+    reason = one_line(error, None)
+    if address is not None:
+        return f"cannot join Ray at {address}: {reason}"
+    return (
+        f"cannot start Ray on this machine: {reason} Where the machine is busy, run the same command again later; "
+        "--in-process needs no Ray"
+    )
 
 
 def cause_of(error: Any) -> BaseException:

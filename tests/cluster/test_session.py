@@ -154,6 +154,16 @@ def test_a_local_ray_asks_for_a_token(ray_session: Session) -> None:
     assert "auth" in (stranger.stderr + stranger.stdout).lower()
 
 
+def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", timed_out)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UsageError, match=r"timed out during startup\..*--in-process"), session(None, str(ROOT)):
+        pytest.fail("there is no session")
+
+
 def test_a_local_ray_without_a_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
