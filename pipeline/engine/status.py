@@ -87,7 +87,7 @@ def look_up(
         if is_assumed:
             reason = "assumed"
             if assumed_index is not None and node.stage.name == INDEX:
-                estimate = assumed_index
+                estimate = replace(assumed_index, seconds=_expected(node, {"listing": assumed_index}).seconds)
         steps[node.name] = Step(
             node=node,
             manifest=manifest,
@@ -236,7 +236,7 @@ def expected_seconds(node: Node, complete: Mapping[str, Manifest]) -> float | No
 
 
 def _expected(node: Node, upstream: Mapping[str, Estimate]) -> Estimate:
-    inputs = dict(upstream) if node.listing is None else {**upstream, "listing": node.listing.estimate}
+    inputs = dict(upstream) if node.listing is None else {"listing": node.listing.estimate, **upstream}
     return node.stage.estimate(node.config, inputs) if node.stage.estimate else Estimate()
 
 
@@ -250,6 +250,8 @@ def _estimate(
     of_same_kind = [] if expected.is_waiting else history
     for last in sorted(of_same_kind, key=lambda manifest: manifest.finished_at, reverse=True):
         num_cores, num_gpus = (last.facts.get(name, 0.0) for name in ("num_cores", "num_gpus"))
+        if (seconds is None) != (last.expected_s is None):
+            continue  # such as an extraction with a convnet that was never measured, and one with a convnet that was
         if not num_cores or bool(num_gpus) == bool(node.resources.gpus_per_worker):
             growth = _growth(last, seconds)
             return replace(expected, seconds=last.seconds * growth, is_measured=True), added_s[last.key] * growth

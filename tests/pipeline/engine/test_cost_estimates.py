@@ -113,6 +113,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = said(*hours, "--gpu-frames-per-s", "2000")
     assert "32,400,000" in out
     assert "83.5 GB" in out
+    assert "not known" not in out, "probing so many videos is foreseen, too"
     assert "extract: 4.5 GPU-hours, 7.2 core-hours" in out
     # 3.85 million windows eight times, 5.64 GFLOP each: 0.12 hours of an H100.
     assert "about 8 passes over 3,847,500 sequences" in out

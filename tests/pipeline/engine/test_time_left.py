@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -249,6 +249,20 @@ def test_a_longer_training_is_foreseen_by_a_short_one_and_what_ran_beside_it(tmp
     share = (20 + GROUP_START_S + 1 / 20) / (20 + GROUP_START_S + 4 / 20)
     assert steps[one.name].estimate.seconds == pytest.approx(36.0 * share)
     assert (steps[beside.name].estimate.seconds, steps[beside.name].expected_s) == pytest.approx((36.0, 18.0))
+
+
+def test_what_could_not_be_estimated_does_not_foretell_what_can(tmp_path: Path) -> None:
+    """The hour of a convnet that nobody had measured says nothing about one that is known to take 20 s."""
+    store, plan = Store.open(str(tmp_path), create=True), Plan("demo")
+    node = plan.add(train, CountConfig(num=60), name="train", resources=Resources(num_workers=1))
+    assert expected_seconds(node, {}) == 26.0
+    hour = Manifest(
+        stage="train", version=1, key="train-0", name="train", recipe="demo", config={}, inputs={}, seconds=3600.0
+    )
+    for expected_s, seconds in ((None, 26.0), (30.0, 3600.0 * 26 / 30)):
+        store.commit(replace(hour, expected_s=expected_s))
+        (step,) = look_up(plan, store)
+        assert step.estimate.seconds == pytest.approx(seconds)
 
 
 def test_a_wait_for_workers_is_no_part_of_a_manifests_seconds(tmp_path: Path) -> None:
