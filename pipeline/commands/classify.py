@@ -86,6 +86,6 @@ def main(arguments: Sequence[str]) -> int:
     shown = min(options.top, len(answer.class_names))
     lines = [f"{answer.action}  {answer.probability:.1%}", "", *timeline_lines(answer, num_top=shown)]
     if options.out is not None:
-        lines += ["", join(options.out, "timeline.png")]
+        lines += ["", *(join(options.out, name) for name in ("timeline.png", "answer.json"))]
     sys.stdout.write("\n".join(map(printable, lines)) + "\n")
     return 0

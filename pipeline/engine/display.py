@@ -210,7 +210,8 @@ class Display:
         line.pace.report(event.done, event.total, event.unit, now, event.share)
         if now - line.printed_at > PLAIN_INTERVAL_SECONDS:
             line.printed_at = now
-            self._print_plain(f"{line.name}: {_amount(line)} {_rate(line)} {_note(line)}".rstrip())
+            amount = f"{_amount(line)} {_rate(line)}".strip()
+            self._print_plain(f"{line.name}: {'; '.join(filter(None, (amount, _note(line))))}")
 
     def _end(self, name: str, state: str, detail: str, seconds: float) -> None:
         line = self._lines[name]

@@ -99,8 +99,8 @@ def sum_timings(parts: Iterable[Timings]) -> Timings:
 
 
 def describe_timings(timings: Timings, *, worker: str) -> str:
-    """Returns one line: what waits for what, and how many decoding cores would balance a `worker` ("GPU", say)."""
-    balance = f"{timings.balance:.1f} decoding cores a {worker} would balance, {timings.num_decoders:.0f} are used"
+    """Returns one line: what waits for what, and how many decoding cores a `worker` ("GPU", say) could use."""
+    balance = f"a {worker} could use {timings.balance:.1f} decoding cores, and has {timings.num_decoders:.0f}"
     busy = {"convnet busy": timings.convnet_share, "decoders": timings.decoder_share, "writer": timings.writer_share}
     shares = ", ".join(f"{name} {share:.0%}" for name, share in busy.items())
     if timings.starved_share >= 0.01:

@@ -110,7 +110,7 @@ class TrainedClassifiers:
         """
         tensors, header = read_tensors(uri)
         if header.get("class") != _KIND:
-            raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give a file that finetune wrote")
+            raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give an artifact of finetune, finetune-<key>")
         lacking = sorted({*_FACTS.values(), "transform", "classifier"} - header.keys()) or sorted(
             {_LOSSES} - tensors.keys()
         )

@@ -74,7 +74,10 @@ class Pretrained:
         uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
         tensors, header = read_tensors(uri, device=device)
         if header.get("class") != Composite.__name__:
-            raise CorruptArtifact(f"{uri} holds a {header.get('class')}, not a Composite: give the file of one")
+            kind = header.get("class")
+            raise CorruptArtifact(
+                f"{uri} holds a {kind}, not a Composite: give an artifact of pretrain, pretrain-<key>"
+            )
         composite = build_model(tensors, Composite.__name__, header.get("config", {}), uri)
         assert isinstance(composite, Composite)
         made_by: dict[str, Any] | None = header.get(EXTRACTOR_KEY)

@@ -141,7 +141,7 @@ class _Trainer:
         gradients = self._captured_gradients()
         first_step = self._resume()
         if slow_on(self.config.precision, worker.device):
-            self._log("this CPU has no bfloat16 products of its own: precision=float32 would be faster here")
+            self._log("this CPU has no bfloat16 products of its own: --pretrain.precision float32 would be faster here")
         with Prefetcher(
             self.source, self.config.batch_size, self.num_steps, worker.device, worker.rank, worker.world_size
         ) as prefetcher:

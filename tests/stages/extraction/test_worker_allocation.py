@@ -95,11 +95,11 @@ def test_the_bottleneck_in_one_line() -> None:
     both = sum_timings([starved, starved])
     assert both.num_frames == 2000
     assert describe_timings(both, worker="GPU") == (
-        "convnet waits 46% for decoders: 3.2 decoding cores a GPU would balance, 2 are used"
+        "convnet waits 46% for decoders: a GPU could use 3.2 decoding cores, and has 2"
         " (convnet busy 50%, decoders 80%, writer 1%)"
     )
     fed = Timings(num_frames=1000, seconds=10.0, convnet_s=9.9, waited_s=0.05, decode_core_s=0.6, decoder_s=20.0)
     assert describe_timings(fed, worker="worker").startswith(
-        "convnet busy 99%, decoders 3%, writer 0%: 0.1 decoding cores"
+        "convnet busy 99%, decoders 3%, writer 0%: a worker could use 0.1 decoding cores"
     )
     assert describe_timings(Timings(), worker="GPU")
