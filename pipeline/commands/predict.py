@@ -102,7 +102,8 @@ def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[
         drawn_TD = np.full((first + len(made_TD), len(dims)), np.nan, np.float32)
         drawn_TD[first:] = made_TD[:, dims]
         traces = {"truth": {"percepts": seen.x_TD[:, dims]}, "model": {"percepts": drawn_TD}}
-        return {"prediction.png": trace_sheet(traces, row_word="dimension", column_word="frame")}
+        frames = f"frame, of which it saw {num_in}"
+        return {"prediction.png": trace_sheet(traces, row_word="dimension", column_word=frames, boundary=num_in)}
     rows = [Row("truth", seen.truth if seen.truth is not None else seen.picture(seen.x_TD))]
     if seen.truth is not None:
         rows.append(Row("read out of true percepts", seen.picture(seen.x_TD)))

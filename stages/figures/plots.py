@@ -22,11 +22,16 @@ DPI = 110
 
 
 def trace_sheet(
-    traces: Mapping[str, Mapping[str, Trace]], *, row_word: str = "unit", column_word: str = "frames ahead"
+    traces: Mapping[str, Mapping[str, Trace]],
+    *,
+    row_word: str = "unit",
+    column_word: str = "frames ahead",
+    boundary: int | None = None,
 ) -> bytes:
     """Draws heat maps of units over steps, (T, U) each: one line of panels a model, one column a gate or state.
 
     The panels of a column share their colours, which leave out the outermost hundredth of values at either end.
+    A white line stands before step `boundary`.
     """
     columns = list(next(iter(traces.values())))
     with mpl.rc_context(STYLE):
@@ -40,6 +45,8 @@ def trace_sheet(
                 drawn = panel.imshow(
                     model[column].T, aspect="auto", interpolation="nearest", cmap="viridis", vmin=low, vmax=high
                 )
+                if boundary is not None:
+                    panel.axvline(boundary - 0.5, color="white", linestyle="--")
                 panel.set_title(column if r == 0 else "")
                 panel.set_ylabel(f"{name}\n{row_word}" if c == 0 else "")
                 panel.set_xlabel(column_word if r == len(traces) - 1 else "")
