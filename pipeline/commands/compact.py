@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.printable import human_bytes
+from pipeline.core.printable import count_of, human_bytes
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _line(merge: Merge) -> str:
 
-    what = f"{merge.fingerprint}: {merge.num_shards} shards, {merge.num_videos:,} videos, {merge.num_rows:,} frames"
+    num_videos = count_of(merge.num_videos, "video")
+    what = f"{merge.fingerprint}: {merge.num_shards} shards, {num_videos}, {merge.num_rows:,} frames"
     if merge.bytes_after is None:
         return f"would merge {what}, {human_bytes(merge.bytes_before)}"
     return f"merged {what}, {human_bytes(merge.bytes_before)} -> {human_bytes(merge.bytes_after)}, {merge.path}"

@@ -20,7 +20,7 @@ from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.files import exists, is_local, join
-from pipeline.core.printable import human_bytes, printable, printable_json
+from pipeline.core.printable import count_of, human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -109,14 +109,14 @@ def _lines(pruning: Pruning, options: PruneOptions) -> Iterator[str]:
     for recipe, group in groupby(pruning.artifacts, key=lambda artifact: artifact.recipe):
         artifacts = list(group)
         num_bytes = sum(artifact.num_bytes for artifact in artifacts)
-        yield f"{recipe}: {verb} {len(artifacts)} artifacts, {human_bytes(num_bytes)}"
+        yield f"{recipe}: {verb} {count_of(len(artifacts), 'artifact')}, {human_bytes(num_bytes)}"
         for artifact in artifacts:
             made = f"made {artifact.finished_at[:16]}  " if artifact.finished_at else ""
             yield f"  {artifact.name}  {artifact.stage}/{artifact.key}  {made}{human_bytes(artifact.num_bytes)}"
     if pruning.shards:
         num_bytes = sum(shard.num_bytes for shard in pruning.shards)
-        num_videos = sum(shard.num_videos for shard in pruning.shards)
-        yield f"percepts: {verb} {len(pruning.shards)} shards of {num_videos:,} videos, {human_bytes(num_bytes)}"
+        num_videos = count_of(sum(shard.num_videos for shard in pruning.shards), "video")
+        yield f"percepts: {verb} {count_of(len(pruning.shards), 'shard')} of {num_videos}, {human_bytes(num_bytes)}"
     stays = f"{pruning.num_artifacts_kept} artifacts stay, {human_bytes(pruning.bytes_kept)} with their percepts"
     if not pruning.artifacts and not pruning.shards:
         yield f"nothing to prune: {stays}"

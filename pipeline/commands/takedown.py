@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.addresses.servers import check_mlflow
-from pipeline.core.printable import human_bytes, printable, printable_json
+from pipeline.core.printable import count_of, human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag, Word
@@ -77,7 +77,7 @@ def _print(report: TakedownReport, options: TakedownOptions) -> None:
         console.print(f"  {printable(uri)}{' (a file of this store: delete it)' if is_inside else ''}")
     verb = "would remove" if report.is_plan else "removed"
     console.print(
-        f"{verb} {report.num_rows:,} percepts from {len(report.shards)} shards "
+        f"{verb} {count_of(report.num_rows, 'percept')} from {count_of(len(report.shards), 'shard')} "
         f"({human_bytes(report.bytes_rewritten)} rewritten)"
     )
     console.print("had seen it:" if report.lineage else "no artifact had seen it")
@@ -95,5 +95,6 @@ def _print(report: TakedownReport, options: TakedownOptions) -> None:
     num_models = sum(len(run.models) for entry in report.lineage for run in entry.runs)
     if num_models:
         console.print(
-            f"MLflow keeps {num_models} models that had seen it; tagged percepts.takedown.*, to be deleted there"
+            f"MLflow keeps {count_of(num_models, 'model')} that had seen it; "
+            "tagged percepts.takedown.*, to be deleted there"
         )

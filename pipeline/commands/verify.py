@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.numbers import check_numbers
-from pipeline.core.printable import human_bytes, printable, printable_json
+from pipeline.core.printable import count_of, human_bytes, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Flag
@@ -102,16 +102,18 @@ def _print(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[F
     for path in inspection.unused:
         console.print(f"[dim]not used by any artifact: {path}[/]")
     if inspection.unused:
-        console.print(f"{len(inspection.unused)} shards are not used, {human_bytes(inspection.unused_bytes)}")
+        console.print(f"not used: {count_of(len(inspection.unused), 'shard')}, {human_bytes(inspection.unused_bytes)}")
     frames = ", ".join(f"{number:,} {name}" for name, number in inspection.num_frames.items())
-    console.print(f"{inspection.num_shards} shards, {inspection.num_videos:,} videos; frames: {frames}")
+    console.print(
+        f"{count_of(inspection.num_shards, 'shard')}, {count_of(inspection.num_videos, 'video')}; frames: {frames}"
+    )
     left = len(faults) - len(repaired)
     if not faults:
         console.print(
             f"[green]clean[/]: {len(inspection.states):,} files, {human_bytes(inspection.hashed_bytes)} hashed"
         )
     else:
-        console.print(f"{len(faults)} findings, {len(repaired)} repaired, {left} left")
+        console.print(f"{count_of(len(faults), 'finding')}, {len(repaired)} repaired, {left} left")
 
 
 def _print_json(inspection: Inspection, faults: Sequence[Fault], repaired: Sequence[Fault]) -> None:

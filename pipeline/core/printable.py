@@ -25,6 +25,11 @@ def number_in_words(number: float) -> str:
     return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
 
 
+def count_of(count: int, noun: str) -> str:
+    """Writes a count with its noun: '1 video', '1,360 videos'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def time_in_words(seconds: float) -> str:
     """Formats a time in the largest unit that it fills: 95000 -> '1.1 days'."""
     units = ((86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))

@@ -43,11 +43,6 @@ def number_of(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 1 else number(value)
 
 
-def count_of(count: int, noun: str) -> str:
-    """Writes a count with its noun: '1 video', '1,360 videos'."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def labels(*counts: int) -> str:
     """Writes numbers of labels: '1 label a class', '1, 2 and 10 labels a class', 'all labels'."""
     noun = "label" if counts == (1,) else "labels"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.core.printable import human_seconds
+from pipeline.core.printable import count_of, human_seconds
 from pipeline.reporting.action_tables import COMPOSITE
 from pipeline.reporting.claims import (
     Finding,
     Verdict,
-    count_of,
     interval_scope,
     labels,
     listed_words,
@@ -149,7 +148,13 @@ def _order(scores: ScoreTable) -> list[Finding]:
         + (f" ({percent(row.low)} to {percent(row.high)})" if row.has_interval else "")
         for row in rows
     )
-    return [Finding(verdict, f"{headline}.", f"Of clips taken for either, right, where order alone tells: {details}.")]
+    return [
+        Finding(
+            verdict,
+            f"{headline}.",
+            f"Share right of the clips taken for either, which only order tells apart: {details}.",
+        )
+    ]
 
 
 def _pixels(pixels: PixelScoreTable) -> list[Finding]:

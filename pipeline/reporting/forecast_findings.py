@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from pipeline.reporting.claims import Finding, Verdict, count_of, listed_words, sentence
+from pipeline.core.printable import count_of
+from pipeline.reporting.claims import Finding, Verdict, listed_words, sentence
 from pipeline.reporting.results import NodeResult, Results
 from pipeline.reporting.svg import number, percent
 from pipeline.reporting.view import NodeView
@@ -21,13 +22,18 @@ STILL_FALLING: Final = 0.02
 
 
 def forecast_findings(results: Results, result: NodeResult[ForecastErrors]) -> list[Finding]:
-    """Compares every model with the baselines; a model that does not beat them comes with reasons and options."""
+    """Compares every model with the baselines; a model that does not beat them comes with reasons and options.
+
+    Of models that begin as a linear forecast it is said what training added to that, whether they beat them or not.
+    """
     forecast = result.content
     baselines = [(name, forecast.means[name]) for name in BASELINES if name in forecast.means]
     models = [(name, mean) for name, mean in forecast.means.items() if name not in BASELINES]
     findings = [_compared(forecast, name, mean, baselines) for name, mean in models if baselines]
     if any(finding.verdict == "fails" for finding in findings):
         findings += _advice(results, result.node)
+    else:
+        findings += [Finding("note", sentence(f"{added}.")) for added in _of_linear_parts(results, result.node)]
     return findings
 
 
@@ -52,7 +58,8 @@ def relative(error: float, reference: float) -> str:
 
 
 def _frames_ahead_of_copying(forecast: ForecastErrors, name: str) -> str:
-    windows = f"Mean over {forecast.num_windows:,} windows."
+    videos = f" of {count_of(forecast.num_videos, 'video')}" if forecast.num_videos else ""
+    windows = f"Mean over {forecast.num_windows:,} windows{videos}."
     if COPY_LAST not in forecast.predictors:
         return windows
     errors = zip(forecast.frames_ahead, forecast.predictors[name], forecast.predictors[COPY_LAST], strict=True)
@@ -78,8 +85,7 @@ def _ranges(frames: Sequence[int]) -> list[str]:
 
 
 def _advice(results: Results, forecast: NodeView) -> list[Finding]:
-    nodes = {node.name: node for node in results.view.nodes}
-    pretrained = [nodes[name] for name in forecast.parents if isinstance(nodes[name].artifact, Encoder)]
+    pretrained = _pretrained(results, forecast)
     histories = {history.name: history.content for history in results.histories}
     reasons, options = [], []
     num_videos = results.videos.num_videos - results.videos.count("rejected")
@@ -96,9 +102,7 @@ def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     if pretrained and not any(node.facts.get("residual") or _setting(node, "residual") for node in pretrained):
         reasons.append("a model that is not residual must carry through its state what copying has for nothing")
         options.append("--pretrain.residual --pretrain.autoregressive, whose untrained model is a linear forecast")
-    for node in pretrained:
-        if node.facts.get("autoregressive") or _setting(node, "autoregressive"):
-            reasons += _of_linear_part(histories.get(node.name))
+    reasons += _of_linear_parts(results, forecast)
     if not reasons:
         reasons.append("nothing in the run's settings explains it")
         options.append("a larger model (--pretrain.num-units) and another --pretrain.optimizer.learning-rate")
@@ -108,17 +112,32 @@ def _advice(results: Results, forecast: NodeView) -> list[Finding]:
     ]
 
 
-def _of_linear_part(history: TrainingHistory | None) -> list[str]:
+def _pretrained(results: Results, forecast: NodeView) -> list[NodeView]:
+    """Returns the nodes of the encoders that a forecast is of."""
+    nodes = {node.name: node for node in results.view.nodes}
+    return [nodes[name] for name in forecast.parents if isinstance(nodes[name].artifact, Encoder)]
+
+
+def _of_linear_parts(results: Results, forecast: NodeView) -> list[str]:
     """Says what the linear forecast can do that a residual model begins as, and what its training added to that."""
-    losses = {row["step"]: row.get("predict_loss") for row in history.validation} if history is not None else {}
-    linear, kept = losses.get(0), losses.get(history.kept_step if history is not None else None)
-    if not linear or kept is None:
-        return []
-    gain = 1 - kept / linear
-    added = f"took {percent(gain)} off" if gain >= STILL_FALLING else "added nothing"
-    return [
-        f"a linear forecast, as which the model began, had a validation loss of {number(linear)}, and training {added}"
-    ]
+    pretrained, said = _pretrained(results, forecast), []
+    histories = {history.name: history.content for history in results.histories}
+    for node in pretrained:
+        history = histories.get(node.name)
+        if history is None or not (node.facts.get("autoregressive") or _setting(node, "autoregressive")):
+            continue
+        losses = {row["step"]: row.get("predict_loss") for row in history.validation}
+        linear, kept = losses.get(0), losses.get(history.kept_step)
+        if not linear or kept is None:
+            continue
+        gain = 1 - kept / linear
+        added = f"took {percent(gain)} off" if gain >= STILL_FALLING else "added nothing"
+        model = "the model" if len(pretrained) == 1 else node.name
+        said.append(
+            f"a linear forecast, as which {model} began, "
+            f"had a validation loss of {number(linear)}, and training {added}"
+        )
+    return said
 
 
 def _passes(node: NodeView) -> float | None:

@@ -18,6 +18,7 @@ from pipeline.commands import prune, verify
 from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.files import sha256_file
+from pipeline.core.printable import count_of
 from pipeline.engine import store as store_module
 from pipeline.engine.store import Manifest, Store
 from pipeline.engine.tracking import models as tracking_models
@@ -194,7 +195,7 @@ def test_people_read_what_would_go_and_how_to_do_it(
     assert prune.main(["--store", str(root), "--keep", "1"]) == 0
     said = capsys.readouterr().out
     assert "small: would remove 6 artifacts, " in said
-    assert f"percepts: would remove 1 shards of {weeks.num_unlisted} videos, " in said
+    assert f"percepts: would remove 1 shard of {count_of(weeks.num_unlisted, 'video')}, " in said
     assert said.endswith("nothing was removed: add --remove\n")
     assert prune.main(["--store", str(root)]) == 0
     assert capsys.readouterr().out.startswith("nothing to prune: 9 artifacts stay, ")

@@ -156,12 +156,13 @@ def test_a_model_that_loses_to_copying_comes_with_reasons_and_options(tmp_path: 
     assert advice(tmp_path / "good", error=100.0, facts=little, residual=False, num_videos=6) == ""
 
 
-def test_what_a_linear_forecast_can_do_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [9000.0, 100.0])
+def test_what_a_linear_forecast_can_do_is_said_of_losers_and_winners(tmp_path: Path, error: float) -> None:
     run = FakeRun(tmp_path)
     losses = ({"step": 0.0, "loss": 20.0, "predict_loss": 12.0}, {"step": 6.0, "loss": 17.0, "predict_loss": 9.0})
     history = TrainingHistory(train=(), validation=losses, num_steps=6, kept_step=6)
     run.add("pretrain", history, kind=Encoder, config={"model": {"residual": True, "autoregressive": True}})
-    run.add("forecast", forecast(9000.0), parents=("pretrain",))
+    run.add("forecast", forecast(error), parents=("pretrain",))
     text = " ".join(text for _, text in said(read_results(run.view)))
     assert "as which the model began, had a validation loss of 12, and training took 25% off" in text
 
