@@ -24,6 +24,7 @@ from pipeline.core.errors import TrainingDiverged
 from stages.datasets.labelled import ClipWindows, Rows
 from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.models.classifier import IGNORED_LABEL, Classifier, classification_losses
+from stages.pretraining.eager import EagerAdamW
 from stages.pretraining.optimisation import clip_gradients, learning_rate
 from stages.pretraining.published import published_optimizer
 
@@ -142,7 +143,7 @@ def _optimizer(classifier: Classifier, config: EnsembleTrainingConfig) -> torch.
             rate = rate if config.output_learning_rate is None else config.output_learning_rate
             decay = decay if config.output_weight_decay is None else config.output_weight_decay
         groups.append({"params": [parameter], "lr": rate, "weight_decay": decay if name.endswith("weight") else 0.0})
-    return torch.optim.AdamW(groups, betas=(settings.momentum, settings.beta2), fused=True)
+    return EagerAdamW(groups, betas=(settings.momentum, settings.beta2), fused=True)
 
 
 def _check_finite(loss_G: Tensor, norm_G: Tensor, step: int) -> None:

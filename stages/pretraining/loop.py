@@ -33,6 +33,7 @@ from stages.models.feedback import Feedback, read_own_frames
 from stages.models.pretrained import Pretrained
 from stages.pretraining import checkpoints
 from stages.pretraining.cuda_graph import CapturedGradients, Gradients, capture_for
+from stages.pretraining.eager import manual_seed
 from stages.pretraining.optimisation import (
     DivergenceGuard,
     ExponentialMovingAverage,
@@ -115,7 +116,7 @@ class _Trainer:
     def __init__(self, plan: TrainingPlan, worker: TrainWorker) -> None:
         self.plan, self.config, self.worker = plan, plan.training, worker
         self.source = plan.open_source(worker.log)
-        torch.manual_seed(self.config.seed)
+        manual_seed(self.config.seed)
         self.composite = Composite(plan.model)
         if self.config.initial_weights == "published":
             draw_published_weights_(self.composite)
@@ -176,7 +177,7 @@ class _Trainer:
 
     def _step(self, step: int, x_TBD: Tensor, gradients: Gradients) -> None:
         worker = self.worker
-        torch.manual_seed(_seed_of(self.config.seed, step, worker.rank))
+        manual_seed(_seed_of(self.config.seed, step, worker.rank))
         rate = learning_rate(self.config.optimizer, step, self.num_steps)
         for group, share in zip(self.optimizer.param_groups, self.rate_shares, strict=True):
             group["lr"] = rate * share

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import CorruptArtifact, TrainingDiverged
 from stages.models.weights import read_tensors, write_tensors
 from stages.pretraining.config import OptimizerConfig, Precision
+from stages.pretraining.eager import EagerAdamW
 from stages.pretraining.published import published_optimizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -67,9 +68,7 @@ def _adamw(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     others = [parameter for name, parameter in named if not name.rsplit(".", 1)[-1].endswith("weight")]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = all(parameter.device.type == "cuda" for _, parameter in named)  # one kernel for all weights
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.momentum, config.beta2), fused=fused or None
-    )
+    return EagerAdamW(groups, lr=config.learning_rate, betas=(config.momentum, config.beta2), fused=fused or None)
 
 
 def clip_gradients(model: nn.Module, max_norm: float, *, num_groups: int = 1) -> Tensor:

@@ -17,13 +17,14 @@ from stages.models.composite import Losses
 from stages.models.config import CompositeConfig
 from stages.models.lstm import PeepholeLayer
 from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.eager import EagerOptimizer
 
 WEIGHT_BOUND: Final = 0.01
 PEEPHOLE_BOUND: Final = 0.1
 CLASSIFIER_INPUT_BOUND: Final = 0.001
 
 
-class ClampedMomentum(torch.optim.Optimizer):
+class ClampedMomentum(EagerOptimizer):
     """The published optimiser: v = clamp(momentum * v - lr * (gradient + decay * w), +-clamp); w += v.
 
     clamp: 0 leaves the velocity as it is. Groups may have a `decay` each.

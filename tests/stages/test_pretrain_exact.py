@@ -32,8 +32,8 @@ from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, make_percepts
 
 FRESH = multiprocessing.get_context("forkserver")
-# Imported once and not in each; the last is what the first step of an optimiser imports.
-FRESH.set_forkserver_preload(["stages.pretraining.loop", "tests.stages.made_percepts", "torch._dynamo"])
+# Imported once and not in each.
+FRESH.set_forkserver_preload(["stages.pretraining.loop", "tests.stages.made_percepts"])
 
 CONFIG = PretrainConfig(
     model=CompositeConfig(num_units=10, num_frames_in=6, num_frames_out=4, dropout=0.2, predict_conditional=True),

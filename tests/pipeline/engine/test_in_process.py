@@ -20,8 +20,9 @@ from tests.conftest import ROOT
 MISSING = (
     *("ray", "mlflow", "av", "cv2", "matplotlib", "onnx", "onnxruntime", "pandas", "sklearn", "mlxtend", "libarchive"),
     *("s3fs", "boto3", "aiohttp", "yaml", "cronsim", "tyro", "efficientnet_lite_pytorch", "timm", "torchvision"),
+    "torch._dynamo",
 )
-"""Everything but torch, numpy, pyarrow, fsspec, safetensors, scikit-image and rich, and what these need themselves."""
+"""All but torch (without its compiler), numpy, pyarrow, fsspec, safetensors, scikit-image, rich and what these need."""
 TOY = [
     *("--pretrain.num-units", "8", "--pretrain.num-steps", "3", "--pretrain.batch-size", "4", "--no-pictures"),
     *("--pretrain.max-validation-batches", "1", "--num-test-sequences", "20", "--workers", "1"),

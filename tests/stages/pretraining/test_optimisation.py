@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.models.lstm import LSTM
 from stages.pretraining.config import OptimizerConfig
+from stages.pretraining.eager import EagerAdamW, manual_seed
 from stages.pretraining.optimisation import (
     DivergenceGuard,
     build_optimizer,
@@ -63,6 +65,28 @@ def test_published_optimizer_clamps_a_velocity() -> None:
         np.testing.assert_allclose(model.weight.detach(), weight, rtol=1e-12)
     assert velocity[0, 0] == -1e-4, "a large gradient moves a weight by the clamp"
     assert abs(velocity[0, 1]) < 1e-4
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_adamw_is_torchs_to_the_bit_and_needs_no_compiler(fused: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(kind: type[torch.optim.AdamW]) -> list[torch.Tensor]:
+        manual_seed(0)
+        lstm = LSTM(3, 2)
+        groups = [{"params": [weight]} for weight in lstm.parameters()]
+        optimizer = kind(groups, lr=1e-2, weight_decay=0.1, fused=fused)
+        for step in range(4):
+            for weight in lstm.parameters():
+                weight.grad = torch.randn_like(weight)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step == 1:
+                state, optimizer = optimizer.state_dict(), kind(groups, fused=fused)
+                optimizer.load_state_dict(state)
+        return [weight.detach() for weight in lstm.parameters()]
+
+    expected = trained(torch.optim.AdamW)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # whoever imports it gets an ImportError
+    assert all(map(torch.equal, trained(EagerAdamW), expected))
 
 
 def test_weight_decay_spares_biases_and_peepholes() -> None:
