@@ -28,6 +28,7 @@ from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, WORKER_START_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
+from stages.datasets.official.clips import OfficialClip, hold_out_sources
 from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index
@@ -50,6 +51,9 @@ PARTS = "parts"
 DEFAULT_PART = "unlabelled"
 """The part of videos whose manifest names none, or that come without a manifest."""
 
+TRAIN_PART = "train"
+"""The part of videos with a label that are not held out, where labelled ones are."""
+
 HELD_OUT_PART = "test"
 """The part of videos that are held out."""
 
@@ -69,6 +73,11 @@ class IngestConfig:
     that a stage before may have made."""
     held_out: float = 0.0
     """The share of the videos without a part, in whole groups, that goes to part test instead of unlabelled."""
+    held_out_labelled: float = field(default=0.0, metadata=CAME_LATER)
+    """The share of each label's videos without a part, in whole groups, that goes to part test; the others with a label
+    go to part train, and those without one to part unlabelled."""
+    folder_labels: bool = field(default=False, metadata=CAME_LATER)
+    """The label of a video that no list gives one is the name of its folder, as in clips/walking/a.mp4."""
     limits: Limits = field(default_factory=Limits)
     """The bounds beyond which a video is rejected; extract takes the same."""
     list_rules: ListRules = field(default=ListRules(), metadata=CAME_LATER)
@@ -77,6 +86,10 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a share of the videos: give 0 <= held_out < 1")
+        if not 0 <= self.held_out_labelled < 1:
+            raise ConfigError(f"held_out_labelled is {self.held_out_labelled}; it is a share: give 0 to below 1")
+        if self.held_out and self.held_out_labelled:
+            raise ConfigError("held_out and held_out_labelled both say which videos are of part test: give one")
         check_numbers(self)
 
 
@@ -255,13 +268,22 @@ def _final(
     """
     first_N = results.first()
     for place, source in enumerate(listing.sources):
-        part = HELD_OUT_PART if is_aside_N[place] else source.part or DEFAULT_PART
-        record = replace(results[place], label=source.label, part=part, group=source.group)
+        label = _label(source, config)
+        rest = TRAIN_PART if config.held_out_labelled and label is not None else DEFAULT_PART
+        part = HELD_OUT_PART if is_aside_N[place] else source.part or rest
+        record = replace(results[place], label=label, part=part, group=source.group)
         original = int(first_N[place])
         if original != place:
             same = _copy_of(results[original].uri)
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
         yield record
+
+
+def _label(source: VideoSource, config: IngestConfig) -> str | None:
+    """Returns the label of a video: that of its list or, with `folder_labels`, the name of its folder."""
+    if source.label is not None or not config.folder_labels:
+        return source.label
+    return posixpath.basename(posixpath.dirname(source.uri)) or None
 
 
 def _copy_of(uri: str) -> str:
@@ -280,6 +302,16 @@ def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig
         # Where sources of the same bytes are of several groups, the last one's counts for all.
         backwards = DigestOrder(results.sha256_N[free][::-1]).find(results.sha256_N[free])
         is_aside_N[free] = is_out[len(free) - 1 - backwards]
+    if config.held_out_labelled:
+        first_N = results.first()  # copies of a video are of one group
+        clips = []
+        for place in np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N).tolist():
+            if (label := _label(listing.sources[place], config)) is not None:
+                first = int(first_N[place])
+                group = listing.sources[first].group or results[first].sha256
+                clips.append(OfficialClip(name=str(place), label=label, source=group, group=group, subsets=()))
+        out = hold_out_sources(clips, fraction=config.held_out_labelled, seed=0)
+        is_aside_N[[int(name) for name in out]] = True
     return is_aside_N
 
 

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
-from pipeline.recipes.existing_models import add_encoder
+from pipeline.recipes.existing_models import add_encoder, percepts_of_encoder
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import VideoOptions, add_index
 from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.registry import import_plugin
 from stages.embed import EmbedConfig, embed
-from stages.extract import ExtractConfig, extract
-from stages.extraction.config import check_convnet, config_of, extractor_of
-from stages.percepts.schema import Extractor
-from stages.video.limits import Limits
+from stages.extract import extract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,34 +38,23 @@ def build(options: EmbedOptions) -> Plan:
     """Builds the plan.
 
     Raises:
-        ConfigError: the encoder learned from pixels, or its convnet is none that can be built here.
-        DigestError: the convnet here is another than the one that made what the encoder learned from.
         ConfigError, SourceError, CorruptArtifact, StoreError, UsageError: as `add_encoder`.
+        ConfigError, DigestError: as `percepts_of_encoder`.
     """
     if options.plugin is not None:
         import_plugin(options.plugin)
     plan = Plan("embed")
     encoder, header = add_encoder(plan, options.encoder, flag="encoder", name="encoder", store_uri=options.store)
-    made_by, model = header.get("extractor"), header["config"]
-    if header.get("class") != "Composite" or made_by is None:
-        raise ConfigError(
-            f"--encoder {options.encoder} is no encoder of percepts ({header.get('class')}): give one that youtube, "
-            "demo, ucf101 or hmdb51 pretrained"
-        )
-    learned = Extractor(made_by["settings"], model["dim"])
-    extraction = config_of(learned, weights=options.weights)
-    limits = extraction.limits if options.limits == Limits() else options.limits
-    config = ExtractConfig(
-        convnet=extraction.convnet, decode=extraction.decode, limits=limits, compression=extraction.compression
+    config = percepts_of_encoder(
+        header, options.encoder, flag="encoder", limits=options.limits, weights=options.weights
     )
-    check_convnet(learned.settings["convnet"], extractor_of(config).settings["convnet"])
     check = WindowCheck(
-        num_frames=model["num_frames_in"],
-        rate_fps=extraction.decode.rate_fps,
+        num_frames=header["config"]["num_frames_in"],
+        rate_fps=config.decode.rate_fps,
         remedy="give an encoder of shorter windows",
         of_short="they have no embedding",
     )
-    index = add_index(plan, replace(options, limits=limits), options.videos, check=check)
+    index = add_index(plan, replace(options, limits=config.limits), options.videos, check=check)
     percepts = plan.add(extract, config, resources=options.on_devices, index=index)
     plan.add(embed, options.embed, resources=options.on_devices, encoder=encoder, percepts=percepts)
     return plan

@@ -8,7 +8,7 @@ for near duplicates looks at.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,13 +19,16 @@ from pipeline.core.files import absolute, join, sha256_file
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix
-from stages.extract import extract
+from stages.extract import ExtractConfig, extract
+from stages.extraction.config import check_convnet, config_of, extractor_of
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.config import MODEL_FILE
 from stages.models.header import read_header
+from stages.percepts.schema import Extractor
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.warm_start import check_warm_start
 from stages.standardize import standardize
+from stages.video.limits import Limits
 
 MLFLOW_MODEL = "models:/"
 WARM_START: Final = "warm start"
@@ -180,6 +183,36 @@ def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str
         stage = next(stage for stage in ENCODERS if stage.name == known.stage)
         node = plan.add_existing(stage, known.key, name=name)
     return plan.replaced(node, content=digest), header
+
+
+def percepts_of_encoder(
+    header: Mapping[str, Any], source: str, *, flag: str, limits: Limits, weights: str | None
+) -> ExtractConfig:
+    """Returns the settings by which videos become what an encoder has learned to read.
+
+    limits: those of the recipe; where they are the defaults, the encoder's.
+    weights: URI of its convnet's weights, where they are not those of a package.
+
+    Raises:
+        ConfigError: it learned from pixels, or its convnet is none that can be built here.
+        DigestError: the convnet here is another than the one that made what it learned from.
+    """
+    made_by = header.get("extractor")
+    if header.get("class") != "Composite" or made_by is None:
+        raise ConfigError(
+            f"--{flag} {source} is no encoder of percepts ({header.get('class')}): give one that youtube, actions, "
+            "demo, ucf101 or hmdb51 pretrained"
+        )
+    learned = Extractor(made_by["settings"], header["config"]["dim"])
+    of_encoder = config_of(learned, weights=weights)
+    config = ExtractConfig(
+        convnet=of_encoder.convnet,
+        decode=of_encoder.decode,
+        limits=of_encoder.limits if limits == Limits() else limits,
+        compression=of_encoder.compression,
+    )
+    check_convnet(learned.settings["convnet"], extractor_of(config).settings["convnet"])
+    return config
 
 
 def _digest(manifest: Manifest) -> str:

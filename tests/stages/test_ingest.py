@@ -217,6 +217,43 @@ def test_held_out_videos_are_chosen_by_content_in_whole_groups(tmp_path: Path) -
     assert list(groups.values()).count("test") == 4  # 0.4 of 9 groups
 
 
+def test_of_each_label_some_videos_are_held_out_in_whole_groups(tmp_path: Path) -> None:
+    rows = ["uri,label,part,group"]
+    for number in range(12):
+        encode(tmp_path / f"{number}.mp4", moving_square(8 + number))
+        rows.append(f"{number}.mp4,{'walk' if number < 8 else 'run'},,{'pair' if number in (0, 8) else ''}")
+    encode(tmp_path / "single.mp4", moving_square(30))
+    encode(tmp_path / "own.mp4", moving_square(31))
+    encode(tmp_path / "none.mp4", moving_square(32))
+    rows += ["single.mp4,jump,,", "own.mp4,jump,validation,", "none.mp4,,,"]
+
+    def parts(name: str, lines: list[str]) -> dict[str, str | None]:
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        config = IngestConfig(videos=(str(tmp_path / f"{name}.csv"),), held_out_labelled=0.25)
+        index = ingest(config, Context.for_test(tmp_path / name))
+        return {os.path.basename(record.uri): record.part for record in index.records()}
+
+    found = parts("all", rows)
+    assert found == parts("backwards", [rows[0], *rows[:0:-1]])
+    assert [found[f"{number}.mp4"] for number in range(8)].count("test") in (1, 2)  # of eight walks at most a quarter
+    assert [found[f"{number}.mp4"] for number in range(8, 12)].count("test") == 1
+    assert {found[f"{number}.mp4"] for number in range(12)} == {"train", "test"}
+    assert found["0.mp4"] == found["8.mp4"]
+    assert (found["single.mp4"], found["own.mp4"], found["none.mp4"]) == ("train", "validation", "unlabelled")
+
+
+def test_folders_give_labels_where_lists_give_none(tmp_path: Path) -> None:
+    for number, name in enumerate(("walk/a.mp4", "run/b.mp4", "run/c.mp4")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        encode(tmp_path / name, moving_square(8 + number))
+    (tmp_path / "list.csv").write_text("uri,label\nrun/b.mp4,crawl\n")
+    videos = (str(tmp_path / "list.csv"), str(tmp_path / "run"), str(tmp_path / "walk"))
+    for folder_labels, expected in ((True, ["crawl", "run", "walk"]), (False, ["crawl", None, None])):
+        config = IngestConfig(videos=videos, folder_labels=folder_labels)
+        index = ingest(config, Context.for_test(tmp_path / f"out {folder_labels}"))
+        assert [record.label for record in index.records()] == expected
+
+
 def test_nothing_is_left_where_all_would_be_held_out(tmp_path: Path) -> None:
     encode(tmp_path / "only.mp4", moving_square(8))
     with pytest.raises(ConfigError, match="holding out"):

@@ -20,6 +20,7 @@ NEEDED = {
     "youtube": ["--videos", "clips"],
     "patches": ["--videos", "clips"],
     "embed": ["--encoder", "e", "--videos", "clips"],
+    "actions": ["--videos", "clips"],
 }
 
 

@@ -1,0 +1,64 @@
+"""A check, before anything is decoded, that the labelled videos of an index can teach and test a classifier."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import SourceError
+from pipeline.recipes.window_check import WindowCheck
+from stages.datasets.labelled import ALL_CLIPS
+from stages.video.artifacts import Index
+
+NUM_NAMED = 5
+"""The number of labels that a sentence names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCheck:
+    """The labelled videos that a recipe needs, and the windows that it needs of them."""
+
+    windows: WindowCheck
+    labels_per_class: Sequence[int]
+
+    def __call__(self, index: Index) -> Iterator[str]:
+        """Yields sentences on labels that are not tested, not used, or too rare.
+
+        Raises:
+            SourceError: fewer than two labels have a video to learn from, a label is tested that none is learned from,
+                or nothing is tested; or as `WindowCheck`.
+        """
+        numbers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for record in index.iter_records():
+            if record.label is not None and record.verdict != "rejected":
+                numbers[str(record.part)][record.label] += 1
+        train, test = numbers["train"], numbers["test"]
+        if len(train) < 2:
+            raise SourceError(
+                f"videos of {len(train)} labels can be learned from, and a classifier needs two: give a list with the "
+                "columns uri,label, or --folder-labels where each label has a folder"
+            )
+        if not test:
+            raise SourceError(
+                "no labelled video is left to test on: give two or more of a label, or videos of part test, or a "
+                "larger --held-out"
+            )
+        if unknown := sorted(set(test) - set(train)):
+            raise SourceError(
+                f"videos of part test have labels that no video of part train has: {_named(unknown)}; give some to "
+                "learn from, or leave them out"
+            )
+        if untested := sorted(set(train) - set(test)):
+            yield f"{len(untested)} labels are not tested, as each has too few videos: {_named(untested)}"
+        if num_without := sum(numbers["unlabelled"].values()):
+            yield f"{num_without} labelled videos are of part unlabelled, and their labels are not used"
+        most = max((count for count in self.labels_per_class if count != ALL_CLIPS), default=0)
+        if scarce := sorted(label for label, num in train.items() if num < most):
+            yield f"{len(scarce)} labels have fewer than {most} videos to learn from, and give all: {_named(scarce)}"
+        yield from self.windows(index)
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - NUM_NAMED} more" if len(labels) > NUM_NAMED else ""
+    return ", ".join(labels[:NUM_NAMED]) + more

@@ -1,0 +1,202 @@
+"""Recipe actions: labels of one's own, by list or by folder, to a classifier that names videos it has not seen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.commands.running.recipe_options import parse
+from pipeline.commands.table import main as percepts
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.engine.plan import Node
+from pipeline.engine.store import Manifest, Store
+from pipeline.recipes.recipe import load_recipe
+from pipeline.run import main
+from stages.evaluation.artifacts import Scores
+from stages.ingest import IngestConfig
+from stages.video.artifacts import Index
+from stages.video.ledger import VideoRecord
+
+NUM_FRAMES, NUM_CLIPS = 12, 8
+LABELS = {"brightening": 6, "darkening": -6, "still": 0}
+"""Label -> change of brightness from frame to frame: a single frame in the middle tells nothing."""
+RUN = ("--in-process", "--no-tracking", "--workers", "1")
+SMALL = (
+    *("--extract.convnet.name", "pixels", "--extract.convnet.layer", "gray", "--extract.convnet.grid", "2"),
+    *("--extract.convnet.input-px", "32", "--extract.decode.crop-px", "32", "--extract.decode.short-side-px", "32"),
+    *("--pretrain.num-units", "8", "--pretrain.num-frames-in", "6", "--pretrain.num-frames-out", "4"),
+    *("--pretrain.batch-size", "8", "--pretrain.num-steps", "8", "--pretrain.window-stride", "1"),
+)
+ARMS = tuple(
+    flag
+    for arm in ("single-frame", "scratch", "finetuned")
+    for flag in (f"--{arm}.num-frames", "8", f"--{arm}.num-full-samplings", "2", f"--{arm}.num-samplings", "2")
+)
+
+
+def paint(path: Path, change: int, seed: int) -> None:
+    """An H.264 video of 64x48 pixels whose brightness changes so much a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texture = np.random.default_rng(seed).integers(100, 156, (48, 64, 3))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(NUM_FRAMES):
+            image = (texture + change * (number - NUM_FRAMES // 2)).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """labelled/<label>/<number>.mp4, and more/<number>.mp4 without a label."""
+    folder = tmp_path_factory.mktemp("clips")
+    for place, (label, change) in enumerate(LABELS.items()):
+        for number in range(NUM_CLIPS):
+            paint(folder / "labelled" / label / f"{number}.mp4", change, seed=100 * place + number)
+    for number in range(4):
+        paint(folder / "more" / f"{number}.mp4", 5 - 3 * number, seed=1000 + number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("actions") / "store"
+
+
+def planned(store: Path, *flags: str) -> dict[str, Node]:
+    recipe = load_recipe("actions")
+    return {node.name: node for node in recipe.build(parse(recipe, ["--store", str(store), *RUN, *flags])).nodes}
+
+
+def run(store: Path, *flags: str) -> dict[str, Manifest]:
+    """Runs the recipe; returns the manifests of its artifacts by the names of the nodes."""
+    assert main(["actions", "--store", str(store), *RUN, *flags]) == 0
+    manifests = {manifest.key: manifest for manifest in Store.open(str(store)).manifests()}
+    return {name: manifests[node.key] for name, node in planned(store, *flags).items()}
+
+
+def records_of(store: Path, manifest: Manifest) -> list[VideoRecord]:
+    return Index(str(store / manifest.stage / manifest.key)).records()
+
+
+def write_list(path: Path, folder: Path, *, part: bool = False) -> Path:
+    rows = ["uri,label,part" if part else "uri,label"]
+    for label in LABELS:
+        for number in range(NUM_CLIPS):
+            of_row = ",test" if number >= 6 else ",train"
+            rows.append(f"{folder}/labelled/{label}/{number}.mp4,{label}{of_row if part else ''}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_folders_of_labels_become_a_classifier(store: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--videos", str(folder / "labelled"), "--folder-labels", "--labels-per-class", "2", "0", *SMALL, *ARMS)
+    made = run(store, *flags)
+    capsys.readouterr()
+    parts = Counter((record.label, record.part) for record in records_of(store, made["ingest"]))
+    assert parts == {(label, part): num for label in LABELS for part, num in (("train", 6), ("test", 2))}
+    scores = Scores(str(store / "evaluate" / made["evaluate"].key)).read()
+    assert scores.models == ("single frame", "LSTM from scratch", "LSTM pretrained")
+    assert set(scores.label_counts) == {0, 2}
+    assert scores.num_test_clips == 6
+    assert set(scores.class_names) == set(LABELS)
+    best = max(score.mean for model in scores.models if (score := scores.score(model, 0)) is not None)
+    assert best > 0.7  # chance is 0.33: what it learned are these labels
+
+    # The classifier of the run names a video that it has not seen.
+    paint(folder / "new.mp4", 6, seed=5000)
+    classifier = str(store / "finetune" / made["finetune LSTM from scratch"].key)
+    assert percepts(["classify", classifier, str(folder / "new.mp4"), "--json"]) == 0
+    assert {action["action"] for action in json.loads(capsys.readouterr().out)["actions"]} == set(LABELS)
+
+
+def test_a_list_of_labels_beside_videos_without_one(tmp_path: Path, store: Path, folder: Path) -> None:
+    """The unlabelled ones are learned from, too; none of them is tested, nor learned by classifiers."""
+    listed = write_list(tmp_path / "labels.csv", folder)
+    made = run(store, "--videos", str(listed), str(folder / "more"), *SMALL, *ARMS)
+    parts = Counter((record.label is not None, record.part) for record in records_of(store, made["ingest"]))
+    assert parts == {(True, "train"): 18, (True, "test"): 6, (False, "unlabelled"): 4}
+    facts = made["pretrain"].facts
+    assert facts["training/num_videos"] + facts["validation/num_videos"] == 18 + 4
+    assert Scores(str(store / "evaluate" / made["evaluate"].key)).read().num_test_clips == 6
+
+
+def test_an_encoder_that_is_there_is_not_pretrained_again(tmp_path: Path, store: Path, folder: Path) -> None:
+    flags = ("--videos", str(folder / "labelled"), "--folder-labels")
+    first = run(store, *flags, *SMALL, *ARMS)
+    made = run(store, *flags, "--encoder", first["pretrain"].key, *ARMS)
+    assert "pretrain" not in made
+    assert made["extract"].key == first["extract"].key  # the encoder says how videos become percepts
+    assert made["finetune LSTM pretrained"].inputs["encoder"] == first["pretrain"].key
+    # Elsewhere it is copied, and the classifiers are the same.
+    file = str(store / "pretrain" / first["pretrain"].key)
+    elsewhere = planned(tmp_path / "other", *flags, "--encoder", file, *ARMS)
+    assert elsewhere["encoder"].stage.name == "import_encoder"
+    assert elsewhere["finetune LSTM pretrained"].key == made["finetune LSTM pretrained"].key
+
+
+def test_parts_of_a_list_are_kept(tmp_path: Path, folder: Path) -> None:
+    listed = write_list(tmp_path / "labels.csv", folder, part=True)
+    nodes = planned(tmp_path / "store", "--videos", str(listed), *SMALL)
+    check = nodes["ingest"].check
+    assert check is not None
+    made = run(tmp_path / "store", "--videos", str(listed), *SMALL, *ARMS)
+    numbers = {
+        Path(record.uri).stem for record in records_of(tmp_path / "store", made["ingest"]) if record.part == "test"
+    }
+    assert numbers == {"6", "7"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["a,walk,", "b,walk,"], "videos of 1 labels"),
+        (["a,,", "b,,"], "videos of 0 labels.*--folder-labels"),
+        (["a,walk,train", "b,run,train"], "no labelled video is left to test on"),
+        (["a,walk,train", "b,run,train", "c,jump,test"], "labels that no video of part train has: jump"),
+    ],
+)
+def test_labels_that_cannot_be_learned_end_the_run_before_a_frame_is_decoded(
+    tmp_path: Path, folder: Path, rows: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        paint(tmp_path / f"{name}.mp4", number, seed=number)
+    lines = [f"{tmp_path}/{row.replace(',', '.mp4,', 1)}" for row in rows]
+    if len(lines) < 3:
+        lines.append(f"{folder}/more/0.mp4,,")  # so that there are three videos
+    listed = tmp_path / "labels.csv"
+    listed.write_text("\n".join(["uri,label,part", *lines]))
+    with pytest.raises(SourceError, match=words):
+        main(["actions", "--store", str(tmp_path / "store"), *RUN, "--videos", str(listed), *SMALL, *ARMS])
+    assert not (tmp_path / "store" / "extract").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--held-out", "0"), "held_out is 0"),
+        (("--labels-per-class", "-1"), "labels_per_class"),
+        (("--encoder", "e", "--pretrain.num-units", "4"), "no effect with --encoder"),
+        (("--encoder", "e", "--extract.shard-frames", "4"), "no effect with --encoder"),
+        (("--weights", "w"), "no effect without --encoder"),
+        (("--finetuned.num-units", "4"), "the encoder decides it"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        planned(tmp_path, "--videos", "clips", *flags)
+
+
+def test_indexes_of_before_keep_their_keys() -> None:
+    """What came later is no part of a key while it is not asked for."""
+    from pipeline.core.stage import config_dict
+
+    assert {"held_out_labelled", "folder_labels"}.isdisjoint(config_dict(IngestConfig()))
+    assert config_dict(IngestConfig(folder_labels=True))["folder_labels"] is True
