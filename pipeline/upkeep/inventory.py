@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from pipeline.core.disk_list import DiskList
@@ -12,6 +13,7 @@ from pipeline.engine.store import MANIFEST, Manifest, Store
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, iter_downloads
 from stages.downloading.link_results import read_results
 from stages.percepts.shards import LEDGER_FILE
+from stages.percepts.takedowns import read_takedowns, takedown_result
 from stages.video.artifacts import INDEX_NAME
 from stages.video.ledger import VideoRecord, iter_records
 from stages.video.lists.seen import SeenTexts
@@ -33,15 +35,17 @@ def iter_listings(
 def iter_videos(store: Store) -> Iterator[VideoRecord]:
     """Yields one record for each content and index URI: the newest extraction's, else the newest index's.
 
-    In memory are a row group of records, and some 20 bytes of each that was yielded.
+    A video that was taken down is rejected, whatever an artifact made before then says of it. In memory are a row group of records, and some 20 bytes of each that was yielded.
     """
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key), reverse=True)
-    seen = SeenTexts()
+    seen, takedowns = SeenTexts(), read_takedowns(store.root)
     for name in (LEDGER_FILE, INDEX_NAME):
         for _, records in iter_listings(store, manifests, (name,)):
             for record in records:
                 if seen.add(f"{record.sha256} {record.uri}"):
-                    yield record
+                    takedown = takedowns.get(record.sha256)
+                    result = takedown_result(record.frames_expected, takedown) if takedown else None
+                    yield replace(record, **result.ledger_fields()) if result else record
 
 
 def left_out(store: Store) -> list[str]:

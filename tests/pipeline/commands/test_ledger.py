@@ -17,6 +17,7 @@ from pipeline.commands.ledger import main
 from pipeline.engine.store import Manifest, Store
 from pipeline.upkeep.inventory import iter_videos
 from stages.downloading.link_results import LinkResult, write_round
+from stages.percepts.takedowns import Takedown, write_takedown
 from stages.video.ledger import VideoRecord, write_records
 
 FOUND = VideoRecord(uri="/v/a.mp4", sha256="a" * 64, size_bytes=1, codec="h264", frames_expected=10, verdict="ok")
@@ -45,6 +46,15 @@ def test_extraction_has_the_last_word(store: Store) -> None:
     commit(store, "extract", "e9", "ledger.parquet", [older], "2026-01-02")
     write_records(f"{store.directory('extract', 'unfinished')}/ledger.parquet", [older])
     assert list(iter_videos(store)) == [DONE, BAD]
+
+
+def test_a_video_that_was_taken_down_is_rejected_whatever_its_ledger_says(store: Store) -> None:
+    commit(store, "extract", "e", "ledger.parquet", [DONE], "2026-01-03")
+    write_takedown(store.root, Takedown(video=FOUND.sha256, at="2026-01-04T00:00:00+00:00", reason="asked for"))
+    taken, bad = iter_videos(store)
+    assert (taken.uri, taken.verdict, taken.reason) == (FOUND.uri, "rejected", "taken down 2026-01-04: asked for")
+    assert (taken.frames_expected, taken.frames_decoded, taken.frames_dropped, taken.frames_missing) == (10, 0, 10, 0)
+    assert bad == BAD
 
 
 def test_json_lines(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
