@@ -12,7 +12,10 @@ from pipeline.reporting.svg import percent
 from stages.evaluation.score_table import MeanAccuracy, ScoreTable
 
 MARKS: Final = {"holds": "✓", "fails": "✗", "open": "?", "note": "·"}
-SPECIAL: Final = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
+# MLflow's pages show the backslash before < and >.
+SPECIAL: Final = str.maketrans(
+    {**{character: f"\\{character}" for character in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
 
 
 def note(results: Results, report_uri: str) -> str:

@@ -35,7 +35,8 @@ def iter_listings(
 def iter_videos(store: Store) -> Iterator[VideoRecord]:
     """Yields one record for each content and index URI: the newest extraction's, else the newest index's.
 
-    A video that was taken down is rejected, whatever an artifact made before then says of it. In memory are a row group of records, and some 20 bytes of each that was yielded.
+    A video that was taken down is rejected, whatever an artifact made before then says of it. In memory are a
+    row group of records, and some 20 bytes of each that was yielded.
     """
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key), reverse=True)
     seen, takedowns = SeenTexts(), read_takedowns(store.root)

@@ -67,7 +67,7 @@ class RecipeRun:
             UsageError: MLflow or Ray does not answer, or a stage found that its request cannot be met.
             StageFailed: a stage raised.
         """
-        from pipeline.reporting.note import note
+        from pipeline.reporting.note import escape_markdown, note
         from pipeline.reporting.terminal import print_results
 
         started, started_at = time.monotonic(), datetime.now(UTC)
@@ -99,6 +99,8 @@ class RecipeRun:
             except BaseException as error:
                 if opening.exception() is None:
                     status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+                    if status == "FAILED":
+                        opening.result().describe(f"Failed: {escape_markdown(f'{type(error).__name__}: {error}')}")
                     self._say(opening.result().end(status))
                 raise
             missing = tracker.end("FINISHED")

@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.core.errors import UsageError
 from pipeline.core.printable import is_printable
 from pipeline.engine.store import Manifest, Store
+from pipeline.recipes.recipe import RECIPES
 from pipeline.run import main
 from tests.conftest import ROOT
 from tests.pipeline.ray_head import BIN, submit_job
@@ -250,6 +251,19 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     assert digests(Store(root)) == digests(store)
     assert {key: after[key].finished_at for key in before} == before
     assert_tracked(after, Store(root))
+
+
+def test_the_page_of_a_failed_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "toy", ("tests.pipeline.commands.toy_recipe", "a toy"))
+    store = str(tmp_path / "store")
+    with pytest.raises(ValueError, match="asked to fail"):
+        main(["toy", "--fail", "--in-process", "--store", store])
+    client = MlflowClient(Store.open(store).default_tracking_uri)
+    experiment = client.get_experiment_by_name("percepts/toy")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name LIKE 'toy%'")
+    assert parent.info.status == "FAILED"
+    assert "ValueError: asked to fail" in parent.data.tags["mlflow.note.content"]
 
 
 def kill_when_begun(arguments: list[str], directory: Path, log: Path) -> None:

@@ -16,12 +16,14 @@ class ToyOptions(RunOptions):
 
     num: int = 3
     """Numbers that are counted."""
+    fail: bool = False
+    """Raise an exception in the second stage."""
 
 
 def build(options: ToyOptions) -> Plan:
     plan = Plan("toy")
     numbers = plan.add(count, CountConfig(num=options.num))
-    plan.add(add, SumConfig(), parts=(numbers,))
+    plan.add(add, SumConfig(fail=options.fail), parts=(numbers,))
     return plan
 
 

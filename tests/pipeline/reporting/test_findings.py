@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from pipeline.core.stage import Artifact
 from pipeline.reporting.claims import labels, points
 from pipeline.reporting.findings import chain_verdict, findings, longest_chain
 from pipeline.reporting.forecast_findings import relative
+from pipeline.reporting.note import escape_markdown
 from pipeline.reporting.results import Results, read_results
 from stages.evaluation.score_table import PairedDifference
 from stages.models.artifacts import Encoder, TrainingHistory
@@ -207,6 +210,13 @@ def test_an_index_alone_claims_no_frames(tmp_path: Path) -> None:
     promised = [replace(r, frames_decoded=None, frames_dropped=None, frames_missing=None) for r in records()]
     text = next(text for _, text in said(results_of(tmp_path, promised, Index)) if "videos" in text)
     assert "Frames were not counted" in text
+
+
+def test_markdown_shows_a_text_as_it_is() -> None:
+    """By markdown-it, and by showdown in MLflow's pages, which takes a backslash before < for a character."""
+    text = r"single frame < LSTM > a_b *c* [d](e) `f` | \\g # &lt; & <b>"
+    assert html.unescape(MarkdownIt().renderInline(escape_markdown(text))) == text
+    assert r"\<" not in escape_markdown(text)
 
 
 def test_reuse_is_counted(tmp_path: Path) -> None:
