@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_enough, check_loss
-from pipeline.recipes.existing_models import add_encoder, percepts_of_encoder
+from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.label_check import LabelCheck
 from pipeline.recipes.model_variants import ON_GPUS, PASSES_OVER_A_CORPUS
 from pipeline.recipes.recipe import Recipe
@@ -123,8 +123,12 @@ def build(options: ActionsOptions) -> Plan:
         import_plugin(options.plugin)
     if options.encoder is not None:
         encoder, header = add_encoder(plan, options.encoder, flag="encoder", name="encoder", store_uri=options.store)
-        extraction = percepts_of_encoder(
-            header, options.encoder, flag="encoder", limits=options.limits, weights=options.weights
+        extraction = percepts_of_model(
+            extractor_of_encoder(header),
+            options.encoder,
+            flag="encoder",
+            limits=options.limits,
+            weights=options.weights,
         )
     else:
         check_loss(options.pretrain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.existing_models import add_encoder, percepts_of_encoder
+from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import VideoOptions, add_index
 from pipeline.recipes.window_check import WindowCheck
@@ -39,14 +39,14 @@ def build(options: EmbedOptions) -> Plan:
 
     Raises:
         ConfigError, SourceError, CorruptArtifact, StoreError, UsageError: as `add_encoder`.
-        ConfigError, DigestError: as `percepts_of_encoder`.
+        ConfigError, DigestError: as `percepts_of_model`.
     """
     if options.plugin is not None:
         import_plugin(options.plugin)
     plan = Plan("embed")
     encoder, header = add_encoder(plan, options.encoder, flag="encoder", name="encoder", store_uri=options.store)
-    config = percepts_of_encoder(
-        header, options.encoder, flag="encoder", limits=options.limits, weights=options.weights
+    config = percepts_of_model(
+        extractor_of_encoder(header), options.encoder, flag="encoder", limits=options.limits, weights=options.weights
     )
     check = WindowCheck(
         num_frames=header["config"]["num_frames_in"],

@@ -16,11 +16,13 @@ from pipeline.core.addresses.hub import hub_address
 from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, join, sha256_file
+from pipeline.core.stage import Stage
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix
 from stages.extract import ExtractConfig, extract
 from stages.extraction.config import check_convnet, config_of, extractor_of
+from stages.finetune import finetune
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.config import MODEL_FILE
 from stages.models.header import read_header
@@ -35,6 +37,7 @@ WARM_START: Final = "warm start"
 """The node's name."""
 ENCODERS: Final = (pretrain, import_encoder)
 KEY: Final = re.compile(r"(pretrain|import-encoder)-[0-9a-f]{16}")
+CLASSIFIER_KEY: Final = re.compile(r"finetune-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,34 +188,60 @@ def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str
     return plan.replaced(node, content=digest), header
 
 
-def percepts_of_encoder(
-    header: Mapping[str, Any], source: str, *, flag: str, limits: Limits, weights: str | None
-) -> ExtractConfig:
-    """Returns the settings by which videos become what an encoder has learned to read.
+def add_classifier(plan: Plan, source: str, *, store_uri: str) -> tuple[Node | None, dict[str, Any]]:
+    """Finds a finetuned classifier by whatever it is called; returns its node, and the header of its file.
 
-    limits: those of the recipe; where they are the defaults, the encoder's.
+    The node is None for a classifier that the store has not: a stage names it then.
+
+    source: key of a classifier of the store (finetune-...), or as in `add_encoder`. Raises as that.
+    """
+    store = Store(absolute(store_uri))
+    known, uri = _find(store, lambda manifest: manifest.key == source, (finetune,)), source
+    if known is None and CLASSIFIER_KEY.fullmatch(source):
+        raise ConfigError(f"--classifier names {source}, which the store {store.root} does not have")
+    uri = store.directory(known.stage, known.key) if known is not None else resolve(source, store_uri)
+    uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
+    header = read_header(uri)
+    if known is None:
+        digest = sha256_file(uri)
+        known = _find(store, lambda manifest: _digest(manifest) == digest, (finetune,))
+    if known is None:
+        return None, header
+    return plan.add_existing(finetune, known.key, name="classifier"), header
+
+
+def percepts_of_model(
+    learned: Extractor | None, source: str, *, flag: str, limits: Limits, weights: str | None
+) -> ExtractConfig:
+    """Returns the settings by which videos become what a model has learned to read.
+
+    learned: the extractor of its percepts, if there is one.
+    limits: those of the recipe; where they are the defaults, the model's.
     weights: URI of its convnet's weights, where they are not those of a package.
 
     Raises:
-        ConfigError: it learned from pixels, or its convnet is none that can be built here.
+        ConfigError: it learned from no percepts, or its convnet is none that can be built here.
         DigestError: the convnet here is another than the one that made what it learned from.
     """
-    made_by = header.get("extractor")
-    if header.get("class") != "Composite" or made_by is None:
-        raise ConfigError(
-            f"--{flag} {source} is no encoder of percepts ({header.get('class')}): give one that youtube, actions, "
-            "demo, ucf101 or hmdb51 pretrained"
-        )
-    learned = Extractor(made_by["settings"], header["config"]["dim"])
-    of_encoder = config_of(learned, weights=weights)
+    if learned is None:
+        raise ConfigError(f"--{flag} {source} did not learn from percepts: give one that did, such as of youtube")
+    of_model = config_of(learned, weights=weights)
     config = ExtractConfig(
-        convnet=of_encoder.convnet,
-        decode=of_encoder.decode,
-        limits=of_encoder.limits if limits == Limits() else limits,
-        compression=of_encoder.compression,
+        convnet=of_model.convnet,
+        decode=of_model.decode,
+        limits=of_model.limits if limits == Limits() else limits,
+        compression=of_model.compression,
     )
     check_convnet(learned.settings["convnet"], extractor_of(config).settings["convnet"])
     return config
+
+
+def extractor_of_encoder(header: Mapping[str, Any]) -> Extractor | None:
+    """Returns the extractor of what an encoder learned from, by the header of its file; None for other models."""
+    made_by = header.get("extractor")
+    if header.get("class") != "Composite" or made_by is None:
+        return None
+    return Extractor(made_by["settings"], header["config"]["dim"])
 
 
 def _digest(manifest: Manifest) -> str:
@@ -220,6 +249,8 @@ def _digest(manifest: Manifest) -> str:
     return "" if model is None else model.sha256
 
 
-def _find(store: Store, fits: Callable[[Manifest], bool]) -> Manifest | None:
-    """Returns an encoder of the store; of several, one that was trained there, which knows what it learned from."""
-    return next((manifest for stage in ENCODERS for manifest in store.manifests(stage.name) if fits(manifest)), None)
+def _find(
+    store: Store, fits: Callable[[Manifest], bool], stages: Sequence[Stage[Any, ..., Any]] = ENCODERS
+) -> Manifest | None:
+    """Returns a model of the store; of several, one that was trained there, which knows what it learned from."""
+    return next((manifest for stage in stages for manifest in store.manifests(stage.name) if fits(manifest)), None)

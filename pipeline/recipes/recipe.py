@@ -20,6 +20,7 @@ RECIPES: Final = {
     "demo": ("pipeline.recipes.demo", "moving digits on photographs: from video files to a comparison table"),
     "youtube": ("pipeline.recipes.youtube", "unlabelled videos of your own: percepts and a pretrained encoder"),
     "actions": ("pipeline.recipes.actions", "a classifier of labels of your own, from few labelled videos"),
+    "classify": ("pipeline.recipes.classify", "the actions of videos of your own, by a finetuned classifier"),
     "embed": ("pipeline.recipes.embed", "embeddings of videos of your own, by a pretrained encoder"),
     "moving-mnist": ("pipeline.recipes.moving_mnist", "two bouncing digits and their future: Table 2"),
     "ucf101": ("pipeline.recipes.action_recognition", "action recognition on UCF-101 by its official splits"),

@@ -25,7 +25,7 @@ from pipeline.reporting.svg import percent
 from pipeline.reporting.view import NodeView
 from stages.evaluation.artifacts import PixelScoreTable
 from stages.evaluation.score_table import PairedDifference, ScoreTable
-from stages.serving.artifacts import EMBEDDINGS, Embeddings
+from stages.serving.artifacts import Actions, Embeddings
 
 CHANCE_OF_ORDER = 0.5
 HEADLINE_LABELS = 5
@@ -43,7 +43,9 @@ def findings(results: Results) -> tuple[Finding, ...]:
         sentences += forecast_findings(results, forecast)
     for pixels in results.pixel_scores:
         sentences += _pixels(pixels.content)
-    sentences += [_embeddings(node) for node in results.view.nodes if isinstance(node.artifact, Embeddings)]
+    for node in results.view.nodes:
+        sentences += [_embeddings(node, node.artifact)] if isinstance(node.artifact, Embeddings) else []
+        sentences += [_actions(node, node.artifact)] if isinstance(node.artifact, Actions) else []
     if results.ledgers:
         sentences.append(_videos(results))
     sentences.append(_reuse(results))
@@ -178,12 +180,23 @@ def _pixels(pixels: PixelScoreTable) -> list[Finding]:
     return [Finding("holds" if wins else "fails", sentence(f"{best.model} {does} {names}: {reached}."), detail)]
 
 
-def _embeddings(node: NodeView) -> Finding:
+def _embeddings(node: NodeView, embeddings: Embeddings) -> Finding:
+    headline = f"Embeddings: {_rows(node)}, {node.facts['num_values']:,} values each."
+    return Finding("note", headline, f"In {embeddings.directory}, as Parquet.")
+
+
+def _actions(node: NodeView, actions: Actions) -> Finding:
     facts = node.facts
-    videos, values = count_of(int(facts["num_videos"]), "video"), f"{facts['num_values']:,} values"
-    num_rows = int(facts["num_embeddings"])
-    rows = videos if num_rows == facts["num_videos"] else f"{count_of(num_rows, 'window')} of {videos}"
-    return Finding("note", f"Embeddings: {rows}, {values} each.", f"In {node.uri}/{EMBEDDINGS}, as Parquet.")
+    headline = f"Actions: {_rows(node)}; most often {facts['most_frequent']}."
+    if "num_videos_right" in facts:
+        number, right = int(facts["num_videos_labelled"]), int(facts["num_videos_right"])
+        headline += f" Of {count_of(number, 'video')} with a label, {right:,} are named as it."
+    return Finding("note", headline, f"In {actions.directory}, as Parquet.")
+
+
+def _rows(node: NodeView) -> str:
+    videos, num_rows = count_of(int(node.facts["num_videos"]), "video"), int(node.facts["num_rows"])
+    return videos if num_rows == node.facts["num_videos"] else f"{count_of(num_rows, 'window')} of {videos}"
 
 
 def _videos(results: Results) -> Finding:

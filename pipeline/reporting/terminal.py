@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.files import absolute, join
+from pipeline.core.files import absolute
 from pipeline.core.printable import human_bytes, human_seconds, printable
 from pipeline.engine.display import NARROW
 from pipeline.engine.store import DEFAULT_STORE
@@ -23,7 +23,7 @@ from stages.evaluation.score_table import MeanAccuracy, PairedDifference, ScoreT
 from stages.finetuning.artifacts import Classifiers
 from stages.models.artifacts import Encoder
 from stages.percepts.artifacts import Percepts
-from stages.serving.artifacts import EMBEDDINGS, Embeddings
+from stages.serving.artifacts import VideoTable
 
 MARKS = {"holds": ("✓", "green"), "fails": ("✗", "red"), "open": ("?", "yellow"), "note": ("·", "dim")}
 PAIR_MARKS = {"holds": "✓", "reversed": "✗", "unclear": "?"}
@@ -74,19 +74,19 @@ def _tables(results: Results, *, is_dense: bool) -> list[RenderableType]:
 
 
 def next_commands(view: RunView) -> list[str]:
-    """Returns what to go on with: MLflow's page of the run, and its embeddings, or what its models do with a video."""
+    """Returns what to go on with: MLflow's page of the run, and its table, or what its models do with a video."""
     commands = []
     if view.has_mlflow_server:
         commands.append(view.mlflow_url)
     elif view.mlflow_page:
         is_default = view.store_uri == absolute(DEFAULT_STORE)
         commands.append(shlex.join(["percepts", "ui", *([] if is_default else ["--store", view.store_uri])]))
-    embeddings = [node.uri for node in view.nodes if isinstance(node.artifact, Embeddings)]
-    commands += [f"python: pandas.read_parquet({printable(join(uri, EMBEDDINGS))!r})" for uri in embeddings]
+    tables = [node.artifact.directory for node in view.nodes if isinstance(node.artifact, VideoTable)]
+    commands += [f"python: pandas.read_parquet({printable(directory)!r})" for directory in tables]
     has_percepts = any(isinstance(node.artifact, Percepts) for node in view.nodes)
     for kind, command in ((Encoder, "predict"), (Classifiers, "classify")):
         models = [node for node in view.nodes if isinstance(node.artifact, kind)]
-        if has_percepts and models and not embeddings:
+        if has_percepts and models and not tables:
             commands.append(f"{shlex.join(['percepts', command, printable(models[-1].uri)])} VIDEO")
     return commands
 

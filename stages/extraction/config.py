@@ -122,3 +122,22 @@ def check_convnet(needed: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             f"the convnet {needed['name']} here differs from the one that made the percepts ({', '.join(changed)}): "
             "use the version of percepts, or of the plugin, that made them"
         )
+
+
+DECIDING: Final = ("convnet", "decode", "opencv")
+"""The settings of an extractor that decide the values of a percept; limits decide which videos have some."""
+
+
+def check_alike(learned: Extractor, given: Extractor, model: str) -> None:
+    """Checks that a model reads percepts like those that it learned from.
+
+    model: the model in a word, for the message.
+
+    Raises:
+        ConfigError: frames were decoded in another way, or processed by another convnet.
+    """
+    if differing := [name for name in DECIDING if learned.settings.get(name) != given.settings.get(name)]:
+        raise ConfigError(
+            f"the {model} learned from other percepts than these, which differ in {' and '.join(differing)}: extract "
+            "the videos as those that it learned from were"
+        )

@@ -5,36 +5,20 @@ Shapes: N windows of a batch, V videos, R = 2 * layers * units values of an embe
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.core.files import exists
-from pipeline.core.parquet import write_groups
 from stages.models.artifacts import Encoder
 from stages.models.pretrained import WINDOWS_AT_ONCE, Pretrained
 from stages.percepts.artifacts import Percepts
 from stages.percepts.windows import Ids, Windows
+from stages.serving.parts import Names, Part, Per, columns_of_names, read_names, table_schema, write_part
 
-Per = Literal["window", "video"]
-Names = dict[str, tuple[str, str | None]]
-"""sha256 of a video -> its URI and label, as the ledger first has them."""
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One file: the windows first ... end - 1, which are all those of some videos."""
-
-    uri: str
-    first: int
-    end: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,41 +36,19 @@ class Embedding:
 
     def __call__(self) -> Callable[[Part], None]:
         pretrained = Pretrained.load(self.encoder.uri, device=self.device)
-        windows = Windows(self.percepts.open(), length=self.length, stride=self.stride)
-        names: Names = {}
-        for record in self.percepts.iter_records():
-            names.setdefault(record.sha256, (record.uri, record.label))
-        dim = 2 * pretrained.composite.config.num_layers * pretrained.composite.config.num_units
-        schema, rows_of = _SCHEMAS[self.per](dim), _rows_of_windows if self.per == "window" else _rows_of_videos
+        windows, names = (
+            Windows(self.percepts.open(), length=self.length, stride=self.stride),
+            read_names(self.percepts),
+        )
+        end_V, config = np.cumsum(windows.num_per_video), pretrained.composite.config
+        schema = table_schema(self.per, {"embedding": pa.list_(pa.float32(), 2 * config.num_layers * config.num_units)})
+        rows_of = _rows_of_windows if self.per == "window" else _rows_of_videos
 
         def embed(part: Part) -> None:
-            if not exists(part.uri):
-                columns = rows_of(pretrained, windows, names, np.arange(part.first, part.end))
-                write_groups(part.uri, schema, (pa.table(each, schema=schema) for each in columns))
+            end = int(end_V[part.end - 1])
+            write_part(part, schema, rows_of(pretrained, windows, names, np.arange(end - part.num_windows, end)))
 
         return embed
-
-
-def make_parts(directory: str, windows: Windows, per: Per, windows_a_part: int) -> list[Part]:
-    """Cuts the windows into files of at least `windows_a_part`, except the last; no video is in two files.
-
-    A file's name has a digest of how all windows were cut, so that a file that an earlier run left behind is used for
-    the same windows alone.
-    """
-    num_V = windows.num_per_video
-    digest = hashlib.sha256(f"{per} {windows_a_part} {windows.length} {windows.stride}".encode())
-    for video, num_windows in zip(windows.store.videos, num_V.tolist(), strict=True):
-        digest.update(f" {video} {num_windows}".encode())
-    plan, bounds = digest.hexdigest()[:8], [0]
-    for end in np.cumsum(num_V).tolist():
-        if end - bounds[-1] >= windows_a_part:
-            bounds.append(end)
-    if bounds[-1] < len(windows):
-        bounds.append(len(windows))
-    return [
-        Part(uri=f"{directory}/part-{number:05d}-{plan}.parquet", first=first, end=end)
-        for number, (first, end) in enumerate(itertools.pairwise(bounds))
-    ]
 
 
 def _rows_of_windows(pretrained: Pretrained, windows: Windows, names: Names, ids_N: Ids) -> Iterator[list[pa.Array]]:
@@ -127,23 +89,8 @@ def _batches(pretrained: Pretrained, windows: Windows, ids_N: Ids) -> Iterator[t
 
 
 def _names_of(windows: Windows, names: Names, video_N: Ids) -> list[pa.Array]:
-    videos = [windows.store.videos[number] for number in video_N.tolist()]
-    uris, labels = zip(*(names[video] for video in videos), strict=True)
-    return [pa.array(column, pa.string()) for column in (videos, uris, labels)]
+    return columns_of_names([windows.store.videos[number] for number in video_N.tolist()], names)
 
 
 def _lists(embedding_NR: Floats) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(embedding_NR.ravel()), embedding_NR.shape[1])
-
-
-def _schema(numbers: dict[str, pa.DataType], dim: int) -> pa.Schema:
-    names = dict.fromkeys(("video", "uri", "label"), pa.string())
-    return pa.schema({**names, **numbers, "embedding": pa.list_(pa.float32(), dim)})
-
-
-_SCHEMAS: dict[Per, Callable[[int], pa.Schema]] = {
-    "window": lambda dim: _schema(
-        {"window": pa.int32(), "first_frame": pa.int32(), "start_us": pa.int64(), "end_us": pa.int64()}, dim
-    ),
-    "video": lambda dim: _schema({"num_windows": pa.int32()}, dim),
-}

@@ -20,6 +20,7 @@ import torch
 from pipeline.core.errors import ConfigError
 from stages.extraction.single_video import VideoExtractor, VideoPercepts
 from stages.finetuning.trained_classifiers import TrainedClassifiers
+from stages.percepts.schema import Extractor
 from stages.percepts.windows import clip_rows
 from stages.serving.video_answer import VideoAnswer
 
@@ -36,15 +37,11 @@ class VideoClassifier:
         weights: URI of the convnet's weights, where they are not those of a package.
 
         Raises:
-            ConfigError: the file holds several classifiers, or does not say what made the percepts it learned from.
+            ConfigError: as `check_single`.
             ConfigError, DigestError: the extractor cannot be built here (`stages.extraction.single_video.convnet_of`).
         """
-        if len(trained.samplings) != 1:
-            raise ConfigError(f"the file holds {len(trained.samplings)} classifiers: give model.safetensors")
-        if trained.extractor is None:
-            raise ConfigError("this classifier does not say what made the percepts it learned from: finetune it again")
         self.trained = trained
-        self._extractor = VideoExtractor(trained.extractor, weights=weights)
+        self._extractor = VideoExtractor(check_single(trained), weights=weights)
 
     def __call__(self, path: str | PathLike[str]) -> VideoAnswer:
         """Returns the answer for a local video file.
@@ -52,22 +49,38 @@ class VideoClassifier:
         Raises:
             SourceError: nothing of it can be decoded.
         """
-        return self.answer(self._extractor(path))
+        return answer_of(self.trained, self._extractor(path))
 
-    def answer(self, seen: VideoPercepts) -> VideoAnswer:
-        """Returns the answer for the percepts of a video."""
-        rows_WT = clip_rows(seen.segment_N, self.trained.num_frames, STRIDE_FRAMES)
-        pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
-        probabilities = torch.cat([self._probabilities(seen.percepts_ND[rows]) for rows in pieces])
-        steps_us = np.diff(seen.pts_us_N)
-        frame_us = int(np.median(steps_us)) if len(steps_us) else 0
-        return VideoAnswer(
-            self.trained.class_names,
-            probabilities.numpy(),
-            seen.pts_us_N[rows_WT[:, 0]],
-            seen.pts_us_N[rows_WT[:, -1]] + frame_us,
-        )
 
-    def _probabilities(self, percepts_WTD: npt.NDArray[np.float16]) -> torch.Tensor:
-        x_TWD = self.trained.transform(torch.from_numpy(percepts_WTD)).transpose(0, 1).contiguous()
-        return self.trained.probabilities(x_TWD)[0]
+def answer_of(trained: TrainedClassifiers, seen: VideoPercepts) -> VideoAnswer:
+    """Returns the answer of one classifier for the percepts of a video, on the device of the classifier."""
+    rows_WT = clip_rows(seen.segment_N, trained.num_frames, STRIDE_FRAMES)
+    pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
+    probabilities = torch.cat([_probabilities(trained, seen.percepts_ND[rows]) for rows in pieces])
+    steps_us = np.diff(seen.pts_us_N)
+    frame_us = int(np.median(steps_us)) if len(steps_us) else 0
+    return VideoAnswer(
+        trained.class_names,
+        probabilities.cpu().numpy(),
+        seen.pts_us_N[rows_WT[:, 0]],
+        seen.pts_us_N[rows_WT[:, -1]] + frame_us,
+    )
+
+
+def _probabilities(trained: TrainedClassifiers, percepts_WTD: npt.NDArray[np.float16]) -> torch.Tensor:
+    device = next(trained.classifier.parameters()).device
+    x_TWD = trained.transform(torch.from_numpy(percepts_WTD).to(device)).transpose(0, 1).contiguous()
+    return trained.probabilities(x_TWD)[0]
+
+
+def check_single(trained: TrainedClassifiers) -> Extractor:
+    """Returns the extractor of what a classifier learned from.
+
+    Raises:
+        ConfigError: the file holds several classifiers, or does not say what made the percepts it learned from.
+    """
+    if len(trained.samplings) != 1:
+        raise ConfigError(f"the file holds {len(trained.samplings)} classifiers: give model.safetensors")
+    if trained.extractor is None:
+        raise ConfigError("this classifier does not say what made the percepts it learned from: finetune it again")
+    return trained.extractor

@@ -11,7 +11,7 @@ import pandas
 import pytest
 import torch
 
-import stages.embed
+import stages.serving.parts
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.stage import Context
 from stages.embed import EmbedConfig, embed
@@ -90,8 +90,8 @@ def test_many_files_hold_the_rows_of_one(
     tmp_path: Path, inputs: dict[str, Any], per: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = embed(EmbedConfig(per=per), Context.for_test(tmp_path / "whole"), **inputs)
-    monkeypatch.setattr(stages.embed, "PART_BYTES", 4 * NUM_VALUES * 5)
-    monkeypatch.setattr(stages.embed, "WINDOWS_A_VIDEO", 1)
+    monkeypatch.setattr(stages.serving.parts, "PART_BYTES", 4 * NUM_VALUES * 5)
+    monkeypatch.setattr(stages.serving.parts, "WINDOWS_A_VIDEO", 1)
     cut = embed(EmbedConfig(per=per), Context.for_test(tmp_path / "cut"), **inputs)
     assert (len(whole.files()), len(cut.files())) == (1, 5)  # four windows a video, two videos a file
     for one, other in zip(rows_of(whole), rows_of(cut), strict=True):
@@ -102,7 +102,7 @@ def test_many_files_hold_the_rows_of_one(
 def test_what_was_written_is_not_made_again_and_is_used_for_the_same_windows_alone(
     tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages.embed, "PART_BYTES", 4 * NUM_VALUES * 5)
+    monkeypatch.setattr(stages.serving.parts, "PART_BYTES", 4 * NUM_VALUES * 5)
     first = embed(EmbedConfig(), Context.for_test(tmp_path), **inputs)
     before = {uri: Path(uri).read_bytes() for uri in first.files()}
     kept, lost = first.files()[0], first.files()[-1]

@@ -19,6 +19,7 @@ from pipeline.recipes.recipe import RECIPES, load_recipe
 NEEDED = {
     "youtube": ["--videos", "clips"],
     "patches": ["--videos", "clips"],
+    "classify": ["--classifier", "c", "--videos", "clips"],
     "embed": ["--encoder", "e", "--videos", "clips"],
     "actions": ["--videos", "clips"],
 }

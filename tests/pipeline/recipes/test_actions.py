@@ -19,7 +19,11 @@ from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.recipe import load_recipe
 from pipeline.run import main
 from stages.evaluation.artifacts import Scores
+from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.ingest import IngestConfig
+from stages.models.config import MODEL_FILE
+from stages.serving.artifacts import Actions
+from stages.serving.video_classifier import VideoClassifier
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord
 
@@ -115,6 +119,49 @@ def test_folders_of_labels_become_a_classifier(store: Path, folder: Path, capsys
     classifier = str(store / "finetune" / made["finetune LSTM from scratch"].key)
     assert percepts(["classify", classifier, str(folder / "new.mp4"), "--json"]) == 0
     assert {action["action"] for action in json.loads(capsys.readouterr().out)["actions"]} == set(LABELS)
+
+
+def test_a_collection_is_classified_as_single_videos_are(
+    tmp_path: Path, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(store, "--videos", str(folder / "labelled"), "--folder-labels", *SMALL, *ARMS)
+    key = made["finetune LSTM from scratch"].key
+    listed = write_list(tmp_path / "labels.csv", folder)
+    flags = ["--classifier", key, "--videos", str(listed), str(folder / "more")]
+    assert main(["classify", "--store", str(store), *RUN, *flags]) == 0
+    (manifest,) = Store.open(str(store)).manifests("classify")
+    table = Actions(str(store / "classify" / manifest.key)).table()
+    assert json.loads(table.schema.metadata[b"classes"]) == sorted(LABELS)
+    rows = table.to_pylist()
+    classifier = VideoClassifier(TrainedClassifiers.load(str(store / "finetune" / key / MODEL_FILE)))
+    for row in rows:
+        answer = classifier(row["uri"])
+        assert (row["action"], row["num_windows"]) == (answer.action, len(answer.start_us_W))
+        np.testing.assert_allclose(row["probabilities"], answer.overall, rtol=1e-4, atol=1e-6)
+        assert row["probability"] == max(row["probabilities"])
+    assert [row["label"] for row in rows] == [label for label in LABELS for _ in range(NUM_CLIPS)] + [None] * 4
+    num_right = sum(row["action"] == row["label"] for row in rows)
+    assert (manifest.facts["num_videos_labelled"], manifest.facts["num_videos_right"]) == (24, num_right)
+    assert f"Of 24 videos with a label, {num_right} are named as it" in " ".join(capsys.readouterr().out.split())
+
+    # A row a window, by a file of elsewhere.
+    file = str(store / "finetune" / key / MODEL_FILE)
+    flags = ["--classifier", file, "--videos", str(folder / "more"), "--classify.per", "window"]
+    assert main(["classify", "--store", str(tmp_path / "other"), *RUN, *flags]) == 0
+    (manifest,) = Store.open(str(tmp_path / "other")).manifests("classify")
+    for row in Actions(str(tmp_path / "other" / "classify" / manifest.key)).table().to_pylist():
+        answer = classifier(row["uri"])
+        np.testing.assert_allclose(row["probabilities"], answer.probabilities_WC[row["window"]], rtol=1e-4, atol=1e-6)
+        assert row["start_us"] == answer.start_us_W[row["window"]]
+
+    for name, words in (
+        ("finetune-0123456789abcdef", "does not have"),
+        (str(store / "pretrain" / made["pretrain"].key), "no single classifier"),
+    ):
+        recipe = load_recipe("classify")
+        options = parse(recipe, ["--store", str(store), *RUN, "--classifier", name, "--videos", str(folder)])
+        with pytest.raises(ConfigError, match=words):
+            recipe.build(options)
 
 
 def test_a_list_of_labels_beside_videos_without_one(tmp_path: Path, store: Path, folder: Path) -> None:

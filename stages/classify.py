@@ -1,0 +1,107 @@
+"""classify: the action of every video, or of every window of every video, by a finetuned classifier.
+
+    actions = classify(ClassifyConfig(), context, percepts=percepts, classifiers=classifiers)
+    frame = actions.table().to_pandas()
+
+The answers are those of `percepts classify` for single videos. Parts are written one after the other, and a run that
+was interrupted goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.addresses.model_uris import resolve
+from pipeline.core.errors import ConfigError
+from pipeline.core.files import join, read_bytes, sha256_file, write_bytes
+from pipeline.core.stage import Context, stage
+from stages.extraction.config import check_alike
+from stages.finetuning.artifacts import Classifiers
+from stages.models.config import MODEL_FILE
+from stages.percepts.artifacts import Percepts
+from stages.serving.artifacts import Actions
+from stages.serving.parts import Per, cut_parts, write_parts
+
+NUM_NAMED = 3
+"""The number of actions that the facts of an artifact name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """The classifier, and the rows of a table of actions."""
+
+    classifier: str = ""
+    """A finetune artifact of elsewhere or its model.safetensors (path or fsspec URL), or `models:/NAME@ALIAS`. Empty:
+    the artifact that is connected."""
+    per: Per = "video"
+    """Unit of a row: each video, the mean over its windows, or each window, every eight frames."""
+
+
+def _file(config: ClassifyConfig) -> str:
+    uri = resolve(config.classifier)
+    return uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
+
+
+def _digest(config: ClassifyConfig) -> str | None:
+    """Returns the sha256 of the model's bytes, as an alias may point elsewhere tomorrow."""
+    return sha256_file(_file(config)) if config.classifier else None
+
+
+@stage(version=1, snapshot=_digest)
+def classify(
+    config: ClassifyConfig, context: Context, *, percepts: Percepts, classifiers: Classifiers | None = None
+) -> Actions:
+    """Writes the actions, and counts how many videos with a label are named as it.
+
+    Raises:
+        ConfigError: no classifier or two; it learned from percepts of another extractor, or is one of several.
+        SourceError, CorruptArtifact, UsageError: see `stages.finetuning.trained_classifiers.TrainedClassifiers.load`.
+    """
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+    from stages.percepts.windows import Windows
+    from stages.serving.classification import Classification
+    from stages.serving.video_classifier import STRIDE_FRAMES, check_single
+
+    if (classifiers is None) == (not config.classifier):
+        raise ConfigError("classify needs one classifier: connect a finetune stage, or name one in its config")
+    if classifiers is None:  # workers on other nodes read it here
+        model_uri = join(context.uri, MODEL_FILE)
+        write_bytes(model_uri, read_bytes(_file(config)))
+    else:
+        model_uri = classifiers.path(MODEL_FILE)
+    trained = TrainedClassifiers.load(model_uri)
+    check_alike(check_single(trained), percepts.extractor(), "classifier")
+    windows = Windows(percepts.open(), length=trained.num_frames, stride=STRIDE_FRAMES)
+    actions = Actions(context.uri, context.key)
+    parts = cut_parts(
+        actions.directory,
+        windows.store.videos,
+        np.maximum(1, windows.num_per_video),  # of a video that is too short, the last frame is repeated
+        per=config.per,
+        row_bytes=4 * len(trained.class_names),
+    )
+    work = Classification(
+        model_uri=model_uri,
+        percepts=percepts,
+        per=config.per,
+        device="cuda" if context.resources.gpus_per_worker else "cpu",
+    )
+    num_bytes = write_parts(work, parts, actions.directory, context)
+    context.record(num_videos=len(windows.store.videos), num_bytes=num_bytes, classes=", ".join(trained.class_names))
+    _record_actions(config, actions, context)
+    return actions
+
+
+def _record_actions(config: ClassifyConfig, actions: Actions, context: Context) -> None:
+    """Adds how often each action is named and, with a row a video, how many labels are named, to the facts."""
+    rows = actions.table().select(["label", "action"]).to_pylist()
+    named = Counter(row["action"] for row in rows).most_common()
+    said = ", ".join(f"{action} {number:,}" for action, number in named[:NUM_NAMED])
+    more = f" and {len(named) - NUM_NAMED} other actions" if len(named) > NUM_NAMED else ""
+    context.record(num_rows=len(rows), most_frequent=said + more)
+    if config.per == "video" and (labelled := [row for row in rows if row["label"] is not None]):
+        num_right = sum(row["action"] == row["label"] for row in labelled)
+        context.record(num_videos_labelled=len(labelled), num_videos_right=num_right)
