@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 manual_seed: Callable[[int], torch.Generator] = inspect.unwrap(torch.manual_seed)
-"""`torch.manual_seed`."""
+"""The function `torch.manual_seed` without its decorator."""
 
 
 class EagerOptimizer(torch.optim.Optimizer):
