@@ -22,6 +22,8 @@ JOB_VARIABLE: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 COORDINATOR: Final = "AutoscalingCoordinator"
 """Name and namespace of the detached actor that holds the resource requests of elastic training groups."""
 
+WATCHERS: Final = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of a head that start processes which a Ray of one's own does without."""
 AUTOSCALER_STATUS: Final = b"__autoscaling_status"
 """Key under which the head's monitor keeps what its autoscaler sees, as JSON."""
 FIXED_NODE: Final = re.compile(r"node_[0-9a-f]{56}")
@@ -70,22 +72,31 @@ def may_grow() -> bool:
 
 
 @contextmanager
-def on_loopback() -> Iterator[None]:
-    """Lets the Ray that is started meanwhile take the loopback address for its node: its processes listen there alone.
+def private_ray() -> Iterator[None]:
+    """Makes the Ray that is started meanwhile one for this process alone, on the loopback address and unwatched.
 
-    Ray does so by itself on macOS and Windows, and has a variable against that, which is read when Ray is imported.
+    Ray takes that address by itself on macOS and Windows, and has a variable against it, which is read when Ray is
+    imported. A dashboard without pages, a monitor without an autoscaler and a reader of logs that are printed nowhere
+    would be three processes that start before the work does.
     """
     from ray._private import ray_constants
+    from ray._private.node import Node
 
-    before = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    set_before, os.environ[variable] = os.environ.get(variable), "0"
+    starts = {name: getattr(Node, name) for name in WATCHERS}
+    for name in starts:
+        setattr(Node, name, lambda self, **_: None)
     try:
         yield
     finally:
-        os.environ.pop(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
-        if before[0] is not None:
-            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[0]
-        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        for name, start in starts.items():
+            setattr(Node, name, start)
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(variable)
+        if set_before is not None:
+            os.environ[variable] = set_before
 
 
 def silence_raylets() -> None:

@@ -23,7 +23,7 @@ from cluster.exported_metrics import MetricsExport
 from cluster.local_machine import cluster_address
 from cluster.node_usage import NodeSampler
 from cluster.placement import check_cluster, this_node
-from cluster.ray_private import LOCAL_TRAIN_SETTINGS, is_ray_job, on_loopback, silence_raylets
+from cluster.ray_private import LOCAL_TRAIN_SETTINGS, is_ray_job, private_ray, silence_raylets
 from pipeline.core.addresses.servers import why_no_connection, why_no_grpc_server
 from pipeline.core.error_words import one_line
 from pipeline.core.errors import UsageError
@@ -170,7 +170,7 @@ def session(
         for variable, value in (THREAD_SETTINGS | LOCAL_TRAIN_SETTINGS).items():
             os.environ.setdefault(variable, value)
         # "local": without an address Ray would join whatever `ray start` has left running on this machine.
-        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": num_cpus}
     else:
         check_reachable(address)
         options["address"] = address
@@ -178,7 +178,7 @@ def session(
     with upload as sent:
         runtime_env = {**sent, "env_vars": {**sent.get("env_vars", {}), **(environment or {})}}
         try:
-            with on_loopback() if address is None else nullcontext():
+            with private_ray() if address is None else nullcontext():
                 # Ray types it as a base class without the address.
                 context: Any = ray.init(**options, runtime_env=runtime_env if sent or environment else None)
         except Exception as error:  # a Ray that is too slow to start raises a bare `Exception`

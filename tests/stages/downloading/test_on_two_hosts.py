@@ -44,6 +44,7 @@ NUM_REFUSED = 6
 
 DRIVER = f"""
 import sys
+from cluster.ray_private import may_grow
 from cluster.session import session
 from cluster.workers import RayWorkers
 from pipeline.core.network import NetworkOptions
@@ -72,6 +73,7 @@ with session(None, {str(ROOT)!r}) as opened:
         pass
     if ended[0].error is not None:
         raise ended[0].error
+    print("may grow:", may_grow())
 """
 
 
@@ -174,6 +176,7 @@ def test_two_hosts_keep_one_rate_and_one_bound_and_fetch_nothing_twice(hosts: Tw
 
         again = hosts.on(1, *command, log=log)
         assert again.wait(PATIENCE_SECONDS) == 0, log.read_text()[-3000:]
+        assert log.read_text().count("may grow: False") == 1, "its head has no autoscaler"
 
     records = list(iter_downloads(f"{store}/download/x/{DOWNLOADS_NAME}"))
     assert {record.uri: record.status for record in records} == expected
