@@ -46,13 +46,13 @@ from cluster.session import Session, session
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+PAIR_OF_HOSTS, SHARED_RAY = "the pair of hosts", "the shared Ray"
 FIRST = (
-    *("pipeline/test_two_hosts.py", "stages/downloading/test_on_two_hosts.py", "pipeline/commands/test_run.py"),
-    *("pipeline/commands/test_submit.py", "test_bench_gpu.py", "pipeline/test_left_behind.py"),
-    *("pipeline/commands/test_ui.py", "test_chaos.py"),
+    *(PAIR_OF_HOSTS, "pipeline/commands/test_run.py", SHARED_RAY, "pipeline/commands/test_submit.py"),
+    *("test_bench_gpu.py", "pipeline/test_left_behind.py", "pipeline/commands/test_ui.py", "test_chaos.py"),
     *("pipeline/engine/test_in_process.py", "pipeline/engine/test_team_server.py", "pipeline/test_bucket.py"),
 )
-"""Files that take longest. They begin first, or the last of them would run alone."""
+"""Groups of files that take longest. They begin first, or the last of them would run alone."""
 
 # A time is never asserted, and Hypothesis would: a machine with other work fails what a quiet one passes.
 settings.register_profile("percepts", deadline=None)
@@ -164,10 +164,22 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
+@cache
+def group_of(file: Path) -> str:
+    """Returns the name of what one process of several runs: a file, or all files that share something.
+
+    Of the pair of hosts there is one, and two processes would wait for one another. A Ray takes memory, and CPU
+    though nothing runs on it: one process has it, not three.
+    """
+    if file.name.endswith("two_hosts.py"):
+        return PAIR_OF_HOSTS
+    return SHARED_RAY if "ray_session" in file.read_text() else file.relative_to(ROOT / "tests").as_posix()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, with the reason, what this machine cannot run; files that take longest begin first."""
-    place = {ROOT / "tests" / name: number for number, name in enumerate(FIRST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    """Skips, with the reason, what this machine cannot run; what takes longest begins first."""
+    place = {group: number for number, group in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(group_of(item.path), len(place)))
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
@@ -177,14 +189,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives both files that need the one pair of hosts to one process: two would wait for one another."""
+    """Gives files that share something to one process."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    class OnePairOfHosts(LoadFileScheduling):
+    class Groups(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "two hosts" if file.endswith("two_hosts.py") else file
+            return group_of(ROOT / super()._split_scope(nodeid))
 
-    return OnePairOfHosts(config, log)
+    return Groups(config, log)
