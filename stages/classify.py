@@ -10,6 +10,7 @@ was interrupted goes on with those that are missing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,7 @@ def _digest(config: ClassifyConfig) -> str | None:
 def classify(
     config: ClassifyConfig, context: Context, *, percepts: Percepts, classifiers: Classifiers | None = None
 ) -> Actions:
-    """Writes the actions, and counts how many videos with a label are named as it.
+    """Writes the actions, and counts how many new videos with a label are named as it.
 
     Raises:
         ConfigError: no classifier or two; it learned from percepts of another extractor, or is one of several.
@@ -91,17 +92,22 @@ def classify(
     )
     num_bytes = write_parts(work, parts, actions.directory, context)
     context.record(num_videos=len(windows.store.videos), num_bytes=num_bytes, classes=", ".join(trained.class_names))
-    _record_actions(config, actions, context)
+    seen = {video for sampling in trained.clips for video in sampling} | set(trained.search_clips)
+    _record_actions(config, actions, seen, context)
     return actions
 
 
-def _record_actions(config: ClassifyConfig, actions: Actions, context: Context) -> None:
-    """Adds how often each action is named and, with a row a video, how many labels are named, to the facts."""
-    rows = actions.table().select(["label", "action"]).to_pylist()
+def _record_actions(config: ClassifyConfig, actions: Actions, seen: Collection[str], context: Context) -> None:
+    """Adds how often each action is named and, with a row a video, how many labels are named, to the facts.
+
+    seen: sha256 of the videos that the classifier has learned from or was chosen by, whose labels prove nothing.
+    """
+    rows = actions.table().select(["video", "label", "action"]).to_pylist()
     named = Counter(row["action"] for row in rows).most_common()
     said = ", ".join(f"{action} {number:,}" for action, number in named[:NUM_NAMED])
     more = f" and {len(named) - NUM_NAMED} other actions" if len(named) > NUM_NAMED else ""
     context.record(num_rows=len(rows), most_frequent=said + more)
-    if config.per == "video" and (labelled := [row for row in rows if row["label"] is not None]):
+    labelled = [row for row in rows if row["label"] is not None and row["video"] not in seen]
+    if config.per == "video" and labelled:
         num_right = sum(row["action"] == row["label"] for row in labelled)
         context.record(num_videos_labelled=len(labelled), num_videos_right=num_right)

@@ -16,7 +16,7 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_enough, check_loss
 from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.label_check import LabelCheck
-from pipeline.recipes.model_variants import ON_GPUS, PASSES_OVER_A_CORPUS
+from pipeline.recipes.model_variants import ON_GPUS, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
 from pipeline.recipes.window_check import WindowCheck
@@ -76,6 +76,9 @@ class ActionsOptions(VideoOptions):
     """Python module that registers the encoder's convnet, where it is one of yours."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = replace(PASSES_OVER_A_CORPUS, parts=LEARNED)
+    num_encoders: int = 1
+    """The encoder is pretrained so many times, from seeds that follow each other, and the LSTM that starts from one is
+    measured with all of them: differences then hold for pretraining and not for one encoder."""
     single_frame: FinetuneConfig = replace(
         OF_CLASSIFIERS,
         arm="single frame",
@@ -103,6 +106,8 @@ class ActionsOptions(VideoOptions):
         super().__post_init__()
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a share of each label's videos: give 0 < share < 1")
+        if self.num_encoders < 1:
+            raise ConfigError(f"num_encoders is {self.num_encoders}; give at least 1")
         if not self.labels_per_class or min(self.labels_per_class) < 0:
             raise ConfigError(f"labels_per_class is {self.labels_per_class}; give numbers, 0 for all labels")
 
@@ -137,25 +142,30 @@ def build(options: ActionsOptions) -> Plan:
     percepts = _percepts(plan, options, extraction, arms)
     statistics = plan.add(standardize, StandardizeConfig(parts=LEARNED), percepts=percepts)
     devices = options.on_devices
-    if encoder is None:
-        encoder = plan.add(
-            pretrain, options.pretrain, resources=options.to_train, percepts=percepts, statistics=statistics
+    encoders = [encoder] if encoder is not None else []
+    for number in range(0 if encoders else options.num_encoders):
+        config, name = of_encoder(options.pretrain, number), f"pretrain{encoder_suffix(number)}"
+        encoders.append(
+            plan.add(pretrain, config, name=name, resources=options.to_train, percepts=percepts, statistics=statistics)
         )
+    if options.encoder is None:
+        scored = encoders[:1]
         plan.add(
-            forecast, ForecastConfig(), resources=devices, encoders=[encoder], percepts=percepts, statistics=statistics
+            forecast, ForecastConfig(), resources=devices, encoders=scored, percepts=percepts, statistics=statistics
         )
-    plan.add(visualize, VisualizeConfig(fit_part=None, show_part=None), encoder=encoder, percepts=percepts)
+    plan.add(visualize, VisualizeConfig(fit_part=None, show_part=None), encoder=encoders[0], percepts=percepts)
     classifiers = [
         plan.add(
             finetune,
-            config,
-            name=f"finetune {config.arm}",
+            arm,
+            name=f"finetune {arm.arm}{encoder_suffix(number)}",
             resources=devices,
-            encoder=encoder if flag == "finetuned" else None,
+            encoder=start,
             percepts=percepts,
             statistics=statistics,
         )
-        for flag, config in arms.items()
+        for flag, arm in arms.items()
+        for number, start in enumerate(encoders if flag == "finetuned" else [None])
     ]
     plan.add(evaluate, EvaluateConfig(), resources=devices, classifiers=classifiers, percepts=percepts)
     return plan
@@ -247,5 +257,5 @@ ACTIONS = Recipe(
         for arm, model in (("single-frame", "frame"), ("scratch", "lstm"), ("finetuned", "lstm"))
     },
     only_with=dict.fromkeys(("weights", "plugin"), "encoder"),
-    not_with={"pretrain.": ("encoder",), "extract.": ("encoder",)},
+    not_with=dict.fromkeys(("pretrain.", "extract.", "num-encoders"), ("encoder",)),
 )

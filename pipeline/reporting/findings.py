@@ -190,7 +190,7 @@ def _actions(node: NodeView, actions: Actions) -> Finding:
     headline = f"Actions: {_rows(node)}; most often {facts['most_frequent']}."
     if "num_videos_right" in facts:
         number, right = int(facts["num_videos_labelled"]), int(facts["num_videos_right"])
-        headline += f" Of {count_of(number, 'video')} with a label, {right:,} are named as it."
+        headline += f" Of {count_of(number, 'new video')} with a label, {right:,} are named as it."
     return Finding("note", headline, f"In {actions.directory}, as Parquet.")
 
 
