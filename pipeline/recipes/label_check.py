@@ -36,8 +36,8 @@ class LabelCheck:
         train, test = numbers["train"], numbers["test"]
         if len(train) < 2:
             raise SourceError(
-                f"videos of {len(train)} labels can be learned from, and a classifier needs two: give a list with the "
-                "columns uri,label, or --folder-labels where each label has a folder"
+                f"a classifier needs videos of two labels to learn from, and these have {len(train)}: give a list with "
+                "the columns uri,label, or --folder-labels where each label has a folder"
             )
         if not test:
             raise SourceError(

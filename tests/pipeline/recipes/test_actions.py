@@ -215,8 +215,8 @@ def test_parts_of_a_list_are_kept(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (["a,walk,", "b,walk,"], "videos of 1 labels"),
-        (["a,,", "b,,"], "videos of 0 labels.*--folder-labels"),
+        (["a,walk,", "b,walk,"], "two labels to learn from, and these have 1"),
+        (["a,,", "b,,"], "these have 0.*--folder-labels"),
         (["a,walk,train", "b,run,train"], "no labelled video is left to test on"),
         (["a,walk,train", "b,run,train", "c,jump,test"], "labels that no video of part train has: jump"),
     ],
