@@ -23,7 +23,8 @@ def commit() -> tuple[str | None, bool | None]:
     if named:
         return named.rstrip("+"), named.endswith("+")
     head = _git("rev-parse", "HEAD")
-    if head is None:
+    # An installed percepts may lie within another project's repository, which does not track it.
+    if head is None or _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is None:
         return None, None
     return head, bool(_git("status", "--porcelain"))
 
