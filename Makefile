@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= .percepts
+# PyPI has torch for CUDA 13; TORCH names another build that download.pytorch.org/whl has: cpu, or that of an older CUDA.
+TORCH ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo test check bench bench-gpu fuzz chaos ui clean
@@ -11,9 +13,10 @@ setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "percepts needs Python >= 3.11; name one: make setup PYTHON=python3.12" >&2; exit 2; }
+		{ echo "percepts needs Python >= 3.11; name one: make setup PYTHON=python3.13" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH)) \
+		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup

@@ -79,3 +79,14 @@ def test_an_installed_percepts_renders_what_a_checkout_renders(installed: Path) 
 def test_the_commit_of_another_project_around_it_is_not_its_own(installed: Path) -> None:
     code = "import json; from pipeline.engine import provenance as p; print(json.dumps([p.SOURCE_ROOT, *p.commit()]))"
     assert json.loads(python(installed, "-c", code)) == [str(installed), None, None]
+
+
+def test_another_build_of_torch_is_taken_from_the_index_that_the_image_names(tmp_path: Path) -> None:
+    def pip(*arguments: str) -> str:
+        command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'venv'}", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu "
+    assert index in pip("TORCH=cpu")
+    assert "--extra-index-url" not in pip()
+    assert index.split()[1] in (ROOT / "cluster" / "Dockerfile").read_text()
