@@ -13,6 +13,7 @@ store by one PUT, which is atomic there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -220,7 +221,9 @@ def list_directories(uri: str) -> list[str]:
     try:
         with reaching(uri):
             entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError) and error.errno != errno.ENAMETOOLONG:
+            raise
         return []
     names = [_relative(str(entry["name"]), path) for entry in entries if entry["type"] == "directory"]
     return sorted(name for name in names if name)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.core.files import filesystem, reaching
 
@@ -23,7 +24,7 @@ def read_header(uri: str) -> dict[str, Any]:
     """Reads the settings beside the weights: class, config, transform and extractor.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: there is no such file, or it cannot be read.
         CorruptArtifact: it is no safetensors file, or was not written here.
         StoreError: a newer version of percepts wrote it.
     """
@@ -36,6 +37,8 @@ def read_header(uri: str) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(json.loads(file.read(num_bytes))["__metadata__"][METADATA_KEY])
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise SourceError(f"there is no model file at {uri}: give a file, or a directory that holds one") from error
+    except OSError as error:  # a name that is too long, no permission
+        raise SourceError(f"cannot read the model file {uri}: {error_in_words(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
