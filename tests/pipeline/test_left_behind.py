@@ -40,7 +40,7 @@ def test_commands_leave_no_process_no_port_and_no_file(machine: Machine) -> None
     run, store = arguments_of(machine)
     commands = (
         ("plan", *run),
-        ("run", *run, "--num-cpus", "1"),
+        ("run", *run, "--num-cpus", "1", "--pretrain.num-steps", "20"),
         ("ledger", *store),
         ("verify", *store),
         ("status", *store),

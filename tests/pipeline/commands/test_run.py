@@ -102,7 +102,7 @@ def test_a_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     assert "0 have, 11 to make" in said
     assert "never made" in said
-    assert "2,496" in said  # 24 clips of 40 frames and 48 of 32
+    assert "1,088" in said  # 8 clips of 40 frames and 24 of 32
     assert "not known" not in said, "every stage has an estimate before this store has one of its artifacts"
     assert not (tmp_path / "store").exists()
 
@@ -167,7 +167,7 @@ def test_the_whole_demo_has_every_stage_and_frame(
     assert len(by_name) == 11
     scores = json.loads((Path(store.directory("evaluate", by_name["evaluate"].key)) / "scores.json").read_text())
     assert {row["model"] for row in scores["rows"]} == {"single frame", "LSTM from scratch", "LSTM pretrained"}
-    assert by_name["extract"].facts["num_frames"] == 2496
+    assert by_name["extract"].facts["num_frames"] == 1088
 
 
 def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.CompletedProcess[str]]) -> None:
@@ -175,7 +175,7 @@ def test_the_ledger_lists_every_video(undisturbed: tuple[Store, subprocess.Compl
     command = [sys.executable, "-m", "pipeline.commands", "ledger", "--store", store.root, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 72
+    assert len(rows) == 32
     assert all(row["verdict"] == "ok" and row["frames_decoded"] == row["frames_expected"] for row in rows)
     assert {row["codec"] for row in rows} == {"h264"}
 

@@ -81,7 +81,7 @@ def test_every_kind_of_result_is_found(results: Results) -> None:
     assert [node.name for node in results.extractions] == ["extract"]
     assert [len(gallery) for gallery in results.galleries] == [2]
     assert results.selections == results.duplicates == results.pixel_scores == ()
-    assert results.videos.num_videos == 72
+    assert results.videos.num_videos == 32
 
 
 def test_the_numbers_of_the_stages_are_on_the_page(results: Results, text: str) -> None:
@@ -92,9 +92,9 @@ def test_the_numbers_of_the_stages_are_on_the_page(results: Results, text: str) 
     for name, mean in results.forecasts[0].content.means.items():
         assert f"{name} {mean:.1f}" in text
     videos = results.videos
-    assert videos.frames("expected") == videos.frames("decoded") == 2496
-    assert "2,496 frames became percepts" in text
-    assert "72 72 0 0 2,496 2,496 0 0" in text
+    assert videos.frames("expected") == videos.frames("decoded") == 1088
+    assert "1,088 frames became percepts" in text
+    assert "32 32 0 0 1,088 1,088 0 0" in text
     assert not re.search(r"\b(None|nan|inf)\b", text)
 
 
