@@ -161,11 +161,17 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
     if "--plan" in arguments:
         raise UsageError(f"--plan starts nothing that could be submitted; use `percepts plan {recipe_name}`")
     parsed = parse(recipe, arguments, f"{PROGRAM} {recipe_name}")
-    if is_local(parsed.store) and not parsed.store.startswith(("/", "file:///")):
+    if _is_relative(parsed.store):
         raise UsageError(
             f"--store is {parsed.store!r}, which a job would look for in its own directory, and lose; "
             "pass --store a URL, or the absolute path of a directory that the cluster shares"
         )
+    for name in ("videos", "links", "unlabelled"):
+        if relative := next(filter(_is_relative, getattr(parsed, name, ())), None):
+            raise UsageError(
+                f"--{name} has {relative!r}, which a job would look for in its own directory; "
+                f"pass --{name} URLs, or absolute paths that the cluster shares"
+            )
     return Request(
         recipe=recipe_name,
         arguments=tuple(arguments),
@@ -173,6 +179,10 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
         store=absolute(parsed.store),
         plan=digest_of([recipe_name, *arguments]) if options.by_options else recipe.build(parsed).digest,
     )
+
+
+def _is_relative(uri: str) -> bool:
+    return is_local(uri) and not uri.startswith(("/", "file:///"))
 
 
 def _same_run(server: JobServer, request: Request) -> SubmittedJob | None:

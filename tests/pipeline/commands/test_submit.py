@@ -76,6 +76,8 @@ def test_the_same_plan_is_the_same_run_and_another_is_not() -> None:
         (["demo", "--on-failure", "true"], "--on-failure needs --wait"),
         (["demo"], "pass --store a URL"),
         (["demo", "--store", "here"], "pass --store a URL"),
+        (["youtube", "--store", "/s", "--videos", "s3://b/clips", "clips/"], "--videos has 'clips/'"),
+        (["youtube", "--store", "/s", "--links", "list.csv"], "--links has 'list.csv'"),
         (["demo", "--store", "/s", "--plan"], "percepts plan demo"),
         (
             ["demo", "--store", "/s", "--tracking-uri", "http://me:secret@mlflow"],
