@@ -150,8 +150,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     tables = []
     for title, said, more, rows in comparison.parts:
         table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        if said:
-            table.caption, table.caption_justify = Text(said), "left"
+        if caption := said if rows else "None.":
+            table.caption, table.caption_justify = Text(caption), "left"
         table.add_column("", overflow="fold")
         for heading in (*headings, *more):
             table.add_column(Text(printable_lines(heading)), justify="right", overflow="fold")

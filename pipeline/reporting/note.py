@@ -11,7 +11,7 @@ from pipeline.reporting.results import Results, count_name
 from pipeline.reporting.svg import percent
 from stages.evaluation.score_table import MeanAccuracy, ScoreTable
 
-MARKS: Final = {"holds": "✓", "fails": "✗", "open": "?", "note": "·"}
+MARKS: Final = {"holds": "✓ ", "fails": "✗ ", "open": "? ", "note": ""}
 # MLflow's pages show the backslash before < and >.
 SPECIAL: Final = str.maketrans(
     {**{character: f"\\{character}" for character in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -21,7 +21,7 @@ SPECIAL: Final = str.maketrans(
 def note(results: Results, report_uri: str) -> str:
     """Returns the findings as a list, a table of accuracies a data set, the command, and the address of the report."""
     lines = [
-        f"- {MARKS[f.verdict]} {escape_markdown(f.headline)} {escape_markdown(f.detail)}".rstrip()
+        f"- {MARKS[f.verdict]}{escape_markdown(f.headline)} {escape_markdown(f.detail)}".rstrip()
         for f in findings(results)
     ]
     for scores in (result.content for result in results.scores):

@@ -54,6 +54,8 @@ def test_two_runs_side_by_side_in_the_terminal_and_on_a_page(
         assert "forecast_error/LSTM pretrained 9.9 9.8" in said
         assert "accuracy_low" not in said
         assert "accuracy_by_labels" not in said
+    assert compare_command.main(["latest", "latest", "--store", store.root]) == 0
+    assert "None." in capsys.readouterr().out.partition("Results")[0], "an empty table says that no setting differs"
     text = page.read_text()
     assert "<td>0.35 (0.3 to 0.4)</td><td>0.45 (0.4 to 0.5)</td>" in text
     assert "http" not in text
