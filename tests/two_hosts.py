@@ -1,4 +1,4 @@
-"""Two Ray hosts in network namespaces of this machine, joined by a cable that can be cut (`../shared/two_hosts.sh`).
+"""Two Ray hosts in network namespaces of this machine, joined by a cable that can be cut.
 
 Only one pair can exist at a time: whoever wants it waits for the other. The pair is taken down without `ray stop`,
 which would end every Ray of this machine: only the processes inside the two namespaces are killed.
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.conftest import ROOT, SHARED_DATA
+from tests.conftest import ROOT
 
-SCRIPT = SHARED_DATA.parent / "two_hosts.sh"
 LOCK = Path("/tmp/two_hosts.lock")
 HEAD = "10.99.0.1:6400"
+AS_HEAD = ("--head", "--port=6400", "--include-dashboard=false", "--disable-usage-stats")
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
 BIN = Path(sys.executable).parent
@@ -38,6 +38,8 @@ SETTINGS = {
     # Nobody takes these hosts back; a group has a process less, which imports Ray Train at each of its starts.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 
 
@@ -47,8 +49,6 @@ def missing() -> str | None:
         return "needs root, for network namespaces"
     if shutil.which("ip") is None:
         return "needs `ip` (Debian package iproute2)"
-    if not SCRIPT.is_file():
-        return f"needs {SCRIPT}"
     return None
 
 
@@ -60,36 +60,65 @@ class TwoHosts:
 
     def on(self, host: int, *command: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command on a host; what it says goes to the end of `log`."""
+        environment = self._environment() | {"RAY_ADDRESS": HEAD}
         with log.open("ab") as output:
-            script = [str(SCRIPT), "on", str(host), "env", f"RAY_ADDRESS={HEAD}", *command]
-            return subprocess.Popen(script, stdout=output, stderr=output, env=self._environment(), cwd=ROOT)
+            return subprocess.Popen([*inside(host), *command], stdout=output, stderr=output, env=environment, cwd=ROOT)
+
+    def up(self) -> None:
+        """Starts both hosts and puts the cable between them."""
+        for host in (1, 2):
+            run("ip", "netns", "add", name_of(host))
+            run(*inside(host), "ip", "link", "set", "lo", "up")
+        run("ip", "link", "add", "pc1", "type", "veth", "peer", "name", "pc2")
+        for host in (1, 2):
+            run("ip", "link", "set", f"pc{host}", "netns", name_of(host))
+            run(*inside(host), "ip", "addr", "add", f"{address_of(host)}/24", "dev", f"pc{host}")
+            run(*inside(host), "ip", "link", "set", f"pc{host}", "up")
+        self._start_ray(1, *AS_HEAD)
+        self._start_ray(2, f"--address={HEAD}")
 
     def cut(self) -> None:
-        self._run("cut")
+        run(*inside(2), "ip", "link", "set", "pc2", "down")
 
     def join(self) -> None:
-        self._run("join")
+        run(*inside(2), "ip", "link", "set", "pc2", "up")
 
     def new_host_2(self) -> None:
         """What an autoscaler does: the processes of the lost host end, and a fresh one joins."""
         kill_all(2)
-        start = ["ray", "start", f"--address={HEAD}", "--node-ip-address=10.99.0.2", "--num-cpus=1"]
-        self._run("on", "2", *start, f"--temp-dir={self.state}/2")
+        self._start_ray(2, f"--address={HEAD}")
 
     def pids(self, host: int, title: str) -> list[int]:
         """Processes of a host whose command line holds `title`."""
         return [pid for pid in pids(host) if title in command_line(pid)]
 
-    def _run(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(SCRIPT), *arguments], env=self._environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def _start_ray(self, host: int, *options: str) -> None:
+        # What reads its workers' logs would send them to drivers, which print nothing of them.
+        options += ("--num-cpus=1", "--include-log-monitor=false", f"--node-ip-address={address_of(host)}")
+        start = (*inside(host), "ray", "start", *options, f"--temp-dir={self.state}/{host}")
+        run(*start, environment=self._environment())
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        return kept | SETTINGS | {"TWO_HOSTS_STATE": str(self.state), "PATH": path}
+        return kept | SETTINGS | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def name_of(host: int) -> str:
+    return f"percepts{host}"
+
+
+def address_of(host: int) -> str:
+    return f"10.99.0.{host}"
+
+
+def inside(host: int) -> tuple[str, ...]:
+    """The words before a command that is to run on a host."""
+    return "ip", "netns", "exec", name_of(host)
+
+
+def run(*command: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager
@@ -101,7 +130,7 @@ def two_hosts() -> Iterator[TwoHosts]:
         # Sockets below a long path do not fit into 107 characters: Ray's directory must be a short one.
         hosts = TwoHosts(Path("/tmp") / f"two-{secrets.token_hex(3)}")
         try:
-            hosts._run("up")
+            hosts.up()
             yield hosts
         finally:
             take_down()
@@ -113,7 +142,7 @@ def on_network_of(host: int, make: Callable[[], T]) -> T:
 
     def enter() -> T:
         libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/run/netns/percepts{host}") as namespace:
+        with open(f"/run/netns/{name_of(host)}") as namespace:
             if libc.setns(namespace.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
         return make()
@@ -127,15 +156,15 @@ def take_down() -> None:
     for host in (1, 2):
         if exists(host):
             kill_all(host)
-            subprocess.run(["ip", "netns", "del", f"percepts{host}"], check=True)
+            subprocess.run(["ip", "netns", "del", name_of(host)], check=True)
 
 
 def exists(host: int) -> bool:
-    return Path(f"/run/netns/percepts{host}").exists()
+    return Path("/run/netns", name_of(host)).exists()
 
 
 def pids(host: int) -> list[int]:
-    listing = subprocess.run(["ip", "netns", "pids", f"percepts{host}"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ip", "netns", "pids", name_of(host)], capture_output=True, text=True, check=True)
     return [int(pid) for pid in listing.stdout.split()]
 
 
