@@ -304,14 +304,18 @@ def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig
         is_aside_N[free] = is_out[len(free) - 1 - backwards]
     if config.held_out_labelled:
         first_N = results.first()  # copies of a video are of one group
-        clips = []
-        for place in np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N).tolist():
-            if (label := _label(listing.sources[place], config)) is not None:
-                first = int(first_N[place])
-                group = listing.sources[first].group or results[first].sha256
-                clips.append(OfficialClip(name=str(place), label=label, source=group, group=group, subsets=()))
+        groups_N = [listing.sources[first].group or results[first].sha256 for first in first_N.tolist()]
+        places = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N).tolist()
+        parts = {group: source.part for group, source in zip(groups_N, listing.sources, strict=True) if source.part}
+        clips = [
+            OfficialClip(name=group, label=label, source=group, group=group, subsets=())
+            for place in places
+            if (group := groups_N[place]) not in parts and (label := _label(listing.sources[place], config)) is not None
+        ]
         out = hold_out_sources(clips, fraction=config.held_out_labelled, seed=0)
-        is_aside_N[[int(name) for name in out]] = True
+        out |= {group for group, part in parts.items() if part == HELD_OUT_PART}
+        # What has no label is held out with its group: nothing is learned from the recording of a video to test on.
+        is_aside_N[[place for place in places if groups_N[place] in out]] = True
     return is_aside_N
 
 

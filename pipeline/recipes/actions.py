@@ -33,6 +33,7 @@ from stages.models.config import ClassifierConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig
 from stages.standardize import StandardizeConfig, standardize
+from stages.video.lists.suffixes import list_suffix
 from stages.visualize import visualize
 
 LEARNED: Final = ("unlabelled", "train")
@@ -138,7 +139,7 @@ def build(options: ActionsOptions) -> Plan:
     else:
         check_loss(options.pretrain)
     arms = _arms(options, header)
-    check_alike({name: arms[name] for name in arms})
+    check_alike(arms)
     percepts = _percepts(plan, options, extraction, arms)
     statistics = plan.add(standardize, StandardizeConfig(parts=LEARNED), percepts=percepts)
     devices = options.on_devices
@@ -190,7 +191,7 @@ def _percepts(plan: Plan, options: ActionsOptions, extraction: ExtractConfig, ar
     """Adds the index of the videos, their labels and parts, and the percepts."""
     unpacked, others = add_unpacked(plan, options.videos, options.archive_limits)
     config = IngestConfig(
-        videos=others,
+        videos=tuple(sorted(others, key=lambda given: not list_suffix(given))),  # a label counts where it comes first
         held_out_labelled=options.held_out,
         folder_labels=options.folder_labels,
         limits=extraction.limits,
@@ -202,7 +203,12 @@ def _percepts(plan: Plan, options: ActionsOptions, extraction: ExtractConfig, ar
         windows = replace(
             WindowCheck.to_pretrain([options.pretrain.model], options.pretrain, extraction), of_short=windows.of_short
         )
-    check = LabelCheck(windows=windows, labels_per_class=options.labels_per_class)
+    selects = any(arm.selection.is_on for arm in arms.values())
+    check = LabelCheck(
+        windows=windows,
+        labels_per_class=options.labels_per_class,
+        learned=("train", "validation") if selects else ("train",),
+    )
     index = plan.replaced(index, check=check)
     check_enough(index, has_test=True)
     return plan.add(extract, extraction, resources=options.on_devices, index=index)

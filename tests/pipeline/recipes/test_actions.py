@@ -218,7 +218,8 @@ def test_parts_of_a_list_are_kept(tmp_path: Path, folder: Path) -> None:
         (["a,walk,", "b,walk,"], "two labels to learn from, and these have 1"),
         (["a,,", "b,,"], "these have 0.*--folder-labels"),
         (["a,walk,train", "b,run,train"], "no labelled video is left to test on"),
-        (["a,walk,train", "b,run,train", "c,jump,test"], "labels that no video of part train has: jump"),
+        (["a,walk,train", "b,run,train", "c,jump,test"], "labels that no video of part train has: 'jump'"),
+        (["a,walk,valid", "b,run,valid"], "these have 0 .*2 of part valid"),
     ],
 )
 def test_labels_that_cannot_be_learned_end_the_run_before_a_frame_is_decoded(
@@ -234,6 +235,45 @@ def test_labels_that_cannot_be_learned_end_the_run_before_a_frame_is_decoded(
     with pytest.raises(SourceError, match=words):
         main(["actions", "--store", str(tmp_path / "store"), *RUN, "--videos", str(listed), *SMALL, *ARMS])
     assert not (tmp_path / "store" / "extract").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["copy.mp4,darkening,,"], "same video"),
+        (["labelled/still/6.mp4,still,test,one", "labelled/still/7.mp4,still,train,one"], "group 'one'"),
+    ],
+)
+def test_lists_that_contradict_themselves_end_the_run_before_a_frame_is_decoded(
+    tmp_path: Path, folder: Path, rows: list[str], words: str
+) -> None:
+    (folder / "copy.mp4").write_bytes((folder / "labelled" / "brightening" / "0.mp4").read_bytes())
+    others = [f"labelled/{label}/{number}.mp4,{label},," for label in LABELS for number in range(6)]
+    listed = tmp_path / "labels.csv"
+    listed.write_text("\n".join(["uri,label,part,group", *(f"{folder}/{row}" for row in (*others, *rows))]))
+    with pytest.raises(SourceError, match=words):
+        main(["actions", "--store", str(tmp_path / "store"), *RUN, "--videos", str(listed), *SMALL, *ARMS])
+    assert not (tmp_path / "store" / "extract").exists()
+
+
+def test_groups_lie_on_one_side_whatever_has_a_label_or_a_part(tmp_path: Path, folder: Path) -> None:
+    """A row without a part follows its group, and so do videos without a label; a list counts before a folder."""
+    rows = [f"labelled/{label}/{number}.mp4,{label},," for label in LABELS for number in range(6)]
+    rows += ["labelled/still/6.mp4,still,test,one", "labelled/still/7.mp4,still,,one", "more/0.mp4,,,one"]
+    listed = tmp_path / "labels.csv"
+    listed.write_text("\n".join(["uri,label,part,group", *(f"{folder}/{row}" for row in rows)]))
+    for label in LABELS:  # copies without a label, whichever video is held out
+        for number in range(6):
+            copy = tmp_path / "copies" / f"{label}-{number}.mp4"
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes((folder / "labelled" / label / f"{number}.mp4").read_bytes())
+    videos = (str(tmp_path / "copies"), str(folder / "labelled"), str(listed))
+    made = run(tmp_path / "store", "--videos", *videos, *SMALL, *ARMS)
+    records = records_of(tmp_path / "store", made["ingest"])
+    assert {record.part for record in records if record.group == "one"} == {"test"}
+    held_out = {record.sha256 for record in records if record.part == "test" and record.label is not None}
+    assert all(record.part == "test" for record in records if record.sha256 in held_out)
+    assert {record.label for record in records if record.sha256 in held_out} == {*LABELS, None}
 
 
 @pytest.mark.parametrize(
