@@ -38,7 +38,8 @@ def ray_head() -> Iterator[dict[str, str]]:
     start = [BIN / "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # Its agent takes the jobs, at a port that the Ray of the other tests has already.
     start += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
-    start += ["--num-cpus=2", f"--temp-dir={short}", "--disable-usage-stats"]
+    # What a job prints is read from its file; what reads the logs of workers would send them to drivers.
+    start += ["--num-cpus=2", f"--temp-dir={short}", "--disable-usage-stats", "--include-log-monitor=false"]
     # Not `ray stop` in the end: it would stop every Ray of this machine, the one of the other tests too.
     process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(dashboard, process)
