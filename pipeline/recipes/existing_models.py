@@ -36,8 +36,7 @@ MLFLOW_MODEL = "models:/"
 WARM_START: Final = "warm start"
 """The node's name."""
 ENCODERS: Final = (pretrain, import_encoder)
-KEY: Final = re.compile(r"(pretrain|import-encoder)-[0-9a-f]{16}")
-CLASSIFIER_KEY: Final = re.compile(r"finetune-[0-9a-f]{16}")
+KEY: Final = re.compile(r"[a-z-]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,7 @@ def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str
     if KEY.fullmatch(source):
         known = _find(store, lambda manifest: manifest.key == source)
         if known is None:
-            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have")
+            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have as an encoder")
         uri = store.directory(known.stage, known.key)
     else:
         uri = resolve(source, store_uri)
@@ -197,8 +196,8 @@ def add_classifier(plan: Plan, source: str, *, store_uri: str) -> tuple[Node | N
     """
     store = Store(absolute(store_uri))
     known, uri = _find(store, lambda manifest: manifest.key == source, (finetune,)), source
-    if known is None and CLASSIFIER_KEY.fullmatch(source):
-        raise ConfigError(f"--classifier names {source}, which the store {store.root} does not have")
+    if known is None and KEY.fullmatch(source):
+        raise ConfigError(f"--classifier names {source}, which the store {store.root} does not have as one")
     uri = store.directory(known.stage, known.key) if known is not None else resolve(source, store_uri)
     uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
     header = read_header(uri)

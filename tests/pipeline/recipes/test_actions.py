@@ -158,6 +158,7 @@ def test_a_collection_is_classified_as_single_videos_are(
 
     for name, words in (
         ("finetune-0123456789abcdef", "does not have"),
+        (made["pretrain"].key, "does not have"),
         (str(store / "pretrain" / made["pretrain"].key), "no single classifier"),
     ):
         recipe = load_recipe("classify")
