@@ -58,6 +58,7 @@ class Classification:
             yield [*columns_of_names(videos, names), num_windows, *_actions(classes, probabilities_VC)]
 
         def classify(part: Part) -> None:
+            part.check(store.videos)
             rows_of = rows_of_windows if self.per == "window" else rows_of_videos
             write_part(part, schema, rows_of(store.videos[part.first : part.end]))
 

@@ -36,15 +36,14 @@ class Embedding:
 
     def __call__(self) -> Callable[[Part], None]:
         pretrained = Pretrained.load(self.encoder.uri, device=self.device)
-        windows, names = (
-            Windows(self.percepts.open(), length=self.length, stride=self.stride),
-            read_names(self.percepts),
-        )
+        windows = Windows(self.percepts.open(), length=self.length, stride=self.stride)
+        names = read_names(self.percepts)
         end_V, config = np.cumsum(windows.num_per_video), pretrained.composite.config
         schema = table_schema(self.per, {"embedding": pa.list_(pa.float32(), 2 * config.num_layers * config.num_units)})
         rows_of = _rows_of_windows if self.per == "window" else _rows_of_videos
 
         def embed(part: Part) -> None:
+            part.check(windows.store.videos)
             end = int(end_V[part.end - 1])
             write_part(part, schema, rows_of(pretrained, windows, names, np.arange(end - part.num_windows, end)))
 

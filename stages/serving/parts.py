@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.core.errors import SourceError
 from pipeline.core.files import exists, join, list_files, remove, size_bytes
 from pipeline.core.parquet import write_groups
 from pipeline.core.stage import Context
@@ -40,6 +41,16 @@ class Part:
     first: int
     end: int
     num_windows: int
+    num_videos: int
+    """All videos of the store; a takedown leaves fewer, and the numbers then stand for others."""
+
+    def check(self, videos: Sequence[str]) -> None:
+        """Raises SourceError where `videos`, those that a worker finds, are not those that parts were cut of."""
+        if len(videos) != self.num_videos:
+            raise SourceError(
+                f"{self.num_videos - len(videos)} of {self.num_videos} videos were taken down meanwhile: run the same "
+                "command again"
+            )
 
 
 def cut_parts(
@@ -68,6 +79,7 @@ def cut_parts(
             first=first,
             end=end,
             num_windows=int(num_windows_V[first:end].sum()),
+            num_videos=len(videos),
         )
         for number, (first, end) in enumerate(itertools.pairwise(bounds))
     ]

@@ -22,6 +22,7 @@ from stages.models.pretrained import Pretrained
 from stages.percepts.schema import Extractor
 from stages.percepts.takedowns import Takedown, write_takedown
 from stages.serving.artifacts import Embeddings
+from stages.serving.parts import Part
 from tests.stages.made_percepts import DIM, EXTRACTOR, circle, make_percepts, name_of
 
 NUM_FRAMES, LENGTH, UNITS, LAYERS = 24, 6, 16, 2
@@ -51,6 +52,11 @@ def expected(encoder: Encoder, video: int, stride: int) -> npt.NDArray[np.float3
     windows = [frames[None, start : start + LENGTH] for start in range(0, NUM_FRAMES - LENGTH + 1, stride)]
     pretrained = Pretrained.load(encoder.uri)
     return np.concatenate([pretrained.represent(window) for window in windows])
+
+
+def take_down(store: Path, video: int) -> None:
+    at = "2026-11-27T00:00:00+00:00"
+    write_takedown(str(store), Takedown(video=name_of(video), at=at, reason="", uris=(), seen_by=()))
 
 
 def rows_of(embeddings: Embeddings) -> Rows:
@@ -120,10 +126,26 @@ def test_a_video_that_was_taken_down_has_no_embedding(tmp_path: Path) -> None:
     inputs = {"percepts": percepts, "encoder": make_encoder(tmp_path / "encoder")}
     context = Context.for_test(tmp_path)
     assert {row["video"] for row in rows_of(embed(EmbedConfig(), context, **inputs))} == set(map(name_of, range(3)))
-    write_takedown(
-        str(tmp_path), Takedown(video=name_of(1), at="2026-11-27T00:00:00+00:00", reason="", uris=(), seen_by=())
-    )
+    take_down(tmp_path, 1)
     left = embed(EmbedConfig(), context, **inputs)  # a run that was interrupted by a takedown, and goes on
+    assert {row["video"] for row in rows_of(left)} == {name_of(0), name_of(2)}
+
+
+def test_a_takedown_between_cutting_and_writing_shifts_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers find fewer videos than the parts were cut of, and would write those of other numbers."""
+    percepts, _ = make_percepts(tmp_path, {"unlabelled": 3}, num_frames=NUM_FRAMES)
+    inputs = {"percepts": percepts, "encoder": make_encoder(tmp_path / "encoder")}
+
+    def cut_parts(*given: Any, **named: Any) -> list[Part]:
+        parts = stages.serving.parts.cut_parts(*given, **named)
+        take_down(tmp_path, 1)
+        return parts
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.embed.cut_parts", cut_parts)
+        with pytest.raises(SourceError, match="1 of 3 videos were taken down"):
+            embed(EmbedConfig(), Context.for_test(tmp_path), **inputs)
+    left = embed(EmbedConfig(), Context.for_test(tmp_path), **inputs)
     assert {row["video"] for row in rows_of(left)} == {name_of(0), name_of(2)}
 
 
