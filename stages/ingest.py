@@ -35,7 +35,7 @@ from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Co
 from stages.video.ledger import VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
-from stages.video.lists.rows import ListRules
+from stages.video.lists.rows import ListRules, without_query
 from stages.video.probe import Probe, probe, probe_source, readable_name
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
@@ -268,7 +268,7 @@ def _final(
     """
     first_N = results.first()
     for place, source in enumerate(listing.sources):
-        label = _label(source, config)
+        label = label_of(source, config)
         rest = TRAIN_PART if config.held_out_labelled and label is not None else DEFAULT_PART
         part = HELD_OUT_PART if is_aside_N[place] else source.part or rest
         record = replace(results[place], label=label, part=part, group=source.group)
@@ -279,11 +279,16 @@ def _final(
         yield record
 
 
-def _label(source: VideoSource, config: IngestConfig) -> str | None:
-    """Returns the label of a video: that of its list or, with `folder_labels`, the name of its folder."""
+def label_of(source: VideoSource, config: IngestConfig) -> str | None:
+    """Returns the label of a video: that of its list or, with `folder_labels`, the name of its folder.
+
+    A server or a bucket is no folder.
+    """
     if source.label is not None or not config.folder_labels:
         return source.label
-    return posixpath.basename(posixpath.dirname(source.uri)) or None
+    address, is_url = without_query(source.uri), "://" in source.uri
+    folder = posixpath.dirname(address.partition("://")[2] if is_url else address)
+    return None if is_url and "/" not in folder else posixpath.basename(folder) or None
 
 
 def _copy_of(uri: str) -> str:
@@ -310,7 +315,8 @@ def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig
         clips = [
             OfficialClip(name=group, label=label, source=group, group=group, subsets=())
             for place in places
-            if (group := groups_N[place]) not in parts and (label := _label(listing.sources[place], config)) is not None
+            if (group := groups_N[place]) not in parts
+            and (label := label_of(listing.sources[place], config)) is not None
         ]
         out = hold_out_sources(clips, fraction=config.held_out_labelled, seed=0)
         out |= {group for group, part in parts.items() if part == HELD_OUT_PART}

@@ -140,6 +140,12 @@ def build(options: ActionsOptions) -> Plan:
         check_loss(options.pretrain)
     arms = _arms(options, header)
     check_alike(arms)
+    if len({arm.selection.is_on for arm in arms.values()}) > 1:
+        choosing = " and ".join(f"--{flag}.selection" for flag, arm in arms.items() if arm.selection.is_on)
+        raise ConfigError(
+            f"{choosing} chooses settings and other arms choose none, so that they would learn from other videos: give "
+            f"{', '.join(f'--{flag}' for flag in arms)} something to select each, or none"
+        )
     percepts = _percepts(plan, options, extraction, arms)
     statistics = plan.add(standardize, StandardizeConfig(parts=LEARNED), percepts=percepts)
     devices = options.on_devices
@@ -203,11 +209,10 @@ def _percepts(plan: Plan, options: ActionsOptions, extraction: ExtractConfig, ar
         windows = replace(
             WindowCheck.to_pretrain([options.pretrain.model], options.pretrain, extraction), of_short=windows.of_short
         )
-    selects = any(arm.selection.is_on for arm in arms.values())
     check = LabelCheck(
         windows=windows,
         labels_per_class=options.labels_per_class,
-        learned=("train", "validation") if selects else ("train",),
+        learned=("train", "validation") if options.scratch.selection.is_on else ("train",),
     )
     index = plan.replaced(index, check=check)
     check_enough(index, has_test=True)

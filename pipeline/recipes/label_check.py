@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import SourceError
+from pipeline.core.printable import count_of
 from pipeline.recipes.window_check import WindowCheck
 from stages.datasets.labelled import ALL_CLIPS, labelled, refuse_leaks
 from stages.video.artifacts import Index
@@ -56,15 +57,16 @@ class LabelCheck:
                 "learn from, or leave them out"
             )
         if untested := sorted(set(train) - set(test)):
-            yield f"{len(untested)} labels are not tested, as each has too few videos: {_named(untested)}"
+            yield f"{count_of(len(untested), 'label')} not tested, as each has too few videos: {_named(untested)}"
         usable = set().union(train, test, *numbers.values())
         if unusable := sorted({str(record.label) for record in records} - usable):
-            yield f"{len(unusable)} labels have no usable video: {_named(unusable)}"
+            yield f"{count_of(len(unusable), 'label')} without a usable video: {_named(unusable)}"
         if unused:
             yield f"labels of these videos are not used: {unused}"
         most = max((count for count in self.labels_per_class if count != ALL_CLIPS), default=0)
         if scarce := sorted(label for label, num in train.items() if num < most):
-            yield f"{len(scarce)} labels have fewer than {most} videos to learn from, and give all: {_named(scarce)}"
+            number = count_of(len(scarce), "label")
+            yield f"{number} with fewer than {most} videos to learn from, which give all: {_named(scarce)}"
         yield from self.windows(index)
 
 

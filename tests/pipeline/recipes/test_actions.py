@@ -20,12 +20,13 @@ from pipeline.recipes.recipe import load_recipe
 from pipeline.run import main
 from stages.evaluation.artifacts import Scores
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.ingest import IngestConfig
+from stages.ingest import IngestConfig, label_of
 from stages.models.config import MODEL_FILE
 from stages.serving.artifacts import Actions
 from stages.serving.video_classifier import VideoClassifier
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord
+from stages.video.sources import VideoSource
 
 NUM_FRAMES, NUM_CLIPS = 12, 8
 LABELS = {"brightening": 6, "darkening": -6, "still": 0}
@@ -286,11 +287,26 @@ def test_groups_lie_on_one_side_whatever_has_a_label_or_a_part(tmp_path: Path, f
         (("--encoder", "e", "--extract.shard-frames", "4"), "no effect with --encoder"),
         (("--weights", "w"), "no effect without --encoder"),
         (("--finetuned.num-units", "4"), "the encoder decides it"),
+        (("--finetuned.selection.learning-rates", "1e-4", "3e-4"), "other arms choose none"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         planned(tmp_path, "--videos", "clips", *flags)
+
+
+@pytest.mark.parametrize(
+    ("uri", "label"),
+    [
+        ("/clips/walking/a.mp4", "walking"),
+        ("s3://bucket/walking/a.mp4", "walking"),
+        ("s3://bucket/a.mp4", None),
+        ("https://example.org/a.mp4", None),
+        ("https://example.org/walking/a.mp4?signature=b/c", "walking"),
+    ],
+)
+def test_a_server_or_bucket_is_no_label(uri: str, label: str | None) -> None:
+    assert label_of(VideoSource(uri=uri), IngestConfig(folder_labels=True)) == label
 
 
 def test_indexes_of_before_keep_their_keys() -> None:
