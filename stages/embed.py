@@ -84,7 +84,9 @@ def embed(config: EmbedConfig, context: Context, *, encoder: Encoder, percepts: 
     num_videos = int((windows.num_per_video > 0).sum())
     num_short = len(windows.store.videos) - num_videos
     if num_short:
-        context.record(left_out=f"{num_short:,} videos have no {length} frames without a gap, and no embedding")
+        context.record(
+            left_out=f"{num_short:,} of the videos, without {length} frames in a row, and so without an embedding"
+        )
     context.record(
         num_rows=len(windows) if config.per == "window" else num_videos,
         num_values=num_values,
