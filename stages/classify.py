@@ -22,6 +22,7 @@ from pipeline.core.stage import Context, stage
 from stages.extraction.config import check_alike
 from stages.finetuning.artifacts import Classifiers
 from stages.models.config import MODEL_FILE
+from stages.models.header import model_file
 from stages.percepts.artifacts import Percepts
 from stages.serving.artifacts import Actions
 from stages.serving.parts import Per, cut_parts, write_parts
@@ -42,8 +43,7 @@ class ClassifyConfig:
 
 
 def _file(config: ClassifyConfig) -> str:
-    uri = resolve(config.classifier)
-    return uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
+    return model_file(resolve(config.classifier))
 
 
 def _digest(config: ClassifyConfig) -> str | None:

@@ -14,6 +14,7 @@ from pipeline.core.stage import Context, stage
 from stages.extraction.config import ExtractionConfig
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
+from stages.models.header import model_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,7 @@ class ImportEncoderConfig:
 
 
 def _file(uri: str) -> str:
-    uri = resolve(uri)
-    return uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE)
+    return model_file(resolve(uri))
 
 
 def _digest(config: ImportEncoderConfig) -> str:

@@ -25,7 +25,7 @@ from stages.convnets.registry import import_plugin
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.config import MODEL_FILE
+from stages.models.header import model_file
 from stages.serving.video_answer import NUM_TOP, VideoAnswer
 from stages.serving.video_classifier import VideoClassifier
 
@@ -65,7 +65,7 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
     if options.plugin is not None:
         import_plugin(options.plugin)
     uri = resolve(options.model, options.store)
-    trained = TrainedClassifiers.load(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
+    trained = TrainedClassifiers.load(model_file(uri))
     classifier = VideoClassifier(trained, weights=options.weights)
     with opened_video(options.video) as path:
         answer = classifier(path)

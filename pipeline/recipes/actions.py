@@ -16,7 +16,7 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_enough, check_loss
 from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.label_check import LabelCheck
-from pipeline.recipes.model_variants import ON_GPUS, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
+from pipeline.recipes.model_variants import OF_CORPORA, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
 from pipeline.recipes.window_check import WindowCheck
@@ -240,22 +240,7 @@ ACTIONS = Recipe(
         "percepts run actions --videos labels.csv more/ --preset laptop",
         "percepts run actions --videos clips/ --folder-labels --encoder models:/walks@best",
     ),
-    presets={
-        "laptop": {
-            "extract.decode.rate-fps": 10,
-            "pretrain.num-units": 256,
-            "pretrain.forget-bias": 1.0,
-            "pretrain.batch-size": 32,
-        },
-        "gpu": ON_GPUS
-        | {
-            "pretrain.num-units": 2048,
-            "pretrain.num-layers": 2,
-            "pretrain.forget-bias": 1.0,
-            "pretrain.batch-size": 512,
-            "pretrain.optimizer.num-warmup-steps": 300,
-        },
-    },
+    presets=OF_CORPORA,
     refused=ONE_LIMITS
     | {f"{arm}.{name}": why for arm in ("single-frame", "scratch", "finetuned") for name, why in _DECIDED.items()}
     | {

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.core.addresses.hub import hub_address
 from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import absolute, join, sha256_file
+from pipeline.core.files import absolute, sha256_file
 from pipeline.core.stage import Stage
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
@@ -25,7 +24,7 @@ from stages.extraction.config import check_convnet, config_of, extractor_of
 from stages.finetune import finetune
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.config import MODEL_FILE
-from stages.models.header import read_header
+from stages.models.header import model_file, read_header
 from stages.percepts.schema import Extractor
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.warm_start import check_warm_start
@@ -166,19 +165,7 @@ def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str
         SourceError, CorruptArtifact, StoreError: see `stages.models.header.read_header`.
         UsageError: MLflow has no such model.
     """
-    store = Store(absolute(store_uri))
-    known, uri = None, source
-    if KEY.fullmatch(source):
-        known = _find(store, lambda manifest: manifest.key == source)
-        if known is None:
-            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have as an encoder")
-        uri = store.directory(known.stage, known.key)
-    else:
-        uri = resolve(source, store_uri)
-    uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
-    header = read_header(uri)
-    digest = _digest(known) if known is not None else sha256_file(uri)
-    known = known or _find(store, lambda manifest: _digest(manifest) == digest)
+    known, header, digest = _find_model(source, ENCODERS, kind="an encoder", flag=flag, store_uri=store_uri)
     if known is None:
         node = plan.add(import_encoder, ImportEncoderConfig(encoder=source), name=name)
     else:
@@ -194,19 +181,29 @@ def add_classifier(plan: Plan, source: str, *, store_uri: str) -> tuple[Node | N
 
     source: key of a classifier of the store (finetune-...), or as in `add_encoder`. Raises as that.
     """
-    store = Store(absolute(store_uri))
-    known, uri = _find(store, lambda manifest: manifest.key == source, (finetune,)), source
-    if known is None and KEY.fullmatch(source):
-        raise ConfigError(f"--classifier names {source}, which the store {store.root} does not have as one")
-    uri = store.directory(known.stage, known.key) if known is not None else resolve(source, store_uri)
-    uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
-    header = read_header(uri)
-    if known is None:
-        digest = sha256_file(uri)
-        known = _find(store, lambda manifest: _digest(manifest) == digest, (finetune,))
+    known, header, _ = _find_model(source, (finetune,), kind="a classifier", flag="classifier", store_uri=store_uri)
     if known is None:
         return None, header
     return plan.add_existing(finetune, known.key, name="classifier"), header
+
+
+def _find_model(
+    source: str, stages: Sequence[Stage[Any, ..., Any]], *, kind: str, flag: str, store_uri: str
+) -> tuple[Manifest | None, dict[str, Any], str]:
+    """Returns a model's manifest, if the store has it, the header of its file, and the sha256 of that."""
+    store = Store(absolute(store_uri))
+    known, uri = None, source
+    if KEY.fullmatch(source):
+        known = _find(store, lambda manifest: manifest.key == source, stages)
+        if known is None:
+            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have as {kind}")
+        uri = store.directory(known.stage, known.key)
+    else:
+        uri = resolve(source, store_uri)
+    uri = model_file(uri)
+    header = read_header(uri)
+    digest = _digest(known) if known is not None else sha256_file(uri)
+    return known or _find(store, lambda manifest: _digest(manifest) == digest, stages), header, digest
 
 
 def percepts_of_model(
@@ -248,8 +245,6 @@ def _digest(manifest: Manifest) -> str:
     return "" if model is None else model.sha256
 
 
-def _find(
-    store: Store, fits: Callable[[Manifest], bool], stages: Sequence[Stage[Any, ..., Any]] = ENCODERS
-) -> Manifest | None:
+def _find(store: Store, fits: Callable[[Manifest], bool], stages: Sequence[Stage[Any, ..., Any]]) -> Manifest | None:
     """Returns a model of the store; of several, one that was trained there, which knows what it learned from."""
     return next((manifest for stage in stages for manifest in store.manifests(stage.name) if fits(manifest)), None)

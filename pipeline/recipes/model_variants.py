@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -127,5 +127,22 @@ PUBLISHED_CLASSIFIER: Final = {
 """The training of the paper's classifiers, as its authors' code has it: plain gradient descent at a constant rate."""
 ON_GPUS: Final = {"gpus-per-worker": 1}
 """A GPU for each worker that uses one: refused where there is none."""
+OF_CORPORA: Final[Mapping[str, Mapping[str, Any]]] = {
+    "laptop": {
+        "extract.decode.rate-fps": 10,
+        "pretrain.num-units": 256,
+        "pretrain.forget-bias": 1.0,
+        "pretrain.batch-size": 32,
+    },
+    "gpu": ON_GPUS
+    | {
+        "pretrain.num-units": 2048,
+        "pretrain.num-layers": 2,
+        "pretrain.forget-bias": 1.0,
+        "pretrain.batch-size": 512,
+        "pretrain.optimizer.num-warmup-steps": 300,
+    },
+}
+"""The sizes of recipes that learn from videos of one's own, for a kind of machine."""
 PAPER_PERCEPTS: Final = {f"extract.convnet.{name}": value for name, value in PAPER_CONVNET.items()}
 """The paper's percepts. They need weights: --extract.convnet.weights."""

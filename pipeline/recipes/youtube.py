@@ -16,6 +16,7 @@ from pipeline.recipes.agreement import check_enough, check_held_out, check_loss
 from pipeline.recipes.existing_models import add_warm_start
 from pipeline.recipes.link_options import ONLY_WITH_LINKS, LinkOptions, add_download
 from pipeline.recipes.model_variants import (
+    OF_CORPORA,
     ON_GPUS,
     PAPER_PERCEPTS,
     PASSES_OVER_A_CORPUS,
@@ -159,20 +160,7 @@ YOUTUBE = Recipe(
         "percepts run youtube --links sports-1m.txt --hours 300 --clip-seconds 10",
     ),
     presets={
-        "laptop": {
-            "extract.decode.rate-fps": 10,
-            "pretrain.num-units": 256,
-            "pretrain.forget-bias": 1.0,
-            "pretrain.batch-size": 32,
-        },
-        "gpu": ON_GPUS
-        | {
-            "pretrain.num-units": 2048,
-            "pretrain.num-layers": 2,
-            "pretrain.forget-bias": 1.0,
-            "pretrain.batch-size": 512,
-            "pretrain.optimizer.num-warmup-steps": 300,
-        },
+        **OF_CORPORA,
         "paper": PUBLISHED | PAPER_PERCEPTS | ON_GPUS | {"pretrain.few-videos": 0},
     },
     refused=REFUSED | ONE_LIMITS,

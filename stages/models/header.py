@@ -9,15 +9,26 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline.core.addresses.hub import hub_address
 from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
-from pipeline.core.files import filesystem, reaching
+from pipeline.core.files import filesystem, join, reaching
+from stages.models.config import MODEL_FILE
 
 METADATA_KEY: Final = "percepts"
 """Name of the one entry of a file's metadata: the settings that build the model again."""
 FORMAT_VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 100_000_000
 """The largest header that the safetensors format allows."""
+
+
+def model_file(uri: str) -> str:
+    """Returns the address of a model's file, given that or its directory; one on a hub (`hf://`) as an https URL.
+
+    Raises:
+        ConfigError: an address on the hub that is not of its form.
+    """
+    return hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
 
 
 def read_header(uri: str) -> dict[str, Any]:

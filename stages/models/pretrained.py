@@ -16,13 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.core.addresses.hub import hub_address
 from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
-from pipeline.core.files import join
 from pipeline.core.stage import config_dict
 from stages.models.composite import Composite
-from stages.models.config import MODEL_FILE
+from stages.models.header import model_file
 from stages.models.weights import build_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
@@ -70,8 +68,7 @@ class Pretrained:
             CorruptArtifact: it is no such model, or its weights do not fit its config.
             UsageError: MLflow has no such model.
         """
-        uri = resolve(uri)
-        uri = hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
+        uri = model_file(resolve(uri))
         tensors, header = read_tensors(uri, device=device)
         if header.get("class") != Composite.__name__:
             kind = header.get("class")

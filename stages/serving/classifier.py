@@ -19,9 +19,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ConfigError, PerceptsError
-from pipeline.core.files import join
-from stages.models.config import MODEL_FILE
-from stages.models.header import read_header
+from stages.models.header import model_file, read_header
 from stages.serving.fetching import FetchPolicy, fetched
 from stages.serving.video_answer import NUM_TOP, VideoAnswer
 
@@ -90,11 +88,7 @@ def _load_pyfunc(path: str) -> ServedClassifier:
     """Loads the model for MLflow; `path` is the directory that holds model.safetensors, or that file."""
     from stages.finetuning.trained_classifiers import TrainedClassifiers
 
-    return ServedClassifier(TrainedClassifiers.load(_file(path)))
-
-
-def _file(path: str) -> str:
-    return path if path.endswith(".safetensors") else join(path, MODEL_FILE)
+    return ServedClassifier(TrainedClassifiers.load(model_file(path)))
 
 
 def example(uri: str) -> tuple[Any, Any]:
@@ -102,7 +96,7 @@ def example(uri: str) -> tuple[Any, Any]:
     import numpy as np
     import pandas as pd
 
-    names = tuple(read_header(_file(uri))["class_names"])
+    names = tuple(read_header(model_file(uri))["class_names"])
     uniform_WC = np.full((1, len(names)), 1 / len(names), np.float32)
     answer = VideoAnswer(names, uniform_WC, np.zeros(1, np.int64), np.full(1, 640_000, np.int64))
     address = "https://example.org/clip.mp4"
