@@ -60,7 +60,13 @@ def configured(args: argparse.Namespace) -> PretrainConfig:
         config.training,
         batch_size=config.training.batch_size if args.rehearse else args.batch,
         optimizer=replace(config.training.optimizer, learning_rate=args.learning_rate),
-        feedback=FeedbackConfig(probability=args.feedback, begin=0.1, end=0.4, num_passes=args.feedback_passes),
+        feedback=FeedbackConfig(
+            probability=args.feedback,
+            begin=min(0.1, args.feedback_end),
+            end=args.feedback_end,
+            num_passes=args.feedback_passes,
+            input_rate=args.feedback_input_rate,
+        ),
         weights=WeightsConfig(average_decay=args.average_decay),
     )
     return variant(replace(config, model=replace(config.model, **size), training=training), ROWS[args.model])
@@ -128,7 +134,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--average-decay", type=float, default=0.0, help="of an average of the weights; 0: none")
     parser.add_argument("--feedback", type=float, default=0.0, help="final probability of reading one's own frames")
+    parser.add_argument("--feedback-end", type=float, default=0.4, help="share of the steps after which it is final")
     parser.add_argument("--feedback-passes", type=int, default=4)
+    parser.add_argument("--feedback-input-rate", type=float, default=1.0, help="of the weights that read, as a share")
     parser.add_argument("--processes", type=int, default=min(12, os.cpu_count() or 1), help="that score")
     parser.add_argument("--rehearse", action="store_true", help="a toy on CPU")
     args = parser.parse_args()
@@ -153,7 +161,7 @@ def main() -> None:
         **row,
         "paper_nats_a_frame": paper.value,
         "ratio": round(row["nats_a_frame"] / paper.value, 4),
-        "feedback": [args.feedback, args.feedback_passes],
+        "feedback": vars(config.training.feedback),
         "num_steps": num_steps,
         "batch": batch,
         "num_sequences_seen": num_steps * batch,
