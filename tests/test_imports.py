@@ -55,10 +55,10 @@ def test_a_process_does_not_import_what_it_does_not_need(
     assert not extra, f"{process} imports {extra}"
 
 
-CONFIG_VERBS = ("pretrain", "finetune", "forecast", "fuse", "evaluate", "score_pixels", "near_duplicates", "visualize")
+CONFIG_VERBS = ("pretrain", "finetune", "forecast", "fuse", "evaluate", "near_duplicates", "visualize")
 
 
 def test_options_of_models_are_listed_without_what_trains_or_draws_them() -> None:
-    verbs = (*CONFIG_VERBS, "import_encoder", "load_digits", "assign_splits", "cut_patches")
+    verbs = (*CONFIG_VERBS, "import_encoder", "official_splits", "digits_and_patches")
     extra = imported(*(f"stages.{verb}" for verb in verbs)) & (SLOW | {"matplotlib", "skimage", "PIL", "mlxtend"})
     assert not extra, f"options need {extra}"

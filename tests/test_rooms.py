@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -14,6 +15,8 @@ PACKAGES = ("pipeline", "stages", "cluster")
 RAY_PRIVATE = "cluster/ray_private.py"
 RAY_TEXTS = (COORDINATOR, JOB_VARIABLE, *LOSS_TEXTS)
 RAY_PRIVATE_MODULE = re.compile(r"ray\.(\w+\.)*_\w+")
+MOST_FILES = 20
+MOST_LINES = 400
 
 
 @cache
@@ -38,6 +41,19 @@ def texts(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def test_a_folder_of_source_has_no_more_files_than_one_can_look_over() -> None:
+    numbers = Counter(name.rpartition("/")[0] for name in sources())
+    assert {"stages", "pipeline/recipes"} <= numbers.keys()
+    assert not {folder: number for folder, number in numbers.items() if number > MOST_FILES}
+
+
+def test_no_file_of_source_or_tests_is_longer_than_its_limit() -> None:
+    files = [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {"stages/extract.py", "tests/test_rooms.py"} <= lengths.keys()
+    assert not {name: length for name, length in lengths.items() if length > MOST_LINES}
 
 
 def test_private_parts_of_ray_are_named_in_one_file() -> None:

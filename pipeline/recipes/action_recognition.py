@@ -30,9 +30,8 @@ from pipeline.recipes.model_variants import (
     variant,
 )
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
-from pipeline.recipes.window_check import WindowCheck
-from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.official.action_sets import DATA_SETS, ActionSetConfig, DataSetKey
 from stages.extract import ExtractConfig, extract
 from stages.finetune import FinetuneConfig
@@ -41,9 +40,9 @@ from stages.fuse import FuseConfig, fuse
 from stages.ingest import IngestConfig, ingest
 from stages.models.config import ClassifierConfig
 from stages.near_duplicates import NearDuplicatesConfig, near_duplicates
+from stages.official_splits import AssignSplitsConfig, SelectClipsConfig, assign_splits, select_clips
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig
-from stages.select_clips import SelectClipsConfig, select_clips
 from stages.standardize import StandardizeConfig, standardize
 
 ACTION_LSTM = FinetuneConfig(

@@ -15,11 +15,10 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_enough, check_loss
 from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
-from pipeline.recipes.label_check import LabelCheck
 from pipeline.recipes.model_variants import OF_CORPORA, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import LabelCheck, WindowCheck
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
-from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.registry import import_plugin
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluate import EvaluateConfig, evaluate

@@ -15,8 +15,8 @@ from pipeline.recipes.agreement import check_alike, check_corpus, check_loss, si
 from pipeline.recipes.arms import ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix, of_encoder, pretrain_models
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
-from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.config import ConvnetConfig
 from stages.datasets.synthetic_clips import MOTIONS, SynthesizeConfig
 from stages.evaluate import EvaluateConfig, evaluate

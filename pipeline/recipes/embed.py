@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pipeline.engine.plan import Plan
 from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import VideoOptions, add_index
-from pipeline.recipes.window_check import WindowCheck
 from stages.convnets.registry import import_plugin
 from stages.embed import EmbedConfig, embed
 from stages.extract import extract

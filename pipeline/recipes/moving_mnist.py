@@ -11,7 +11,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, REFUSED
 from pipeline.recipes.pixels import PRESETS, PixelOptions, add_pixel_models
 from pipeline.recipes.recipe import Recipe
-from stages.load_digits import LoadDigitsConfig, load_digits
+from stages.digits_and_patches import LoadDigitsConfig, load_digits
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import OptimizerConfig, TrainingConfig

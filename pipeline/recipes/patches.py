@@ -12,9 +12,9 @@ from pipeline.recipes.agreement import check_enough, check_patches
 from pipeline.recipes.model_variants import OF_PERCEPTS, PRETRAIN_GROUP, REFUSED
 from pipeline.recipes.pixels import PRESETS, PixelOptions, add_pixel_models
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
-from pipeline.recipes.window_check import WindowCheck
-from stages.cut_patches import CutPatchesConfig, cut_patches
+from stages.digits_and_patches import CutPatchesConfig, cut_patches
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.pretraining.config import TrainingConfig

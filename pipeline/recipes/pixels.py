@@ -14,8 +14,8 @@ from pipeline.recipes.model_variants import (
 )
 from pipeline.recipes.run_options import RunOptions
 from stages.figures.config import VisualizeConfig
+from stages.forecast import ScorePixelsConfig, score_pixels
 from stages.pretrain import PretrainConfig
-from stages.score_pixels import ScorePixelsConfig, score_pixels
 from stages.visualize import visualize
 
 

@@ -10,7 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.flags import Inline
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.run_options import RunOptions
-from pipeline.recipes.window_check import WindowCheck
+from pipeline.recipes.video_checks import WindowCheck
 from stages.datasets.patches import CuttingConfig
 from stages.extraction.config import ExtractionConfig
 from stages.ingest import IngestConfig, ingest

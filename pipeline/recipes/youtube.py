@@ -28,8 +28,8 @@ from pipeline.recipes.model_variants import (
     variant,
 )
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_index, within_limits
-from pipeline.recipes.window_check import WindowCheck
 from stages.extract import ExtractConfig, extract
 from stages.figures.config import VisualizeConfig
 from stages.forecast import ForecastConfig, forecast

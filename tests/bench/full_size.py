@@ -43,7 +43,6 @@ from pipeline.engine.tracking.tracker import Tracker
 from pipeline.engine.tracking.values import RunDescription
 from pipeline.recipes.arms import SINGLE_FRAME, ArmConfigs, Measured, add_arms
 from pipeline.recipes.model_variants import MODELS, variant
-from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.labelled import ALL_CLIPS
 from stages.datasets.official.action_sets import ActionSetConfig
 from stages.datasets.split_subsets import split_subsets_of
@@ -51,6 +50,7 @@ from stages.datasets.splits import Splits
 from stages.finetune import FinetuneConfig
 from stages.finetuning.arm import EnsembleTrainingConfig, SelectionConfig
 from stages.models.config import ClassifierConfig, CompositeConfig
+from stages.official_splits import AssignSplitsConfig, assign_splits
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.transforms import Standardisation
 from stages.pretrain import PretrainConfig, pretrain

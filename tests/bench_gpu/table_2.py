@@ -29,8 +29,8 @@ from pipeline.reporting.paper_numbers import MNIST_COLUMN, TABLE_2
 from stages.datasets import moving_mnist
 from stages.datasets.artifacts import Digits
 from stages.datasets.dataset_factories import DigitsFactory
+from stages.digits_and_patches import LoadDigitsConfig, load_digits
 from stages.evaluation.pixel_scoring import PIECE, PixelScorer, PixelTask
-from stages.load_digits import LoadDigitsConfig, load_digits
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig, FeedbackConfig, paper_name
 from stages.pretrain import PretrainConfig

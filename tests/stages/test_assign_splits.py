@@ -13,12 +13,12 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import read_json
 from pipeline.core.stage import Context
-from stages.assign_splits import AssignSplitsConfig, assign_splits
 from stages.datasets.official import hmdb51, ucf101
 from stages.datasets.official.action_sets import ActionSetConfig, DataSetKey
 from stages.datasets.official.clips import OfficialClip
 from stages.datasets.splits import Splits
 from stages.ingest import IngestConfig, ingest
+from stages.official_splits import AssignSplitsConfig, assign_splits
 from stages.video.artifacts import INDEX_NAME, Index
 from stages.video.ledger import VideoRecord, write_records
 from tests.stages.video.made_archives import make_rar

@@ -10,10 +10,10 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.files import join, list_files, read_bytes
 from pipeline.core.stage import Context
-from stages.cut_patches import CutPatchesConfig, cut_patches
 from stages.datasets.mnist import PARTS
 from stages.datasets.patch_cutting import Task, cut_video, cutter, piece_uri, places
 from stages.datasets.patches import CuttingConfig, moments_of
+from stages.digits_and_patches import CutPatchesConfig, cut_patches
 from stages.video.artifacts import Index
 from stages.video.decode import DecodeConfig, VideoDecoder
 from stages.video.ledger import VideoRecord

@@ -16,7 +16,7 @@ from cluster.session import Session
 from pipeline.core.events import Event, Log
 from pipeline.core.stage import Context, Resources
 from stages.convnets.config import ConvnetConfig
-from stages.cut_patches import CutPatchesConfig, _cut_all
+from stages.digits_and_patches import CutPatchesConfig, _cut_all
 from stages.extract import ExtractConfig, extract
 from stages.ingest import IngestConfig, ingest
 from stages.video.decode import DecodeConfig

@@ -11,7 +11,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.files import list_files, read_bytes
 from pipeline.core.stage import Context
 from stages.datasets.mnist import PARTS, read_digits
-from stages.load_digits import LoadDigitsConfig, load_digits, mnist_snapshot
+from stages.digits_and_patches import LoadDigitsConfig, load_digits, mnist_snapshot
 from tests.stages.datasets.test_mnist import write_mnist
 
 

@@ -19,11 +19,11 @@ from stages.datasets.artifacts import Digits, Patches, PatchesManifest, write_di
 from stages.datasets.mnist import PARTS, DigitSet
 from stages.datasets.patches import moments_of
 from stages.evaluation import pixel_scoring
+from stages.forecast import ScorePixelsConfig, score_pixels
 from stages.models.artifacts import Encoder
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec, model_names
 from stages.models.pretrained import Pretrained
-from stages.score_pixels import ScorePixelsConfig, score_pixels
 
 NUM_TEST = 12
 

@@ -15,7 +15,7 @@ from pipeline.core.stage import Context
 from stages.datasets.official import ucf101
 from stages.datasets.official.action_sets import ActionSetConfig
 from stages.ingest import IngestConfig, ingest
-from stages.select_clips import SelectClipsConfig, select_clips
+from stages.official_splits import SelectClipsConfig, select_clips
 from stages.unpack import UnpackConfig, unpack
 from stages.video.sources import list_videos
 

@@ -19,7 +19,7 @@ from pipeline.engine.tracking.tracker import Tracker
 from pipeline.engine.tracking.values import RunDescription
 from pipeline.upkeep import compaction
 from pipeline.upkeep import takedown as upkeep_takedown
-from stages.cut_patches import CutPatchesConfig, cut_patches
+from stages.digits_and_patches import CutPatchesConfig, cut_patches
 from stages.extract import extract
 from stages.percepts import open_store
 from stages.percepts.artifacts import Percepts, Statistics

@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
 from pipeline.recipes import patches, youtube
 from stages.convnets.config import ConvnetConfig
-from stages.cut_patches import CutPatchesConfig
+from stages.digits_and_patches import CutPatchesConfig
 from stages.extract import ExtractConfig
 from stages.ingest import IngestConfig
 from stages.percepts.artifacts import Percepts

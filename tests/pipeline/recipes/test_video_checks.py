@@ -11,7 +11,7 @@ from pipeline.core.errors import SourceError
 from pipeline.engine.plan import Plan
 from pipeline.recipes import action_recognition, demo, patches
 from pipeline.recipes.action_recognition import UCF101Options
-from pipeline.recipes.window_check import WindowCheck
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.youtube import YoutubeOptions, build
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord, write_records
