@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, read_bytes, sha256_file, write_bytes
 from pipeline.core.stage import Context, stage
 from stages.extraction.config import check_alike
 from stages.finetuning.artifacts import Classifiers
 from stages.models.config import MODEL_FILE
-from stages.models.header import model_file
+from stages.models.header import find_model
 from stages.percepts.artifacts import Percepts
 from stages.serving.artifacts import Actions
 from stages.serving.parts import Per, cut_parts, write_parts
@@ -43,7 +42,7 @@ class ClassifyConfig:
 
 
 def _file(config: ClassifyConfig) -> str:
-    return model_file(resolve(config.classifier))
+    return find_model(config.classifier, "classifier")[0]
 
 
 def _digest(config: ClassifyConfig) -> str | None:

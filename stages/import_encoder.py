@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, sha256_file
 from pipeline.core.stage import Context, stage
 from stages.extraction.config import ExtractionConfig
 from stages.models.artifacts import Encoder
 from stages.models.config import MODEL_FILE
-from stages.models.header import model_file
+from stages.models.header import find_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +28,11 @@ class ImportEncoderConfig:
             raise ConfigError("encoder is empty; name a pretrain artifact, or models:/NAME@ALIAS")
 
 
-def _file(uri: str) -> str:
-    return model_file(resolve(uri))
-
-
 def _digest(config: ImportEncoderConfig) -> str:
     """Returns the sha256 of the model's bytes, as an alias may point elsewhere tomorrow."""
     from stages.models.pretrained import Pretrained
 
-    uri = _file(config.encoder)
+    uri, _ = find_model(config.encoder, "encoder")
     Pretrained.load(uri)
     return sha256_file(uri)
 
@@ -47,12 +42,12 @@ def size_of_encoder(config: ImportEncoderConfig, extraction: ExtractionConfig) -
 
     Raises:
         ConfigError: the encoder learned from pixels, or from percepts of another network, layer or size.
-        SourceError, CorruptArtifact, UsageError: see `stages.models.pretrained.Pretrained.load`.
+        SourceError, CorruptArtifact, UsageError: see `find_model` and `stages.models.pretrained.Pretrained.load`.
     """
     from stages.convnets.convnet import percept_dim
     from stages.models.pretrained import Pretrained
 
-    pretrained = Pretrained.load(_file(config.encoder))
+    pretrained = Pretrained.load(find_model(config.encoder, "encoder")[0])
     if pretrained.transform is None or pretrained.extractor is None:
         raise ConfigError(f"--encoder {config.encoder} learned from pixels, and clips come as percepts; give another")
     dim, model = percept_dim(extraction.convnet), pretrained.composite.config
@@ -71,11 +66,11 @@ def import_encoder(config: ImportEncoderConfig, context: Context) -> Encoder:
     """Copies the model: equal bytes whichever name it had.
 
     Raises:
-        SourceError, CorruptArtifact, UsageError: see `stages.models.pretrained.Pretrained.load`.
+        SourceError, CorruptArtifact, UsageError: see `find_model` and `stages.models.pretrained.Pretrained.load`.
     """
     from stages.models.pretrained import Pretrained
 
-    pretrained = Pretrained.load(_file(config.encoder))
+    pretrained = Pretrained.load(find_model(config.encoder, "encoder")[0])
     pretrained.save(join(context.uri, MODEL_FILE))
     context.record(encoder=config.encoder, num_units=pretrained.composite.config.num_units)
     return Encoder(context.uri, context.key)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pipeline.core.addresses.model_uris import HOME_STORE, resolve
+from pipeline.core.addresses.model_uris import HOME_STORE
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes, write_json
 from pipeline.core.printable import printable, printable_json
@@ -25,7 +25,7 @@ from stages.convnets.registry import import_plugin
 from stages.extraction.single_video import opened_video
 from stages.figures.action_timeline import timeline_lines, timeline_picture
 from stages.finetuning.trained_classifiers import TrainedClassifiers
-from stages.models.header import model_file
+from stages.models.header import find_model
 from stages.serving.video_answer import NUM_TOP, VideoAnswer
 from stages.serving.video_classifier import VideoClassifier
 
@@ -64,8 +64,8 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
     """
     if options.plugin is not None:
         import_plugin(options.plugin)
-    uri = resolve(options.model, options.store)
-    trained = TrainedClassifiers.load(model_file(uri))
+    uri, _ = find_model(options.model, "classifier", options.store)
+    trained = TrainedClassifiers.load(uri)
     classifier = VideoClassifier(trained, weights=options.weights)
     with opened_video(options.video) as path:
         answer = classifier(path)

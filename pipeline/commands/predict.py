@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core.addresses.model_uris import HOME_STORE, resolve
+from pipeline.core.addresses.model_uris import HOME_STORE
 from pipeline.core.arrays import write_array
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
@@ -28,6 +28,7 @@ from pipeline.options.flags import Word
 from stages.figures.canvas import Row, Scene, animation, gif, png, strip
 from stages.figures.observed import Observed, observe
 from stages.figures.plots import largest, trace_sheet
+from stages.models.header import find_model
 from stages.models.pretrained import Pretrained, load_encoder
 
 Floats = npt.NDArray[np.float32]
@@ -61,7 +62,8 @@ class PredictOptions:
 
 def predict(options: PredictOptions) -> list[str]:
     """Writes arrays and pictures; returns the names of the files."""
-    pretrained = load_encoder(resolve(options.checkpoint, options.store))
+    uri, _ = find_model(options.checkpoint, "encoder", options.store)
+    pretrained = load_encoder(uri)
     config = pretrained.composite.config
     num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
     if options.num_frames is not None and not config.predicts:

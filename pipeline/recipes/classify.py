@@ -47,10 +47,10 @@ def build(options: ClassifyRunOptions) -> Plan:
         import_plugin(options.plugin)
     plan = Plan("classify")
     classifier, header = add_classifier(plan, options.classifier, store_uri=options.store)
-    if header.get("class") != "TrainedClassifiers" or "extractor" not in header or len(header["samplings"]) != 1:
+    if "extractor" not in header or len(header["samplings"]) != 1:
         raise ConfigError(
-            f"--classifier {options.classifier} is no single classifier ({header.get('class')}): give the artifact of "
-            "a finetune stage, or its model.safetensors"
+            f"--classifier {options.classifier} is no single classifier that says what made its percepts: give the "
+            "artifact of a finetune stage, or its model.safetensors"
         )
     config = percepts_of_model(
         Extractor(**header["extractor"]),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, sha256_file
 from pipeline.core.stage import Stage
@@ -24,7 +23,7 @@ from stages.extraction.config import check_convnet, config_of, extractor_of
 from stages.finetune import finetune
 from stages.import_encoder import ImportEncoderConfig, import_encoder
 from stages.models.config import MODEL_FILE
-from stages.models.header import model_file, read_header
+from stages.models.header import ModelKind, find_model
 from stages.percepts.schema import Extractor
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.warm_start import check_warm_start
@@ -162,10 +161,9 @@ def add_encoder(plan: Plan, source: str, *, flag: str, name: str, store_uri: str
 
     Raises:
         ConfigError: the store has no such key.
-        SourceError, CorruptArtifact, StoreError: see `stages.models.header.read_header`.
-        UsageError: MLflow has no such model.
+        SourceError, CorruptArtifact, StoreError, UsageError: see `stages.models.header.find_model`.
     """
-    known, header, digest = _find_model(source, ENCODERS, kind="an encoder", flag=flag, store_uri=store_uri)
+    known, header, digest = _known_model(source, ENCODERS, kind="encoder", flag=flag, store_uri=store_uri)
     if known is None:
         node = plan.add(import_encoder, ImportEncoderConfig(encoder=source), name=name)
     else:
@@ -181,14 +179,14 @@ def add_classifier(plan: Plan, source: str, *, store_uri: str) -> tuple[Node | N
 
     source: key of a classifier of the store (finetune-...), or as in `add_encoder`. Raises as that.
     """
-    known, header, _ = _find_model(source, (finetune,), kind="a classifier", flag="classifier", store_uri=store_uri)
+    known, header, _ = _known_model(source, (finetune,), kind="classifier", flag="classifier", store_uri=store_uri)
     if known is None:
         return None, header
     return plan.add_existing(finetune, known.key, name="classifier"), header
 
 
-def _find_model(
-    source: str, stages: Sequence[Stage[Any, ..., Any]], *, kind: str, flag: str, store_uri: str
+def _known_model(
+    source: str, stages: Sequence[Stage[Any, ..., Any]], *, kind: ModelKind, flag: str, store_uri: str
 ) -> tuple[Manifest | None, dict[str, Any], str]:
     """Returns a model's manifest, if the store has it, the header of its file, and the sha256 of that."""
     store = Store(absolute(store_uri))
@@ -196,12 +194,9 @@ def _find_model(
     if KEY.fullmatch(source):
         known = _find(store, lambda manifest: manifest.key == source, stages)
         if known is None:
-            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have as {kind}")
+            raise ConfigError(f"--{flag} names {source}, which the store {store.root} does not have among its {kind}s")
         uri = store.directory(known.stage, known.key)
-    else:
-        uri = resolve(source, store_uri)
-    uri = model_file(uri)
-    header = read_header(uri)
+    uri, header = find_model(uri, kind, store_uri)
     digest = _digest(known) if known is not None else sha256_file(uri)
     return known or _find(store, lambda manifest: _digest(manifest) == digest, stages), header, digest
 
@@ -220,7 +215,9 @@ def percepts_of_model(
         DigestError: the convnet here is another than the one that made what it learned from.
     """
     if learned is None:
-        raise ConfigError(f"--{flag} {source} did not learn from percepts: give one that did, such as of youtube")
+        raise ConfigError(
+            f"--{flag} {source} learned from pixels, not from percepts: give one of percepts, such as of youtube"
+        )
     of_model = config_of(learned, weights=weights)
     config = ExtractConfig(
         convnet=of_model.convnet,
@@ -233,9 +230,9 @@ def percepts_of_model(
 
 
 def extractor_of_encoder(header: Mapping[str, Any]) -> Extractor | None:
-    """Returns the extractor of what an encoder learned from, by the header of its file; None for other models."""
+    """Returns the extractor of what an encoder learned from, by the header of its file; None where that was pixels."""
     made_by = header.get("extractor")
-    if header.get("class") != "Composite" or made_by is None:
+    if made_by is None:
         return None
     return Extractor(made_by["settings"], header["config"]["dim"])
 

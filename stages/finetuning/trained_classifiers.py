@@ -17,12 +17,11 @@ from torch import Tensor
 from pipeline.core.errors import CorruptArtifact
 from stages.models.classifier import Classifier, build_classifier, clip_probabilities
 from stages.models.composite import Composite
-from stages.models.header import as_tuples
+from stages.models.header import as_tuples, check_kind
 from stages.models.weights import build_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
 
-_KIND = "TrainedClassifiers"
 _FACTS = {
     **{name: name for name in ("class_names", "arm", "num_frames", "labels_per_class", "split", "samplings", "clips")},
     **{"search_clips": "consulted", "groups": "groups"},
@@ -98,19 +97,18 @@ class TrainedClassifiers:
         model = {"name": type(self.classifier).__name__, "config": self.classifier.config.to_header()}
         if self.extractor is not None:
             header["extractor"] = {"settings": self.extractor.settings, "dim": self.extractor.dim}
-        write_tensors(uri, tensors, {"class": _KIND, "classifier": model, **header})
+        write_tensors(uri, tensors, {"class": "TrainedClassifiers", "classifier": model, **header})
 
     @classmethod
     def load(cls, uri: str, *, device: str = "cpu") -> "TrainedClassifiers":
         """Reads the file that `save` wrote; float32, in evaluation mode.
 
         Raises:
-            SourceError, StoreError, CorruptArtifact: as `stages.models.weights.read_tensors`; CorruptArtifact also
-              where the file holds something else, or weights that do not fit their config.
+            SourceError, StoreError, CorruptArtifact: as `stages.models.weights.read_tensors`; SourceError also where
+              the file holds another kind of model, CorruptArtifact where its weights do not fit their config.
         """
         tensors, header = read_tensors(uri)
-        if header.get("class") != _KIND:
-            raise CorruptArtifact(f"{uri} holds no finetuned classifiers: give an artifact of finetune, finetune-<key>")
+        check_kind(header, "classifier", uri)
         lacking = sorted({*_FACTS.values(), "transform", "classifier"} - header.keys()) or sorted(
             {_LOSSES} - tensors.keys()
         )

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipeline.core.addresses.hub import hub_address
+from pipeline.core.addresses.model_uris import HOME_STORE, resolve
 from pipeline.core.error_words import error_in_words
 from pipeline.core.errors import CorruptArtifact, SourceError, StoreError
 from pipeline.core.files import filesystem, join, reaching
@@ -20,6 +21,12 @@ METADATA_KEY: Final = "percepts"
 FORMAT_VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 100_000_000
 """The largest header that the safetensors format allows."""
+ModelKind = Literal["encoder", "classifier"]
+_KINDS: Final[dict[ModelKind, tuple[str, str]]] = {
+    "encoder": ("Composite", "pretrain"),
+    "classifier": ("TrainedClassifiers", "finetune"),
+}
+"""Kind -> the class in a header, and the stage that writes such files."""
 
 
 def model_file(uri: str) -> str:
@@ -31,26 +38,57 @@ def model_file(uri: str) -> str:
     return hub_address(uri if uri.endswith(".safetensors") else join(uri, MODEL_FILE))
 
 
+def find_model(source: str, kind: ModelKind, store: str = HOME_STORE) -> tuple[str, dict[str, Any]]:
+    """Returns the address of the file of a model that somebody named, and its header; the weights are not read.
+
+    source: path or fsspec URL of the file or of its directory, `hf://...`, `models:/...` or `runs:/...`.
+    store: the store whose MLflow is used if MLFLOW_TRACKING_URI is not set.
+
+    Raises:
+        ConfigError: see `model_file`.
+        SourceError: there is no such file, or it holds something else.
+        CorruptArtifact, StoreError: see `read_header`.
+        UsageError: MLflow has no such model.
+    """
+    uri = model_file(resolve(source, store))
+    header = read_header(uri)
+    check_kind(header, kind, uri)
+    return uri, header
+
+
+def check_kind(header: Mapping[str, Any], kind: ModelKind, uri: str) -> None:
+    """Raises SourceError where the file at `uri` holds another kind of model than `kind`."""
+    class_name, stage = _KINDS[kind]
+    if (found := header.get("class")) != class_name:
+        other = next((other for other, (name, _) in _KINDS.items() if name == found), found)
+        raise SourceError(
+            f"{uri} holds a model of kind {other}, not {kind}: give an artifact of {stage}, {stage}-<key>"
+        )
+
+
 def read_header(uri: str) -> dict[str, Any]:
     """Reads the settings beside the weights: class, config, transform and extractor.
 
     Raises:
-        SourceError: there is no such file, or it cannot be read.
-        CorruptArtifact: it is no safetensors file, or was not written here.
+        SourceError: there is no such file, it cannot be read, or another program wrote the weights in it.
+        CorruptArtifact: it is no safetensors file.
         StoreError: a newer version of percepts wrote it.
     """
     fs, path = filesystem(uri)
     try:
-        with reaching(uri, but=(ValueError, KeyError, TypeError)), fs.open(path, "rb") as file:
+        with reaching(uri, but=(SourceError, ValueError, AttributeError, TypeError)), fs.open(path, "rb") as file:
             num_bytes = int.from_bytes(file.read(8), "little")
             if num_bytes > MAX_HEADER_BYTES:
                 raise ValueError(f"a header of {num_bytes} bytes")
-            header: dict[str, Any] = json.loads(json.loads(file.read(num_bytes))["__metadata__"][METADATA_KEY])
+            metadata: dict[str, str] = json.loads(file.read(num_bytes)).get("__metadata__", {})
+            if METADATA_KEY not in metadata:
+                raise SourceError(f"{uri} holds weights of another program: give a model file of percepts")
+            header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise SourceError(f"there is no model file at {uri}: give a file, or a directory that holds one") from error
     except OSError as error:  # a name that is too long, no permission
         raise SourceError(f"cannot read the model file {uri}: {error_in_words(error)}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArtifact(f"{uri} is not a model file of percepts ({reason}): make it again") from error
     check_version(header, uri)

@@ -20,7 +20,7 @@ from pipeline.core.addresses.model_uris import resolve
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.core.stage import config_dict
 from stages.models.composite import Composite
-from stages.models.header import model_file
+from stages.models.header import check_kind, model_file
 from stages.models.weights import build_model, read_tensors, write_tensors
 from stages.percepts.schema import Extractor
 from stages.percepts.transforms import Transform, of_header, to_header
@@ -63,18 +63,14 @@ class Pretrained:
           MLflow model: a path, any fsspec URL, `models:/...` or `runs:/...`.
 
         Raises:
-            SourceError: there is no such file.
+            SourceError: there is no such file, or it holds another kind of model.
             StoreError: a newer version of percepts wrote it.
-            CorruptArtifact: it is no such model, or its weights do not fit its config.
+            CorruptArtifact: it is no model file, or its weights do not fit its config.
             UsageError: MLflow has no such model.
         """
         uri = model_file(resolve(uri))
         tensors, header = read_tensors(uri, device=device)
-        if header.get("class") != Composite.__name__:
-            kind = header.get("class")
-            raise CorruptArtifact(
-                f"{uri} holds a {kind}, not a Composite: give an artifact of pretrain, pretrain-<key>"
-            )
+        check_kind(header, "encoder", uri)
         composite = build_model(tensors, Composite.__name__, header.get("config", {}), uri)
         assert isinstance(composite, Composite)
         made_by: dict[str, Any] | None = header.get(EXTRACTOR_KEY)

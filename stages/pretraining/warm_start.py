@@ -39,18 +39,21 @@ def check_warm_start(
     """
     if header.get("class") != "Composite":
         raise ConfigError(f"a warm start goes on from a pretrained encoder, and this is a {header.get('class')}")
+    made_by = (header.get("extractor") or {}).get("fingerprint")
+    if made_by != extractor:
+        remedy = (
+            "another encoder" if None in (made_by, extractor) else "the settings of --extract that it was made with"
+        )
+        raise ConfigError(
+            f"the encoder of the warm start learned from {_source(made_by)}, and this pretraining learns from "
+            f"{_source(extractor)}: give {remedy}"
+        )
     config = {"residual": False, "autoregressive": False, **header["config"]}
     others = [name for name in OF_WEIGHTS if config.get(name) != getattr(model, name)]
     if others:
         source = ", ".join(f"{name} {config.get(name)}" for name in others)
         wanted = ", ".join(f"{name} {getattr(model, name)}" for name in others)
         raise ConfigError(f"the encoder of the warm start has {source}, and this pretraining {wanted}: give the same")
-    made_by = (header.get("extractor") or {}).get("fingerprint")
-    if made_by != extractor:
-        raise ConfigError(
-            f"the encoder of the warm start learned from {_source(made_by)}, and this pretraining learns from "
-            f"{_source(extractor)}: give the settings of --extract that it was made with"
-        )
     read = _kind(header.get("transform"))
     if transform is not None and read != (transform.kind, _squash_lambda(transform)):
         raise ConfigError(f"the encoder of the warm start reads percepts {read[0]}: set transform.kind={read[0]}")

@@ -160,7 +160,7 @@ def test_a_collection_is_classified_as_single_videos_are(
     for name, words in (
         ("finetune-0123456789abcdef", "does not have"),
         (made["pretrain"].key, "does not have"),
-        (str(store / "pretrain" / made["pretrain"].key), "no single classifier"),
+        (str(store / "finetune" / key / "labels-all-samplings-000-001.safetensors"), "no single classifier"),
     ):
         recipe = load_recipe("classify")
         options = parse(recipe, ["--store", str(store), *RUN, "--classifier", name, "--videos", str(folder)])

@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_said_before_a_video_is_decoded(tmp_path: Path, sto
     Pretrained(long, extractor=whole.extractor).save(str(tmp_path / "long" / MODEL_FILE))
     for name, error, words in (
         ("pretrain-0123456789abcdef", ConfigError, "does not have"),
-        (changed("pixels", None), ConfigError, "did not learn from percepts"),
+        (changed("pixels", None), ConfigError, "learned from pixels"),
         (changed("made-up", made_up), ConfigError, "no convnet that can be run here"),
         (changed("other", other), DigestError, "version"),
         (str(tmp_path / "nowhere"), SourceError, "no model file"),

@@ -53,9 +53,7 @@ def test_last_weeks_encoder_goes_on_with_new_videos(
     folder = store / "pretrain" / first.key
     copied = tmp_path / "downloaded"
     shutil.copytree(folder, copied)
-    monkeypatch.setattr(
-        "pipeline.recipes.existing_models.resolve", lambda uri, _: str(copied) if "models:" in uri else uri
-    )
+    monkeypatch.setattr("stages.models.header.resolve", lambda uri, _: str(copied) if "models:" in uri else uri)
     names = (first.key, str(folder), str(folder / "model.safetensors"), "models:/walks@best")
     plans = [planned(store, *week_1, "--warm-start", name) for name in names]
     keys = {plan["pretrain composite"].key for plan in plans}

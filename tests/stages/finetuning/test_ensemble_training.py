@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import ConfigError, CorruptArtifact, TrainingDiverged
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, TrainingDiverged
 from pipeline.core.files import read_bytes, write_bytes
 from stages.finetuning.arm import EnsembleTrainingConfig
 from stages.finetuning.ensemble_training import train_ensemble
@@ -186,5 +186,5 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptArtifact, match="lacks 'consulted': another version"):
         TrainedClassifiers.load(uri)
     write_bytes(uri, whole.replace(b"TrainedClassifiers", b"trainedClassifiers"))
-    with pytest.raises(CorruptArtifact, match="holds no finetuned classifiers"):
+    with pytest.raises(SourceError, match="holds a model of kind trainedClassifiers, not classifier"):
         TrainedClassifiers.load(uri)

@@ -104,7 +104,7 @@ def test_a_config_that_does_not_fit_the_weights(changes: dict[str, object], tmp_
 def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
     uri = str(tmp_path / MODEL_FILE)
     write_tensors(uri, {}, {"class": "LSTMClassifier"})
-    with pytest.raises(CorruptArtifact, match="holds a LSTMClassifier, not a Composite"):
+    with pytest.raises(SourceError, match="holds a model of kind LSTMClassifier, not encoder"):
         load_encoder(uri)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError, StoreError
 from pipeline.core.stage import Context
@@ -107,10 +108,13 @@ def test_a_header_is_read_without_its_weights(tmp_path: Path, source: Encoder) -
     assert header["extractor"]["fingerprint"]
     with pytest.raises(SourceError, match="there is no model file"):
         read_header(str(tmp_path / "none"))
-    for content in (b"", b"\xff" * 40, b"\x02" + bytes(7) + b"{}"):
+    for content in (b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]"):
         (tmp_path / "broken").write_bytes(content)
         with pytest.raises(CorruptArtifact, match="is not a model file"):
             read_header(str(tmp_path / "broken"))
+    save_file({"weight": torch.zeros(1)}, tmp_path / "foreign")
+    with pytest.raises(SourceError, match="weights of another program"):
+        read_header(str(tmp_path / "foreign"))
     write_tensors(str(tmp_path / "newer"), {"x": torch.zeros(1)}, {"version": 99})
     with pytest.raises(StoreError, match="upgrade percepts"):
         read_header(str(tmp_path / "newer"))
