@@ -30,7 +30,7 @@ from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE, ShardReference, write_references
 from stages.percepts.takedowns import read_takedowns, taken_down
 from stages.video.artifacts import TO_LOOK_AT, Index
-from stages.video.ledger import VideoRecord, write_records
+from stages.video.ledger import VideoRecord, rejections_in_words, write_records
 from stages.video.record_table import COLUMNS, RecordTable, first_of_each
 
 ROW_OVERHEAD_BYTES = 17
@@ -97,12 +97,8 @@ def extract(config: ExtractConfig, context: Context, *, index: Index) -> Percept
     takedowns = read_takedowns(context.store_uri)
     references, account = collect_results(context.store_uri, plan, takedowns)
     if not references:
-        first = next(
-            (f": {r.uri}: {r.reason}" for r in account.ledger(index.iter_records(), takedowns) if r.reason), ""
-        )
-        raise SourceError(
-            f"no video of the index gave a frame{first}; give other videos, or try again where it may pass"
-        )
+        why = rejections_in_words(account.ledger(index.iter_records(), takedowns))
+        raise SourceError(f"no video of the index gave a frame: {why}; give others, or try again where it may pass")
     counted = _LedgerCounter(rows, account.ledger(index.iter_records(), takedowns))
     write_records(join(context.uri, LEDGER_FILE), counted, store_uri=context.store_uri)
     write_references(context.uri, references)

@@ -32,7 +32,7 @@ from stages.datasets.official.clips import OfficialClip, hold_out_sources
 from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index
-from stages.video.ledger import VideoRecord, write_records
+from stages.video.ledger import COPY_OF, VideoRecord, rejections_in_words, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.lists.rows import ListRules, without_query
@@ -292,18 +292,22 @@ def label_of(source: VideoSource, config: IngestConfig) -> str | None:
 
 
 def _copy_of(uri: str) -> str:
-    return f"same bytes as {posixpath.basename(uri)}"
+    return f"{COPY_OF}{posixpath.basename(uri)}"
 
 
 def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
     """Returns (N,) which of the sources without a part are held out, by a hash of group or content."""
     is_aside_N = np.zeros(len(listing), np.bool_)
-    if config.held_out:
+    if config.held_out and not results.is_rejected_N.all():
         from stages.datasets.sequences import hold_out_groups  # torch takes a second: not in every prober
 
         free = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N)
         groups = (listing.sources[place].group or results[place].sha256 for place in free.tolist())
-        is_out = hold_out_groups(groups, portion=config.held_out, seed=0)
+        try:
+            is_out = hold_out_groups(groups, portion=config.held_out, seed=0)
+        except ConfigError as error:
+            rejected = rejections_in_words(results[place] for place in np.flatnonzero(results.is_rejected_N).tolist())
+            raise ConfigError(f"{error}; {rejected}" if rejected else str(error)) from error
         # Where sources of the same bytes are of several groups, the last one's counts for all.
         backwards = DigestOrder(results.sha256_N[free][::-1]).find(results.sha256_N[free])
         is_aside_N[free] = is_out[len(free) - 1 - backwards]

@@ -137,6 +137,11 @@ class Artifact:
     columns: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
     """Columns of the artifact's table, where it is data in a table: name -> `string`, `long`, `double` or `boolean`."""
 
+    @property
+    def store_uri(self) -> str:
+        """The root of the store in which the artifact lies, as STAGE/KEY."""
+        return self.uri.rstrip("/").rsplit("/", 2)[0]
+
     def path(self, name: str) -> str:
         """Returns the URI of a file of this artifact."""
         return join(self.uri, name)

@@ -11,6 +11,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
 from pipeline.recipes.existing_models import add_classifier, percepts_of_model
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.video_checks import WindowCheck
 from pipeline.recipes.video_inputs import VideoOptions, add_index
 from stages.classify import ClassifyConfig, classify
 from stages.convnets.registry import import_plugin
@@ -59,7 +60,8 @@ def build(options: ClassifyRunOptions) -> Plan:
         limits=options.limits,
         weights=options.weights,
     )
-    index = add_index(plan, replace(options, limits=config.limits), options.videos)
+    check = WindowCheck(num_frames=1, rate_fps=None)  # the last frame of a short video is repeated
+    index = add_index(plan, replace(options, limits=config.limits), options.videos, check=check)
     percepts = plan.add(extract, config, resources=options.on_devices, index=index)
     named = replace(options.classify, classifier="" if classifier is not None else options.classifier)
     plan.add(classify, named, resources=options.on_devices, percepts=percepts, classifiers=classifier)

@@ -7,6 +7,7 @@ tested.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,20 @@ from stages.finetune import FinetuneConfig
 from stages.models.config import CompositeConfig
 from stages.pretrain import PretrainConfig
 from stages.video.artifacts import Index
-from stages.video.ledger import VideoRecord
+from stages.video.ledger import VideoRecord, rejections_in_words
 
 NUM_NAMED = 5
 """The number of labels that a sentence names."""
+
+
+def usable_videos(index: Index) -> list[VideoRecord]:
+    """Returns the videos of an index that are not rejected. Raises SourceError where all are, with the reasons."""
+    usable = [record for record in index.iter_records() if record.verdict != "rejected"]
+    if not usable:
+        why = rejections_in_words(index.iter_records()) or "the index is empty"
+        ledger = shlex.join(["percepts", "ledger", "--why", "--store", index.store_uri])
+        raise SourceError(f"no video can be used: {why}; `{ledger}` names the reason of each")
+    return usable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,23 +79,14 @@ class WindowCheck:
         """Yields a sentence for each kind of video that is too short for a window.
 
         Raises:
-            SourceError: no usable video is of the parts that are learned from, or none is as long as a window to learn
-            from, or to score where `must_score`.
+            SourceError: no video is usable or, of those of the parts that are learned from, as long as a window to
+            learn from, or to score where `must_score`.
         """
-        usable: list[VideoRecord] = []
-        rejected: VideoRecord | None = None
-        for record in index.iter_records():
-            if record.verdict != "rejected":
-                usable.append(record)
-            else:
-                rejected = rejected or record
+        usable = usable_videos(index)
         to_learn = [
             self._most_frames(record) for record in usable if self.learned is None or record.part in self.learned
         ]
         rate = f" at {self.rate_fps:g} frames/s" if self.rate_fps else ""
-        if not usable:
-            first = f"{rejected.uri}: {rejected.reason}" if rejected else "the index is empty"
-            raise SourceError(f"no video can be used: {first}; percepts ledger --why names the reason of each")
         parts = ", ".join(sorted({str(record.part) for record in usable}))
         if self.learned is not None and not to_learn:
             raise SourceError(
@@ -137,16 +139,18 @@ class LabelCheck:
             SourceError: fewer than two labels have a video to learn from, a label is tested that none is learned from,
                 nothing is tested, a video has two labels, or one or its group is on two sides; or as `WindowCheck`.
         """
+        parts = sorted({str(record.part) for record in usable_videos(index) if record.label is not None})
         records = [record for record in index.iter_records() if record.label is not None]
-        parts = sorted({str(record.part) for record in records if record.verdict != "rejected"})
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
         test = numbers.pop("test", Counter[str]())
         train = sum((numbers.pop(part, Counter[str]()) for part in self.learned), Counter[str]())
         unused = ", ".join(f"{sum(labels.values())} of part {part}" for part, labels in numbers.items())
         if len(train) < 2:
+            rejected = rejections_in_words(records)
             raise SourceError(
                 f"a classifier needs videos of two labels to learn from, and these have {len(train)}"
                 + (f" (videos with a label: {unused}): name train or no part" if unused else "")
+                + (f" (of those with a label, {rejected})" if rejected else "")
                 + ": give a list with the columns uri,label, or --folder-labels where each label has a folder"
             )
         for part in (*self.learned, "test"):

@@ -39,7 +39,7 @@ def model_file(uri: str) -> str:
 
 
 def find_model(source: str, kind: ModelKind, store: str = HOME_STORE) -> tuple[str, dict[str, Any]]:
-    """Returns the address of the file of a model that somebody named, and its header; the weights are not read.
+    """Returns the address and the header of the file of a model that a command names; the weights are not read.
 
     source: path or fsspec URL of the file or of its directory, `hf://...`, `models:/...` or `runs:/...`.
     store: the store whose MLflow is used if MLFLOW_TRACKING_URI is not set.
@@ -59,8 +59,8 @@ def find_model(source: str, kind: ModelKind, store: str = HOME_STORE) -> tuple[s
 def check_kind(header: Mapping[str, Any], kind: ModelKind, uri: str) -> None:
     """Raises SourceError where the file at `uri` holds another kind of model than `kind`."""
     class_name, stage = _KINDS[kind]
-    if (found := header.get("class")) != class_name:
-        other = next((other for other, (name, _) in _KINDS.items() if name == found), found)
+    if (other_class := header.get("class")) != class_name:
+        other = next((other for other, (name, _) in _KINDS.items() if name == other_class), other_class)
         raise SourceError(
             f"{uri} holds a model of kind {other}, not {kind}: give an artifact of {stage}, {stage}-<key>"
         )

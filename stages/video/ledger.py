@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -38,8 +39,14 @@ NOT_READ: Final = "could not be read: "
 """The beginning of the reason of a video that was rejected for a cause outside its bytes: a network, credentials, a
 server. The next run looks at it again."""
 
+COPY_OF: Final = "same bytes as "
+"""The beginning of what is said of a video that repeats an earlier one's bytes, after its reason."""
+
 KINDS_OF_FRAMES: Final = ("expected", "decoded", "dropped", "missing")
 """The kinds of frames of an account."""
+
+NUM_REASONS: Final = 5
+"""The number of reasons that a sentence on rejected videos has."""
 
 FORMAT = "1"
 """Version of the columns, in the file's metadata under `percepts.ledger`."""
@@ -146,6 +153,29 @@ class VideoTotals:
     def frames(self, kind: str) -> int:
         """Sums frames of a kind over the videos whose frames were counted."""
         return self._frames[kind]
+
+
+def rejections_in_words(records: Iterable[VideoRecord]) -> str:
+    """Returns how many videos are rejected, with the most frequent reasons and their counts; empty: none is.
+
+    Reasons that differ in numbers alone are one, in the words of the first video. A single video is named.
+    """
+    counts: Counter[str] = Counter()
+    first: dict[str, VideoRecord] = {}
+    for record in records:
+        if record.verdict == "rejected":
+            reason = record.reason.partition(f"; {COPY_OF}")[0]
+            kind = re.sub(r"\d+", "0", reason)
+            counts[kind] += 1
+            first.setdefault(kind, replace(record, reason=reason))
+    if counts.total() == 1:
+        (record,) = first.values()
+        return f"{record.uri}: {record.reason}"
+    most = counts.most_common(NUM_REASONS)
+    reasons = [f"{count:,}: {first[kind].reason}" for kind, count in most]
+    if num_others := counts.total() - sum(count for _, count in most):
+        reasons.append(f"{num_others:,}: other reasons")
+    return f"{counts.total():,} rejected ({'; '.join(reasons)})" if counts else ""
 
 
 def amounts_of(records: Iterable[VideoRecord], **used: Collection[str]) -> dict[str, int | float | str]:

@@ -258,5 +258,14 @@ def test_nothing_is_left_where_all_would_be_held_out(tmp_path: Path) -> None:
     encode(tmp_path / "only.mp4", moving_square(8))
     with pytest.raises(ConfigError, match="holding out"):
         ingest(IngestConfig(videos=(str(tmp_path / "only.mp4"),), held_out=0.4), Context.for_test(tmp_path / "out"))
+    (tmp_path / "broken").mkdir()
+    for name in "abc":
+        (tmp_path / "broken" / f"{name}.mp4").write_bytes(b"")
+    config = IngestConfig(videos=(str(tmp_path),), held_out=0.4)
+    with pytest.raises(ConfigError, match=r"holding out 0\.4 of 1 .*; 3 rejected \(3: the file is empty"):
+        ingest(config, Context.for_test(tmp_path / "some"))
+    config = IngestConfig(videos=(str(tmp_path / "broken"),), held_out=0.4)
+    index = ingest(config, Context.for_test(tmp_path / "none"))  # whose rows say why
+    assert {record.verdict for record in index.records()} == {"rejected"}
     with pytest.raises(ConfigError, match="held_out is 1"):
         IngestConfig(held_out=1.0)

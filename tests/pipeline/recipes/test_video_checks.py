@@ -11,7 +11,7 @@ from pipeline.core.errors import SourceError
 from pipeline.engine.plan import Plan
 from pipeline.recipes import action_recognition, demo, patches
 from pipeline.recipes.action_recognition import UCF101Options
-from pipeline.recipes.video_checks import WindowCheck
+from pipeline.recipes.video_checks import LabelCheck, WindowCheck
 from pipeline.recipes.youtube import YoutubeOptions, build
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord, write_records
@@ -57,10 +57,28 @@ def test_what_is_said_of_short_videos(tmp_path: Path) -> None:
 
 
 def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None:
-    record = VideoRecord(uri="http://a/b.mp4", sha256="", size_bytes=0, verdict="rejected", reason="answers 403")
-    write_records(str(tmp_path / "index.parquet"), [record])
-    with pytest.raises(SourceError, match=r"no video can be used: http://a/b\.mp4: answers 403; percepts ledger"):
-        list(CHECK(Index(str(tmp_path))))
+    def refusal(*reasons: str) -> str:
+        records = [
+            VideoRecord(
+                uri=f"http://a/{n}.mp4", sha256="", size_bytes=0, verdict="rejected", reason=reason, label=label
+            )
+            for n, reason in enumerate(reasons)
+            for label in "ab"[n % 2]
+        ]
+        index = Index(str(tmp_path / "ingest" / "ingest-1"))
+        write_records(index.path("index.parquet"), records)
+        refusals = set()
+        for check in (CHECK, LabelCheck(windows=CHECK, labels_per_class=(0,))):
+            with pytest.raises(SourceError) as refused:
+                list(check(index))
+            refusals.add(str(refused.value))
+        (said,) = refusals
+        assert f"`percepts ledger --why --store {tmp_path}`" in said
+        return said
+
+    assert "no video can be used: http://a/0.mp4: answers 403;" in refusal("answers 403")
+    said = refusal("answers 403", "has 9 bytes", "has 12 bytes", *(f"is {letter}" for letter in "abcdefg"))
+    assert "10 rejected (2: has 9 bytes; 1: answers 403; 1: is a; 1: is b; 1: is c; 4: other reasons)" in said
 
 
 def checks(plan: Plan) -> dict[str, WindowCheck]:
