@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -102,6 +103,7 @@ class JobServer:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # it tells of every closed log
         try:
             with _variable(ADDRESS_VARIABLE, address):  # Ray takes the variable before the argument
                 return cls(JobSubmissionClient(address), address)

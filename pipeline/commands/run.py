@@ -7,19 +7,16 @@ percepts run youtube --videos s3://bucket/clips --store s3://bucket/percepts --t
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.local_machine import check_local, cluster_address
 from cluster.run_records import failures_recorded
 from cluster.session import check_reachable
-from pipeline.commands.running.recipe_options import parse
-from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
+from pipeline.commands.running.recipe_options import build_plan, parse
 from pipeline.core.addresses.servers import check_mlflow
 from pipeline.core.errors import UsageError
 from pipeline.core.files import absolute, exists, is_local, join
@@ -58,8 +55,7 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
-    with _mlflow_of(options):
-        plan = recipe.build(options)
+    plan = build_plan(recipe, options)
     if options.plan:
         _print_plan(plan, options)
         return 0
@@ -91,20 +87,6 @@ def _run(recipe: Recipe, options: RunOptions, command: str) -> int:
         # A terminal opens a link; a program reads an address.
         print(Path(report_uri).as_uri() if sys.stdout.isatty() and is_local(report_uri) else public(report_uri))
     return 0
-
-
-@contextmanager
-def _mlflow_of(options: RunOptions) -> Iterator[None]:
-    """Sets the run's MLflow in the environment while a plan is built, whose key may be that of a model in it."""
-    before, uri = os.environ.get(TRACKING_VARIABLE), options.mlflow_of_models
-    if uri is not None:
-        os.environ[TRACKING_VARIABLE] = uri
-    try:
-        yield
-    finally:
-        os.environ.pop(TRACKING_VARIABLE, None)
-        if before is not None:
-            os.environ[TRACKING_VARIABLE] = before
 
 
 def _console(*, is_log_json: bool = False) -> Console:

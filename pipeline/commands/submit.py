@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final
 
 from cluster.claims import claim, free_id
@@ -31,7 +32,8 @@ from cluster.run_records import (
     write_record,
 )
 from cluster.submission import NAME, PLAN, STOPPED, STORE, SUCCEEDED, JobServer, Submission, SubmittedJob, say
-from pipeline.commands.running.recipe_options import parse
+from pipeline.commands.running.recipe_options import build_plan, parse
+from pipeline.core.addresses.model_uris import MODEL_SCHEMES
 from pipeline.core.errors import ConfigError, RunError, UsageError
 from pipeline.core.files import absolute, exists, is_local, read_bytes
 from pipeline.core.secrets import has_secrets, masked
@@ -41,11 +43,19 @@ from pipeline.engine.store import Store
 from pipeline.options.command_line import HELP, parse_options, print_help
 from pipeline.options.flags import list_options
 from pipeline.options.help import full_help
+from pipeline.recipes.existing_models import KEY
 from pipeline.recipes.recipe import load_recipe
 
 PROGRAM: Final = "percepts submit"
 CONFIG: Final = "run.toml"
 """The name of the --config file in the package."""
+PLACES: Final = frozenset(
+    (
+        *("videos", "links", "unlabelled", "lists", "mnist", "pin", "yt_dlp_options"),
+        *("encoder", "classifier", "warm_start", "weights"),
+    )
+)
+"""The names of options whose values are places of files, or keys and names of models."""
 WAIT_S: Final = 20.0
 """The pause between two looks at a run that is waited for, seconds."""
 
@@ -166,22 +176,27 @@ def identify(recipe_name: str, arguments: Sequence[str], options: SubmitOptions)
             f"--store is {parsed.store!r}, which a job would look for in its own directory, and lose; "
             "pass --store a URL, or the absolute path of a directory that the cluster shares"
         )
-    for name in ("videos", "links", "unlabelled"):
-        if relative := next(filter(_is_relative, getattr(parsed, name, ())), None):
+    for option in list_options(recipe.options):
+        if option.path.rpartition(".")[2] not in PLACES:
+            continue
+        value = attrgetter(option.path)(parsed)
+        if relative := next(filter(_is_relative, value if isinstance(value, tuple) else [value or "/"]), None):
             raise UsageError(
-                f"--{name} has {relative!r}, which a job would look for in its own directory; "
-                f"pass --{name} URLs, or absolute paths that the cluster shares"
+                f"--{option.name} has {relative!r}, which a job would look for in its own directory; "
+                "pass a URL, or an absolute path that the cluster shares"
             )
     return Request(
         recipe=recipe_name,
         arguments=tuple(arguments),
         name=options.name or recipe_name,
         store=absolute(parsed.store),
-        plan=digest_of([recipe_name, *arguments]) if options.by_options else recipe.build(parsed).digest,
+        plan=digest_of([recipe_name, *arguments]) if options.by_options else build_plan(recipe, parsed).digest,
     )
 
 
 def _is_relative(uri: str) -> bool:
+    if uri.startswith(MODEL_SCHEMES) or KEY.fullmatch(uri):
+        return False
     return is_local(uri) and not uri.startswith(("/", "file:///"))
 
 

@@ -1,13 +1,17 @@
-"""Options of a run of a recipe: defaults < --preset < --config < flags."""
+"""Options of a run of a recipe (defaults < --preset < --config < flags), and its plan."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING
 from typing import Any, Final
 
+from pipeline.core.addresses.model_uris import TRACKING_VARIABLE
 from pipeline.core.errors import ConfigError, UsageError
+from pipeline.engine.plan import Plan
 from pipeline.options.command_line import print_help, with_hint
 from pipeline.options.config_file import read_config, write_config
 from pipeline.options.flags import Option, assemble, list_options, merge, read_arguments, read_table, rules_of
@@ -54,6 +58,30 @@ def parse(recipe: Recipe, arguments: Sequence[str], program: str | None = None) 
             sys.stderr.write(f"{target} holds a password or a signature: only you may read it, keep it so\n")
         print_help(target)
     return chosen
+
+
+def build_plan(recipe: Recipe, options: RunOptions) -> Plan:
+    """Builds the plan of a run; models that are named models:/... are those of its MLflow.
+
+    Raises:
+        UsageError: options do not fit together, or what they name is not there.
+    """
+    with _mlflow_of(options):
+        return recipe.build(options)
+
+
+@contextmanager
+def _mlflow_of(options: RunOptions) -> Iterator[None]:
+    """Sets the run's MLflow in the environment while a plan is built, whose key may be that of a model in it."""
+    before, uri = os.environ.get(TRACKING_VARIABLE), options.mlflow_of_models
+    if uri is not None:
+        os.environ[TRACKING_VARIABLE] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop(TRACKING_VARIABLE, None)
+        if before is not None:
+            os.environ[TRACKING_VARIABLE] = before
 
 
 def _preset(recipe: Recipe, name: str | None, options: Sequence[Option]) -> dict[str, Any]:

@@ -69,6 +69,18 @@ def test_the_same_plan_is_the_same_run_and_another_is_not() -> None:
         identify("youtube", unseen, options)
 
 
+def test_models_are_named_by_keys_and_by_the_mlflow_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `percepts run` finds them: a key of the store, and a name in the MLflow of --tracking-uri."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = ["--store", "/s", "--videos", "/v", "--encoder"]
+    with pytest.raises(UsageError, match="pretrain-0123456789abcdef, which the store /s does not have"):
+        identify("embed", [*words, "pretrain-0123456789abcdef"], SubmitOptions())
+    team = f"sqlite:///{tmp_path}/team.db"
+    with pytest.raises(UsageError, match=r"no model 'models:/walks@best': .*/team\.db does not exist"):
+        identify("embed", [*words, "models:/walks@best", "--tracking-uri", team], SubmitOptions())
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +90,9 @@ def test_the_same_plan_is_the_same_run_and_another_is_not() -> None:
         (["demo", "--store", "here"], "pass --store a URL"),
         (["youtube", "--store", "/s", "--videos", "s3://b/clips", "clips/"], "--videos has 'clips/'"),
         (["youtube", "--store", "/s", "--links", "list.csv"], "--links has 'list.csv'"),
+        (["embed", "--store", "/s", "--videos", "/v", "--encoder", "model.safetensors"], "--encoder has 'model"),
+        (["classify", "--store", "/s", "--videos", "/v", "--classifier", "finetune/"], "--classifier has 'finetune/'"),
+        (["youtube", "--store", "/s", "--videos", "/v", "--extract.convnet.weights", "w.pt"], "weights has 'w.pt'"),
         (["demo", "--store", "/s", "--plan"], "percepts plan demo"),
         (
             ["demo", "--store", "/s", "--tracking-uri", "http://me:secret@mlflow"],
@@ -194,6 +209,7 @@ def test_a_submitted_run_brings_code_and_commit_and_ends_with_its_status(head: d
     assert record.status == "succeeded"
     assert "report.html" in done.stdout
     assert f"{record.id} succeeded" in done.stderr
+    assert "WebSocket" not in done.stderr
     assert "left out: " in done.stderr
     head_commit, is_dirty = commit()
     manifests = list(Store.open(root).manifests())
