@@ -274,15 +274,19 @@ def build_only(bench: Bench, name: str) -> None:
     )
 
 
-def parts(bench: Bench, names: list[str]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Name and work of each part, worth first."""
+PARTS: tuple[Callable[[Bench, str], None], ...] = (
+    *(compiled_alone, from_files, decoding_alone, large_frames, plain_alone, same_bits, second_worker),
+)
+OF_THE_FIRST = {decoding_alone, large_frames, second_worker}
+"""Parts for the first convnet alone."""
+
+
+def parts(bench: Bench, names: list[str], wanted: list[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Name and work of each part, worth first; all others need the first one."""
     for name in names:
-        each = [compiled_alone, from_files, plain_alone, same_bits]
-        if name == names[0]:
-            each[2:2] = [decoding_alone, large_frames]
-        for part in each:
-            yield f"{part.__name__} {name}", partial(part, bench, name)
-    yield f"second_worker {names[0]}", partial(second_worker, bench, names[0])
+        for part in PARTS:
+            if part is compiled_alone or (part.__name__ in wanted and (name == names[0] or part not in OF_THE_FIRST)):
+                yield f"{part.__name__} {name}", partial(part, bench, name)
 
 
 def videos_of(source: Path, folder: Path, num_videos: int) -> list[Video]:
@@ -300,6 +304,8 @@ def main() -> int:
     """1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(LAYERS), default=list(LAYERS), help="convnets to run")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="what is measured of each")
     parser.add_argument("--videos", type=Path, help="folder of H.264 files at 320x240; none: some are made")
     parser.add_argument("--num-videos", type=int, default=160, help="copies of those to extract from")
     parser.add_argument("--decoders", type=int, help="decoding processes; none: the cores but one")
@@ -328,7 +334,7 @@ def main() -> int:
             torch=torch.__version__,
             load=os.getloadavg()[0],
         )
-        for name, part in parts(bench, options.only):
+        for name, part in parts(bench, options.only, options.parts):
             if time.perf_counter() > bench.ends_s:
                 say("left_out", part=name)
                 continue
