@@ -18,6 +18,7 @@ from stages.datasets.labelled import ALL_CLIPS, labelled, refuse_leaks
 from stages.extract import ExtractConfig
 from stages.finetune import FinetuneConfig
 from stages.models.config import CompositeConfig
+from stages.percepts.takedowns import with_takedowns
 from stages.pretrain import PretrainConfig
 from stages.video.artifacts import Index
 from stages.video.ledger import VideoRecord, rejections_in_words
@@ -26,11 +27,15 @@ NUM_NAMED = 5
 """The number of labels that a sentence names."""
 
 
+def _records(index: Index) -> Iterator[VideoRecord]:
+    return with_takedowns(index.store_uri, index.iter_records())
+
+
 def usable_videos(index: Index) -> list[VideoRecord]:
     """Returns the videos of an index that are not rejected. Raises SourceError where all are, with the reasons."""
-    usable = [record for record in index.iter_records() if record.verdict != "rejected"]
+    usable = [record for record in _records(index) if record.verdict != "rejected"]
     if not usable:
-        why = rejections_in_words(index.iter_records()) or "the index is empty"
+        why = rejections_in_words(_records(index)) or "the index is empty"
         ledger = shlex.join(["percepts", "ledger", "--why", "--store", index.store_uri])
         raise SourceError(f"no video can be used: {why}; `{ledger}` names the reason of each")
     return usable
@@ -140,7 +145,7 @@ class LabelCheck:
                 nothing is tested, a video has two labels, or one or its group is on two sides; or as `WindowCheck`.
         """
         parts = sorted({str(record.part) for record in usable_videos(index) if record.label is not None})
-        records = [record for record in index.iter_records() if record.label is not None]
+        records = [record for record in _records(index) if record.label is not None]
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
         test = numbers.pop("test", Counter[str]())
         train = sum((numbers.pop(part, Counter[str]()) for part in self.learned), Counter[str]())

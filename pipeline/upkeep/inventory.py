@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from pipeline.core.disk_list import DiskList
@@ -13,7 +12,7 @@ from pipeline.engine.store import MANIFEST, Manifest, Store
 from stages.downloading.artifacts import DOWNLOADS_NAME, DownloadRecord, iter_downloads
 from stages.downloading.link_results import read_results
 from stages.percepts.shards import LEDGER_FILE
-from stages.percepts.takedowns import read_takedowns, takedown_result
+from stages.percepts.takedowns import with_takedowns
 from stages.video.artifacts import INDEX_NAME
 from stages.video.ledger import VideoRecord, iter_records
 from stages.video.lists.seen import SeenTexts
@@ -39,14 +38,10 @@ def iter_videos(store: Store) -> Iterator[VideoRecord]:
     row group of records, and some 20 bytes of each that was yielded.
     """
     manifests = sorted(store.manifests(), key=lambda manifest: (manifest.finished_at, manifest.key), reverse=True)
-    seen, takedowns = SeenTexts(), read_takedowns(store.root)
-    for name in (LEDGER_FILE, INDEX_NAME):
-        for _, records in iter_listings(store, manifests, (name,)):
-            for record in records:
-                if seen.add(f"{record.sha256} {record.uri}"):
-                    takedown = takedowns.get(record.sha256)
-                    result = takedown_result(record.frames_expected, takedown) if takedown else None
-                    yield replace(record, **result.ledger_fields()) if result else record
+    seen = SeenTexts()
+    listings = (listing for name in (LEDGER_FILE, INDEX_NAME) for listing in iter_listings(store, manifests, (name,)))
+    every = (record for _, records in listings for record in records)
+    yield from with_takedowns(store.root, (record for record in every if seen.add(f"{record.sha256} {record.uri}")))
 
 
 def left_out(store: Store) -> list[str]:

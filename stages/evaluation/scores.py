@@ -216,7 +216,8 @@ def _paired(
     if worse_cell.clips != better_cell.clips:
         raise ConfigError(
             f"arms {worse!r} and {better!r} learned from different clips at {count or 'all'} labels a class, so that "
-            "their difference is not a paired one; finetune them with the same part, splits, seed and num_samplings"
+            "their difference is not a paired one; finetune them with the same part, splits, seed and num_samplings; "
+            "where one is older than a takedown, `percepts takedown VIDEO --remove-artifacts` has it made anew"
         )
     numbers = {number for number in (worse_cell.num_encoders, better_cell.num_encoders) if number}
     if len(numbers) > 1:

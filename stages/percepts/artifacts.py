@@ -19,6 +19,7 @@ from stages.percepts.node_cache import NodeCache
 from stages.percepts.reader import PerceptStore, open_store, read_store_extractor
 from stages.percepts.schema import Extractor
 from stages.percepts.shards import LEDGER_FILE
+from stages.percepts.takedowns import with_takedowns
 from stages.video.artifacts import TO_LOOK_AT
 from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but_words
 
@@ -42,8 +43,11 @@ class Percepts(Artifact):
         return list(self.iter_records())
 
     def iter_records(self) -> Iterator[VideoRecord]:
-        """Yields the ledger's rows one after the other, so that a ledger of any length takes little memory."""
-        return iter_records(self.path(LEDGER_FILE))
+        """Yields the ledger's rows one after the other, so that a ledger of any length takes little memory.
+
+        A video that was taken down since is rejected: it has no percepts any more.
+        """
+        return with_takedowns(self.store_uri, iter_records(self.path(LEDGER_FILE)))
 
     def open(self, *, parts: Collection[str] | None = None, cache: NodeCache | None = None) -> PerceptStore:
         """Opens the percepts of all videos, or of those whose `part` is among `parts`, in the order of the index.

@@ -8,12 +8,14 @@ The name alone decides; what is in the file says when, why and what had seen the
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from pipeline.core.errors import CorruptArtifact
 from pipeline.core.files import join, list_files, read_many, write_json
 from stages.percepts.shards import VideoResult
+from stages.video.ledger import VideoRecord
 
 DIRECTORY: Final = "takedowns"
 
@@ -70,6 +72,15 @@ def taken_down(store_uri: str) -> frozenset[str]:
 def write_takedown(store_uri: str, takedown: Takedown) -> None:
     """Declares the video taken down: from then on no run extracts it, and no reader shows it."""
     write_json(join(store_uri, DIRECTORY, f"{takedown.video}.json"), asdict(takedown))
+
+
+def with_takedowns(store_uri: str, records: Iterable[VideoRecord]) -> Iterator[VideoRecord]:
+    """Yields the records; a video that was taken down is rejected, whatever was written of it before."""
+    takedowns = read_takedowns(store_uri)
+    for record in records:
+        takedown = takedowns.get(record.sha256)
+        result = takedown_result(record.frames_expected, takedown) if takedown else None
+        yield replace(record, **result.ledger_fields()) if result else record
 
 
 def takedown_result(frames_expected: int, takedown: Takedown) -> VideoResult:

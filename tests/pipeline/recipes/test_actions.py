@@ -18,6 +18,7 @@ from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.recipe import load_recipe
 from pipeline.run import main
+from pipeline.upkeep.takedown import take_down
 from stages.evaluation.artifacts import Scores
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.ingest import IngestConfig, label_of
@@ -191,6 +192,30 @@ def test_an_encoder_that_is_there_is_not_pretrained_again(tmp_path: Path, store:
     elsewhere = planned(tmp_path / "other", *flags, "--encoder", file, *ARMS)
     assert elsewhere["encoder"].stage.name == "import_encoder"
     assert elsewhere["finetune LSTM pretrained"].key == made["finetune LSTM pretrained"].key
+
+
+def test_what_was_taken_down_counts_nowhere(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The percepts are those of the first run, whose ledger was written before."""
+    store, flags = tmp_path / "store", ("--videos", str(folder / "labelled"), "--folder-labels", *SMALL, *ARMS)
+    first = run(store, *flags)
+    of_still = [record for record in records_of(store, first["ingest"]) if record.label == "still"]
+    parts = {record.part: record.sha256 for record in of_still}
+    assert set(parts) == {"train", "test"}
+    for video in parts.values():
+        take_down(Store.open(str(store)), video)
+    capsys.readouterr()
+    seeds = [word for name in ("pretrain", "single-frame", "scratch", "finetuned") for word in (f"--{name}.seed", "7")]
+    again = run(store, *flags, *seeds, "--pretrain.few-videos", "500")
+    assert again["extract"].finished_at == first["extract"].finished_at
+    assert "17 videos to learn from, fewer than few_videos=500" in capsys.readouterr().out
+    assert again["pretrain"].facts["training/num_videos"] + again["pretrain"].facts["validation/num_videos"] == 17
+    assert again["finetune LSTM pretrained"].facts["training/num_videos"] == 17
+    assert again["evaluate"].facts["test/num_videos"] == 5
+    for record in of_still:
+        take_down(Store.open(str(store)), record.sha256)
+    check = planned(store, *flags)["ingest"].check
+    assert check is not None
+    assert "1 label without a usable video: 'still'" in list(check(Index(str(store / "ingest" / first["ingest"].key))))
 
 
 def test_several_encoders_are_one_row(tmp_path: Path, folder: Path) -> None:
