@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, read_bytes, sha256_file, write_bytes
+from pipeline.core.parquet import iter_tables
 from pipeline.core.stage import Context, stage
 from stages.extraction.config import check_alike
 from stages.finetuning.artifacts import Classifiers
@@ -101,12 +102,18 @@ def _record_actions(config: ClassifyConfig, actions: Actions, seen: Collection[s
 
     seen: sha256 of the videos that the classifier has learned from or was chosen by, whose labels prove nothing.
     """
-    rows = actions.table().select(["video", "label", "action"]).to_pylist()
-    named = Counter(row["action"] for row in rows).most_common()
-    said = ", ".join(f"{action} {number:,}" for action, number in named[:NUM_NAMED])
+    named: Counter[str] = Counter()
+    num_labelled = num_right = 0
+    for uri in actions.files():
+        for table in iter_tables(read_bytes(uri), columns=("video", "label", "action")):
+            names = table["action"].to_pylist()
+            named.update(names)
+            for video, label, action in zip(table["video"].to_pylist(), table["label"].to_pylist(), names, strict=True):
+                if label is not None and video not in seen:
+                    num_labelled += 1
+                    num_right += action == label
+    said = ", ".join(f"{action} ({number:,})" for action, number in named.most_common(NUM_NAMED))
     more = f" and {len(named) - NUM_NAMED} other actions" if len(named) > NUM_NAMED else ""
-    context.record(num_rows=len(rows), most_frequent=said + more)
-    labelled = [row for row in rows if row["label"] is not None and row["video"] not in seen]
-    if config.per == "video" and labelled:
-        num_right = sum(row["action"] == row["label"] for row in labelled)
-        context.record(num_videos_labelled=len(labelled), num_videos_right=num_right)
+    context.record(num_rows=named.total(), most_frequent=said + more)
+    if config.per == "video" and num_labelled:
+        context.record(num_videos_labelled=num_labelled, num_videos_right=num_right)

@@ -18,7 +18,7 @@ from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, 
 from pipeline.recipes.model_variants import OF_CORPORA, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import LabelCheck, WindowCheck
-from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, within_limits
+from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, lists_first, within_limits
 from stages.convnets.registry import import_plugin
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluate import EvaluateConfig, evaluate
@@ -32,7 +32,6 @@ from stages.models.config import ClassifierConfig
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig
 from stages.standardize import StandardizeConfig, standardize
-from stages.video.lists.suffixes import list_suffix
 from stages.visualize import visualize
 
 LEARNED: Final = ("unlabelled", "train")
@@ -196,7 +195,7 @@ def _percepts(plan: Plan, options: ActionsOptions, extraction: ExtractConfig, ar
     """Adds the index of the videos, their labels and parts, and the percepts."""
     unpacked, others = add_unpacked(plan, options.videos, options.archive_limits)
     config = IngestConfig(
-        videos=tuple(sorted(others, key=lambda given: not list_suffix(given))),  # a label counts where it comes first
+        videos=lists_first(others),
         held_out_labelled=options.held_out,
         folder_labels=options.folder_labels,
         limits=extraction.limits,

@@ -12,7 +12,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.existing_models import add_classifier, percepts_of_model
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import WindowCheck
-from pipeline.recipes.video_inputs import VideoOptions, add_index
+from pipeline.recipes.video_inputs import VideoOptions, add_index, lists_first
 from stages.classify import ClassifyConfig, classify
 from stages.convnets.registry import import_plugin
 from stages.extract import extract
@@ -61,7 +61,7 @@ def build(options: ClassifyRunOptions) -> Plan:
         weights=options.weights,
     )
     check = WindowCheck(num_frames=1, rate_fps=None)  # the last frame of a short video is repeated
-    index = add_index(plan, replace(options, limits=config.limits), options.videos, check=check)
+    index = add_index(plan, replace(options, limits=config.limits), lists_first(options.videos), check=check)
     percepts = plan.add(extract, config, resources=options.on_devices, index=index)
     named = replace(options.classify, classifier="" if classifier is not None else options.classifier)
     plan.add(classify, named, resources=options.on_devices, percepts=percepts, classifiers=classifier)

@@ -11,7 +11,7 @@ from pipeline.engine.plan import Plan
 from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import WindowCheck
-from pipeline.recipes.video_inputs import VideoOptions, add_index
+from pipeline.recipes.video_inputs import VideoOptions, add_index, lists_first
 from stages.convnets.registry import import_plugin
 from stages.embed import EmbedConfig, embed
 from stages.extract import extract
@@ -54,7 +54,7 @@ def build(options: EmbedOptions) -> Plan:
         remedy="give an encoder of shorter windows",
         of_short="they have no embedding",
     )
-    index = add_index(plan, replace(options, limits=config.limits), options.videos, check=check)
+    index = add_index(plan, replace(options, limits=config.limits), lists_first(options.videos), check=check)
     percepts = plan.add(extract, config, resources=options.on_devices, index=index)
     plan.add(embed, options.embed, resources=options.on_devices, encoder=encoder, percepts=percepts)
     return plan

@@ -18,6 +18,7 @@ from stages.unpack import UnpackConfig, unpack
 from stages.video.archives import ArchiveLimits
 from stages.video.limits import Limits
 from stages.video.lists.rows import ListRules
+from stages.video.lists.suffixes import list_suffix
 from stages.video.sources import split_archives
 
 Decoding = TypeVar("Decoding", bound=ExtractionConfig | CuttingConfig)
@@ -56,6 +57,11 @@ def add_unpacked(plan: Plan, videos: Sequence[str], limits: ArchiveLimits) -> tu
     """Adds a node that unpacks the archives among `videos`; returns it, or None, and the other videos."""
     archives, others = split_archives(videos)
     return (plan.add(unpack, UnpackConfig(archives=archives, limits=limits)) if archives else None), others
+
+
+def lists_first(videos: Sequence[str]) -> tuple[str, ...]:
+    """Returns what was given as videos, lists before the rest: a video has the label with which it comes first."""
+    return tuple(sorted(videos, key=lambda given: not list_suffix(given)))
 
 
 def add_index(

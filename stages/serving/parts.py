@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ Names = dict[str, tuple[str, str | None]]
 """sha256 of a video -> its URI and label, as the ledger first has them."""
 PART_BYTES = 64_000_000
 """The approximate size of a file, unless a single video takes more."""
+GROUP_ROWS: Final = 256
+"""The least number of rows of a row group, but for the last of a file."""
 WINDOWS_A_VIDEO = 8
 """The number of windows that a row a video stands for, about, when files are cut."""
 
@@ -113,7 +115,19 @@ def write_parts(
 def write_part(part: Part, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]]) -> None:
     """Writes batches of columns as one file, unless it is there."""
     if not exists(part.uri):
-        write_groups(part.uri, schema, (pa.table(list(columns), schema=schema) for columns in batches))
+        write_groups(part.uri, schema, _groups(pa.table(list(columns), schema=schema) for columns in batches))
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yields tables joined to `GROUP_ROWS` rows or a little more: a row group takes a kilobyte, however few it has."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= GROUP_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_names(percepts: Percepts) -> Names:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands.running.recipe_options import parse
@@ -129,7 +130,8 @@ def test_a_collection_is_classified_as_single_videos_are(
     made = run(store, "--videos", str(folder / "labelled"), "--folder-labels", *SMALL, *ARMS)
     key = made["finetune LSTM from scratch"].key
     listed = write_list(tmp_path / "labels.csv", folder)
-    flags = ["--classifier", key, "--videos", str(listed), str(folder / "more")]
+    # Labels count wherever their list stands.
+    flags = ["--classifier", key, "--videos", str(folder / "more"), str(folder / "labelled"), str(listed)]
     assert main(["classify", "--store", str(store), *RUN, *flags]) == 0
     (manifest,) = Store.open(str(store)).manifests("classify")
     table = Actions(str(store / "classify" / manifest.key)).table()
@@ -153,7 +155,9 @@ def test_a_collection_is_classified_as_single_videos_are(
     flags = ["--classifier", file, "--videos", str(folder / "more"), "--classify.per", "window"]
     assert main(["classify", "--store", str(tmp_path / "other"), *RUN, *flags]) == 0
     (manifest,) = Store.open(str(tmp_path / "other")).manifests("classify")
-    for row in Actions(str(tmp_path / "other" / "classify" / manifest.key)).table().to_pylist():
+    table = Actions(str(tmp_path / "other" / "classify" / manifest.key))
+    assert [pq.ParquetFile(uri).num_row_groups for uri in table.files()] == [1]
+    for row in table.table().to_pylist():
         answer = classifier(row["uri"])
         np.testing.assert_allclose(row["probabilities"], answer.probabilities_WC[row["window"]], rtol=1e-4, atol=1e-6)
         assert row["start_us"] == answer.start_us_W[row["window"]]
