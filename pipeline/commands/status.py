@@ -3,7 +3,8 @@
     percepts status --store s3://bucket/percepts
     percepts status --settings cluster.toml      the store of the settings, and its schedule as they are now
 
-Reads the records that runs keep in the store, and needs neither a head nor MLflow.
+Reads the records that runs keep in the store, and needs neither a head nor MLflow. Only for a submission that has not
+begun after some minutes it looks at the head, too: the records of one that waits and of one that is lost are alike.
 """
 
 from __future__ import annotations
@@ -14,8 +15,21 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
-from cluster.run_records import LOST, RUNNING, SUBMITTED, SUBMITTING, RunRecord, moment, read_records
-from pipeline.core.errors import ConfigError
+from cluster import submission
+from cluster.run_records import (
+    FAILED,
+    INTERRUPTED,
+    LOST,
+    RUNNING,
+    SUBMITTED,
+    SUBMITTING,
+    SUCCEEDED,
+    RunRecord,
+    moment,
+    read_records,
+)
+from cluster.submission import JobServer
+from pipeline.core.errors import ConfigError, PerceptsError
 from pipeline.core.printable import human_seconds, printable, printable_json
 from pipeline.engine.store import DEFAULT_STORE, Store
 from pipeline.options.command_line import parse_options
@@ -25,6 +39,8 @@ if TYPE_CHECKING:  # a store that knows of no schedule needs no parser of them
     from cluster.rendering.schedule import Schedule
 
 GOING_ON: Final = (SUBMITTING, SUBMITTED, RUNNING)
+STATES: Final = {submission.SUCCEEDED: SUCCEEDED, submission.FAILED: FAILED, submission.STOPPED: INTERRUPTED}
+"""The state of a job that has ended, as its head has it -> that of its run."""
 LATE: Final = timedelta(minutes=10)
 """The time after which a scheduled run that has not begun counts as missed."""
 
@@ -75,21 +91,46 @@ def main(arguments: Sequence[str]) -> int:
         records = read_records(store := Store.open(uri or settings.run.store).root)
         coming = _coming(settings.run.recipe, settings.schedule.times, records, now)
     records.sort(key=lambda record: (record.begun_at, record.id), reverse=True)
-    states = [(record, record.state(now)) for record in records]
+    states = [_state(record, now) for record in records]
     if options.as_json:
-        runs = [asdict(record) | {"state": state} for record, state in states]
+        runs = [asdict(of.record) | {"state": of.state, "head": of.head} for of in states]
         value = {"store": store, "runs": runs, "schedule": None if coming is None else asdict(coming)}
         sys.stdout.write(printable_json(value, indent=1) + "\n")
         return 0
-    active = [record for record, state in states if state in GOING_ON]
-    ended = [(record, state) for record, state in states if state not in GOING_ON]
-    lines = [f"store  {store}", *(_active_line(record, now) for record in active)]
+    active = [of for of in states if of.state in GOING_ON]
+    ended = [of for of in states if of.state not in GOING_ON]
+    lines = [f"store  {store}", *(_active_line(of.record, of.head, now) for of in active)]
     lines += [] if active else ["now    nothing runs"]
-    lines += [line for record, state in ended[: options.limit] for line in _ended_lines(record, state)]
+    lines += [line for of in ended[: options.limit] for line in _ended_lines(of)]
     lines += [] if ended else ["last   nothing has run"]
     lines += _coming_lines(coming)
     sys.stdout.write("\n".join(map(printable, lines)) + "\n")
     return 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run, with what became of it."""
+
+    record: RunRecord
+    state: str
+    """The state by its record (`RunRecord.state`), or by its head."""
+    head: str = ""
+    """A clause on what its head knows of it; empty: the record says enough."""
+
+
+def _state(record: RunRecord, now: datetime) -> RunState:
+    """Returns the state of a run, by its head where the record does not tell whether it waits or is lost."""
+    state = record.state(now)
+    if state != SUBMITTED or record.has_heartbeat(now) or not record.dashboard:
+        return RunState(record, state)
+    try:
+        job = JobServer.connect(record.dashboard).job(record.id)
+    except PerceptsError as error:
+        return RunState(record, state, str(error).partition(";")[0])
+    if job is None:
+        return RunState(record, LOST, "its head does not know it any more: submit it again")
+    return RunState(record, STATES.get(job.status, state), f"its head has it as {job.status}")
 
 
 def _coming_of(records: Sequence[RunRecord], now: datetime) -> ComingRun | None:
@@ -126,13 +167,12 @@ def _missed(due: datetime, records: Sequence[RunRecord], recipe: str, now: datet
     return "" if since or is_running else due.isoformat(timespec="minutes")
 
 
-def _active_line(record: RunRecord, now: datetime) -> str:
-
+def _active_line(record: RunRecord, head: str, now: datetime) -> str:
     age = human_seconds((now - moment(record.begun_at)).total_seconds())
     line = f"now    {record.id}  {record.status}"
     if record.status != RUNNING:
         where = f" to {record.dashboard}" if record.dashboard else ""
-        return f"{line}{where}  {_time(record.begun_at)}, {age} ago, has not begun"
+        return f"{line}{where}  {_time(record.begun_at)}, {age} ago, has not begun{f': {head}' if head else ''}"
     progress = record.progress
     amount = f"{progress.num_made} of {progress.num_stages} stages made" if progress.num_stages else ""
     left = "" if progress.seconds_left is None else f"about {human_seconds(progress.seconds_left)} left"
@@ -141,17 +181,17 @@ def _active_line(record: RunRecord, now: datetime) -> str:
     return f"{line}  {'; '.join(filter(None, parts))}"
 
 
-def _ended_lines(record: RunRecord, state: str) -> Iterator[str]:
-
+def _ended_lines(of: RunState) -> Iterator[str]:
+    record, state = of.record, of.state
     end = record.ended_at or record.heartbeat_at or record.submitted_at
     took = human_seconds((moment(end) - moment(record.begun_at)).total_seconds()) if record.begun_at else ""
-    parts = [_time(record.begun_at), f"took {took}" if state != LOST else f"no sign of life since {_time(end)}"]
+    parts = [_time(record.begun_at), f"took {took}" if record.ended_at else f"no sign of life since {_time(end)}"]
     progress = record.progress
     if state != "succeeded" and progress.num_stages:
         parts.append(f"{progress.num_made} of {progress.num_stages} stages made")
     yield f"last   {record.id}  {state}  {', '.join(parts)}"
-    if record.report or record.message:
-        yield f"         {record.report or record.message}"
+    if more := record.report or record.message or of.head:
+        yield f"         {more}"
 
 
 def _coming_lines(coming: ComingRun | None) -> Iterator[str]:

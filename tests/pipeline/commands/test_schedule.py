@@ -248,6 +248,39 @@ def test_a_machine_that_stopped_is_known_by_its_heartbeat(
     assert weekly.states() == ["succeeded", "lost"]
 
 
+def test_a_submission_that_does_not_begin_is_asked_after(
+    weekly: Weekly, head: Head, clock: time_machine.Traveller
+) -> None:
+    """Its record is the same whether its turn has not come, its head was started anew, or no head answers."""
+    Store.open(weekly.store, create=True)
+    waiting, forgotten, unreachable = (
+        RunRecord(id=f"toy-{name}", name="toy", dashboard=address, submitted_at=now())
+        for name, address in (("waiting", head.address), ("forgotten", head.address), ("out-of-reach", "http://gone"))
+    )
+    for record in (waiting, forgotten, unreachable):
+        write_record(weekly.store, record)
+    head.submitted[waiting.id] = SubmittedJob(id=waiting.id, status="PENDING")
+
+    def states() -> dict[str, str]:
+        return {run["id"]: run["state"] for run in weekly.status()["runs"]}
+
+    assert set(states().values()) == {"submitted"}
+    assert "head" not in weekly.text().replace(head.address, "")  # not asked in the first minutes
+    clock.shift(600)
+    assert states() == {waiting.id: "submitted", forgotten.id: "lost", unreachable.id: "submitted"}
+    (line_waiting, line_unreachable, line_forgotten, said) = (
+        next(line for line in lines if words in line)
+        for lines in [weekly.text().splitlines()]
+        for words in (waiting.id, unreachable.id, forgotten.id, "does not know it")
+    )
+    assert line_waiting.endswith("has not begun: its head has it as PENDING")
+    assert line_unreachable.endswith("has not begun: no head takes jobs at http://gone")
+    assert "lost" in line_forgotten
+    assert said
+    head.submitted[waiting.id] = SubmittedJob(id=waiting.id, status="FAILED")
+    assert states()[waiting.id] == "failed"
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
