@@ -31,7 +31,7 @@ from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
 from stages.datasets.official.clips import OfficialClip, hold_out_sources
 from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
-from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index
+from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index, is_top_of_archive
 from stages.video.ledger import COPY_OF, VideoRecord, rejections_in_words, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
@@ -282,13 +282,14 @@ def _final(
 def label_of(source: VideoSource, config: IngestConfig) -> str | None:
     """Returns the label of a video: that of its list or, with `folder_labels`, the name of its folder.
 
-    A server or a bucket is no folder.
+    A server, a bucket or an archive is no folder.
     """
     if source.label is not None or not config.folder_labels:
         return source.label
     address, is_url = without_query(source.uri), "://" in source.uri
     folder = posixpath.dirname(address.partition("://")[2] if is_url else address)
-    return None if is_url and "/" not in folder else posixpath.basename(folder) or None
+    is_none = (is_url and "/" not in folder) or is_top_of_archive(folder)
+    return None if is_none else posixpath.basename(folder) or None
 
 
 def _copy_of(uri: str) -> str:

@@ -35,18 +35,14 @@ from pipeline.core.files import (
 from pipeline.core.secrets import public
 from pipeline.core.stage import Context, Estimate, stage
 from stages.video.archives import ArchiveLimits, ArchiveMember
-from stages.video.artifacts import Corpus, write_manifest
+from stages.video.artifacts import DIGITS, FILES, UNPACKED, Corpus, write_manifest
 from stages.video.lists.folders import in_words
 from stages.video.lists.sidecars import MARKS, MAX_BYTES, Sidecars, is_video_or_sidecar
 from stages.video.lists.suffixes import has_video_suffix, suffix_of
 from stages.video.processes.isolated_archive import iter_isolated_members
 from stages.video.sources import archive_snapshot
 
-UNPACKED = "unpacked"
-"""Below the store."""
-CONTENTS, FILES = "contents.json", "files"
-DIGITS = 16
-"""Hex digits of an archive's digest in its directory's name."""
+CONTENTS = "contents.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -361,7 +361,7 @@ class Execution:
     def _check(self, node: Node) -> None:
         """Runs the node's own check of its artifact, made now or reused. Raises UsageError."""
         for line in node.check(self._artifacts(node)) if node.check is not None else ():
-            self.display.handle(Log(source=node.name, line=f"warning: {line}"))
+            self.display.handle(Log(source=node.name, line=line))
 
 
 def _first_look(steps: Sequence[Step], seen: Container[str]) -> int | None:

@@ -25,6 +25,8 @@ from stages.video.ledger import VideoRecord, rejections_in_words
 
 NUM_NAMED = 5
 """The number of labels that a sentence names."""
+NUM_LISTED = 12
+"""The number of labels that are listed with their numbers of videos."""
 
 
 def _records(index: Index) -> Iterator[VideoRecord]:
@@ -106,10 +108,10 @@ class WindowCheck:
             )
         if num_short:
             window = f"a window of {self.num_frames} frames{rate}"
-            yield f"{num_short} of {len(to_learn)} videos are shorter than {window}; {self.of_short}"
+            yield f"warning: {num_short} of {len(to_learn)} videos are shorter than {window}; {self.of_short}"
         if self.scored and not any(record.part in self.scored for record in usable):
             scored = " or ".join(sorted(self.scored))
-            yield f"no usable video is of part {scored}: nothing will be scored; parts: {parts}"
+            yield f"warning: no usable video is of part {scored}: nothing will be scored; parts: {parts}"
             return
         to_score = [self._most_frames(record) for record in usable if record.part in self.scored]
         if self.scored and all(frames < self.num_frames_scored for frames in to_score):
@@ -119,7 +121,7 @@ class WindowCheck:
                 raise SourceError(
                     f"no video of part {part} is as long as {window}: give fewer forecast.num_frames_ahead"
                 )
-            yield f"no video of part {part} is as long as {window}: nothing will be scored"
+            yield f"warning: no video of part {part} is as long as {window}: nothing will be scored"
 
     def _most_frames(self, record: VideoRecord) -> int:
         """Returns an upper bound of the frames that are extracted of a video."""
@@ -138,7 +140,7 @@ class LabelCheck:
     """Parts whose labels are learned from."""
 
     def __call__(self, index: Index) -> Iterator[str]:
-        """Yields sentences on labels that are not tested, not used, or too rare.
+        """Yields the labels with their numbers of videos, and sentences on those not tested, not used, or too rare.
 
         Raises:
             SourceError: fewer than two labels have a video to learn from, a label is tested that none is learned from,
@@ -147,6 +149,7 @@ class LabelCheck:
         parts = sorted({str(record.part) for record in usable_videos(index) if record.label is not None})
         records = [record for record in _records(index) if record.label is not None]
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
+        yield _labels_in_words(sum(numbers.values(), Counter[str]()), index)
         test = numbers.pop("test", Counter[str]())
         train = sum((numbers.pop(part, Counter[str]()) for part in self.learned), Counter[str]())
         unused = ", ".join(f"{sum(labels.values())} of part {part}" for part, labels in numbers.items())
@@ -171,17 +174,30 @@ class LabelCheck:
                 "learn from, or leave them out"
             )
         if untested := sorted(set(train) - set(test)):
-            yield f"{count_of(len(untested), 'label')} not tested, as each has too few videos: {_named(untested)}"
+            number = count_of(len(untested), "label")
+            yield f"warning: {number} not tested, as each has too few videos: {_named(untested)}"
         usable = set().union(train, test, *numbers.values())
         if unusable := sorted({str(record.label) for record in records} - usable):
-            yield f"{count_of(len(unusable), 'label')} without a usable video: {_named(unusable)}"
+            yield f"warning: {count_of(len(unusable), 'label')} without a usable video: {_named(unusable)}"
         if unused:
-            yield f"labels of these videos are not used: {unused}"
+            yield f"warning: labels of these videos are not used: {unused}"
         most = max((count for count in self.labels_per_class if count != ALL_CLIPS), default=0)
         if scarce := sorted(label for label, num in train.items() if num < most):
             number = count_of(len(scarce), "label")
-            yield f"{number} with fewer than {most} videos to learn from, which give all: {_named(scarce)}"
+            yield f"warning: {number} with fewer than {most} videos to learn from, which give all: {_named(scarce)}"
         yield from self.windows(index)
+
+
+def _labels_in_words(labels: Counter[str], index: Index) -> str:
+    """Returns the labels with their numbers of videos, the most frequent by name, and what has none."""
+    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+    words = ", ".join(f"{label!r:.80} {number:,}" for label, number in ordered[:NUM_LISTED])
+    if more := [number for _, number in ordered[NUM_LISTED:]]:
+        words += f" and {len(more):,} more of {more[-1]:,} to {more[0]:,} videos each"
+    has_label = {record.sha256 for record in _records(index) if record.label is not None}
+    num_others = len({record.sha256 for record in usable_videos(index)} - has_label)
+    others = f"; {count_of(num_others, 'video')} without a label" if num_others else ""
+    return f"{count_of(len(labels), 'label')} of {count_of(labels.total(), 'video')}: {words}{others}"
 
 
 def _named(labels: Sequence[str]) -> str:

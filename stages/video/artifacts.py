@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -19,6 +20,8 @@ from stages.video.ledger import VideoRecord, iter_records, read_tables, same_but
 
 MANIFEST_NAME = "manifest.csv"
 INDEX_NAME = "index.parquet"
+UNPACKED, FILES, DIGITS = "unpacked", "files", 16
+"""Unpacked videos lie in <store>/unpacked/<hex digits of the archive's digest>/files."""
 TO_LOOK_AT: Final = "num_to_look_at_again"
 """The fact that says how many videos of an artifact the next run looks at again; absent where there are none."""
 NUM_WITHOUT_STAMP: Final = "num_without_stamp"
@@ -35,6 +38,11 @@ class Corpus(Artifact):
     def manifest_uri(self) -> str:
         """The manifest, as `stages.video.sources.list_videos` takes it."""
         return self.path(MANIFEST_NAME)
+
+
+def is_top_of_archive(folder: str) -> bool:
+    """Returns whether a folder is that of the members that are in no folder of their archive."""
+    return re.search(rf"/{UNPACKED}/[0-9a-f]{{{DIGITS}}}/{FILES}$", folder) is not None
 
 
 def write_manifest(context: Context, columns: Sequence[str], rows: Iterable[Mapping[str, str | None]]) -> None:

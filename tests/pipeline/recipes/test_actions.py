@@ -219,7 +219,9 @@ def test_what_was_taken_down_counts_nowhere(tmp_path: Path, folder: Path, capsys
         take_down(Store.open(str(store)), record.sha256)
     check = planned(store, *flags)["ingest"].check
     assert check is not None
-    assert "1 label without a usable video: 'still'" in list(check(Index(str(store / "ingest" / first["ingest"].key))))
+    assert "warning: 1 label without a usable video: 'still'" in list(
+        check(Index(str(store / "ingest" / first["ingest"].key)))
+    )
 
 
 def test_several_encoders_are_one_row(tmp_path: Path, folder: Path) -> None:
@@ -332,9 +334,12 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, flags: tuple[str, .
         ("s3://bucket/a.mp4", None),
         ("https://example.org/a.mp4", None),
         ("https://example.org/walking/a.mp4?signature=b/c", "walking"),
+        ("s3://bucket/store/unpacked/0123456789abcdef/files/walking/a.mp4", "walking"),
+        ("s3://bucket/store/unpacked/0123456789abcdef/files/a.mp4", None),
+        ("/clips/files/a.mp4", "files"),
     ],
 )
-def test_a_server_or_bucket_is_no_label(uri: str, label: str | None) -> None:
+def test_a_server_a_bucket_or_an_archive_is_no_label(uri: str, label: str | None) -> None:
     assert label_of(VideoSource(uri=uri), IngestConfig(folder_labels=True)) == label
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import SourceError
+from pipeline.core.files import sha256_bytes
 from pipeline.engine.plan import Plan
 from pipeline.recipes import action_recognition, demo, patches
 from pipeline.recipes.action_recognition import UCF101Options
@@ -41,8 +42,8 @@ CHECK = WindowCheck(num_frames=29, num_frames_scored=40, rate_fps=10.0, learned=
 def test_what_is_said_of_short_videos(tmp_path: Path) -> None:
     index = index_of(tmp_path, ("unlabelled", 90, 3.0), ("unlabelled", 60, 2.0), ("test", 90, 3.0))
     assert list(CHECK(index)) == [
-        "1 of 2 videos are shorter than a window of 29 frames at 10 frames/s; nothing is learned from them",
-        "no video of part test is as long as a window of 40 frames at 10 frames/s: nothing will be scored",
+        "warning: 1 of 2 videos are shorter than a window of 29 frames at 10 frames/s; nothing is learned from them",
+        "warning: no video of part test is as long as a window of 40 frames at 10 frames/s: nothing will be scored",
     ]
     assert list(replace(CHECK, rate_fps=None)(index)) == []
     with pytest.raises(SourceError, match=r"a window is 99 frames .* the longest of 2 videos has at most 31 at 10 fr"):
@@ -52,8 +53,33 @@ def test_what_is_said_of_short_videos(tmp_path: Path) -> None:
     ):
         list(replace(CHECK, learned=("train",))(index))
     (short, unscored) = replace(CHECK, scored=("tset",))(index)
-    assert short.startswith("1 of 2")
-    assert unscored == "no usable video is of part tset: nothing will be scored; parts: test, unlabelled"
+    assert short.startswith("warning: 1 of 2")
+    assert unscored == "warning: no usable video is of part tset: nothing will be scored; parts: test, unlabelled"
+
+
+def test_labels_are_listed_with_their_numbers_of_videos(tmp_path: Path) -> None:
+    def said(**labels: int) -> str:
+        records = [
+            VideoRecord(
+                uri=f"/{label}{number}.mp4",
+                sha256=sha256_bytes(f"{label}{number}".encode()),
+                size_bytes=1,
+                frames_expected=50,
+                verdict="ok" if number else "rejected",
+                part="test" if number == 1 else "train",
+                label=None if label == "none" else label,
+            )
+            for label, count in labels.items()
+            for number in range(count + 1)
+        ]
+        write_records(str(tmp_path / "index.parquet"), [*records, *records[1:3]])  # copies count once
+        return next(LabelCheck(windows=CHECK, labels_per_class=(0,))(Index(str(tmp_path))))
+
+    assert said(b=2, c=5, a=2) == "3 labels of 9 videos: 'c' 5, 'a' 2, 'b' 2"
+    assert said(a=2, none=3, b=2) == "2 labels of 4 videos: 'a' 2, 'b' 2; 3 videos without a label"
+    many = said(**{f"l{number:03}": 2 + number // 100 for number in range(300)})
+    assert many.startswith("300 labels of 900 videos: 'l200' 4, 'l201' 4, ")
+    assert many.endswith("'l211' 4 and 288 more of 2 to 4 videos each")
 
 
 def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None:
