@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.core.errors import ConfigError
 from stages.datasets.artifacts import Digits, Patches
 from stages.datasets.moving_mnist import NUM_PIXELS
-from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS
+from stages.datasets.patches import NUM_DIMS
 from stages.datasets.sequences import MovingMNISTSource, PatchesSource, PerceptSource, hold_out
 from stages.percepts.artifacts import Percepts, Statistics
 from stages.percepts.node_cache import Log, NodeCache, silent
@@ -120,9 +120,7 @@ class PatchesFactory:
 
     def transform(self) -> Standardisation:
         """Returns the standardisation of bytes, 0 to 255: that of the channels, repeated for every pixel."""
-        return Standardisation(
-            *(np.tile(array_C, NUM_DIMS // NUM_CHANNELS) for array_C in self.patches.moments().arrays)
-        )
+        return Standardisation(*self.patches.moments().of_frame)
 
 
 def open_windows(store: PerceptStore, num_frames: int, stride: int) -> Windows:

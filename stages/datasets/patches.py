@@ -66,12 +66,19 @@ class ChannelMoments:
         """Mean and standard deviation, (3,) each."""
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
+    @cached_property
+    def of_frame(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean and standard deviation of each dimension of a frame, (D,) each: the channels', for every pixel."""
+        mean_C, std_C = self.arrays
+        return np.tile(mean_C, PATCH_PX**2), np.tile(std_C, PATCH_PX**2)
+
     def standardise(self, patches_BTPPC: Patch) -> npt.NDArray[np.float32]:
         """Standardises (B, T, 32, 32, 3) uint8 to x_TBD float32; D runs over rows, then columns, then channels."""
-        mean_C, std_C = self.arrays
-        x_TBPPC = np.subtract(patches_BTPPC.swapaxes(0, 1), mean_C, dtype=np.float32, order="C")
-        x_TBPPC /= std_C
-        return x_TBPPC.reshape(*x_TBPPC.shape[:2], NUM_DIMS)
+        mean_D, std_D = self.of_frame
+        patches_BTD = patches_BTPPC.reshape(*patches_BTPPC.shape[:2], NUM_DIMS)
+        x_TBD = np.subtract(patches_BTD.swapaxes(0, 1), mean_D, dtype=np.float32, order="C")
+        x_TBD /= std_D
+        return x_TBD
 
     def to_bytes(self, x_TBD: npt.NDArray[np.float32]) -> Patch:
         """Turns standardised frames back into pictures (T, B, 32, 32, 3) uint8, clipped to 0 and 255."""

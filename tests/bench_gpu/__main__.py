@@ -9,7 +9,7 @@ Parts, worth first, each command in a process of its own, which is ended after `
 
     lstm_step_graphed   the composite's step as training runs it, one CUDA graph, 2 x 2048, bfloat16, against cuDNN's
                         LSTM and an 8192 cube; variants
-    training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST and for percepts
+    training_loop       what data, optimiser and bookkeeping add to it, for Moving MNIST, percepts and patches
     table_2             the four models that predict, --row-minutes of training each
     extract_convnets    VGG-16 fc6, ViT-S and Lite0 of random weights: compiled and plain engine, decoding, from files
     patches             the models of table_2 on 32x32 colour patches, of --patch-videos where they are given
@@ -92,7 +92,7 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         variants = variants[-2:] if options.rehearse else variants
         return [["tests.bench_gpu.graphed_step", *variant, *toy] for variant in variants]
     if part == "training_loop":
-        return [[*_training_loop(source, options), *toy] for source in ("moving_mnist", "percepts")]
+        return [[*_training_loop(source, options), *toy] for source in ("moving_mnist", "percepts", "patches")]
     if part == "largest_batch":
         return [["tests.bench_gpu.largest_batch", *toy]]
     if part == "extract_convnets":

