@@ -43,8 +43,8 @@ GPU_FORMATS: Final = {"h264", "hevc", "vp9"}, {"yuv420p", "yuvj420p", "yuv420p10
 """Codecs whose standard fixes every bit of a frame, and the pixels that scale to the same bytes when interleaved."""
 MIN_GPU_LINES: Final = 720
 MIN_GPU_FRAMES: Final = 500
-"""A video takes 0.4 s of the GPU to open, 3 s where 14 are opened at once, and at 1280x720 a frame saves 3.6 ms of a
-core, at 1920x1080 more (tests/RESULTS.md)."""
+"""A frame saves 2.4 ms of a core at 1280x720, more at 1920x1080, and opening a video on the GPU costs some tenths of a
+second: videos of 600 frames came 6% sooner, longer ones up to half as soon again (tests/RESULTS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class DecodeConfig:
     hardware: Literal["none", "cuda"] = field(default="none", metadata=CAME_LATER)
     """Decoder of large videos: `cuda` takes that of the GPU for H.264, HEVC and VP9 of 720 lines and 500 frames or more
     that are to be made smaller, and goes on with the CPU's from where a video shows damage or changes its size. Intact
-    H.264 gave the CPU's pixels and times to the byte (0 levels of difference; HEVC and VP9 were not compared). Damage
-    that the chip conceals without a word may look different, so the percepts have a fingerprint of their own."""
+    video gave the CPU's pixels and times to the byte (0 levels of difference). Damage that the chip conceals without a
+    word may look different, so the percepts have a fingerprint of their own."""
 
     def __post_init__(self) -> None:
         for name in ("short_side_px", "crop_px", "rate_fps"):

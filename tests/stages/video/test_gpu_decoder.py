@@ -251,7 +251,10 @@ def test_a_decoder_that_does_not_open_is_no_fault_of_the_video(clip: Path, small
 def test_the_chips_frames_are_the_cpus(
     tmp_path: Path, shared_data: Path, small_videos_too: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All pixels, numbers, times and segments; and the frames are the chip's, not those of a second pass."""
+    """All pixels, numbers, times and segments; and the frames are the chip's, not those of a second pass.
+
+    Of damaged videos all but the pixels.
+    """
     asked: list[bool] = []
 
     def opened(*args: Any, on_gpu: bool, **kwargs: Any) -> AbstractContextManager[Any]:
@@ -282,9 +285,13 @@ def test_the_chips_frames_are_the_cpus(
     config = replace(ON_GPU, short_side_px=120, crop_px=112)
     differ = []
     for path in [*videos, *made_oddly]:
-        expected = everything(path, config=config)
-        asked.clear()
-        if everything(path, config=config, on_gpu=True) != expected:
+        (columns, report), asked[:] = everything(path, config=config), []
+        found, on_gpu = everything(path, config=config, on_gpu=True)
+        if report.verdict != "ok":
+            # What the chip makes up before the first fault that it reports is its own.
+            columns, found = ({**parts, "frames_NHWC": b""} for parts in (columns, found))
+            report, on_gpu = (replace(part, reason="") for part in (report, on_gpu))
+        if (found, on_gpu) != (columns, report):
             differ.append(f"{path.name}: other bytes")
         if path in videos and asked != [True]:
             differ.append(f"{path.name}: passes on the GPU {asked}")
