@@ -11,6 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from pipeline.core.errors import SourceError
 from pipeline.core.printable import count_of
@@ -176,6 +177,12 @@ class LabelCheck:
         if untested := sorted(set(train) - set(test)):
             number = count_of(len(untested), "label")
             yield f"warning: {number} not tested, as each has too few videos: {_named(untested)}"
+        alike: dict[str, list[str]] = {}
+        for label in sorted(train):
+            alike.setdefault(normalize("NFKC", label).casefold(), []).append(label)
+        if several := [label for labels in alike.values() if len(labels) > 1 for label in labels]:
+            named = f"{len(several)}: {_named(several)}"
+            yield f"warning: labels that differ in case or Unicode form alone are taken for {named}"
         usable = set().union(train, test, *numbers.values())
         if unusable := sorted({str(record.label) for record in records} - usable):
             yield f"warning: {count_of(len(unusable), 'label')} without a usable video: {_named(unusable)}"

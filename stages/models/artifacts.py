@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.core.files import exists, write_json
+from pipeline.core.printable import count_of
 from pipeline.core.records import read_record
 from pipeline.core.result_metrics import ResultMetrics, finite
 from pipeline.core.stage import Artifact, Model
@@ -26,8 +27,9 @@ and frames."""
 def passes_text(num_seen: int | float, num_sequences: int | float) -> str:
     """Returns how often a training that saw so many sequences saw each of those that there are: '1.6% of a pass'."""
     passes = num_seen / num_sequences
-    amount = f"{passes:.2g} passes" if passes >= 1.05 else "one pass" if passes >= 0.995 else f"{passes:.2%} of a pass"
-    return f"{amount} over {num_sequences:,.0f} sequences"
+    number = f"{passes:.2g}" if passes < 99.5 else f"{passes:,.0f}"
+    amount = f"{number} passes" if passes >= 1.05 else "one pass" if passes >= 0.995 else f"{passes:.2%} of a pass"
+    return f"{amount} over {count_of(round(num_sequences), 'sequence')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,4 +135,5 @@ def test_the_work_of_a_sequence_by_hand() -> None:
     # 512 sequences of the paper's model: 8.8 TFLOP, as tests/bench_gpu counts them from the shapes.
     assert 512 * sequence_flop(CompositeConfig(num_layers=2), 4096) == pytest.approx(8.80e12, rel=1e-3)
     assert passes_text(64_000, 4_000_000) == "1.60% of a pass over 4,000,000 sequences"
+    assert passes_text(160, 1) == "160 passes over 1 sequence"
     assert passes_text(99_900, 100_000) == "one pass over 100,000 sequences"

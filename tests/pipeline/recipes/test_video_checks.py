@@ -107,6 +107,25 @@ def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None
     assert "10 rejected (2: has 9 bytes; 1: answers 403; 1: is a; 1: is b; 1: is c; 4: other reasons)" in said
 
 
+def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
+    """Two spellings of one label would halve what each is learned from."""
+
+    def said(*labels: str) -> list[str]:
+        records = [
+            VideoRecord(
+                uri=f"/{n}.mp4", sha256=str(n), size_bytes=1, frames_expected=90, verdict="ok", label=label, part=part
+            )
+            for n, (label, part) in enumerate((label, part) for label in labels for part in ("train", "test"))
+        ]
+        write_records(str(tmp_path / "index.parquet"), records)
+        check = LabelCheck(windows=replace(CHECK, learned=("train",), scored=()), labels_per_class=(0,))
+        return [sentence for sentence in check(Index(str(tmp_path))) if "Unicode" in sentence]
+
+    assert said("walk", "run", "a walk", "walking") == []
+    (sentence,) = said("walk", "run", "Walk", "caf\u00e9", "cafe\u0301", "7", "07")
+    assert sentence.endswith("4: 'Walk', 'walk', 'cafe\u0301', 'caf\u00e9'")
+
+
 def checks(plan: Plan) -> dict[str, WindowCheck]:
     """The checks of a plan's indexes, each of which is what the next stages read."""
     nodes = [node for node in plan.nodes if node.stage.name == "ingest"]
