@@ -204,6 +204,11 @@ def test_the_ledger_is_added_up(tmp_path: Path) -> None:
     text = next(text for _, text in said(results_of(tmp_path, records())) if "videos" in text)
     assert "Of 62 videos, 60 are whole, 1 partial, 1 rejected." in text
     assert "2,220 expected = 2,041 decoded + 0 dropped + 179 missing" in text
+    assert "cop" not in text
+    run = FakeRun(tmp_path / "copies")
+    run.add("index", facts={"num_duplicates": 3})
+    run.add("percepts", records())
+    assert "1 rejected. 3 are copies of others." in next(text for _, text in said(read_results(run.view)))
 
 
 def test_an_index_alone_claims_no_frames(tmp_path: Path) -> None:
