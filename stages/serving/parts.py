@@ -28,7 +28,9 @@ Per = Literal["window", "video"]
 Names = dict[str, tuple[str, str | None]]
 """sha256 of a video -> its URI and label, as the ledger first has them."""
 PART_BYTES = 64_000_000
-"""The approximate size of a file, unless a single video takes more."""
+"""The approximate largest size of a file, unless a single video takes more."""
+PART_WINDOWS = 32_768
+"""The approximate largest number of windows of a file: a minute of work on a core, so that many workers share it."""
 GROUP_ROWS: Final = 256
 """The least number of rows of a row group, but for the last of a file."""
 WINDOWS_A_VIDEO = 8
@@ -58,12 +60,12 @@ class Part:
 def cut_parts(
     directory: str, videos: Sequence[str], num_windows_V: npt.NDArray[np.int64], *, per: Per, row_bytes: int
 ) -> list[Part]:
-    """Cuts videos into files of about PART_BYTES; those without a window are in none that has no others.
+    """Cuts videos into files of about PART_BYTES or PART_WINDOWS; those without a window are in none without others.
 
     A file's name has a digest of all videos and of what a row is, so that a file that an earlier run left behind is
     used for the same table alone.
     """
-    windows_a_part = max(1, PART_BYTES // row_bytes) * (WINDOWS_A_VIDEO if per == "video" else 1)
+    windows_a_part = min(PART_WINDOWS, max(1, PART_BYTES // row_bytes) * (WINDOWS_A_VIDEO if per == "video" else 1))
     digest = hashlib.sha256(f"{per} {windows_a_part}".encode())
     bounds, total, start = [0], 0, 0
     for number, (video, num_windows) in enumerate(zip(videos, num_windows_V.tolist(), strict=True), 1):

@@ -91,13 +91,14 @@ def test_a_video_is_the_mean_of_its_windows(tmp_path: Path, inputs: dict[str, An
         np.testing.assert_allclose(row["embedding"], embedding_WR.mean(0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bounds", [{"PART_BYTES": 4 * NUM_VALUES * 5, "WINDOWS_A_VIDEO": 1}, {"PART_WINDOWS": 5}])
 @pytest.mark.parametrize("per", ["window", "video"])
 def test_many_files_hold_the_rows_of_one(
-    tmp_path: Path, inputs: dict[str, Any], per: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs: dict[str, Any], per: Any, bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = embed(EmbedConfig(per=per), Context.for_test(tmp_path / "whole"), **inputs)
-    monkeypatch.setattr(stages.serving.parts, "PART_BYTES", 4 * NUM_VALUES * 5)
-    monkeypatch.setattr(stages.serving.parts, "WINDOWS_A_VIDEO", 1)
+    for name, number in bounds.items():
+        monkeypatch.setattr(stages.serving.parts, name, number)
     cut = embed(EmbedConfig(per=per), Context.for_test(tmp_path / "cut"), **inputs)
     assert (len(whole.files()), len(cut.files())) == (1, 5)  # four windows a video, two videos a file
     for one, other in zip(rows_of(whole), rows_of(cut), strict=True):
