@@ -202,13 +202,10 @@ def _percepts(plan: Plan, options: ActionsOptions, extraction: ExtractConfig, ar
         list_rules=options.list_rules,
     )
     index = plan.add(ingest, config, resources=options.on_cpus, unpacked=unpacked)
-    windows = WindowCheck.to_classify(arms.values(), extraction)
-    if options.encoder is None:
-        windows = replace(
-            WindowCheck.to_pretrain([options.pretrain.model], options.pretrain, extraction), of_short=windows.of_short
-        )
+    to_pretrain = WindowCheck.to_pretrain([options.pretrain.model], options.pretrain, extraction)
     check = LabelCheck(
-        windows=windows,
+        clips=WindowCheck.to_classify(arms.values(), extraction),
+        windows=to_pretrain if options.encoder is None else None,
         labels_per_class=options.labels_per_class,
         learned=("train", "validation") if options.scratch.selection.is_on else ("train",),
     )

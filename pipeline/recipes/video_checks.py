@@ -1,7 +1,7 @@
 """Checks, before anything is decoded, that the videos of an index can be learned from.
 
-`WindowCheck` compares their lengths with the windows of a training, `LabelCheck` also which labels can be taught and
-tested.
+`WindowCheck` compares their lengths with the windows of a training, `LabelCheck` those of labelled videos, too, and
+says which labels can be taught and tested.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class WindowCheck:
     """Parts of the videos that are learned from; None: every part is, the official splits deal them later, say."""
     remedy: str = "give fewer num_frames_in or num_frames_out"
     """The change by which a window becomes shorter."""
+    videos: str = "videos"
+    """What the videos are called."""
     of_short: str = "nothing is learned from them"
     """The fate of videos that are shorter than a window."""
     num_frames_scored: int = 0
@@ -81,6 +83,7 @@ class WindowCheck:
             rate_fps=extract.decode.rate_fps,
             remedy="give fewer num_frames",
             of_short="their last frame is repeated",
+            videos="videos with a label",
         )
 
     def __call__(self, index: Index) -> Iterator[str]:
@@ -90,7 +93,10 @@ class WindowCheck:
             SourceError: no video is usable or, of those of the parts that are learned from, as long as a window to
             learn from, or to score where `must_score`.
         """
-        usable = usable_videos(index)
+        yield from self.of_videos(usable_videos(index))
+
+    def of_videos(self, usable: Sequence[VideoRecord]) -> Iterator[str]:
+        """Yields the sentences on these videos. Raises SourceError as a call does."""
         to_learn = [
             self._most_frames(record) for record in usable if self.learned is None or record.part in self.learned
         ]
@@ -104,12 +110,12 @@ class WindowCheck:
         num_short = sum(frames < self.num_frames for frames in to_learn)
         if num_short == len(to_learn):
             raise SourceError(
-                f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} videos "
+                f"a window is {self.num_frames} frames long, and the longest of {len(to_learn)} {self.videos} "
                 f"has at most {max(to_learn)}{rate}: {self.remedy}, or longer videos"
             )
         if num_short:
             window = f"a window of {self.num_frames} frames{rate}"
-            yield f"warning: {num_short} of {len(to_learn)} videos are shorter than {window}; {self.of_short}"
+            yield f"warning: {num_short} of {len(to_learn)} {self.videos} are shorter than {window}; {self.of_short}"
         if self.scored and not any(record.part in self.scored for record in usable):
             scored = " or ".join(sorted(self.scored))
             yield f"warning: no usable video is of part {scored}: nothing will be scored; parts: {parts}"
@@ -135,7 +141,10 @@ class WindowCheck:
 class LabelCheck:
     """The labelled videos that a recipe needs, and the windows that it needs of them."""
 
-    windows: WindowCheck
+    clips: WindowCheck
+    """The windows of the labelled videos that are learned from."""
+    windows: WindowCheck | None
+    """The windows of all videos, from which an encoder is pretrained; None: it is there."""
     labels_per_class: Sequence[int]
     learned: Sequence[str] = ("train",)
     """Parts whose labels are learned from."""
@@ -147,7 +156,8 @@ class LabelCheck:
             SourceError: fewer than two labels have a video to learn from, a label is tested that none is learned from,
                 nothing is tested, a video has two labels, or one or its group is on two sides; or as `WindowCheck`.
         """
-        parts = sorted({str(record.part) for record in usable_videos(index) if record.label is not None})
+        usable = usable_videos(index)
+        parts = sorted({str(record.part) for record in usable if record.label is not None})
         records = [record for record in _records(index) if record.label is not None]
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
         yield _labels_in_words(sum(numbers.values(), Counter[str]()), index)
@@ -183,8 +193,8 @@ class LabelCheck:
         if several := [label for labels in alike.values() if len(labels) > 1 for label in labels]:
             named = f"{len(several)}: {_named(several)}"
             yield f"warning: labels that differ in case or Unicode form alone are taken for {named}"
-        usable = set().union(train, test, *numbers.values())
-        if unusable := sorted({str(record.label) for record in records} - usable):
+        with_videos = set().union(train, test, *numbers.values())
+        if unusable := sorted({str(record.label) for record in records} - with_videos):
             yield f"warning: {count_of(len(unusable), 'label')} without a usable video: {_named(unusable)}"
         if unused:
             yield f"warning: labels of these videos are not used: {unused}"
@@ -192,7 +202,11 @@ class LabelCheck:
         if scarce := sorted(label for label, num in train.items() if num < most):
             number = count_of(len(scarce), "label")
             yield f"warning: {number} with fewer than {most} videos to learn from, which give all: {_named(scarce)}"
-        yield from self.windows(index)
+        yield from self.clips.of_videos(
+            [clip for clip in usable if clip.label is not None and clip.part in self.learned]
+        )
+        if self.windows is not None:
+            yield from self.windows.of_videos(usable)
 
 
 def _labels_in_words(labels: Counter[str], index: Index) -> str:

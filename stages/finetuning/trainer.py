@@ -151,7 +151,7 @@ class _Bench:
         """Trains the job's samplings as one model, on clips of all training clips of the split."""
         config, subsets = self.config.chosen(job.candidate), self.subsets(job.split)
         drawn = [self._draw(subsets.learn, job.labels_per_class, sampling) for sampling in job.samplings]
-        batches, classifier = self._prepare(config, job, drawn, subsets.class_names)
+        batches, classifier = self._prepare(config, job, drawn, subsets)
         if isinstance(classifier, MeanFramesClassifier):
             losses_SG = fit(classifier, mean_frames(batches.windows), batches.members_GN, batches.labels_GN)
         else:
@@ -187,7 +187,7 @@ class _Bench:
         drawn = [fold.fit for fold in folds]
         judged = [clip for fold in folds for clip in fold.held_out]
         fold_N = np.repeat(range(len(folds)), [len(fold.held_out) for fold in folds])
-        batches, classifier = self._prepare(config, job, drawn, subsets.class_names)
+        batches, classifier = self._prepare(config, job, drawn, subsets)
         truth_N = np.array([subsets.class_names.index(str(clip.label)) for clip in judged])
         accuracies: list[float] = []
         best_NC: list[npt.NDArray[np.float32]] = []
@@ -253,7 +253,7 @@ class _Bench:
         return draw(clips, labels_per_class=labels_per_class, sampling=sampling, seed=seed, allow_fewer=fewer)
 
     def _prepare(
-        self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], class_names: Sequence[str]
+        self, config: ArmConfig, job: Job, drawn: Sequence[Sequence[VideoRecord]], subsets: SplitSubsets
     ) -> tuple[ClipBatches, Classifier]:
         """Maps the clips, lays out every step, and builds the job's classifiers. Raises ConfigError."""
         clips = {clip_identity(clip): clip for sampling in drawn for clip in sampling}
@@ -265,20 +265,24 @@ class _Bench:
             stride=config.crop_stride,
             device=self.device,
         )
-        if windows.num_padded == len(clips):
+        # A few clips may all be short; all that there are, and the setting is wrong.
+        if windows.num_padded == len(clips) and all(self._is_padded(clip, config) for clip in subsets.learn):
             raise ConfigError(f"num_frames is {config.num_frames}, longer than every clip: ask for shorter windows")
         position = {identity: number for number, identity in enumerate(clips)}
         batches = clip_batches(
             windows,
             np.array([[position[clip_identity(clip)] for clip in sampling] for sampling in drawn]),
-            np.array([[class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
+            np.array([[subsets.class_names.index(str(clip.label)) for clip in sampling] for sampling in drawn]),
             seeds=_seeds(config, "batches", job),
             num_steps=config.training.steps(len(drawn[0])),
             batch_clips=config.training.batch_clips,
         )
-        classifier = _classifier(config, job, self.dim, len(class_names), self.encoder).to(self.device)
+        classifier = _classifier(config, job, self.dim, len(subsets.class_names), self.encoder).to(self.device)
         seed_dropout(classifier, _seeds(config, "dropout", job))
         return batches, classifier
+
+    def _is_padded(self, clip: VideoRecord, config: ArmConfig) -> bool:
+        return self.finder.find(clip, num_frames=config.num_frames, stride=config.crop_stride)[2]
 
 
 def arm_subsets(config: ArmConfig, records: Sequence[VideoRecord], splits: Splits | None, number: int) -> SplitSubsets:

@@ -198,6 +198,15 @@ def test_windows_longer_than_every_clip_are_refused(tmp_path: Path, store: tuple
         run(replace(SMALL, num_frames=13), tmp_path, store)
 
 
+def test_a_sampling_of_short_clips_is_taken_where_others_are_long_enough(tmp_path: Path) -> None:
+    """Which clips a sampling of one a class draws is chance: no reason to end a run."""
+    long, *short = turning_clips("train", 6, seed=0)
+    longer = replace(long, percepts=np.concatenate([long.percepts, long.percepts[:1]]))
+    store = make_store(tmp_path / "store", [longer, *short])
+    made = trained(run(replace(SMALL, num_frames=13), tmp_path / "run", store))
+    assert any(longer.sha256 not in made[1, sampling].clips[0] for sampling in range(3))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

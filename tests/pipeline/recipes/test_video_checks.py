@@ -73,13 +73,42 @@ def test_labels_are_listed_with_their_numbers_of_videos(tmp_path: Path) -> None:
             for number in range(count + 1)
         ]
         write_records(str(tmp_path / "index.parquet"), [*records, *records[1:3]])  # copies count once
-        return next(LabelCheck(windows=CHECK, labels_per_class=(0,))(Index(str(tmp_path))))
+        return next(LabelCheck(clips=CHECK, windows=CHECK, labels_per_class=(0,))(Index(str(tmp_path))))
 
     assert said(b=2, c=5, a=2) == "3 labels of 9 videos: 'c' 5, 'a' 2, 'b' 2"
     assert said(a=2, none=3, b=2) == "2 labels of 4 videos: 'a' 2, 'b' 2; 3 videos without a label"
     many = said(**{f"l{number:03}": 2 + number // 100 for number in range(300)})
     assert many.startswith("300 labels of 900 videos: 'l200' 4, 'l201' 4, ")
     assert many.endswith("'l211' 4 and 288 more of 2 to 4 videos each")
+
+
+def test_labelled_videos_that_are_all_too_short_are_refused_before_a_frame_is_decoded(tmp_path: Path) -> None:
+    def say(*, of_labelled: int) -> list[str]:
+        labelled = [(f"{label}{part}", label, part, of_labelled) for label in "ab" for part in ("train", "test")]
+        records = [
+            VideoRecord(
+                uri=f"/{name}.mp4",
+                sha256=sha256_bytes(name.encode()),
+                size_bytes=1,
+                frames_expected=num_frames,
+                verdict="ok",
+                part=part,
+                label=label,
+            )
+            for name, label, part, num_frames in [*labelled, ("longer", "a", "train", 20), ("rest", None, None, 40)]
+        ]
+        records = [record for record in records if of_labelled > 15 or record.uri != "/longer.mp4"]
+        write_records(str(tmp_path / "index.parquet"), records)
+        clips = WindowCheck(num_frames=20, rate_fps=None, remedy="give fewer num_frames", videos="videos with a label")
+        return list(LabelCheck(clips=clips, windows=None, labels_per_class=(0,))(Index(str(tmp_path))))
+
+    with pytest.raises(
+        SourceError, match=r"the longest of 2 videos with a label has at most 15: give fewer num_frames"
+    ):
+        say(of_labelled=15)
+    assert (
+        "warning: 2 of 3 videos with a label are shorter than a window of 20 frames; nothing" in say(of_labelled=16)[1]
+    )
 
 
 def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None:
@@ -94,7 +123,7 @@ def test_that_no_video_can_be_used_is_said_with_a_reason(tmp_path: Path) -> None
         index = Index(str(tmp_path / "ingest" / "ingest-1"))
         write_records(index.path("index.parquet"), records)
         refusals = set()
-        for check in (CHECK, LabelCheck(windows=CHECK, labels_per_class=(0,))):
+        for check in (CHECK, LabelCheck(clips=CHECK, windows=CHECK, labels_per_class=(0,))):
             with pytest.raises(SourceError) as refused:
                 list(check(index))
             refusals.add(str(refused.value))
