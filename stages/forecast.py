@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.numbers import check_at_least
 from pipeline.core.rates import FORECAST_S, WORKER_START_S
@@ -50,7 +52,7 @@ class ForecastConfig:
         check_at_least(self, 1, "window_stride", "num_frames_ahead")
 
 
-@stage(version=2, estimate=lambda config, inputs: Estimate(seconds=WORKER_START_S + FORECAST_S))
+@stage(version=3, estimate=lambda config, inputs: Estimate(seconds=WORKER_START_S + FORECAST_S))
 def forecast(
     config: ForecastConfig,
     context: Context,
@@ -91,7 +93,7 @@ def forecast(
     artifact = Forecast(context.uri, context.key)
     try:
         store = percepts.open(parts=config.parts)
-        num_windows = len(open_windows(store, num_frames, config.window_stride))
+        windows = open_windows(store, num_frames, config.window_stride)
     except (SourceError, ConfigError) as error:
         if config.num_frames_ahead is not None and isinstance(error, ConfigError):
             raise
@@ -100,8 +102,13 @@ def forecast(
         context.record(num_windows=0, num_videos=0, left_out=f"nothing is scored: {error}")
         context.log(f"warning: nothing is scored: {error}")
         return artifact
+    num_windows = len(windows)
+    records = (record for record in percepts.iter_records() if record.part in config.parts)
+    group_of = {record.sha256: record.group or record.sha256 for record in records}
+    _, group_V = np.unique([group_of[video] for video in windows.store.videos], return_inverse=True)
+    _, group_N = np.unique(group_V[windows.locate(np.arange(num_windows))[0]], return_inverse=True)
     sums_by_item = _measure_all(measuring, num_windows, context)
-    errors = total_errors(sums_by_item, num_windows=num_windows, num_videos=len(store.videos), dim=models[0].dim)
+    errors = total_errors(sums_by_item, group_N=group_N, num_videos=len(store.videos), dim=models[0].dim)
     artifact.write(errors)
     means = {f"{name} error": mean for name, mean in errors.means.items()}
     amounts = amounts_of(percepts.iter_records(), test=set(store.videos))

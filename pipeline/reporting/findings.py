@@ -15,6 +15,7 @@ from pipeline.reporting.claims import (
     number_of,
     points,
     sentence,
+    together,
     within,
 )
 from pipeline.reporting.forecast_findings import forecast_findings
@@ -174,10 +175,22 @@ def _pixels(pixels: PixelScoreTable) -> list[Finding]:
     detail = f"{sentence(detail)}." if detail else ""
     if not baselines:
         return [Finding("note", sentence(f"{best.model} predicts best: {reached}."), detail)]
-    wins = value < min(baselines.values())
-    does = "predicts better than" if wins else "does not predict better than"
+    intervals = [pixels.interval(row) for row in pixels.baselines if row.model in baselines]
+    verdict = together(_is_lower(pixels.interval(best), interval) for interval in intervals)
+    does = {
+        "holds": "predicts better than",
+        "fails": "does not predict better than",
+        "open": "is not shown to predict better than",
+    }[verdict]
     names = " and ".join(baselines)
-    return [Finding("holds" if wins else "fails", sentence(f"{best.model} {does} {names}: {reached}."), detail)]
+    return [Finding(verdict, sentence(f"{best.model} {does} {names}, for this encoder: {reached}."), detail)]
+
+
+def _is_lower(interval: tuple[float, float] | None, other: tuple[float, float] | None) -> Verdict:
+    """Returns whether an error is lower than another, where their intervals over test sequences do not overlap."""
+    if interval is None or other is None:
+        return "open"
+    return "holds" if interval[1] < other[0] else "fails" if interval[0] > other[1] else "open"
 
 
 def _embeddings(node: NodeView, embeddings: Embeddings) -> Finding:

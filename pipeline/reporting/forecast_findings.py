@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pipeline.core.printable import count_of
-from pipeline.reporting.claims import Finding, Verdict, listed_words, sentence
+from pipeline.reporting.claims import Finding, Verdict, listed_words, sentence, together
 from pipeline.reporting.results import NodeResult, Results
 from pipeline.reporting.svg import number, percent
 from pipeline.reporting.view import NodeView
-from stages.evaluation.artifacts import BASELINES, COPY_LAST, ForecastErrors
+from stages.evaluation.artifacts import BASELINES, COPY_LAST, ErrorRatio, ForecastErrors
 from stages.models.artifacts import Encoder, TrainingHistory
 from stages.pretraining.config import FEW_VIDEOS
 
@@ -30,7 +30,7 @@ def forecast_findings(results: Results, result: NodeResult[ForecastErrors]) -> l
     baselines = [(name, forecast.means[name]) for name in BASELINES if name in forecast.means]
     models = [(name, mean) for name, mean in forecast.means.items() if name not in BASELINES]
     findings = [_compared(forecast, name, mean, baselines) for name, mean in models if baselines]
-    if any(finding.verdict == "fails" for finding in findings):
+    if any(mean >= error for _, mean in models for _, error in baselines):
         findings += _advice(results, result.node)
     else:
         findings += [Finding("note", sentence(f"{added}.")) for added in _of_linear_parts(results, result.node)]
@@ -38,13 +38,39 @@ def forecast_findings(results: Results, result: NodeResult[ForecastErrors]) -> l
 
 
 def _compared(forecast: ForecastErrors, name: str, mean: float, baselines: Sequence[tuple[str, float]]) -> Finding:
-    wins = all(mean < error for _, error in baselines)
+    verdict = together(_verdict(forecast.ratio(name, baseline), mean) for baseline, _ in baselines)
+    does = {
+        "holds": "predicts",
+        "fails": "does not beat every baseline on",
+        "open": "is not shown to beat every baseline on",
+    }[verdict]
     against = " and ".join(f"{relative(mean, error)} {baseline}" for baseline, error in baselines)
-    ahead = f"the next {len(forecast.frames_ahead)} frames"
-    does = "predicts" if wins else "does not beat every baseline on"
-    verdict: Verdict = "holds" if wins else "fails"
+    ahead = f"the next {len(forecast.frames_ahead)} frames, for this encoder"
     headline = f"{sentence(name)} {does} {ahead}: its squared error is {against}."
-    return Finding(verdict, headline, _frames_ahead_of_copying(forecast, name))
+    return Finding(verdict, headline, f"{_frames_ahead_of_copying(forecast, name)} {_intervals(forecast, name)}")
+
+
+def _verdict(ratio: ErrorRatio | None, mean: float) -> Verdict:
+    """Returns whether a model has a smaller error than a baseline, by the interval of their ratio."""
+    if ratio is None:  # the baseline makes no error at all
+        return "fails" if mean else "open"
+    if ratio.low is None or ratio.high is None:
+        return "open"
+    return "holds" if ratio.high < 1 else "fails" if ratio.low > 1 else "open"
+
+
+def _intervals(forecast: ForecastErrors, name: str) -> str:
+    """Writes the intervals of a model's ratios, and what they are over."""
+    words = [
+        f"{low.removesuffix(' below') if high.endswith(' below') else low} to {high} {ratio.baseline}"
+        for ratio in forecast.ratios
+        if ratio.model == name and ratio.low is not None and ratio.high is not None
+        for low, high in [(relative(max(0.0, ratio.low), 1), relative(ratio.high, 1))]
+    ]
+    if not words:
+        return "Intervals need several videos, or groups of them."
+    groups = "videos" if forecast.num_groups == forecast.num_videos else "groups of videos"
+    return f"95% intervals over {forecast.num_groups:,} {groups}: {listed_words(words, 'and')}."
 
 
 def relative(error: float, reference: float) -> str:

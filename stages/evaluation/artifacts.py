@@ -57,6 +57,18 @@ class Scores(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ErrorRatio:
+    """The mean error of a model over that of a baseline on the same windows."""
+
+    model: str
+    baseline: str
+    ratio: float
+    low: float | None
+    """The lower end of the 95% interval over groups of videos; None: there is one group."""
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForecastErrors:
     """The content of `forecast.json`: the error of each predictor at each frame ahead, summed over dimensions."""
 
@@ -70,6 +82,14 @@ class ForecastErrors:
     reconstruction: dict[str, float]
     """Predictor -> mean error of the frames that were read, reconstructed."""
     num_videos: int = 0
+    num_groups: int = 0
+    """Groups of videos (`VideoRecord.group`), over which intervals are; a video without one is a group."""
+    ratios: tuple[ErrorRatio, ...] = ()
+    """Every model by every baseline whose error is above 0."""
+
+    def ratio(self, model: str, baseline: str) -> ErrorRatio | None:
+        """Returns the ratio of two errors; None where the baseline has none."""
+        return next((each for each in self.ratios if (each.model, each.baseline) == (model, baseline)), None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,10 +101,13 @@ class ForecastErrors:
         """Returns mean errors, their ratio to that of copying the last frame, and curves of error by frames ahead."""
         copied = self.means.get(COPY_LAST)
         models = [name for name in self.means if name not in BASELINES]
-        values = {f"forecast_error/{name}": mean for name, mean in self.means.items()}
+        values: dict[str, float | None] = {f"forecast_error/{name}": mean for name, mean in self.means.items()}
         values |= {f"reconstruction_error/{name}": mean for name, mean in self.reconstruction.items()}
         if copied:
             values |= {f"forecast_error_over_copying/{name}": self.means[name] / copied for name in models}
+        for name in models:
+            if over := self.ratio(name, COPY_LAST):
+                values |= {f"forecast_error_over_copying_{end}/{name}": getattr(over, end) for end in ("low", "high")}
         curves = {
             f"forecast_error_by_frames_ahead/{name}": dict(zip(self.frames_ahead, errors, strict=True))
             for name, errors in self.predictors.items()
@@ -159,6 +182,13 @@ class PixelScoreTable:
         if self.in_nats:
             return row.cross_entropy
         return row.squared_error if row.squared_error is not None else row.mse
+
+    def interval(self, row: PixelScoreRow) -> tuple[float, float] | None:
+        """Returns the ends of the 95% interval of `value` over test sequences; None where it was not measured."""
+        low, high = row.squared_error_low, row.squared_error_high
+        if self.in_nats:
+            low, high = row.cross_entropy_low, row.cross_entropy_high
+        return None if low is None or high is None else (low, high)
 
     def reconstruction(self, row: PixelScoreRow) -> float | None:
         """Returns the error of the reconstructed input, in `unit`; None where it was not measured."""

@@ -5,7 +5,7 @@ Shapes: T frames, P frames ahead, B windows, D percept dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from stages.datasets.dataset_factories import open_windows
-from stages.evaluation.artifacts import COPY_LAST, MEAN_FRAME, ForecastErrors
+from stages.evaluation.artifacts import BASELINES, COPY_LAST, MEAN_FRAME, ErrorRatio, ForecastErrors
+from stages.evaluation.intervals import ratio_interval
 from stages.models.artifacts import Encoder
 from stages.models.config import CompositeConfig, model_names
 from stages.models.pretrained import Pretrained
@@ -37,6 +38,8 @@ class Sums:
     """Predictor -> (P,) errors of the frames ahead."""
     reconstruction: Errors
     """Predictor -> (T,) errors of the input frames, in the order of the input."""
+    of_windows: Errors
+    """Predictor -> (B,) errors of the frames ahead, summed over dimensions and frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +84,26 @@ def errors_of(
     """
     standard_TBD = standardise(percepts_TBD)
     past_TBD, future_PBD = standard_TBD[:num_frames_in], standard_TBD[num_frames_in:]
-    sums = Sums({}, {})
+    sums = Sums({}, {}, {})
+
+    def add_ahead(name: str, predicted_PBD: Tensor) -> None:
+        squares_PBD = _squares(predicted_PBD, future_PBD)
+        sums.ahead[name] = squares_PBD.sum((1, 2)).cpu().numpy()
+        sums.of_windows[name] = squares_PBD.sum((0, 2)).cpu().numpy()
+
     for name, pretrained in models.items():
         model, alike = pretrained.composite, pretrained.transform in (None, standardise)
         read_TBD = past_TBD if alike else pretrained.standardise(percepts_TBD[:num_frames_in])
         to_standard = (lambda frames: frames) if alike else partial(_to_standard, pretrained, standardise)
         reconstruction_TBD, prediction_PBD = model.open_loop_means(read_TBD, len(future_PBD))
         if prediction_PBD is not None:
-            sums.ahead[name] = _squared_errors(to_standard(prediction_PBD), future_PBD)
+            add_ahead(name, to_standard(prediction_PBD))
         if reconstruction_TBD is not None:
-            sums.reconstruction[name] = _squared_errors(to_standard(reconstruction_TBD.flip(0)), past_TBD)
-    sums.ahead[COPY_LAST] = _squared_errors(past_TBD[-1:].expand_as(future_PBD), future_PBD)
-    sums.ahead[MEAN_FRAME] = _squared_errors(torch.zeros_like(future_PBD), future_PBD)
-    sums.reconstruction[MEAN_FRAME] = _squared_errors(torch.zeros_like(past_TBD), past_TBD)
+            squares_TBD = _squares(to_standard(reconstruction_TBD.flip(0)), past_TBD)
+            sums.reconstruction[name] = squares_TBD.sum((1, 2)).cpu().numpy()
+    add_ahead(COPY_LAST, past_TBD[-1:].expand_as(future_PBD))
+    add_ahead(MEAN_FRAME, torch.zeros_like(future_PBD))
+    sums.reconstruction[MEAN_FRAME] = _squares(torch.zeros_like(past_TBD), past_TBD).sum((1, 2)).cpu().numpy()
     return sums
 
 
@@ -102,14 +112,17 @@ def _to_standard(pretrained: Pretrained, standardise: Standardisation, frames: T
     return standardise(torch.from_numpy(pretrained.in_units(frames.cpu().numpy())).to(frames.device))
 
 
-def _squared_errors(predicted_TBD: Tensor, true_TBD: Tensor) -> npt.NDArray[np.float64]:
-    """Computes (T,) squared errors, float64, summed over windows and dimensions."""
-    errors: npt.NDArray[np.float64] = (predicted_TBD.double() - true_TBD.double()).square().sum((1, 2)).cpu().numpy()
-    return errors
+def _squares(predicted_TBD: Tensor, true_TBD: Tensor) -> Tensor:
+    """Computes squared errors, float64."""
+    return (predicted_TBD.double() - true_TBD.double()).square()
 
 
-def total_errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: int) -> ForecastErrors:
-    """Adds up the errors of all parts, and takes their means over windows."""
+def total_errors(parts: list[Sums], *, group_N: npt.NDArray[np.int64], num_videos: int, dim: int) -> ForecastErrors:
+    """Adds up the errors of all parts, takes their means over N windows, and compares models with baselines.
+
+    group_N: the number of each window's group of videos, from 0 on.
+    """
+    num_windows = len(group_N)
     ahead = _mean([sums.ahead for sums in parts], num_windows)
     rebuilt = _mean([sums.reconstruction for sums in parts], num_windows)
     return ForecastErrors(
@@ -121,7 +134,18 @@ def total_errors(parts: list[Sums], *, num_windows: int, num_videos: int, dim: i
         predictors={name: tuple(errors.tolist()) for name, errors in ahead.items()},
         means={name: float(errors.mean()) for name, errors in ahead.items()},
         reconstruction={name: float(errors.mean()) for name, errors in rebuilt.items()},
+        num_groups=int(group_N.max()) + 1,
+        ratios=tuple(_ratios(parts, group_N)),
     )
+
+
+def _ratios(parts: list[Sums], group_N: npt.NDArray[np.int64]) -> Iterator[ErrorRatio]:
+    error_N = {name: np.concatenate([sums.of_windows[name] for sums in parts]) for name in parts[0].of_windows}
+    for model in (name for name in error_N if name not in BASELINES):
+        for baseline in BASELINES:
+            if interval := ratio_interval(error_N[model], error_N[baseline], group_N):
+                low, high = (interval.low, interval.high) if interval.num > 1 else (None, None)
+                yield ErrorRatio(model=model, baseline=baseline, ratio=interval.mean, low=low, high=high)
 
 
 def no_errors(*, dim: int) -> ForecastErrors:

@@ -1,12 +1,13 @@
-"""Confidence intervals of means: over samplings, over encoders and samplings, of paired differences.
+"""Confidence intervals of means: over samplings, over encoders and samplings, of paired differences, and of ratios.
 
-Shapes: E encoders, S samplings or splits.
+Shapes: E encoders, S samplings or splits, N windows, G groups of them.
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from stages.evaluation.metrics import Values
 
@@ -85,6 +86,21 @@ def two_way_interval(values_ES: Values, *, overlap: float = 0.0) -> Interval:
         spread = of_encoders**2 / (E - 1) + of_columns**2 / (S - 1) + of_both**2 / ((E - 1) * (S - 1))
         num_free = total**2 / spread
     return _interval(mean, float(np.sqrt(total / x_ES.size)), num_free, x_ES.size)
+
+
+def ratio_interval(error_N: Values, reference_N: Values, group_N: npt.NDArray[np.int64]) -> Interval | None:
+    """Computes the ratio of two sums over the same windows, and its two-sided interval over groups; None: divides by 0.
+
+    Another draw of groups would have other windows, and other numbers of them. The ratio is that of Cochran ("Sampling
+    Techniques", 1977, sections 2.11 and 6.3): a group's value is the ratio, and its residual over the mean reference.
+
+    error_N, reference_N: paired, as of a model and of a baseline. group_N: the group of each window, from 0 on.
+    """
+    error_G, reference_G = (np.bincount(group_N, values_N) for values_N in (error_N, reference_N))
+    if not reference_G.any():
+        return None
+    ratio = error_G.sum() / reference_G.sum()
+    return t_interval(ratio + (error_G - ratio * reference_G) / reference_G.mean())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stage import Context
+from stages.evaluation.intervals import ratio_interval
 from stages.forecast import ForecastConfig, forecast
 from stages.models.artifacts import Encoder
-from stages.percepts.artifacts import Moments, Statistics, write_moments
+from stages.percepts.artifacts import Moments, Percepts, Statistics, write_moments
+from stages.percepts.shards import LEDGER_FILE
 from stages.pretrain import PretrainConfig, pretrain
 from stages.pretraining.config import OptimizerConfig
+from stages.video.ledger import write_records
 from tests.stages.made_configs import changed
 from tests.stages.made_percepts import DIM, circle, make_percepts
 
@@ -77,6 +81,32 @@ def test_errors_are_those_of_numpy(tmp_path: Path, inputs: Inputs) -> None:
     for name, errors in rebuilt.items():
         assert found.reconstruction[name] == pytest.approx(np.mean(errors), rel=1e-4)
     assert context.facts["mean frame error"] == found.means["mean frame"]
+    # Paired over videos, of three windows each.
+    video_N = np.repeat(np.arange(NUM_TEST), 3)
+    of_window = {name: np.sum(errors, axis=1) for name, errors in sums.items()}
+    assert (found.num_groups, len(found.ratios)) == (NUM_TEST, 2)
+    for each in found.ratios:
+        interval = ratio_interval(of_window[each.model], of_window[each.baseline], video_N)
+        assert interval is not None
+        np.testing.assert_allclose((each.ratio, each.low, each.high), interval[:3], rtol=1e-3)
+        assert each.ratio == pytest.approx(found.means[each.model] / found.means[each.baseline])
+
+
+def test_intervals_are_over_groups_of_videos(tmp_path: Path, inputs: Inputs) -> None:
+    """Videos of a group count once; one group has no interval."""
+    percepts = inputs["percepts"]
+    for number, groups in enumerate((["a"] * 5, ["a", "a", "b", "b", None])):
+        records = [
+            replace(record, group=groups[place - 20]) if record.part == "test" else record
+            for place, record in enumerate(percepts.records())
+        ]
+        regrouped = Path(percepts.uri).with_name(f"groups {number}")
+        shutil.copytree(percepts.uri, regrouped)
+        write_records(str(regrouped / LEDGER_FILE), records)
+        edges = {**inputs, "percepts": Percepts(str(regrouped))}
+        found = forecast(ForecastConfig(), Context.for_test(tmp_path / f"out {number}"), **edges).read()
+        assert found.num_groups == len(dict.fromkeys(groups))
+        assert [each.low is None for each in found.ratios] == [found.num_groups == 1] * 2
 
 
 def test_a_trained_model_foretells_better_than_copies_and_means(tmp_path: Path, inputs: Inputs) -> None:

@@ -19,7 +19,9 @@ from pipeline.reporting.results import read_results
 from pipeline.reporting.terminal import print_results
 from pipeline.reporting.view import NodeView, RunView
 from stages.evaluation.artifacts import (
+    BASELINES,
     DuplicateReport,
+    ErrorRatio,
     Forecast,
     ForecastErrors,
     NearDuplicates,
@@ -143,14 +145,22 @@ def forecast(error: float = 210.0) -> ForecastErrors:
         "copy last frame": tuple(190 + 38.0 * k for k in ahead),
         "mean frame": tuple(402.0 for _ in ahead),
     }
+    means = {name: float(np.mean(errors)) for name, errors in predictors.items()}
+    ratios = {name: means["composite LSTM"] / means[name] for name in BASELINES}
     return ForecastErrors(
         unit="squared error per frame, standardised percepts",
         num_windows=1280,
         num_dims=640,
         frames_ahead=tuple(ahead),
         predictors=predictors,
-        means={name: float(np.mean(errors)) for name, errors in predictors.items()},
+        means=means,
         reconstruction={"composite LSTM": 171.5, "mean frame": 401.2},
+        num_videos=64,
+        num_groups=64,
+        ratios=tuple(
+            ErrorRatio(model="composite LSTM", baseline=name, ratio=ratio, low=0.98 * ratio, high=1.02 * ratio)
+            for name, ratio in ratios.items()
+        ),
     )
 
 
@@ -159,7 +169,9 @@ def pixel_scores(protocol: str = "open loop", unit: str = "nats/frame") -> Pixel
     composite = PixelScoreRow(
         model="composite", cross_entropy=331.4, mse=121.7, ssim=0.671, seconds=540.0, num_sequences_seen=512_000
     )
+    composite = replace(composite, cross_entropy_low=330.0, cross_entropy_high=332.8)
     copied = PixelScoreRow(model="copy last frame", cross_entropy=1203.5, mse=240.1, ssim=0.61)
+    copied = replace(copied, cross_entropy_low=1197.0, cross_entropy_high=1210.0)
     return PixelScoreTable(
         protocol=protocol, unit=unit, rows=(composite, PixelScoreRow(model="future predictor")), baselines=(copied,)
     )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.evaluation.intervals import t_interval, two_way_interval
+from stages.evaluation.intervals import ratio_interval, t_interval, two_way_interval
 from stages.evaluation.scores import Predictions, scores_of
 
 CLASSES = ("a", "b")
@@ -140,3 +140,27 @@ def test_arms_of_other_numbers_of_encoders_are_refused() -> None:
     arms = [one_arm("one", "a", [1]), *(one_arm("two", key, [2]) for key in "bc")]
     with pytest.raises(Exception, match="start from 1 and 2 encoders"):
         scores_of(arms, {0: ["a"] * NUM_CLIPS})
+
+
+def test_a_ratio_over_groups_is_the_textbook_s_and_holds_the_truth() -> None:
+    """Cochran's formula for unequal clusters, and about 95% of intervals over draws of groups."""
+    rng = np.random.default_rng(0)
+    num_draws, num_groups, num_right = 2000, 12, 0
+    for _ in range(num_draws):
+        group_N = np.repeat(np.arange(num_groups), rng.integers(1, 20, num_groups))
+        of_group = rng.gamma(9, 1 / 9, num_groups)[group_N]
+        reference_N = of_group * rng.gamma(4, 1 / 4, len(group_N))
+        error_N = 0.8 * reference_N * rng.gamma(9, 1 / 9, num_groups)[group_N]
+        interval = ratio_interval(error_N, reference_N, group_N)
+        assert interval is not None
+        num_right += interval.low <= 0.8 <= interval.high
+    assert 0.91 <= num_right / num_draws <= 0.97
+    error_G, reference_G = (
+        np.array([values_N[group_N == group].sum() for group in range(num_groups)])
+        for values_N in (error_N, reference_N)
+    )
+    ratio = error_N.sum() / reference_N.sum()
+    variance = ((error_G - ratio * reference_G) ** 2).sum() / (num_groups - 1) / num_groups / reference_G.mean() ** 2
+    low, high = stats.t.interval(0.95, num_groups - 1, ratio, np.sqrt(variance))
+    np.testing.assert_allclose((interval.mean, interval.low, interval.high), (ratio, low, high))
+    assert ratio_interval(error_N, np.zeros_like(error_N), group_N) is None
