@@ -147,7 +147,8 @@ def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
             for n, (label, part) in enumerate((label, part) for label in labels for part in ("train", "test"))
         ]
         write_records(str(tmp_path / "index.parquet"), records)
-        check = LabelCheck(clips=CHECK, windows=None, labels_per_class=(0,))
+        clips = WindowCheck(num_frames=29, rate_fps=None)
+        check = LabelCheck(clips=clips, windows=None, labels_per_class=(0,))
         return [sentence for sentence in check(Index(str(tmp_path))) if "Unicode" in sentence]
 
     assert said("walk", "run", "a walk", "walking") == []
