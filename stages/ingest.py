@@ -28,18 +28,17 @@ from pipeline.core.files import join, remove, sha256_bytes
 from pipeline.core.numbers import check_numbers
 from pipeline.core.rates import BYTES_PER_FRAME, DECODED_FRAMES_PER_S, WORKER_START_S
 from pipeline.core.stage import CAME_LATER, Context, Estimate, stage
-from stages.datasets.official.clips import OfficialClip, hold_out_sources
+from stages.datasets.held_out import HELD_OUT_PART, groups_of, held_out
 from stages.downloading.artifacts import Downloads
 from stages.video import probe_cache
 from stages.video.artifacts import INDEX_NAME, NUM_WITHOUT_STAMP, TO_LOOK_AT, Corpus, Index, is_top_of_archive
-from stages.video.ledger import COPY_OF, VideoRecord, rejections_in_words, write_records
+from stages.video.ledger import COPY_OF, VideoRecord, write_records
 from stages.video.limits import Limits
 from stages.video.listing import IndexSources, ProbeResults, SourceListing, iter_listed
 from stages.video.lists.rows import ListRules, without_query
 from stages.video.probe import Probe, probe, probe_source, readable_name
 from stages.video.processes import watchdog
 from stages.video.processes.isolated_process import IsolatedProcess, ProcessDied
-from stages.video.record_table import DigestOrder
 from stages.video.sources import VideoSource, iter_videos
 
 FILES_A_SHARD = 32
@@ -53,9 +52,6 @@ DEFAULT_PART = "unlabelled"
 
 TRAIN_PART = "train"
 """The part of videos with a label that are not held out, where labelled ones are."""
-
-HELD_OUT_PART = "test"
-"""The part of videos that are held out."""
 
 MAX_NOTES_CHARS = 2000
 """Characters of what is kept in the manifest of what the listing left out."""
@@ -129,7 +125,20 @@ def ingest(
     for note in notes:
         context.log(f"warning: {note}")
     results = _probe_all(listing, config, context, corpus)
-    records = _IndexCounter(results, _final(listing, results, _held_out(listing, results, config), config))
+    # Broken files of the same bytes, such as of none, are no copies of one video.
+    first_N = np.where(results.is_rejected_N, np.arange(len(listing)), results.first())
+    group_of = groups_of(listing, first_N, context)
+    is_aside_N = held_out(
+        listing,
+        results,
+        first_N,
+        group_of,
+        share=config.held_out,
+        share_of_labels=config.held_out_labelled,
+        label_of=partial(label_of, config=config),
+    )
+    group_N = (group_of.get(first) for first in first_N.tolist())
+    records = _IndexCounter(results, _final(listing, results, group_N, is_aside_N, config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
     _write_probe_cache(listing, results, context)
     remove(join(context.uri, PARTS))
@@ -260,18 +269,22 @@ def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Pro
 
 
 def _final(
-    listing: IndexSources, results: ProbeResults, is_aside_N: npt.NDArray[np.bool_], config: IngestConfig
+    listing: IndexSources,
+    results: ProbeResults,
+    group_N: Iterable[str | None],
+    is_aside_N: npt.NDArray[np.bool_],
+    config: IngestConfig,
 ) -> Iterator[VideoRecord]:
     """Yields the rows of the index; a row that repeats earlier bytes says so.
 
     Percepts are kept by content, so nothing counts twice.
     """
     first_N = results.first()
-    for place, source in enumerate(listing.sources):
+    for place, (source, group) in enumerate(zip(listing.sources, group_N, strict=True)):
         label = label_of(source, config)
         rest = TRAIN_PART if config.held_out_labelled and label is not None else DEFAULT_PART
         part = HELD_OUT_PART if is_aside_N[place] else source.part or rest
-        record = replace(results[place], label=label, part=part, group=source.group)
+        record = replace(results[place], label=label, part=part, group=group)
         original = int(first_N[place])
         if original != place:
             same = _copy_of(results[original].uri)
@@ -294,40 +307,6 @@ def label_of(source: VideoSource, config: IngestConfig) -> str | None:
 
 def _copy_of(uri: str) -> str:
     return f"{COPY_OF}{posixpath.basename(uri)}"
-
-
-def _held_out(listing: IndexSources, results: ProbeResults, config: IngestConfig) -> npt.NDArray[np.bool_]:
-    """Returns (N,) which of the sources without a part are held out, by a hash of group or content."""
-    is_aside_N = np.zeros(len(listing), np.bool_)
-    if config.held_out and not results.is_rejected_N.all():
-        from stages.datasets.sequences import hold_out_groups  # torch takes a second: not in every prober
-
-        free = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N)
-        groups = (listing.sources[place].group or results[place].sha256 for place in free.tolist())
-        try:
-            is_out = hold_out_groups(groups, portion=config.held_out, seed=0)
-        except ConfigError as error:
-            rejected = rejections_in_words(results[place] for place in np.flatnonzero(results.is_rejected_N).tolist())
-            raise ConfigError(f"{error}; {rejected}" if rejected else str(error)) from error
-        # Where sources of the same bytes are of several groups, the last one's counts for all.
-        backwards = DigestOrder(results.sha256_N[free][::-1]).find(results.sha256_N[free])
-        is_aside_N[free] = is_out[len(free) - 1 - backwards]
-    if config.held_out_labelled:
-        first_N = results.first()  # copies of a video are of one group
-        groups_N = [listing.sources[first].group or results[first].sha256 for first in first_N.tolist()]
-        places = np.flatnonzero(listing.has_no_part_N & ~results.is_rejected_N).tolist()
-        parts = {group: source.part for group, source in zip(groups_N, listing.sources, strict=True) if source.part}
-        clips = [
-            OfficialClip(name=group, label=label, source=group, group=group, subsets=())
-            for place in places
-            if (group := groups_N[place]) not in parts
-            and (label := label_of(listing.sources[place], config)) is not None
-        ]
-        out = hold_out_sources(clips, fraction=config.held_out_labelled, seed=0)
-        out |= {group for group, part in parts.items() if part == HELD_OUT_PART}
-        # What has no label is held out with its group: nothing is learned from the recording of a video to test on.
-        is_aside_N[[place for place in places if groups_N[place] in out]] = True
-    return is_aside_N
 
 
 class _IndexCounter:

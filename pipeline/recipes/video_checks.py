@@ -57,7 +57,7 @@ class WindowCheck:
     remedy: str = "give fewer num_frames_in or num_frames_out"
     """The change by which a window becomes shorter."""
     videos: str = "videos"
-    """What the videos are called."""
+    """The word for the videos."""
     of_short: str = "nothing is learned from them"
     """The fate of videos that are shorter than a window."""
     num_frames_scored: int = 0

@@ -217,6 +217,56 @@ def test_held_out_videos_are_chosen_by_content_in_whole_groups(tmp_path: Path) -
     assert list(groups.values()).count("test") == 4  # 0.4 of 9 groups
 
 
+@pytest.mark.parametrize("held_out", ["held_out", "held_out_labelled"])
+def test_groups_with_a_video_in_common_lie_on_one_side(tmp_path: Path, held_out: str) -> None:
+    """Whatever the order, as groups are chained by copies; broken files of the same bytes chain none."""
+    rows = []
+    for number in range(12):
+        encode(tmp_path / f"{number}.mp4", moving_square(8 + number))
+        rows.append(f"{number}.mp4,walk,,{f'pair {number // 2}' if number < 8 else ''}")
+    for copy, original, group in (("a", 0, "pair 1"), ("b", 2, "chain"), ("c", 4, "")):
+        shutil.copy(tmp_path / f"{original}.mp4", tmp_path / f"{copy}.mp4")
+        rows.append(f"{copy}.mp4,walk,,{group}")
+    for group in ("pair 2", "pair 3"):
+        (tmp_path / f"empty of {group}.mp4").write_bytes(b"")
+        rows.append(f"empty of {group}.mp4,walk,,{group}")
+    sides, lines = [], list[str]()
+    for number, listed_rows in enumerate((rows, rows[::-1])):
+        listed = tmp_path / f"{number}.csv"
+        listed.write_text("\n".join(["uri,label,part,group", *listed_rows]))
+        lines.clear()
+        context = Context.for_test(tmp_path / str(number), emit=lambda event: lines.append(getattr(event, "line", "")))
+        config = IngestConfig(videos=(str(listed),), **{held_out: 0.4})
+        records = ingest(config, context).records()
+        groups = {os.path.basename(record.uri): record.group for record in records}
+        assert {groups[f"{name}.mp4"] for name in (0, 1, 2, 3, "a", "b")} == {"chain"}
+        assert {groups[f"{name}.mp4"] for name in (4, 5, "c")} == {"pair 2"}
+        assert groups["6.mp4"] == "pair 3"
+        assert groups["8.mp4"] is None
+        usable = [record for record in records if record.verdict != "rejected"]
+        of_group = {(record.group or record.sha256, record.part) for record in usable}
+        assert len(of_group) == len({group for group, _ in of_group}) == 3 + 4
+        sides.append({os.path.basename(record.uri): record.part for record in usable})
+        (said,) = [line for line in lines if "groups taken for one" in line]
+        assert said.startswith("warning: 2 groups")
+    assert sides[0] == sides[1]
+    assert set(sides[0].values()) >= {"test"}
+
+
+@pytest.mark.parametrize("held_out", ["held_out", "held_out_labelled"])
+def test_a_part_that_a_list_gives_is_that_of_its_group(tmp_path: Path, held_out: str) -> None:
+    rows = ["uri,label,part,group", "0.mp4,walk,test,one", "1.mp4,walk,,one", "2.mp4,walk,train,two", "3.mp4,walk,,two"]
+    for number in range(12):
+        encode(tmp_path / f"{number}.mp4", moving_square(8 + number))
+        rows += [f"{number}.mp4,walk,," for _ in range(number >= 4)]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    config = IngestConfig(videos=(str(tmp_path / "list.csv"),), **{held_out: 0.5})
+    parts = [record.part for record in ingest(config, Context.for_test(tmp_path / "out")).records()]
+    assert parts[:2] == ["test", "test"]
+    assert "test" not in parts[2:4]
+    assert parts[4:].count("test") == 4
+
+
 def test_of_each_label_some_videos_are_held_out_in_whole_groups(tmp_path: Path) -> None:
     rows = ["uri,label,part,group"]
     for number in range(12):
