@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 from pipeline.core.errors import CorruptArtifact
-from pipeline.core.files import read_json, write_json
+from pipeline.core.files import read_bytes, write_json
 
 T = TypeVar("T")
 
@@ -42,8 +42,7 @@ def read_record(uri: str, kind: type[T], *, prepare: Callable[[Any], Any] = lamb
         CorruptArtifact: it is no JSON, lacks something, or holds another type, NaN or infinity.
     """
     try:
-        value = read_json(uri)
-        _check_finite(value)
+        value = json.loads(read_bytes(uri), parse_float=_finite, parse_constant=_finite)
         record: T = typed(kind, prepare(value))
         return record
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -56,12 +55,12 @@ def typed(kind: Any, value: Any) -> Any:
     return _builder(kind)(value)
 
 
-def _check_finite(value: Any) -> None:
-    """Raises ValueError at NaN or infinity, which can be neither drawn nor ranked."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"it holds {value}")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_finite(part)
+def _finite(text: str) -> float:
+    """Parses a number. Raises ValueError at NaN or infinity, which can be neither drawn nor ranked."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {number}")
+    return number
 
 
 @cache

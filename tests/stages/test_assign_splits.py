@@ -233,6 +233,11 @@ def test_lists_in_archives_and_lists_that_are_not_official(shared_data: Path, tm
     ):
         with pytest.raises(SourceError, match=message):
             ucf101.read_clips(lists_with("trainlist02.txt", data))
+    changed = lists_with("trainlist02.txt", texts["trainlist02.txt"])
+    assert ucf101.read_clips(changed) == whole
+    Path(changed, "trainlist02.txt").write_bytes(b"".join(lines[1:]))
+    with pytest.raises(SourceError, match="split 2 of the lists has 9585"):
+        ucf101.read_clips(changed)  # lists that change are read anew
     on_both_sides = texts["testlist02.txt"] + lines[-1].split(b" ")[0] + b"\r\n"
     with pytest.raises(SourceError, match=r"split 2 of the lists names .* twice"):
         ucf101.read_clips(lists_with("testlist02.txt", on_both_sides))

@@ -13,6 +13,7 @@ Kuehne, Jhuang, Garrote, Poggio and Serre: HMDB, ICCV 2011.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from pipeline.core.errors import SourceError
@@ -53,7 +54,13 @@ def read_clips(uri: str) -> tuple[OfficialClip, ...]:
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
     """
-    lists = numbered(list_files(uri, LIST), LIST)
+    return _clips(uri, tuple(list_files(uri, LIST).items()))
+
+
+@lru_cache(maxsize=1)
+def _clips(uri: str, texts: tuple[tuple[str, str], ...]) -> tuple[OfficialClip, ...]:
+    """Returns the clips of lists with these texts: a process reads them several times, and parses them once."""
+    lists = numbered(dict(texts), LIST)
     labels = sorted({label for label, _ in lists})
     if len(labels) != NUM_CLASSES:
         raise SourceError(f"{uri!r} has lists of {len(labels)} classes, HMDB-51 has {NUM_CLASSES}; give all its lists")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import lru_cache
 from typing import Final
 
 from pipeline.core.errors import SourceError
@@ -45,7 +46,13 @@ def read_clips(uri: str) -> tuple[OfficialClip, ...]:
     Raises:
         SourceError: the lists cannot be read or are not the official ones.
     """
-    lists = numbered(list_files(uri, LIST), LIST)
+    return _clips(uri, tuple(list_files(uri, LIST).items()))
+
+
+@lru_cache(maxsize=1)
+def _clips(uri: str, texts: tuple[tuple[str, str], ...]) -> tuple[OfficialClip, ...]:
+    """Returns the clips of lists with these texts: a process reads them several times, and parses them once."""
+    lists = numbered(dict(texts), LIST)
     expected = {(subset, str(number)) for subset in ("train", "test") for number in UCF101.numbers}
     if missing := sorted(f"{subset}list0{number}.txt" for subset, number in expected - lists.keys()):
         raise SourceError(f"{uri!r} lacks {', '.join(missing)}; give the official lists of UCF-101")

@@ -54,12 +54,20 @@ def test_a_file_may_lack_what_has_a_default_and_hold_more(tmp_path: Path) -> Non
         ({"parts": None}, "None is no list"),
         ({"is_done": 1}, "1 is no bool"),
         ({"losses": {"x": [float("nan")]}}, "it holds nan"),
+        ({"losses": {"x": [1.0, -float("inf")]}}, "it holds -inf"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     uri = str(tmp_path / "whole.json")
     write_json(uri, {"parts": [], "pair": ["a", 1], "losses": {}, **change})
     with pytest.raises(CorruptArtifact, match=rf"whole\.json is not what its stage writes \(.*{message}.*run again"):
+        read_record(uri, Whole)
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "whole.json")
+    write_bytes(uri, b'{"parts": [], "pair": ["a", 1e999], "losses": {}}')
+    with pytest.raises(CorruptArtifact, match="it holds inf"):
         read_record(uri, Whole)
 
 
