@@ -90,6 +90,7 @@ def team_server(database_port: int, database_password: str, bucket: str, admin: 
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = {database}/mlflow_auth\nadmin_username = admin\nadmin_password = {admin}\n"
+        "auth_cache_ttl_seconds = 60\n"
     )
     settings.chmod(0o600)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | {
