@@ -46,9 +46,9 @@ from cluster.session import Session, session
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-PAIR_OF_HOSTS, SHARED_RAY = "the pair of hosts", "the shared Ray"
+PAIR_OF_HOSTS, SHARED_RAY, RAY_HEAD = "the pair of hosts", "the shared Ray", "the head that takes jobs"
 FIRST = (
-    *(PAIR_OF_HOSTS, "pipeline/commands/test_run.py", SHARED_RAY, "pipeline/commands/test_submit.py"),
+    *(PAIR_OF_HOSTS, RAY_HEAD, SHARED_RAY),
     *("test_bench_gpu.py", "pipeline/test_left_behind.py", "pipeline/commands/test_ui.py", "test_chaos.py"),
     *("pipeline/engine/test_in_process.py", "pipeline/engine/test_team_server.py", "pipeline/test_bucket.py"),
 )
@@ -173,7 +173,10 @@ def group_of(file: Path) -> str:
     """
     if file.name.endswith("two_hosts.py"):
         return PAIR_OF_HOSTS
-    return SHARED_RAY if "ray_session" in file.read_text() else file.relative_to(ROOT / "tests").as_posix()
+    text = file.read_text()
+    if "head: dict[str, str]" in text:
+        return RAY_HEAD
+    return SHARED_RAY if "ray_session" in text else file.relative_to(ROOT / "tests").as_posix()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,15 +77,17 @@ def _read(directory: str, name: str, default: str) -> str:
     return path.read_text() if path.exists() else default
 
 
-def raise_on_last(directory: str, worker: TrainWorker) -> None:
+def step_and_raise(directory: str, worker: TrainWorker) -> None:
+    """The same, and after it the last worker raises: a group takes half a minute to begin, and serves both."""
     with Path(directory, f"started-{worker.rank}").open("a") as log:
         log.write("x")
+    step_together(directory, worker)
     if worker.rank == worker.world_size - 1:
         raise ValueError("my own")
     worker.barrier()
 
 
-def coordinate(loop: TrainLoop, directory: str, num_workers: int = 2) -> list[str]:
+def coordinate(loop: TrainLoop, directory: str, num_workers: int) -> None:
     from cluster.workers import RayWorkers
 
     events: list[Event] = []
@@ -94,11 +96,7 @@ def coordinate(loop: TrainLoop, directory: str, num_workers: int = 2) -> list[st
         workers.train(loop, directory, name="group", num_workers=num_workers)
     finally:
         Path(directory, "scratch-left").write_text(str(Path(directory, "scratch").exists()))
-    return [event.line for event in events if isinstance(event, Log)]
-
-
-def run(session: Session, *arguments: Any) -> Any:
-    return value_of(session, "train", coordinate, *arguments), session.events()
+        Path(directory, "said").write_text("\n".join(event.line for event in events if isinstance(event, Log)))
 
 
 @pytest.mark.ray
@@ -107,27 +105,30 @@ def run(session: Session, *arguments: Any) -> Any:
     [(2, "lost a training worker ("), (1, "a worker died on the training; trying it once more on a new one")],
     ids=["a group of Ray Train", "an actor alone"],
 )
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_an_exception_is_not_retried(
     num_workers: int, said: str, tmp_path: Path, ray_session: Session
 ) -> None:
-    lines, _ = run(ray_session, step_together, str(tmp_path), num_workers)
+    with pytest.raises(ValueError, match=r"^my own$") as raised:
+        value_of(ray_session, "train", coordinate, step_and_raise, str(tmp_path), num_workers)
+    assert type(raised.value) is ValueError
+    lines = (tmp_path / "said").read_text().splitlines()
     (line,) = [line for line in lines if not line.startswith("waiting for ")]
     assert line.startswith(said)
     steps = [int(step) for step in (tmp_path / "log").read_text().split()]
     assert sorted(set(steps)) == list(range(10))
     assert len(steps) <= 11
+    assert (tmp_path / f"started-{num_workers - 1}").read_text() == "xx", "once before its loss, and once after"
     assert (tmp_path / "scratch-left").read_text() == "False"
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_exception_of_the_loop_comes_through_and_is_not_retried(
-    num_workers: int, tmp_path: Path, ray_session: Session
-) -> None:
+def test_an_actor_whose_loop_raises_is_not_tried_again(tmp_path: Path, ray_session: Session) -> None:
+    """As one would be that has died, and only once."""
+    (tmp_path / "killed").touch()
     with pytest.raises(ValueError, match=r"^my own$") as raised:
-        run(ray_session, raise_on_last, str(tmp_path), num_workers)
+        value_of(ray_session, "train", coordinate, step_and_raise, str(tmp_path), 1)
     assert type(raised.value) is ValueError
-    assert (tmp_path / f"started-{num_workers - 1}").read_text() == "x"
+    assert (tmp_path / "started-0").read_text() == "x"
     assert (tmp_path / "scratch-left").read_text() == "False"
 
 

@@ -1,4 +1,4 @@
-"""The Ray head that the tests of a module share."""
+"""The Ray head that the tests of commands share, which one process runs (`group_of` of tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.ray_head import ray_head
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def head() -> Iterator[dict[str, str]]:
     """The environment that reaches a Ray head of 2 CPUs, which takes jobs and asks for a token."""
     with ray_head() as environment:
