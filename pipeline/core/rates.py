@@ -42,13 +42,15 @@ REPORT_S: Final = 2.5
 """The duration of what comes after the last stage: results for MLflow, the report, and the end of Ray."""
 BYTES_PER_FRAME: Final = 3000
 """The size of a frame of compressed web video, 240p to 480p: it turns file sizes into numbers of frames."""
+H100_DECODERS: Final = 15
+"""The cores that decode beside a GPU where nothing says how many: those of the H100 of the next rates."""
 H100_FRAMES_PER_S_AT_224_PX: Final = {
     "vgg16": 12_330.0,
     "vgg16_torchvision": 12_330.0,
     "efficientnet_lite0": 21_080.0,
     "timm/vit_small_patch16_224": 18_910.0,
 }
-"""Percepts a second of one H100 with 15 cores that decode, from files of 320x240 (tests/RESULTS.md)."""
+"""Percepts a second of one H100 with `H100_DECODERS` cores, from files of 320x240 (tests/RESULTS.md)."""
 CONVNET_FRAMES_PER_S_AT_224_PX: Final = {"efficientnet_lite0": 190.0, "vgg16": 4.0, "vgg16_torchvision": 4.0}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.printable import human_bytes, time_in_words
-from pipeline.core.rates import BYTES_PER_FRAME
+from pipeline.core.rates import BYTES_PER_FRAME, H100_DECODERS
 from pipeline.core.stage import Estimate, Resources
 from pipeline.engine.cost_estimates import Rate, rates
 from pipeline.engine.cost_options import CostOptions
@@ -30,8 +30,10 @@ class Bill:
     """The rate of one core."""
     convnet: Rate
     """The rate of one GPU, or of one core."""
-    on_gpus: bool
+    num_decoders: float
+    """The cores that decode for each GPU; 0 without GPUs."""
     gpu_hours: float
+    """The hours of GPUs, with those in which they wait for decoders."""
     core_hours: float
     percept_bytes: int
     video_bytes: int
@@ -41,20 +43,27 @@ class Bill:
         """The number of cores that decode as fast as one GPU computes."""
         return self.convnet.frames_per_s / self.decoder.frames_per_s
 
+    @property
+    def waiting_share(self) -> float:
+        """The share of the GPUs' hours in which they wait for decoders."""
+        return max(0.0, 1 - self.num_decoders / self.cores_per_gpu) if self.num_decoders else 0.0
+
     def seconds(self, resources: Resources) -> float:
-        """Returns the duration on these workers. With GPUs, decoding and the convnet run at the same time."""
-        core_hours = self.core_hours / max(resources.num_workers * resources.cpus_per_worker, 1.0)
-        gpu_hours = self.gpu_hours / max(resources.num_workers * resources.gpus_per_worker, 1.0)
-        return 3600 * max(core_hours, gpu_hours)
+        """Returns the duration on these workers."""
+        return 3600 * (self.gpu_hours or self.core_hours) / resources.num_devices
 
 
-def bill(config: ExtractionConfig, estimate: Estimate, pair: tuple[Rate, Rate | None], *, on_gpus: bool) -> Bill:
-    """Computes the bill of an extraction. pair: the rates of decoder and convnet.
+def bill(config: ExtractionConfig, estimate: Estimate, pair: tuple[Rate, Rate | None], resources: Resources) -> Bill:
+    """Computes the bill of an extraction. A GPU decodes and computes at the same time, and waits for the slower.
+
+    pair: the rates of decoder and convnet. resources: the workers; on GPUs with as many decoders as they say or, where
+    they do not, as beside the GPU of the rate.
 
     Raises:
         ConfigError: the rate of this convnet is unknown.
     """
     decoder, convnet = pair
+    on_gpus = bool(resources.gpus_per_worker)
     if convnet is None:
         where = " on a GPU" if on_gpus else ""
         raise ConfigError(
@@ -63,12 +72,13 @@ def bill(config: ExtractionConfig, estimate: Estimate, pair: tuple[Rate, Rate | 
         )
     assert estimate.num_frames is not None
     decode_hours, convnet_hours = (estimate.num_frames / rate.frames_per_s / 3600 for rate in (decoder, convnet))
+    num_decoders = float(resources.decoders_per_gpu or convnet.num_decoders or H100_DECODERS)
     return Bill(
         num_frames=estimate.num_frames,
         decoder=decoder,
         convnet=convnet,
-        on_gpus=on_gpus,
-        gpu_hours=convnet_hours if on_gpus else 0.0,
+        num_decoders=num_decoders if on_gpus else 0.0,
+        gpu_hours=max(convnet_hours, decode_hours / num_decoders) if on_gpus else 0.0,
         core_hours=decode_hours + (0.0 if on_gpus else convnet_hours),
         percept_bytes=estimate.num_bytes or 0,
         video_bytes=estimate.num_frames * BYTES_PER_FRAME,
@@ -78,7 +88,7 @@ def bill(config: ExtractionConfig, estimate: Estimate, pair: tuple[Rate, Rate | 
 def bill_lines(extraction: Bill, options: CostOptions) -> list[str]:
     """Formats the bill of an extraction as lines of text."""
     hours = f"{options.plan_hours:g} hours at {options.plan_fps:g} frames/s: " if options.plan_hours else ""
-    device = "GPU" if extraction.on_gpus else "core"
+    device = "GPU" if extraction.num_decoders else "core"
     lines = [
         f"{hours}{extraction.num_frames:,} frames, about {human_bytes(extraction.video_bytes)} of compressed video",
         f"convnet {extraction.convnet.frames_per_s:,.0f} frames/s a {device} ({extraction.convnet.source}); "
@@ -86,8 +96,10 @@ def bill_lines(extraction: Bill, options: CostOptions) -> list[str]:
         f"extract: {_hours(extraction.gpu_hours)} GPU-hours, {_hours(extraction.core_hours)} core-hours, "
         f"{human_bytes(extraction.percept_bytes)} of percepts",
     ]
-    if extraction.on_gpus:
-        lines.append(f"one GPU is fed by {extraction.cores_per_gpu:.1f} cores that decode")
+    if extraction.num_decoders:
+        fed = f"one GPU is fed by {extraction.cores_per_gpu:.1f} cores that decode"
+        waits = f"waits for {extraction.waiting_share:.0%} of its hours" if extraction.waiting_share else "never waits"
+        lines.append(f"{fed}; with {extraction.num_decoders:g} (--decoders-per-gpu) it {waits}")
     return lines
 
 
@@ -116,11 +128,10 @@ def with_bill(
         resources, num_bytes = _planned(step, options), step.estimate.num_bytes or 0
         seconds = step.estimate.seconds
         if isinstance(step.node.config, ExtractionConfig) and step.estimate.num_frames:
-            on_gpus = bool(resources.gpus_per_worker)
-            pair = rates(step.node.config, options, store, videos, on_gpus=on_gpus)
-            extraction = bill(step.node.config, step.estimate, pair, on_gpus=on_gpus)
+            pair = rates(step.node.config, options, store, videos, on_gpus=bool(resources.gpus_per_worker))
+            extraction = bill(step.node.config, step.estimate, pair, resources)
             lines += bill_lines(extraction, options)
-            seconds = extraction.seconds(step.node.resources)
+            seconds = extraction.seconds(resources)
             total = total.plus(extraction.gpu_hours, extraction.core_hours, num_bytes)
         elif step.estimate.is_waiting and seconds is not None:
             rule = "of waiting for servers, in which no GPU is reserved"
@@ -213,5 +224,5 @@ class Total:
                 if options.price_per_tb_month is None:
                     left_out.append("storage (--price-per-tb-month)")
                 left_out.append("transfer")
-        left_out.append("machines that start or wait")
+        left_out.append("machines that start or stand idle")
         return [*lines, f"left out: {'; '.join(left_out)}"]

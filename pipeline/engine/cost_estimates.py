@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.core.errors import SourceError
 from pipeline.core.rates import (
     DECODED_FRAMES_PER_S,
+    H100_DECODERS,
     H100_FRAMES_PER_S_AT_224_PX,
     REFERENCE_CORES,
     extraction_seconds,
@@ -37,6 +38,9 @@ class Rate:
 
     frames_per_s: float
     source: str
+    num_decoders: float | None = None
+    """The cores that decoded for one GPU while this was measured, so that each is as fast or faster; None: it is of the
+    convnet alone."""
 
 
 def rates(
@@ -52,6 +56,9 @@ def rates(
     last_rate = _last_rate(config, store, on_gpus=on_gpus)
     if last_rate is not None:
         convnet = last_rate
+    if convnet is not None and convnet.num_decoders:
+        seen = convnet.frames_per_s / convnet.num_decoders
+        decoder = max(decoder, Rate(frames_per_s=seen, source=convnet.source), key=lambda rate: rate.frames_per_s)
     if options.calibrate:
         decoder, here = calibrate(config, videos)
         convnet = convnet if on_gpus else here
@@ -67,9 +74,8 @@ def _reference(config: ExtractionConfig, *, on_gpus: bool) -> Rate | None:
         at_224 = H100_FRAMES_PER_S_AT_224_PX.get(name)
         # Smaller frames are not faster: the process that feeds the GPU is the limit.
         scale = min(1.0, (224 / input_px) ** 2)
-        return (
-            None if at_224 is None else Rate(frames_per_s=at_224 * scale, source="default: an H100, tests/RESULTS.md")
-        )
+        source = "default: an H100, tests/RESULTS.md"
+        return None if at_224 is None else Rate(frames_per_s=at_224 * scale, source=source, num_decoders=H100_DECODERS)
     seconds = extraction_seconds(name, input_px, 1)
     return None if seconds is None else Rate(frames_per_s=1 / seconds / REFERENCE_CORES, source="tests/RESULTS.md")
 
@@ -86,8 +92,13 @@ def _last_rate(config: ExtractionConfig, store: Store, *, on_gpus: bool) -> Rate
             last = max(last or manifest, manifest, key=lambda one: one.finished_at)
     if last is None:
         return None
-    per_device = float(last.facts["frames_per_s"]) / float(last.facts[fact])
-    return Rate(frames_per_s=per_device, source=f"the last extraction of this store, {last.key}")
+    num_devices = float(last.facts[fact])
+    num_decoders = float(last.facts.get("num_decoders", 0)) * float(last.facts.get("num_workers", 0)) / num_devices
+    return Rate(
+        frames_per_s=float(last.facts["frames_per_s"]) / num_devices,
+        source=f"the last extraction of this store, {last.key}",
+        num_decoders=num_decoders or None if on_gpus else None,
+    )
 
 
 def calibrate(config: ExtractionConfig, videos: Sequence[str]) -> tuple[Rate, Rate]:

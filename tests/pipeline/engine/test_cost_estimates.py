@@ -28,16 +28,22 @@ def test_by_hand() -> None:
     assert HOURS.assumed.num_frames == 300 * 3600 * 30
     estimate = Estimate(num_frames=32_400_000, num_bytes=32_400_000 * 8209)
     pair = Rate(frames_per_s=500, source="given"), Rate(frames_per_s=3000, source="given")
-    on_gpus = bill(ExtractConfig(), estimate, pair, on_gpus=True)
+    two = Resources(num_workers=2, gpus_per_worker=1)
+    on_gpus = bill(ExtractConfig(), estimate, pair, two)
     assert (on_gpus.gpu_hours, on_gpus.core_hours, on_gpus.cores_per_gpu) == (3.0, 18.0, 6.0)
-    assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1)) == 9 * 3600  # two cores decode for nine hours
-    assert on_gpus.seconds(Resources(num_workers=2, gpus_per_worker=1, cpus_per_worker=16)) == 1.5 * 3600
+    assert on_gpus.seconds(two) == 1.5 * 3600
     lines = bill_lines(on_gpus, HOURS)
+    assert "never waits" in lines[-1]
+    # Two cores decode for nine hours what a GPU computes in three, and the GPU is paid for as long.
+    starved = bill(ExtractConfig(), estimate, pair, replace(two, decoders_per_gpu=2))
+    assert (starved.gpu_hours, starved.core_hours, starved.seconds(two)) == (9.0, 18.0, 4.5 * 3600)
+    assert "with 2 (--decoders-per-gpu) it waits for 67% of its hours" in bill_lines(starved, HOURS)[-1]
     assert lines[0] == "300 hours at 30 frames/s: 32,400,000 frames, about 97.2 GB of compressed video"
     assert "extract: 3.0 GPU-hours, 18.0 core-hours, 266.0 GB of percepts" in lines
     # Without GPUs both are the cores' work.
-    on_cores = bill(ExtractConfig(), estimate, pair, on_gpus=False)
+    on_cores = bill(ExtractConfig(), estimate, pair, Resources(num_workers=3))
     assert (on_cores.gpu_hours, on_cores.core_hours) == (0.0, 21.0)
+    assert on_cores.seconds(Resources(num_workers=3)) == 7 * 3600
 
 
 def test_a_price_has_what_it_needs_and_names_what_it_leaves_out() -> None:
@@ -78,16 +84,20 @@ def test_where_a_rate_comes_from(tmp_path: Path) -> None:
     assert (decoder, convnet) == (Rate(frames_per_s=900, source="given"), Rate(frames_per_s=2000, source="given"))
     unknown = replace(config, convnet=ConvnetConfig(name="efficientnet_lite2"))
     with pytest.raises(ConfigError, match="efficientnet_lite2 was never measured: give --gpu-frames-per-s"):
-        bill(unknown, Estimate(num_frames=1), rates(unknown, HOURS, store, ()), on_gpus=False)
-    _, convnet = rates(config, HOURS, store, (), on_gpus=True)
+        bill(unknown, Estimate(num_frames=1), rates(unknown, HOURS, store, ()), Resources())
+    decoder, convnet = rates(config, HOURS, store, (), on_gpus=True)
     assert convnet is not None
     assert convnet.source.startswith("default: an H100")
-    on_gpus: dict[str, int | float | str] = {"frames_per_s": 9000.0, "num_cores": 3.0, "num_gpus": 2.0}
+    assert decoder.frames_per_s == convnet.frames_per_s / 15  # else it would not have been that fast
+    on_gpus: dict[str, int | float | str] = {"frames_per_s": 9000.0, "num_gpus": 2.0, "num_workers": 2}
+    on_gpus |= {"num_decoders": 3, "num_cores": 8.0}
     store.commit(
         Manifest(stage="extract", version=1, key="d", name="x", recipe="r", config=same, inputs={}, facts=on_gpus)
     )
-    _, convnet = rates(config, HOURS, store, (), on_gpus=True)
-    assert convnet == Rate(frames_per_s=4500.0, source="the last extraction of this store, d")
+    decoder, convnet = rates(config, HOURS, store, (), on_gpus=True)
+    source = "the last extraction of this store, d"
+    assert convnet == Rate(frames_per_s=4500.0, source=source, num_decoders=3.0)
+    assert decoder == Rate(frames_per_s=1500.0, source=source)
 
 
 def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +124,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "32,400,000" in out
     assert "83.5 GB" in out
     assert "not known" not in out, "probing so many videos is foreseen, too"
-    assert "extract: 4.5 GPU-hours, 7.2 core-hours" in out
+    assert "extract: 4.5 GPU-hours, 6.4 core-hours" in out
     # 3.85 million windows eight times, 5.64 GFLOP each: 0.12 hours of an H100.
     assert "about 8 passes over 3,847,500 sequences" in out
     assert "pretrain composite: 0.1 GPU-hours on 1 GPU (default: 390 TFLOP/s" in out
     assert "price: 9.25" in out
+    few_decoders = said(*hours, "--gpu-frames-per-s", "2000", "--decoders-per-gpu", "1")  # 6.4 hours for 4.5
+    assert "extract: 6.4 GPU-hours, 6.4 core-hours" in few_decoders
+    assert "price: 13.06" in few_decoders
     # A rate that nobody gave is the default of an H100, and says so: never a price of nothing.
     default = said(*hours)
     assert "convnet 21,080 frames/s a GPU (default: an H100" in default
