@@ -44,8 +44,6 @@ TEMPORARY_MARK = ".tmp-"
 """Part of the names of unfinished writes, which `list_files` leaves out."""
 
 CHUNK_BYTES = 1 << 20
-
-
 REQUESTS_AT_A_TIME: Final = 32
 """Requests to an object store in flight where many small files are read or removed."""
 BUCKETED: Final = ("s3", "s3a", "gs", "gcs", "abfs", "az")
@@ -158,13 +156,15 @@ def absolute(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Returns whether there is a file or a directory at `uri`."""
     fs, path = filesystem(uri)
+    fs.invalidate_cache(path)  # another process may have written it since this one listed the directory
     with reaching(uri):
         return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
-    """Returns the size of the file in bytes."""
+    """Returns the size of the file in bytes. Raises FileNotFoundError."""
     fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
     with reaching(uri):
         return int(fs.size(path))
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from s3fs.core import S3File
+from s3fs.core import S3File, S3FileSystem
 
 from pipeline.core.errors import SourceError
 from pipeline.core.files import (
@@ -155,6 +155,18 @@ def test_an_upload_that_is_cut_leaves_what_was_there(s3_bucket: str, monkeypatch
     with pytest.raises(SourceError, match="cable is cut"):
         write_bytes(uri, bytes(12 << 20))
     assert read_bytes(uri) == b"before"
+
+
+def test_what_another_process_writes_after_a_listing_is_seen(s3_bucket: str) -> None:
+    """Workers write the parts that are missing after their stage has listed those that are there."""
+    folder, others = f"{s3_bucket}/table", S3FileSystem(skip_instance_cache=True)
+    write_bytes(f"{folder}/part-1", b"one")
+    assert list_files(folder) == ["part-1"]
+    others.pipe_file(f"{folder}/part-0", b"zero")
+    assert exists(f"{folder}/part-0")
+    assert list_files(folder) == ["part-0", "part-1"]
+    others.pipe_file(f"{folder}/part-2", b"three")
+    assert size_bytes(f"{folder}/part-2") == 5
 
 
 def test_removal_in_a_bucket_reads_no_pattern(s3_bucket: str) -> None:
