@@ -103,6 +103,7 @@ def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimat
         return Estimate(num_bytes=4 * num_weights)
     num_steps = training.steps(known)
     num_seen = num_steps * training.batch_size
+    passes = "" if known is None else f"about {passes_text(num_seen, known)} in {num_steps:,} steps"
     rate = FLOP_PER_S_BFLOAT16 if training.precision == "bfloat16" else FLOP_PER_S
     return Estimate(
         num_frames=num_seen * model.num_frames,
@@ -113,8 +114,15 @@ def _estimate(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> Estimat
             per_core_s=rate / REFERENCE_CORES,
             per_gpu_s=H100_FLOP_PER_S,
         ),
-        note="" if known is None else f"about {passes_text(num_seen, known)} in {num_steps:,} steps",
+        note="; ".join(filter(None, (passes, _decided_later(config)))),
     )
+
+
+def _decided_later(config: PretrainConfig) -> str:
+    """Returns a clause on what the number of videos decides; empty where it decides nothing."""
+    few = config.for_videos(0)
+    changed = [name for name in ("residual", "autoregressive") if getattr(few.model, name)] if few != config else []
+    return f"{' and '.join(changed)} with fewer than {config.few_videos} videos (few_videos)" if changed else ""
 
 
 def _num_sequences(config: PretrainConfig, inputs: Mapping[str, Estimate]) -> int | None:

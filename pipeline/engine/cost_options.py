@@ -18,11 +18,14 @@ class CostOptions:
     plan_fps: float = 30.0
     """Frames per second of the hours of --plan-hours."""
     gpu_frames_per_s: float | None = None
-    """Frames per second of the convnet on one GPU. If it is given, the plan puts the convnet on GPUs."""
+    """Frames per second of the convnet on one GPU; default: those of the last extraction, else of an H100. If it is
+    given, the plan puts the convnet on GPUs."""
     core_frames_per_s: float | None = None
-    """Frames per second of the convnet on one core, where it runs on cores."""
+    """Frames per second of the convnet on one core, where it runs on cores; default: those of the last extraction, else
+    of a reference core."""
     decode_frames_per_s: float | None = None
-    """Frames per second that one core decodes, scales and crops."""
+    """Frames per second that one core decodes, scales and crops; default: those of a reference core, or more where the
+    rate of a GPU shows it."""
     calibrate: bool = False
     """With --plan: measures decoder and convnet here, for some seconds, on the first videos given."""
     price_per_gpu_hour: float | None = None

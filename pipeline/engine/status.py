@@ -194,7 +194,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "unset" if value is None else str(value)
     return text if len(text) <= 24 else text[:21] + "..."
 
 

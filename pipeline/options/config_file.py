@@ -13,6 +13,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import absolute, exists, is_local, read_bytes, write_bytes
 from pipeline.core.secrets import has_secrets
 from pipeline.options.flags import Option
+from pipeline.options.help import without_value
 from pipeline.options.values import NONE
 
 
@@ -36,8 +37,8 @@ def read_config(uri: str) -> dict[str, Any]:
 def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str) -> bool:
     """Writes the value of every option to a TOML file that `read_config` and flags understand.
 
-    An option that has no value, and has none by default, is a comment. A file that holds a password or a signature is
-    readable by its owner alone.
+    An option that has no value, and has none by default, is a comment, with what is used then. A file that holds a
+    password or a signature is readable by its owner alone.
 
     Returns:
         Whether it holds one.
@@ -53,7 +54,8 @@ def write_config(uri: str, chosen: Any, options: Sequence[Option], command: str)
             table = head
         value = reduce(getattr, option.path.split("."), chosen)
         if value is None and option.default is None:
-            lines.append(f"# {name} =")
+            decided = without_value(option)
+            lines.append(f"# {name} =" + (f"  # {decided}" if decided else ""))
         else:
             lines.append(f"{name} = {_toml(NONE if value is None else value)}")
     text = "\n".join(lines) + "\n"

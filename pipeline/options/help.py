@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import shlex
 import shutil
 import textwrap
@@ -80,6 +81,12 @@ def explanation(option: Option) -> str:
     if choices and not _fits(choices):
         text = f"{text} Choices: {', '.join(map(repr, choices))}."
     return text
+
+
+def without_value(option: Option) -> str:
+    """Returns the clause of an option's explanation on what is used where it has no value; empty where none says so."""
+    clause = re.search(r"\b([Dd]efault\b|None\b|none uses|without it,).*?(?=[.;]( |$)|$)", explanation(option))
+    return clause[0] if clause else ""
 
 
 def first_sentence(text: str) -> str:

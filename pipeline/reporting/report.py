@@ -113,6 +113,8 @@ def fact(name: str, value: float | str | bool) -> str:
 
 
 def _setting(value: Any) -> str:
+    if value is None:
+        return "unset"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 

@@ -91,9 +91,9 @@ class TrainingConfig:
     batch_size: int = 64
     """The number of sequences of a step, over all workers."""
     num_steps: Annotated[int | None, InsteadOf("num_passes")] = 1000
-    """The training takes so many optimiser steps; this or num_passes."""
+    """The training takes so many optimiser steps; None: num_passes decides."""
     num_passes: Annotated[float | None, InsteadOf("num_steps")] = field(default=None, metadata=CAME_LATER)
-    """The training takes so many passes over its sequences, in as many steps as that needs; this or num_steps."""
+    """The training takes so many passes over its sequences, in as many steps as that needs; None: num_steps decides."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimiser and its learning rate. Gradients, and the norm they are clipped to, are those of the loss per
     dimension."""

@@ -166,6 +166,10 @@ def test_write_config_writes_and_starts_nothing(tmp_path: Path, capsys: pytest.C
     assert end.value.code == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert parse(load_recipe("youtube"), ["--config", str(path)]) == parse(load_recipe("youtube"), flags)
+    listed = path.read_text()
+    assert "# tracking-uri =  # default: SQLite in the store\n" in listed
+    assert "# video-stream =  # None takes the one that ffmpeg takes\n" in listed
+    assert "# register =\n" in listed, "without a value nothing is done"
 
 
 def test_a_written_config_with_a_secret_is_its_owners_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

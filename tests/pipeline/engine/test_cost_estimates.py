@@ -127,6 +127,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "extract: 4.5 GPU-hours, 6.4 core-hours" in out
     # 3.85 million windows eight times, 5.64 GFLOP each: 0.12 hours of an H100.
     assert "about 8 passes over 3,847,500 sequences" in out
+    assert "residual and autoregressive with fewer than 100 videos (few_videos)" in out
     assert "pretrain composite: 0.1 GPU-hours on 1 GPU (default: 390 TFLOP/s" in out
     assert "price: 9.25" in out
     few_decoders = said(*hours, "--gpu-frames-per-s", "2000", "--decoders-per-gpu", "1")  # 6.4 hours for 4.5

@@ -10,6 +10,8 @@ import pytest
 from pipeline.core.errors import PlanError
 from pipeline.core.stage import Resources
 from pipeline.engine.plan import Plan
+from pipeline.engine.status import why_make
+from pipeline.engine.store import Manifest
 from tests.pipeline.engine.toy_stages import CountConfig, SumConfig, add, count, double
 
 
@@ -61,3 +63,11 @@ def test_wrong_edges_name_both_ends_and_the_fix() -> None:
     with pytest.raises(PlanError, match="two nodes named 'count'"):
         plan.add(count, CountConfig())
     assert [node.name for node in plan.nodes] == ["count", "add"]
+
+
+def test_a_setting_without_a_value_is_unset_in_what_changed() -> None:
+    node = Plan("toy").add(count, CountConfig(seed=7))
+    last = Manifest(
+        stage="count", version=1, key="count-1", name="count", recipe="toy", config={"num": None, "seed": 7}, inputs={}
+    )
+    assert why_make(node, [last], {}) == "config changed: num unset -> 3"
