@@ -14,12 +14,11 @@ from typing import Any, Final
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Node, Plan
 from pipeline.recipes.agreement import check_alike, check_enough, check_loss
-from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
+from pipeline.recipes.existing_models import ModelReadingOptions, add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.model_variants import OF_CORPORA, PASSES_OVER_A_CORPUS, encoder_suffix, of_encoder
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import LabelCheck, WindowCheck
-from pipeline.recipes.video_inputs import ONE_LIMITS, VideoOptions, add_unpacked, lists_first, within_limits
-from stages.convnets.registry import import_plugin
+from pipeline.recipes.video_inputs import ONE_LIMITS, add_unpacked, lists_first, within_limits
 from stages.datasets.labelled import ALL_CLIPS
 from stages.evaluate import EvaluateConfig, evaluate
 from stages.extract import ExtractConfig, extract
@@ -53,7 +52,7 @@ OF_CLASSIFIERS: Final = FinetuneConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionsOptions(VideoOptions):
+class ActionsOptions(ModelReadingOptions):
     """A classifier of your own labels, from few labelled videos and any number of unlabelled ones."""
 
     videos: tuple[str, ...]
@@ -69,10 +68,6 @@ class ActionsOptions(VideoOptions):
     encoder: str | None = None
     """Start from this encoder instead of pretraining one: a key of the store (pretrain-...), models:/NAME@ALIAS, or a
     path or URL. It says which convnet makes its percepts, and how videos are decoded."""
-    weights: str | None = None
-    """URI of the weights of the encoder's convnet, where they are not those of an installed package."""
-    plugin: str | None = None
-    """Python module that registers the encoder's convnet, where it is one of yours."""
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = replace(PASSES_OVER_A_CORPUS, parts=LEARNED)
     num_encoders: int = 1
@@ -123,17 +118,9 @@ def build(options: ActionsOptions) -> Plan:
     encoder: Node | None = None
     header: dict[str, Any] = {}
     extraction = within_limits(options.extract, options.limits)
-    if options.plugin is not None:
-        import_plugin(options.plugin)
     if options.encoder is not None:
         encoder, header = add_encoder(plan, options.encoder, flag="encoder", name="encoder", store_uri=options.store)
-        extraction = percepts_of_model(
-            extractor_of_encoder(header),
-            options.encoder,
-            flag="encoder",
-            limits=options.limits,
-            weights=options.weights,
-        )
+        extraction = percepts_of_model(extractor_of_encoder(header), options.encoder, flag="encoder", options=options)
     else:
         check_loss(options.pretrain)
     arms = _arms(options, header)

@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.errors import ConfigError
 from pipeline.engine.plan import Plan
-from pipeline.recipes.existing_models import add_classifier, percepts_of_model
+from pipeline.recipes.existing_models import ModelReadingOptions, add_classifier, percepts_of_model
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import WindowCheck
-from pipeline.recipes.video_inputs import VideoOptions, add_index, lists_first
+from pipeline.recipes.video_inputs import add_index, lists_first
 from stages.classify import ClassifyConfig, classify
-from stages.convnets.registry import import_plugin
 from stages.extract import extract
 from stages.percepts.schema import Extractor
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyRunOptions(VideoOptions):
+class ClassifyRunOptions(ModelReadingOptions):
     """The actions of videos of your own, by a finetuned classifier, as Parquet: a row a video, or a row a window."""
 
     classifier: str
@@ -29,10 +28,6 @@ class ClassifyRunOptions(VideoOptions):
     videos: tuple[str, ...]
     """Videos to classify: folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv, .jsonl, .json,
     .parquet) and bucket URLs. Labels, where a list has some, are compared with what is found."""
-    weights: str | None = None
-    """URI of the convnet's weights, where they are not those of an installed package."""
-    plugin: str | None = None
-    """Python module that registers the convnet, where it is one of yours."""
     classify: ClassifyConfig = ClassifyConfig()
 
 
@@ -44,8 +39,6 @@ def build(options: ClassifyRunOptions) -> Plan:
         ConfigError, SourceError, CorruptArtifact, StoreError, UsageError: as `add_classifier`.
         ConfigError, DigestError: as `percepts_of_model`.
     """
-    if options.plugin is not None:
-        import_plugin(options.plugin)
     plan = Plan("classify")
     classifier, header = add_classifier(plan, options.classifier, store_uri=options.store)
     if "extractor" not in header or len(header["samplings"]) != 1:
@@ -53,13 +46,7 @@ def build(options: ClassifyRunOptions) -> Plan:
             f"--classifier {options.classifier} is no single classifier that says what made its percepts: give the "
             "artifact of a finetune stage, or its model.safetensors"
         )
-    config = percepts_of_model(
-        Extractor(**header["extractor"]),
-        options.classifier,
-        flag="classifier",
-        limits=options.limits,
-        weights=options.weights,
-    )
+    config = percepts_of_model(Extractor(**header["extractor"]), options.classifier, flag="classifier", options=options)
     check = WindowCheck(num_frames=1, rate_fps=None)  # the last frame of a short video is repeated
     index = add_index(plan, replace(options, limits=config.limits), lists_first(options.videos), check=check)
     percepts = plan.add(extract, config, resources=options.on_devices, index=index)

@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.engine.plan import Plan
-from pipeline.recipes.existing_models import add_encoder, extractor_of_encoder, percepts_of_model
+from pipeline.recipes.existing_models import ModelReadingOptions, add_encoder, extractor_of_encoder, percepts_of_model
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.video_checks import WindowCheck
-from pipeline.recipes.video_inputs import VideoOptions, add_index, lists_first
-from stages.convnets.registry import import_plugin
+from pipeline.recipes.video_inputs import add_index, lists_first
 from stages.embed import EmbedConfig, embed
 from stages.extract import extract
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions(VideoOptions):
+class EmbedOptions(ModelReadingOptions):
     """Embeddings of videos of your own by a pretrained encoder, as Parquet: a row a window, or a row a video."""
 
     encoder: str
@@ -27,10 +26,6 @@ class EmbedOptions(VideoOptions):
     videos: tuple[str, ...]
     """Videos to embed: folders, archives (.zip, .tar*, .rar), globs, files, lists (.txt, .csv, .tsv, .jsonl, .json,
     .parquet) and bucket URLs."""
-    weights: str | None = None
-    """URI of the convnet's weights, where they are not those of an installed package."""
-    plugin: str | None = None
-    """Python module that registers the convnet, where it is one of yours."""
     embed: EmbedConfig = EmbedConfig()
 
 
@@ -41,13 +36,9 @@ def build(options: EmbedOptions) -> Plan:
         ConfigError, SourceError, CorruptArtifact, StoreError, UsageError: as `add_encoder`.
         ConfigError, DigestError: as `percepts_of_model`.
     """
-    if options.plugin is not None:
-        import_plugin(options.plugin)
     plan = Plan("embed")
     encoder, header = add_encoder(plan, options.encoder, flag="encoder", name="encoder", store_uri=options.store)
-    config = percepts_of_model(
-        extractor_of_encoder(header), options.encoder, flag="encoder", limits=options.limits, weights=options.weights
-    )
+    config = percepts_of_model(extractor_of_encoder(header), options.encoder, flag="encoder", options=options)
     check = WindowCheck(
         num_frames=header["config"]["num_frames_in"],
         rate_fps=config.decode.rate_fps,

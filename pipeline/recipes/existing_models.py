@@ -18,6 +18,8 @@ from pipeline.core.stage import Stage
 from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix
+from pipeline.recipes.video_inputs import VideoOptions
+from stages.convnets.registry import import_plugin
 from stages.extract import ExtractConfig, extract
 from stages.extraction.config import check_convnet, config_of, extractor_of
 from stages.finetune import finetune
@@ -35,6 +37,16 @@ WARM_START: Final = "warm start"
 """The node's name."""
 ENCODERS: Final = (pretrain, import_encoder)
 KEY: Final = re.compile(r"[a-z-]+-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReadingOptions(VideoOptions):
+    """The options of every recipe by which a model that is there reads videos."""
+
+    weights: str | None = None
+    """URI of the weights of the model's convnet, where they are not those of an installed package."""
+    plugin: str | None = None
+    """Python module that registers the model's convnet, where it is one of yours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,27 +214,28 @@ def _known_model(
 
 
 def percepts_of_model(
-    learned: Extractor | None, source: str, *, flag: str, limits: Limits, weights: str | None
+    learned: Extractor | None, source: str, *, flag: str, options: ModelReadingOptions
 ) -> ExtractConfig:
     """Returns the settings by which videos become what a model has learned to read.
 
     learned: the extractor of its percepts, if there is one.
-    limits: those of the recipe; where they are the defaults, the model's.
-    weights: URI of its convnet's weights, where they are not those of a package.
+    options: those of the recipe; where its limits are the defaults, the model's are taken.
 
     Raises:
         ConfigError: it learned from no percepts, or its convnet is none that can be built here.
         DigestError: the convnet here is another than the one that made what it learned from.
     """
+    if options.plugin is not None:
+        import_plugin(options.plugin)
     if learned is None:
         raise ConfigError(
             f"--{flag} {source} learned from pixels, not from percepts: give one of percepts, such as of youtube"
         )
-    of_model = config_of(learned, weights=weights)
+    of_model = config_of(learned, weights=options.weights)
     config = ExtractConfig(
         convnet=of_model.convnet,
         decode=of_model.decode,
-        limits=of_model.limits if limits == Limits() else limits,
+        limits=of_model.limits if options.limits == Limits() else options.limits,
         compression=of_model.compression,
     )
     check_convnet(learned.settings["convnet"], extractor_of(config).settings["convnet"])
