@@ -16,9 +16,8 @@ import pyarrow as pa
 from stages.extraction.single_video import VideoPercepts
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.percepts.artifacts import Percepts
-from stages.percepts.windows import clip_rows
 from stages.serving.parts import Part, Per, columns_of_names, read_names, table_schema, write_part
-from stages.serving.video_classifier import STRIDE_FRAMES, answer_of
+from stages.serving.video_classifier import answer_of, probabilities_of, windows_of
 
 Columns = list[pa.Array]
 
@@ -44,11 +43,11 @@ class Classification:
         def rows_of_windows(videos: Sequence[str]) -> Iterator[Columns]:
             for video in videos:
                 percepts = seen(video)
-                row_WT = clip_rows(percepts.segment_N, trained.num_frames, STRIDE_FRAMES)
+                row_WT = windows_of(trained, percepts)
                 first_W, last_W = row_WT[:, 0], row_WT[:, -1]
                 times = (percepts.frame_N[first_W], percepts.pts_us_N[first_W], percepts.pts_us_N[last_W])
                 place = map(pa.array, (np.arange(len(row_WT), dtype=np.int32), *times))
-                probabilities_WC = answer_of(trained, percepts).probabilities_WC
+                probabilities_WC = probabilities_of(trained, percepts, row_WT)
                 yield [*columns_of_names([video] * len(row_WT), names), *place, *_actions(classes, probabilities_WC)]
 
         def rows_of_videos(videos: Sequence[str]) -> Iterator[Columns]:

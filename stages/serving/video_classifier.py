@@ -54,17 +54,30 @@ class VideoClassifier:
 
 def answer_of(trained: TrainedClassifiers, seen: VideoPercepts) -> VideoAnswer:
     """Returns the answer of one classifier for the percepts of a video, on the device of the classifier."""
-    rows_WT = clip_rows(seen.segment_N, trained.num_frames, STRIDE_FRAMES)
-    pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
-    probabilities = torch.cat([_probabilities(trained, seen.percepts_ND[rows]) for rows in pieces])
+    rows_WT = windows_of(trained, seen)
     steps_us = np.diff(seen.pts_us_N)
     frame_us = int(np.median(steps_us)) if len(steps_us) else 0
     return VideoAnswer(
         trained.class_names,
-        probabilities.cpu().numpy(),
+        probabilities_of(trained, seen, rows_WT),
         seen.pts_us_N[rows_WT[:, 0]],
         seen.pts_us_N[rows_WT[:, -1]] + frame_us,
     )
+
+
+def windows_of(trained: TrainedClassifiers, seen: VideoPercepts) -> npt.NDArray[np.int64]:
+    """Returns the rows (W, T) of the percepts that each window of a video reads."""
+    return clip_rows(seen.segment_N, trained.num_frames, STRIDE_FRAMES)
+
+
+def probabilities_of(
+    trained: TrainedClassifiers, seen: VideoPercepts, rows_WT: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Computes the probabilities (W, C) of windows of a video."""
+    pieces = [rows_WT[first : first + BATCH_WINDOWS] for first in range(0, len(rows_WT), BATCH_WINDOWS)]
+    probabilities = torch.cat([_probabilities(trained, seen.percepts_ND[rows]) for rows in pieces])
+    probabilities_WC: npt.NDArray[np.float32] = probabilities.cpu().numpy()
+    return probabilities_WC
 
 
 def _probabilities(trained: TrainedClassifiers, percepts_WTD: npt.NDArray[np.float16]) -> torch.Tensor:
