@@ -91,7 +91,8 @@ class IngestConfig:
 
 def list_sources(config: IngestConfig) -> SourceListing | None:
     """Lists the videos of the config; None where all videos come from stages. Raises SourceError."""
-    return SourceListing(config.videos, config.list_rules) if config.videos else None
+    labels = partial(label_of, config=config) if config.held_out_labelled else None
+    return SourceListing(config.videos, config.list_rules, label_of=labels) if config.videos else None
 
 
 def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
@@ -103,6 +104,7 @@ def _estimate(config: IngestConfig, inputs: Mapping[str, Estimate]) -> Estimate:
         num_frames=num_frames,
         num_bytes=INDEX_BYTES_A_VIDEO * (listed.num_videos or 0) or None,
         seconds=WORKER_START_S + (listed.seconds or 0.0) + num_frames / DECODED_FRAMES_PER_S / 10,
+        note=listed.note,
     )
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from typing import Any, Final
 
 DAYS_FROM_S: Final = 172_800.0
 """The duration from which on days say more than hours and minutes."""
+NUM_LABELS: Final = 12
+"""The number of labels that a sentence lists."""
 JOINERS: Final = "\u200c\u200d"
 """Zero-width characters that words of Persian and Indic scripts, and emoji, are spelt with."""
 _ESCAPED: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -28,6 +31,17 @@ def number_in_words(number: float) -> str:
 def count_of(count: int, noun: str) -> str:
     """Writes a count with its noun: '1 video', '1,360 videos'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def labels_in_words(labels: Counter[str], num_others: int) -> str:
+    """Writes how many videos each label has, the most frequent labels by name, and how many others have none."""
+    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+    words = f"{count_of(len(labels), 'label')} of {count_of(labels.total(), 'video')}"
+    if labels:
+        words += ": " + ", ".join(f"{label!r:.80} {number:,}" for label, number in ordered[:NUM_LABELS])
+    if more := [number for _, number in ordered[NUM_LABELS:]]:
+        words += f" and {len(more):,} more of {more[-1]:,} to {more[0]:,} videos each"
+    return words + (f"; {count_of(num_others, 'video')} without a label" if num_others else "")
 
 
 def time_in_words(seconds: float) -> str:

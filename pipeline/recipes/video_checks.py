@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from unicodedata import normalize
 
 from pipeline.core.errors import SourceError
-from pipeline.core.printable import count_of
+from pipeline.core.printable import count_of, labels_in_words
 from stages.datasets.labelled import ALL_CLIPS, labelled, refuse_leaks
 from stages.extract import ExtractConfig
 from stages.finetune import FinetuneConfig
@@ -26,8 +26,6 @@ from stages.video.ledger import VideoRecord, rejections_in_words
 
 NUM_NAMED = 5
 """The number of labels that a sentence names."""
-NUM_LISTED = 12
-"""The number of labels that are listed with their numbers of videos."""
 
 
 def _records(index: Index) -> Iterator[VideoRecord]:
@@ -160,7 +158,8 @@ class LabelCheck:
         parts = sorted({str(record.part) for record in usable if record.label is not None})
         records = [record for record in _records(index) if record.label is not None]
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
-        yield _labels_in_words(sum(numbers.values(), Counter[str]()), index)
+        unlabelled = {record.sha256 for record in usable_videos(index)} - {record.sha256 for record in records}
+        yield labels_in_words(sum(numbers.values(), Counter[str]()), len(unlabelled))
         test = numbers.pop("test", Counter[str]())
         train = sum((numbers.pop(part, Counter[str]()) for part in self.learned), Counter[str]())
         unused = ", ".join(f"{sum(labels.values())} of part {part}" for part, labels in numbers.items())
@@ -207,18 +206,6 @@ class LabelCheck:
         )
         if self.windows is not None:
             yield from self.windows.of_videos(usable)
-
-
-def _labels_in_words(labels: Counter[str], index: Index) -> str:
-    """Returns the labels with their numbers of videos, the most frequent by name, and what has none."""
-    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-    words = ", ".join(f"{label!r:.80} {number:,}" for label, number in ordered[:NUM_LISTED])
-    if more := [number for _, number in ordered[NUM_LISTED:]]:
-        words += f" and {len(more):,} more of {more[-1]:,} to {more[0]:,} videos each"
-    has_label = {record.sha256 for record in _records(index) if record.label is not None}
-    num_others = len({record.sha256 for record in usable_videos(index)} - has_label)
-    others = f"; {count_of(num_others, 'video')} without a label" if num_others else ""
-    return f"{count_of(len(labels), 'label')} of {count_of(labels.total(), 'video')}: {words}{others}"
 
 
 def _named(labels: Sequence[str]) -> str:

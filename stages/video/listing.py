@@ -14,7 +14,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from pipeline.core.disk_list import DiskList
 from pipeline.core.files import CHUNK_BYTES, open_atomic, read_bytes, sha256_bytes
 from pipeline.core.parquet import groups_of, iter_tables
+from pipeline.core.printable import labels_in_words
 from pipeline.core.rates import BYTES_PER_FRAME, PROBED_VIDEOS_PER_S
 from pipeline.core.stage import Context, Estimate, Listing
 from stages.video import probe_cache
@@ -33,6 +35,7 @@ from stages.video.ledger import VideoRecord
 from stages.video.limits import Limits
 from stages.video.lists.published import Note
 from stages.video.lists.rows import STRANGERS, ListRules
+from stages.video.lists.seen import SeenTexts
 from stages.video.record_table import DIGEST_BYTES, DigestOrder, digests
 from stages.video.sources import VideoSource, hash_sources, iter_videos, unique_sources, with_stamp
 
@@ -82,9 +85,22 @@ class SourceListing(ParquetListing):
         SourceError: see `stages.video.sources.list_videos`.
     """
 
-    def __init__(self, places: Sequence[str], rules: ListRules = STRANGERS, *, salt: str = "") -> None:
-        """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key."""
+    def __init__(
+        self,
+        places: Sequence[str],
+        rules: ListRules = STRANGERS,
+        *,
+        salt: str = "",
+        label_of: Callable[[VideoSource], str | None] | None = None,
+    ) -> None:
+        """Lists the videos; the digest also depends on `salt`, which stands for further inputs of the key.
+
+        label_of: returns the label of a video; labels are counted then, for the plan.
+        """
         super().__init__()
+        self._label_of = label_of
+        self._labels: Counter[str | None] = Counter()
+        self._seen = SeenTexts()
         self._num_videos = self._num_bytes = 0
         self.has_parts = False
         """True where a list says of some of its videos which part they belong to."""
@@ -102,12 +118,16 @@ class SourceListing(ParquetListing):
             self._num_videos += len(batch)
             self.has_parts = self.has_parts or any(source.part is not None for source in batch)
             self._num_bytes += sum(source.size_bytes or 0 for source in batch)
+            if self._label_of is not None:
+                self._labels.update(self._label_of(source) for source in batch if self._seen.add(source.uri))
             yield from batch
 
     @property
     def estimate(self) -> Estimate:
         """Number and bytes of the videos, and about how many frames they have and how long probing them takes."""
+        labels = Counter({label: number for label, number in self._labels.items() if label is not None})
         return Estimate(
+            note=labels_in_words(labels, self._labels[None]) if self._labels else "",
             num_videos=self._num_videos,
             num_bytes=self._num_bytes,
             num_frames=self._num_bytes // BYTES_PER_FRAME,

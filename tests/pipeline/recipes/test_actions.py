@@ -233,6 +233,18 @@ def test_several_encoders_are_one_row(tmp_path: Path, folder: Path) -> None:
     assert scores.models == ("single frame", "LSTM from scratch", "LSTM pretrained")
 
 
+def test_a_plan_says_which_labels_are_listed(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = write_list(tmp_path / "labels.csv", folder)
+    for videos, words in (
+        (("--videos", str(folder), str(listed)), "3 labels of 24 videos: 'brightening' 8, 'darkening' 8, 'still' 8; "),
+        (("--videos", str(folder / "labelled"), "--folder-labels"), "3 labels of 24 videos: 'brightening' 8"),
+        (("--videos", str(folder / "more")), "0 labels of 0 videos; 4 videos without a label"),
+    ):
+        assert main(["actions", "--plan", "--store", str(tmp_path / "store"), *RUN, *videos]) == 0
+        (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ingest: ")]
+        assert words in said
+
+
 def test_parts_of_a_list_are_kept(tmp_path: Path, folder: Path) -> None:
     listed = write_list(tmp_path / "labels.csv", folder, part=True)
     nodes = planned(tmp_path / "store", "--videos", str(listed), *SMALL)
