@@ -59,6 +59,7 @@ def classify(
 
     Raises:
         ConfigError: no classifier or two; it learned from percepts of another extractor, or is one of several.
+        SourceError: a video was taken down meanwhile.
         SourceError, CorruptArtifact, UsageError: see `stages.finetuning.trained_classifiers.TrainedClassifiers.load`.
     """
     from stages.finetuning.trained_classifiers import TrainedClassifiers
@@ -90,7 +91,7 @@ def classify(
         per=config.per,
         device="cuda" if context.resources.gpus_per_worker else "cpu",
     )
-    num_bytes = write_parts(work, parts, actions.directory, context)
+    num_bytes = write_parts(work, parts, actions.directory, context, videos=windows.store.videos)
     context.record(num_videos=len(windows.store.videos), num_bytes=num_bytes, classes=", ".join(trained.class_names))
     seen = {video for sampling in trained.clips for video in sampling} | set(trained.search_clips)
     _record_actions(config, actions, seen, context)

@@ -52,7 +52,7 @@ def embed(config: EmbedConfig, context: Context, *, encoder: Encoder, percepts: 
 
     Raises:
         ConfigError: the encoder learned from pixels, or from percepts of another extractor.
-        SourceError: no video is as long as a window.
+        SourceError: no video is as long as a window, or one was taken down meanwhile.
     """
     from stages.models.pretrained import Pretrained
     from stages.percepts.windows import Windows
@@ -80,7 +80,7 @@ def embed(config: EmbedConfig, context: Context, *, encoder: Encoder, percepts: 
         stride=windows.stride,
         device="cuda" if context.resources.gpus_per_worker else "cpu",
     )
-    num_bytes = write_parts(work, parts, embeddings.directory, context)
+    num_bytes = write_parts(work, parts, embeddings.directory, context, videos=windows.store.videos)
     num_videos = int((windows.num_per_video > 0).sum())
     num_short = len(windows.store.videos) - num_videos
     if num_short:

@@ -22,6 +22,7 @@ from pipeline.core.files import exists, join, list_files, remove, size_bytes
 from pipeline.core.parquet import write_groups
 from pipeline.core.stage import Context
 from stages.percepts.artifacts import Percepts
+from stages.percepts.takedowns import taken_down
 
 Per = Literal["window", "video"]
 """The unit that a row of a table stands for."""
@@ -51,10 +52,7 @@ class Part:
     def check(self, videos: Sequence[str]) -> None:
         """Raises SourceError where `videos`, those that a worker finds, are not those that parts were cut of."""
         if len(videos) != self.num_videos:
-            raise SourceError(
-                f"{self.num_videos - len(videos)} of {self.num_videos} videos were taken down meanwhile: run the same "
-                "command again"
-            )
+            raise _taken_down_meanwhile(self.num_videos - len(videos), self.num_videos)
 
 
 def cut_parts(
@@ -90,12 +88,23 @@ def cut_parts(
 
 
 def write_parts(
-    factory: Callable[[], Callable[[Part], None]], parts: Sequence[Part], directory: str, context: Context
+    factory: Callable[[], Callable[[Part], None]],
+    parts: Sequence[Part],
+    directory: str,
+    context: Context,
+    *,
+    videos: Sequence[str],
 ) -> int:
     """Lets the workers write the parts that are missing, and removes those of another table, as after a takedown.
 
+    Args:
+        videos: those that parts were cut of.
+
     Returns:
         The bytes of all parts.
+
+    Raises:
+        SourceError: a video was taken down meanwhile; no part is left then, as it may be in one.
     """
     for name in {*list_files(directory)} - {part.uri.rpartition("/")[2] for part in parts}:
         remove(join(directory, name))
@@ -111,7 +120,14 @@ def write_parts(
     for position, _ in results:
         num_done += parts[position].num_windows
         context.progress(num_done, num_windows, "windows")
+    if gone := taken_down(context.store_uri).intersection(videos):
+        remove(directory)
+        raise _taken_down_meanwhile(len(gone), len(videos))
     return sum(size_bytes(part.uri) for part in parts)
+
+
+def _taken_down_meanwhile(number: int, num_videos: int) -> SourceError:
+    return SourceError(f"{number} of {num_videos} videos were taken down meanwhile: run the same command again")
 
 
 def write_part(part: Part, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]]) -> None:

@@ -150,6 +150,26 @@ def test_a_takedown_between_cutting_and_writing_shifts_no_row(tmp_path: Path, mo
     assert {row["video"] for row in rows_of(left)} == {name_of(0), name_of(2)}
 
 
+def test_a_takedown_while_the_last_part_is_written_leaves_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    percepts, _ = make_percepts(tmp_path, {"unlabelled": 3}, num_frames=NUM_FRAMES)
+    inputs = {"percepts": percepts, "encoder": make_encoder(tmp_path / "encoder")}
+
+    def write_part(*given: Any) -> None:
+        stages.serving.parts.write_part(*given)
+        take_down(tmp_path, 1)
+
+    context = Context.for_test(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.serving.embedding.write_part", write_part)
+        with pytest.raises(SourceError, match="1 of 3 videos were taken down"):
+            embed(EmbedConfig(), context, **inputs)
+    assert not list(Path(context.uri).rglob("*.parquet"))
+    left = embed(EmbedConfig(), context, **inputs)
+    assert {row["video"] for row in rows_of(left)} == {name_of(0), name_of(2)}
+
+
 def test_pandas_and_duckdb_read_the_folder(tmp_path: Path, inputs: dict[str, Any]) -> None:
     duckdb = pytest.importorskip("duckdb")
     embeddings = embed(EmbedConfig(), Context.for_test(tmp_path), **inputs)
