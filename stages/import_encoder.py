@@ -44,10 +44,11 @@ def size_of_encoder(config: ImportEncoderConfig, extraction: ExtractionConfig) -
         ConfigError: the encoder learned from pixels, or from percepts of another network, layer or size.
         SourceError, CorruptArtifact, UsageError: see `find_model` and `stages.models.pretrained.Pretrained.load`.
     """
-    from stages.convnets.convnet import percept_dim
+    uri, _ = find_model(config.encoder, "encoder")
+    from stages.convnets.convnet import percept_dim  # torch, which these import, takes seconds
     from stages.models.pretrained import Pretrained
 
-    pretrained = Pretrained.load(find_model(config.encoder, "encoder")[0])
+    pretrained = Pretrained.load(uri)
     if pretrained.transform is None or pretrained.extractor is None:
         raise ConfigError(f"--encoder {config.encoder} learned from pixels, and clips come as percepts; give another")
     dim, model = percept_dim(extraction.convnet), pretrained.composite.config

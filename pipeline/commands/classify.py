@@ -22,12 +22,8 @@ from pipeline.core.secrets import public
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
 from stages.convnets.registry import import_plugin
-from stages.extraction.single_video import opened_video
-from stages.figures.action_timeline import timeline_lines, timeline_picture
-from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.header import find_model
 from stages.serving.video_answer import NUM_TOP, VideoAnswer
-from stages.serving.video_classifier import VideoClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +61,11 @@ def classify(options: ClassifyOptions) -> VideoAnswer:
     if options.plugin is not None:
         import_plugin(options.plugin)
     uri, _ = find_model(options.model, "classifier", options.store)
+    from stages.extraction.single_video import opened_video  # torch, which these import, takes seconds
+    from stages.figures.action_timeline import timeline_picture
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+    from stages.serving.video_classifier import VideoClassifier
+
     trained = TrainedClassifiers.load(uri)
     classifier = VideoClassifier(trained, weights=options.weights)
     with opened_video(options.video) as path:
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str]) -> int:
         answer_json = {"video": public(options.video), **answer.to_json(options.top)}
         sys.stdout.write(printable_json(answer_json) + "\n")
         return 0
+    from stages.figures.action_timeline import timeline_lines
+
     shown = min(options.top, len(answer.class_names))
     lines = [f"{answer.action}  {answer.probability:.1%}", "", *timeline_lines(answer, num_top=shown)]
     if options.out is not None:

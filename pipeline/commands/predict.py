@@ -13,11 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
-import numpy.typing as npt
-import torch
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline.core.addresses.model_uris import HOME_STORE
 from pipeline.core.arrays import write_array
@@ -25,13 +21,17 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.files import join, write_bytes
 from pipeline.options.command_line import parse_options
 from pipeline.options.flags import Word
-from stages.figures.canvas import Row, Scene, animation, gif, png, strip
-from stages.figures.observed import Observed, observe
-from stages.figures.plots import largest, trace_sheet
 from stages.models.header import find_model
-from stages.models.pretrained import Pretrained, load_encoder
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # torch and matplotlib take seconds to import
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from stages.figures.observed import Observed
+    from stages.models.pretrained import Pretrained
+
+    Floats = npt.NDArray[np.float32]
 
 NUM_DRAWN_DIMS = 200
 
@@ -63,6 +63,11 @@ class PredictOptions:
 def predict(options: PredictOptions) -> list[str]:
     """Writes arrays and pictures; returns the names of the files."""
     uri, _ = find_model(options.checkpoint, "encoder", options.store)
+    import numpy as np
+
+    from stages.figures.observed import observe
+    from stages.models.pretrained import load_encoder
+
     pretrained = load_encoder(uri)
     config = pretrained.composite.config
     num_out = (options.num_frames or config.num_frames_out) if config.predicts else 0
@@ -84,13 +89,16 @@ def predict(options: PredictOptions) -> list[str]:
     return [*written, *pictures]
 
 
-@torch.no_grad()
 def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | None, Floats | None]:
     """Returns the input in forward order and `num_out` frames after it, in data units; None: no such decoder."""
-    model = pretrained.composite
-    reconstruction, prediction = model.open_loop_means(pretrained.standardise(torch.from_numpy(x_TD))[:, None], num_out)
+    import torch
 
-    def in_units(frames: torch.Tensor) -> Floats:
+    model = pretrained.composite
+    with torch.no_grad():
+        x_TBD = pretrained.standardise(torch.from_numpy(x_TD))[:, None]
+        reconstruction, prediction = model.open_loop_means(x_TBD, num_out)
+
+    def in_units(frames: Tensor) -> Floats:
         return pretrained.in_units(frames[:, 0].numpy())
 
     remembered = None if reconstruction is None else in_units(reconstruction.flip(0))
@@ -99,6 +107,11 @@ def _run(pretrained: Pretrained, x_TD: Floats, num_out: int) -> tuple[Floats | N
 
 def _pictures(seen: Observed, made_TD: Floats, num_in: int, first: int) -> dict[str, bytes]:
     """Returns pictures by name. Percepts that cannot be pictured are drawn as a heat map."""
+    import numpy as np
+
+    from stages.figures.canvas import Row, Scene, animation, gif, png, strip
+    from stages.figures.plots import largest, trace_sheet
+
     if seen.picture is None:
         dims = np.sort(largest(np.ascontiguousarray((seen.x_TD - seen.x_TD.mean(0)).T), NUM_DRAWN_DIMS))
         drawn_TD = np.full((first + len(made_TD), len(dims)), np.nan, np.float32)

@@ -50,6 +50,8 @@ def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], 
         (["run", "demo", "--help"], 0, OF_MAKING),
         (["run", "ucf101", "--help"], 0, OF_MAKING),
         (["run", "demo", "--nosuch", "1"], 2, OF_MAKING),
+        (["predict", "--help"], 0, OF_MAKING),
+        (["classify", "--help"], 0, OF_MAKING),
         (["plan", "demo", "--store", "STORE"], 0, OF_MAKING),
         (["plan", "moving-mnist", "--store", "STORE", "--preset", "gpu"], 0, OF_MAKING),
     ],
@@ -96,4 +98,4 @@ def test_a_server_that_is_not_there_is_refused_before_its_library_is_imported(
         monkeypatch.setenv(name, value)
     returncode, modules = modules_after([str(tmp_path / "store") if a == "STORE" else a for a in arguments])
     assert returncode == 2
-    assert not modules & {"mlflow", "ray"}
+    assert not modules & {"mlflow", "ray", "torch"}
