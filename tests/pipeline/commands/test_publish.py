@@ -15,7 +15,7 @@ import yaml
 from pipeline.commands.table import main
 from pipeline.core.errors import ConfigError, CorruptArtifact, UsageError
 from pipeline.engine.store import Manifest, Store
-from stages.evaluation.artifacts import Scores
+from stages.evaluation.artifacts import Forecast, Scores
 from stages.finetuning.trained_classifiers import TrainedClassifiers
 from stages.models.artifacts import Encoder
 from stages.models.pretrained import load_encoder
@@ -75,6 +75,18 @@ def test_the_card_has_the_accuracies_of_the_arms_that_start_from_it(store: Store
     assert numbers == pytest.approx(expected, abs=0.051)
     assert [score.over for score in scores if score] == ["encoders and samplings"] * 2
     assert "and, where a row was pretrained, its 2 encoders" in body
+
+
+def test_the_card_has_forecasts_with_intervals(store: Store, tmp_path: Path) -> None:
+    (made,) = manifests_of(store, "forecast")
+    (key,) = made.inputs["encoders"]
+    assert main(["publish", key, str(tmp_path), "--store", store.root]) == 0
+    errors = Forecast(store.directory("forecast", made.key), made.key).read()
+    (model,) = {ratio.model for ratio in errors.ratios}
+    ratios = "; ".join(f"{r.baseline} {r.ratio:.3g} ({r.low:.3g} to {r.high:.3g})" for r in errors.ratios)
+    body = (tmp_path / "README.md").read_text()
+    assert f"| {model} | {errors.means[model]:.4g} | {ratios} |" in body
+    assert f"| mean frame | {errors.means['mean frame']:.4g} | |" in body
 
 
 def test_classifiers_are_published_too(store: Store, tmp_path: Path) -> None:
