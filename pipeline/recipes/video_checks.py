@@ -89,7 +89,7 @@ class WindowCheck:
 
         Raises:
             SourceError: no video is usable or, of those of the parts that are learned from, as long as a window to
-            learn from, or to score where `must_score`.
+            learn from, or to score where `must_score`; or one to score, or its group, is learned from as well.
         """
         yield from self.of_videos(usable_videos(index))
 
@@ -105,6 +105,9 @@ class WindowCheck:
                 f"no usable video is of part {' or '.join(sorted(self.learned))}, which is learned from; parts here: "
                 f"{parts}; leave the column part (or split) out of the list, or name the part in --pretrain.parts"
             )
+        used = [r for r in usable if self.learned is None or r.part in (*self.learned, *self.scored)]
+        for part in self.scored:
+            refuse_leaks(used, part)
         num_short = sum(frames < self.num_frames for frames in to_learn)
         if num_short == len(to_learn):
             raise SourceError(

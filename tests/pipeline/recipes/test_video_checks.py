@@ -57,6 +57,19 @@ def test_what_is_said_of_short_videos(tmp_path: Path) -> None:
     assert unscored == "warning: no usable video is of part tset: nothing will be scored; parts: test, unlabelled"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"sha256": f"{0:064}"}, "the same video"), ({"group": "one"}, "group")]
+)
+def test_a_video_that_is_scored_is_not_learned_from(tmp_path: Path, changes: dict[str, str], words: str) -> None:
+    index = index_of(tmp_path, ("unlabelled", 90, 3.0), ("test", 90, 9.0))
+    learned, scored = index.records()
+    write_records(index.path("index.parquet"), [replace(learned, group="one"), replace(scored, **changes)])
+    with pytest.raises(SourceError, match=f"leak: .*{words}"):
+        list(CHECK(index))
+    write_records(index.path("index.parquet"), [learned, scored, replace(scored, part="elsewhere")])
+    list(CHECK(index))
+
+
 def test_labels_are_listed_with_their_numbers_of_videos(tmp_path: Path) -> None:
     def said(**labels: int) -> str:
         records = [
