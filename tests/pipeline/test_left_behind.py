@@ -21,8 +21,9 @@ SMALL = (
 TIMEOUT_S = 800
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
+    """A machine with four clips; the second test finds percepts of them in the store of the first."""
     with machine_apart() as made:
         encode_clips(made.data, 4)
         yield made
