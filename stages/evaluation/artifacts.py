@@ -64,7 +64,7 @@ class ErrorRatio:
     baseline: str
     ratio: float
     low: float | None
-    """The lower end of the 95% interval over groups of videos; None: there is one group."""
+    """The lower end of the 95% interval over groups of videos; None: one group has all of the baseline's error."""
     high: float | None
 
 

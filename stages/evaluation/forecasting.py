@@ -5,6 +5,7 @@ Shapes: T frames, P frames ahead, B windows, D percept dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -144,7 +145,7 @@ def _ratios(parts: list[Sums], group_N: npt.NDArray[np.int64]) -> Iterator[Error
     for model in (name for name in error_N if name not in BASELINES):
         for baseline in BASELINES:
             if interval := ratio_interval(error_N[model], error_N[baseline], group_N):
-                low, high = (interval.low, interval.high) if interval.num > 1 else (None, None)
+                low, high = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
                 yield ErrorRatio(model=model, baseline=baseline, ratio=interval.mean, low=low, high=high)
 
 
