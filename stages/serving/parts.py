@@ -120,9 +120,9 @@ def write_parts(
     for position, _ in results:
         num_done += parts[position].num_windows
         context.progress(num_done, num_windows, "windows")
-    if gone := taken_down(context.store_uri).intersection(videos):
+    if missing := taken_down(context.store_uri).intersection(videos):
         remove(directory)
-        raise _taken_down_meanwhile(len(gone), len(videos))
+        raise _taken_down_meanwhile(len(missing), len(videos))
     return sum(size_bytes(part.uri) for part in parts)
 
 
