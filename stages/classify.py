@@ -47,8 +47,17 @@ def _file(config: ClassifyConfig) -> str:
 
 
 def _digest(config: ClassifyConfig) -> str | None:
-    """Returns the sha256 of the model's bytes, as an alias may point elsewhere tomorrow."""
-    return sha256_file(_file(config)) if config.classifier else None
+    """Returns the sha256 of the model's bytes, as an alias may point elsewhere tomorrow.
+
+    A file that was cut short is refused here, before a frame is decoded.
+    """
+    if not config.classifier:
+        return None
+    from stages.finetuning.trained_classifiers import TrainedClassifiers
+
+    uri = _file(config)
+    TrainedClassifiers.load(uri)
+    return sha256_file(uri)
 
 
 @stage(version=1, snapshot=_digest)

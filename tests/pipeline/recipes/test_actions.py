@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.commands.running.recipe_options import parse
 from pipeline.commands.table import main as percepts
-from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.errors import ConfigError, CorruptArtifact, SourceError
 from pipeline.engine.plan import Node
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.recipe import load_recipe
@@ -162,14 +162,17 @@ def test_a_collection_is_classified_as_single_videos_are(
         np.testing.assert_allclose(row["probabilities"], answer.probabilities_WC[row["window"]], rtol=1e-4, atol=1e-6)
         assert row["start_us"] == answer.start_us_W[row["window"]]
 
-    for name, words in (
-        ("finetune-0123456789abcdef", "does not have"),
-        (made["pretrain"].key, "does not have"),
-        (str(store / "finetune" / key / "labels-all-samplings-000-001.safetensors"), "no single classifier"),
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(Path(file).read_bytes()[:-1])
+    for name, error, words in (
+        ("finetune-0123456789abcdef", ConfigError, "does not have"),
+        (made["pretrain"].key, ConfigError, "does not have"),
+        (str(store / "finetune" / key / "labels-all-samplings-000-001.safetensors"), ConfigError, "no single classifi"),
+        (str(cut), CorruptArtifact, "cut.safetensors is not a model file"),
     ):
         recipe = load_recipe("classify")
         options = parse(recipe, ["--store", str(store), *RUN, "--classifier", name, "--videos", str(folder)])
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(error, match=words):
             recipe.build(options)
 
 
