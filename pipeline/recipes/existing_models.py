@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.core.errors import ConfigError
@@ -19,7 +19,6 @@ from pipeline.engine.plan import Node, Plan
 from pipeline.engine.store import Manifest, Store
 from pipeline.recipes.model_variants import MODELS, Model, encoder_suffix
 from pipeline.recipes.video_inputs import VideoOptions
-from stages.convnets.registry import import_plugin
 from stages.extract import ExtractConfig, extract
 from stages.extraction.config import check_convnet, config_of, extractor_of
 from stages.finetune import finetune
@@ -225,15 +224,13 @@ def percepts_of_model(
         ConfigError: it learned from no percepts, or its convnet is none that can be built here.
         DigestError: the convnet here is another than the one that made what it learned from.
     """
-    if options.plugin is not None:
-        import_plugin(options.plugin)
     if learned is None:
         raise ConfigError(
             f"--{flag} {source} learned from pixels, not from percepts: give one of percepts, such as of youtube"
         )
     of_model = config_of(learned, weights=options.weights)
     config = ExtractConfig(
-        convnet=of_model.convnet,
+        convnet=replace(of_model.convnet, plugin=options.plugin),  # workers import it, too
         decode=of_model.decode,
         limits=of_model.limits if options.limits == Limits() else options.limits,
         compression=of_model.compression,

@@ -124,3 +124,30 @@ def encoder_fingerprint(store: Path, key: str) -> str:
     extractor = Pretrained.load(str(store / "pretrain" / key)).extractor
     assert extractor is not None
     return extractor.fingerprint
+
+
+def test_workers_learn_which_plugin_registers_the_convnet(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the settings of extract, as if the convnet had been named there: percepts have one key."""
+    (tmp_path / "net_of_mine.py").write_text(
+        "from torch import nn\n"
+        "from stages.convnets.registry import Architecture, register\n\n\n"
+        '@register("mine")\n'
+        "class Mine(Architecture):\n"
+        "    def layers(self):\n        return ('last',)\n\n"
+        "    def needs_weights(self):\n        return False\n\n"
+        "    def network(self, layer, input_px):\n        return nn.AvgPool2d(input_px)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = ("--extract.convnet.plugin", "net_of_mine", "--extract.convnet.name", "mine")
+    mine += ("--extract.convnet.layer", "last", "--extract.convnet.grid", "1")
+    small = [SMALL[place : place + 2] for place in range(0, len(SMALL), 2)]
+    flags = [word for pair in small if pair[0] not in mine for word in pair]
+    store = tmp_path / "store"
+    assert main(["youtube", "--store", str(store), *flags, *mine, "--videos", *clips]) == 0
+    (encoder,) = Store.open(str(store)).manifests("pretrain")
+    (made,) = Store.open(str(store)).manifests("extract")
+    nodes = planned(store, "--encoder", encoder.key, "--videos", *clips, "--plugin", "net_of_mine")
+    assert nodes["extract"].config.convnet.plugin == "net_of_mine"
+    assert nodes["extract"].key == made.key
