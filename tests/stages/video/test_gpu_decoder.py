@@ -6,6 +6,8 @@ pixels are FFmpeg's is seen only where there is one.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.codec.hwaccel import HWAccel
 
 from pipeline.commands.run import main as run
 from pipeline.core.errors import ConfigError, RunError
@@ -244,6 +247,26 @@ def test_a_worker_whose_gpu_does_not_decode_refuses(clip: Path, tmp_path: Path) 
 def test_a_decoder_that_does_not_open_is_no_fault_of_the_video(clip: Path, small_videos_too: None) -> None:
     with pytest.raises(RunError, match=r"clip.mp4 cannot be opened with the GPU's decoder .* fewer --decoders-per-gpu"):
         everything(clip, on_gpu=True)
+
+
+@pytest.mark.parametrize(("number", "options"), [(0, {"primary_ctx": "1"}), (errno.ENOTSUP, {})])
+def test_a_process_keeps_one_context_unless_torch_has_made_another(
+    number: int, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[HWAccel] = []
+
+    def create(codec: str, mode: str, hwaccel: HWAccel) -> object:
+        made.append(hwaccel)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return object()
+
+    monkeypatch.setattr(container.av.CodecContext, "create", create)
+    container._gpu_decoder.cache_clear()
+    assert [container._gpu_decoder().options for _ in range(2)] == [options, options]
+    assert [hwaccel.options for hwaccel in made] == [{"primary_ctx": "1"}]
+    container._gpu_decoder.cache_clear()
+    container._kept.clear()
 
 
 @pytest.mark.gpu
