@@ -91,6 +91,8 @@ def iter_videos(
 
     def count(source: VideoSource) -> None:
         nonlocal first_repeated, num_repeated
+        if source.label is source.part is source.group is None:
+            return  # a folder that has the videos of a list: nothing that was said of them is lost
         first_repeated = first_repeated or source.uri
         num_repeated += 1
 

@@ -239,6 +239,11 @@ def test_a_list_names_a_video_again(folder: Path) -> None:
         "holds a NUL byte",
         f"videos that are named again: 1 (first {folder / 'b.mp4'}); each counts as it was named first",
     ]
+    given = str(folder), str(folder / "list.csv")
+    for videos, num_told in ((given[::-1], 1), (given, 2)):  # where the folder comes first, both labels are lost
+        notes.clear()
+        list_videos(videos, note=notes.append)
+        assert [note for note in notes if note.startswith(f"videos that are named again: {num_told} ")]
 
 
 def test_pages_of_sites_are_left_to_the_download_of_links(folder: Path) -> None:
