@@ -216,7 +216,7 @@ def _videos(results: Results) -> Finding:
     videos = results.videos
     ok, partial, rejected = (videos.count(verdict) for verdict in ("ok", "partial", "rejected"))
     total = count_of(videos.num_videos, "video")
-    headline = f"Of {total}, {ok:,} are whole, {partial:,} partial, {rejected:,} rejected."
+    headline = f"Of {total}, {ok:,} {'is' if ok == 1 else 'are'} whole, {partial:,} partial, {rejected:,} rejected."
     if num_copies := sum(int(node.facts.get("num_duplicates", 0)) for node in results.view.nodes):
         copies = "is a copy of another" if num_copies == 1 else "are copies of others"
         headline += f" {num_copies:,} {copies}."
