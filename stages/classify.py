@@ -60,7 +60,7 @@ def _digest(config: ClassifyConfig) -> str | None:
     return sha256_file(uri)
 
 
-@stage(version=1, snapshot=_digest)
+@stage(version=2, snapshot=_digest)
 def classify(
     config: ClassifyConfig, context: Context, *, percepts: Percepts, classifiers: Classifiers | None = None
 ) -> Actions:

@@ -46,7 +46,7 @@ def _estimate(config: EmbedConfig, inputs: Mapping[str, Estimate]) -> Estimate:
     )
 
 
-@stage(version=1, estimate=_estimate)
+@stage(version=2, estimate=_estimate)
 def embed(config: EmbedConfig, context: Context, *, encoder: Encoder, percepts: Percepts) -> Embeddings:
     """Writes the embeddings. A video that is shorter than a window has none, and is counted.
 
