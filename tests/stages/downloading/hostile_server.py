@@ -74,6 +74,12 @@ class HostileServer(LoopbackServer):
         self.lock = threading.Lock()
         self.is_well = False
         """All manners are good from now on."""
+        self.num_hosts_awaited = 1
+        """Until so many hosts have asked for something, each answer takes a second: none does all the work alone."""
+
+    @property
+    def lacks_hosts(self) -> bool:
+        return len({request.client for request in self.requests}) < self.num_hosts_awaited
 
     def paths(self) -> list[str]:
         """Returns the paths that were asked for, in order."""
@@ -102,6 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
             num_before = server.paths().count(self.path)
             secrets = self.headers.get("Cookie", "") + self.headers.get("Authorization", "")
             server.requests.append(SeenRequest(time.monotonic(), self.path, asked, self.client_address[0], secrets))
+            lacks_hosts = server.lacks_hosts
+        if lacks_hosts:
+            time.sleep(1.0)
         self.close_connection = True
         manner, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
         data = server.files.get(name)

@@ -152,6 +152,7 @@ def test_two_hosts_keep_one_rate_and_one_bound_and_fetch_nothing_twice(hosts: Tw
         running(two_hosts.on_network_of(1, lambda: HostileServer(files, "10.99.0.1"))) as refusing,
         disk_watched(store / "downloaded") as sizes,
     ):
+        server.num_hosts_awaited = 2
         expected = write_list(tmp_path / "links.txt", server, refusing, names)
         driver = hosts.on(1, *command, log=log)
         wait(
