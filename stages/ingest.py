@@ -127,8 +127,9 @@ def ingest(
     for note in notes:
         context.log(f"warning: {note}")
     results = _probe_all(listing, config, context, corpus)
+    original_N = results.first()
     # Broken files of the same bytes, such as of none, are no copies of one video.
-    first_N = np.where(results.is_rejected_N, np.arange(len(listing)), results.first())
+    first_N = np.where(results.is_rejected_N, np.arange(len(listing)), original_N)
     group_of = groups_of(listing, first_N, context)
     is_aside_N = held_out(
         listing,
@@ -140,7 +141,7 @@ def ingest(
         label_of=partial(label_of, config=config),
     )
     group_N = (group_of.get(first) for first in first_N.tolist())
-    records = _IndexCounter(results, _final(listing, results, group_N, is_aside_N, config))
+    records = _IndexCounter(original_N, _final(listing, results, original_N, group_N, is_aside_N, config))
     write_records(join(context.uri, INDEX_NAME), records, store_uri=context.store_uri)
     _write_probe_cache(listing, results, context)
     remove(join(context.uri, PARTS))
@@ -273,6 +274,7 @@ def _probe_isolated(process: IsolatedProcess, path: Path, limits: Limits) -> Pro
 def _final(
     listing: IndexSources,
     results: ProbeResults,
+    original_N: npt.NDArray[np.int64],
     group_N: Iterable[str | None],
     is_aside_N: npt.NDArray[np.bool_],
     config: IngestConfig,
@@ -281,13 +283,12 @@ def _final(
 
     Percepts are kept by content, so nothing counts twice.
     """
-    first_N = results.first()
     for place, (source, group) in enumerate(zip(listing.sources, group_N, strict=True)):
         label = label_of(source, config)
         rest = TRAIN_PART if config.held_out_labelled and label is not None else DEFAULT_PART
         part = HELD_OUT_PART if is_aside_N[place] else source.part or rest
         record = replace(results[place], label=label, part=part, group=group)
-        original = int(first_N[place])
+        original = int(original_N[place])
         if original != place:
             same = _copy_of(results[original].uri)
             record = replace(record, reason=f"{record.reason}; {same}" if record.reason else same)
@@ -314,9 +315,8 @@ def _copy_of(uri: str) -> str:
 class _IndexCounter:
     """Passes the rows of an index on and sums them up, each content once."""
 
-    def __init__(self, results: ProbeResults, records: Iterable[VideoRecord]) -> None:
-        first_N = results.first()
-        self._is_first_N = first_N == np.arange(len(first_N))
+    def __init__(self, original_N: npt.NDArray[np.int64], records: Iterable[VideoRecord]) -> None:
+        self._is_first_N = original_N == np.arange(len(original_N))
         self._records = records
         self._counts: Counter[str] = Counter()
 

@@ -161,7 +161,7 @@ class LabelCheck:
         parts = sorted({str(record.part) for record in usable if record.label is not None})
         records = [record for record in _records(index) if record.label is not None]
         numbers = {part: Counter(str(clip.label) for clip in labelled(records, part)) for part in parts}
-        unlabelled = {record.sha256 for record in usable_videos(index)} - {record.sha256 for record in records}
+        unlabelled = {record.sha256 for record in usable} - {record.sha256 for record in records}
         yield labels_in_words(sum(numbers.values(), Counter[str]()), len(unlabelled))
         test = numbers.pop("test", Counter[str]())
         train = sum((numbers.pop(part, Counter[str]()) for part in self.learned), Counter[str]())

@@ -6,6 +6,8 @@ global batch, so that neither a restart nor another number of workers changes wh
 Shapes: T frames, B sequences of a batch, D dimensions of a frame.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from pipeline.core.errors import ConfigError
 from stages.datasets import moving_mnist
 from stages.datasets.moving_mnist import Images
 from stages.datasets.patches import NUM_DIMS, ChannelMoments, Patch
-from stages.percepts.transforms import Transform
+from stages.percepts.transforms import Standardisation, Transform
 from stages.percepts.windows import WindowOrder, Windows
 from stages.video.ledger import VideoRecord
 
@@ -98,6 +100,14 @@ def _wait_for(device: torch.device) -> None:
     """Waits until what was launched on the current stream is done: pinned memory is free again."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+def _ids(
+    source: PatchesSource | PerceptSource, step: int, batch_size: int, rank: int, world_size: int
+) -> npt.NDArray[np.int64]:
+    """Returns (B,) numbers, in `train`, of the sequences of a worker's share of a step."""
+    order = WindowOrder(num_windows=source.num_sequences, global_batch=batch_size, seed=source.seed)
+    return order.ids(step)[share(batch_size, rank, world_size)]
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:
@@ -205,7 +215,7 @@ class PatchesSource:
         return {"training/num_sequences": len(self.train), "validation/num_sequences": len(self.validation)}
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
-        ids_B = self.ids(step, batch_size, rank, world_size)
+        ids_B = _ids(self, step, batch_size, rank, world_size)
         return self.moments.standardise(self.train[ids_B, : self.num_frames])
 
     def batch_on(self, device: torch.device, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
@@ -213,20 +223,14 @@ class PatchesSource:
 
         A quarter of the bytes go there, and it standardises them: a core needs longer for that than a GPU for the step.
         """
-        ids_B = self.ids(step, batch_size, rank, world_size)
+        ids_B = _ids(self, step, batch_size, rank, world_size)
         pinned_BTPPC = self._pinned.tensor((len(ids_B), self.num_frames, *self.train.shape[2:]), torch.uint8, device)
         for patch_TPPC, number in zip(pinned_BTPPC.numpy(), ids_B, strict=True):
             patch_TPPC[:] = self.train[number, : self.num_frames]
         bytes_TBD = pinned_BTPPC.to(device, non_blocking=True).flatten(2).transpose(0, 1)
-        mean_D, std_D = (torch.from_numpy(array_D).to(device) for array_D in self.moments.of_frame)
-        x_TBD = bytes_TBD.contiguous().sub(mean_D).div_(std_D)
+        x_TBD = Standardisation(*self.moments.of_frame)(bytes_TBD.contiguous())
         _wait_for(device)
         return x_TBD
-
-    def ids(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> npt.NDArray[np.int64]:
-        """Returns (B,) numbers, in `train`, of the patches of a worker's share of a step."""
-        order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
-        return order.ids(step)[share(batch_size, rank, world_size)]
 
     @cached_property
     def _pinned(self) -> _PinnedMemory:
@@ -272,8 +276,7 @@ class PerceptSource:
 
     def ids(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> npt.NDArray[np.int64]:
         """Returns (B,) numbers, in `train`, of the windows of a worker's share of a step."""
-        order = WindowOrder(num_windows=len(self.train), global_batch=batch_size, seed=self.seed)
-        return order.ids(step)[share(batch_size, rank, world_size)]
+        return _ids(self, step, batch_size, rank, world_size)
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Frames:
         return self.train.gather(self.ids(step, batch_size, rank, world_size), transform=self.transform)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, partial
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
@@ -78,7 +78,7 @@ def open_video(
         av.open, name, mode="r", format=demuxer, options=options, metadata_errors="replace", timeout=timeout_s
     )
     try:
-        opened = open_again(hwaccel=_gpu_decoder()) if on_gpu else open_again()
+        opened = open_again(hwaccel=_gpu_decoder()[0]) if on_gpu else open_again()
     except DAMAGE as error:
         if not on_gpu:
             raise
@@ -102,8 +102,8 @@ def open_video(
 
 
 @cache
-def _gpu_decoder() -> HWAccel:
-    """Returns how this process opens the GPU's decoder: for all videos in one CUDA context, which it keeps.
+def _gpu_decoder() -> tuple[HWAccel, av.CodecContext | None]:
+    """Returns how this process opens the GPU's decoder: for all videos in one CUDA context, with what holds that.
 
     A context takes 0.4 s and 0.9 GB of the GPU's memory, and 3 s where 14 processes make one at once. The one that can
     be shared is CUDA's primary one; in a process whose torch has it already, with flags that FFmpeg does not take, each
@@ -111,16 +111,11 @@ def _gpu_decoder() -> HWAccel:
     """
     shared = HWAccel("cuda", allow_software_fallback=True, options={"primary_ctx": "1"})
     try:
-        _kept.append(av.CodecContext.create("h264", "r", shared))
+        return shared, av.CodecContext.create("h264", "r", shared)  # reads nothing, and is kept with the result
     except DAMAGE as error:
         if getattr(error, "errno", None) != errno.ENOTSUP:
             raise
-        return HWAccel("cuda", allow_software_fallback=True)
-    return shared
-
-
-_kept: Final[list[av.CodecContext]] = []
-"""A decoder that reads nothing, and holds this process's CUDA context."""
+        return HWAccel("cuda", allow_software_fallback=True), None
 
 
 def check_cuda_decoder() -> None:

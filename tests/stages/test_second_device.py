@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,10 +79,10 @@ def test_classifiers_are_trained_and_judged_there(
 
 def test_windows_are_embedded_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     percepts, _ = make_percepts(tmp_path, {"unlabelled": 3}, num_frames=24)
-    inputs = {"percepts": percepts, "encoder": make_encoder(tmp_path / "encoder")}
-    on_cpu = embed(EmbedConfig(), Context.for_test(tmp_path / "cpu"), **inputs)  # type: ignore[arg-type]
+    inputs: dict[str, Any] = {"percepts": percepts, "encoder": make_encoder(tmp_path / "encoder")}
+    on_cpu = embed(EmbedConfig(), Context.for_test(tmp_path / "cpu"), **inputs)
     with second_device(monkeypatch):
-        there = embed(EmbedConfig(), Context.for_test(tmp_path / "gpu", resources=ON_GPU), **inputs)  # type: ignore[arg-type]
+        there = embed(EmbedConfig(), Context.for_test(tmp_path / "gpu", resources=ON_GPU), **inputs)
     assert there.table().equals(on_cpu.table())
 
 

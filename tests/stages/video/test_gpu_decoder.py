@@ -263,10 +263,9 @@ def test_a_process_keeps_one_context_unless_torch_has_made_another(
 
     monkeypatch.setattr(container.av.CodecContext, "create", create)
     container._gpu_decoder.cache_clear()
-    assert [container._gpu_decoder().options for _ in range(2)] == [options, options]
+    assert [container._gpu_decoder()[0].options for _ in range(2)] == [options, options]
     assert [hwaccel.options for hwaccel in made] == [{"primary_ctx": "1"}]
     container._gpu_decoder.cache_clear()
-    container._kept.clear()
 
 
 @pytest.mark.gpu
